@@ -1,0 +1,85 @@
+"""An int8 quantization engine for PyTorch: quantize, measure what it did, decide what to change.
+
+Start with `analyze(model, calibration_data, recipe)`. See `docs/architecture.md` for the picture.
+"""
+
+from quant_engine.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
+from quant_engine.analysis import analyze
+from quant_engine.calibration import Calibration, calibrate
+from quant_engine.comparison import (
+    analyze_tensor_distribution,
+    compare_models,
+    load_quantization_config,
+    print_quantization_summary,
+    save_quantization_config,
+)
+from quant_engine.conversion import quantize_model
+from quant_engine.errors import (
+    DataError,
+    ModelForwardError,
+    NotCalibratedError,
+    QuantizationError,
+    SchemeError,
+    StorageError,
+    UnsupportedLayerError,
+)
+from quant_engine.layers import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConvTranspose2d,
+    QuantizedEmbedding,
+    QuantizedLayer,
+    QuantizedLinear,
+)
+from quant_engine.metrics import calculate_quantization_error
+from quant_engine.model_size import calculate_model_size
+from quant_engine.quantizer import Int8Quantizer
+from quant_engine.report import LayerReport, ModelReport, SensitivityReport
+from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
+from quant_engine.sensitivity import measure_sensitivity
+from quant_engine.storage import load_quantized_model, save_quantized_model
+from quant_engine.timing import benchmark_inference
+
+__all__ = [
+    "PRESETS",
+    "Calibration",
+    "DataError",
+    "Int8Quantizer",
+    "LayerReport",
+    "LayerScheme",
+    "ModelForwardError",
+    "ModelReport",
+    "NotCalibratedError",
+    "QParams",
+    "QuantizationError",
+    "QuantizedConv1d",
+    "QuantizedConv2d",
+    "QuantizedConvTranspose2d",
+    "QuantizedEmbedding",
+    "QuantizedLayer",
+    "QuantizedLinear",
+    "Recipe",
+    "SchemeError",
+    "SensitivityReport",
+    "StorageError",
+    "TensorScheme",
+    "UnsupportedLayerError",
+    "analyze",
+    "analyze_tensor_distribution",
+    "benchmark_inference",
+    "calculate_model_size",
+    "calculate_quantization_error",
+    "calibrate",
+    "choose_qparams",
+    "compare_models",
+    "dequantize",
+    "fake_quantize",
+    "load_quantization_config",
+    "load_quantized_model",
+    "measure_sensitivity",
+    "print_quantization_summary",
+    "quantize",
+    "quantize_model",
+    "save_quantization_config",
+    "save_quantized_model",
+]

@@ -1,0 +1,206 @@
+"""Affine quantization: the maths, as pure functions.
+
+    code = clamp(round(x / scale) + zero_point, qmin, qmax)        x̂ = (code - zero_point) · scale
+
+Rounding is half to even. The derivation, and where each rule comes from, is in `docs/math.md`;
+the scheme is that of Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quant_engine.errors import DataError, SchemeError
+from quant_engine.scheme import TensorScheme
+
+_FLOAT32 = torch.finfo(torch.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QParams:
+    """The grid a tensor is rounded to.
+
+    Attributes:
+        scale: Step between two codes, float32, shape () or (channels,).
+        zero_point: Code of 0.0, int32, shape of `scale`.
+        qmin: Smallest code.
+        qmax: Largest code.
+        axis: Axis of the quantized tensor that `scale` runs along; None for a single scale.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    qmin: int
+    qmax: int
+    axis: int | None = None
+
+    def to(self, device: torch.device | str) -> QParams:
+        """Return the same grid on another device."""
+        return QParams(
+            self.scale.to(device), self.zero_point.to(device), self.qmin, self.qmax, self.axis
+        )
+
+    def lower(self) -> Tensor:
+        """Smallest value on the grid, shape of `scale`."""
+        return (self.qmin - self.zero_point) * self.scale
+
+    def upper(self) -> Tensor:
+        """Largest value on the grid, shape of `scale`."""
+        return (self.qmax - self.zero_point) * self.scale
+
+
+def choose_qparams(
+    lo: Tensor, hi: Tensor, scheme: TensorScheme, axis: int | None = None
+) -> QParams:
+    """Choose scale and zero point for a value range.
+
+    Symmetric: scale = max(|lo|, |hi|) / qmax. Asymmetric: the range is widened to contain 0, so
+    that 0.0 is a code (padding and ReLU need it); scale = (hi - lo) / (qmax - qmin),
+    zero_point = round(qmin - lo / scale). Computed in float64, stored in float32. A range of zeros
+    gets scale 1; a range too small for a normal float32 scale gets the smallest one.
+
+    Args:
+        lo: Lower edge, shape () or (channels,).
+        hi: Upper edge, same shape.
+        scheme: Bits and symmetry.
+        axis: Axis that the channels lie on, for shape (channels,).
+
+    Returns:
+        Parameters whose grid contains 0.0 exactly.
+
+    Raises:
+        DataError: If an edge is NaN or Inf, or lo > hi.
+        SchemeError: If shapes and axis do not fit together.
+
+    Example:
+        >>> grid = choose_qparams(torch.tensor(-1.0), torch.tensor(1.0), TensorScheme(bits=8))
+        >>> grid.zero_point.item(), round(1 / grid.scale.item())
+        (0, 127)
+    """
+    if lo.shape != hi.shape or lo.dim() > 1 or (lo.dim() == 1) != (axis is not None):
+        raise SchemeError(
+            f"lo has shape {tuple(lo.shape)}, hi {tuple(hi.shape)}, axis is {axis}. Give two "
+            "scalars and no axis, or two vectors of one entry a channel and their axis."
+        )
+    lo, hi = lo.double(), hi.double()
+    if not (torch.isfinite(lo).all() and torch.isfinite(hi).all()):
+        raise DataError("The value range holds NaN or Inf. Remove such values from the data.")
+    if (lo > hi).any():
+        raise DataError("The value range has lo > hi. Swap the two edges.")
+    qmin, qmax = scheme.qmin, scheme.qmax
+    if scheme.symmetric:
+        scale = torch.maximum(lo.abs(), hi.abs()) / qmax
+        steps = torch.full_like(scale, qmax)
+    else:
+        lo, hi = lo.clamp(max=0.0), hi.clamp(min=0.0)
+        scale = (hi - lo) / (qmax - qmin)
+        steps = torch.full_like(scale, qmax - qmin)
+    is_zero = scale == 0
+    # (code - zero_point) * scale must neither overflow nor vanish in float32.
+    scale = scale.clamp(min=_FLOAT32.tiny)
+    scale = torch.where(is_zero, 1.0, scale)
+    if scheme.symmetric:
+        zero_point = torch.zeros_like(scale)
+    else:
+        zero_point = torch.round(qmin - lo / scale).clamp(qmin, qmax)
+        steps = torch.maximum(zero_point - qmin, qmax - zero_point)
+    scale = torch.minimum(scale, _FLOAT32.max / steps * (1 - _FLOAT32.eps))
+    return QParams(scale.float(), zero_point.to(torch.int32), qmin, qmax, axis)
+
+
+def aligned(values: Tensor, axis: int | None, dim: int) -> Tensor:
+    """Reshape (channels,) so that it broadcasts along `axis` of a tensor with `dim` axes."""
+    if axis is None:
+        return values
+    shape = [1] * dim
+    shape[axis] = -1
+    return values.view(shape)
+
+
+def _require_channels(x: Tensor, qparams: QParams) -> None:
+    if qparams.axis is None:
+        return
+    channels = qparams.scale.numel()
+    if not -x.dim() <= qparams.axis < x.dim() or x.shape[qparams.axis] != channels:
+        raise DataError(
+            f"The tensor has shape {tuple(x.shape)}, but the grid has {channels} channels on axis "
+            f"{qparams.axis}. Use the axis and tensor that the grid was made for."
+        )
+
+
+def _shifted_codes(x: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
+    """Return round(x / scale) limited to the grid, before the zero point, and the aligned scale."""
+    _require_channels(x, qparams)
+    scale = aligned(qparams.scale, qparams.axis, x.dim())
+    codes = torch.div(x.float() if x.dtype != torch.float32 else x, scale).round_()
+    if qparams.axis is None:
+        zero_point = int(qparams.zero_point)
+        return codes.clamp_(qparams.qmin - zero_point, qparams.qmax - zero_point), scale
+    points = aligned(qparams.zero_point, qparams.axis, x.dim()).float()
+    return torch.clamp(codes, qparams.qmin - points, qparams.qmax - points), scale
+
+
+def quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """Round `x` to the grid and return the integer codes.
+
+    Args:
+        x: Float tensor of any shape.
+        qparams: The grid.
+
+    Returns:
+        Codes, int8, shape of `x`.
+
+    Raises:
+        DataError: If the channels of grid and tensor differ.
+
+    Example:
+        >>> grid = choose_qparams(torch.tensor(-2.0), torch.tensor(2.0), TensorScheme(bits=2))
+        >>> quantize(torch.tensor([-2.0, -0.9, 0.0, 1.1, 9.0]), grid).tolist()
+        [-1, 0, 0, 1, 1]
+    """
+    codes, _ = _shifted_codes(x, qparams)
+    codes += aligned(qparams.zero_point, qparams.axis, x.dim())
+    return codes.to(torch.int8)
+
+
+def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
+    """Map integer codes back to the float values they stand for.
+
+    Args:
+        codes: Integer tensor.
+        qparams: The grid.
+
+    Returns:
+        (codes - zero_point) · scale, float32, shape of `codes`.
+
+    Raises:
+        DataError: If the channels of grid and tensor differ.
+    """
+    _require_channels(codes, qparams)
+    zero_point = aligned(qparams.zero_point, qparams.axis, codes.dim())
+    scale = aligned(qparams.scale, qparams.axis, codes.dim())
+    return (codes.float() - zero_point) * scale
+
+
+def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """Round `x` to the grid and return the float values of the codes.
+
+    Bit-equal to `dequantize(quantize(x, qparams), qparams)`, with fewer passes over memory.
+
+    Args:
+        x: Float tensor of any shape.
+        qparams: The grid.
+
+    Returns:
+        Tensor of the same shape, in float32.
+
+    Raises:
+        DataError: If the channels of grid and tensor differ.
+    """
+    codes, scale = _shifted_codes(x, qparams)
+    codes += 0.0  # -0.0 becomes 0.0, as it does on the way through an integer code
+    return codes.mul_(scale)

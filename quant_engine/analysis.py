@@ -1,0 +1,270 @@
+"""The main job: calibrate, quantize, compare layer by layer, and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iterate_batches
+from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
+from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
+from quant_engine.errors import SchemeError
+from quant_engine.layers import QuantizedLayer
+from quant_engine.layerwise import LayerwiseComparison
+from quant_engine.model_size import layer_size, measure_size
+from quant_engine.preparation import PreparedModel, prepare
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.report import (
+    LayerReport,
+    ModelReport,
+    RangeChoice,
+    SizeReport,
+    TensorReport,
+    TimingReport,
+)
+from quant_engine.scheme import Recipe
+from quant_engine.selection import list_layers
+from quant_engine.sweep import share_tensors
+from quant_engine.tensor_reports import input_report, range_choices, weight_report
+from quant_engine.timing import describe_environment, measure_timing
+
+OnUpdate: TypeAlias = Callable[[Callable[[], ModelReport]], None]
+"""Called often with a function that builds the report of what is known so far."""
+
+
+def analyze(
+    model: nn.Module,
+    calibration_data: Data | Calibration,
+    recipe: Recipe | None = None,
+    *,
+    evaluation_data: Data | None = None,
+    model_name: str = "",
+    measure_time: bool = True,
+    progress: Progress | None = None,
+    on_update: OnUpdate | None = None,
+) -> ModelReport:
+    """Quantize a model and report what that did, layer by layer.
+
+    One pass over the calibration data chooses the ranges; one pass over the evaluation data
+    measures every error. Memory holds one batch's activations and one histogram a layer.
+
+    Args:
+        model: The float model; it is not changed.
+        calibration_data: A tensor or an iterable of batches, read once; or the result of
+            `calibrate` for this model.
+        recipe: How to quantize; `Recipe.default()` if None.
+        evaluation_data: What errors are measured on. If None, the calibration data is read again
+            (an iterator, which cannot be, is kept in memory as it is read).
+        model_name: What to call the model in the report.
+        measure_time: Whether to time the models too.
+        progress: Called as progress(done, total, text); may raise to cancel.
+        on_update: Called after every layer and batch with a function that returns the report of
+            what is known so far, marked partial.
+
+    Returns:
+        The report.
+
+    Raises:
+        SchemeError: If `recipe` is no Recipe, or names layers that do not exist.
+        DataError: If data or weights are empty, malformed, or hold NaN or Inf.
+        ModelForwardError: If the model raises on the data.
+        UnsupportedLayerError: If nothing in the model can be quantized.
+    """
+    recipe = recipe_or_default(recipe)
+    prepared = prepare(model)
+    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    is_separate = evaluation_data is not None
+    if evaluation_data is None:
+        calibration_data, evaluation_data = _read_twice(calibration_data)
+    meter = ProgressMeter(progress, _count_steps(prepared, calibration_data, evaluation_data))
+    if isinstance(calibration_data, Calibration):
+        calibration = calibration_data
+    else:
+        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+    plans = plan_layers(prepared, recipe, calibration)
+    quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
+    run = _Analysis(model, prepared, quantized, calibration, plans, recipe, model_name, is_separate)
+    run.describe_weights(meter, on_update)
+    first = run.compare(iterate_batches(evaluation_data, "evaluation_data"), meter, on_update)
+    run.size = measure_size(model, quantized, plans)
+    if measure_time:
+        meter.say("time float and quantized model")
+        run.timing = _measure_time(prepared.model, quantized, plans, first)
+        meter.step("timed")
+    return run.report(is_partial=False)
+
+
+def _read_twice(data: Data | Calibration) -> tuple[Data | Calibration, Data]:
+    if isinstance(data, Calibration):
+        raise SchemeError(
+            "calibration_data is a Calibration, which holds no data to measure errors on. "
+            "Give evaluation_data."
+        )
+    if is_rereadable(data):
+        return data, data
+    kept = list(data)
+    return kept, kept
+
+
+def _count_steps(prepared: PreparedModel, *data: Data | Calibration) -> int:
+    batches = sum(count_batches(d) or 0 for d in data if not isinstance(d, Calibration))
+    return batches + 2 * sum(layer.is_quantizable for layer in list_layers(prepared.model)) + 1
+
+
+@dataclass(slots=True, eq=False)
+class _Analysis:
+    """An analysis under way; `report` can be asked for at any time."""
+
+    original: nn.Module
+    prepared: PreparedModel
+    quantized: nn.Module
+    calibration: Calibration
+    plans: tuple[LayerPlan, ...]
+    recipe: Recipe
+    model_name: str
+    has_evaluation_data: bool
+    comparison: LayerwiseComparison = field(init=False)
+    weights: dict[str, TensorReport] = field(default_factory=dict)
+    choices: dict[str, tuple[RangeChoice, ...]] = field(default_factory=dict)
+    size: SizeReport | None = None
+    timing: TimingReport | None = None
+
+    def __post_init__(self) -> None:
+        self.comparison = LayerwiseComparison(self.prepared.model, self.quantized, self.plans)
+
+    def describe_weights(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
+        """Describe every quantized weight, and compare the range rules for every input."""
+        layers = self._quantized_layers()
+        for number, (name, layer) in enumerate(layers.items(), start=1):
+            weight = self.prepared.model.get_submodule(name).weight
+            assert isinstance(weight, torch.Tensor)
+            self.weights[name] = weight_report(weight, layer)
+            if layer.input_qparams is not None and layer.scheme.activation is not None:
+                histogram = self.calibration.histograms[name]
+                self.choices[name] = range_choices(histogram.binned(), layer.scheme.activation)
+            self._announce(on_update)
+            meter.step(f"layer {number}/{len(layers)} {name} - weight error")
+
+    def compare(
+        self, batches: Iterator[Batch], meter: ProgressMeter, on_update: OnUpdate | None
+    ) -> Batch:
+        """Stream the evaluation data; returns the first batch."""
+        first = None
+        for number, batch in enumerate(batches, start=1):
+            first = first or batch
+            self.comparison.update(batch)
+            self._announce(on_update)
+            meter.step(f"evaluate: batch {number}, every layer's error")
+        assert first is not None
+        return first
+
+    def report(self, *, is_partial: bool) -> ModelReport:
+        """Return what is known so far."""
+        compared = self.comparison.samples > 0
+        return ModelReport(
+            model_name=self.model_name,
+            recipe=self.recipe,
+            layers=tuple(self._layer_report(plan) for plan in self._in_running_order()),
+            output=self.comparison.output.report() if compared else None,
+            size=self.size,
+            timing=self.timing,
+            environment=describe_environment(),
+            calibration_samples=self.calibration.samples,
+            evaluation_samples=self.comparison.samples,
+            evaluated_on_calibration_data=not self.has_evaluation_data,
+            is_partial=is_partial,
+            notes=(*self.prepared.notes, *self._notes()),
+        )
+
+    def _quantized_layers(self) -> dict[str, QuantizedLayer]:
+        layers = {p.layer.name: self.quantized.get_submodule(p.layer.name) for p in self.plans}
+        return {n: layer for n, layer in layers.items() if isinstance(layer, QuantizedLayer)}
+
+    def _announce(self, on_update: OnUpdate | None) -> None:
+        if on_update is not None:
+            on_update(lambda: self.report(is_partial=True))
+
+    def _in_running_order(self) -> list[LayerPlan]:
+        """Sort by when a layer first ran; layers that never did come last."""
+        order = {name: place for place, name in enumerate(self.calibration.calls)}
+        return sorted(self.plans, key=lambda plan: order.get(plan.layer.name, len(order)))
+
+    def _layer_report(self, plan: LayerPlan) -> LayerReport:
+        name = plan.layer.name
+        module = self.prepared.model.get_submodule(name)
+        layer = self.quantized.get_submodule(name)
+        stats = self.comparison.layers[name]
+        weight = module._parameters.get("weight")
+        has_run = stats.calls > 0
+        is_quantized = isinstance(layer, QuantizedLayer)
+        return LayerReport(
+            name=name,
+            kind=type(module).__name__,
+            status=plan.status,
+            reason=plan.reason,
+            parameters=sum(p.numel() for p in module._parameters.values() if p is not None),
+            weight_shape=() if weight is None else tuple(weight.shape),
+            calls=round(stats.calls / stats.passes) if stats.passes else 0,
+            input_shape=stats.input_shape,
+            output_shape=stats.output_shape,
+            size=layer_size(module, layer),
+            weight=self.weights.get(name),
+            input=(
+                input_report(
+                    layer, self.calibration.histograms[name], stats, self.choices.get(name, ())
+                )
+                if isinstance(layer, QuantizedLayer) and name in self.calibration.histograms
+                else None
+            ),
+            local_error=stats.local.metrics() if has_run and is_quantized else None,
+            accumulated_error=(stats.accumulated.metrics() if stats.accumulated.count else None),
+        )
+
+    def _notes(self) -> list[str]:
+        notes = []
+        for name, stats in self.comparison.layers.items():
+            if stats.unmatched:
+                notes.append(
+                    f"{name}: {stats.unmatched} of its outputs have no counterpart in the "
+                    "quantized model (another shape or fewer calls); its accumulated error "
+                    "leaves them out."
+                )
+        return notes
+
+
+def _measure_time(
+    float_model: nn.Module,
+    quantized: nn.Module,
+    plans: tuple[LayerPlan, ...],
+    batch: Batch,
+) -> TimingReport:
+    """Time float and simulated execution on a single sample and on a whole batch."""
+    models: dict[str, nn.Module] = {"float": float_model, "simulated": quantized}
+    names = [plan.layer.name for plan in plans if plan.scheme is not None]
+    watched: Mapping[str, Mapping[str, nn.Module]] = {
+        execution: {name: model.get_submodule(name) for name in names}
+        for execution, model in models.items()
+    }
+    return measure_timing(models, _timing_batches(batch), layers=watched)
+
+
+def _timing_batches(batch: Batch) -> dict[int, Batch]:
+    """Return the batch itself and, where all tensors have the samples first, one sample of it."""
+    tensors = [v for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, torch.Tensor)]
+    if any(t.dim() == 0 or len(t) != batch.samples for t in tensors):
+        return {batch.samples: batch}
+
+    def one(value: object) -> object:
+        return value[:1] if isinstance(value, torch.Tensor) else value
+
+    single = Batch(
+        tuple(one(v) for v in batch.args),
+        {k: one(v) for k, v in batch.kwargs.items()},
+        samples=1,
+        where=f"one sample of {batch.where}",
+    )
+    return {1: single, batch.samples: batch}

@@ -1,0 +1,201 @@
+"""From a prepared float model and its calibration to the quantized copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from quant_engine.batches import Data, count_batches
+from quant_engine.calibration import (
+    Calibration,
+    calibrate_prepared,
+    recipe_or_default,
+    require_quantizable,
+)
+from quant_engine.choices import suggest
+from quant_engine.errors import DataError, NotCalibratedError, QuantizationError, SchemeError
+from quant_engine.layers import QuantizedLayer, get_quantized_type
+from quant_engine.modules import replace_module
+from quant_engine.observers import choose_input_qparams
+from quant_engine.preparation import PreparedModel, prepare
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.report import EXCLUDED, QUANTIZED, UNSUPPORTED
+from quant_engine.scheme import LayerScheme, Recipe
+from quant_engine.selection import LayerInfo, list_layers
+
+EXECUTIONS = ("simulated",)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerPlan:
+    """What is done with one layer, and why.
+
+    Attributes:
+        layer: The float layer.
+        scheme: How it is quantized; None if it is not.
+        status: "quantized", "excluded" or "unsupported".
+        reason: Why it stays float; empty if it is quantized.
+    """
+
+    layer: LayerInfo
+    scheme: LayerScheme | None
+    status: str
+    reason: str = ""
+
+
+def quantize_model(
+    model: nn.Module,
+    calibration_data: Data | Calibration | None,
+    recipe: Recipe | None = None,
+    *,
+    execution: str = "simulated",
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Return a quantized copy of a model.
+
+    Args:
+        model: The float model; it is not changed.
+        calibration_data: A tensor or an iterable of batches, read once; or the result of
+            `calibrate`; or None for a recipe that quantizes weights only.
+        recipe: How to quantize; `Recipe.default()` if None.
+        execution: "simulated": integer codes are dequantized and summed in float32.
+        progress: Called as progress(done, total, text); may raise to cancel.
+
+    Returns:
+        A copy in eval mode whose quantized layers hold int8 weights.
+
+    Raises:
+        SchemeError: If `recipe` is no Recipe or names layers that do not exist, or the execution
+            is unknown.
+        NotCalibratedError: If inputs are to be quantized without calibration data.
+        DataError: If data or weights hold NaN or Inf; the message names batch or layer.
+        ModelForwardError: If the model raises on the data.
+        UnsupportedLayerError: If nothing in the model can be quantized.
+    """
+    recipe = recipe_or_default(recipe)
+    if execution not in EXECUTIONS:
+        raise SchemeError(f"execution is {execution!r}. {suggest(str(execution), EXECUTIONS)}")
+    prepared = prepare(model)
+    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    if calibration_data is None or isinstance(calibration_data, Calibration):
+        calibration = calibration_data
+        meter = ProgressMeter(progress, 0)
+    else:
+        meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
+        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+    plans = plan_layers(prepared, recipe, calibration)
+    return convert(prepared.model, plans, calibration, meter)
+
+
+def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:
+    """Check that every name and wildcard of the recipe fits at least one layer.
+
+    Raises:
+        SchemeError: If one fits none; the message names the likely one.
+    """
+    for field, patterns in (
+        ("exclude_layers", recipe.exclude_layers),
+        ("overrides", tuple(recipe.overrides)),
+    ):
+        for pattern in patterns:
+            if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
+                raise SchemeError(
+                    f"{field} names {pattern!r}, which is no layer of this model. "
+                    f"{suggest(pattern, names)}"
+                )
+
+
+def plan_layers(
+    prepared: PreparedModel, recipe: Recipe, calibration: Calibration | None
+) -> tuple[LayerPlan, ...]:
+    """Decide for every layer whether and how it is quantized.
+
+    Raises:
+        NotCalibratedError: If inputs are to be quantized and there is no calibration.
+        DataError: If the calibration is of another model.
+        UnsupportedLayerError: If no layer can be quantized.
+    """
+    layers = list_layers(prepared.model)
+    require_quantizable(layers)
+    names = {layer.name for layer in layers}
+    strange = [name for name in calibration.calls if name not in names] if calibration else []
+    if strange:
+        raise DataError(
+            f"The calibration is of another model: it knows a layer {strange[0]!r}, which this "
+            "model does not have. Calibrate this model."
+        )
+    return tuple(_plan(layer, recipe, calibration) for layer in layers)
+
+
+def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> LayerPlan:
+    if not layer.is_quantizable:
+        return LayerPlan(layer, None, UNSUPPORTED, layer.reason)
+    scheme = recipe.layer_scheme(layer.name)
+    if scheme is None:
+        pattern = recipe.excluding_pattern(layer.name)
+        return LayerPlan(layer, None, EXCLUDED, f"excluded by the recipe ({pattern!r})")
+    if scheme.activation is None or not get_quantized_type(layer.module).takes_float_input:
+        return LayerPlan(layer, scheme, QUANTIZED)
+    if calibration is None:
+        raise NotCalibratedError(
+            f"Layer {layer.name!r} has its input quantized, which needs calibration data. "
+            "Give some, or a recipe with activation=None."
+        )
+    if layer.name not in calibration.histograms:
+        return LayerPlan(
+            layer,
+            None,
+            UNSUPPORTED,
+            "never ran on the calibration data, so the range of its input is unknown",
+        )
+    return LayerPlan(layer, scheme, QUANTIZED)
+
+
+def convert(
+    model: nn.Module,
+    plans: Sequence[LayerPlan],
+    calibration: Calibration | None,
+    meter: ProgressMeter,
+) -> nn.Module:
+    """Replace the planned layers of `model`, in place, and return it.
+
+    Layers that share a weight and are quantized alike go on sharing it.
+
+    Raises:
+        QuantizationError: If a layer cannot be quantized; the message names it.
+    """
+    chosen = [plan for plan in plans if plan.scheme is not None]
+    shared: dict[tuple[int, object, int], QuantizedLayer] = {}
+    originals = {plan.layer.name: model.get_submodule(plan.layer.name) for plan in chosen}
+    for number, plan in enumerate(chosen, start=1):
+        name, module = plan.layer.name, originals[plan.layer.name]
+        try:
+            layer = _quantized(module, plan, calibration)
+        except QuantizationError as error:
+            raise type(error)(f"Layer {name!r}: {error}") from error
+        assert plan.scheme is not None
+        key = (id(module.weight), plan.scheme.weight, layer.channel_axis)
+        if key in shared:
+            layer.share_codes(shared[key])
+        else:
+            shared[key] = layer
+        model = replace_module(model, name, layer)
+        meter.step(f"layer {number}/{len(chosen)} {name} - quantize")
+    return model
+
+
+def _quantized(
+    module: nn.Module, plan: LayerPlan, calibration: Calibration | None
+) -> QuantizedLayer:
+    scheme = plan.scheme
+    assert scheme is not None
+    kind = get_quantized_type(module)
+    qparams = None
+    if scheme.activation is not None and kind.takes_float_input:
+        assert calibration is not None
+        histogram = calibration.histograms[plan.layer.name]
+        qparams = choose_input_qparams(histogram, scheme.activation)
+    return kind.from_float(module, scheme, qparams)

@@ -1,0 +1,258 @@
+"""A streaming histogram whose bins are exact, mergeable and never smeared.
+
+Bins lie on a lattice: with width 2^e, bin k covers [k·2^e, (k+1)·2^e). The exponent is the smallest
+one at which all values seen fit into the bins, so it depends on the true minimum and maximum only.
+Widening joins whole neighbouring bins. Hence seeing two streams one after the other, in any order
+and cut into any pieces, gives the same counts as merging their two histograms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from quant_engine.errors import DataError, NotCalibratedError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+_MIN_EXPONENT = -126  # 2^126 is the largest power of two that scales any float32 down to it
+_MAX_EXPONENT = 126
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BinnedValues:
+    """Counts on equal-width bins, one row a channel: what every range rule reads.
+
+    Attributes:
+        counts: float64, shape (channels, bins).
+        start: Left edge of the first bin, shape (channels,).
+        width: Width of a bin, shape (channels,).
+        lo: Smallest value seen, shape (channels,).
+        hi: Largest value seen, shape (channels,).
+        zeros: Values that are exactly 0.0, shape (channels,).
+        nonzero_counts: `counts` without the exact zeros, which every grid holds without error.
+        centers: Middle of every bin, kept inside [lo, hi], shape (channels, bins).
+    """
+
+    counts: FloatArray
+    start: FloatArray
+    width: FloatArray
+    lo: FloatArray
+    hi: FloatArray
+    zeros: FloatArray
+    nonzero_counts: FloatArray
+    centers: FloatArray
+
+    @classmethod
+    def build(
+        cls,
+        counts: FloatArray,
+        start: FloatArray,
+        width: FloatArray,
+        lo: FloatArray,
+        hi: FloatArray,
+        zeros: FloatArray,
+    ) -> BinnedValues:
+        """Fill in the centres, and take the zeros out of the bin that 0.0 lies in."""
+        steps = np.arange(counts.shape[1]) + 0.5
+        centers = np.clip(start[:, None] + steps * width[:, None], lo[:, None], hi[:, None])
+        safe = np.where(width > 0, width, 1.0)
+        nonzero = counts.copy()
+        for row in np.flatnonzero(zeros):
+            nonzero[row, min(int(-start[row] / safe[row]), counts.shape[1] - 1)] -= zeros[row]
+        return cls(counts, start, width, lo, hi, zeros, nonzero, centers)
+
+    def coarsened(self, most: int) -> BinnedValues:
+        """Return the same counts on at most `most` bins, by joining whole neighbours."""
+        channels, bins = self.counts.shape
+        group = -(-bins // most)
+        if group == 1:
+            return self
+        padded = np.pad(self.counts, ((0, 0), (0, -bins % group)))
+        counts = padded.reshape(channels, -1, group).sum(axis=2)
+        width = self.width * group
+        return BinnedValues.build(counts, self.start, width, self.lo, self.hi, self.zeros)
+
+
+class Histogram:
+    """Streaming histogram of all values of one tensor.
+
+    Attributes:
+        bins: Number of bins there is room for; about half of them or more span the values.
+        lo: Smallest value seen.
+        hi: Largest value seen.
+        count: Number of values seen.
+        zeros: Number of values that are exactly 0.0.
+
+    Example:
+        >>> a, b = Histogram(bins=8), Histogram(bins=8)
+        >>> a.update(torch.tensor([0.0, 1.0, 7.0]))
+        >>> b.update(torch.tensor([15.0]))
+        >>> a.merge(b)
+        >>> a.count, a.lo, a.hi, a.counts.tolist()
+        (4, 0.0, 15.0, [2, 0, 0, 1, 0, 0, 0, 1])
+    """
+
+    def __init__(self, bins: int = 4096) -> None:
+        """Start empty."""
+        if bins < 2:
+            raise DataError(f"bins is {bins}. A histogram needs at least 2.")
+        self.bins = bins
+        self.lo = math.inf
+        self.hi = -math.inf
+        self.count = 0
+        self.zeros = 0
+        self._exponent = 0
+        self._first = 0
+        self._counts: IntArray = np.zeros(bins, dtype=np.int64)
+
+    @property
+    def width(self) -> float:
+        """Width of a bin, a power of two."""
+        return math.ldexp(1.0, self._exponent)
+
+    @property
+    def start(self) -> float:
+        """Left edge of the first bin."""
+        return math.ldexp(float(self._first), self._exponent)
+
+    @property
+    def counts(self) -> IntArray:
+        """Values in each bin, int64, shape (bins,); a copy."""
+        return self._counts.copy()
+
+    def update(self, values: Tensor) -> None:
+        """Count all values of a float tensor of any shape.
+
+        Raises:
+            DataError: If a value is NaN or Inf; nothing is counted then.
+        """
+        if values.numel() == 0:
+            return
+        values = values.detach().float()
+        lo, hi = (edge.item() for edge in torch.aminmax(values))
+        if not (math.isfinite(lo) and math.isfinite(hi)):
+            raise DataError("The values hold NaN or Inf. Remove them from the data.")
+        self._widen(lo, hi)
+        # In pieces that stay in the processor's cache from one step to the next.
+        for piece in torch.split(values.reshape(-1), _PIECE):
+            self._count(piece, has_negative=lo < 0.0)
+            if lo <= 0.0 <= hi:
+                # Twenty times as fast as count_nonzero, and exact: a piece is below 2^24 long.
+                self.zeros += piece.numel() - int(piece.sign().abs_().sum())
+        self.count += values.numel()
+
+    def _count(self, values: Tensor, *, has_negative: bool) -> None:
+        """Count values, float32 (n,), that lie inside the bins."""
+        index = (values * math.ldexp(1.0, -self._exponent)).floor_()
+        if self._exponent > 0 and has_negative:
+            # A negative value may be so small that the product is -0.0: it lies in bin -1.
+            index = torch.where((index == 0.0) & (values < 0.0), -1.0, index)
+        index = index.sub_(self._first).to(torch.int32)
+        self._counts += torch.bincount(index, minlength=self.bins).cpu().numpy()
+
+    def merge(self, other: Histogram) -> None:
+        """Add what another histogram has seen; the result equals having seen both streams.
+
+        Raises:
+            DataError: If the numbers of bins differ.
+        """
+        if other.bins != self.bins:
+            raise DataError(
+                f"The histograms have {self.bins} and {other.bins} bins. Merge equal ones only."
+            )
+        if other.count == 0:
+            return
+        self._widen(other.lo, other.hi)
+        shift = self._exponent - other._exponent
+        target = ((np.arange(self.bins) + other._first) >> shift) - self._first
+        filled = other._counts > 0
+        np.add.at(self._counts, target[filled], other._counts[filled])
+        self.count += other.count
+        self.zeros += other.zeros
+
+    def binned(self) -> BinnedValues:
+        """Return the counts in the form that range rules read.
+
+        Raises:
+            NotCalibratedError: If nothing was counted yet.
+        """
+        if self.count == 0:
+            raise NotCalibratedError("No values were seen yet. Call update() with data first.")
+        return BinnedValues.build(
+            self._counts[None].astype(np.float64),
+            np.array([self.start]),
+            np.array([self.width]),
+            np.array([self.lo]),
+            np.array([self.hi]),
+            np.array([float(self.zeros)]),
+        )
+
+    def _widen(self, lo: float, hi: float) -> None:
+        """Make room for the range [lo, hi], joining whole bins where that needs wider ones."""
+        new_lo, new_hi = min(lo, self.lo), max(hi, self.hi)
+        exponent = _fitting_exponent(new_lo, new_hi, self.bins)
+        first = math.floor(math.ldexp(new_lo, -exponent))
+        if self.count and (exponent != self._exponent or first != self._first):
+            shift = exponent - self._exponent
+            target = ((np.arange(self.bins) + self._first) >> shift) - first
+            filled = self._counts > 0
+            counts = np.zeros_like(self._counts)
+            np.add.at(counts, target[filled], self._counts[filled])
+            self._counts = counts
+        self.lo, self.hi, self._exponent, self._first = new_lo, new_hi, exponent, first
+
+
+def _fitting_exponent(lo: float, hi: float, bins: int) -> int:
+    """Return the smallest exponent at which all bins from lo's to hi's are at most `bins`."""
+    span = hi - lo
+    exponent = _MIN_EXPONENT if span == 0.0 else math.frexp(span / bins)[1] - 1
+    # Bins may not be finer than the float32 grid near the largest value.
+    exponent = max(exponent, math.frexp(max(abs(lo), abs(hi)))[1] - 24, _MIN_EXPONENT)
+    exponent = min(exponent, _MAX_EXPONENT)
+    while _bins_needed(lo, hi, exponent) > bins:
+        exponent += 1
+    return exponent
+
+
+def _bins_needed(lo: float, hi: float, exponent: int) -> int:
+    return math.floor(math.ldexp(hi, -exponent)) - math.floor(math.ldexp(lo, -exponent)) + 1
+
+
+def stack_binned(rows: Iterable[BinnedValues]) -> BinnedValues:
+    """Return the channels of several results, of equally many bins, as one."""
+    parts = list(rows)
+    return BinnedValues(
+        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(BinnedValues))
+    )
+
+
+def bin_channels(values: FloatArray, bins: int) -> BinnedValues:
+    """Count every row of a small, complete array on bins of its own range.
+
+    For weights, which are at hand as a whole: one histogram a channel, all at once.
+
+    Args:
+        values: Finite values, shape (channels, values of a channel).
+        bins: Number of bins for each channel.
+
+    Returns:
+        Counts on `bins` equal-width bins from each row's smallest to its largest value.
+    """
+    channels = values.shape[0]
+    lo, hi = values.min(axis=1), values.max(axis=1)
+    width = (hi - lo) / bins
+    safe = np.where(width > 0, width, 1.0)
+    index = ((values - lo[:, None]) / safe[:, None]).astype(np.int64).clip(0, bins - 1)
+    flat = (index + np.arange(channels)[:, None] * bins).reshape(-1)
+    counts = np.bincount(flat, minlength=channels * bins).reshape(channels, bins)
+    zeros = (values == 0.0).sum(axis=1).astype(np.float64)
+    return BinnedValues.build(counts.astype(np.float64), lo, width, lo, hi, zeros)

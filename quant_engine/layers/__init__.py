@@ -1,0 +1,26 @@
+"""Quantized layers, one family a file; importing this package registers them all."""
+
+from quant_engine.layers.base import QuantizedLayer
+from quant_engine.layers.convolution import QuantizedConv1d, QuantizedConv2d
+from quant_engine.layers.embedding import QuantizedEmbedding
+from quant_engine.layers.linear import QuantizedLinear
+from quant_engine.layers.registry import (
+    get_quantized_type,
+    is_quantizable,
+    list_quantizable_types,
+    register_quantized_layer,
+)
+from quant_engine.layers.transposed import QuantizedConvTranspose2d
+
+__all__ = [
+    "QuantizedConv1d",
+    "QuantizedConv2d",
+    "QuantizedConvTranspose2d",
+    "QuantizedEmbedding",
+    "QuantizedLayer",
+    "QuantizedLinear",
+    "get_quantized_type",
+    "is_quantizable",
+    "list_quantizable_types",
+    "register_quantized_layer",
+]

@@ -1,0 +1,327 @@
+"""What every quantized layer shares: integer codes instead of a float weight."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.affine import QParams, dequantize, fake_quantize, quantize
+from quant_engine.errors import DataError, NotCalibratedError, SchemeError
+from quant_engine.modules import copy_hooks
+from quant_engine.observers import choose_weight_qparams
+from quant_engine.scheme import LayerScheme, TensorScheme
+
+DEFAULT_SCHEME = LayerScheme(TensorScheme(granularity="per_channel"))
+
+_BUFFERS = (
+    "quantized_weight",
+    "weight_scale",
+    "weight_zero_point",
+    "input_scale",
+    "input_zero_point",
+)
+
+
+class QuantizedLayer(nn.Module):
+    """A layer that can trade its float weight for int8 codes.
+
+    It starts with a float `weight` and computes like the float layer. `quantize_weights()` replaces
+    the weight by codes and their grid: the float parameter is gone, from memory and from the
+    `state_dict`, and reading `weight` gives the dequantized values. With an input grid set
+    (`set_input_qparams`), inputs are rounded to it first.
+
+    Execution is simulated: codes are dequantized and the sum is computed in float32, whatever the
+    dtype of the input; the output has the input's dtype.
+
+    A subclass is a data sheet: which arguments of the float layer it keeps, which axis of the
+    weight holds the output channels, and `compute`, the float operation.
+
+    Attributes:
+        scheme: How weight and input are quantized.
+        quantized_weight: Codes, int8, shape of the weight; None before `quantize_weights()`.
+        weight_scale: float32, shape () or (channels,).
+        weight_zero_point: int8, shape of `weight_scale`; None for a symmetric scheme.
+        input_scale: float32, shape (); None if inputs stay float.
+        input_zero_point: int8, shape (); None if inputs stay float or the scheme is symmetric.
+        channel_axis: Axis of the weight that output channels lie on.
+        weight_dtype: Type of the float weight; reading `weight` gives it, after quantization too.
+        takes_float_input: Whether the input can be rounded to a grid; False for integer inputs.
+        float_arguments: Attributes of the float layer that this layer has too.
+    """
+
+    channel_axis: ClassVar[int] = 0
+    takes_float_input: ClassVar[bool] = True
+    float_arguments: ClassVar[tuple[str, ...]] = ()
+
+    scheme: LayerScheme
+    weight_dtype: torch.dtype
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    quantized_weight: Tensor | None
+    weight_scale: Tensor | None
+    weight_zero_point: Tensor | None
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+
+    def __init__(self, scheme: LayerScheme | None = None) -> None:
+        """Start without codes and without a weight; `adopt` brings the weight."""
+        super().__init__()
+        scheme = scheme or DEFAULT_SCHEME
+        self.scheme = scheme if self.takes_float_input else LayerScheme(scheme.weight)
+        self.weight_dtype = torch.float32
+        for name in _BUFFERS:
+            self.register_buffer(name, None)
+
+    def adopt(self, module: nn.Module) -> None:
+        """Take over the arguments of a float layer, and share its weight and bias."""
+        for name in self.float_arguments:
+            setattr(self, name, getattr(module, name))
+        self.weight = module.weight  # type: ignore[assignment]
+        self.weight_dtype = self.weight.dtype
+        self.register_parameter("bias", getattr(module, "bias", None))
+
+    @classmethod
+    def like(cls, module: nn.Module, scheme: LayerScheme) -> Self:
+        """Build a layer with the arguments of the float `module`, sharing its weight and bias."""
+        layer = cls.__new__(cls)
+        QuantizedLayer.__init__(layer, scheme)
+        layer.adopt(module)
+        return layer
+
+    @classmethod
+    def from_float(
+        cls, module: nn.Module, scheme: LayerScheme, input_qparams: QParams | None = None
+    ) -> Self:
+        """Quantize a float layer; the result shares no memory with it.
+
+        Args:
+            module: Layer of the float type this class is registered for. It is not changed.
+            scheme: How to quantize weight and input.
+            input_qparams: Grid of the input; needed where `scheme.activation` is given.
+
+        Returns:
+            The quantized layer, in the mode (training or not) of `module` and with its hooks.
+
+        Raises:
+            NotCalibratedError: If the scheme quantizes the input and no grid is given.
+            DataError: If the weight holds NaN or Inf.
+        """
+        layer = cls.like(module, scheme)
+        layer.quantize_weights()
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
+        if layer.scheme.activation is not None:
+            if input_qparams is None:
+                raise NotCalibratedError(
+                    f"The scheme of this {type(module).__name__} quantizes its input, whose range "
+                    "was never measured. Calibrate first, or set activation to None."
+                )
+            layer.set_input_qparams(input_qparams)
+        copy_hooks(module, layer)
+        return layer.train(module.training)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the weight is held as codes."""
+        return self.quantized_weight is not None
+
+    @property
+    def weight_qparams(self) -> QParams:
+        """Grid of the weight.
+
+        Raises:
+            NotCalibratedError: Before `quantize_weights()`.
+        """
+        if self.weight_scale is None:
+            raise NotCalibratedError("The weight is still float. Call quantize_weights() first.")
+        scheme = self.scheme.weight
+        axis = self.channel_axis if self.weight_scale.dim() else None
+        return _qparams(self.weight_scale, self.weight_zero_point, scheme, axis)
+
+    @property
+    def input_qparams(self) -> QParams | None:
+        """Grid of the input; None if inputs stay float."""
+        if self.input_scale is None or self.scheme.activation is None:
+            return None
+        return _qparams(self.input_scale, self.input_zero_point, self.scheme.activation, None)
+
+    def quantize_weights(self) -> None:
+        """Replace the float weight by codes. Does nothing when that is already done.
+
+        Raises:
+            DataError: If the weight holds NaN or Inf.
+        """
+        if self.is_quantized:
+            return
+        weight = self.weight.detach()
+        qparams = choose_weight_qparams(weight, self.scheme.weight, self.channel_axis)
+        codes = quantize(weight, qparams)
+        self.weight_dtype = weight.dtype
+        del self.weight
+        self.quantized_weight = codes
+        self.weight_scale = qparams.scale
+        if not self.scheme.weight.symmetric:
+            self.weight_zero_point = qparams.zero_point.to(torch.int8)
+
+    def can_share_codes(self, other: QuantizedLayer) -> bool:
+        """Whether the same float weight gives the same codes and grid in both layers."""
+        return self.scheme.weight == other.scheme.weight and (
+            not self.scheme.weight.is_per_channel or self.channel_axis == other.channel_axis
+        )
+
+    def share_codes(self, other: QuantizedLayer) -> None:
+        """Use the codes of a layer with the same weight and scheme, so that tied stays tied.
+
+        Raises:
+            SchemeError: If the two layers quantize their weight differently, or their weights have
+                different shapes.
+            NotCalibratedError: If the other layer is still float.
+        """
+        codes = other.quantized_weight
+        if codes is None:
+            raise NotCalibratedError("The other layer is still float. Quantize its weight first.")
+        if not self.can_share_codes(other) or codes.shape != self._weight_shape():
+            raise SchemeError(
+                f"{type(self).__name__} {tuple(self._weight_shape())} cannot share the codes of "
+                f"{type(other).__name__} {tuple(codes.shape)}: shape, scheme and channel axis must "
+                "be the same. Give tied layers one scheme."
+            )
+        if "weight" in self._parameters:
+            del self.weight
+        self.weight_dtype = other.weight_dtype
+        self.quantized_weight = codes
+        self.weight_scale = other.weight_scale
+        self.weight_zero_point = other.weight_zero_point
+
+    def set_input_qparams(self, qparams: QParams) -> None:
+        """Round inputs to this grid from now on.
+
+        Raises:
+            DataError: If the grid has more than one scale or other codes than the scheme.
+        """
+        scheme = self.scheme.activation
+        if scheme is None or qparams.axis is not None:
+            raise DataError(
+                "An input grid needs a scheme with an activation and a single scale, got "
+                f"activation={scheme!r} and axis={qparams.axis}."
+            )
+        if (qparams.qmin, qparams.qmax) != (scheme.qmin, scheme.qmax):
+            raise DataError(
+                f"The grid has codes [{qparams.qmin}, {qparams.qmax}], the scheme "
+                f"[{scheme.qmin}, {scheme.qmax}]. Choose the grid with this layer's scheme."
+            )
+        self.input_scale = qparams.scale
+        self.input_zero_point = None if scheme.symmetric else qparams.zero_point.to(torch.int8)
+
+    def dequantized_weight(self) -> Tensor:
+        """Return the float32 values the codes stand for, or the float weight before that."""
+        if self.quantized_weight is None:
+            weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
+            return weight
+        return dequantize(self.quantized_weight, self.weight_qparams)
+
+    def simulate_input(self, x: Tensor) -> Tensor:
+        """Return the float32 values that the input's codes stand for."""
+        qparams = self.input_qparams
+        return x.float() if qparams is None else fake_quantize(x, qparams)
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input and the weight that the float operation is applied to."""
+        if not self.is_quantized:
+            return x, self.weight
+        return self.simulate_input(x), self.dequantized_weight()
+
+    @abstractmethod
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Apply the float operation of this layer to a float input and weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the layer; input and output as in the float layer."""
+        return self.compute(*self.operands(x)).to(x.dtype)
+
+    def bias_for(self, x: Tensor) -> Tensor | None:
+        """Return the bias in the dtype of the input of `compute`."""
+        return None if self.bias is None else self.bias.to(x.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer `weight` after the parameter is gone, in the dtype that it had."""
+        if name == "weight" and _holds_codes(self):
+            return self.dequantized_weight().to(self.weight_dtype)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Drop the codes when a new float weight is assigned."""
+        if name == "weight" and _holds_codes(self):
+            self.quantized_weight = self.weight_scale = self.weight_zero_point = None
+        super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the layer, as `.to()` and `.half()` do; grids stay in float32."""
+        scales = {name: self._buffers[name] for name in ("weight_scale", "input_scale")}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, scale in scales.items():
+            moved = self._buffers[name]
+            if scale is not None and moved is not None and moved.dtype != scale.dtype:
+                self._buffers[name] = scale.to(moved.device)
+        self.weight_dtype = fn(torch.empty(0, dtype=self.weight_dtype)).dtype
+        return self
+
+    def _weight_shape(self) -> torch.Size:
+        codes = self.quantized_weight
+        return self.weight.shape if codes is None else codes.shape
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take on the form of what is loaded, codes or float; the scheme says which shapes fit."""
+        if f"{prefix}quantized_weight" in state_dict:
+            self.expect_codes(has_input_grid=f"{prefix}input_scale" in state_dict)
+        elif f"{prefix}weight" in state_dict and self.is_quantized:
+            self.weight = nn.Parameter(self.weight)
+            self.input_scale = self.input_zero_point = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def expect_codes(self, has_input_grid: bool) -> None:
+        """Make room for codes and grids, of the shapes that weight and scheme give them."""
+        shape, device = self._weight_shape(), self.weight.device
+        codes = torch.zeros_like(self.weight, dtype=torch.int8, requires_grad=False)
+        if "weight" in self._parameters:
+            del self.weight
+        weight, activation = self.scheme.weight, self.scheme.activation
+        grid = (shape[self.channel_axis],) if weight.is_per_channel else ()
+        self.quantized_weight = codes
+        self.weight_scale = torch.ones(grid, device=device)
+        self.weight_zero_point = self.input_scale = self.input_zero_point = None
+        if not weight.symmetric:
+            self.weight_zero_point = torch.zeros(grid, dtype=torch.int8, device=device)
+        if activation is not None and has_input_grid:
+            self.input_scale = torch.ones((), device=device)
+            if not activation.symmetric:
+                self.input_zero_point = torch.zeros((), dtype=torch.int8, device=device)
+
+    def extra_repr(self) -> str:
+        """Show the scheme in `print(model)`."""
+        weight, activation = self.scheme.weight, self.scheme.activation
+        is_rounded = activation is not None and self.input_scale is not None
+        inputs = f"int{activation.bits}" if activation and is_rounded else "float"
+        state = f"int{weight.bits} {weight.granularity}" if self.is_quantized else "float"
+        return f"weight={state}, input={inputs}"
+
+
+def _holds_codes(layer: nn.Module) -> bool:
+    """Whether there are codes; also answers while the layer is being built or unpickled."""
+    return layer.__dict__.get("_buffers", {}).get("quantized_weight") is not None
+
+
+def _qparams(
+    scale: Tensor, zero_point: Tensor | None, scheme: TensorScheme, axis: int | None
+) -> QParams:
+    if zero_point is None:
+        points = torch.zeros(scale.shape, dtype=torch.int32, device=scale.device)
+    else:
+        points = zero_point.to(torch.int32)
+    return QParams(scale, points, scheme.qmin, scheme.qmax, axis)

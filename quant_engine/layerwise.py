@@ -1,0 +1,160 @@
+"""Weight, local and accumulated error of every layer, in one pass over the data."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.batches import Batch
+from quant_engine.conversion import LayerPlan
+from quant_engine.errors import DataError
+from quant_engine.forward import (
+    layer_input,
+    model_output,
+    primary_output,
+    watched_layers,
+)
+from quant_engine.grid_statistics import GridStats
+from quant_engine.layers import QuantizedLayer
+from quant_engine.output import OutputStats
+from quant_engine.statistics import ErrorStats
+
+
+@dataclass(slots=True, eq=False)
+class LayerStats:
+    """What was measured on one layer so far.
+
+    Attributes:
+        input: Rounding of the float input to the input grid; None where it stays float.
+        local: This layer quantized and fed the float input, against its float output.
+        accumulated: Its output inside the quantized model, against its float output.
+        input_shape: Shape of its first input.
+        output_shape: Shape of its first output.
+        example: A small piece of its first input, to work one element through.
+        calls: Times it ran.
+        passes: Forward passes in which it ran.
+        unmatched: Outputs of the float model that the quantized model has no counterpart for.
+    """
+
+    input: GridStats | None = None
+    local: ErrorStats = field(default_factory=ErrorStats)
+    accumulated: ErrorStats = field(default_factory=ErrorStats)
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    example: Tensor | None = None
+    calls: int = 0
+    passes: int = 0
+    unmatched: int = 0
+
+
+class LayerwiseComparison:
+    """Streams batches through the float and the quantized model and compares layer by layer.
+
+    Holds the layer outputs of one batch at a time. Float layers inside the quantized model are
+    compared too: they pass on the error that reaches them.
+
+    Attributes:
+        layers: Layer name -> what was measured.
+        output: Comparison of the models' outputs.
+        samples: Samples seen.
+    """
+
+    def __init__(
+        self, float_model: nn.Module, quantized_model: nn.Module, plans: Sequence[LayerPlan]
+    ) -> None:
+        """Start empty; neither model is changed."""
+        self._float_model = float_model
+        self._quantized_model = quantized_model
+        self._float_layers = {p.layer.name: float_model.get_submodule(p.layer.name) for p in plans}
+        self._quantized_layers = {
+            p.layer.name: quantized_model.get_submodule(p.layer.name) for p in plans
+        }
+        self.layers = {name: LayerStats() for name in self._float_layers}
+        self.output = OutputStats()
+        self.samples = 0
+        for name, layer in self._quantized_layers.items():
+            if isinstance(layer, QuantizedLayer) and layer.input_qparams is not None:
+                self.layers[name].input = GridStats(layer.input_qparams)
+        self._outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    def update(self, batch: Batch) -> None:
+        """Compare the two models on one batch.
+
+        Raises:
+            ModelForwardError: If a model raises.
+            DataError: If an output or a layer's input holds NaN or Inf.
+        """
+        self._outputs.clear()
+        with torch.random.fork_rng(devices=[]):
+            # A model that draws random numbers draws the same ones twice, so that the difference
+            # is what quantization does.
+            random_state = torch.random.get_rng_state()
+            with watched_layers(self._float_layers, self._on_float):
+                logits = model_output(self._float_model, batch)
+            for name in self._outputs:
+                self.layers[name].passes += 1
+            torch.random.set_rng_state(random_state)
+            with watched_layers(self._quantized_layers, self._on_quantized):
+                changed = model_output(self._quantized_model, batch)
+        for name, left in self._outputs.items():
+            self.layers[name].unmatched += len(left)
+        self.output.update(logits, changed, batch.labels)
+        self.samples += batch.samples
+
+    def _on_float(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        stats = self.layers[name]
+        stats.calls += 1
+        y = primary_output(output)
+        x = layer_input(args, kwargs)
+        if y is None or x is None:
+            return
+        # A copy: an in-place operation after the layer would change what was recorded.
+        self._outputs[name].append(y.detach().clone())
+        if not stats.output_shape:
+            stats.input_shape, stats.output_shape = tuple(x.shape), tuple(y.shape)
+            stats.example = x.detach().reshape(-1)[:4096].clone()
+        quantized = self._quantized_layers[name]
+        if not isinstance(quantized, QuantizedLayer):
+            return
+        stats.local.update(y, self._local_output(name, quantized, x, args, kwargs))
+
+    def _local_output(
+        self,
+        name: str,
+        quantized: QuantizedLayer,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Tensor:
+        """Return what the quantized layer makes of the float input, and count the input."""
+        counted = self.layers[name].input
+        if counted is None:
+            return cast(Tensor, quantized(*args, **kwargs))
+        try:
+            x_hat = counted.update(x)
+        except DataError:
+            raise DataError(f"The input of layer {name!r} holds NaN or Inf.") from None
+        if len(args) == 1 and not kwargs and type(quantized).forward is QuantizedLayer.forward:
+            # The layer would round its input to the same values again.
+            return quantized.compute(x_hat, quantized.dequantized_weight()).to(x.dtype)
+        return cast(Tensor, quantized(*args, **kwargs))
+
+    def _on_quantized(
+        self, name: str, _args: tuple[Any, ...], _kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        changed = primary_output(output)
+        waiting = self._outputs[name]
+        if changed is None or not waiting:
+            return
+        y = waiting.pop(0)
+        if y.shape == changed.shape:
+            self.layers[name].accumulated.update(y, changed)
+        else:
+            self.layers[name].unmatched += 1

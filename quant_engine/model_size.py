@@ -1,0 +1,193 @@
+"""Bytes of a model, itemised and checked against the file it is saved to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from quant_engine.conversion import LayerPlan
+from quant_engine.layers import QuantizedLayer
+from quant_engine.report import LayerSize, SizeReport
+from quant_engine.storage import serialized_bytes
+
+_MIB = 1024**2
+
+
+def calculate_model_size(model: nn.Module) -> dict[str, float]:
+    """Return the memory of a model's parameters and buffers.
+
+    Shared tensors count once. Codes of fewer than 8 bits count as the int8 they are held in;
+    `analyze` gives their true width.
+
+    Args:
+        model: Any module, float or quantized.
+
+    Returns:
+        "parameters_mb", "buffers_mb" and "total_mb", in units of 1024² bytes.
+
+    Example:
+        >>> calculate_model_size(nn.Linear(1024, 256, bias=False))["total_mb"]
+        1.0
+    """
+    seen: set[int] = set()
+    parameters = sum(_bytes(t) for t in _unique(model.parameters(), seen)) / _MIB
+    buffers = sum(_bytes(t) for t in _unique(model.buffers(), seen)) / _MIB
+    return {
+        "parameters_mb": parameters,
+        "buffers_mb": buffers,
+        "total_mb": parameters + buffers,
+    }
+
+
+def total_bytes(model: nn.Module) -> int:
+    """Return the bytes of all parameters and persistent buffers; shared ones count once."""
+    return sum(_bytes(tensor) for tensor in _unique(_stored_tensors(model), set()))
+
+
+def mixed_bytes(
+    model: nn.Module, layers: Mapping[str, QuantizedLayer], quantized: Collection[str]
+) -> int:
+    """Return the bytes of a model of which some layers are quantized; shared ones count once.
+
+    Args:
+        model: The float model.
+        layers: Layer name -> its quantized form.
+        quantized: Names of the layers that are quantized.
+    """
+    swapped = {id(model.get_submodule(name)): layers[name] for name in quantized}
+    seen: set[int] = set()
+    total = 0
+    for module in model.modules():
+        layer = swapped.get(id(module))
+        if layer is not None and layer.quantized_weight is not None:
+            if not _is_seen(layer.quantized_weight, seen):
+                total += packed_bytes(layer)
+            module = layer
+        total += sum(_bytes(tensor) for tensor in _unique(_own_stored_tensors(module), seen))
+    return total
+
+
+def layer_size(module: nn.Module, quantized: nn.Module) -> LayerSize:
+    """Return the bytes of one layer, before and after.
+
+    Args:
+        module: The float layer.
+        quantized: What stands in its place; the same layer if it stays float.
+    """
+    float_bytes = sum(_bytes(t) for t in _unique(_own_tensors(module), set()))
+    if not isinstance(quantized, QuantizedLayer) or quantized.quantized_weight is None:
+        weight = module._parameters.get("weight")
+        weight_bytes = 0 if weight is None else _bytes(weight)
+        return LayerSize(float_bytes, weight_bytes, 0, 0, float_bytes - weight_bytes)
+    scales = (quantized.weight_scale, quantized.input_scale)
+    points = (quantized.weight_zero_point, quantized.input_zero_point)
+    return LayerSize(
+        float_bytes=float_bytes,
+        weight_bytes=packed_bytes(quantized),
+        scale_bytes=sum(_bytes(t) for t in scales if t is not None),
+        zero_point_bytes=sum(_bytes(t) for t in points if t is not None),
+        bias_bytes=0 if quantized.bias is None else _bytes(quantized.bias),
+    )
+
+
+def packed_bytes(layer: QuantizedLayer) -> int:
+    """Return the bytes of a layer's codes at their true width, rounded up."""
+    assert layer.quantized_weight is not None
+    return -(-layer.quantized_weight.numel() * layer.scheme.weight.bits // 8)
+
+
+def measure_size(
+    float_model: nn.Module, quantized_model: nn.Module, plans: Sequence[LayerPlan]
+) -> SizeReport:
+    """Return the bytes of the whole model, before and after, itemised.
+
+    Args:
+        float_model: The caller's float model.
+        quantized_model: Its quantized copy.
+        plans: What was done with each layer.
+    """
+    items = {"weight": 0, "scale": 0, "zero_point": 0, "bias": 0}
+    seen: set[int] = set()
+    for layer in quantized_model.modules():
+        if not isinstance(layer, QuantizedLayer) or layer.quantized_weight is None:
+            continue
+        if not _is_seen(layer.quantized_weight, seen):
+            items["weight"] += packed_bytes(layer)
+        for item, tensor in (
+            ("scale", layer.weight_scale),
+            ("scale", layer.input_scale),
+            ("zero_point", layer.weight_zero_point),
+            ("zero_point", layer.input_zero_point),
+            ("bias", layer.bias),
+        ):
+            if tensor is not None and not _is_seen(tensor, seen):
+                items[item] += _bytes(tensor)
+    leftovers = sum(_bytes(t) for t in _unique(_stored_tensors(quantized_model), seen))
+    return SizeReport(
+        float_bytes=total_bytes(float_model),
+        weight_bytes=items["weight"],
+        scale_bytes=items["scale"],
+        zero_point_bytes=items["zero_point"],
+        bias_bytes=items["bias"],
+        float_leftover_bytes=leftovers,
+        float_file_bytes=serialized_bytes(float_model),
+        quantized_file_bytes=serialized_bytes(quantized_model),
+        effective_bits=_effective_bits(quantized_model, plans),
+    )
+
+
+def _effective_bits(quantized_model: nn.Module, plans: Sequence[LayerPlan]) -> float:
+    bits = weights = 0
+    seen: set[int] = set()
+    for plan in plans:
+        if not plan.layer.is_quantizable:
+            continue
+        layer = quantized_model.get_submodule(plan.layer.name)
+        codes = layer.quantized_weight if isinstance(layer, QuantizedLayer) else None
+        stored = layer.weight if codes is None else codes
+        assert isinstance(stored, Tensor)
+        if _is_seen(stored, seen):
+            continue
+        weights += stored.numel()
+        if isinstance(layer, QuantizedLayer) and codes is not None:
+            grid = (layer.weight_scale, layer.weight_zero_point)
+            bits += codes.numel() * layer.scheme.weight.bits
+            bits += sum(8 * _bytes(t) for t in grid if t is not None)
+        else:
+            bits += 8 * _bytes(stored)
+    return bits / weights if weights else 0.0
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    for stored in (module._parameters, module._buffers):
+        yield from (tensor for tensor in stored.values() if tensor is not None)
+
+
+def _stored_tensors(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        yield from _own_stored_tensors(module)
+
+
+def _own_stored_tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from (t for t in module._parameters.values() if t is not None)
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in module._non_persistent_buffers_set:
+            yield buffer
+
+
+def _is_seen(tensor: Tensor, seen: set[int]) -> bool:
+    """Whether these very values were counted before; marks them as seen."""
+    key = tensor.data_ptr() if tensor.numel() and not tensor.is_meta else id(tensor)
+    if key in seen:
+        return True
+    seen.add(key)
+    return False
+
+
+def _unique(tensors: Iterable[Tensor], seen: set[int]) -> Iterator[Tensor]:
+    return (tensor for tensor in tensors if not _is_seen(tensor, seen))

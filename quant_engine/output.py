@@ -1,0 +1,77 @@
+"""The quantized model's output against the float model's, streaming."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from quant_engine.metrics import kl_divergences
+from quant_engine.report import OutputReport
+from quant_engine.statistics import ErrorStats
+
+
+def has_logits(output: Tensor, labels: Tensor | None) -> bool:
+    """Whether an output is read as logits.
+
+    A table (samples, classes) with at least two classes is; so is any output with one label for
+    each of its rows, such as (samples, tokens, classes) with labels (samples, tokens).
+    """
+    if output.dim() < 2 or output.shape[-1] < 2:
+        return False
+    return output.dim() == 2 or (labels is not None and labels.shape == output.shape[:-1])
+
+
+class OutputStats:
+    """Sums over batches from which the effect on the model's output follows.
+
+    Attributes:
+        errors: Energies of the output tensor and of its error.
+        samples: Samples compared.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.errors = ErrorStats()
+        self.samples = 0
+        self._classes: int | None = None
+        self._rows = 0
+        self._divergence = 0.0
+        self._agreeing = 0
+        self._labelled = 0
+        self._correct_float = 0
+        self._correct_quantized = 0
+
+    def update(self, logits: Tensor, changed: Tensor, labels: Tensor | None) -> None:
+        """Compare the outputs on one batch.
+
+        Raises:
+            DataError: If their shapes differ.
+        """
+        self.errors.update(logits, changed)
+        self.samples += len(logits) if logits.dim() else 1
+        if not has_logits(logits, labels):
+            return
+        self._classes = logits.shape[-1]
+        divergences = kl_divergences(logits, changed)
+        best, best_changed = logits.argmax(dim=-1), changed.argmax(dim=-1)
+        self._rows += divergences.numel()
+        self._divergence += float(divergences.sum())
+        self._agreeing += int((best == best_changed).sum())
+        if labels is not None and labels.shape == best.shape:
+            labels = labels.to(best.device)
+            self._labelled += labels.numel()
+            self._correct_float += int((best == labels).sum())
+            self._correct_quantized += int((best_changed == labels).sum())
+
+    def report(self) -> OutputReport:
+        """Return the figures of everything seen."""
+        rows, labelled = self._rows, self._labelled
+        return OutputReport(
+            samples=self.samples,
+            error=self.errors.metrics(),
+            classes=self._classes,
+            kl_divergence=self._divergence / rows if rows else None,
+            top1_agreement=self._agreeing / rows if rows else None,
+            labelled_samples=labelled,
+            accuracy_float=self._correct_float / labelled if labelled else None,
+            accuracy_quantized=self._correct_quantized / labelled if labelled else None,
+        )

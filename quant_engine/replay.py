@@ -1,0 +1,261 @@
+"""Running a model from layer k on, replaying what finished before it.
+
+One pass of a batch records what every module returned. If only layer k and what follows may answer
+differently, every call that ended before k's first call began is answered from the record instead:
+whole subtrees at once, so a stage of twenty layers costs one look-up. Nothing is traced, so any
+`nn.Module` works, also one that calls a layer several times.
+
+Answers must be what the call would have returned, bit for bit. So a call is made for real if it
+changed one of its inputs in place or returned one of them; a recorded tensor that was changed later
+is replayed as a copy of what it was; and a pass that does not repeat the recorded calls, or that
+drew random numbers, ends replay for this model: `reason` then says why, and runs are full forwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.batches import Batch
+from quant_engine.errors import QuantizationError
+from quant_engine.forward import model_output
+from quant_engine.modules import nested_tensors
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+class _MismatchError(QuantizationError):
+    """A pass did not repeat the calls of the recorded one; never leaves this module."""
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A tensor that a call returned.
+
+    Attributes:
+        tensor: The tensor itself, or a copy of what it was if it was changed later.
+        version: torch's count of in-place changes when the call returned it.
+        copy: What it was then; dropped after the pass.
+        is_fragile: Whether somebody changed it in place later, so that only copies go out.
+    """
+
+    tensor: Tensor
+    version: int
+    copy: Tensor | None
+    is_fragile: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One recorded call.
+
+    Attributes:
+        module: What was called.
+        shapes: Shapes of the tensors it was called with.
+        next_call: Index of the first call that began after this one ended.
+        answer: What it returned, with `_Kept` in the place of tensors; None if it cannot be told.
+        is_replayable: Whether the answer may stand in for the call.
+    """
+
+    module: nn.Module
+    shapes: tuple[torch.Size, ...]
+    next_call: int = 0
+    answer: Any = None
+    is_replayable: bool = False
+
+
+class Replay:
+    """Records a forward pass of a model and repeats its end.
+
+    The forwards of the model's modules are wrapped, so give it a model of its own, such as
+    `sweep.share_tensors` makes.
+
+    Attributes:
+        reason: Why passes are full forwards; empty while they are replayed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap every module of `model`."""
+        self.reason = ""
+        self._model = model
+        self._calls: list[_Call] = []
+        self._pointer = 0
+        self._boundary = 0
+        self._is_recording = False
+        self._kept: dict[tuple[int, int], _Kept] = {}
+        self._sent: list[_Kept] = []
+        self._random_state = torch.random.get_rng_state()
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                vars(module)["forward"] = partial(self._answer, module, module.forward)
+
+    def record(self, batch: Batch) -> Tensor:
+        """Run the whole model and remember every answer; forgets the batch before.
+
+        Returns:
+            The model's primary output, a tensor of its own.
+
+        Raises:
+            ModelForwardError: If the model raises.
+            DataError: If the output holds NaN or Inf, or no float tensor.
+        """
+        self._calls = []
+        self._random_state = torch.random.get_rng_state()
+        self._is_recording = not self.reason
+        try:
+            output = model_output(self._model, batch).detach().clone()
+        finally:
+            self._is_recording = False
+            self._settle()
+        if not torch.equal(self._random_state, torch.random.get_rng_state()):
+            self._give_up("the model draws random numbers")
+        return output
+
+    def verify(self, batch: Batch, output: Tensor) -> None:
+        """Replay the first half of the recorded calls; give up if the answer differs.
+
+        Args:
+            batch: The batch that was recorded.
+            output: What `record` returned for it.
+        """
+        if not self.reason and not torch.equal(self.run(batch, len(self._calls) // 2), output):
+            self._give_up("a replayed pass does not give the recorded answer")
+
+    def first_call(self, modules: Iterable[nn.Module]) -> int:
+        """Return where in the record one of these modules was first called.
+
+        Returns:
+            Index of the call; the number of calls if none of them was called.
+        """
+        wanted = {id(module) for module in modules}
+        for index, call in enumerate(self._calls):
+            if id(call.module) in wanted:
+                return index
+        return len(self._calls)
+
+    def run(self, batch: Batch, first_change: int) -> Tensor:
+        """Run the model again on the recorded batch, from a call on.
+
+        Args:
+            batch: The batch that was recorded.
+            first_change: Index of the first call that may answer differently, from `first_call`.
+
+        Returns:
+            The model's primary output: bit for bit what a full forward gives.
+
+        Raises:
+            ModelForwardError: If the model raises.
+            DataError: If the output holds NaN or Inf, or no float tensor.
+        """
+        if not self.reason:
+            self._pointer, self._boundary, self._sent = 0, first_change, []
+            torch.random.set_rng_state(self._random_state)
+            try:
+                output = model_output(self._model, batch)
+                if any(_version(kept.tensor) != kept.version for kept in self._sent):
+                    self._give_up("a layer changes in place what an earlier one returned")
+                return output.detach()
+            except _MismatchError as mismatch:
+                self._give_up(str(mismatch))
+        self._boundary = 0
+        torch.random.set_rng_state(self._random_state)
+        return model_output(self._model, batch).detach()
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self._calls = []
+
+    def _answer(
+        self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if self._is_recording:
+            return self._record_call(module, forward, args, kwargs)
+        if self._pointer >= self._boundary or self.reason:
+            return forward(*args, **kwargs)
+        call = self._calls[self._pointer]
+        if call.module is not module or call.shapes != _shapes(args, kwargs):
+            raise _MismatchError("the model does not repeat its calls from one pass to the next")
+        if call.is_replayable and call.next_call <= self._boundary:
+            self._pointer = call.next_call
+            return _rebuild(call.answer, self._send)
+        self._pointer += 1
+        return forward(*args, **kwargs)
+
+    def _record_call(
+        self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        call = _Call(module, _shapes(args, kwargs))
+        self._calls.append(call)
+        inputs = list(nested_tensors((args, kwargs)))
+        versions = [_version(tensor) for tensor in inputs]
+        output = forward(*args, **kwargs)
+        call.next_call = len(self._calls)
+        is_unchanged = versions == [_version(tensor) for tensor in inputs]
+        memory = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        answers = [tensor.untyped_storage().data_ptr() for tensor in nested_tensors(output)]
+        is_new = memory.isdisjoint(answers) and len(set(answers)) == len(answers)
+        if is_unchanged and is_new and _is_plain(output):
+            call.is_replayable = True
+            call.answer = _rebuild(output, self._keep)
+        return output
+
+    def _keep(self, value: Any) -> Any:
+        """Keep a tensor, once if several calls return it, as a container and its last layer do."""
+        if not isinstance(value, Tensor):
+            return value
+        # The id is safe as a key: the tensor is held until the pass is over.
+        key = (id(value), _version(value))
+        if key not in self._kept:
+            self._kept[key] = _Kept(value, _version(value), value.clone())
+        return self._kept[key]
+
+    def _settle(self) -> None:
+        """After a pass: let go of the copies of tensors that nobody changed."""
+        for kept in self._kept.values():
+            if _version(kept.tensor) != kept.version and kept.copy is not None:
+                kept.tensor, kept.is_fragile = kept.copy, True
+            kept.copy = None
+        self._kept = {}
+
+    def _send(self, value: Any) -> Any:
+        if not isinstance(value, _Kept):
+            return value
+        if value.is_fragile:
+            return value.tensor.clone()
+        self._sent.append(value)
+        return value.tensor
+
+
+def _version(tensor: Tensor) -> int:
+    """Return torch's count of in-place changes to a tensor.
+
+    Tensors made in inference mode have no count; outside it torch does not let them be changed.
+    """
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _shapes(args: Any, kwargs: Any) -> tuple[torch.Size, ...]:
+    return tuple(tensor.shape for tensor in nested_tensors((args, kwargs)))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of nothing but tensors, plain values and plain containers."""
+    if type(value) is dict:
+        return all(isinstance(key, str | int) and _is_plain(v) for key, v in value.items())
+    if type(value) in (list, tuple):
+        return all(_is_plain(item) for item in value)
+    return type(value) in (Tensor, nn.Parameter, *_PLAIN)
+
+
+def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Copy the containers, so that nobody changes the record's, and map what they hold."""
+    if type(value) is dict:
+        return {key: _rebuild(item, change) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_rebuild(item, change) for item in value)
+    return change(value)

@@ -1,0 +1,68 @@
+"""What an analysis found: frozen, already reduced, plain numbers.
+
+A report is the one contract between the engine and everything that shows its results. It holds no
+tensors: histograms, quantiles and sums only, so a figure is a pure function of it. Reports
+round-trip through JSON exactly; `SCHEMA_VERSION` changes whenever a field does.
+"""
+
+from quant_engine.report.layers import (
+    EXCLUDED,
+    QUANTIZED,
+    UNSUPPORTED,
+    LayerReport,
+    LayerSize,
+)
+from quant_engine.report.model import (
+    ModelReport,
+    OutputReport,
+    SizeReport,
+)
+from quant_engine.report.schema import (
+    SCHEMA_VERSION,
+)
+from quant_engine.report.sensitivity import (
+    CumulativePoint,
+    LayerSensitivity,
+    SensitivityReport,
+)
+from quant_engine.report.tensors import (
+    ChannelRanges,
+    CodeUsage,
+    ErrorHistogram,
+    ErrorMetrics,
+    RangeChoice,
+    TensorReport,
+    ValueHistogram,
+    WorkedExample,
+)
+from quant_engine.report.timing import (
+    Environment,
+    TimingEntry,
+    TimingReport,
+)
+
+__all__ = [
+    "EXCLUDED",
+    "QUANTIZED",
+    "SCHEMA_VERSION",
+    "UNSUPPORTED",
+    "ChannelRanges",
+    "CodeUsage",
+    "CumulativePoint",
+    "Environment",
+    "ErrorHistogram",
+    "ErrorMetrics",
+    "LayerReport",
+    "LayerSensitivity",
+    "LayerSize",
+    "ModelReport",
+    "OutputReport",
+    "RangeChoice",
+    "SensitivityReport",
+    "SizeReport",
+    "TensorReport",
+    "TimingEntry",
+    "TimingReport",
+    "ValueHistogram",
+    "WorkedExample",
+]

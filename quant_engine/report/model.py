@@ -1,0 +1,152 @@
+"""The result of an analysis: every layer, the output, size and time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quant_engine.choices import suggest
+from quant_engine.report.layers import LayerReport
+from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
+from quant_engine.report.tensors import ErrorMetrics
+from quant_engine.report.timing import Environment, TimingReport
+from quant_engine.scheme import Recipe
+from quant_engine.serialization import decode, encode
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReport:
+    """The quantized model's output against the float model's, on the evaluation data.
+
+    Attributes:
+        samples: Number of samples compared.
+        error: Error of the output tensor.
+        classes: Number of classes, or None where the output is not a table of logits.
+        kl_divergence: Mean over samples of KL(float || quantized) of the softmax outputs, in nats.
+        top1_agreement: Share of samples whose largest logit is the same class, 0 to 1.
+        labelled_samples: Samples that came with a label.
+        accuracy_float: Share of labelled samples the float model gets right, 0 to 1.
+        accuracy_quantized: Share the quantized model gets right.
+    """
+
+    samples: int
+    error: ErrorMetrics
+    classes: int | None = None
+    kl_divergence: float | None = None
+    top1_agreement: float | None = None
+    labelled_samples: int = 0
+    accuracy_float: float | None = None
+    accuracy_quantized: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeReport:
+    """Bytes of the whole model, itemised. Shared tensors are counted once.
+
+    Attributes:
+        float_bytes: Parameters and buffers of the caller's float model.
+        weight_bytes: Quantized weights at their true width.
+        scale_bytes: Scales of weights and inputs.
+        zero_point_bytes: Zero points of weights and inputs.
+        bias_bytes: Biases of quantized layers, float.
+        float_leftover_bytes: Everything else that stays float.
+        float_file_bytes: Measured length of the float model as a safetensors file.
+        quantized_file_bytes: Measured length of the quantized model as a safetensors file.
+        effective_bits: Mean bits for each weight of a quantizable layer, with scales and zero
+            points; float layers count 32.
+    """
+
+    float_bytes: int
+    weight_bytes: int
+    scale_bytes: int
+    zero_point_bytes: int
+    bias_bytes: int
+    float_leftover_bytes: int
+    float_file_bytes: int
+    quantized_file_bytes: int
+    effective_bits: float
+
+    @property
+    def quantized_bytes(self) -> int:
+        """Bytes after quantization, the sum of the items."""
+        return (
+            self.weight_bytes
+            + self.scale_bytes
+            + self.zero_point_bytes
+            + self.bias_bytes
+            + self.float_leftover_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """The result of `analyze`.
+
+    Attributes:
+        model_name: What the caller calls the model.
+        recipe: How it was quantized.
+        layers: One entry for each layer that holds weights, in the order they run.
+        output: Effect on the model's output; None while nothing was evaluated yet.
+        size: Bytes before and after; None while nothing was converted yet.
+        timing: Measured times, or None where they were not asked for.
+        environment: Where it was computed.
+        calibration_samples: Samples the ranges come from.
+        evaluation_samples: Samples the errors come from.
+        evaluated_on_calibration_data: True if no separate evaluation data was given.
+        is_partial: True if the analysis was stopped early.
+        notes: What happened on the way, such as folded BatchNorms.
+        schema_version: Version of this layout.
+    """
+
+    model_name: str
+    recipe: Recipe
+    layers: tuple[LayerReport, ...]
+    output: OutputReport | None
+    size: SizeReport | None
+    timing: TimingReport | None
+    environment: Environment
+    calibration_samples: int
+    evaluation_samples: int
+    evaluated_on_calibration_data: bool
+    is_partial: bool = False
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def layer(self, name: str) -> LayerReport:
+        """Return the layer called `name`.
+
+        Raises:
+            KeyError: If there is none; the message lists the names.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = [layer.name for layer in self.layers]
+        raise KeyError(f"No layer is called {name!r}. {suggest(name, names)}")
+
+    @property
+    def quantized_layers(self) -> tuple[LayerReport, ...]:
+        """The layers that were quantized."""
+        return tuple(layer for layer in self.layers if layer.is_quantized)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values."""
+        result: dict[str, Any] = encode(self)
+        return result
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
+        """Rebuild a report; raises StorageError where `data` does not fit."""
+        require_version(data)
+        return decode(cls, data)
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelReport:
+        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
+        return cls.from_dict(parse_report(text))

@@ -1,0 +1,118 @@
+"""What quantizing one layer, or sparing one, does to the output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
+from quant_engine.scheme import Recipe
+from quant_engine.serialization import decode, encode
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """What quantizing one layer (or sparing one) does to the model's output.
+
+    Attributes:
+        name: Name of the layer.
+        option: What was tried on it, such as "int8 weights + int8 input".
+        kl_divergence: Mean KL(float || changed model), in nats; None without logits.
+        interval: 95 % bootstrap interval of `kl_divergence` over samples (of `nmse` without
+            logits).
+        sqnr_db: SQNR of the output, in dB.
+        nmse: NMSE of the output.
+        top1_agreement: Share of samples with the same largest logit, 0 to 1; None without logits.
+        accuracy_drop: Float accuracy minus accuracy, as a share; None without labels.
+        float_bytes: Bytes of the layer in float.
+        quantized_bytes: Bytes of the layer under the option.
+        parameters: Weights and biases of the layer.
+    """
+
+    name: str
+    option: str
+    kl_divergence: float | None
+    interval: tuple[float, float]
+    sqnr_db: float
+    nmse: float
+    top1_agreement: float | None
+    accuracy_drop: float | None
+    float_bytes: int
+    quantized_bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class CumulativePoint:
+    """The model with its `count` least sensitive layers quantized and the rest in float.
+
+    Attributes:
+        count: Number of quantized layers.
+        layer: The layer added last; empty for the float model.
+        kl_divergence: Mean KL(float || this), in nats; None without logits.
+        sqnr_db: SQNR of the output, in dB.
+        accuracy: Share of labelled samples that are right; None without labels.
+        model_bytes: Bytes of the model; with no layer quantized, of the model as it was given.
+    """
+
+    count: int
+    layer: str
+    kl_divergence: float | None
+    sqnr_db: float
+    accuracy: float | None
+    model_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityReport:
+    """The result of `measure_sensitivity`.
+
+    Attributes:
+        model_name: What the caller calls the model.
+        recipe: The recipe whose layers were switched one by one.
+        direction: "one_at_a_time" (only this layer quantized) or "leave_one_out" (all but this).
+        layers: One entry for each layer, in the order they run.
+        reference: The model with every layer of the recipe quantized.
+        cumulative: The curve of quantizing the k least sensitive layers; empty if not asked for.
+        samples: Samples in the evaluation data.
+        accuracy_float: Accuracy of the float model; None without labels.
+        seed: Seed of the bootstrap.
+        is_partial: True if the measurement was stopped early.
+        notes: What happened on the way, such as why full forwards were needed.
+        schema_version: Version of this layout.
+    """
+
+    model_name: str
+    recipe: Recipe
+    direction: str
+    layers: tuple[LayerSensitivity, ...]
+    reference: LayerSensitivity | None
+    cumulative: tuple[CumulativePoint, ...]
+    samples: int
+    accuracy_float: float | None
+    seed: int
+    is_partial: bool = False
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values."""
+        result: dict[str, Any] = encode(self)
+        return result
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SensitivityReport:
+        """Rebuild a report; raises StorageError where `data` does not fit."""
+        require_version(data)
+        return decode(cls, data)
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> SensitivityReport:
+        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
+        return cls.from_dict(parse_report(text))

@@ -1,0 +1,200 @@
+"""What quantization did to one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quant_engine.scheme import TensorScheme
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMetrics:
+    """Difference between a float tensor x and its stand-in x̂, pooled over all the data.
+
+    Attributes:
+        count: Number of values compared.
+        sqnr_db: 10·log10(Σx² / Σ(x-x̂)²), in dB; inf where the two are equal.
+        nmse: Σ(x-x̂)² / Σx²; 0 where the two are equal.
+        cosine: Cosine of the angle between x and x̂, mean over samples (over the whole tensor for
+            a weight).
+        mse: Mean of (x-x̂)².
+        max_abs_error: Largest |x-x̂|.
+        rmse_over_scale: Root of the mean of ((x-x̂)/scale)², in LSB; ideal rounding gives
+            1/√12 ≈ 0.289. None where x was not rounded to a grid.
+        rounding_mse: Share of `mse` from values inside the grid's range, or None.
+        clipping_mse: Share of `mse` from values outside the grid's range, or None.
+            `rounding_mse + clipping_mse == mse`.
+        clipped_fraction: Share of values outside the grid's range, 0 to 1, or None.
+    """
+
+    count: int
+    sqnr_db: float
+    nmse: float
+    cosine: float
+    mse: float
+    max_abs_error: float
+    rmse_over_scale: float | None = None
+    rounding_mse: float | None = None
+    clipping_mse: float | None = None
+    clipped_fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValueHistogram:
+    """Float values and their dequantized stand-ins, counted on the same equal-width bins.
+
+    Attributes:
+        lo: Left edge of the first bin.
+        hi: Right edge of the last bin.
+        float_counts: Float values in each bin.
+        quantized_counts: Dequantized values in each bin.
+        float_below: Float values left of `lo`.
+        float_above: Float values right of `hi`.
+        quantized_below: Dequantized values left of `lo`.
+        quantized_above: Dequantized values right of `hi`.
+    """
+
+    lo: float
+    hi: float
+    float_counts: tuple[int, ...]
+    quantized_counts: tuple[int, ...]
+    float_below: int
+    float_above: int
+    quantized_below: int
+    quantized_above: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorHistogram:
+    """Rounding and clipping errors (x̂ - x) / scale, in LSB, on equal-width bins.
+
+    Attributes:
+        lo: Left edge of the first bin, in LSB.
+        hi: Right edge of the last bin, in LSB.
+        counts: Values in each bin. Ideal rounding is uniform on [-0.5, 0.5].
+        below: Errors left of `lo` (values clipped from above).
+        above: Errors right of `hi` (values clipped from below).
+    """
+
+    lo: float
+    hi: float
+    counts: tuple[int, ...]
+    below: int
+    above: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRanges:
+    """Value range and error of every channel along one axis.
+
+    Attributes:
+        axis: Axis of the tensor that is counted as channels.
+        lo: Smallest value of each channel.
+        hi: Largest value of each channel.
+        sqnr_db: Signal to quantization noise of each channel, in dB; inf where exact.
+    """
+
+    axis: int
+    lo: tuple[float, ...]
+    hi: tuple[float, ...]
+    sqnr_db: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeUsage:
+    """How often each integer code occurs.
+
+    Attributes:
+        qmin: The code that `counts[0]` belongs to.
+        counts: Values with each code, one entry for every code of the scheme.
+    """
+
+    qmin: int
+    counts: tuple[int, ...]
+
+    @property
+    def codes_used(self) -> int:
+        """Number of codes that occur at all."""
+        return sum(1 for count in self.counts if count)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeChoice:
+    """The range one observer would choose for a tensor, and what it would cost.
+
+    Attributes:
+        observer: Name of the range rule.
+        lo: Lower end of the range the rule picked (before it is widened to the grid).
+        hi: Upper end.
+        scale: Step between two codes.
+        zero_point: Code of 0.0.
+        sqnr_db: Signal to quantization noise on the calibration data, in dB, estimated from the
+            histogram.
+        clipped_fraction: Share of calibration values outside the grid, 0 to 1.
+    """
+
+    observer: str
+    lo: float
+    hi: float
+    scale: float
+    zero_point: int
+    sqnr_db: float
+    clipped_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkedExample:
+    """One element followed through the arithmetic.
+
+    Attributes:
+        index: Where the element stands in the tensor.
+        value: x.
+        scale: s of its channel.
+        zero_point: z of its channel.
+        code: clamp(round(x / s) + z, qmin, qmax).
+        dequantized: (code - z)·s.
+    """
+
+    index: tuple[int, ...]
+    value: float
+    scale: float
+    zero_point: int
+    code: int
+    dequantized: float
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """What quantization did to one tensor: a layer's weight or its input.
+
+    Attributes:
+        scheme: How it was quantized.
+        shape: Shape of the weight, or of one input batch.
+        lo: Smallest value: of the weight, or of the input over the calibration data.
+        hi: Largest value, likewise.
+        scale: Steps between codes; one entry, or one for each channel.
+        zero_point: Codes of 0.0; one entry, or one for each channel.
+        error: Quantization error: of the weight, or of the input over the evaluation data when
+            it comes from the float model.
+        values: Values before and after.
+        lsb_error: Errors in LSB.
+        codes: Codes and how often each occurs.
+        channels: Range and error of each output channel, for a weight; None for an input.
+        range_choices: What every observer would choose, from the same statistics; for a weight
+            only where it has a single scale.
+        example: One element worked through.
+    """
+
+    scheme: TensorScheme
+    shape: tuple[int, ...]
+    lo: float
+    hi: float
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    error: ErrorMetrics
+    values: ValueHistogram
+    lsb_error: ErrorHistogram
+    codes: CodeUsage
+    channels: ChannelRanges | None
+    range_choices: tuple[RangeChoice, ...]
+    example: WorkedExample

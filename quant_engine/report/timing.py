@@ -1,0 +1,69 @@
+"""Measured times, and where they were measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where something was measured.
+
+    Attributes:
+        cpu: Name of the processor.
+        threads: Threads torch used.
+        torch_version: Version of torch.
+        platform: Operating system and machine.
+    """
+
+    cpu: str
+    threads: int
+    torch_version: str
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimingEntry:
+    """Wall-clock time of one thing, over repeated runs.
+
+    Attributes:
+        execution: "float", "float_channels_last", "simulated" or "integer".
+        batch_size: Samples in one run.
+        median_ms: Median over the runs, in ms.
+        q1_ms: First quartile, in ms.
+        q3_ms: Third quartile, in ms.
+        runs: Number of timed runs.
+        layer: Name of the layer, or "" for the whole model.
+    """
+
+    execution: str
+    batch_size: int
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    runs: int
+    layer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TimingReport:
+    """How long the models take, measured in turn on one machine.
+
+    Attributes:
+        environment: Where it was measured.
+        warmup_runs: Untimed runs before each measurement.
+        models: Whole models.
+        layers: Single layers inside a whole run.
+    """
+
+    environment: Environment
+    warmup_runs: int
+    models: tuple[TimingEntry, ...]
+    layers: tuple[TimingEntry, ...]
+
+    def model(self, execution: str, batch_size: int) -> TimingEntry | None:
+        """Return the whole-model entry of an execution and batch size, or None."""
+        for entry in self.models:
+            if entry.execution == execution and entry.batch_size == batch_size:
+                return entry
+        return None

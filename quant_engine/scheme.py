@@ -1,0 +1,345 @@
+"""How to quantize: schemes for one tensor, for one layer, and for a whole model.
+
+Everything here is a frozen, hashable, validated value without torch, so that it can key a cache,
+travel in a link, and be compared. `to_dict` and `from_dict` round-trip; unknown keys are rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from quant_engine.choices import require_choice, require_keys
+from quant_engine.errors import SchemeError
+
+MIN_BITS = 2
+MAX_BITS = 8
+GRANULARITIES = ("per_tensor", "per_channel")
+OBSERVERS = ("minmax", "percentile", "mse", "entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorScheme:
+    """How the values of one tensor are mapped to integers.
+
+    Attributes:
+        bits: Width of the integers, 2 to 8. They live in an int8 container.
+        symmetric: True: zero point 0, codes [-(2^(b-1)-1), 2^(b-1)-1]. False: the range is
+            shifted by a zero point, codes [-2^(b-1), 2^(b-1)-1].
+        granularity: "per_tensor" (one scale) or "per_channel" (one scale for each output channel).
+        observer: Rule that turns the values seen into a range.
+        percentile: For the observer "percentile": the share of values, in percent, that stays
+            inside the range. Asymmetric ranges cut half of the rest from each side.
+
+    Raises:
+        SchemeError: If a field is outside what is listed above.
+
+    Example:
+        >>> TensorScheme(bits=4).qmin, TensorScheme(bits=4).qmax
+        (-7, 7)
+        >>> TensorScheme(symmetric=False).qmin
+        -128
+    """
+
+    bits: int = 8
+    symmetric: bool = True
+    granularity: str = "per_tensor"
+    observer: str = "minmax"
+    percentile: float = 99.9
+
+    def __post_init__(self) -> None:
+        if (
+            isinstance(self.bits, bool)
+            or not isinstance(self.bits, int)
+            or not (MIN_BITS <= self.bits <= MAX_BITS)
+        ):
+            raise SchemeError(
+                f"bits is {self.bits!r}. It must be a whole number from {MIN_BITS} to {MAX_BITS}."
+            )
+        if not isinstance(self.symmetric, bool):
+            raise SchemeError(f"symmetric is {self.symmetric!r}. It must be True or False.")
+        require_choice("granularity", self.granularity, GRANULARITIES)
+        require_choice("observer", self.observer, OBSERVERS)
+        if (
+            isinstance(self.percentile, bool)
+            or not isinstance(self.percentile, int | float)
+            or not math.isfinite(self.percentile)
+            or not (50.0 < self.percentile <= 100.0)
+        ):
+            raise SchemeError(
+                f"percentile is {self.percentile!r}. It must be a number above 50 and up to 100, "
+                "in percent."
+            )
+
+    @property
+    def qmin(self) -> int:
+        """Smallest code."""
+        return -(1 << (self.bits - 1)) + (1 if self.symmetric else 0)
+
+    @property
+    def qmax(self) -> int:
+        """Largest code."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def is_per_channel(self) -> bool:
+        """Whether every output channel has its own scale."""
+        return self.granularity == "per_channel"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TensorScheme:
+        """Build a scheme from `to_dict`'s result; unknown keys raise SchemeError."""
+        return cls(**require_keys("TensorScheme", data, (f.name for f in fields(cls))))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScheme:
+    """How one layer is quantized.
+
+    Attributes:
+        weight: Scheme of the layer's weight.
+        activation: Scheme of the layer's input, or None to keep the input in float.
+    """
+
+    weight: TensorScheme
+    activation: TensorScheme | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weight, TensorScheme):
+            raise SchemeError(
+                f"weight must be a TensorScheme, got {type(self.weight).__name__}. "
+                "Use activation=None for weights only; to keep a layer in float, exclude it."
+            )
+        if self.activation is None:
+            return
+        if not isinstance(self.activation, TensorScheme):
+            raise SchemeError(
+                f"activation must be a TensorScheme or None, got {type(self.activation).__name__}."
+            )
+        if self.activation.is_per_channel:
+            raise SchemeError(
+                "activation granularity is 'per_channel'. Only 'per_tensor' is allowed: an input "
+                "scale that differs between channels cannot be taken out of the integer sum."
+            )
+
+    def with_bits(self, weight_bits: int, activation_bits: int | None = None) -> LayerScheme:
+        """Return a copy with other bit widths; None keeps the activation's."""
+        activation = self.activation
+        if activation is not None and activation_bits is not None:
+            activation = replace(activation, bits=activation_bits)
+        return LayerScheme(replace(self.weight, bits=weight_bits), activation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {
+            "weight": self.weight.to_dict(),
+            "activation": None if self.activation is None else self.activation.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LayerScheme:
+        """Build a layer scheme from `to_dict`'s result; unknown keys raise SchemeError."""
+        data = require_keys("LayerScheme", data, ("weight", "activation"))
+        if "weight" not in data:
+            raise SchemeError("LayerScheme needs the key 'weight'.")
+        activation = data.get("activation")
+        return cls(
+            TensorScheme.from_dict(data["weight"]),
+            None if activation is None else TensorScheme.from_dict(activation),
+        )
+
+
+class Overrides(Mapping[str, LayerScheme]):
+    """An immutable, hashable mapping from a layer name or shell wildcard to its LayerScheme."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, LayerScheme] | None = None) -> None:
+        """Copy `items`; later changes to them are not seen."""
+        checked: dict[str, LayerScheme] = {}
+        for name, scheme in (items or {}).items():
+            if not isinstance(name, str) or not name:
+                raise SchemeError(f"overrides has the key {name!r}. Keys are layer names.")
+            if not isinstance(scheme, LayerScheme):
+                raise SchemeError(
+                    f"overrides[{name!r}] must be a LayerScheme, got {type(scheme).__name__}."
+                )
+            checked[name] = scheme
+        self._items = checked
+
+    def __getitem__(self, name: str) -> LayerScheme:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items.items()))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare in order: the first wildcard that matches wins, so order is part of it."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return tuple(self.items()) == tuple(other.items())
+
+    def __repr__(self) -> str:
+        return f"Overrides({self._items!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a whole model is quantized.
+
+    Attributes:
+        weight: Scheme of every quantized layer's weight.
+        activation: Scheme of every quantized layer's input; None quantizes weights only.
+        exclude_layers: Layer names, or shell wildcards such as "blocks.*.fc?", that stay float.
+        overrides: Layer name or wildcard -> LayerScheme that replaces both schemes there. An exact
+            name wins over a wildcard, the first matching wildcard over later ones.
+        name: What to call the recipe; it changes nothing else.
+
+    Raises:
+        SchemeError: If a field is not of the kind described above.
+
+    Example:
+        >>> recipe = Recipe.default().with_excluded("head")
+        >>> recipe.layer_scheme("head") is None
+        True
+        >>> recipe.with_layer_bits("stem", 4).layer_scheme("stem").weight.bits
+        4
+    """
+
+    weight: TensorScheme
+    activation: TensorScheme | None = None
+    exclude_layers: tuple[str, ...] = ()
+    overrides: Mapping[str, LayerScheme] = field(default_factory=Overrides)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        LayerScheme(self.weight, self.activation)
+        if isinstance(self.exclude_layers, str):
+            raise SchemeError(
+                f"exclude_layers is the text {self.exclude_layers!r}. "
+                f"It must be a list of names: ({self.exclude_layers!r},)."
+            )
+        excluded = tuple(self.exclude_layers)
+        for pattern in excluded:
+            if not isinstance(pattern, str) or not pattern:
+                raise SchemeError(f"exclude_layers holds {pattern!r}. It takes layer names.")
+        if not isinstance(self.name, str):
+            raise SchemeError(f"name is {self.name!r}. It must be text.")
+        object.__setattr__(self, "exclude_layers", tuple(dict.fromkeys(excluded)))
+        if not isinstance(self.overrides, Overrides):
+            if not isinstance(self.overrides, Mapping):
+                raise SchemeError(
+                    "overrides must be a mapping from layer names to LayerScheme, got "
+                    f"{type(self.overrides).__name__}."
+                )
+            object.__setattr__(self, "overrides", Overrides(self.overrides))
+
+    @classmethod
+    def default(cls) -> Recipe:
+        """Return the preset "int8_per_channel", the usual choice for a first try."""
+        return PRESETS["int8_per_channel"]
+
+    def layer_scheme(self, layer: str) -> LayerScheme | None:
+        """Return the scheme of the layer called `layer`, or None if it is excluded."""
+        if self.excluding_pattern(layer) is not None:
+            return None
+        if layer in self.overrides:
+            return self.overrides[layer]
+        for pattern, scheme in self.overrides.items():
+            if fnmatchcase(layer, pattern):
+                return scheme
+        return LayerScheme(self.weight, self.activation)
+
+    def excluding_pattern(self, layer: str) -> str | None:
+        """Return the entry of `exclude_layers` that excludes `layer`, or None."""
+        for pattern in self.exclude_layers:
+            if layer == pattern or fnmatchcase(layer, pattern):
+                return pattern
+        return None
+
+    def with_excluded(self, *layers: str) -> Recipe:
+        """Return a copy that also keeps `layers` in float."""
+        return replace(self, exclude_layers=(*self.exclude_layers, *layers))
+
+    def with_included(self, layer: str) -> Recipe:
+        """Return a copy without the entries of `exclude_layers` that exclude `layer`."""
+        kept = tuple(p for p in self.exclude_layers if p != layer and not fnmatchcase(layer, p))
+        return replace(self, exclude_layers=kept)
+
+    def with_override(self, layer: str, scheme: LayerScheme) -> Recipe:
+        """Return a copy in which `layer` has its own scheme."""
+        return replace(self, overrides=Overrides({**self.overrides, layer: scheme}))
+
+    def with_layer_bits(
+        self, layer: str, weight_bits: int, activation_bits: int | None = None
+    ) -> Recipe:
+        """Return a copy in which `layer` has other bit widths and is not excluded."""
+        included = self.with_included(layer)
+        scheme = included.layer_scheme(layer) or LayerScheme(self.weight, self.activation)
+        return included.with_override(layer, scheme.with_bits(weight_bits, activation_bits))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {
+            "weight": self.weight.to_dict(),
+            "activation": None if self.activation is None else self.activation.to_dict(),
+            "exclude_layers": list(self.exclude_layers),
+            "overrides": {name: scheme.to_dict() for name, scheme in self.overrides.items()},
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from `to_dict`'s result; unknown keys raise SchemeError."""
+        data = require_keys("Recipe", data, (f.name for f in fields(cls)))
+        schemes = LayerScheme.from_dict(
+            {k: v for k, v in data.items() if k in ("weight", "activation")}
+        )
+        excluded = data.get("exclude_layers", ())
+        if isinstance(excluded, str) or not isinstance(excluded, Iterable):
+            raise SchemeError(f"exclude_layers is {excluded!r}. It must be a list of layer names.")
+        overrides = data.get("overrides", {})
+        if not isinstance(overrides, Mapping):
+            raise SchemeError(f"overrides is {overrides!r}. It must be a mapping by layer name.")
+        return cls(
+            weight=schemes.weight,
+            activation=schemes.activation,
+            exclude_layers=tuple(excluded),
+            overrides=Overrides({k: LayerScheme.from_dict(v) for k, v in overrides.items()}),
+            name=data.get("name", ""),
+        )
+
+
+_ACTIVATION = TensorScheme(symmetric=False)
+_PER_CHANNEL = TensorScheme(granularity="per_channel")
+
+PRESETS: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(_PER_CHANNEL, _ACTIVATION, name="int8_per_channel"),
+        Recipe(TensorScheme(), _ACTIVATION, name="int8_per_tensor"),
+        Recipe(TensorScheme(), TensorScheme(), name="int8_symmetric"),
+        Recipe(
+            replace(_PER_CHANNEL, observer="mse"),
+            replace(_ACTIVATION, observer="mse"),
+            name="int8_mse",
+        ),
+        Recipe(_PER_CHANNEL, TensorScheme(observer="entropy"), name="int8_entropy"),
+        Recipe(_PER_CHANNEL, None, name="int8_weights_only"),
+        Recipe(replace(_PER_CHANNEL, bits=4, observer="mse"), _ACTIVATION, name="int4_weights"),
+    )
+}
+"""Ready-made recipes by name; every one can be changed with dataclasses.replace."""

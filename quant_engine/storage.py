@@ -1,0 +1,282 @@
+"""Quantized models on disk: a safetensors file with the numbers, a JSON file with the structure.
+
+The architecture itself is not stored; loading takes a float model of the same architecture, whose
+weights do not matter. Nothing is ever unpickled, and no calibration data is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from quant_engine.copying import copy_model
+from quant_engine.errors import DataError, StorageError
+from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
+from quant_engine.modules import replace_module
+from quant_engine.packing import unpack_codes
+from quant_engine.preparation import prepare
+from quant_engine.scheme import MAX_BITS, LayerScheme
+from quant_engine.serialization import decode, encode
+from quant_engine.tensor_file import TensorAlias, stored_tensors, tensor_name
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+STRUCTURE_FILE = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """What is needed to rebuild one quantized layer, besides its tensors.
+
+    Attributes:
+        name: Dotted name in the model.
+        kind: Name of the quantized layer's class.
+        scheme: How weight and input are quantized.
+        weight_shape: Shape of the codes; those of fewer than 8 bits are packed in the file.
+        weight_dtype: Type of the float weight, such as "float32".
+    """
+
+    name: str
+    kind: str
+    scheme: LayerScheme
+    weight_shape: tuple[int, ...]
+    weight_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """The content of the JSON file.
+
+    Attributes:
+        format_version: Version of this layout.
+        weights_sha256: Digest of the safetensors file that belongs to it.
+        layers: The quantized layers.
+        aliases: Tensors that are shared.
+    """
+
+    format_version: int
+    weights_sha256: str
+    layers: tuple[StoredLayer, ...]
+    aliases: tuple[TensorAlias, ...]
+
+
+def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
+    """Save a quantized model as `model.safetensors` and `model.json`.
+
+    Codes of 2 to 7 bits are packed to their true width; tensors that are shared are stored once.
+
+    Args:
+        model: The model, as `quantize_model` returns it.
+        directory: Where to; it is created if it does not exist, files in it are overwritten.
+
+    Raises:
+        StorageError: If the model holds something that is no tensor, or the directory cannot be
+            written.
+    """
+    extra = [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]
+    if extra:
+        raise StorageError(f"{extra[0]!r} is no tensor, so it cannot be stored. Remove it.")
+    tensors, aliases = stored_tensors(model)
+    content = safetensors.torch.save(tensors)
+    structure = StoredModel(
+        FORMAT_VERSION, hashlib.sha256(content).hexdigest(), _stored_layers(model), aliases
+    )
+    text = json.dumps(encode(structure), indent=1, allow_nan=False) + "\n"
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / WEIGHTS_FILE, content)
+        _write(folder / STRUCTURE_FILE, text.encode("utf-8"))
+    except OSError as error:
+        raise StorageError(f"Cannot write to {folder}: {error}. Choose another place.") from error
+
+
+def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Module:
+    """Load what `save_quantized_model` saved; its outputs are the same, bit for bit.
+
+    Args:
+        float_model: A model of the architecture that was quantized, with any weights. It is not
+            changed.
+        directory: Where the two files are.
+
+    Returns:
+        The quantized model, in eval mode.
+
+    Raises:
+        StorageError: If a file is missing, damaged or of another version, or does not fit the
+            architecture; the message says what does not fit.
+        UnsupportedLayerError: If `float_model` cannot be copied.
+    """
+    folder = Path(directory)
+    structure = _read_structure(folder / STRUCTURE_FILE)
+    tensors = _read_tensors(folder / WEIGHTS_FILE, structure)
+    try:
+        model = _skeleton(prepare(float_model).model, structure, tensors)
+    except StorageError as error:
+        # A model that was quantized by hand may not have been prepared.
+        try:
+            model = _skeleton(copy_model(float_model)[0], structure, tensors)
+        except StorageError:
+            raise error from None
+    _fill(model, structure, tensors)
+    return model.eval()
+
+
+def serialized_bytes(model: nn.Module) -> int:
+    """Return the length of the safetensors file that the model is saved to, float or quantized."""
+    return len(safetensors.torch.save(stored_tensors(model)[0]))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file at once, so that a reader never sees half of it."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_bytes(content)
+    os.replace(draft, path)
+
+
+def _stored_layers(model: nn.Module) -> tuple[StoredLayer, ...]:
+    return tuple(
+        StoredLayer(
+            name,
+            type(layer).__name__,
+            layer.scheme,
+            tuple(layer.quantized_weight.shape),
+            str(layer.weight_dtype).removeprefix("torch."),
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLayer) and layer.quantized_weight is not None
+    )
+
+
+def _read_structure(path: Path) -> StoredModel:
+    content = _read(path)
+    try:
+        data = json.loads(content.decode("utf-8"))
+    except ValueError as error:
+        raise StorageError(f"{path} is not JSON: {error}. Save the model again.") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise StorageError(
+            f"{path} has format version {version!r}; this version reads {FORMAT_VERSION}. "
+            "Save the model again."
+        )
+    return decode(StoredModel, data)
+
+
+def _read_tensors(path: Path, structure: StoredModel) -> dict[str, Tensor]:
+    """Read the tensors and unpack the codes."""
+    content = _read(path)
+    if hashlib.sha256(content).hexdigest() != structure.weights_sha256:
+        raise StorageError(
+            f"{path} is damaged, or from another save than the {STRUCTURE_FILE} beside it. "
+            "Save the model again."
+        )
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, ValueError) as error:
+        raise StorageError(f"{path} is no safetensors file: {error}") from error
+    for layer in structure.layers:
+        name, bits = tensor_name(layer.name, "quantized_weight"), layer.scheme.weight.bits
+        if name in tensors and bits < MAX_BITS:
+            try:
+                tensors[name] = unpack_codes(tensors[name], bits, layer.weight_shape)
+            except DataError as error:
+                raise StorageError(f"{path}: {name}: {error}") from error
+    return tensors
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"Cannot read {path}: {error.strerror}. Is the path right?") from error
+
+
+def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) -> nn.Module:
+    """Put empty quantized layers where the stored model has them, and check that all names fit."""
+    aliases = {alias.name: alias.stored for alias in structure.aliases}
+    for stored in structure.layers:
+        try:
+            module = model.get_submodule(stored.name)
+        except AttributeError:
+            raise StorageError(
+                f"The stored layer {stored.name!r} is not in this {type(model).__name__}. "
+                "Give a model of the architecture that was saved."
+            ) from None
+        layer = _empty_layer(module, stored)
+        key = tensor_name(stored.name, "input_scale")
+        layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
+        model = replace_module(model, stored.name, layer)
+    expected = {aliases.get(name, name) for name in model.state_dict()}
+    for what, names in (
+        ("lacks", expected - tensors.keys()),
+        ("holds, beyond what the model has,", tensors.keys() - expected),
+    ):
+        if names:
+            some = ", ".join(sorted(names)[:3])
+            raise StorageError(
+                f"The stored model {what} {len(names)} tensors ({some}). "
+                "Give a model of the architecture that was saved."
+            )
+    return model
+
+
+def _empty_layer(module: nn.Module, stored: StoredLayer) -> QuantizedLayer:
+    """Return a layer of the stored kind and scheme in place of a float module."""
+    if isinstance(module, QuantizedLayer):
+        layer = module
+        layer.scheme = stored.scheme
+    elif is_quantizable(module):
+        layer = get_quantized_type(module).like(module, stored.scheme)
+    else:
+        raise StorageError(
+            f"The stored layer {stored.name!r} is a {stored.kind}, the model has a "
+            f"{type(module).__name__} there. Give a model of the architecture that was saved."
+        )
+    dtype = str(layer.weight_dtype).removeprefix("torch.")
+    have = (type(layer).__name__, tuple(layer.weight.shape), dtype)
+    want = (stored.kind, stored.weight_shape, stored.weight_dtype)
+    if have != want:
+        raise StorageError(
+            f"The stored layer {stored.name!r} is a {want[0]} with weight {want[1]} {want[2]}, "
+            f"the model's a {have[0]} with {have[1]} {have[2]}. "
+            "Give a model of the architecture that was saved."
+        )
+    return layer
+
+
+def _fill(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) -> None:
+    """Copy the stored tensors into the model, and tie the codes that are shared."""
+    aliases = {alias.name: alias.stored for alias in structure.aliases}
+    filled: dict[int, str] = {}
+    state: dict[str, Any] = model.state_dict(keep_vars=True)
+    for name, target in state.items():
+        source = aliases.get(name, name)
+        value = tensors[source]
+        if (value.shape, value.dtype) != (target.shape, target.dtype):
+            raise StorageError(
+                f"The stored tensor {name!r} is {value.dtype} {tuple(value.shape)}, the model's is "
+                f"{target.dtype} {tuple(target.shape)}."
+            )
+        if filled.setdefault(id(target), source) != source:
+            raise StorageError(
+                f"The model ties {name!r} to another tensor, the stored model does not. "
+                "Give a model of the architecture that was saved."
+            )
+        with torch.no_grad():
+            target.copy_(value)
+    for name, source in aliases.items():
+        owner, _, tensor = name.rpartition(".")
+        origin, _, original = source.rpartition(".")
+        layer = model.get_submodule(owner)
+        if isinstance(layer, QuantizedLayer) and tensor != "bias":
+            setattr(layer, tensor, getattr(model.get_submodule(origin), original))

@@ -1,0 +1,114 @@
+"""Float layers of every kind with inputs that fit, and what their quantized forms must compute."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from quant_engine.affine import QParams, choose_qparams, fake_quantize
+from quant_engine.layers import QuantizedLayer, get_quantized_type
+from quant_engine.scheme import LayerScheme, TensorScheme
+
+WEIGHTS_ONLY = LayerScheme(TensorScheme(granularity="per_channel"))
+WITH_INPUT = LayerScheme(TensorScheme(granularity="per_channel"), TensorScheme(symmetric=False))
+
+LAYER_SCHEMES = {
+    "weights_only": WEIGHTS_ONLY,
+    "per_channel": WITH_INPUT,
+    "per_tensor": LayerScheme(TensorScheme(), TensorScheme()),
+    "asymmetric": LayerScheme(
+        TensorScheme(symmetric=False, granularity="per_channel"), TensorScheme(symmetric=False)
+    ),
+    "four_bits": LayerScheme(TensorScheme(bits=4, granularity="per_channel"), TensorScheme(bits=4)),
+}
+
+layer_schemes = st.builds(
+    LayerScheme,
+    st.builds(
+        TensorScheme,
+        bits=st.integers(2, 8),
+        symmetric=st.booleans(),
+        granularity=st.sampled_from(["per_tensor", "per_channel"]),
+    ),
+    st.none() | st.builds(TensorScheme, bits=st.integers(2, 8), symmetric=st.booleans()),
+)
+
+
+def seeded(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def fill(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw weights from a generator of its own, so that a case does not depend on those before."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+            elif name.endswith("running_var"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.2)
+    return module.eval()
+
+
+def input_grid(x: Tensor, scheme: LayerScheme) -> QParams | None:
+    """The grid of an input, a little too narrow so that some values are clipped."""
+    if scheme.activation is None or not x.is_floating_point():
+        return None
+    return choose_qparams(0.8 * x.min().double(), 0.8 * x.max().double(), scheme.activation)
+
+
+def quantized(module: nn.Module, x: Tensor, scheme: LayerScheme) -> QuantizedLayer:
+    return get_quantized_type(module).from_float(module, scheme, input_grid(x, scheme))
+
+
+def expected(module: nn.Module, layer: QuantizedLayer, x: Tensor, *args: object) -> Tensor:
+    """torch's own layer on the dequantized weight and the rounded input."""
+    oracle = copy.deepcopy(module)
+    oracle.weight = nn.Parameter(layer.dequantized_weight())
+    grid = layer.input_qparams
+    with torch.no_grad():
+        result = oracle(x if grid is None else fake_quantize(x, grid), *args)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def assert_rounded(module: nn.Module, layer: QuantizedLayer) -> None:
+    """Each dequantized weight is within half a step of the float one, on the channel's own grid."""
+    grid = layer.weight_qparams
+    weight, near = module.weight.detach(), layer.dequantized_weight()
+    axis = layer.channel_axis
+    if grid.axis is not None:
+        assert grid.axis == axis
+        weight, near = weight.movedim(axis, -1), near.movedim(axis, -1)
+    assert ((weight - near).abs() <= grid.scale * (0.5 + 1e-4)).all()
+    assert layer.quantized_weight is not None
+    assert layer.quantized_weight.shape == module.weight.shape
+    assert layer.quantized_weight.dtype == torch.int8
+
+
+def doubled(value: object) -> object:
+    """The same in float64, where sums in another order differ by far less than a wrong formula."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.double()
+    return value
+
+
+def one_of_each() -> dict[str, tuple[nn.Module, Tensor]]:
+    """A small layer of every quantizable type, with an input."""
+    return {
+        "Linear": (fill(nn.Linear(6, 4)), seeded((3, 6))),
+        "Conv1d": (fill(nn.Conv1d(4, 6, 3, padding=1, groups=2)), seeded((2, 4, 9))),
+        "Conv2d": (fill(nn.Conv2d(4, 6, 3, stride=2, padding=1)), seeded((2, 4, 7, 7))),
+        "ConvTranspose2d": (fill(nn.ConvTranspose2d(4, 6, 3, 2, groups=2)), seeded((2, 4, 5, 5))),
+        "Embedding": (fill(nn.Embedding(9, 5)), torch.tensor([[0, 8, 3], [3, 3, 1]])),
+    }
+
+
+def with_bits(scheme: LayerScheme, bits: int) -> LayerScheme:
+    return replace(scheme, weight=replace(scheme.weight, bits=bits))
