@@ -1,0 +1,83 @@
+"""The few figures that say how a run went."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.components import run_state
+from dashboard.figures.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_db,
+    format_nats,
+    format_number,
+    format_points,
+    shorten_middle,
+)
+from dashboard.runs import Run
+
+
+LONGEST_NAME = 20
+
+
+def show_headline(run: Run, *, key: str) -> None:
+    """Draw accuracy, bytes and output error before and after, and the worst layer."""
+    output, size = run.report.output, run.report.size
+    with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
+        if output is not None and output.accuracy_quantized is not None:
+            before, after = output.accuracy_float, output.accuracy_quantized
+            st.metric(
+                "Accuracy, float → now",
+                f"{format_accuracy(before)} → {format_accuracy(after)}",
+                # Streamlit takes the direction from an ASCII minus.
+                format_points(None if before is None else after - before).replace("−", "-"),
+                delta_color="off" if before is None or after == before else "normal",
+                delta_arrow="off" if before is None or after == before else "auto",
+                help=f"On {output.labelled_samples} test samples.",
+            )
+        else:
+            st.metric("Accuracy, float → now", MISSING)
+        st.metric(
+            "Size, float → now",
+            f"{format_bytes(size.float_bytes)} → {format_bytes(size.quantized_bytes)}"
+            if size
+            else MISSING,
+            _shrinking(size.float_bytes, size.quantized_bytes) if size else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="All parameters and buffers. 1 kB is 1,000 bytes.",
+        )
+        st.metric(
+            "Output SQNR",
+            format_db(output.error.sqnr_db if output else None),
+            help="Signal to quantization noise of the model's output: 10 dB more means a tenth of "
+            "the noise.",
+        )
+        st.metric(
+            "Same answer as float",
+            format_accuracy(output.top1_agreement if output else None),
+            f"KL {format_nats(output.kl_divergence)}" if output else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="Share of test samples for which both models choose the same class, and the mean "
+            "KL divergence of their outputs.",
+        )
+        worst = run_state.default_layer(run.report)
+        layer = next((x for x in run.report.layers if x.name == worst), None)
+        error = layer.local_error if layer is not None else None
+        st.metric(
+            "Worst layer",
+            shorten_middle(worst, LONGEST_NAME) or MISSING,
+            format_db(error.sqnr_db) if error is not None else None,
+            delta_color="off",
+            delta_arrow="off",
+            help=f"{worst}: the layer with the lowest SQNR when it alone is quantized."
+            if worst
+            else None,
+        )
+
+
+def _shrinking(before: int, after: int) -> str:
+    factor = before / after if after else 0.0
+    return f"{format_number(factor)} × smaller"

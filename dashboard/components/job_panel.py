@@ -1,0 +1,89 @@
+"""Long work on any page: progress, time left, Cancel, and why it failed."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.components import run_state
+from dashboard.components.markdown import escape_markdown
+from dashboard.figures.formatting import plural
+from dashboard.jobs import CANCELLED, QUEUED, JobStatus
+from dashboard.wording import describe_estimate
+
+POLL_SECONDS = 0.5
+
+
+def show_job_panel(*, is_empty: bool) -> None:
+    """Draw what is on its way for this session; it keeps itself up to date.
+
+    Args:
+        is_empty: Whether the shell found no run to show.
+    """
+    statuses = run_state.watched_jobs()
+    if is_empty and run_state.shown_run() is not None:
+        st.rerun()  # the work ended while the shell was drawn
+    if not statuses:
+        return
+    active = frozenset(status.key for status in statuses if status.is_active)
+    st.fragment(run_every=POLL_SECONDS if active else None)(_draw)(active, is_empty)
+
+
+def _draw(active_before: frozenset[str], is_empty: bool) -> None:
+    statuses = run_state.watched_jobs()
+    active = {status.key for status in statuses if status.is_active}
+    has_first_figures = is_empty and run_state.shown_run() is not None
+    if active != active_before or has_first_figures:
+        st.rerun()  # the whole page: something ended, or there is something to show at last
+    for index, status in enumerate(statuses):
+        with st.container(border=True, key=f"job_{index}"):
+            if status.is_active:
+                _show_active(status, index)
+            else:
+                _show_ended(status, index)
+
+
+def _show_active(status: JobStatus, index: int) -> None:
+    with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
+        with st.container():
+            st.progress(status.fraction, text=_progress_text(status))
+        st.button(
+            "Cancelling…" if status.is_cancelling else "Cancel",
+            key=f"cancel_{index}",
+            icon=":material/stop_circle:",
+            disabled=status.is_cancelling,
+            on_click=run_state.cancel_job,
+            args=(status.key,),
+        )
+
+
+def _progress_text(status: JobStatus) -> str:
+    if status.state == QUEUED:
+        waiting = plural(status.jobs_ahead, "other job")
+        return f"**{status.title}** · waiting for {waiting} to end"
+    parts = [f"**{status.title}**", escape_markdown(status.text) or "starting"]
+    if status.is_cancelling:
+        parts.append("stopping after this step")
+    elif status.seconds_left is not None:
+        parts.append(f"{describe_estimate(status.seconds_left)} left")
+    return " · ".join(parts)
+
+
+def _show_ended(status: JobStatus, index: int) -> None:
+    if status.state == CANCELLED:
+        st.info(f"{status.title} was cancelled before it had a result.", icon=":material/cancel:")
+    elif status.failure is not None:
+        failure = status.failure
+        where = f" It was at: {escape_markdown(failure.where)}." if failure.where else ""
+        st.error(
+            f"**{status.title} failed.** {escape_markdown(failure.message)}{where}",
+            icon=":material/error:",
+        )
+        if failure.details:
+            st.caption(failure.details)
+    st.button(
+        "Dismiss",
+        key=f"dismiss_job_{index}",
+        icon=":material/close:",
+        on_click=run_state.dismiss_job,
+        args=(status.key,),
+    )

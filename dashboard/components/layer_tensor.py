@@ -1,0 +1,267 @@
+"""Everything about one weight or input, one figure a tab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+
+from dashboard import tables
+from dashboard.components.chart import show_figure
+from dashboard.components.layer_actions import show_rule_change
+from dashboard.components.verdict_list import show_verdicts
+from dashboard.figures.channels import (
+    channel_ranges,
+    channels_of,
+    median_sqnr,
+    worst_channel_bars,
+    worst_channels,
+)
+from dashboard.figures.codes import code_usage, describe_codes
+from dashboard.figures.distributions import lsb_histogram, value_histogram
+from dashboard.figures.formatting import format_db, format_number, format_percent, plural
+from dashboard.figures.range_choices import best_choice, observer_name, range_choices
+from dashboard.figures.worked_example import worked_number_line, worked_steps
+from dashboard.layer_numbers import error_rows, grid_rows
+from dashboard.verdicts import better_range, cause, code_use, weak_channel
+from quant_engine.report import LayerReport, ModelReport, TensorReport
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """What a tab needs to draw.
+
+    Attributes:
+        report: The whole report.
+        layer: The layer.
+        part: "weight" or "input".
+        tensor: The weight's or input's report.
+        subject: "Weights" or "Inputs".
+        is_log: Whether counts stand on a logarithmic axis.
+    """
+
+    report: ModelReport
+    layer: LayerReport
+    part: str
+    tensor: TensorReport
+    subject: str
+    is_log: bool
+
+    def file_name(self, what: str) -> str:
+        """Return the name of a download."""
+        return f"{self.report.model_name}-{self.layer.name}-{self.part}-{what}"
+
+
+def show_values(view: TensorView) -> None:
+    """Draw the values before and after."""
+    tensor = view.tensor
+    one_scale = len(tensor.scale) == 1
+    ends = (
+        "Hatched bars at the side are values beyond the grid: they are clipped to its end."
+        if one_scale
+        else "Every channel has a grid of its own, so no line can show where it ends; hatched bars "
+        "at the side are values beyond the outermost bins."
+    )
+    show_figure(
+        value_histogram(tensor, view.subject, is_log=view.is_log),
+        key="layer_values",
+        alt=f"{view.subject} from {format_number(tensor.lo)} to {format_number(tensor.hi)}; "
+        f"{format_percent(tensor.error.clipped_fraction)} lie beyond the grid.",
+        about="\n\n".join(
+            (
+                "Wide blue bars count the float values, narrow orange bars what they became, on "
+                "the same bins.",
+                ends,
+                "If blue is spread out and orange sits on a few spikes, the grid is too coarse.",
+            )
+        ),
+        data=lambda: tables.value_table(tensor),
+        file_name=view.file_name("values"),
+    )
+
+
+def show_error(view: TensorView) -> None:
+    """Draw the error in LSB."""
+    tensor = view.tensor
+    show_verdicts((cause(tensor, view.subject),))
+    show_figure(
+        lsb_histogram(tensor, view.subject, is_log=view.is_log),
+        key="layer_lsb",
+        alt=f"Error of the {view.subject.lower()}: RMS "
+        f"{format_number(tensor.error.rmse_over_scale)} LSB, "
+        f"{format_percent(tensor.error.clipped_fraction)} clipped.",
+        about="\n\n".join(
+            (
+                "How far each value moved, in steps of the grid (LSB), so every layer can be read "
+                "on the same axis.",
+                "The dashed box is ideal rounding: even between −0.5 and 0.5. A spike at 0 means "
+                "values that were on the grid already.",
+                "Hatched red beyond ±0.5 is clipping: the value was outside the grid's range.",
+            )
+        ),
+        data=lambda: tables.lsb_table(tensor),
+        file_name=view.file_name("lsb-error"),
+    )
+
+
+def show_channels(view: TensorView) -> None:
+    """Draw the ranges of all channels and the ten worst."""
+    tensor = view.tensor
+    channels = channels_of(tensor)
+    if not channels:
+        st.info(
+            "Inputs have one scale for all channels: a scale that differs between input channels "
+            "could not be taken out of the integer sum.",
+            icon=":material/info:",
+        )
+        return
+    show_verdicts((weak_channel(tensor, view.subject),))
+    worst = worst_channels(tensor, 1)
+    middle = format_db(median_sqnr(tensor))
+    takeaway = (
+        f"{plural(len(channels), 'channel')}, median SQNR {middle}; the lowest is channel "
+        f"{worst[0].index} at {format_db(worst[0].sqnr_db)}."
+        if worst
+        else f"All {plural(len(channels), 'channel')} are exact."
+    )
+    show_figure(
+        channel_ranges(tensor),
+        key="layer_channels",
+        alt=takeaway,
+        about="\n\n".join(
+            (
+                "Above: from the smallest to the largest weight of each output channel, the "
+                "widest channel first. Dashed orange is what the grid can hold.",
+                "Below: the SQNR of the same channels; the dotted line is their median.",
+                "Narrow channels far inside the dashed lines use few codes. One scale for each "
+                "channel gives them their own grid.",
+            )
+        ),
+        data=lambda: tables.channel_table(tensor),
+        file_name=view.file_name("channels"),
+    )
+    show_figure(
+        worst_channel_bars(tensor),
+        key="layer_worst_channels",
+        alt=takeaway,
+        about="\n\n".join(
+            (
+                "The ten channels with the lowest SQNR; left their range, right their SQNR.",
+                "The dotted line is the median of all channels.",
+                "If one channel is far below it, look at its range: it shares a scale with "
+                "channels that are much wider.",
+            )
+        ),
+        data=lambda: tables.channel_table(tensor).nsmallest(10, "sqnr_db"),
+        file_name=view.file_name("worst-channels"),
+    )
+
+
+def show_codes(view: TensorView) -> None:
+    """Draw how often each code occurs."""
+    show_verdicts((code_use(view.tensor, view.subject),))
+    show_figure(
+        code_usage(view.tensor, view.subject, is_log=view.is_log),
+        key="layer_codes",
+        alt=describe_codes(view.tensor),
+        about="\n\n".join(
+            (
+                "One bar for each integer the grid has. Empty stretches are codes that nothing "
+                "uses: bits paid for and wasted.",
+                "The hatched bars at both ends also hold every clipped value.",
+                "The dotted line is the zero point, the code that stands for exactly 0.",
+            )
+        ),
+        data=lambda: tables.code_table(view.tensor),
+        file_name=view.file_name("codes"),
+    )
+
+
+def show_ranges(view: TensorView) -> None:
+    """Draw what every range rule would choose."""
+    tensor = view.tensor
+    show_verdicts((better_range(tensor, view.subject),))
+    best = best_choice(tensor.range_choices)
+    takeaway = (
+        "The rules are compared only where one range serves the whole tensor."
+        if best is None
+        else f"Best estimate: {observer_name(best.observer)} with {format_db(best.sqnr_db)}; in "
+        f"use: {observer_name(tensor.scheme.observer)}."
+    )
+    show_figure(
+        range_choices(tensor, view.subject),
+        key="layer_ranges",
+        alt=takeaway,
+        about="\n\n".join(
+            (
+                "Each rule looks at the same histogram and chooses a range. Dotted lines are the "
+                "smallest and the largest value seen.",
+                "A wide range clips nothing but makes the steps large; a narrow one makes small "
+                "steps and clips. SQNR weighs both.",
+                "The SQNR here is estimated from the calibration data; re-run to measure it.",
+            )
+        ),
+        data=lambda: tables.range_table(tensor),
+        file_name=view.file_name("ranges"),
+    )
+    show_rule_change(view.layer, view.report, view.part)
+
+
+def show_example(view: TensorView) -> None:
+    """Work one element through the arithmetic."""
+    tensor, example = view.tensor, view.tensor.example
+    place = ", ".join(str(i) for i in example.index)
+    st.markdown(
+        f"The element at [{place}] is **x = {format_number(example.value, 5)}**, "
+        f"its scale **s = {format_number(example.scale, 5)}**, "
+        f"its zero point **z = {example.zero_point}**."
+    )
+    steps = worked_steps(tensor)
+    rows = [
+        {"Step": s.name, "Numbers": s.formula, "Result": s.result, "Meaning": s.meaning}
+        for s in steps
+    ]
+    st.table(tables.table(rows).set_index("Step"))
+    show_figure(
+        worked_number_line(tensor),
+        key="layer_example",
+        alt=f"{format_number(example.value, 5)} becomes code {example.code}, which stands for "
+        f"{format_number(example.dequantized, 5)}.",
+        about="\n\n".join(
+            (
+                "The grey marks are the values the grid can hold, with their integer codes.",
+                "The blue diamond is the float value, the orange dot what it becomes.",
+                "Rounding moves a value by at most half a step; more means it was clipped.",
+            )
+        ),
+        data=lambda: tables.table(rows),
+        file_name=view.file_name("example"),
+    )
+
+
+def show_numbers(view: TensorView) -> None:
+    """Draw all numbers of the layer, weights and inputs side by side."""
+    st.markdown("**How it was quantized**")
+    st.table(tables.table(grid_rows(view.layer)).set_index("Number"))
+    st.markdown("**What it cost**")
+    st.table(tables.table(error_rows(view.layer)).set_index("Number"))
+    st.caption(
+        "Weights and Inputs: the tensors themselves. Local: the output when this layer alone is "
+        "quantized. Accumulated: the output inside the fully quantized model."
+    )
+
+
+TABS: dict[str, Callable[[TensorView], None]] = {
+    "Values": show_values,
+    "Error": show_error,
+    "Channels": show_channels,
+    "Codes": show_codes,
+    "Ranges": show_ranges,
+    "One value": show_example,
+    "All numbers": show_numbers,
+}
+"""What a tab is called, and what draws it."""
+
+COUNT_TABS = ("Values", "Error", "Codes")
+"""Tabs whose figures count values: they can stand on a logarithmic axis."""

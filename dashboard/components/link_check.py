@@ -1,0 +1,34 @@
+"""Words in a link that a page does not know: said once, instead of dropped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.components.notices import add_notice
+from dashboard.state import shorten
+
+_CHECKED = "checked_link_words"
+
+
+def check_link_word(key: str, valid: Sequence[str], *, allowed: str = "") -> None:
+    """Add a notice if the link gives `key` a value that its widget does not offer.
+
+    Call it before the widget is drawn: Streamlit removes what it cannot use from the link.
+
+    Args:
+        key: Key of the widget, and of the link.
+        valid: Values the widget takes, as they stand in a link.
+        allowed: What to call them in the notice; all of them listed if not given.
+    """
+    value = st.query_params.get(key)
+    checked: set[tuple[str, str]] = st.session_state.setdefault(_CHECKED, set())
+    if value is None or value in valid or (key, value) in checked:
+        return
+    checked.add((key, value))
+    add_notice(
+        f"The link's {key} is “{shorten(value)}”. Allowed: {allowed or ', '.join(valid)}. "
+        "Using the usual choice."
+    )
+    st.rerun()

@@ -1,0 +1,340 @@
+"""The run that every page shows, the layer that is selected, and what can be started.
+
+Pages read `require_run()` and `selected_layer()`, and change things with `select_layer()`,
+`start_sensitivity()`, `rerun_with()` and `go_to()`; all of these may be called in a callback or in
+the page itself.
+
+The link holds what was asked for in its key `run` and the layer in its key `layer`. Both belong to
+widgets that every page draws, so they survive every change of page, and going back in the browser
+restores them. What was asked for and what is shown differ only while an analysis is on its way, or
+after it failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NoReturn
+
+import streamlit as st
+
+from dashboard import service
+from dashboard.components.link_widgets import (
+    LAYER_KEY,
+    RUN_KEY,
+    apply_pending,
+    go_to,
+    rerun_outside_callback,
+    set_later,
+    set_widget,
+)
+from dashboard.components.notices import add_notice, add_toast
+from dashboard.components.work import (
+    analysis_key,
+    analysis_status,
+    attach_jobs,
+    cancel_job,
+    forget,
+    job_status,
+    jobs,
+    sensitivity_key,
+    store,
+    submit_analysis,
+    submit_sensitivity,
+    watched_jobs,
+)
+from dashboard.runs import Run, now
+from dashboard.state import (
+    LINK_KEYS,
+    Settings,
+    params_from_text,
+    settings_from_params,
+    settings_to_text,
+    shorten,
+)
+from dashboard.wording import describe_recipe
+from quant_engine.report import ModelReport
+from quant_engine.scheme import Recipe
+
+__all__ = [
+    "LAYER_KEY",
+    "RUN_KEY",
+    "analysis_key",
+    "analysis_status",
+    "cancel_job",
+    "default_layer",
+    "dismiss_job",
+    "find_run",
+    "go_to",
+    "job_status",
+    "jobs",
+    "read_link",
+    "require_run",
+    "rerun_with",
+    "select_layer",
+    "selected_layer",
+    "sensitivity_key",
+    "settle_layer",
+    "shown_run",
+    "start_analysis",
+    "start_sensitivity",
+    "start_settings",
+    "store",
+    "wanted_settings",
+    "watched_jobs",
+]
+
+_SEEN = "link_seen"
+_WANTED = "wanted_settings"
+_SHOWN = "shown_run_id"
+_LINK_LAYER = "layer_of_link"
+_DEFAULT_LAYER = "default_layer"
+_CHOSEN_LAYER = "chosen_layer"
+
+
+# --- What is asked for, and what is shown ---------------------------------------------------------
+
+
+def read_link() -> None:
+    """Draw the hidden field that binds the run to the link, and follow it where it changed.
+
+    Called once at the top of every script run, before anything else is drawn.
+    """
+    apply_pending()
+    with st.container(key="link_state"):
+        text = st.text_input("Run in the link", key=RUN_KEY, bind="query-params")
+    is_first = _SEEN not in st.session_state
+    if is_first:
+        st.session_state[_LINK_LAYER] = st.query_params.get(LAYER_KEY)
+    elif text == st.session_state[_SEEN]:
+        _keep_link_true(text)
+        return
+    st.session_state[_SEEN] = text
+    params = params_from_text(text)
+    if is_first and not text:
+        params = {key: _words(key) for key in LINK_KEYS if key in st.query_params}
+    settings, notices = settings_from_params(params, service.model_names())
+    for notice in notices:
+        add_notice(notice)
+    _adopt(settings)
+    if settings is not None and settings_to_text(settings) != text:
+        st.session_state[_SEEN] = settings_to_text(settings)
+        set_widget(RUN_KEY, settings_to_text(settings))
+
+
+def _keep_link_true(text: str) -> None:
+    """Let the link say what the field says, at the next script run.
+
+    A correction made while a session begins does not reach the browser's address line by itself.
+    """
+    if text and st.query_params.get(RUN_KEY) != text:
+        set_later(RUN_KEY, text)
+
+
+def _words(key: str) -> list[str]:
+    """Return the values of a key that somebody wrote into the link by hand."""
+    return [word for value in st.query_params.get_all(key) for word in value.split(",") if word]
+
+
+def wanted_settings() -> Settings:
+    """Return what was asked for last."""
+    wanted: Settings | None = st.session_state.get(_WANTED)
+    return wanted or _first_settings()
+
+
+def _first_settings() -> Settings:
+    """What a new visitor sees: the stored example, or the usual settings of the first model."""
+    names = service.model_names()
+    for name in (service.EXAMPLE_MODEL, *names):
+        if name in names and (example := service.model_card(name).example) is not None:
+            return example.settings
+    return Settings(model_name=names[0])
+
+
+def _adopt(settings: Settings | None) -> None:
+    """Ask for these settings: show their run if it is known, else begin to analyse them."""
+    st.session_state[_WANTED] = settings
+    wanted = settings or _first_settings()
+    if find_run(wanted) is None:
+        if settings is not None:
+            submit_analysis(wanted)
+    else:
+        st.session_state[_SHOWN] = wanted.run_id
+    attach_jobs(wanted)
+
+
+def find_run(settings: Settings) -> Run | None:
+    """Return the finished run of these settings, computed here or stored, or None."""
+    return store().get(settings.run_id) or service.find_example(settings)
+
+
+def shown_run() -> Run | None:
+    """Return the run that the pages show, or None while there is none.
+
+    It is the run that was asked for; while that one is being computed, the one shown before;
+    where nothing was shown before, what is known of it so far; and where it came to nothing, the
+    stored example.
+    """
+    wanted = wanted_settings()
+    run = find_run(wanted)
+    if run is not None:
+        st.session_state[_SHOWN] = run.id
+        return run
+    shown_id = st.session_state.get(_SHOWN)
+    if shown_id is not None:
+        shown = store().get(shown_id) or _example_of(shown_id)
+        if shown is not None:
+            return shown
+    status = analysis_status(wanted)
+    if status is not None and isinstance(status.partial, ModelReport):
+        return Run(wanted, replace(status.partial, is_partial=True), created=now())
+    if status is None or not status.is_active:
+        return service.example_run(wanted.model_name) or find_run(_first_settings())
+    return None
+
+
+def _example_of(run_id: str) -> Run | None:
+    for name in service.model_names():
+        example = service.model_card(name).example
+        if example is not None and example.id == run_id:
+            return service.example_run(name)
+    return None
+
+
+def require_run() -> Run:
+    """Return the run to show; where there is none, say why and end the page's script here."""
+    run = shown_run()
+    if run is None:
+        _say_why_empty()
+    return run
+
+
+def _say_why_empty() -> NoReturn:
+    status = job_status()
+    if status is not None and status.is_active:
+        st.info(
+            "The first figures appear here as soon as the analysis has some.",
+            icon=":material/hourglass_top:",
+        )
+    else:
+        st.info(
+            "There is no run to show yet. Choose a model and a scheme, then press Run.",
+            icon=":material/science:",
+        )
+        st.page_link("views/experiment.py", label="Set up a run", icon=":material/science:")
+    st.stop()
+
+
+# --- The selected layer ---------------------------------------------------------------------------
+
+
+def selected_layer(report: ModelReport) -> str:
+    """Return the selected layer, always one that `report` has."""
+    names = [layer.name for layer in report.layers]
+    chosen = st.session_state.get(LAYER_KEY)
+    return chosen if chosen in names else default_layer(report)
+
+
+def default_layer(report: ModelReport) -> str:
+    """Return the layer to look at first: the quantized one with the lowest SQNR of its own."""
+    measured = [layer for layer in report.layers if layer.local_error is not None]
+    if not measured:
+        return report.layers[0].name if report.layers else ""
+    worst = min(measured, key=lambda layer: layer.local_error.sqnr_db if layer.local_error else 0.0)
+    return worst.name
+
+
+def select_layer(name: str) -> None:
+    """Make `name` the selected layer on every page; it stays so from run to run."""
+    st.session_state[_CHOSEN_LAYER] = name
+    if st.session_state.get(LAYER_KEY) != name:
+        set_widget(LAYER_KEY, name)
+
+
+def settle_layer(report: ModelReport) -> None:
+    """Give the picker its value before it is drawn: the link's layer, or the default one.
+
+    A layer that nobody chose follows the default from run to run, and as a run grows.
+    """
+    names = [layer.name for layer in report.layers]
+    default, before = default_layer(report), st.session_state.get(_DEFAULT_LAYER)
+    nobody_chose = before != st.session_state.get(_CHOSEN_LAYER)
+    if nobody_chose and before is not None and st.session_state.get(LAYER_KEY) == before != default:
+        st.session_state[LAYER_KEY] = default
+    st.session_state[_DEFAULT_LAYER] = default
+    name = st.session_state.get(_LINK_LAYER)
+    if name in names:
+        st.session_state[LAYER_KEY] = name
+    elif name is not None and not (report.is_partial and job_status() is not None):
+        add_notice(
+            f"The link names the layer “{shorten(name)}”, which this run does not have. "
+            f"Showing {default}."
+        )
+    else:
+        return
+    st.session_state[_LINK_LAYER] = None
+
+
+# --- Starting work --------------------------------------------------------------------------------
+
+
+def start_analysis(
+    model_name: str,
+    recipe: Recipe,
+    *,
+    calibration_samples: int | None = None,
+    seed: int | None = None,
+) -> None:
+    """Show this run: at once where it is known, otherwise when its analysis has finished."""
+    base = wanted_settings()
+    start_settings(
+        Settings(
+            model_name,
+            recipe,
+            base.calibration_samples if calibration_samples is None else calibration_samples,
+            base.seed if seed is None else seed,
+        )
+    )
+
+
+def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool = False) -> None:
+    """Show the run of these settings, and analyse where it is not known in full.
+
+    Args:
+        settings: What to show.
+        is_forced: Analyse again, even where the run is known.
+        is_kept: Show what is known, even a part.
+    """
+    run = find_run(settings)
+    is_known = run is not None and (is_kept or not run.report.is_partial)
+    if is_forced or not is_known:
+        submit_analysis(settings)
+    else:
+        title = service.model_info(settings.model_name).title
+        add_toast(f"Now shown: {title}, {describe_recipe(settings.recipe)}.")
+    text = settings_to_text(settings)
+    if st.session_state.get(RUN_KEY) == text:
+        rerun_outside_callback()
+    else:
+        set_widget(RUN_KEY, text)
+
+
+def rerun_with(recipe: Recipe) -> None:
+    """Analyse the shown run's model again with another recipe."""
+    run = shown_run()
+    settings = run.settings if run is not None else wanted_settings()
+    start_settings(replace(settings, recipe=recipe))
+
+
+def start_sensitivity(run: Run, direction: str = "one_at_a_time") -> None:
+    """Measure the sensitivity of `run` in the background; the pages show it when done."""
+    submit_sensitivity(run, direction)
+    rerun_outside_callback()
+
+
+def dismiss_job(key: str) -> None:
+    """Forget a job that ended without a result, and what was asked for with it."""
+    forget(key)
+    if key == analysis_key(wanted_settings()):
+        shown_id = st.session_state.get(_SHOWN)
+        shown = (store().get(shown_id) or _example_of(shown_id)) if shown_id else None
+        set_widget(RUN_KEY, settings_to_text(shown.settings) if shown is not None else "")

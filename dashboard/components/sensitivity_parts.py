@@ -1,0 +1,229 @@
+"""Parts of the Sensitivity page: its headline, the curve, the cheap estimate."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import tables
+from dashboard.components import run_state
+from dashboard.components.chart import show_figure
+from dashboard.components.link_check import check_link_word
+from dashboard.components.sensitivity_table import exclude_and_rerun
+from dashboard.figures.agreement import agreement_figure, agreement_rows, correlation_text
+from dashboard.figures.cumulative import (
+    cumulative_figure,
+    describe_curve,
+    float_layers,
+    most_quantized_without_loss,
+    point_with_float_layers,
+)
+from dashboard.figures.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_db,
+    format_nats,
+    format_percent,
+    format_points,
+    plural,
+    shorten_middle,
+)
+from dashboard.figures.proxies import (
+    PROXIES,
+    Agreement,
+    describe_correlation,
+    measure_agreement,
+)
+from dashboard.figures.ranking import rank_layers
+from dashboard.figures.sensitivity_metrics import (
+    SensitivityMetric,
+    available_metrics,
+)
+from dashboard.runs import Run
+from quant_engine.report import SensitivityReport
+
+
+def show_headline(report: SensitivityReport) -> None:
+    """Draw the four figures that sum a measurement up."""
+    metric = available_metrics(report)[0]
+    ranked = rank_layers(report, metric)
+    rivals = sum(1 for row in ranked if row.first_possible == 1) - 1
+    box = st.container(horizontal=True, gap="medium", key="sensitivity_headline")
+    box.metric(
+        "Most sensitive layer",
+        shorten_middle(ranked[0].name, 24),
+        metric.format(ranked[0].value),
+        delta_color="off",
+        delta_arrow="off",
+        width="content",
+    )
+    box.metric(
+        "Could be the first as well",
+        plural(rivals, "layer") if rivals else "no other",
+        help="Layers whose interval overlaps the first one's: this data cannot tell them apart.",
+        width="content",
+    )
+    value = None if report.reference is None else metric.value(report.reference)
+    box.metric(
+        "All layers quantized",
+        MISSING if value is None else metric.format(value),
+        help=f"{metric.label} with every layer of the recipe quantized. {metric.about}",
+        width="content",
+    )
+    best = most_quantized_without_loss(report)
+    last = max((point.count for point in report.cumulative), default=0)
+    box.metric(
+        "Quantized at float accuracy",
+        MISSING if best is None else f"{best.count} of {last}",
+        help=f"The most layers, least sensitive first, with no fewer of the {report.samples} test "
+        "samples right than in float.",
+        width="content",
+    )
+
+
+def show_curve(run: Run, report: SensitivityReport, *, is_log: bool, selected: str) -> None:
+    """Draw the curve of the k least sensitive layers, and a choice of where to stop."""
+    st.subheader("How far can you go", anchor=False)
+    if not report.cumulative:
+        st.info(
+            "The curve is measured last; this measurement was stopped before it."
+            if report.is_partial
+            else "This measurement has no curve.",
+            icon=":material/show_chart:",
+        )
+        return
+    last = max(point.count for point in report.cumulative)
+    kept = _choose_split(run, report, last)
+    show_figure(
+        cumulative_figure(report, is_log=is_log, selected=selected, kept=kept),
+        key="sensitivity_curve",
+        alt=describe_curve(report),
+        about="\n\n".join(
+            (
+                "Left the float model; each point to the right quantizes one layer more, the least "
+                "sensitive first. Every point was really run.",
+                "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
+                f"One of the {report.samples} samples is "
+                f"{format_percent(1 / report.samples if report.samples else None)}.",
+                "Look for the last point before the error jumps: the layers after it are worth "
+                "keeping in float. Click a point to select the layer it added.",
+            )
+        ),
+        data=lambda: tables.cumulative_table(report),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-curve-{report.direction}",
+    )
+
+
+def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
+    """Draw the choice of how many layers stay float, and what was measured there."""
+    check_link_word("kept", [str(count) for count in range(last + 1)], allowed=f"0 to {last}")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        kept = st.number_input(
+            "Most sensitive layers in float",
+            min_value=0,
+            max_value=last,
+            value=0,
+            step=1,
+            key="kept",
+            bind="query-params",
+            width=220,
+            help="The others are quantized. The diamond in the figure marks this model.",
+        )
+        names = float_layers(report, kept)
+        st.button(
+            f"Keep {plural(kept, 'layer')} in float and re-run",
+            key="rerun_split",
+            icon=":material/playlist_remove:",
+            disabled=kept == 0,
+            on_click=exclude_and_rerun,
+            args=(run, names),
+        )
+        point = point_with_float_layers(report, kept)
+        if point is not None:
+            accuracy = ""
+            if point.accuracy is not None:
+                accuracy = f"accuracy {format_accuracy(point.accuracy)}"
+                if report.accuracy_float is not None:
+                    change = format_points(point.accuracy - report.accuracy_float)
+                    accuracy += f" ({change})"
+            error = (
+                f"KL {format_nats(point.kl_divergence)}"
+                if point.kl_divergence is not None
+                else f"output SQNR {format_db(point.sqnr_db)}"
+            )
+            parts = [format_bytes(point.model_bytes), accuracy, error]
+            st.markdown("Measured: " + " · ".join(part for part in parts if part))
+    return kept
+
+
+def show_agreement(
+    run: Run, report: SensitivityReport, metric: SensitivityMetric, *, selected: str
+) -> None:
+    """Draw whether the cheap numbers of the analysis order the layers as the measurement does."""
+    st.subheader("Would a cheap estimate have told you?", anchor=False)
+    found = {
+        proxy.label: measure_agreement(run.report, report, metric, proxy)
+        for proxy in PROXIES.values()
+    }
+    if not any(agreement.pairs for agreement in found.values()):
+        st.info(
+            "The analysis has no per-layer SQNR to compare with: it was stopped early.",
+            icon=":material/compare_arrows:",
+        )
+        return
+    with st.container(horizontal=True, gap="medium", key="correlations"):
+        for label, agreement in found.items():
+            st.metric(
+                label,
+                f"ρ = {correlation_text(agreement.spearman)}",
+                f"{describe_correlation(agreement.spearman)} · "
+                f"τ = {correlation_text(agreement.kendall)}",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"Cheap number: {agreement.proxy.about}, for "
+                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
+                "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
+                "−1 the opposite.",
+                width=260,
+            )
+    labels = [label for label, agreement in found.items() if agreement.pairs]
+    check_link_word("cheap", labels)
+    chosen = st.segmented_control(
+        "Cheap number", labels, default=labels[0], required=True, key="cheap", bind="query-params"
+    )
+    agreement = found[chosen or labels[0]]
+    show_figure(
+        agreement_figure(agreement, metric, selected=selected),
+        key="sensitivity_agreement",
+        alt=describe_agreement(agreement, metric),
+        about="\n\n".join(
+            (
+                f"One point a layer. Across: its rank by {agreement.proxy.label}, which the "
+                f"analysis gives almost for free ({agreement.proxy.about}). Upwards: its measured "
+                "rank.",
+                "On the dotted line the cheap number is right. Above the line it makes too much of "
+                "a layer, below the line it overlooks one that matters.",
+                "A rank correlation near +1 means the cheap number would do for this model; it "
+                "need not for another one.",
+            )
+        ),
+        data=lambda: tables.table(agreement_rows(agreement, metric)),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-agreement-{agreement.proxy.key}",
+    )
+
+
+def describe_agreement(agreement: Agreement, metric: SensitivityMetric) -> str:
+    """Return the takeaway of the agreement figure in a sentence."""
+    text = (
+        f"{agreement.proxy.label} against measured {metric.label}: Spearman's rank correlation "
+        f"{correlation_text(agreement.spearman)}, {describe_correlation(agreement.spearman)}."
+    )
+    worst = agreement.worst
+    if worst is None or not worst.gap:
+        return text
+    return (
+        f"{text} Furthest apart: {worst.name}, rank {worst.proxy_rank:g} by the cheap number, "
+        f"measured {worst.measured_rank:g}."
+    )

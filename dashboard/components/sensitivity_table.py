@@ -1,0 +1,171 @@
+"""Layers with their measured and their cheap numbers, and what can be done with chosen ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard.components import run_state
+from dashboard.figures.formatting import format_bytes, plural
+from dashboard.figures.proxies import PROXIES
+from dashboard.figures.ranking import RankedLayer
+from dashboard.figures.sensitivity_metrics import METRICS, SensitivityMetric
+from dashboard.figures.theme import ERROR, INT8, NEUTRAL
+from dashboard.runs import Run
+from quant_engine.report import ModelReport
+
+_LAST_CHOSEN = "sensitivity_rows_before"
+
+
+def table_rows(
+    report: ModelReport, ranked: Sequence[RankedLayer], metric: SensitivityMetric
+) -> list[dict[str, Any]]:
+    """Return the table's rows in the order of the ranking; an exact SQNR is an empty cell."""
+    layers = {layer.name: layer for layer in report.layers}
+    changed, drop = METRICS["top1"], METRICS["accuracy"]
+    rows = []
+    for row in ranked:
+        layer = layers.get(row.name)
+        cheap = {
+            proxy.label: None if layer is None else _finite(proxy.value(layer))
+            for proxy in PROXIES.values()
+        }
+        rows.append(
+            {
+                "Rank": row.position,
+                "Could be": _rank_range(row),
+                "Layer": row.name,
+                metric.title: _finite(row.value),
+                "Answers changed (%)": changed.value(row.layer),
+                "Accuracy lost (points)": drop.value(row.layer),
+                **{f"{label} (dB)": value for label, value in cheap.items()},
+                "Saved (kB)": row.saved_bytes / 1000,
+            }
+        )
+    return rows
+
+
+def show_sensitivity_table(
+    run: Run, ranked: Sequence[RankedLayer], metric: SensitivityMetric, direction: str
+) -> None:
+    """Draw the table; a chosen row selects its layer, chosen rows can be kept in float.
+
+    The choice belongs to these rows in this order: another measure or run begins without one.
+    """
+    rows = table_rows(run.report, ranked, metric)
+    names = [row.name for row in ranked]
+    key = f"sensitivity_rows_{run.id}_{direction}_{metric.key}"
+
+    def choose() -> None:
+        _select_newest(chosen_names(st.session_state.get(key), names))
+
+    event = st.dataframe(
+        rows,
+        key=key,
+        width="stretch",
+        height=min(38 + 35 * max(len(rows), 1), 460),
+        hide_index=True,
+        on_select=choose,
+        selection_mode="multi-row",
+        column_config=column_settings(rows, metric),
+    )
+    _show_actions(run, ranked, chosen_names(event, names))
+
+
+def chosen_names(event: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers that a table's selection names."""
+    rows = ((event or {}).get("selection") or {}).get("rows") or []
+    return tuple(names[index] for index in rows if 0 <= index < len(names))
+
+
+def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -> dict[str, Any]:
+    """Return how each column is drawn: numbers with bars in their cells, each with its meaning."""
+    measured_format = "%.2e" if metric.allows_log else "%.2f"
+    settings: dict[str, Any] = {
+        "Rank": st.column_config.NumberColumn(width="small", help="1 is the most sensitive layer."),
+        "Could be": st.column_config.TextColumn(
+            width="small",
+            help="The ranks that its interval allows: layers that cannot be told apart.",
+        ),
+        "Layer": st.column_config.TextColumn(pinned=True),
+        metric.title: _bar(rows, metric.title, measured_format, ERROR, metric.about),
+        "Answers changed (%)": st.column_config.NumberColumn(
+            format="%.2f", help="Samples whose most likely class is no longer the float model's."
+        ),
+        "Accuracy lost (points)": st.column_config.NumberColumn(
+            format="%.2f", help="Float accuracy minus this accuracy; below 0 it happened to help."
+        ),
+        "Saved (kB)": _bar(
+            rows,
+            "Saved (kB)",
+            "%.1f",
+            INT8,
+            "Bytes that quantizing the layer saves; 1 kB is 1,000.",
+        ),
+    }
+    for proxy in PROXIES.values():
+        title = f"{proxy.label} (dB)"
+        about = (
+            f"Cheap number: {proxy.about}. Higher is better; an empty cell is exact or not known."
+        )
+        settings[title] = _bar(rows, title, "%.1f", NEUTRAL, about)
+    return settings
+
+
+def _bar(
+    rows: Sequence[dict[str, Any]], title: str, number_format: str, color: str, about: str
+) -> Any:
+    """A column of bars from 0 to its largest value; plain numbers where a bar has no sense."""
+    values = [row[title] for row in rows if row[title] is not None]
+    if not values or min(values) < 0 or max(values) <= 0:
+        return st.column_config.NumberColumn(format=number_format, help=about)
+    return st.column_config.ProgressColumn(
+        format=number_format, min_value=0.0, max_value=float(max(values)), color=color, help=about
+    )
+
+
+def _show_actions(run: Run, ranked: Sequence[RankedLayer], chosen: Sequence[str]) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.button(
+            f"Keep {plural(len(chosen), 'layer')} in float and re-run"
+            if chosen
+            else "Exclude these and re-run",
+            key="exclude_rows",
+            type="primary",
+            icon=":material/playlist_remove:",
+            disabled=not chosen,
+            on_click=exclude_and_rerun,
+            args=(run, tuple(chosen)),
+        )
+        if chosen:
+            saved = sum(row.saved_bytes for row in ranked if row.name in set(chosen))
+            st.caption(f"The model grows by {format_bytes(saved)} when they stay float.")
+        else:
+            st.caption("Tick rows on the left to choose the layers that stay float.")
+
+
+def exclude_and_rerun(run: Run, names: Sequence[str]) -> None:
+    """Analyse the shown run's model again with these layers in float too."""
+    run_state.rerun_with(run.recipe.with_excluded(*names))
+
+
+def _select_newest(chosen: Sequence[str]) -> None:
+    """Select the layer whose row was ticked last."""
+    before = st.session_state.get(_LAST_CHOSEN, ())
+    st.session_state[_LAST_CHOSEN] = tuple(chosen)
+    newest = [name for name in chosen if name not in before]
+    if newest:
+        run_state.select_layer(newest[-1])
+
+
+def _rank_range(row: RankedLayer) -> str:
+    if row.first_possible == row.last_possible:
+        return str(row.position)
+    return f"{row.first_possible}–{row.last_possible}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,112 @@
+"""What every page has around it: the run shown, the layer picker, the link, messages, progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from dashboard import service
+from dashboard.components import run_state
+from dashboard.components.copy_link import show_copy_link
+from dashboard.components.draft import current_draft
+from dashboard.components.job_panel import show_job_panel
+from dashboard.components.link_widgets import PRESENT_KEY
+from dashboard.components.notices import show_notices
+from dashboard.runs import Run
+from dashboard.state import LINK_KEYS
+from dashboard.wording import describe_age, describe_recipe
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+
+def show_shell() -> DeltaGenerator:
+    """Draw the sidebar, the messages and the progress of what runs; before the page itself.
+
+    Returns:
+        A place in the sidebar for `show_draft`, which only the page decides.
+    """
+    st.html(ASSETS / "theme.css")
+    st.html(ASSETS / "shell.css")
+    run_state.read_link()
+    run = run_state.shown_run()
+    with st.sidebar:
+        _show_run(run)
+        place = st.container()
+        if run is not None and run.report.layers:
+            _show_layer_picker(run)
+        show_copy_link(LINK_KEYS)
+        _show_presenter_mode()
+    show_notices()
+    show_job_panel(is_empty=run is None)
+    return place
+
+
+def show_draft(place: DeltaGenerator) -> None:
+    """Say whether the settings that somebody is choosing differ from the run shown."""
+    run, draft = run_state.shown_run(), current_draft()
+    if run is None or draft.run_id == run.id:
+        return
+    with place:
+        st.badge("Settings differ from the shown run", icon=":material/edit:", color="orange")
+        status = run_state.analysis_status(draft)
+        st.button(
+            "Re-run",
+            key="shell_rerun",
+            icon=":material/play_arrow:",
+            width="stretch",
+            disabled=status is not None and status.is_active,
+            on_click=run_state.start_settings,
+            args=(draft,),
+        )
+
+
+def _show_run(run: Run | None) -> None:
+    with st.container(key="run_shown", gap="xsmall"):
+        st.markdown("**Run shown**")
+        if run is None:
+            st.caption("None yet.")
+        else:
+            st.markdown(service.model_info(run.model_name).title)
+            st.caption(describe_recipe(run.recipe))
+            _show_origin(run)
+
+
+def _show_origin(run: Run) -> None:
+    if run.is_example:
+        st.badge("Stored example", icon=":material/inventory_2:", color="blue")
+    if run.report.is_partial:
+        status = run_state.analysis_status(run.settings)
+        if status is not None and status.is_active:
+            st.badge("Still running", icon=":material/hourglass_top:", color="blue")
+        else:
+            st.badge("Partial: stopped early", icon=":material/hourglass_bottom:", color="orange")
+    if not run.is_example:
+        st.caption(f"Computed {describe_age(run.created)}")
+
+
+def _show_layer_picker(run: Run) -> None:
+    names = [layer.name for layer in run.report.layers]
+    run_state.settle_layer(run.report)
+    st.selectbox(
+        "Layer",
+        names,
+        index=names.index(run_state.default_layer(run.report)),
+        key=run_state.LAYER_KEY,
+        bind="query-params",
+        help="The layer that the Layer page shows. Clicking a bar or point sets it too.",
+    )
+
+
+def _show_presenter_mode() -> None:
+    is_first = PRESENT_KEY not in st.session_state
+    if is_first and st.query_params.get(PRESENT_KEY) == "1":
+        st.session_state[PRESENT_KEY] = True
+    if st.toggle(
+        "Presenter mode",
+        key=PRESENT_KEY,
+        bind="query-params",
+        help="Larger text and fewer details, for a projector.",
+    ):
+        st.html(ASSETS / "present.css")

@@ -1,0 +1,143 @@
+"""Work in the background for this session, and the runs it leaves behind."""
+
+from __future__ import annotations
+
+import atexit
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard import service
+from dashboard.components.notices import add_toast
+from dashboard.jobs import CANCELLED, DONE, FAILED, JobManager, JobStatus
+from dashboard.runs import Run, now
+from dashboard.state import Settings
+from dashboard.store import RunStore, default_home
+
+DIRECTIONS = ("one_at_a_time", "leave_one_out")
+
+_WATCHED = "watched_jobs"
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def jobs() -> JobManager:
+    """Return the background work of all sessions; it ends when the server does."""
+    manager = JobManager()
+    atexit.register(manager.close)
+    return manager
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _store_in(home: str) -> RunStore:
+    return RunStore(Path(home))
+
+
+def store() -> RunStore:
+    """Return the saved runs."""
+    return _store_in(str(default_home()))
+
+
+def analysis_key(settings: Settings) -> str:
+    """Return the name of the job that analyses these settings."""
+    return f"analysis:{settings.run_id}"
+
+
+def sensitivity_key(settings: Settings, direction: str) -> str:
+    """Return the name of the job that measures the sensitivity of these settings."""
+    return f"sensitivity:{direction}:{settings.run_id}"
+
+
+def submit_analysis(settings: Settings) -> None:
+    """Analyse these settings in the background and keep the run, even one cut short."""
+    key, runs = analysis_key(settings), store()
+
+    def finish(report: Any, seconds: float) -> Run:
+        older = runs.get(settings.run_id)
+        kept = older.sensitivities if older is not None else ()
+        run = Run(settings, report, kept, created=now(), seconds=seconds)
+        runs.put(run)
+        return run
+
+    jobs().submit(
+        key,
+        f"Analysing {service.model_info(settings.model_name).title}",
+        lambda control: service.analyze_settings(settings, control),
+        finish,
+    )
+    watch(key)
+
+
+def submit_sensitivity(run: Run, direction: str) -> None:
+    """Measure a run's sensitivity in the background and keep it with the run."""
+    settings, runs = run.settings, store()
+    key = sensitivity_key(settings, direction)
+
+    def finish(report: Any, seconds: float) -> Run:
+        finished = (runs.get(settings.run_id) or run).with_sensitivity(report)
+        runs.put(finished)
+        return finished
+
+    title = f"Measuring the sensitivity of {service.model_info(settings.model_name).title}"
+    jobs().submit(
+        key, title, lambda control: service.measure_settings(settings, direction, control), finish
+    )
+    watch(key)
+
+
+def attach_jobs(settings: Settings) -> None:
+    """Watch what runs already for these settings: another tab, or this one before a reload."""
+    for key in (analysis_key(settings), *(sensitivity_key(settings, d) for d in DIRECTIONS)):
+        status = jobs().status(key)
+        if status is not None and status.is_active:
+            watch(key)
+
+
+def watched_jobs() -> tuple[JobStatus, ...]:
+    """Return the jobs of this session that are on their way or ended without a result."""
+    kept = []
+    for key in st.session_state.get(_WATCHED, []):
+        status = jobs().status(key)
+        if status is None:
+            continue
+        if status.state == DONE:
+            add_toast(f"{status.title}: finished.")
+            continue
+        if status.state == CANCELLED and status.result is not None:
+            continue
+        kept.append(status)
+    st.session_state[_WATCHED] = [status.key for status in kept]
+    return tuple(kept)
+
+
+def job_status() -> JobStatus | None:
+    """Return what runs for this session, or else what failed last; None if there is neither."""
+    statuses = watched_jobs()
+    for status in statuses:
+        if status.is_active:
+            return status
+    return next((s for s in reversed(statuses) if s.state in (FAILED, CANCELLED)), None)
+
+
+def analysis_status(settings: Settings) -> JobStatus | None:
+    """Return the job that analyses these settings, or None if there is none."""
+    return jobs().status(analysis_key(settings))
+
+
+def cancel_job(key: str) -> None:
+    """Ask a job to stop."""
+    jobs().cancel(key)
+
+
+def watch(key: str) -> None:
+    """Show this job to the session until it has ended."""
+    watched: list[str] = st.session_state.setdefault(_WATCHED, [])
+    if key not in watched:
+        watched.append(key)
+
+
+def forget(key: str) -> None:
+    """Stop watching a job, and drop it if it has ended."""
+    watched = st.session_state.get(_WATCHED, [])
+    st.session_state[_WATCHED] = [other for other in watched if other != key]
+    jobs().forget(key)

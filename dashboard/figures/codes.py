@@ -1,0 +1,97 @@
+"""How often each integer code occurs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.figures.formatting import format_count, format_percent
+from dashboard.figures.spikes import count_axis
+from dashboard.figures.theme import (
+    CLIPPED,
+    CLIPPED_EDGE,
+    CLIPPED_HATCH,
+    INT8,
+    INT8_EDGE,
+    label,
+    new_figure,
+    vertical_line,
+)
+from quant_engine.report import TensorReport
+
+
+def end_code_share(tensor: TensorReport) -> float:
+    """Return the share of values, 0 to 1, that got the smallest or the largest code."""
+    counts = tensor.codes.counts
+    total = sum(counts)
+    return (counts[0] + counts[-1]) / total if total else 0.0
+
+
+def code_usage(
+    tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
+) -> go.Figure:
+    """Return one bar for each code; the two end codes, where clipped values land, are hatched.
+
+    Args:
+        tensor: The weight or input.
+        subject: What the values are; begins the title.
+        is_log: Whether counts stand on a logarithmic axis.
+    """
+    codes = tensor.codes
+    first, last = codes.qmin, codes.qmin + len(codes.counts) - 1
+    inner = [
+        (code, count) for code, count in enumerate(codes.counts, start=first) if first < code < last
+    ]
+    ends = [(first, codes.counts[0]), (last, codes.counts[-1])]
+    traces = [_bars("values", inner, is_end=False)]
+    traces.append(_bars("end codes: clipped values land here", ends, is_end=True))
+    y_axis, cuts = count_axis(is_log, [*inner, *ends])
+    shapes, notes = [], []
+    if len(set(tensor.zero_point)) == 1:
+        zero = tensor.zero_point[0]
+        shapes.append(vertical_line(zero))
+        anchor = "right" if zero > (first + last) / 2 else "left"
+        height = 0.9 if cuts else 1.0
+        notes.append(label(zero, f" zero point {zero} ", anchor=anchor, y=height))
+    margin = 0.012 * len(codes.counts) + 0.5
+    used = f"{format_count(codes.codes_used)} of {format_count(len(codes.counts))} used"
+    return new_figure(
+        f"{subject}: values with each code ({used})",
+        f"Integer code, {first} to {last}",
+        "Values with this code (count)",
+        traces=traces,
+        x_axis={"range": [first - margin, last + margin]},
+        y_axis=y_axis,
+        shapes=shapes,
+        annotations=[*notes, *cuts],
+        layout={"barmode": "overlay"},
+    )
+
+
+def _bars(name: str, bars: list[tuple[int, int]], *, is_end: bool) -> dict[str, Any]:
+    marker: dict[str, Any] = {"color": INT8, "line": {"width": 0.4, "color": INT8_EDGE}}
+    if is_end:
+        marker = {
+            "color": CLIPPED,
+            "pattern": CLIPPED_HATCH,
+            "line": {"width": 1, "color": CLIPPED_EDGE},
+        }
+    return {
+        "type": "bar",
+        "name": name,
+        "x": [code for code, _ in bars],
+        "y": [count for _, count in bars],
+        "width": 1,
+        "marker": marker,
+        "hovertemplate": "code %{x}: %{y:,} values<extra></extra>",
+    }
+
+
+def describe_codes(tensor: TensorReport) -> str:
+    """Return the takeaway of `code_usage` in one sentence."""
+    codes = tensor.codes
+    return (
+        f"{codes.codes_used} of {len(codes.counts)} codes are used; "
+        f"{format_percent(end_code_share(tensor))} of the values have an end code."
+    )

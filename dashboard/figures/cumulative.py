@@ -1,0 +1,231 @@
+"""The model step by step: the k least sensitive layers quantized, the others in float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.figures.axes import BYTES_AXIS, log_axis, two_lines
+from dashboard.figures.formatting import (
+    format_accuracy,
+    format_bytes,
+    format_db,
+    format_nats,
+    plural,
+)
+from dashboard.figures.theme import (
+    ERROR,
+    ERROR_EDGE,
+    FLOAT,
+    HIGHLIGHT,
+    INT8,
+    INT8_EDGE,
+    axis,
+    empty_figure,
+    new_figure,
+)
+from quant_engine.report import CumulativePoint, SensitivityReport
+
+TITLE = two_lines("Error and accuracy against model size", "the k least sensitive layers quantized")
+
+
+def float_layers(report: SensitivityReport, kept: int) -> tuple[str, ...]:
+    """Return the `kept` most sensitive layers: those that the curve quantizes last."""
+    order = [point.layer for point in report.cumulative if point.layer]
+    return tuple(order[len(order) - kept :]) if kept > 0 else ()
+
+
+def point_with_float_layers(report: SensitivityReport, kept: int) -> CumulativePoint | None:
+    """Return the point of the curve at which `kept` layers are still float, or None."""
+    last = max((point.count for point in report.cumulative), default=0)
+    return next((p for p in report.cumulative if p.count == last - kept), None)
+
+
+def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | None:
+    """Return the smallest model that gets no fewer samples right than float, or None."""
+    if report.accuracy_float is None:
+        return None
+    fit = [
+        point
+        for point in report.cumulative
+        if point.accuracy is not None and point.accuracy >= report.accuracy_float - 1e-9
+    ]
+    return max(fit, key=lambda point: point.count, default=None)
+
+
+def cumulative_figure(
+    report: SensitivityReport, *, is_log: bool = True, selected: str = "", kept: int | None = None
+) -> go.Figure:
+    """Return error above accuracy, both against the bytes of the model.
+
+    The float model stands left, everything quantized right. `customdata` of a point is the layer
+    that was quantized last.
+
+    Args:
+        report: A measurement with its curve.
+        is_log: Draw the KL divergence on a logarithmic axis, where 0 has no place.
+        selected: Layer to point out.
+        kept: Point out the model with this many layers in float.
+    """
+    points = report.cumulative
+    if not points:
+        return empty_figure(TITLE, "The curve was not measured.")
+    has_logits = any(point.kl_divergence is not None for point in points)
+    has_labels = any(point.accuracy is not None for point in points)
+    bottom, gap = (0.36, 0.46) if has_labels else (0.0, 0.0)
+    traces = [_error_trace(points, has_logits, is_log)]
+    layout: dict[str, Any] = {
+        "yaxis": axis(
+            "KL divergence (nats)" if has_logits else "Output SQNR (dB)",
+            domain=[gap, 1.0],
+            **(log_axis(traces[0]["y"]) if has_logits and is_log else {"exponentformat": "e"}),
+        ),
+    }
+    if has_labels:
+        traces.append(_accuracy_trace(points))
+        if report.accuracy_float is not None:
+            traces.append(_float_accuracy(points, report.accuracy_float))
+        layout["yaxis2"] = axis(
+            "Accuracy (%)", domain=[0.0, bottom], anchor="x", range=_accuracy_range(report)
+        )
+    traces += _marks(points, traces[0], selected, kept)
+    layout["xaxis"] = axis(
+        "Model size (float left, all quantized right)",
+        **BYTES_AXIS,
+        autorange="reversed",
+        anchor="y2" if has_labels else "y",
+    )
+    return new_figure(TITLE, traces=traces, height=520 if has_labels else 380, layout=layout)
+
+
+def describe_curve(report: SensitivityReport) -> str:
+    """Return the takeaway of the curve in a sentence."""
+    if not report.cumulative:
+        return "The curve was not measured."
+    first, last = report.cumulative[0], report.cumulative[-1]
+    text = (
+        f"From {format_bytes(first.model_bytes)} in float to {format_bytes(last.model_bytes)} with "
+        f"{plural(last.count, 'layer')} quantized."
+    )
+    best = most_quantized_without_loss(report)
+    if best is not None:
+        text += f" Up to {plural(best.count, 'layer')} keep the accuracy of float."
+    return text
+
+
+def describe_point(point: CumulativePoint) -> str:
+    """Return what a point's hover shows."""
+    head = f"{plural(point.count, 'layer')} quantized" if point.count else "the float model"
+    lines = [f"<b>{head}</b>"]
+    if point.layer:
+        lines.append(f"last one: {point.layer}")
+    lines.append(f"model: {format_bytes(point.model_bytes)}")
+    if point.kl_divergence is not None:
+        lines.append(f"KL divergence: {format_nats(point.kl_divergence)}")
+    lines.append(f"output SQNR: {format_db(point.sqnr_db)}")
+    if point.accuracy is not None:
+        lines.append(f"accuracy: {format_accuracy(point.accuracy)}")
+    return "<br>".join(lines)
+
+
+def _points_trace(
+    points: Sequence[CumulativePoint], values: Sequence[float | None], name: str
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "showlegend": False,  # the axis says it
+        "x": [point.model_bytes for point in points],
+        "y": list(values),
+        "customdata": [point.layer for point in points],
+        "hovertext": [describe_point(point) for point in points],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _error_trace(
+    points: Sequence[CumulativePoint], has_logits: bool, is_log: bool
+) -> dict[str, Any]:
+    def height(point: CumulativePoint) -> float | None:
+        value = point.kl_divergence if has_logits else point.sqnr_db
+        if value is None or not math.isfinite(value) or (has_logits and is_log and value <= 0):
+            return None
+        return value
+
+    name = "KL divergence" if has_logits else "Output SQNR"
+    return _points_trace(points, [height(point) for point in points], name) | {
+        "line": {"color": ERROR},
+        "marker": {"color": ERROR, "size": 8, "line": {"color": ERROR_EDGE, "width": 1}},
+    }
+
+
+def _accuracy_trace(points: Sequence[CumulativePoint]) -> dict[str, Any]:
+    values = [None if p.accuracy is None else 100 * p.accuracy for p in points]
+    return _points_trace(points, values, "accuracy of this mixed model") | {
+        "yaxis": "y2",
+        "line": {"color": INT8},
+        "marker": {
+            "color": INT8,
+            "size": 8,
+            "symbol": "square",
+            "line": {"color": INT8_EDGE, "width": 1},
+        },
+    }
+
+
+def _accuracy_range(report: SensitivityReport) -> list[float]:
+    """From the lowest accuracy to the highest, with room for markers; hardly above 100 %."""
+    shares = [point.accuracy for point in report.cumulative if point.accuracy is not None]
+    shares += [] if report.accuracy_float is None else [report.accuracy_float]
+    low, high = 100 * min(shares), 100 * max(shares)
+    margin = max(0.15 * (high - low), 0.25)
+    return [low - margin, min(high + margin, 100 + 0.5 * margin)]
+
+
+def _float_accuracy(points: Sequence[CumulativePoint], accuracy: float) -> dict[str, Any]:
+    ends = [max(p.model_bytes for p in points), min(p.model_bytes for p in points)]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"float accuracy: {format_accuracy(accuracy)}",
+        "x": ends,
+        "y": [100 * accuracy] * 2,
+        "yaxis": "y2",
+        "line": {"color": FLOAT, "dash": "dash", "width": 1.5},
+        "hoverinfo": "skip",
+    }
+
+
+def _marks(
+    points: Sequence[CumulativePoint], error: dict[str, Any], selected: str, kept: int | None
+) -> list[dict[str, Any]]:
+    """Rings around the step of the selected layer and around the chosen split."""
+    last = max(point.count for point in points)
+    rings = []
+    for index, point in enumerate(points):
+        for is_wanted, symbol, name in (
+            (bool(selected) and point.layer == selected, "circle-open", "selected layer"),
+            (kept is not None and point.count == last - kept, "diamond-open", "chosen split"),
+        ):
+            if is_wanted and error["y"][index] is not None:
+                rings.append(
+                    {
+                        "type": "scatter",
+                        "mode": "markers",
+                        "name": name,
+                        "x": [point.model_bytes],
+                        "y": [error["y"][index]],
+                        "marker": {
+                            "symbol": symbol,
+                            "size": 20,
+                            "color": HIGHLIGHT,
+                            "line": {"width": 3, "color": HIGHLIGHT},
+                        },
+                        "hoverinfo": "skip",
+                    }
+                )
+    return rings

@@ -1,0 +1,192 @@
+"""Numbers as people read them: three significant digits and a unit.
+
+Bytes are decimal: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes. A missing value is a dash, an
+infinite SQNR is the word "exact".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+MISSING = "–"
+EXACT = "exact"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """Return a number with `digits` significant digits.
+
+    Very small and very large numbers use powers of ten.
+
+    Example:
+        >>> format_number(0.012345), format_number(12345.6), format_number(1.3e-6), format_number(0)
+        ('0.0123', '12,346', '1.3e-06', '0')
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    sign, size = (_MINUS if value < 0 else ""), abs(value)
+    if size == 0:
+        return "0"
+    if size < 1e-3 or size >= 1e7:
+        mantissa, exponent = f"{size:.{digits - 1}e}".split("e")
+        return f"{sign}{_trim(mantissa)}e{exponent}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+    return sign + _trim(f"{size:,.{decimals}f}")
+
+
+def _trim(text: str) -> str:
+    """Drop the zeros that end a decimal fraction."""
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_count(value: int | None) -> str:
+    """Return a whole number with thousands separators.
+
+    Example:
+        >>> format_count(1234567)
+        '1,234,567'
+    """
+    return MISSING if value is None else f"{value:,}".replace("-", _MINUS)
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """Return a count with its noun.
+
+    Example:
+        >>> plural(1, "layer"), plural(2048, "channel")
+        ('1 layer', '2,048 channels')
+    """
+    return f"{format_count(count)} {noun if count == 1 else many or noun + 's'}"
+
+
+def format_bytes(value: float | None) -> str:
+    """Return an amount of bytes in B, kB, MB or GB (decimal).
+
+    Example:
+        >>> format_bytes(512), format_bytes(12345), format_bytes(3_400_000), format_bytes(-2000)
+        ('512 B', '12.3 kB', '3.4 MB', '−2 kB')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    size, unit = abs(value), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    sign = _MINUS if value < 0 else ""
+    return f"{sign}{format_number(size)} {unit}"
+
+
+def format_db(value: float | None) -> str:
+    """Return decibels with one decimal; no error at all is "exact".
+
+    Example:
+        >>> format_db(41.234), format_db(-0.04), format_db(math.inf), format_db(None)
+        ('41.2 dB', '0.0 dB', 'exact', '–')
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    if value == math.inf:
+        return EXACT
+    if value == -math.inf:
+        return f"{_MINUS}∞ dB"
+    return f"{value:z.1f} dB".replace("-", _MINUS)
+
+
+def format_percent(share: float | None) -> str:
+    """Return a share from 0 to 1 in percent; never rounds something to nothing or to all.
+
+    Example:
+        >>> format_percent(0.1234), format_percent(0.00001), format_percent(0.99999)
+        ('12.3 %', '< 0.01 %', '> 99.99 %')
+        >>> format_percent(0), format_percent(1), format_percent(0.005)
+        ('0 %', '100 %', '0.5 %')
+    """
+    if share is None or not math.isfinite(share):
+        return MISSING
+    percent = 100 * share
+    if 0 < percent < 0.01:
+        return "< 0.01 %"
+    if 99.99 < percent < 100:
+        return "> 99.99 %"
+    decimals = 2 if abs(percent) < 1 or 99 < percent < 100 else 1
+    return f"{_trim(f'{percent:.{decimals}f}')} %".replace("-", _MINUS)
+
+
+def format_accuracy(share: float | None) -> str:
+    """Return an accuracy from 0 to 1 in percent, with the two decimals that points have.
+
+    Example:
+        >>> format_accuracy(0.9825), format_accuracy(0.995), format_accuracy(None) == MISSING
+        ('98.25 %', '99.5 %', True)
+    """
+    if share is None or not math.isfinite(share):
+        return MISSING
+    return f"{_trim(f'{100 * share:.2f}')} %"
+
+
+def format_points(share: float | None) -> str:
+    """Return a difference of two shares in percentage points, always with its sign.
+
+    Example:
+        >>> format_points(-0.0125), format_points(0.002), format_points(0)
+        ('−1.25 points', '+0.2 points', '±0 points')
+    """
+    if share is None or not math.isfinite(share):
+        return MISSING
+    text = _trim(f"{abs(100 * share):.2f}")
+    if text == "0":
+        return "±0 points"
+    return f"{'+' if share > 0 else _MINUS}{text} points"
+
+
+def format_nats(value: float | None) -> str:
+    """Return a KL divergence with its unit.
+
+    Example:
+        >>> format_nats(1.3e-6)
+        '1.3e-06 nats'
+    """
+    return MISSING if value is None or math.isnan(value) else f"{format_number(value)} nats"
+
+
+def format_ms(value: float | None) -> str:
+    """Return a duration in milliseconds with a unit that suits it.
+
+    Example:
+        >>> format_ms(0.0421), format_ms(12.34), format_ms(2500)
+        ('42.1 µs', '12.3 ms', '2.5 s')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value and abs(value) < 0.1:
+        return f"{format_number(value * 1000)} µs"
+    if abs(value) >= 1000:
+        return f"{format_number(value / 1000)} s"
+    return f"{format_number(value)} ms"
+
+
+def format_shape(shape: Iterable[int]) -> str:
+    """Return the sides of a tensor.
+
+    Example:
+        >>> format_shape((64, 32, 3, 3)), format_shape(())
+        ('64 × 32 × 3 × 3', '–')
+    """
+    return " × ".join(str(side) for side in shape) or MISSING
+
+
+def shorten_middle(text: str, length: int = 28) -> str:
+    """Shorten a name in its middle: layer names differ at both ends.
+
+    Example:
+        >>> shorten_middle("encoder.blocks.11.attention.out_proj", 20)
+        'encoder.bl….out_proj'
+    """
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    return f"{text[: length - 1 - tail]}…{text[-tail:]}"

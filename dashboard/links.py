@@ -1,0 +1,116 @@
+"""Schemes as short readable text for a link, and back.
+
+`8-symmetric-per_channel-mse`, `8-asymmetric-per_tensor-percentile99.5`, `none` (input in float),
+`conv1:4` (weight bits of one layer), `conv1:4:6` (weight and input bits) or, where a layer has a
+scheme of its own, `conv1:<scheme>:<scheme>`.
+"""
+
+from __future__ import annotations
+
+from quant_engine.choices import suggest
+from quant_engine.scheme import (
+    GRANULARITIES,
+    OBSERVERS,
+    LayerScheme,
+    Recipe,
+    TensorScheme,
+)
+
+NO_ACTIVATION = "none"
+_SYMMETRY = {"symmetric": True, "asymmetric": False}
+
+
+class LinkError(ValueError):
+    """A part of a link that cannot be read."""
+
+
+def scheme_to_text(scheme: TensorScheme) -> str:
+    """Return a scheme as text.
+
+    Example:
+        >>> scheme_to_text(TensorScheme(bits=4, observer="percentile", percentile=99.5))
+        '4-symmetric-per_tensor-percentile99.5'
+    """
+    symmetry = "symmetric" if scheme.symmetric else "asymmetric"
+    observer = scheme.observer
+    if observer == "percentile":
+        observer += repr(float(scheme.percentile))
+    return f"{scheme.bits}-{symmetry}-{scheme.granularity}-{observer}"
+
+
+def scheme_from_text(text: str) -> TensorScheme:
+    """Read a scheme; missing parts are the usual ones.
+
+    Raises:
+        LinkError: If a part is not a word a scheme has.
+        SchemeError: If a value is outside what a scheme allows.
+
+    Example:
+        >>> scheme_from_text("4-asymmetric-percentile99.5")
+        TensorScheme(bits=4, symmetric=False, granularity='per_tensor', observer='percentile',
+        percentile=99.5)
+    """
+    bits, symmetric, granularity, observer = 8, True, "per_tensor", "minmax"
+    percentile = 99.9
+    words = (*_SYMMETRY, *GRANULARITIES, *OBSERVERS)
+    for part in text.split("-"):
+        if part.isascii() and part.isdigit() and len(part) <= 3:
+            bits = int(part)
+        elif part in _SYMMETRY:
+            symmetric = _SYMMETRY[part]
+        elif part in GRANULARITIES:
+            granularity = part
+        elif part in OBSERVERS:
+            observer = part
+        elif part.startswith("percentile"):
+            observer = "percentile"
+            percentile = _number(part.removeprefix("percentile"))
+        else:
+            raise LinkError(f"“{part[:30]}” is not a word of a scheme. {suggest(part, words)}")
+    return TensorScheme(bits, symmetric, granularity, observer, percentile)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise LinkError(f"“{text[:30]}” is not a number.") from None
+
+
+def activation_to_text(scheme: TensorScheme | None) -> str:
+    """Return the scheme of the layer inputs as text; "none" keeps them in float."""
+    return NO_ACTIVATION if scheme is None else scheme_to_text(scheme)
+
+
+def activation_from_text(text: str) -> TensorScheme | None:
+    """Read the scheme of the layer inputs; raises as `scheme_from_text` does."""
+    return None if text == NO_ACTIVATION else scheme_from_text(text)
+
+
+def override_to_text(name: str, scheme: LayerScheme, recipe: Recipe) -> str:
+    """Return one layer's own scheme as text, as bits alone where only the bits differ."""
+    base = LayerScheme(recipe.weight, recipe.activation)
+    bits = scheme.weight.bits
+    if scheme == base.with_bits(bits):
+        return f"{name}:{bits}"
+    if scheme.activation is not None and scheme == base.with_bits(bits, scheme.activation.bits):
+        return f"{name}:{bits}:{scheme.activation.bits}"
+    return f"{name}:{scheme_to_text(scheme.weight)}:{activation_to_text(scheme.activation)}"
+
+
+def override_from_text(text: str, recipe: Recipe) -> tuple[str, LayerScheme]:
+    """Read one layer's own scheme; the inverse of `override_to_text`.
+
+    Raises:
+        LinkError: If the text is not `layer:bits`, `layer:bits:bits` or `layer:scheme:scheme`.
+        SchemeError: If a value is outside what a scheme allows.
+    """
+    base = LayerScheme(recipe.weight, recipe.activation)
+    name, *parts = text.split(":")
+    if not name or len(parts) not in (1, 2) or not all(parts):
+        raise LinkError(f"“{text[:40]}” is not written as layer:bits.")
+    if all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts):
+        return name, base.with_bits(*(int(part) for part in parts))
+    if len(parts) == 1:
+        raise LinkError(f"“{parts[0][:30]}” is not a number of bits.")
+    return name, LayerScheme(scheme_from_text(parts[0]), activation_from_text(parts[1]))

@@ -1,0 +1,190 @@
+"""The sections of a downloaded report: which figures and numbers it shows, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from dashboard.figures.error_ridges import (
+    describe_errors,
+    layer_error_histograms,
+    tensors_of,
+)
+from dashboard.figures.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_count,
+    format_db,
+    format_nats,
+    format_percent,
+    format_points,
+)
+from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
+from dashboard.figures.ranking import rank_layers
+from dashboard.figures.sensitivity import describe_ranking, ranking_figure
+from dashboard.figures.sensitivity_metrics import available_metrics
+from dashboard.figures.size import layer_size_figure, reduction_text, waterfall_figure
+from dashboard.figures.size_items import describe_layers, layer_bytes, size_steps
+from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
+from dashboard.figures.timing_text import batch_sizes, conditions_text, verdict_text
+from dashboard.layer_rows import layer_sqnrs
+from quant_engine.report import LayerReport, ModelReport, SensitivityReport
+
+MOST_LAYERS = 40
+"""Rankings in the file show at most this many layers; its tables and data show all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One figure of the report.
+
+    Attributes:
+        title: Heading.
+        text: The takeaway, also for those who cannot see the figure.
+        figure: The figure.
+    """
+
+    title: str
+    text: str
+    figure: go.Figure
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNumber:
+    """One figure in words: its name, its value, and a remark."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+def key_numbers(report: ModelReport) -> tuple[KeyNumber, ...]:
+    """Return the numbers a reader looks for first."""
+    output, size = report.output, report.size
+    quantized = len(report.quantized_layers)
+    numbers = [KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}")]
+    if output is not None:
+        before, after = output.accuracy_float, output.accuracy_quantized
+        if before is not None and after is not None:
+            remark = f"float {format_accuracy(before)}, {format_points(after - before)}"
+            numbers.append(KeyNumber("Accuracy quantized", format_accuracy(after), remark))
+        remark = f"KL {format_nats(output.kl_divergence)}" if output.kl_divergence else ""
+        agreement = format_accuracy(output.top1_agreement)
+        if agreement != MISSING:
+            numbers.append(KeyNumber("Same answer as float", agreement, remark))
+        numbers.append(KeyNumber("Output SQNR", format_db(output.error.sqnr_db)))
+    if size is not None:
+        remark = f"from {format_bytes(size.float_bytes)}, {reduction_text(size)}"
+        numbers.append(KeyNumber("Model size", format_bytes(size.quantized_bytes), remark))
+    return tuple(numbers)
+
+
+def sections(
+    report: ModelReport, sensitivities: Iterable[SensitivityReport] = ()
+) -> tuple[Section, ...]:
+    """Return the figures that this report has data for."""
+    found = list(_error_sections(report))
+    found += [section for s in sensitivities for section in _sensitivity_sections(s)]
+    found += _size_sections(report)
+    found += _timing_sections(report)
+    return tuple(found)
+
+
+def _error_sections(report: ModelReport) -> Iterable[Section]:
+    for part, title in (("weight", "Errors of the weights"), ("input", "Errors of the inputs")):
+        if tensors_of(report, part):
+            figure = layer_error_histograms(report, part)
+            yield Section(title, describe_errors(report, part), figure)
+    if any(layer.accumulated_error is not None for layer in report.layers):
+        text = describe_layer_errors(report)
+        yield Section("Where the error comes from", text, layer_error_dots(report))
+
+
+def _sensitivity_sections(report: SensitivityReport) -> Iterable[Section]:
+    metrics = available_metrics(report)
+    if not metrics:
+        return
+    ranked = rank_layers(report, metrics[0])
+    name = report.direction.replace("_", " ")
+    figure = ranking_figure(report, ranked[:MOST_LAYERS], metrics[0])
+    yield Section(f"Sensitivity, {name}", describe_ranking(report, ranked, metrics[0]), figure)
+
+
+def _size_sections(report: ModelReport) -> list[Section]:
+    size = report.size
+    if size is None:
+        return []
+    text = (
+        f"{format_bytes(size.float_bytes)} in float, {format_bytes(size.quantized_bytes)} "
+        f"quantized: {reduction_text(size)}. Files on disk: "
+        f"{format_bytes(size.float_file_bytes)} and {format_bytes(size.quantized_file_bytes)}."
+    )
+    rows = layer_bytes(report.layers, top=MOST_LAYERS)
+    each = describe_layers(rows)
+    return [
+        Section("Size of the model", text, waterfall_figure(size_steps(report))),
+        Section("Size of each layer", each, layer_size_figure(rows)),
+    ]
+
+
+def _timing_sections(report: ModelReport) -> list[Section]:
+    timing = report.timing
+    if timing is None:
+        return []
+    conditions = conditions_text(timing)
+    found = [
+        Section(
+            f"Time at batch size {batch}",
+            f"{verdict_text(timing, batch)} {conditions}",
+            model_timing_figure(timing, batch),
+        )
+        for batch in batch_sizes(timing)
+    ]
+    names = slowest_layers(timing, MOST_LAYERS)
+    if names:
+        figure = layer_timing_figure(timing, names)
+        found.append(Section("Time of each layer", conditions, figure))
+    return found
+
+
+LAYER_COLUMNS = (
+    ("Layer", False),
+    ("Kind", False),
+    ("Status", False),
+    ("Weight bits", True),
+    ("Input bits", True),
+    ("Weight SQNR (dB)", True),
+    ("Input SQNR (dB)", True),
+    ("Local SQNR (dB)", True),
+    ("Accumulated SQNR (dB)", True),
+    ("Weights clipped (%)", True),
+    ("Inputs clipped (%)", True),
+    ("Float (bytes)", True),
+    ("Quantized (bytes)", True),
+)
+"""Columns of the report's table, and whether they hold numbers."""
+
+
+def layer_cells(layer: LayerReport) -> tuple[str, ...]:
+    """Return one row of the report's table as text; units stand in the column names."""
+    weight, entry = layer.weight, layer.input
+    status = layer.status if layer.is_quantized else f"{layer.status}: {layer.reason}"
+    return (
+        layer.name,
+        layer.kind,
+        status,
+        MISSING if weight is None else str(weight.scheme.bits),
+        MISSING if entry is None else str(entry.scheme.bits),
+        *(format_db(value).removesuffix(" dB") for value in layer_sqnrs(layer).values()),
+        *(
+            MISSING
+            if tensor is None
+            else format_percent(tensor.error.clipped_fraction).removesuffix(" %")
+            for tensor in (weight, entry)
+        ),
+        format_count(layer.size.float_bytes),
+        format_count(layer.size.quantized_bytes),
+    )

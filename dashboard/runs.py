@@ -1,0 +1,227 @@
+"""A run: one analysis with its settings and all that was measured on it, and its saved form.
+
+A saved run is three lines of JSON: a summary (so that a list of runs need not read the reports),
+the report, and the sensitivities.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dashboard.state import Settings
+from quant_engine.errors import QuantizationError, StorageError
+from quant_engine.report import Environment, ModelReport, SensitivityReport
+from quant_engine.scheme import Recipe
+from quant_engine.serialization import decode, encode
+
+FILE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One analysis with everything that was measured on it.
+
+    Attributes:
+        settings: What was asked for; decides `id`.
+        report: What the analysis found.
+        sensitivities: What was measured on top, at most one for each direction.
+        created: When it finished, ISO 8601 in UTC.
+        seconds: How long the analysis took.
+        is_example: Whether it came with the dashboard instead of being computed here.
+    """
+
+    settings: Settings
+    report: ModelReport
+    sensitivities: tuple[SensitivityReport, ...] = ()
+    created: str = ""
+    seconds: float | None = None
+    is_example: bool = False
+
+    @property
+    def id(self) -> str:
+        """The settings' own name."""
+        return self.settings.run_id
+
+    @property
+    def model_name(self) -> str:
+        """Name of the sample model."""
+        return self.settings.model_name
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the model was quantized."""
+        return self.settings.recipe
+
+    @property
+    def sensitivity(self) -> SensitivityReport | None:
+        """The one-at-a-time sensitivity, or another one, or None if none was measured."""
+        return self.sensitivity_for("one_at_a_time") or next(iter(self.sensitivities), None)
+
+    def sensitivity_for(self, direction: str) -> SensitivityReport | None:
+        """Return the sensitivity measured in one direction, or None."""
+        for sensitivity in self.sensitivities:
+            if sensitivity.direction == direction:
+                return sensitivity
+        return None
+
+    def with_sensitivity(self, sensitivity: SensitivityReport) -> Run:
+        """Return a copy with this sensitivity in place of an older one of its direction."""
+        others = (s for s in self.sensitivities if s.direction != sensitivity.direction)
+        return replace(self, sensitivities=(*others, sensitivity))
+
+    def summary(self) -> RunSummary:
+        """Return the few figures that a list of runs shows."""
+        output, size = self.report.output, self.report.size
+        return RunSummary(
+            settings=self.settings,
+            created=self.created,
+            seconds=self.seconds,
+            is_partial=self.report.is_partial,
+            accuracy_float=output.accuracy_float if output else None,
+            accuracy_quantized=output.accuracy_quantized if output else None,
+            float_bytes=size.float_bytes if size else None,
+            quantized_bytes=size.quantized_bytes if size else None,
+            layers=len(self.report.layers),
+            environment=self.report.environment,
+            is_example=self.is_example,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list: its settings and headline figures."""
+
+    settings: Settings
+    created: str
+    seconds: float | None
+    is_partial: bool
+    accuracy_float: float | None
+    accuracy_quantized: float | None
+    float_bytes: int | None
+    quantized_bytes: int | None
+    layers: int
+    environment: Environment
+    is_example: bool = False
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.settings.run_id
+
+
+def now() -> str:
+    """Return the present time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def run_to_text(run: Run) -> str:
+    """Return a run as three lines of JSON."""
+    lines = (
+        {"file_version": FILE_VERSION, "summary": _summary_to_dict(run.summary())},
+        run.report.to_dict(),
+        [sensitivity.to_dict() for sensitivity in run.sensitivities],
+    )
+    return "\n".join(json.dumps(line, allow_nan=False) for line in lines) + "\n"
+
+
+def run_from_text(text: str) -> Run:
+    """Rebuild a run from `run_to_text`'s result.
+
+    Raises:
+        StorageError: If the text is not a saved run.
+    """
+    lines = text.splitlines()
+    if len(lines) != 3:
+        raise StorageError(f"A saved run has 3 lines, this one has {len(lines)}.")
+    head = summary_from_line(lines[0])
+    try:
+        sensitivities = json.loads(lines[2])
+    except json.JSONDecodeError as error:
+        raise StorageError(f"The sensitivities are not JSON: {error}.") from error
+    if not isinstance(sensitivities, list):
+        raise StorageError("The sensitivities are not a list.")
+    return Run(
+        settings=head.settings,
+        report=ModelReport.from_json(lines[1]),
+        sensitivities=tuple(SensitivityReport.from_dict(item) for item in sensitivities),
+        created=head.created,
+        seconds=head.seconds,
+        is_example=head.is_example,
+    )
+
+
+def read_example(path: Path) -> Run:
+    """Read a run that came with the dashboard; `path` ends in .json.gz.
+
+    Raises:
+        StorageError: If the file is not such a run.
+    """
+    return run_from_text(_unpack(path))
+
+
+def read_example_summary(path: Path) -> RunSummary:
+    """Read only the headline figures of a run that came with the dashboard."""
+    return summary_from_line(_unpack(path, first_line=True))
+
+
+def _unpack(path: Path, *, first_line: bool = False) -> str:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return file.readline() if first_line else file.read()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise StorageError(f"{path.name} cannot be unpacked: {error}.") from error
+
+
+def write_example(run: Run, path: Path) -> None:
+    """Write a run to come with the dashboard; the same run gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(run_to_text(run).encode(), mtime=0))
+
+
+def _summary_to_dict(summary: RunSummary) -> dict[str, Any]:
+    settings = summary.settings
+    return {
+        "model_name": settings.model_name,
+        "recipe": settings.recipe.to_dict(),
+        "calibration_samples": settings.calibration_samples,
+        "seed": settings.seed,
+        "created": summary.created,
+        "seconds": summary.seconds,
+        "is_partial": summary.is_partial,
+        "accuracy_float": summary.accuracy_float,
+        "accuracy_quantized": summary.accuracy_quantized,
+        "float_bytes": summary.float_bytes,
+        "quantized_bytes": summary.quantized_bytes,
+        "layers": summary.layers,
+        "environment": encode(summary.environment),
+        "is_example": summary.is_example,
+    }
+
+
+def summary_from_line(line: str) -> RunSummary:
+    """Read the first line of a saved run; raises StorageError where it is none."""
+    try:
+        head = json.loads(line)
+        if head["file_version"] != FILE_VERSION:
+            raise StorageError(
+                f"The file has version {head['file_version']!r}, not {FILE_VERSION}."
+            )
+        data = dict(head["summary"])
+        settings = Settings(
+            model_name=str(data.pop("model_name")),
+            recipe=Recipe.from_dict(data.pop("recipe")),
+            calibration_samples=int(data.pop("calibration_samples")),
+            seed=int(data.pop("seed")),
+        )
+        environment = decode(Environment, data.pop("environment"))
+        return RunSummary(settings=settings, environment=environment, **data)
+    except QuantizationError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"The file does not begin with a run's summary: {error}.") from error

@@ -1,0 +1,229 @@
+"""Reports as tables: one row a layer, a bin, a channel or a code. The only user of pandas.
+
+Column names are plain identifiers that carry their unit (`_db _bytes _percent _lsb _ms _nats`), so
+that a downloaded file explains itself. A missing value is an empty cell, no error is `inf` dB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from dashboard.figures.binning import bin_edges
+from dashboard.layer_rows import layer_row, layer_sqnrs, percent, prefixed
+from quant_engine.report import (
+    LayerSensitivity,
+    ModelReport,
+    SensitivityReport,
+    SizeReport,
+    TensorReport,
+    TimingReport,
+)
+
+Table: TypeAlias = pd.DataFrame
+"""What a figure's data comes as; other modules name the type without importing pandas."""
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Table:
+    """Return rows as a table; `columns` gives the order, and the names of an empty table."""
+    return pd.DataFrame(list(rows), columns=None if columns is None else list(columns))
+
+
+def to_csv(data: Table) -> bytes:
+    """Return a table as CSV; it begins with a byte order mark, so that Excel reads UTF-8."""
+    text: str = data.to_csv(index=False)
+    return text.encode("utf-8-sig")
+
+
+def layers_table(report: ModelReport, sensitivities: Iterable[SensitivityReport] = ()) -> Table:
+    """Return one row for each layer with everything that was measured on it."""
+    measured = tuple(sensitivities)
+    return table(
+        {**layer_row(layer, report.timing), **_sensitivity_columns(layer.name, measured)}
+        for layer in report.layers
+    )
+
+
+def _sensitivity_columns(name: str, measured: Iterable[SensitivityReport]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for sensitivity in measured:
+        for row in sensitivity_table(sensitivity).to_dict("records"):
+            if row["layer"] == name:
+                kept = {k: v for k, v in row.items() if k not in ("layer", *_KNOWN_FROM_LAYER)}
+                columns |= prefixed(sensitivity.direction, kept)
+    return columns
+
+
+_KNOWN_FROM_LAYER = ("parameters", "float_bytes", "quantized_bytes")
+
+
+def sensitivity_table(report: SensitivityReport) -> Table:
+    """Return one row for each layer of a sensitivity measurement, in the order they run."""
+    return table(
+        {
+            "layer": layer.name,
+            "option": layer.option,
+            "kl_divergence_nats": layer.kl_divergence,
+            f"{_interval_of(layer)}_low": layer.interval[0],
+            f"{_interval_of(layer)}_high": layer.interval[1],
+            "output_sqnr_db": layer.sqnr_db,
+            "output_nmse": layer.nmse,
+            "top1_agreement_percent": percent(layer.top1_agreement),
+            "accuracy_drop_points": percent(layer.accuracy_drop),
+            "parameters": layer.parameters,
+            "float_bytes": layer.float_bytes,
+            "quantized_bytes": layer.quantized_bytes,
+        }
+        for layer in report.layers
+    )
+
+
+def _interval_of(layer: LayerSensitivity) -> str:
+    """Return the column that the interval belongs to, with its unit."""
+    return "output_nmse" if layer.kl_divergence is None else "kl_divergence_nats"
+
+
+def cumulative_table(report: SensitivityReport) -> Table:
+    """Return the curve of quantizing the k least sensitive layers."""
+    return table(
+        {
+            "quantized_layers": point.count,
+            "layer_added": point.layer,
+            "kl_divergence_nats": point.kl_divergence,
+            "output_sqnr_db": point.sqnr_db,
+            "accuracy_percent": percent(point.accuracy),
+            "model_bytes": point.model_bytes,
+        }
+        for point in report.cumulative
+    )
+
+
+def size_table(size: SizeReport) -> Table:
+    """Return the bytes of the whole model before and after, item by item."""
+    float_file, quantized_file = size.float_file_bytes, size.quantized_file_bytes
+    items = (
+        ("quantized weights", None, size.weight_bytes),
+        ("scales", None, size.scale_bytes),
+        ("zero points", None, size.zero_point_bytes),
+        ("biases of quantized layers", None, size.bias_bytes),
+        ("what stays float", None, size.float_leftover_bytes),
+        ("sum", size.float_bytes, size.quantized_bytes),
+        ("measured file", float_file, quantized_file),
+    )
+    return table(
+        {"item": item, "float_bytes": before, "quantized_bytes": after}
+        for item, before, after in items
+    )
+
+
+def timing_table(timing: TimingReport) -> Table:
+    """Return every measured time, whole models first."""
+    return table(
+        {
+            "layer": entry.layer or "(whole model)",
+            "execution": entry.execution,
+            "batch_size": entry.batch_size,
+            "median_ms": entry.median_ms,
+            "q1_ms": entry.q1_ms,
+            "q3_ms": entry.q3_ms,
+            "runs": entry.runs,
+            "threads": timing.environment.threads,
+            "cpu": timing.environment.cpu,
+        }
+        for entry in (*timing.models, *timing.layers)
+    )
+
+
+def value_table(tensor: TensorReport) -> Table:
+    """Return the histogram of values before and after; under- and overflow are open bins."""
+    histogram = tensor.values
+    edges = bin_edges(histogram.lo, histogram.hi, len(histogram.float_counts))
+    lows, highs = [float("-inf"), *edges], [*edges, float("inf")]
+    floats = (histogram.float_below, *histogram.float_counts, histogram.float_above)
+    after = (histogram.quantized_below, *histogram.quantized_counts, histogram.quantized_above)
+    return pd.DataFrame(
+        {"from": lows, "to": highs, "float_values": floats, "dequantized_values": after}
+    )
+
+
+def lsb_table(tensor: TensorReport) -> Table:
+    """Return the histogram of errors in LSB; under- and overflow are open bins."""
+    histogram = tensor.lsb_error
+    edges = bin_edges(histogram.lo, histogram.hi, len(histogram.counts))
+    return pd.DataFrame(
+        {
+            "from_lsb": [float("-inf"), *edges],
+            "to_lsb": [*edges, float("inf")],
+            "values": (histogram.below, *histogram.counts, histogram.above),
+        }
+    )
+
+
+def all_lsb_table(report: ModelReport, part: str = "weight") -> Table:
+    """Return the error histograms of all layers below each other; `part` is weight or input."""
+    parts = []
+    for layer in report.layers:
+        tensor = layer.weight if part == "weight" else layer.input
+        if tensor is not None:
+            rows = lsb_table(tensor)
+            rows.insert(0, "layer", layer.name)
+            parts.append(rows)
+    columns = ["layer", "from_lsb", "to_lsb", "values"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def channel_table(tensor: TensorReport) -> Table:
+    """Return range, scale, zero point and SQNR of each output channel."""
+    channels = tensor.channels
+    if channels is None:
+        return pd.DataFrame(columns=["channel", "lo", "hi", "sqnr_db", "scale", "zero_point"])
+    count = len(channels.lo)
+    one = len(tensor.scale) == 1
+    return pd.DataFrame(
+        {
+            "channel": range(count),
+            "lo": channels.lo,
+            "hi": channels.hi,
+            "sqnr_db": channels.sqnr_db,
+            "scale": tensor.scale * count if one else tensor.scale,
+            "zero_point": tensor.zero_point * count if one else tensor.zero_point,
+        }
+    )
+
+
+def code_table(tensor: TensorReport) -> Table:
+    """Return how often each integer code occurs."""
+    counts = tensor.codes.counts
+    first = tensor.codes.qmin
+    return pd.DataFrame({"code": range(first, first + len(counts)), "values": counts})
+
+
+def range_table(tensor: TensorReport) -> Table:
+    """Return what every observer would choose for this tensor."""
+    return table(
+        {
+            "observer": choice.observer,
+            "is_used": choice.observer == tensor.scheme.observer,
+            "lo": choice.lo,
+            "hi": choice.hi,
+            "scale": choice.scale,
+            "zero_point": choice.zero_point,
+            "estimated_sqnr_db": choice.sqnr_db,
+            "clipped_percent": percent(choice.clipped_fraction),
+        }
+        for choice in tensor.range_choices
+    )
+
+
+def layer_errors_table(report: ModelReport) -> Table:
+    """Return the SQNR of weight, input, local and accumulated error of each layer."""
+    return table(
+        {
+            "layer": layer.name,
+            "status": layer.status,
+            **{f"{part}_sqnr_db": sqnr for part, sqnr in layer_sqnrs(layer).items()},
+        }
+        for layer in report.layers
+    )

@@ -1,0 +1,181 @@
+"""Size & time: where the bytes go, and what was timed."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import tables
+from dashboard.components import run_state
+from dashboard.components.chart import show_figure
+from dashboard.components.link_check import check_link_word
+from dashboard.components.timing_parts import is_on_its_way, show_timing
+from dashboard.figures.formatting import format_bytes, format_number, plural
+from dashboard.figures.size import (
+    describe_file,
+    file_size_figure,
+    layer_size_figure,
+    layer_size_rows,
+    reduction_text,
+    waterfall_figure,
+)
+from dashboard.figures.size_items import (
+    bits_text,
+    describe_layers,
+    describe_steps,
+    has_narrow_weights,
+    layer_bytes,
+    size_steps,
+    step_rows,
+)
+from dashboard.runs import Run
+from quant_engine.report import SizeReport
+
+TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
+DEFAULT_TOP = "20"
+LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
+
+
+def _show_headline(run: Run, size: SizeReport) -> None:
+    box = st.container(horizontal=True, gap="medium", key="size_headline")
+    box.metric(
+        "Quantized model",
+        format_bytes(size.quantized_bytes),
+        reduction_text(size),
+        delta_color="off",
+        delta_arrow="off",
+        help="All parameters and buffers, counted. 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes.",
+        width="content",
+    )
+    box.metric("Float model", format_bytes(size.float_bytes), width="content")
+    box.metric(
+        "Effective bits for a weight",
+        format_number(size.effective_bits),
+        help="Mean over all weights of layers that could be quantized, their scales and zero "
+        "points included; weights that stay float count in full.",
+        width="content",
+    )
+    box.metric(
+        "Quantized file, measured",
+        format_bytes(size.quantized_file_bytes),
+        f"float file {format_bytes(size.float_file_bytes)}",
+        delta_color="off",
+        delta_arrow="off",
+        help="Length of the model written as a safetensors file.",
+        width="content",
+    )
+
+
+def _show_model_size(run: Run, size: SizeReport) -> None:
+    st.subheader("From float to quantized", anchor=False)
+    steps = size_steps(run.report)
+    show_figure(
+        waterfall_figure(steps),
+        key="size_steps",
+        alt=describe_steps(steps),
+        about="\n\n".join(
+            (
+                "Left all bytes of the float model, right all bytes of the quantized one; the bars "
+                "in between are what is taken away and what is added.",
+                f"Storing weights as {bits_text(run.report)} saves the most. Scales and zero "
+                "points are the price: a few numbers for each tensor, or for each channel.",
+                "Biases stay float, and so does every layer that is not quantized.",
+            )
+        ),
+        data=lambda: tables.table(step_rows(steps)),
+        file_name=f"{run.model_name}-size-steps",
+    )
+
+
+def _show_layer_sizes(run: Run) -> None:
+    layers = run.report.layers
+    st.subheader("Bytes of each layer", anchor=False)
+    check_link_word("rows", list(TOPS))
+    check_link_word("order", [LARGEST_FIRST, AS_THEY_RUN])
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        top = st.selectbox(
+            "Layers shown",
+            list(TOPS),
+            index=list(TOPS).index(DEFAULT_TOP),
+            key="rows",
+            bind="query-params",
+            width=120,
+            help="The largest ones; the rest is added up in one row.",
+        )
+        order = st.segmented_control(
+            "Order",
+            [LARGEST_FIRST, AS_THEY_RUN],
+            default=LARGEST_FIRST,
+            required=True,
+            key="order",
+            bind="query-params",
+        )
+    rows = layer_bytes(layers, top=TOPS[top], is_sorted=order != AS_THEY_RUN)
+    show_figure(
+        layer_size_figure(rows, selected=run_state.selected_layer(run.report)),
+        key="size_layers",
+        alt=describe_layers(rows),
+        about="\n\n".join(
+            (
+                "Two bars a layer: above in float, below quantized and split by what the bytes "
+                "hold.",
+                "Small layers with many channels pay most for their scales. A crossed blue bar is "
+                "a layer that stays float; hover it for the reason.",
+                "Click a bar to select its layer.",
+            )
+        ),
+        data=lambda: tables.table(layer_size_rows(layer_bytes(layers, is_sorted=False))),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-size-layers",
+    )
+
+
+def _show_file(run: Run, size: SizeReport) -> None:
+    st.subheader("Counted, and on disk", anchor=False)
+    notes = [
+        "Counted: the sum of the items above. File: the measured length of the model as a "
+        "safetensors file, whose header lists every tensor's name, type and shape.",
+    ]
+    if has_narrow_weights(run.report):
+        notes.append(
+            "Weights of fewer than 8 bits are packed without gaps in the file, and counted so; in "
+            "memory each still takes a whole byte."
+        )
+    st.markdown(" ".join(notes))
+    show_figure(
+        file_size_figure(size),
+        key="size_file",
+        alt=describe_file(size),
+        about="\n\n".join((*notes, "The two agree when nothing was forgotten in the count.")),
+        data=lambda: tables.size_table(size),
+        file_name=f"{run.model_name}-size-file",
+    )
+
+
+st.title("Size & time", anchor=False)
+st.caption("Where the bytes of the model are, before and after, and how long it takes to run.")
+shown = run_state.require_run()
+report = shown.report
+if is_on_its_way(shown):
+    st.info(
+        f"Not finished yet: {plural(len(report.layers), 'layer')} known so far.",
+        icon=":material/hourglass_top:",
+    )
+elif report.is_partial:
+    st.warning(
+        f"Stopped early: {plural(len(report.layers), 'layer')} known; what was not reached is "
+        "missing below.",
+        icon=":material/hourglass_bottom:",
+    )
+if report.size is None:
+    st.info(
+        "The size of the whole model is not known yet: it is measured once every layer is "
+        "quantized. The layers below are complete as far as they go.",
+        icon=":material/data_usage:",
+    )
+else:
+    _show_headline(shown, report.size)
+    _show_model_size(shown, report.size)
+_show_layer_sizes(shown)
+if report.size is not None:
+    _show_file(shown, report.size)
+show_timing(shown)

@@ -1,0 +1,152 @@
+"""Recipes, presets and times in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dashboard.figures.formatting import format_number, plural
+from dashboard.state import preset_of
+from quant_engine.scheme import PRESETS, Recipe, TensorScheme
+
+SIMULATED_NOTE = (
+    "Int8 runs simulated here: numbers are rounded to int8 and computed in float. "
+    "That shows the accuracy exactly; it is slower than float, not faster."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PresetText:
+    """What to call a preset, and what it is good for."""
+
+    title: str
+    about: str
+
+
+PRESET_TEXTS = {
+    "int8_per_channel": PresetText(
+        "Int8 per channel", "The usual first choice: one scale for each output channel."
+    ),
+    "int8_per_tensor": PresetText(
+        "Int8 per tensor", "One scale for a whole weight. Fails where channels differ a lot."
+    ),
+    "int8_symmetric": PresetText(
+        "Int8 symmetric", "No zero points at all. Wastes half the codes after a ReLU."
+    ),
+    "int8_mse": PresetText(
+        "Int8, smallest error", "Ranges that make rounding and clipping error smallest together."
+    ),
+    "int8_entropy": PresetText(
+        "Int8, entropy", "Ranges that keep the distribution of inputs, as TensorRT chooses them."
+    ),
+    "int8_weights_only": PresetText(
+        "Int8 weights only", "Layer inputs stay float: same size, hardly any error."
+    ),
+    "int4_weights": PresetText(
+        "Int4 weights", "4-bit weights, 8-bit inputs: half the size again, visible error."
+    ),
+}
+
+
+def preset_title(name: str) -> str:
+    """Return a preset's name for people; a preset without a text is called by its name."""
+    text = PRESET_TEXTS.get(name)
+    return text.title if text is not None else name.replace("_", " ")
+
+
+def preset_about(name: str) -> str:
+    """Return in one sentence what a preset is good for."""
+    text = PRESET_TEXTS.get(name)
+    return text.about if text is not None else describe_schemes(PRESETS[name])
+
+
+def describe_scheme(scheme: TensorScheme) -> str:
+    """Return a scheme in a few words.
+
+    Example:
+        >>> describe_scheme(TensorScheme(bits=4, observer="percentile", percentile=99.5))
+        '4-bit symmetric per tensor, 99.5 % percentile'
+    """
+    parts = [f"{scheme.bits}-bit", "symmetric" if scheme.symmetric else "asymmetric"]
+    parts.append(scheme.granularity.replace("_", " "))
+    observer = {"minmax": "min–max", "mse": "smallest error"}.get(scheme.observer, scheme.observer)
+    if scheme.observer == "percentile":
+        observer = f"{format_number(scheme.percentile, 4)} % percentile"
+    return f"{' '.join(parts)}, {observer}"
+
+
+def describe_schemes(recipe: Recipe) -> str:
+    """Return a recipe's two schemes in one line.
+
+    Example:
+        >>> describe_schemes(PRESETS["int8_weights_only"])
+        'weights 8-bit symmetric per channel, min–max; inputs float'
+    """
+    inputs = "float" if recipe.activation is None else describe_scheme(recipe.activation)
+    return f"weights {describe_scheme(recipe.weight)}; inputs {inputs}"
+
+
+def describe_recipe(recipe: Recipe) -> str:
+    """Return a recipe in a few words: its preset or schemes, and what differs.
+
+    Example:
+        >>> describe_recipe(Recipe.default().with_excluded("head").with_layer_bits("stem", 4))
+        'Int8 per channel, 1 layer in float, own bits for 1 layer'
+    """
+    preset = preset_of(recipe)
+    parts = [preset_title(preset) if preset is not None else f"Custom: {describe_schemes(recipe)}"]
+    if recipe.exclude_layers:
+        names = recipe.exclude_layers
+        has_wildcard = any(char in name for name in names for char in "*?[")
+        noun = "layer pattern" if has_wildcard else "layer"
+        parts.append(f"{plural(len(names), noun)} in float")
+    if recipe.overrides:
+        parts.append(f"own bits for {plural(len(recipe.overrides), 'layer')}")
+    return ", ".join(parts)
+
+
+def describe_age(created: str, now: datetime | None = None) -> str:
+    """Return how long ago something was, in words.
+
+    Example:
+        >>> describe_age("2026-01-01T12:00:00+00:00", datetime(2026, 1, 1, 12, 5, tzinfo=UTC))
+        '5 minutes ago'
+    """
+    try:
+        then = datetime.fromisoformat(created)
+    except ValueError:
+        return "at an unknown time"
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = ((now or datetime.now(UTC)) - then).total_seconds()
+    if seconds < 45:
+        return "just now"
+    for unit, size, limit in (("minute", 60, 3600), ("hour", 3600, 86400), ("day", 86400, 5184000)):
+        if seconds < limit:
+            return f"{plural(max(1, round(seconds / size)), unit)} ago"
+    return f"on {then.date().isoformat()}"
+
+
+def describe_estimate(seconds: float) -> str:
+    """Return an estimated duration in words.
+
+    Example:
+        >>> describe_estimate(0.4), describe_estimate(7.3)
+        ('under 1 s', 'about 7 s')
+    """
+    return describe_seconds(seconds) if seconds < 1 else f"about {describe_seconds(seconds)}"
+
+
+def describe_seconds(seconds: float | None) -> str:
+    """Return a duration in words that suits it.
+
+    Example:
+        >>> describe_seconds(0.4), describe_seconds(7.3), describe_seconds(95)
+        ('under 1 s', '7 s', '1 min 35 s')
+    """
+    if seconds is None:
+        return "unknown"
+    if seconds < 1:
+        return "under 1 s"
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"

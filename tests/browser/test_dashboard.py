@@ -1,0 +1,262 @@
+"""The dashboard in a real browser, started with the documented command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.harness import BrowserLog, run_server, wait_until_idle
+
+PAGES = ("", "experiment", "sensitivity", "layer", "size-time")
+HEADINGS = {
+    "": "See what int8 does to a neural network",
+    "experiment": "Experiment",
+    "sensitivity": "Sensitivity",
+    "layer": "Layer",
+    "size-time": "Size & time",
+}
+RUN_SECONDS = 120
+
+# Opened at a page's own address, Streamlit first looks for its server below that address: two
+# requests that are answered with 404 before it asks at the root. Nothing a project can turn off.
+DEEP_LINK_PROBE = re.compile(
+    r"/(experiment|sensitivity|layer|size-time)/_stcore/(health|host-config)\)?$"
+)
+
+
+@pytest.fixture(autouse=True)
+def ignore_deep_link_probe(browser_log: BrowserLog, open_page: object) -> object:
+    yield
+    browser_log.ignore(DEEP_LINK_PROBE)
+
+
+def visit(page: Page, address: str) -> Page:
+    page.goto(address)
+    wait_until_idle(page)
+    return page
+
+
+def link_of(page: Page) -> dict[str, str]:
+    return {key: values[-1] for key, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def open_from_menu(page: Page, name: str) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+    expect(page.locator("h1")).to_have_text(name)
+    wait_until_idle(page)
+
+
+def figures(page: Page) -> Locator:
+    return page.locator(".stPlotlyChart .main-svg:first-child")
+
+
+def layer_picker(page: Page) -> Locator:
+    return page.get_by_test_id("stSidebar").get_by_role("combobox", name=re.compile("Layer"))
+
+
+def click_bar(page: Page, figure: str, number: int) -> None:
+    """Click in the middle of a bar of a Plotly figure."""
+    bar = page.locator(f".st-key-{figure} .barlayer .point path").nth(number)
+    bar.scroll_into_view_if_needed()
+    box = bar.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def test_the_first_page_shows_four_figures_of_a_stored_example(
+    dashboard_url: str, page: Page
+) -> None:
+    visit(page, dashboard_url)
+
+    expect(page.locator("h1")).to_have_text(HEADINGS[""])
+    expect(figures(page)).to_have_count(4)
+    expect(page.get_by_text("Stored example:")).to_be_visible()
+    expect(page.get_by_role("button", name="Set up your own run")).to_be_visible()
+
+
+def test_from_a_run_to_a_layer_and_back_by_its_link(
+    dashboard_url: str, page: Page, open_page: Callable[..., Page]
+) -> None:
+    visit(page, dashboard_url)
+    page.get_by_role("button", name="Set up your own run").click()
+    expect(page.locator("h1")).to_have_text("Experiment")
+    wait_until_idle(page)
+    page.get_by_role("button", name="Int8, smallest error").click()
+    wait_until_idle(page)
+    expect(page.get_by_text("Settings differ from the shown run")).to_be_visible()
+
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("Layers so far")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    result = page.get_by_text("Result: ResNet-20, Int8, smallest error")
+    expect(result).to_be_visible(timeout=RUN_SECONDS * 1000)
+    assert link_of(page)["run"] == "resnet int8_mse"
+
+    open_from_menu(page, "Sensitivity")
+    page.get_by_role("button", name="Measure sensitivity").click()
+    ranking = page.locator(".st-key-sensitivity_ranking")
+    expect(ranking).to_be_visible(timeout=RUN_SECONDS * 1000)
+    wait_until_idle(page)
+    before = link_of(page).get("layer")
+    click_bar(page, "sensitivity_ranking", 3)
+    page.wait_for_function(
+        "old => new URL(location.href).searchParams.get('layer') !== old", arg=before
+    )
+    wait_until_idle(page)
+    chosen = link_of(page)["layer"]
+
+    open_from_menu(page, "Layer")
+    expect(page.get_by_test_id("stMain").get_by_text(chosen, exact=True).first).to_be_visible()
+    assert link_of(page)["layer"] == chosen
+    address = page.url
+
+    page.reload()
+    wait_until_idle(page)
+    expect(page.get_by_test_id("stMain").get_by_text(chosen, exact=True).first).to_be_visible()
+    assert link_of(page) == {**link_of(page), "run": "resnet int8_mse", "layer": chosen}
+
+    other = visit(open_page(), address)
+    expect(other.get_by_test_id("stMain").get_by_text(chosen, exact=True).first).to_be_visible()
+    expect(other.get_by_test_id("stSidebar").get_by_text("Int8, smallest error")).to_be_visible()
+
+
+def test_going_back_restores_the_run_that_was_shown(dashboard_url: str, page: Page) -> None:
+    visit(page, f"{dashboard_url}/?run=mlp+int8_per_channel")
+    sidebar = page.get_by_test_id("stSidebar")
+    expect(sidebar.get_by_text("MLP", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Show this model").last.click()
+    expect(sidebar.get_by_text("MLP", exact=True)).not_to_be_visible()
+    wait_until_idle(page)
+
+    page.go_back()
+
+    expect(sidebar.get_by_text("MLP", exact=True)).to_be_visible()
+    assert link_of(page)["run"] == "mlp int8_per_channel"
+
+
+def test_cancelling_ends_the_work_and_the_page_lives(dashboard_url: str, page: Page) -> None:
+    visit(page, f"{dashboard_url}/sensitivity?run=resnet+int8_entropy")
+    analysing = page.get_by_text("Analysing ResNet-20 ·")
+    expect(analysing).to_have_count(0, timeout=RUN_SECONDS * 1000)
+    wait_until_idle(page)
+    page.get_by_role("button", name="Measure sensitivity").first.click()
+    page.get_by_role("button", name="Cancel").click()
+
+    ended = page.get_by_text(re.compile("Stopped early|was cancelled before it had a result"))
+    expect(ended.first).to_be_visible(timeout=RUN_SECONDS * 1000)
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    open_from_menu(page, "Layer")
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_a_reload_does_not_lose_the_work_that_runs(dashboard_url: str, page: Page) -> None:
+    visit(page, f"{dashboard_url}/sensitivity?run=vit+int8_symmetric")
+    analysing = page.get_by_text("Analysing ViT ·")
+    expect(analysing).to_have_count(0, timeout=RUN_SECONDS * 1000)
+    wait_until_idle(page)
+    page.get_by_role("button", name="Measure sensitivity").first.click()
+    expect(page.get_by_role("button", name="Measure sensitivity")).to_have_count(0)
+
+    page.reload()
+
+    expect(page.locator(".st-key-sensitivity_ranking")).to_be_visible(timeout=RUN_SECONDS * 1000)
+
+
+def test_a_link_full_of_nonsense_still_opens_to_figures(dashboard_url: str, page: Page) -> None:
+    visit(
+        page,
+        f"{dashboard_url}/layer?run=resnett+int9+samples%3Ax&layer=%3Cb%3Eno&part=maybe&present=2",
+    )
+
+    notices = page.get_by_test_id("stAlert")
+    expect(notices.filter(has_text="resnett")).to_be_visible()
+    expect(notices.filter(has_text="int9")).to_be_visible()
+    expect(figures(page).first).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    shown = page.get_by_role("button", name="Dismiss").count()
+    page.get_by_role("button", name="Dismiss").first.click()
+    expect(page.get_by_role("button", name="Dismiss")).to_have_count(shown - 1)
+
+
+def test_copy_link_puts_the_whole_address_on_the_clipboard(dashboard_url: str, page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit(page, f"{dashboard_url}/size-time?run=mlp+int8_per_channel&layer=network.0")
+
+    page.get_by_role("button", name="Copy link").click()
+
+    expect(page.get_by_role("button", name="Link copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert "run=mlp" in page.url
+
+
+def test_copy_link_offers_the_address_where_copying_is_blocked(
+    dashboard_url: str, page: Page
+) -> None:
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    visit(page, f"{dashboard_url}/?run=mlp+int8_per_channel")
+
+    page.get_by_role("button", name="Copy link").click()
+
+    assert page.get_by_label("Copy this by hand").input_value() == page.url
+
+
+def test_presenter_mode_enlarges_the_text_and_travels_in_the_link(
+    dashboard_url: str, page: Page
+) -> None:
+    visit(page, f"{dashboard_url}/?present=1")
+    size = "parseFloat(getComputedStyle(document.querySelector('h1')).fontSize)"
+    large = page.evaluate(size)
+
+    page.get_by_test_id("stSidebar").get_by_text("Presenter mode").click()
+    wait_until_idle(page)
+
+    assert large > 1.2 * page.evaluate(size)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_wider_than_a_narrow_window(
+    dashboard_url: str, open_page: Callable[..., Page], name: str
+) -> None:
+    page = visit(open_page(viewport=(800, 900)), f"{dashboard_url}/{name}")
+
+    expect(page.locator("h1")).to_have_text(HEADINGS[name])
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_accessible_in_both_themes(
+    dashboard_url: str,
+    open_page: Callable[..., Page],
+    assert_accessible: Callable[..., None],
+    name: str,
+    color_scheme: str,
+) -> None:
+    page = visit(open_page(color_scheme=color_scheme), f"{dashboard_url}/{name}")
+    expect(page.locator("h1")).to_have_text(HEADINGS[name])
+    background = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (color_scheme == "light")
+
+    assert_accessible(page)
+
+
+def test_a_saved_run_is_shown_at_once_after_a_restart(
+    chromium: str, page: Page, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    with run_server(tmp_path / "first.log", home=home) as url:
+        visit(page, f"{url}/?run=mlp+int8_mse")
+        expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=RUN_SECONDS * 1000)
+        page.goto("about:blank")
+    with run_server(tmp_path / "second.log", home=home) as url:
+        visit(page, url)
+        page.get_by_role("button", name="Show", exact=True).click()
+        expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=5_000)
+        assert link_of(page)["run"] == "mlp int8_mse"
+        page.goto("about:blank")

@@ -1,0 +1,49 @@
+"""The downloaded report, opened from disk with the network cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from dashboard.export import to_html
+from tests.browser.conftest import PageOpener
+from tests.dashboard.factories import make_partial_report, make_report, make_sensitivity
+
+
+def open_file(page: Page, folder: Path, content: bytes) -> None:
+    file = folder / "report.html"
+    file.write_bytes(content)
+    page.context.set_offline(True)
+    page.goto(file.as_uri())
+
+
+def test_the_report_draws_all_figures_without_a_network(
+    open_page: PageOpener, tmp_path: Path
+) -> None:
+    page = open_page(viewport=(1100, 800))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    sensitivities = (make_sensitivity(), make_sensitivity("leave_one_out"))
+    open_file(page, tmp_path, to_html(make_report("int8_entropy"), sensitivities))
+
+    figures = page.locator("figure")
+    page.wait_for_function(
+        "() => document.querySelectorAll('figure').length > 0 &&"
+        " [...document.querySelectorAll('figure')].every(f => f.querySelector('.main-svg'))"
+    )
+
+    assert figures.count() >= 8
+    assert requests == [page.url], "only the file itself is read"
+    assert page.locator("tbody tr").count() == len(make_report().layers)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 1100, "nothing sticks out of the page"
+
+
+def test_a_partial_report_opens_and_says_so(open_page: PageOpener, tmp_path: Path) -> None:
+    page = open_page(viewport=(420, 800))
+    open_file(page, tmp_path, to_html(make_partial_report()))
+
+    assert "stopped early" in page.locator(".notice").inner_text()
+    page.wait_for_selector("figure .main-svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420

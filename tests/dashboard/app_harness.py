@@ -1,0 +1,71 @@
+"""The whole dashboard without a browser: open it with a link, wait for its work, read its parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from dashboard.components import run_state
+from dashboard.store import HOME_VARIABLE
+
+APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
+TIMEOUT_SECONDS = 60.0
+
+
+def open_app(
+    link: Mapping[str, str] | None = None, *, page: str | None = None, run: bool = True
+) -> AppTest:
+    """Open the dashboard as a new visitor of a link does.
+
+    Args:
+        link: Keys and values after the question mark.
+        page: File of the page, such as "views/layer.py"; the start page if not given.
+        run: Whether to run the script once.
+    """
+    app = AppTest.from_file(str(APP), default_timeout=TIMEOUT_SECONDS)
+    for key, value in (link or {}).items():
+        app.query_params[key] = value
+    if page is not None:
+        app.switch_page(page)
+    return app.run() if run else app
+
+
+def use_home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Keep saved runs in `home`, and begin without runs and jobs of other tests."""
+    monkeypatch.setenv(HOME_VARIABLE, str(home))
+    st.cache_resource.clear()
+
+
+def wait_for_jobs(app: AppTest, timeout: float = 120.0) -> AppTest:
+    """Wait until what the session watches has ended, and draw the page again."""
+    deadline = time.monotonic() + timeout
+    keys = list(app.session_state["watched_jobs"]) if "watched_jobs" in app.session_state else []
+    for key in keys:
+        while (status := run_state.jobs().status(key)) is not None and status.is_active:
+            assert time.monotonic() < deadline, f"{key} did not end: {status.text}"
+            time.sleep(0.02)
+    return app.run()
+
+
+def texts(app: AppTest) -> str:
+    """Return all text of the page and its sidebar, joined."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
+    found = [str(element.value) for kind in kinds for element in app.get(kind)]
+    found += [f"{metric.label}: {metric.value} {metric.delta}" for metric in app.metric]
+    return "\n".join(found)
+
+
+def link_of(app: AppTest) -> dict[str, Any]:
+    """Return the keys and values of the link."""
+    return dict(app.query_params)
+
+
+def assert_alive(app: AppTest) -> None:
+    """The page has drawn itself to the end: no exception, and no traceback for a viewer."""
+    assert not app.exception, [element.value for element in app.exception]

@@ -1,0 +1,144 @@
+"""Files of a run: they read back, hold every layer, and need nothing from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from dashboard import export
+from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
+from dashboard.report_page import LAYER_COLUMNS, key_numbers, layer_cells, sections
+from quant_engine.report import ModelReport, SensitivityReport
+from tests.dashboard.factories import (
+    EXACT_LAYER,
+    EXCLUDED_LAYER,
+    make_partial_report,
+    make_report,
+    make_sensitivity,
+    replace_layer,
+)
+
+
+def page(report: ModelReport, **settings: str) -> str:
+    """The page without plotly.js, which names addresses it never asks for."""
+    text = to_html(report, (make_sensitivity(),), **settings).decode()
+    return text.replace(export.get_plotlyjs(), "")
+
+
+def figures(text: str) -> list[dict[str, object]]:
+    found = re.findall(r"<script type='application/json' id='figure-\d+'>(.*?)</script>", text)
+    return [json.loads(spec) for spec in found]
+
+
+def test_json_reads_back_to_the_same_report() -> None:
+    report = make_report("int8_entropy")
+
+    assert ModelReport.from_json(to_json(report).decode()) == report
+    sensitivity = make_sensitivity()
+    stored = sensitivity_to_json(sensitivity).decode()
+    assert SensitivityReport.from_json(stored) == sensitivity
+
+
+def test_csv_has_one_row_for_each_layer() -> None:
+    lines = to_layer_csv(make_report(), (make_sensitivity(),)).decode("utf-8-sig").splitlines()
+
+    assert len(lines) == 1 + len(make_report().layers)
+
+
+def test_the_page_shows_the_key_numbers() -> None:
+    text = page(make_report(), title="ResNet-20", created="2026-01-01")
+
+    for words in ("ResNet-20", "98.33 %", "float 98.61 %", "−0.28 points", "2026-01-01"):
+        assert words in html.unescape(text), words
+    numbers = {number.name: number for number in key_numbers(make_report())}
+    assert numbers["Model size"].value == "77.3 kB"
+    assert numbers["Quantized layers"].value == "10 of 12"
+    assert "slower than float" in text
+
+
+def test_the_page_has_the_four_pictures_and_each_names_its_takeaway() -> None:
+    text = page(make_report())
+    titles = [section.title for section in sections(make_report(), (make_sensitivity(),))]
+
+    for title in (
+        "Errors of the weights",
+        "Sensitivity, one at a time",
+        "Size of the model",
+        "Time at batch size 64",
+    ):
+        assert title in titles
+        assert f"<h2>{title}</h2>" in text
+    assert len(figures(text)) == len(titles)
+    assert text.count("aria-label=") == len(titles)
+    assert "aria-label=''" not in text
+
+
+def test_figures_carry_their_own_colours_and_no_other_template() -> None:
+    for figure in figures(page(make_report())):
+        layout = figure["layout"]
+        assert isinstance(layout, dict)
+        assert layout["template"]["layout"]["font"]["color"] == "#1B2430"
+        assert not re.search(r"#0000[0-4]\d\b", json.dumps(figure)), "a placeholder colour"
+
+
+def test_the_page_refers_to_nothing_outside_itself() -> None:
+    text = page(make_report())
+
+    assert "default-src 'none'" in text
+    assert not re.findall(r"(?:src|href)\s*=", text)
+    assert not re.findall(r"(?:https?:)?//[a-z]", text)
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_every_layer_has_a_row_with_units_in_the_head() -> None:
+    text = page(make_report())
+
+    assert text.count("<tr>") == 1 + len(make_report().layers)
+    names = [name for name, _ in LAYER_COLUMNS]
+    assert "Local SQNR (dB)" in names
+    cells = dict(zip(names, layer_cells(make_report().layer(EXACT_LAYER)), strict=True))
+    assert cells["Weight SQNR (dB)"] == "exact"
+    kept = dict(zip(names, layer_cells(make_report().layer(EXCLUDED_LAYER)), strict=True))
+    assert kept["Status"].startswith("excluded: ")
+    assert kept["Weight bits"] == "–"
+
+
+def test_names_cannot_break_out_of_the_page() -> None:
+    evil = "</script><script>alert(1)</script>"
+    report = make_report()
+    layers = tuple(
+        replace(x, name=evil, reason=evil) if x.name == "conv1" else x for x in report.layers
+    )
+    text = page(replace(report, layers=layers, model_name=evil, notes=(evil,)), title=evil)
+
+    assert "<script>alert" not in text
+    assert len(figures(text)) == len(sections(report, (make_sensitivity(),)))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        make_partial_report(),
+        replace(make_report(), layers=()),
+        make_report(exclude=("*",)),
+        replace(make_report(), timing=None, size=None, output=None),
+        replace_layer(make_report(), "conv1", local_error=None, accumulated_error=None),
+    ],
+    ids=["partial", "no_layers", "all_float", "nothing_measured", "one_unknown"],
+)
+def test_reports_that_know_little_are_still_pages(report: ModelReport) -> None:
+    text = to_html(report).decode()
+
+    assert text.rstrip().endswith("</html>")
+    assert ("stopped early" in text) == report.is_partial
+
+
+def test_a_page_without_figures_carries_no_library() -> None:
+    empty = replace(make_report(), layers=(), size=None, timing=None)
+
+    assert len(to_html(empty)) < 20_000

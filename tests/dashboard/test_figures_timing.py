@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dashboard.figures.theme import is_empty_figure
+from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
+from dashboard.figures.timing_text import (
+    batch_sizes,
+    conditions_text,
+    describe_times,
+    execution,
+    ratio_to_float,
+    verdict_text,
+    what_was_timed,
+)
+from quant_engine.report import TimingEntry, TimingReport
+from tests.dashboard.factories import ENVIRONMENT, make_report
+
+TIMING = make_report().timing
+assert TIMING is not None
+
+
+def with_models(*entries):
+    return TimingReport(ENVIRONMENT, 3, tuple(entries), ())
+
+
+def test_bars_are_medians_with_quartiles():
+    figure = model_timing_figure(TIMING, 64)
+    (bars,) = figure.data
+    entries = [entry for entry in TIMING.models if entry.batch_size == 64]
+    assert list(bars.x) == [entry.median_ms for entry in entries]
+    assert list(bars.error_x.array) == pytest.approx([e.q3_ms - e.median_ms for e in entries])
+    assert list(bars.error_x.arrayminus) == pytest.approx([e.median_ms - e.q1_ms for e in entries])
+    assert list(figure.layout.yaxis.ticktext) == [
+        "float",
+        "float, channels last",
+        "simulated int8",
+    ]
+
+
+def test_a_batch_size_nobody_timed_says_so():
+    assert is_empty_figure(model_timing_figure(TIMING, 7))
+    assert batch_sizes(TIMING) == (1, 64)
+    assert describe_times(TIMING, 7).endswith("none.")
+
+
+def test_simulated_execution_is_never_sold_as_a_speed_up():
+    text = verdict_text(TIMING, 64)
+    assert "2.3 × the time of float" in text
+    assert "slower than float by design" in text
+    assert "never a speed-up" in text
+
+
+def test_even_a_simulation_that_happens_to_be_fast_is_no_speed_up():
+    timing = with_models(
+        TimingEntry("float", 1, 10.0, 9.0, 11.0, 20),
+        TimingEntry("simulated", 1, 8.0, 7.0, 9.0, 20),
+    )
+    text = verdict_text(timing, 1)
+    assert "0.8 × the time of float" in text
+    assert "never a speed-up" in text
+
+
+def test_the_statement_is_made_without_a_float_time_too():
+    timing = with_models(TimingEntry("simulated", 1, 8.0, 7.0, 9.0, 20))
+    assert "never a speed-up" in verdict_text(timing, 1)
+    assert ratio_to_float(timing, timing.models[0]) is None
+
+
+def test_no_simulation_no_statement():
+    timing = with_models(TimingEntry("float", 1, 8.0, 7.0, 9.0, 20))
+    assert verdict_text(timing, 1) == ""
+
+
+def test_a_float_time_of_zero_gives_no_ratio():
+    timing = with_models(
+        TimingEntry("float", 1, 0.0, 0.0, 0.0, 1), TimingEntry("simulated", 1, 1.0, 1.0, 1.0, 1)
+    )
+    assert ratio_to_float(timing, timing.models[1]) is None
+    assert len(model_timing_figure(timing, 1).data[0].x) == 2
+
+
+def test_executions_of_the_future_are_shown_under_their_own_name():
+    timing = with_models(
+        TimingEntry("float", 1, 10.0, 9.0, 11.0, 20),
+        TimingEntry("integer", 1, 4.0, 3.0, 5.0, 20),
+        TimingEntry("fused_kernel", 1, 2.0, 1.0, 3.0, 20),
+    )
+    figure = model_timing_figure(timing, 1)
+    assert list(figure.layout.yaxis.ticktext) == ["float", "integer int8", "fused kernel"]
+    assert figure.layout.annotations[2].text == "2 ms (0.2 × float)"
+    assert "fused kernel 2 ms" in describe_times(timing, 1)
+
+
+def test_executions_are_told_apart_without_colour():
+    looks = [execution(name) for name in ("float", "float_channels_last", "simulated", "integer")]
+    assert len({look.label for look in looks}) == 4
+    assert len({(look.color, look.pattern) for look in looks}) == 4
+
+
+def test_conditions_name_everything_that_matters():
+    text = conditions_text(TIMING)
+    for part in ("Test CPU @ 2.0 GHz", "2 threads", "2.13.0", "30 timed runs", "3 warm-up runs"):
+        assert part in text
+    uneven = replace(TIMING, models=(replace(TIMING.models[0], runs=5), *TIMING.models[1:]))
+    assert "5 to 30 timed runs" in conditions_text(uneven)
+    assert "no timed runs" in conditions_text(with_models())
+
+
+def test_what_was_timed_is_said_for_each_execution():
+    text = what_was_timed(TIMING)
+    assert "simulated int8: int8 values, computed in float" in text
+    assert "integer int8" not in text
+
+
+def test_slowest_layers_come_first():
+    names = slowest_layers(TIMING)
+    longest = {
+        name: max(entry.median_ms for entry in TIMING.layers if entry.layer == name)
+        for name in names
+    }
+    assert list(names) == sorted(names, key=lambda name: -longest[name])
+    assert slowest_layers(TIMING, 3) == names[:3]
+    assert set(names) == {entry.layer for entry in TIMING.layers}
+
+
+def test_layer_bars_stand_in_their_row_and_carry_the_name():
+    names = slowest_layers(TIMING, 4)
+    figure = layer_timing_figure(TIMING, names, selected=names[2])
+    *bars, targets = figure.data
+    assert [trace.name for trace in bars] == ["float", "simulated int8"]
+    assert list(targets.customdata) == list(names)
+    assert list(targets.y) == [0, 1, 2, 3]
+    for trace in bars:
+        for name, y in zip(trace.customdata, trace.y, strict=True):
+            assert abs(y - names.index(name)) < 0.5
+    assert set(figure.data[0].y).isdisjoint(figure.data[1].y)
+    assert figure.layout.yaxis.ticktext[2].startswith("▶")
+    (frame,) = figure.layout.shapes
+    assert frame.y0 < 2 < frame.y1
+
+
+def test_layers_that_were_not_timed_say_so():
+    assert is_empty_figure(layer_timing_figure(with_models(), ()))
+    assert slowest_layers(with_models()) == ()
+
+
+def test_a_selected_layer_that_is_not_shown_is_not_framed():
+    names = slowest_layers(TIMING, 2)
+    assert not layer_timing_figure(TIMING, names, selected="elsewhere").layout.shapes

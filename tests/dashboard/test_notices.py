@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.components.notices import add_notice
+
+
+def test_endless_words_of_a_link_do_not_flood_the_page() -> None:
+    st.session_state.clear()
+    add_notice(f"No layer is called '{'x' * 3000}'. Valid: conv1, layer1.0.conv1.")
+    [notice] = st.session_state["notices"]
+    assert len(notice.text) < 200
+    assert notice.text.startswith("No layer is called 'xxx")
+    assert notice.text.endswith("… Valid: conv1, layer1.0.conv1.")
+    st.session_state.clear()

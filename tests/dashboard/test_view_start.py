@@ -1,0 +1,249 @@
+"""The start page: figures at once without computing, and one click to everything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.proto.Metric_pb2 import Metric as MetricProto
+
+from dashboard import service
+from dashboard.components import run_state
+from dashboard.runs import Run
+from dashboard.state import Settings
+from dashboard.wording import preset_title
+from quant_engine.scheme import PRESETS, Recipe
+from tests.dashboard.app_harness import (
+    assert_alive,
+    link_of,
+    open_app,
+    texts,
+    use_home,
+    wait_for_jobs,
+)
+from tests.dashboard.factories import make_partial_report, make_report
+
+SMALL = "mlp"
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    use_home(monkeypatch, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the page computed something")
+
+    for name in ("analyze_settings", "measure_settings", "calibration_batches"):
+        monkeypatch.setattr(service, name, fail)
+
+
+@pytest.mark.usefixtures("no_computing")
+def test_the_first_paint_shows_four_figures_of_the_example_without_computing() -> None:
+    app = open_app()
+
+    assert_alive(app)
+    figures = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    assert len(figures) == 4
+    assert all(figure["data"] for figure in figures)
+    assert "Stored example" in texts(app)
+    assert link_of(app) == {}
+    assert run_state.jobs().status(run_state.analysis_key(Settings(service.EXAMPLE_MODEL))) is None
+
+
+@pytest.mark.usefixtures("no_computing")
+def test_each_page_is_one_click_away() -> None:
+    app = open_app()
+
+    links = {link.page for link in app.get("page_link")}  # type: ignore[attr-defined]
+    assert {"layer", "sensitivity", "size-time"} <= links
+    assert "Set up your own run" in [button.label for button in app.button]
+
+
+@pytest.mark.usefixtures("no_computing")
+def test_every_model_has_a_card_with_measured_figures() -> None:
+    app = open_app()
+
+    text = texts(app)
+    for name in service.model_names():
+        card = service.model_card(name)
+        assert f"**{card.info.title}**" in text
+        assert f"{card.info.parameters:,} parameters" in text
+    assert text.count("to analyse") == len(service.model_names())
+    assert "Seconds: one analysis on" in text
+
+
+@pytest.mark.usefixtures("no_computing")
+def test_a_card_shows_its_models_stored_result_at_once() -> None:
+    app = open_app()
+
+    app.button(key=f"card_{SMALL}").click().run()
+
+    assert_alive(app)
+    assert link_of(app)["run"] == f"{SMALL} int8_per_channel"
+    assert service.model_info(SMALL).title in texts(app)
+    assert app.button(key=f"card_{SMALL}").disabled
+
+
+def test_a_preset_analyses_the_shown_model() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+
+    app.button(key="start_preset_int8_weights_only").click().run()
+    assert "Analysing" in "".join(bar.proto.text for bar in app.get("progress"))
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    assert link_of(app)["run"] == f"{SMALL} int8_weights_only"
+    assert f"Your run: {service.model_info(SMALL).title}, Int8 weights only" in texts(app)
+    assert app.button(key="start_preset_int8_weights_only").disabled
+    assert not app.get("progress")
+
+
+def test_every_preset_has_a_button_with_words() -> None:
+    app = open_app()
+
+    labels = [button.label for button in app.button]
+    assert [preset_title(name) in labels for name in PRESETS] == [True] * len(PRESETS)
+
+
+def test_recent_runs_survive_a_restart_and_show_at_once(home: Path) -> None:
+    run = Run(
+        Settings(SMALL, PRESETS["int8_mse"]),
+        make_report(),
+        created="2026-01-01T00:00:00+00:00",
+    )
+    run_state.store().put(run)
+
+    app = open_app()
+    app.button(key=f"show_{run.id}").click().run()
+
+    assert_alive(app)
+    assert link_of(app)["run"] == f"{SMALL} int8_mse"
+    assert run_state.job_status() is None
+    assert app.button(key=f"show_{run.id}").disabled
+
+
+def test_a_partial_recent_run_is_shown_as_it_is() -> None:
+    run = Run(Settings(SMALL, PRESETS["int8_mse"]), make_partial_report())
+    run_state.store().put(run)
+
+    app = open_app()
+    app.button(key=f"show_{run.id}").click().run()
+
+    assert_alive(app)
+    assert "partial" in texts(app)
+    assert not app.get("progress")
+
+
+def test_unreadable_saved_runs_are_named_and_left_out(home: Path) -> None:
+    (home / "runs").mkdir()
+    (home / "runs" / "broken.jsonl").write_text("nothing")
+
+    app = open_app()
+
+    assert_alive(app)
+    assert "broken.jsonl" in texts(app)
+
+
+def test_no_recent_runs_says_what_will_stand_there() -> None:
+    assert "Runs you compute are kept here" in texts(open_app())
+
+
+@pytest.mark.parametrize(
+    ("run", "notice"),
+    [
+        ("resnett int8_per_channel", "Did you mean"),
+        ("mlp int9", "the preset “int9”"),
+        ("mlp int8_mse samples:lots", "The link's samples is “lots”"),
+        ("💥 <script>alert(1)</script> ../../etc/passwd", "does not exist"),
+        ("mlp int8_per_channel bits:fc1:99", "bits is 99"),
+    ],
+)
+def test_a_bad_link_falls_back_with_a_notice_until_it_is_dismissed(run: str, notice: str) -> None:
+    app = open_app({"run": run})
+
+    assert_alive(app)
+    assert notice in texts(app)
+    wait_for_jobs(app)
+    assert app.get("plotly_chart")
+    assert notice in texts(app)
+    assert link_of(app)["run"] != run
+    while any(button.label == "Dismiss" for button in app.button):
+        next(button for button in app.button if button.label == "Dismiss").click().run()
+    assert notice not in texts(app)
+
+
+def test_a_link_written_by_hand_is_understood() -> None:
+    app = open_app({"model": SMALL, "preset": "int8_per_channel"})
+
+    assert_alive(app)
+    assert service.model_info(SMALL).title in texts(app)
+    app.run()
+    assert link_of(app)["run"] == f"{SMALL} int8_per_channel"
+
+
+def test_a_layer_that_does_not_exist_falls_back_with_a_notice() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel", "layer": "no.such.layer"})
+
+    assert_alive(app)
+    assert "the layer “no.such.layer”" in texts(app)
+    assert app.selectbox(key="layer").value in app.selectbox(key="layer").options
+
+
+def test_a_layer_in_the_link_is_selected() -> None:
+    name = service.layer_options(SMALL)[0].name
+    app = open_app({"run": f"{SMALL} int8_per_channel", "layer": name})
+
+    assert app.selectbox(key="layer").value == name
+
+
+def test_a_layer_nobody_chose_follows_the_worst_one_from_run_to_run() -> None:
+    app = open_app()
+    for name in service.model_names():
+        app.button(key=f"card_{name}").click()
+        app.run()
+        example = service.example_run(name)
+        assert example is not None
+        assert app.selectbox(key="layer").value == run_state.default_layer(example.report)
+        assert "layer" not in link_of(app)
+
+
+def test_a_chosen_layer_stays_where_the_next_run_has_it() -> None:
+    app = open_app({"run": "mobilenet int8_per_channel"})
+    name = service.layer_options("mobilenet")[3].name
+    app.selectbox(key="layer").set_value(name).run()
+
+    app.button(key="card_mobilenet_unequal_channels").click().run()
+    assert app.selectbox(key="layer").value == name
+
+    app.button(key="card_mlp").click().run()
+    assert_alive(app)
+    assert app.selectbox(key="layer").value in app.selectbox(key="layer").options
+
+
+def test_accuracy_that_falls_is_shown_as_falling() -> None:
+    app = open_app({"run": "vit_outlier_channels int8_per_channel"})
+
+    accuracy = next(metric for metric in app.metric if metric.label.startswith("Accuracy"))
+    assert accuracy.delta.startswith("-")
+    assert accuracy.proto.color == MetricProto.RED
+    assert accuracy.proto.direction == MetricProto.DOWN
+
+
+def test_an_unknown_layer_pattern_in_a_link_is_told_not_raised() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel exclude:nothing.like.this"})
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    assert "nothing.like.this" in texts(app)
+    assert "failed" in texts(app)
+    assert "Stored example" in texts(app)
+    assert len(app.get("plotly_chart")) == 4
+
+
+def test_recipes_in_the_engine_and_in_links_are_the_same_words() -> None:
+    assert Settings(SMALL, Recipe.default()).recipe.name in PRESETS
