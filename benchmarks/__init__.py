@@ -1,0 +1,10 @@
+"""How fast the engine is, as ratios to a plain float pass measured side by side.
+
+Run `python -m benchmarks` (or `make bench`). Nothing here is a test: figures depend on the machine.
+"""
+
+import os
+
+# As in the dashboard, and before torch is imported: threads that wait do not spin, so that other
+# work on the machine disturbs the figures less.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
