@@ -19,10 +19,11 @@ from quant_engine.errors import SchemeError, UnsupportedLayerError
 from quant_engine.intervals import bootstrap_intervals
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model_size import layer_size, mixed_bytes, total_bytes
+from quant_engine.options import describe_option
 from quant_engine.preparation import prepare
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import CumulativePoint, LayerSensitivity, LayerSize, SensitivityReport
-from quant_engine.scheme import LayerScheme, Recipe
+from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
 from quant_engine.statistics import to_nmse, to_sqnr_db
 from quant_engine.sweep import BatchOutcome, Outcome, VariantRunner, share_tensors
@@ -135,17 +136,6 @@ def measure_sensitivity(
     if with_cumulative:
         measurement.accumulate(evaluation_data, meter, on_update)
     return measurement.report(is_partial=False)
-
-
-def describe_option(scheme: LayerScheme) -> str:
-    """Return a layer scheme in words.
-
-    Example:
-        >>> describe_option(Recipe.default().layer_scheme("any"))
-        'int8 weights + int8 inputs'
-    """
-    inputs = "float inputs" if scheme.activation is None else f"int{scheme.activation.bits} inputs"
-    return f"int{scheme.weight.bits} weights + {inputs}"
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,6 @@ from dashboard.figures.formatting import (
 )
 from dashboard.runs import Run
 
-
 LONGEST_NAME = 20
 
 
