@@ -137,7 +137,7 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
     if scheme is None:
         pattern = recipe.excluding_pattern(layer.name)
         return LayerPlan(layer, None, EXCLUDED, f"excluded by the recipe ({pattern!r})")
-    if scheme.activation is None or not get_quantized_type(layer.module).takes_float_input:
+    if not _needs_calibration(scheme, get_quantized_type(layer.module)):
         return LayerPlan(layer, scheme, QUANTIZED)
     if calibration is None:
         raise NotCalibratedError(
@@ -152,6 +152,11 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
             "never ran on the calibration data, so the range of its input is unknown",
         )
     return LayerPlan(layer, scheme, QUANTIZED)
+
+
+def _needs_calibration(scheme: LayerScheme, kind: type[QuantizedLayer]) -> bool:
+    activation = scheme.activation
+    return activation is not None and not activation.is_dynamic and kind.takes_float_input
 
 
 def convert(
@@ -194,8 +199,9 @@ def _quantized(
     assert scheme is not None
     kind = get_quantized_type(module)
     qparams = None
-    if scheme.activation is not None and kind.takes_float_input:
+    if _needs_calibration(scheme, kind):
         assert calibration is not None
+        assert scheme.activation is not None
         histogram = calibration.histograms[plan.layer.name]
         qparams = choose_input_qparams(histogram, scheme.activation)
     return kind.from_float(module, scheme, qparams)

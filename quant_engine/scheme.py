@@ -33,6 +33,8 @@ class TensorScheme:
         observer: Rule that turns the values seen into a range.
         percentile: For the observer "percentile": the share of values, in percent, that stays
             inside the range. Asymmetric ranges cut half of the rest from each side.
+        is_dynamic: For an input: the range is that of each batch, from its smallest to its largest
+            value, found when the layer runs; nothing is calibrated. Needs the observer "minmax".
 
     Raises:
         SchemeError: If a field is outside what is listed above.
@@ -49,6 +51,7 @@ class TensorScheme:
     granularity: str = "per_tensor"
     observer: str = "minmax"
     percentile: float = 99.9
+    is_dynamic: bool = False
 
     def __post_init__(self) -> None:
         if (
@@ -72,6 +75,13 @@ class TensorScheme:
             raise SchemeError(
                 f"percentile is {self.percentile!r}. It must be a number above 50 and up to 100, "
                 "in percent."
+            )
+        if not isinstance(self.is_dynamic, bool):
+            raise SchemeError(f"is_dynamic is {self.is_dynamic!r}. It must be True or False.")
+        if self.is_dynamic and self.observer != "minmax":
+            raise SchemeError(
+                f"observer is {self.observer!r} and is_dynamic True. A range found anew for each "
+                "batch is always its 'minmax': use that, or is_dynamic=False."
             )
 
     @property
@@ -116,6 +126,11 @@ class LayerScheme:
             raise SchemeError(
                 f"weight must be a TensorScheme, got {type(self.weight).__name__}. "
                 "Use activation=None for weights only; to keep a layer in float, exclude it."
+            )
+        if self.weight.is_dynamic:
+            raise SchemeError(
+                "The weight's scheme has is_dynamic=True. Only inputs change from batch to batch: "
+                "set it on the activation."
             )
         if self.activation is None:
             return

@@ -9,7 +9,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from quant_engine.affine import QParams, dequantize, fake_quantize, quantize
+from quant_engine.affine import (
+    QParams,
+    choose_dynamic_qparams,
+    dequantize,
+    fake_quantize,
+    quantize,
+)
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
 from quant_engine.modules import copy_hooks
 from quant_engine.observers import choose_weight_qparams
@@ -101,7 +107,8 @@ class QuantizedLayer(nn.Module):
         Args:
             module: Layer of the float type this class is registered for. It is not changed.
             scheme: How to quantize weight and input.
-            input_qparams: Grid of the input; needed where `scheme.activation` is given.
+            input_qparams: Grid of the input; needed where `scheme.activation` is given, unless it
+                is dynamic.
 
         Returns:
             The quantized layer, in the mode (training or not) of `module` and with its hooks.
@@ -114,7 +121,8 @@ class QuantizedLayer(nn.Module):
         layer.quantize_weights()
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
-        if layer.scheme.activation is not None:
+        activation = layer.scheme.activation
+        if activation is not None and not activation.is_dynamic:
             if input_qparams is None:
                 raise NotCalibratedError(
                     f"The scheme of this {type(module).__name__} quantizes its input, whose range "
@@ -144,7 +152,7 @@ class QuantizedLayer(nn.Module):
 
     @property
     def input_qparams(self) -> QParams | None:
-        """Grid of the input; None if inputs stay float."""
+        """Calibrated grid of the input; None if inputs stay float or have a grid a batch."""
         if self.input_scale is None or self.scheme.activation is None:
             return None
         return _qparams(self.input_scale, self.input_zero_point, self.scheme.activation, None)
@@ -204,9 +212,9 @@ class QuantizedLayer(nn.Module):
             DataError: If the grid has more than one scale or other codes than the scheme.
         """
         scheme = self.scheme.activation
-        if scheme is None or qparams.axis is not None:
+        if scheme is None or scheme.is_dynamic or qparams.axis is not None:
             raise DataError(
-                "An input grid needs a scheme with an activation and a single scale, got "
+                "An input grid needs a scheme with a calibrated activation and a single scale, got "
                 f"activation={scheme!r} and axis={qparams.axis}."
             )
         if (qparams.qmin, qparams.qmax) != (scheme.qmin, scheme.qmax):
@@ -224,9 +232,20 @@ class QuantizedLayer(nn.Module):
             return weight
         return dequantize(self.quantized_weight, self.weight_qparams)
 
+    def input_grid(self, x: Tensor) -> QParams | None:
+        """Return the grid that `x` is rounded to: the calibrated one, or that of this batch.
+
+        Raises:
+            DataError: If the range is found at run time and `x` holds NaN or Inf.
+        """
+        activation = self.scheme.activation
+        if activation is not None and activation.is_dynamic:
+            return choose_dynamic_qparams(x, activation)
+        return self.input_qparams
+
     def simulate_input(self, x: Tensor) -> Tensor:
         """Return the float32 values that the input's codes stand for."""
-        qparams = self.input_qparams
+        qparams = self.input_grid(x)
         return x.float() if qparams is None else fake_quantize(x, qparams)
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -306,8 +325,11 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """Show the scheme in `print(model)`."""
         weight, activation = self.scheme.weight, self.scheme.activation
-        is_rounded = activation is not None and self.input_scale is not None
-        inputs = f"int{activation.bits}" if activation and is_rounded else "float"
+        inputs = "float"
+        if activation is not None and activation.is_dynamic:
+            inputs = f"int{activation.bits} dynamic"
+        elif activation is not None and self.input_scale is not None:
+            inputs = f"int{activation.bits}"
         state = f"int{weight.bits} {weight.granularity}" if self.is_quantized else "float"
         return f"weight={state}, input={inputs}"
 
