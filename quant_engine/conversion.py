@@ -15,8 +15,9 @@ from quant_engine.calibration import (
     recipe_or_default,
     require_quantizable,
 )
-from quant_engine.choices import suggest
+from quant_engine.choices import require_choice, suggest
 from quant_engine.errors import DataError, NotCalibratedError, QuantizationError, SchemeError
+from quant_engine.execution import EXECUTIONS, SIMULATED, convert_execution
 from quant_engine.layers import QuantizedLayer, get_quantized_type
 from quant_engine.modules import replace_module
 from quant_engine.observers import choose_input_qparams
@@ -25,8 +26,6 @@ from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import EXCLUDED, QUANTIZED, UNSUPPORTED
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.selection import LayerInfo, list_layers
-
-EXECUTIONS = ("simulated",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +50,7 @@ def quantize_model(
     calibration_data: Data | Calibration | None,
     recipe: Recipe | None = None,
     *,
-    execution: str = "simulated",
+    execution: str = SIMULATED,
     progress: Progress | None = None,
 ) -> nn.Module:
     """Return a quantized copy of a model.
@@ -59,9 +58,10 @@ def quantize_model(
     Args:
         model: The float model; it is not changed.
         calibration_data: A tensor or an iterable of batches, read once; or the result of
-            `calibrate`; or None for a recipe that quantizes weights only.
+            `calibrate`; or None for a recipe without calibrated input ranges.
         recipe: How to quantize; `Recipe.default()` if None.
-        execution: "simulated": integer codes are dequantized and summed in float32.
+        execution: "simulated": integer codes are dequantized and summed in float32. "integer":
+            products of codes are summed in int32; see `convert_execution`.
         progress: Called as progress(done, total, text); may raise to cancel.
 
     Returns:
@@ -76,8 +76,7 @@ def quantize_model(
         UnsupportedLayerError: If nothing in the model can be quantized.
     """
     recipe = recipe_or_default(recipe)
-    if execution not in EXECUTIONS:
-        raise SchemeError(f"execution is {execution!r}. {suggest(str(execution), EXECUTIONS)}")
+    require_choice("execution", execution, EXECUTIONS)
     prepared = prepare(model)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     if calibration_data is None or isinstance(calibration_data, Calibration):
@@ -87,7 +86,10 @@ def quantize_model(
         meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
         calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
     plans = plan_layers(prepared, recipe, calibration)
-    return convert(prepared.model, plans, calibration, meter)
+    quantized = convert(prepared.model, plans, calibration, meter)
+    if execution == SIMULATED or not any(plan.scheme for plan in plans):
+        return quantized
+    return convert_execution(quantized, execution)
 
 
 def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:

@@ -20,14 +20,11 @@ _EXACT_IN_FLOAT32 = 1 << 24
 
 
 class IntegerOperation(Protocol):
-    """A layer's arithmetic, ready to run.
-
-    Attributes:
-        name: The kernel that ran last, or that will run.
-    """
+    """A layer's arithmetic, ready to run."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The kernel that ran last, or that will run."""
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes of an activation; see `Epilogue` for the result."""

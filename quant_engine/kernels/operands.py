@@ -108,7 +108,9 @@ def without_counters(sums: Tensor, zero_point: Tensor, groups: int, axis: int) -
     """
     shape = [1] * (sums.dim() + 1)
     shape[axis : axis + 2] = groups, -1
-    parts = sums.unflatten(axis, (groups, -1))
+    split = (*sums.shape[:axis], groups, -1, *sums.shape[axis + 1 :])
+    parts = sums.reshape(split)
     own = parts.narrow(axis + 1, 0, parts.shape[axis + 1] - 1)
     counted = parts.narrow(axis + 1, parts.shape[axis + 1] - 1, 1)
-    return (own - zero_point.to(sums.dtype).view(shape) * counted).flatten(axis, axis + 1)
+    taken = zero_point.to(sums.dtype).view(shape) * counted
+    return (own - taken).flatten(axis, axis + 1)

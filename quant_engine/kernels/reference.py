@@ -47,8 +47,10 @@ def multiply_codes(a: Tensor, b: Tensor) -> Tensor:
         a bᵀ, int32, shape (rows, columns).
 
     Example:
-        >>> multiply_codes(torch.tensor([[-128, 127]], dtype=torch.int8),
-        ...                torch.tensor([[127, 127]], dtype=torch.int8))
+        >>> multiply_codes(
+        ...     torch.tensor([[-128, 127]], dtype=torch.int8),
+        ...     torch.tensor([[127, 127]], dtype=torch.int8),
+        ... )
         tensor([[-127]], dtype=torch.int32)
     """
     if not (a.shape[0] and b.shape[0] and a.shape[1]):
@@ -204,9 +206,7 @@ def convolve_by_group(
     parts = zip(
         padded.chunk(convolution.groups, dim=1), weight.chunk(convolution.groups), strict=True
     )
-    return torch.cat(
-        [_convolve_by_product(x, zero_point, w, convolution) for x, w in parts], dim=1
-    )
+    return torch.cat([_convolve_by_product(x, zero_point, w, convolution) for x, w in parts], dim=1)
 
 
 class ReferenceLinear:

@@ -37,6 +37,7 @@ from quant_engine.report.tensors import (
 )
 from quant_engine.report.timing import (
     Environment,
+    LayerExecution,
     TimingEntry,
     TimingReport,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Environment",
     "ErrorHistogram",
     "ErrorMetrics",
+    "LayerExecution",
     "LayerReport",
     "LayerSensitivity",
     "LayerSize",

@@ -23,6 +23,24 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerExecution:
+    """How one quantized layer is computed.
+
+    Attributes:
+        name: Name of the layer.
+        execution: "integer" (products of codes, summed in int32), "weights_only" (codes times
+            float inputs), "lookup" (codes are picked, not multiplied) or "simulated".
+        kernel: The integer kernel that ran last; empty where none did.
+        reason: Why it is not "integer"; empty where it is.
+    """
+
+    name: str
+    execution: str
+    kernel: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TimingEntry:
     """Wall-clock time of one thing, over repeated runs.
 
