@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from quant_engine.choices import require_choice
@@ -9,6 +11,7 @@ from quant_engine.errors import UnsupportedLayerError
 from quant_engine.integer import KernelForm, why_not_integer
 from quant_engine.kernels import AUTO, require_kernel
 from quant_engine.layers import QuantizedEmbedding, QuantizedLayer
+from quant_engine.lowering import LoweredStep, is_lowered, lower_model, lowered_layers
 from quant_engine.report import LayerExecution
 from quant_engine.sweep import share_tensors
 
@@ -19,9 +22,11 @@ EXECUTIONS = (SIMULATED, INTEGER)
 WEIGHTS_ONLY = "weights_only"
 LOOKUP = "lookup"
 
+_NOTES = "execution_notes"
+
 
 def convert_execution(
-    model: nn.Module, execution: str = INTEGER, *, kernel: str = AUTO
+    model: nn.Module, execution: str = INTEGER, *, kernel: str = AUTO, lowered: bool = False
 ) -> nn.Module:
     """Return a quantized model that computes in another way; nothing is calibrated again.
 
@@ -32,6 +37,9 @@ def convert_execution(
             but for the rounding of float32.
         kernel: What sums: "onednn" (fused; x86-64), "portable", or "auto" for the fastest that is
             exact on this machine. Kernels that are not exact are never used.
+        lowered: Whether activations stay int8 between layers where the model's graph allows it;
+            see `lower_model`. A model that cannot be traced keeps float32 between layers, and
+            `execution_notes` says why. A model that is lowered already stays so.
 
     Returns:
         A copy that shares weights and codes with `model`. Layers that cannot run on integers stay
@@ -48,12 +56,27 @@ def convert_execution(
             f"The {type(model).__name__} holds no quantized layer. Give the result of "
             "quantize_model."
         )
+    notes = execution_notes(model)
     result = share_tensors(model)
+    if lowered and not is_lowered(model):
+        try:
+            result = lower_model(model)
+        except UnsupportedLayerError as error:
+            notes = (f"Activations are float32 between layers. {error}",)
+    vars(result)[_NOTES] = notes
     for module in result.modules():
+        if isinstance(module, LoweredStep):
+            module.is_integer = execution == INTEGER
         if isinstance(module, QuantizedLayer) and _is_quantized(module):
             can_run = execution == INTEGER and not why_not_integer(module)
             module.integer_form = KernelForm(kernel) if can_run else None
     return result
+
+
+def execution_notes(model: nn.Module) -> tuple[str, ...]:
+    """Return what `convert_execution` could not do for a model, in words."""
+    notes: tuple[str, ...] = vars(model).get(_NOTES, ())
+    return notes
 
 
 def list_executions(model: nn.Module) -> tuple[LayerExecution, ...]:
@@ -67,11 +90,21 @@ def list_executions(model: nn.Module) -> tuple[LayerExecution, ...]:
         >>> list_executions(model)[0].execution
         'simulated'
     """
-    return tuple(
-        _execution_of(name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, QuantizedLayer) and _is_quantized(module)
-    )
+    steps = lowered_layers(model)
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer) and module.is_quantized:
+            step = steps.get(id(module))
+            entry = _execution_of(name, module)
+            if step is not None:
+                entry = replace(
+                    entry,
+                    name=name.removesuffix(".layer"),
+                    has_code_input=step.takes_codes,
+                    has_code_output=step.output_qparams is not None,
+                )
+            found.append(entry)
+    return tuple(found)
 
 
 def _is_quantized(module: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,7 @@ class PackedConv2d:
             layer.groups,
             layer.padding_mode,
         )
+        self._layer = layer
         weights = weights_of(layer, layer.quantized_weight)
         self._operation = make_convolution(weights, convolution, kernel)
 
@@ -51,7 +54,12 @@ class PackedConv2d:
         """Run on unsigned codes."""
         if codes.dim() == 4:
             return self._operation(codes, grid, epilogue)
+        epilogue = _with_skip_axis(epilogue, 0)
         return self._operation(codes.unsqueeze(0), grid, epilogue).squeeze(0)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+        return _output_shape(self._layer, shape, 2)
 
 
 @register_packed_layer(QuantizedConv1d)
@@ -73,6 +81,7 @@ class PackedConv1d:
             layer.groups,
             layer.padding_mode,
         )
+        self._layer = layer
         weights = weights_of(layer, layer.quantized_weight.unsqueeze(2))
         self._operation = make_convolution(weights, convolution, kernel)
 
@@ -83,9 +92,16 @@ class PackedConv1d:
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes."""
-        rows = codes if codes.dim() == 3 else codes.unsqueeze(0)
+        rows = codes
+        if codes.dim() == 2:
+            rows, epilogue = codes.unsqueeze(0), _with_skip_axis(epilogue, 0)
+        epilogue = _with_skip_axis(epilogue, 2)
         y = self._operation(rows.unsqueeze(2), grid, epilogue).squeeze(2)
         return y if codes.dim() == 3 else y.squeeze(0)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+        return _output_shape(self._layer, shape, 1)
 
 
 @register_packed_layer(QuantizedConvTranspose2d)
@@ -108,6 +124,9 @@ class PackedConvTranspose2d:
             d * (k - 1) - p
             for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
         ]
+        self._reaches = [
+            d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        ]
         self._weights = _turned_weights(layer)
         self._operations: dict[Pair, IntegerOperation] = {}
         self._operation = self._for_output(layer.output_padding)
@@ -126,9 +145,23 @@ class PackedConvTranspose2d:
     ) -> Tensor:
         """Run on unsigned codes."""
         self._operation = self._for_output(output_padding or self._output_padding)
-        batch = codes if codes.dim() == 4 else codes.unsqueeze(0)
+        batch = codes
+        if codes.dim() == 3:
+            batch, epilogue = codes.unsqueeze(0), _with_skip_axis(epilogue, 0)
         y = self._operation(self._stretched(batch, grid.zero_point), grid, epilogue)
         return y if codes.dim() == 4 else y.squeeze(0)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+        sizes = [
+            self._stride[axis] * (shape[axis - 2] - 1)
+            + 2 * self._margins[axis]
+            - self._reaches[axis]
+            + self._output_padding[axis]
+            + 2
+            for axis in (0, 1)
+        ]
+        return (*shape[:-3], len(self._weights.codes), *sizes)
 
     def _stretched(self, codes: Tensor, zero: int) -> Tensor:
         if self._stride == (1, 1):
@@ -151,6 +184,26 @@ class PackedConvTranspose2d:
                 self._weights, convolution, self._kernel
             )
         return self._operations[output_padding]
+
+
+def _output_shape(
+    layer: QuantizedConv1d | QuantizedConv2d, shape: tuple[int, ...], axes: int
+) -> tuple[int, ...]:
+    edges = edge_padding(layer.padding, layer.kernel_size, layer.dilation)
+    sizes = []
+    for axis in range(axes):
+        before, after = edges[2 * (axes - 1 - axis) :][:2]
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+        room = shape[axis - axes] + before + after - reach
+        sizes.append(room // layer.stride[axis] + 1)
+    return (*shape[: -axes - 1], layer.out_channels, *sizes)
+
+
+def _with_skip_axis(epilogue: Epilogue, axis: int) -> Epilogue:
+    """Give what is added an axis of length 1, as the input got one."""
+    if epilogue.skip is None:
+        return epilogue
+    return replace(epilogue, skip=epilogue.skip.unsqueeze(axis))
 
 
 def _turned_weights(layer: QuantizedConvTranspose2d) -> IntegerWeights:

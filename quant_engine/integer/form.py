@@ -15,6 +15,7 @@ from torch import Tensor
 from quant_engine.affine import aligned
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
+from quant_engine.kernels.operands import finish
 from quant_engine.kernels.reference import LONGEST_SUM
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layers.base import IntegerForm
@@ -29,6 +30,9 @@ class PackedLayer(Protocol):
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any) -> Tensor:
         """Run on unsigned codes."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
 
 
 Q = TypeVar("Q", bound=QuantizedLayer)
@@ -129,7 +133,12 @@ class KernelForm(IntegerForm):
         self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any
     ) -> Tensor:
         """Run a layer on unsigned codes; returns float32 values or codes, as the epilogue says."""
-        return self._build(layer).packed(codes, grid, epilogue, *arguments)
+        packed = self._build(layer).packed
+        skip = epilogue.skip
+        if skip is not None and skip.shape != packed.output_shape(tuple(codes.shape)):
+            # What is added is spread over the output, or the output over it; kernels do neither.
+            return finish(packed(codes, grid, PLAIN, *arguments), epilogue)
+        return packed(codes, grid, epilogue, *arguments)
 
     def _build(self, layer: QuantizedLayer) -> _Built:
         sources = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from quant_engine.integer.form import register_packed_layer, weights_of
@@ -31,4 +33,10 @@ class PackedLinear:
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes."""
         rows = codes.reshape(-1, codes.shape[-1])
-        return self._operation(rows, grid, epilogue).view(*codes.shape[:-1], self._width)
+        if epilogue.skip is not None:
+            epilogue = replace(epilogue, skip=epilogue.skip.reshape(-1, self._width))
+        return self._operation(rows, grid, epilogue).view(self.output_shape(tuple(codes.shape)))
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+        return (*shape[:-1], self._width)

@@ -55,6 +55,7 @@ PLAIN = Epilogue()
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     NO_ACTIVATION: lambda y: y,
     "relu": F.relu,
+    "relu6": F.relu6,
     "gelu": F.gelu,
     "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
 }
@@ -72,7 +73,7 @@ def finish(y: Tensor, epilogue: Epilogue) -> Tensor:
     """
     if epilogue.skip is not None:
         grid = epilogue.skip_grid
-        y = y.add_(epilogue.skip if grid is None else from_codes(epilogue.skip, grid))
+        y = y + (epilogue.skip if grid is None else from_codes(epilogue.skip, grid))
     y = ACTIVATIONS[epilogue.activation](y)
     return y if epilogue.output is None else to_codes_of(y, epilogue.output)
 

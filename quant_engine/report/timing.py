@@ -32,12 +32,16 @@ class LayerExecution:
             float inputs), "lookup" (codes are picked, not multiplied) or "simulated".
         kernel: The integer kernel that ran last; empty where none did.
         reason: Why it is not "integer"; empty where it is.
+        has_code_input: Whether its input comes as codes, so that it rounds nothing itself.
+        has_code_output: Whether it hands codes on.
     """
 
     name: str
     execution: str
     kernel: str = ""
     reason: str = ""
+    has_code_input: bool = False
+    has_code_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)
