@@ -1,6 +1,8 @@
-"""How fast the engine is, as ratios to a plain float pass measured side by side.
+"""How fast the engine is, as ratios to something else measured side by side.
 
-Run `python -m benchmarks` (or `make bench`). Nothing here is a test: figures depend on the machine.
+Run `python -m benchmarks` (or `make bench`); `--only` names topics. A topic is one module in
+`topics/` with one function under `@register_topic("name")`. Nothing here is a test: figures depend
+on the machine.
 """
 
 import os
