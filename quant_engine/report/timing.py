@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -49,7 +50,8 @@ class TimingEntry:
     """Wall-clock time of one thing, over repeated runs.
 
     Attributes:
-        execution: "float", "float_channels_last", "simulated" or "integer".
+        execution: "float", "float_channels_last", "simulated", "integer" (int8 sums, float32
+            between layers) or "integer_lowered" (int8 between layers too).
         batch_size: Samples in one run.
         median_ms: Median over the runs, in ms.
         q1_ms: First quartile, in ms.
@@ -76,12 +78,28 @@ class TimingReport:
         warmup_runs: Untimed runs before each measurement.
         models: Whole models.
         layers: Single layers inside a whole run.
+        executions: How each quantized layer was computed when the model ran on integers.
+        notes: What could not be done, and why.
     """
 
     environment: Environment
     warmup_runs: int
     models: tuple[TimingEntry, ...]
     layers: tuple[TimingEntry, ...]
+    executions: tuple[LayerExecution, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def float_baseline(self) -> Mapping[int, TimingEntry]:
+        """Batch size -> the faster of the float model's two memory layouts."""
+        entries = [entry for entry in self.models if entry.execution.startswith("float")]
+        return {
+            size: min(
+                (entry for entry in entries if entry.batch_size == size),
+                key=lambda entry: entry.median_ms,
+            )
+            for size in sorted({entry.batch_size for entry in entries})
+        }
 
     def model(self, execution: str, batch_size: int) -> TimingEntry | None:
         """Return the whole-model entry of an execution and batch size, or None."""
