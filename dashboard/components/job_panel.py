@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.components import run_state
+from dashboard.components.live import show_live
 from dashboard.components.markdown import escape_markdown
 from dashboard.figures.formatting import plural
 from dashboard.jobs import CANCELLED, QUEUED, JobStatus
@@ -25,7 +26,11 @@ def show_job_panel(*, is_empty: bool) -> None:
     if not statuses:
         return
     active = frozenset(status.key for status in statuses if status.is_active)
-    st.fragment(run_every=POLL_SECONDS if active else None)(_draw)(active, is_empty)
+    show_live(
+        lambda: _draw(active, is_empty),
+        key="live_jobs",
+        run_every=POLL_SECONDS if active else None,
+    )
 
 
 def _draw(active_before: frozenset[str], is_empty: bool) -> None:

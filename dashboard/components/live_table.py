@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.components import run_state
+from dashboard.components.live import show_live
 from dashboard.figures.formatting import plural
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
@@ -26,7 +27,7 @@ def show_live_table() -> bool:
     if status is None or not status.is_active:
         return False
     st.subheader("Layers so far", anchor=False)
-    st.fragment(run_every=GROW_SECONDS)(_draw)()
+    show_live(_draw, key="live_layers", run_every=GROW_SECONDS)
     return True
 
 
