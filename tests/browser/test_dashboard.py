@@ -225,8 +225,13 @@ def test_nothing_is_wider_than_a_narrow_window(
     page = visit(open_page(viewport=(800, 900)), f"{dashboard_url}/{name}")
 
     expect(page.locator("h1")).to_have_text(HEADINGS[name])
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("e => e.scrollWidth <= e.clientWidth")
+    page.wait_for_function(
+        """() => {
+            const main = document.querySelector('[data-testid="stMain"]');
+            return main.scrollWidth <= main.clientWidth;
+        }""",
+        timeout=5_000,
+    )
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
