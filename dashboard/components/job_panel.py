@@ -50,7 +50,7 @@ def _draw(active_before: frozenset[str], is_empty: bool) -> None:
 def _show_active(status: JobStatus, index: int) -> None:
     with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
         with st.container():
-            st.progress(status.fraction, text=_progress_text(status))
+            st.progress(status.fraction, text=progress_text(status))
         st.button(
             "Cancelling…" if status.is_cancelling else "Cancel",
             key=f"cancel_{index}",
@@ -61,8 +61,9 @@ def _show_active(status: JobStatus, index: int) -> None:
         )
 
 
-def _progress_text(status: JobStatus) -> str:
-    if status.state == QUEUED:
+def progress_text(status: JobStatus) -> str:
+    """Return in one line what a job does, or waits for, and how long it takes."""
+    if status.state == QUEUED and status.jobs_ahead:
         waiting = plural(status.jobs_ahead, "other job")
         return f"**{status.title}** · waiting for {waiting} to end"
     parts = [f"**{status.title}**", escape_markdown(status.text) or "starting"]

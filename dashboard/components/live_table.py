@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.components import run_state
 from dashboard.components.live import show_live
-from dashboard.figures.formatting import plural
+from dashboard.figures.formatting import MISSING, plural
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
 GROW_SECONDS = 1.0
@@ -96,7 +96,7 @@ def _precision(layer: LayerReport) -> str:
 
 
 def _decibels(error: Any) -> float | None:
-    """No error at all has no finite SQNR; the cell stays empty."""
+    """No error at all has no finite SQNR; the cell shows a dash."""
     return error.sqnr_db if error is not None and math.isfinite(error.sqnr_db) else None
 
 
@@ -104,7 +104,10 @@ def _table_settings() -> dict[str, Any]:
     one_decimal = {
         name: st.column_config.NumberColumn(name, format="%.1f", help=about)
         for name, about in (
-            ("Weight SQNR (dB)", "Error of the weight alone. Higher is better; empty is exact."),
+            (
+                "Weight SQNR (dB)",
+                "Error of the weight alone. Higher is better; – is exact or float.",
+            ),
             ("Local SQNR (dB)", "This layer alone quantized, against its float output."),
             ("Accumulated SQNR (dB)", "Its output when every layer before it is quantized too."),
             ("Float (kB)", "Bytes in float; 1 kB is 1,000 bytes."),
@@ -114,4 +117,9 @@ def _table_settings() -> dict[str, Any]:
     parameters = {"Parameters": st.column_config.NumberColumn("Parameters", format="localized")}
     layer = {"Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)}
     columns = {**layer, **one_decimal, **parameters}
-    return {"width": "stretch", "hide_index": True, "column_config": columns}
+    return {
+        "width": "stretch",
+        "hide_index": True,
+        "column_config": columns,
+        "placeholder": MISSING,
+    }
