@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard.components import run_state
 from dashboard.components.live import show_live
 from dashboard.figures.formatting import MISSING, plural
+from dashboard.runs import with_named_layers
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
 GROW_SECONDS = 1.0
@@ -37,8 +38,9 @@ def _draw() -> None:
     if not isinstance(report, ModelReport):
         st.caption("The first layers appear within a second or two.")
         return
-    finished = [layer for layer in report.layers if is_finished(layer)]
-    st.caption(f"{len(finished)} of {plural(len(report.layers), 'layer')} measured so far.")
+    layers = with_named_layers(report).layers
+    finished = [layer for layer in layers if is_finished(layer)]
+    st.caption(f"{len(finished)} of {plural(len(layers), 'layer')} measured so far.")
     if finished:
         st.dataframe(rows_of(finished), **_table_settings())
 

@@ -211,11 +211,14 @@ def test_presenter_mode_enlarges_the_text_and_travels_in_the_link(
     visit(page, f"{dashboard_url}/?present=1")
     size = "parseFloat(getComputedStyle(document.querySelector('h1')).fontSize)"
     large = page.evaluate(size)
+    open_from_menu(page, "Layer")
+    assert link_of(page)["present"] == "true"
 
     page.get_by_test_id("stSidebar").get_by_text("Presenter mode").click()
     wait_until_idle(page)
 
     assert large > 1.2 * page.evaluate(size)
+    assert "present" not in link_of(page)
 
 
 @pytest.mark.parametrize("name", PAGES)
