@@ -79,9 +79,9 @@ class Replay:
         reason: Why passes are full forwards; empty while they are replayed.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap every module of `model`."""
-        self.reason = ""
+    def __init__(self, model: nn.Module, reason: str = "") -> None:
+        """Wrap every module of `model`; with a reason not to replay, leave them alone."""
+        self.reason = reason
         self._model = model
         self._calls: list[_Call] = []
         self._pointer = 0
@@ -90,7 +90,7 @@ class Replay:
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._sent: list[_Kept] = []
         self._random_state = torch.random.get_rng_state()
-        for module in model.modules():
+        for module in () if reason else model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 vars(module)["forward"] = partial(self._answer, module, module.forward)
 
@@ -157,7 +157,7 @@ class Replay:
             torch.random.set_rng_state(self._random_state)
             try:
                 output = model_output(self._model, batch)
-                if any(_version(kept.tensor) != kept.version for kept in self._sent):
+                if any(count_changes(kept.tensor) != kept.version for kept in self._sent):
                     self._give_up("a layer changes in place what an earlier one returned")
                 return output.detach()
             except _MismatchError as mismatch:
@@ -192,10 +192,10 @@ class Replay:
         call = _Call(module, _shapes(args, kwargs))
         self._calls.append(call)
         inputs = list(nested_tensors((args, kwargs)))
-        versions = [_version(tensor) for tensor in inputs]
+        versions = [count_changes(tensor) for tensor in inputs]
         output = forward(*args, **kwargs)
         call.next_call = len(self._calls)
-        is_unchanged = versions == [_version(tensor) for tensor in inputs]
+        is_unchanged = versions == [count_changes(tensor) for tensor in inputs]
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs}
         answers = [tensor.untyped_storage().data_ptr() for tensor in nested_tensors(output)]
         is_new = memory.isdisjoint(answers) and len(set(answers)) == len(answers)
@@ -209,15 +209,15 @@ class Replay:
         if not isinstance(value, Tensor):
             return value
         # The id is safe as a key: the tensor is held until the pass is over.
-        key = (id(value), _version(value))
+        key = (id(value), count_changes(value))
         if key not in self._kept:
-            self._kept[key] = _Kept(value, _version(value), value.clone())
+            self._kept[key] = _Kept(value, count_changes(value), value.clone())
         return self._kept[key]
 
     def _settle(self) -> None:
         """After a pass: let go of the copies of tensors that nobody changed."""
         for kept in self._kept.values():
-            if _version(kept.tensor) != kept.version and kept.copy is not None:
+            if count_changes(kept.tensor) != kept.version and kept.copy is not None:
                 kept.tensor, kept.is_fragile = kept.copy, True
             kept.copy = None
         self._kept = {}
@@ -231,8 +231,8 @@ class Replay:
         return value.tensor
 
 
-def _version(tensor: Tensor) -> int:
-    """Return torch's count of in-place changes to a tensor.
+def count_changes(tensor: Tensor) -> int:
+    """Return torch's count of the in-place changes made to a tensor.
 
     Tensors made in inference mode have no count; outside it torch does not let them be changed.
     """
