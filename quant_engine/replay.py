@@ -166,6 +166,10 @@ class Replay:
         torch.random.set_rng_state(self._random_state)
         return model_output(self._model, batch).detach()
 
+    def forget(self) -> None:
+        """Let go of the record at once: model and wrappers form a cycle, which is freed late."""
+        self._calls, self._sent, self._kept = [], [], {}
+
     def _give_up(self, reason: str) -> None:
         self.reason = self.reason or reason
         self._calls = []

@@ -78,21 +78,26 @@ class VariantRunner:
             ModelForwardError: If the model raises.
             DataError: If an output holds NaN or Inf, or the metric's answer does not fit.
         """
+        model = share_tensors(self._model)
+        replay = Replay(model, "" if self._has_replay else _SWITCHED_OFF)
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            return self._run(_Inputs(batch), variants, bases, on_variant)
+            try:
+                return self._run(model, replay, _Inputs(batch), variants, bases, on_variant)
+            finally:
+                replay.forget()
 
     def _run(
         self,
+        model: nn.Module,
+        replay: Replay,
         inputs: _Inputs,
         variants: Sequence[Variant],
         bases: Sequence[Variant],
         on_variant: Callable[[int], None] | None,
     ) -> BatchOutcome:
-        model = share_tensors(self._model)
-        switches = {name: _find_switch(model, name) for name in self._names}
-        replay = Replay(model, "" if self._has_replay else _SWITCHED_OFF)
         labels = inputs.batch.labels
         outcomes: dict[int, Outcome] = {}
+        switches = {name: _find_switch(model, name) for name in self._names}
 
         def record(base: Variant) -> Tensor:
             """Record a pass and check once, from its middle on, that replay gives the same."""

@@ -63,7 +63,12 @@ def slow_change(output: Tensor, changed: Tensor, labels: Tensor | None) -> Tenso
 
 
 def make_model(kind: type[nn.Module] = Branches) -> nn.Module:
-    return fill(kind())
+    """Weights small enough for probabilities between 0 and 1."""
+    model = fill(kind())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.3)
+    return model
 
 
 def make_batches(count: int = 3, samples: int = 8) -> list[tuple[Tensor, Tensor]]:
