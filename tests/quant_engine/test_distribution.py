@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
@@ -35,7 +37,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Recorder(Executor):
-    """Runs every task at once, in this process, and remembers it."""
+    """Runs every task at once, and remembers it.
+
+    In this process, but with a random state of its own, as another process has.
+    """
 
     def __init__(self) -> None:
         self.tasks: list[SweepTask] = []
@@ -44,7 +49,9 @@ class Recorder(Executor):
         self.tasks.append(args[0])
         future: Future[Any] = Future()
         try:
-            future.set_result(fn(*args, **kwargs))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(len(self.tasks))
+                future.set_result(fn(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -105,15 +112,33 @@ def test_threads_give_the_same() -> None:
         assert measure(model, executor) == measure(model, None)
 
 
+def test_threads_of_a_process_run_one_task_at_a_time() -> None:
+    # They would share random state and number of threads.
+    running: list[int] = []
+    most: list[int] = []
+
+    def metric(output: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
+        running.append(threading.get_ident())
+        time.sleep(0.001)
+        most.append(len(set(running)))
+        running.remove(threading.get_ident())
+        return output[:, 0]
+
+    global local_metric
+    local_metric = metric
+    with ThreadPoolExecutor(3) as executor:
+        measure(make_model(), executor, metric=forwarding_metric)
+
+    assert set(most) == {1}
+
+
 def test_a_model_that_draws_random_numbers_draws_the_same_ones_everywhere() -> None:
     model = make_model(Noisy)
     here = measure(model, None)
 
-    def elsewhere() -> SensitivityReport:
-        with ThreadPoolExecutor(3) as executor:
-            return measure(model, executor)
-
-    assert elsewhere() == here
+    assert measure(model, Recorder()) == here
+    with ThreadPoolExecutor(3) as executor:
+        assert measure(model, executor) == here
     assert here.notes == ("Every run was a full forward pass: the model draws random numbers.",)
 
 
