@@ -250,8 +250,12 @@ def test_each_kind_is_replayed(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_inside_each_other(kind: str) -> None:
+    # The last layer is changed alone too: all that came before it is then replayed.
+    parts = (Spec(kind, (Spec("shared 1"), Spec("layer"))), Spec("shared 1"), Spec("layer"))
     for outer in QUIET:
-        check(Spec(outer, (Spec(kind, (Spec("shared 1"), Spec("layer"))), Spec("shared 1"))), 2)
+        found = check(Spec(outer, parts), seed=2)
+        # A gate or a loop may not come to the noise.
+        assert kind == "noise" or found.full_forwards_because == "", outer
 
 
 def test_random_layers_that_are_on_are_noticed() -> None:
