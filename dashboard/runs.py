@@ -21,6 +21,8 @@ from quant_engine.scheme import Recipe
 from quant_engine.serialization import decode, encode
 
 FILE_VERSION = 1
+MODEL_ITSELF = "(model itself)"
+"""Name of a model among its own layers, where it holds parameters: PyTorch's name is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Run:
 
     Attributes:
         settings: What was asked for; decides `id`.
-        report: What the analysis found.
+        report: What the analysis found; every layer in it has a name.
         sensitivities: What was measured on top, at most one for each direction.
         created: When it finished, ISO 8601 in UTC.
         seconds: How long the analysis took.
@@ -42,6 +44,9 @@ class Run:
     created: str = ""
     seconds: float | None = None
     is_example: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "report", with_named_layers(self.report))
 
     @property
     def id(self) -> str:
@@ -113,6 +118,14 @@ class RunSummary:
     def id(self) -> str:
         """The run's id."""
         return self.settings.run_id
+
+
+def with_named_layers(report: ModelReport) -> ModelReport:
+    """Return the report with a name for every layer: links and pickers cannot hold an empty one."""
+    if all(layer.name for layer in report.layers):
+        return report
+    named = (layer if layer.name else replace(layer, name=MODEL_ITSELF) for layer in report.layers)
+    return replace(report, layers=tuple(named))
 
 
 def now() -> str:

@@ -24,6 +24,7 @@ from quant_engine.errors import (
     UnsupportedLayerError,
     WorkerError,
 )
+from quant_engine.execution import convert_execution, list_executions
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -76,8 +77,10 @@ __all__ = [
     "calibrate",
     "choose_qparams",
     "compare_models",
+    "convert_execution",
     "dequantize",
     "fake_quantize",
+    "list_executions",
     "load_quantization_config",
     "load_quantized_model",
     "measure_sensitivity",

@@ -112,6 +112,27 @@ def choose_qparams(
     return QParams(scale.float(), zero_point.to(torch.int32), qmin, qmax, axis)
 
 
+def choose_dynamic_qparams(x: Tensor, scheme: TensorScheme) -> QParams:
+    """Choose the grid that spans the values of one tensor, for a scheme with `is_dynamic`.
+
+    Args:
+        x: Float tensor of any shape; an empty one gets the grid of zeros.
+        scheme: Bits and symmetry.
+
+    Raises:
+        DataError: If the tensor holds NaN or Inf.
+
+    Example:
+        >>> choose_dynamic_qparams(torch.tensor([0.0, 51.0]), TensorScheme(symmetric=False)).scale
+        tensor(0.2000)
+    """
+    if not x.numel():
+        lo = hi = torch.zeros((), device=x.device)
+    else:
+        lo, hi = torch.aminmax(x.detach())
+    return choose_qparams(lo, hi, scheme)
+
+
 def aligned(values: Tensor, axis: int | None, dim: int) -> Tensor:
     """Reshape (channels,) so that it broadcasts along `axis` of a tensor with `dim` axes."""
     if axis is None:
@@ -132,8 +153,11 @@ def _require_channels(x: Tensor, qparams: QParams) -> None:
         )
 
 
-def _shifted_codes(x: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
-    """Return round(x / scale) limited to the grid, before the zero point, and the aligned scale."""
+def shifted_codes(x: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
+    """Return round(x / scale) limited to the grid, before the zero point, and the aligned scale.
+
+    The codes are a float tensor of their own.
+    """
     _require_channels(x, qparams)
     scale = aligned(qparams.scale, qparams.axis, x.dim())
     codes = torch.div(x.float() if x.dtype != torch.float32 else x, scale).round_()
@@ -162,7 +186,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
         >>> quantize(torch.tensor([-2.0, -0.9, 0.0, 1.1, 9.0]), grid).tolist()
         [-1, 0, 0, 1, 1]
     """
-    codes, _ = _shifted_codes(x, qparams)
+    codes, _ = shifted_codes(x, qparams)
     codes += aligned(qparams.zero_point, qparams.axis, x.dim())
     return codes.to(torch.int8)
 
@@ -201,6 +225,6 @@ def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
     Raises:
         DataError: If the channels of grid and tensor differ.
     """
-    codes, scale = _shifted_codes(x, qparams)
+    codes, scale = shifted_codes(x, qparams)
     codes += 0.0  # -0.0 becomes 0.0, as it does on the way through an integer code
     return codes.mul_(scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,6 +13,7 @@ from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iter
 from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
 from quant_engine.errors import SchemeError
+from quant_engine.execution_timing import time_executions
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layerwise import LayerwiseComparison
 from quant_engine.model_size import layer_size, measure_size
@@ -30,7 +31,7 @@ from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
 from quant_engine.sweep import share_tensors
 from quant_engine.tensor_reports import input_report, range_choices, weight_report
-from quant_engine.timing import describe_environment, measure_timing
+from quant_engine.timing import describe_environment
 
 OnUpdate: TypeAlias = Callable[[Callable[[], ModelReport]], None]
 """Called often with a function that builds the report of what is known so far."""
@@ -92,8 +93,9 @@ def analyze(
     first = run.compare(iterate_batches(evaluation_data, "evaluation_data"), meter, on_update)
     run.size = measure_size(model, quantized, plans)
     if measure_time:
-        meter.say("time float and quantized model")
-        run.timing = _measure_time(prepared.model, quantized, plans, first)
+        meter.say("time the model: float, simulated, integer")
+        names = [plan.layer.name for plan in plans if plan.scheme is not None]
+        run.timing = time_executions(prepared.model, quantized, first, names)
         meter.step("timed")
     return run.report(is_partial=False)
 
@@ -234,37 +236,3 @@ class _Analysis:
                     "leaves them out."
                 )
         return notes
-
-
-def _measure_time(
-    float_model: nn.Module,
-    quantized: nn.Module,
-    plans: tuple[LayerPlan, ...],
-    batch: Batch,
-) -> TimingReport:
-    """Time float and simulated execution on a single sample and on a whole batch."""
-    models: dict[str, nn.Module] = {"float": float_model, "simulated": quantized}
-    names = [plan.layer.name for plan in plans if plan.scheme is not None]
-    watched: Mapping[str, Mapping[str, nn.Module]] = {
-        execution: {name: model.get_submodule(name) for name in names}
-        for execution, model in models.items()
-    }
-    return measure_timing(models, _timing_batches(batch), layers=watched)
-
-
-def _timing_batches(batch: Batch) -> dict[int, Batch]:
-    """Return the batch itself and, where all tensors have the samples first, one sample of it."""
-    tensors = [v for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, torch.Tensor)]
-    if any(t.dim() == 0 or len(t) != batch.samples for t in tensors):
-        return {batch.samples: batch}
-
-    def one(value: object) -> object:
-        return value[:1] if isinstance(value, torch.Tensor) else value
-
-    single = Batch(
-        tuple(one(v) for v in batch.args),
-        {k: one(v) for k, v in batch.kwargs.items()},
-        samples=1,
-        where=f"one sample of {batch.where}",
-    )
-    return {1: single, batch.samples: batch}

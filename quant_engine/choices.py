@@ -28,6 +28,17 @@ def require_choice(what: str, value: object, valid: tuple[str, ...]) -> None:
         raise SchemeError(f"{what} is {value!r}. {suggest(str(value), valid)}")
 
 
+def require_bool(what: str, value: object) -> None:
+    """Raise SchemeError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise SchemeError(f"{what} is {value!r}. It must be True or False.")
+
+
+def is_whole_number(value: object) -> bool:
+    """Whether `value` is an int, which True and False are not here."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def require_keys(what: str, data: Any, allowed: Iterable[str]) -> Mapping[str, Any]:
     """Return `data` as a mapping; raise SchemeError for a key that does not belong."""
     if not isinstance(data, Mapping):

@@ -15,8 +15,9 @@ from quant_engine.calibration import (
     recipe_or_default,
     require_quantizable,
 )
-from quant_engine.choices import suggest
+from quant_engine.choices import require_choice, suggest
 from quant_engine.errors import DataError, NotCalibratedError, QuantizationError, SchemeError
+from quant_engine.execution import EXECUTIONS, SIMULATED, convert_execution
 from quant_engine.layers import QuantizedLayer, get_quantized_type
 from quant_engine.modules import replace_module
 from quant_engine.observers import choose_input_qparams
@@ -25,8 +26,6 @@ from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import EXCLUDED, QUANTIZED, UNSUPPORTED
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.selection import LayerInfo, list_layers
-
-EXECUTIONS = ("simulated",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +50,7 @@ def quantize_model(
     calibration_data: Data | Calibration | None,
     recipe: Recipe | None = None,
     *,
-    execution: str = "simulated",
+    execution: str = SIMULATED,
     progress: Progress | None = None,
 ) -> nn.Module:
     """Return a quantized copy of a model.
@@ -59,9 +58,10 @@ def quantize_model(
     Args:
         model: The float model; it is not changed.
         calibration_data: A tensor or an iterable of batches, read once; or the result of
-            `calibrate`; or None for a recipe that quantizes weights only.
+            `calibrate`; or None for a recipe without calibrated input ranges.
         recipe: How to quantize; `Recipe.default()` if None.
-        execution: "simulated": integer codes are dequantized and summed in float32.
+        execution: "simulated": integer codes are dequantized and summed in float32. "integer":
+            products of codes are summed in int32; see `convert_execution`.
         progress: Called as progress(done, total, text); may raise to cancel.
 
     Returns:
@@ -76,8 +76,7 @@ def quantize_model(
         UnsupportedLayerError: If nothing in the model can be quantized.
     """
     recipe = recipe_or_default(recipe)
-    if execution not in EXECUTIONS:
-        raise SchemeError(f"execution is {execution!r}. {suggest(str(execution), EXECUTIONS)}")
+    require_choice("execution", execution, EXECUTIONS)
     prepared = prepare(model)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     if calibration_data is None or isinstance(calibration_data, Calibration):
@@ -87,7 +86,10 @@ def quantize_model(
         meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
         calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
     plans = plan_layers(prepared, recipe, calibration)
-    return convert(prepared.model, plans, calibration, meter)
+    quantized = convert(prepared.model, plans, calibration, meter)
+    if execution == SIMULATED or not any(plan.scheme for plan in plans):
+        return quantized
+    return convert_execution(quantized, execution)
 
 
 def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:
@@ -137,7 +139,7 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
     if scheme is None:
         pattern = recipe.excluding_pattern(layer.name)
         return LayerPlan(layer, None, EXCLUDED, f"excluded by the recipe ({pattern!r})")
-    if scheme.activation is None or not get_quantized_type(layer.module).takes_float_input:
+    if not _needs_calibration(scheme, get_quantized_type(layer.module)):
         return LayerPlan(layer, scheme, QUANTIZED)
     if calibration is None:
         raise NotCalibratedError(
@@ -152,6 +154,11 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
             "never ran on the calibration data, so the range of its input is unknown",
         )
     return LayerPlan(layer, scheme, QUANTIZED)
+
+
+def _needs_calibration(scheme: LayerScheme, kind: type[QuantizedLayer]) -> bool:
+    activation = scheme.activation
+    return activation is not None and not activation.is_dynamic and kind.takes_float_input
 
 
 def convert(
@@ -194,8 +201,9 @@ def _quantized(
     assert scheme is not None
     kind = get_quantized_type(module)
     qparams = None
-    if scheme.activation is not None and kind.takes_float_input:
+    if _needs_calibration(scheme, kind):
         assert calibration is not None
+        assert scheme.activation is not None
         histogram = calibration.histograms[plan.layer.name]
         qparams = choose_input_qparams(histogram, scheme.activation)
     return kind.from_float(module, scheme, qparams)

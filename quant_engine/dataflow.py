@@ -52,7 +52,8 @@ def trace_links(model: nn.Module) -> Links:
         recorder = _Recorder()
         recorder.stand_in_for(sketch)
         with torch.inference_mode(False), torch.enable_grad():
-            result = sketch(*_symbols(sketch, recorder))
+            names = input_names(sketch)
+            result = sketch(*(recorder.create_proxy("placeholder", n, (), {}) for n in names))
         recorder.graph.output(recorder.create_arg(result))
         return _links(recorder, _remembered(sketch), sketch)
     except Exception as error:
@@ -129,13 +130,14 @@ def _parameters_behind(tensor: Tensor) -> list[Tensor]:
     return found
 
 
-def _symbols(module: nn.Module, recorder: _Recorder) -> list[fx.Proxy]:
+def input_names(module: nn.Module) -> list[str]:
+    """Return the arguments of a module's forward that must be given; at least one if it has any."""
     parameters = inspect.signature(module.forward).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     names = [p.name for p in positional if p.default is p.empty]
     if not names:
         names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD][:1]
-    return [recorder.create_proxy("placeholder", name, (), {}) for name in names]
+    return names
 
 
 def _remembered(model: nn.Module) -> set[fx.Node]:

@@ -143,7 +143,8 @@ class LayerwiseComparison:
             raise DataError(f"The input of layer {name!r} holds NaN or Inf.") from None
         if len(args) == 1 and not kwargs and type(quantized).forward is QuantizedLayer.forward:
             # The layer would round its input to the same values again.
-            return quantized.compute(x_hat, quantized.dequantized_weight()).to(x.dtype)
+            weight, bias = quantized.dequantized_weight(), quantized.bias_for(x_hat)
+            return quantized.compute(x_hat, weight, bias).to(x.dtype)
         return cast(Tensor, quantized(*args, **kwargs))
 
     def _on_quantized(

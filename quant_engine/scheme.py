@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from quant_engine.choices import require_choice, require_keys
+from quant_engine.choices import is_whole_number, require_bool, require_choice, require_keys
 from quant_engine.errors import SchemeError
 
 MIN_BITS = 2
@@ -33,6 +33,8 @@ class TensorScheme:
         observer: Rule that turns the values seen into a range.
         percentile: For the observer "percentile": the share of values, in percent, that stays
             inside the range. Asymmetric ranges cut half of the rest from each side.
+        is_dynamic: For an input: the range is that of each batch, from its smallest to its largest
+            value, found when the layer runs; nothing is calibrated. Needs the observer "minmax".
 
     Raises:
         SchemeError: If a field is outside what is listed above.
@@ -49,29 +51,29 @@ class TensorScheme:
     granularity: str = "per_tensor"
     observer: str = "minmax"
     percentile: float = 99.9
+    is_dynamic: bool = False
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.bits, bool)
-            or not isinstance(self.bits, int)
-            or not (MIN_BITS <= self.bits <= MAX_BITS)
-        ):
+        if not is_whole_number(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
             raise SchemeError(
                 f"bits is {self.bits!r}. It must be a whole number from {MIN_BITS} to {MAX_BITS}."
             )
-        if not isinstance(self.symmetric, bool):
-            raise SchemeError(f"symmetric is {self.symmetric!r}. It must be True or False.")
+        require_bool("symmetric", self.symmetric)
         require_choice("granularity", self.granularity, GRANULARITIES)
         require_choice("observer", self.observer, OBSERVERS)
         if (
-            isinstance(self.percentile, bool)
-            or not isinstance(self.percentile, int | float)
+            not (isinstance(self.percentile, float) or is_whole_number(self.percentile))
             or not math.isfinite(self.percentile)
             or not (50.0 < self.percentile <= 100.0)
         ):
             raise SchemeError(
                 f"percentile is {self.percentile!r}. It must be a number above 50 and up to 100, "
                 "in percent."
+            )
+        require_bool("is_dynamic", self.is_dynamic)
+        if self.is_dynamic and self.observer != "minmax":
+            raise SchemeError(
+                f"observer is {self.observer!r}, but a dynamic range is always 'minmax': use that."
             )
 
     @property
@@ -117,6 +119,8 @@ class LayerScheme:
                 f"weight must be a TensorScheme, got {type(self.weight).__name__}. "
                 "Use activation=None for weights only; to keep a layer in float, exclude it."
             )
+        if self.weight.is_dynamic:
+            raise SchemeError("weight has is_dynamic=True. Only an activation can be dynamic.")
         if self.activation is None:
             return
         if not isinstance(self.activation, TensorScheme):

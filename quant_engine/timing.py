@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,7 @@ def measure_timing(
     runs: int = 20,
     warmup_runs: int = 3,
     layers: Mapping[str, Mapping[str, nn.Module]] | None = None,
+    channels_last: Collection[str] = (),
     progress: Progress | None = None,
 ) -> TimingReport:
     """Time several models on the same batches, in turn, so that a slow moment hits all alike.
@@ -77,6 +80,8 @@ def measure_timing(
         warmup_runs: Untimed runs of each model on each batch first.
         layers: Execution -> layer name -> module of that model, to be timed inside whole runs on
             the largest batch. Watching costs a little, so these runs do not count for the models.
+        channels_last: Executions that get their images, and have their weights, in torch's
+            channels_last layout; laying them out is not timed.
         progress: Called after every measured pair; may raise to cancel.
 
     Returns:
@@ -86,16 +91,22 @@ def measure_timing(
         ModelForwardError: If a model raises.
     """
     layers = layers or {}
+    models = {
+        name: _with_channels_last(model) if name in channels_last else model
+        for name, model in models.items()
+    }
     meter = ProgressMeter(progress, len(batches) + bool(layers))
     entries: list[TimingEntry] = []
     for size, batch in sorted(batches.items()):
-        for model in models.values():
+        laid_out = _in_channels_last(batch)
+        inputs = {name: laid_out if name in channels_last else batch for name in models}
+        for name, model in models.items():
             for _ in range(warmup_runs):
-                run_model(model, batch)
+                run_model(model, inputs[name])
         times: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(runs):
             for name, model in models.items():
-                times[name].append(_time_ms(model, batch))
+                times[name].append(_time_ms(model, inputs[name]))
         entries += [_entry(name, size, values) for name, values in times.items()]
         meter.step(f"time the models, batch size {size}")
     layer_entries: list[TimingEntry] = []
@@ -127,6 +138,28 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def _with_channels_last(model: nn.Module) -> nn.Module:
+    """Copy a model with its convolutions' weights laid out anew; its own stay as they are."""
+    result = copy.deepcopy(model)
+    for parameter in result.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def _in_channels_last(batch: Batch) -> Batch:
+    def lay_out(value: object) -> object:
+        if isinstance(value, Tensor) and value.dim() == 4:
+            return value.contiguous(memory_format=torch.channels_last)
+        return value
+
+    return replace(
+        batch,
+        args=tuple(map(lay_out, batch.args)),
+        kwargs={key: lay_out(value) for key, value in batch.kwargs.items()},
+    )
 
 
 def _time_ms(model: nn.Module, batch: Batch) -> float:

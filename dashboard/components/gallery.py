@@ -26,7 +26,7 @@ MOST_LAYERS = 8
 def _small(figure: go.Figure) -> go.Figure:
     """Take the title away, which the card's heading says in fewer words, and its space."""
     top = 40 if any(trace.showlegend is not False and trace.name for trace in figure.data) else 8
-    figure.update_layout(title={"text": ""}, margin={"t": top})
+    figure.update_layout(title={"text": ""}, margin={"t": top}, legend={"y": 1})
     figure.update_xaxes(tickangle=0)
     return figure
 
@@ -107,7 +107,7 @@ def _show_size(run: Run) -> None:
         _small(waterfall_figure(size_steps(run.report))),
         key="start_size",
         alt=reduction_text(size),
-        about="From the float model's bytes on the left to the quantized model's on the right.\n\n"
+        about="From the float model's bytes at the top to the quantized model's at the bottom.\n\n"
         "Weights shrink to a quarter in int8; scales and zero points add a little back.\n\n"
         "1 kB is 1,000 bytes.",
         data=lambda: tables.size_table(size),

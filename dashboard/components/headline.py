@@ -11,8 +11,8 @@ from dashboard.figures.formatting import (
     format_bytes,
     format_db,
     format_nats,
-    format_number,
     format_points,
+    format_shrinking,
     shorten_middle,
 )
 from dashboard.runs import Run
@@ -42,7 +42,7 @@ def show_headline(run: Run, *, key: str) -> None:
             f"{format_bytes(size.float_bytes)} → {format_bytes(size.quantized_bytes)}"
             if size
             else MISSING,
-            _shrinking(size.float_bytes, size.quantized_bytes) if size else None,
+            format_shrinking(size.float_bytes, size.quantized_bytes) if size else None,
             delta_color="off",
             delta_arrow="off",
             help="All parameters and buffers. 1 kB is 1,000 bytes.",
@@ -62,21 +62,15 @@ def show_headline(run: Run, *, key: str) -> None:
             help="Share of test samples for which both models choose the same class, and the mean "
             "KL divergence of their outputs.",
         )
-        worst = run_state.default_layer(run.report)
-        layer = next((x for x in run.report.layers if x.name == worst), None)
-        error = layer.local_error if layer is not None else None
+        worst = run_state.worst_layer(run.report)
+        error = worst.local_error if worst is not None else None
         st.metric(
             "Worst layer",
-            shorten_middle(worst, LONGEST_NAME) or MISSING,
+            shorten_middle(worst.name, LONGEST_NAME) if worst is not None else MISSING,
             format_db(error.sqnr_db) if error is not None else None,
             delta_color="off",
             delta_arrow="off",
-            help=f"{worst}: the layer with the lowest SQNR when it alone is quantized."
-            if worst
-            else None,
+            help=f"{worst.name}: the layer with the lowest SQNR when it alone is quantized."
+            if worst is not None
+            else "No layer is quantized, or none was measured.",
         )
-
-
-def _shrinking(before: int, after: int) -> str:
-    factor = before / after if after else 0.0
-    return f"{format_number(factor)} × smaller"

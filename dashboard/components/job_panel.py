@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.components import run_state
+from dashboard.components.live import show_live
 from dashboard.components.markdown import escape_markdown
 from dashboard.figures.formatting import plural
 from dashboard.jobs import CANCELLED, QUEUED, JobStatus
@@ -25,7 +26,11 @@ def show_job_panel(*, is_empty: bool) -> None:
     if not statuses:
         return
     active = frozenset(status.key for status in statuses if status.is_active)
-    st.fragment(run_every=POLL_SECONDS if active else None)(_draw)(active, is_empty)
+    show_live(
+        lambda: _draw(active, is_empty),
+        key="live_jobs",
+        run_every=POLL_SECONDS if active else None,
+    )
 
 
 def _draw(active_before: frozenset[str], is_empty: bool) -> None:
@@ -45,7 +50,7 @@ def _draw(active_before: frozenset[str], is_empty: bool) -> None:
 def _show_active(status: JobStatus, index: int) -> None:
     with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
         with st.container():
-            st.progress(status.fraction, text=_progress_text(status))
+            st.progress(status.fraction, text=progress_text(status))
         st.button(
             "Cancelling…" if status.is_cancelling else "Cancel",
             key=f"cancel_{index}",
@@ -56,8 +61,9 @@ def _show_active(status: JobStatus, index: int) -> None:
         )
 
 
-def _progress_text(status: JobStatus) -> str:
-    if status.state == QUEUED:
+def progress_text(status: JobStatus) -> str:
+    """Return in one line what a job does, or waits for, and how long it takes."""
+    if status.state == QUEUED and status.jobs_ahead:
         waiting = plural(status.jobs_ahead, "other job")
         return f"**{status.title}** · waiting for {waiting} to end"
     parts = [f"**{status.title}**", escape_markdown(status.text) or "starting"]

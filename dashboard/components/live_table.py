@@ -9,7 +9,9 @@ from typing import Any
 import streamlit as st
 
 from dashboard.components import run_state
-from dashboard.figures.formatting import plural
+from dashboard.components.live import show_live
+from dashboard.figures.formatting import MISSING, plural
+from dashboard.runs import with_named_layers
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
 GROW_SECONDS = 1.0
@@ -26,7 +28,7 @@ def show_live_table() -> bool:
     if status is None or not status.is_active:
         return False
     st.subheader("Layers so far", anchor=False)
-    st.fragment(run_every=GROW_SECONDS)(_draw)()
+    show_live(_draw, key="live_layers", run_every=GROW_SECONDS)
     return True
 
 
@@ -36,8 +38,9 @@ def _draw() -> None:
     if not isinstance(report, ModelReport):
         st.caption("The first layers appear within a second or two.")
         return
-    finished = [layer for layer in report.layers if is_finished(layer)]
-    st.caption(f"{len(finished)} of {plural(len(report.layers), 'layer')} measured so far.")
+    layers = with_named_layers(report).layers
+    finished = [layer for layer in layers if is_finished(layer)]
+    st.caption(f"{len(finished)} of {plural(len(layers), 'layer')} measured so far.")
     if finished:
         st.dataframe(rows_of(finished), **_table_settings())
 
@@ -95,7 +98,7 @@ def _precision(layer: LayerReport) -> str:
 
 
 def _decibels(error: Any) -> float | None:
-    """No error at all has no finite SQNR; the cell stays empty."""
+    """No error at all has no finite SQNR; the cell shows a dash."""
     return error.sqnr_db if error is not None and math.isfinite(error.sqnr_db) else None
 
 
@@ -103,7 +106,10 @@ def _table_settings() -> dict[str, Any]:
     one_decimal = {
         name: st.column_config.NumberColumn(name, format="%.1f", help=about)
         for name, about in (
-            ("Weight SQNR (dB)", "Error of the weight alone. Higher is better; empty is exact."),
+            (
+                "Weight SQNR (dB)",
+                "Error of the weight alone. Higher is better; – is exact or float.",
+            ),
             ("Local SQNR (dB)", "This layer alone quantized, against its float output."),
             ("Accumulated SQNR (dB)", "Its output when every layer before it is quantized too."),
             ("Float (kB)", "Bytes in float; 1 kB is 1,000 bytes."),
@@ -113,4 +119,9 @@ def _table_settings() -> dict[str, Any]:
     parameters = {"Parameters": st.column_config.NumberColumn("Parameters", format="localized")}
     layer = {"Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)}
     columns = {**layer, **one_decimal, **parameters}
-    return {"width": "stretch", "hide_index": True, "column_config": columns}
+    return {
+        "width": "stretch",
+        "hide_index": True,
+        "column_config": columns,
+        "placeholder": MISSING,
+    }

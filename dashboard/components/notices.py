@@ -9,7 +9,7 @@ import streamlit as st
 
 _KEY = "notices"
 _TOAST = "toast"
-MAX_NOTICES = 6
+MAX_NOTICES = 12
 _LONGEST_WORD = 60
 _ENDLESS = re.compile(rf"\S{{{_LONGEST_WORD + 20},}}")
 

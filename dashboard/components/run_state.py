@@ -52,7 +52,7 @@ from dashboard.state import (
     shorten,
 )
 from dashboard.wording import describe_recipe
-from quant_engine.report import ModelReport
+from quant_engine.report import LayerReport, ModelReport
 from quant_engine.scheme import Recipe
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "store",
     "wanted_settings",
     "watched_jobs",
+    "worst_layer",
 ]
 
 _SEEN = "link_seen"
@@ -234,13 +235,22 @@ def selected_layer(report: ModelReport) -> str:
     return chosen if chosen in names else default_layer(report)
 
 
-def default_layer(report: ModelReport) -> str:
-    """Return the layer to look at first: the quantized one with the lowest SQNR of its own."""
+def worst_layer(report: ModelReport) -> LayerReport | None:
+    """Return the quantized layer with the lowest SQNR of its own; None if none was measured."""
     measured = [layer for layer in report.layers if layer.local_error is not None]
-    if not measured:
-        return report.layers[0].name if report.layers else ""
-    worst = min(measured, key=lambda layer: layer.local_error.sqnr_db if layer.local_error else 0.0)
-    return worst.name
+    return min(
+        measured,
+        key=lambda layer: layer.local_error.sqnr_db if layer.local_error else 0.0,
+        default=None,
+    )
+
+
+def default_layer(report: ModelReport) -> str:
+    """Return the layer to look at first: the worst one, or else the first."""
+    worst = worst_layer(report)
+    if worst is not None:
+        return worst.name
+    return report.layers[0].name if report.layers else ""
 
 
 def select_layer(name: str) -> None:

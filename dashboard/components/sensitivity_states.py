@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.headline import show_headline
+from dashboard.components.live import show_live
 from dashboard.figures.formatting import plural
 from dashboard.figures.ranking import rank_layers
 from dashboard.figures.sensitivity import ranking_figure
@@ -79,5 +80,5 @@ def show_running(run: Run, direction: str) -> bool:
             about="The ranking as far as it is measured. It changes until the measurement ends.",
         )
 
-    st.fragment(run_every=LIVE_SECONDS)(draw)()
+    show_live(draw, key="live_ranking", run_every=LIVE_SECONDS)
     return True

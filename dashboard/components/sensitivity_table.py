@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.components import run_state
-from dashboard.figures.formatting import format_bytes, plural
+from dashboard.figures.formatting import MISSING, format_bytes, plural
 from dashboard.figures.proxies import PROXIES
 from dashboard.figures.ranking import RankedLayer
 from dashboard.figures.sensitivity_metrics import METRICS, SensitivityMetric
@@ -71,6 +71,7 @@ def show_sensitivity_table(
         on_select=choose,
         selection_mode="multi-row",
         column_config=column_settings(rows, metric),
+        placeholder=MISSING,
     )
     _show_actions(run, ranked, chosen_names(event, names))
 

@@ -100,8 +100,12 @@ def _show_layer_picker(run: Run) -> None:
 
 
 def _show_presenter_mode() -> None:
+    word = st.query_params.get(PRESENT_KEY)
     is_first = PRESENT_KEY not in st.session_state
-    if is_first and st.query_params.get(PRESENT_KEY) == "1":
+    if is_first and word == "1":
+        st.session_state[PRESENT_KEY] = True
+    elif st.session_state.get(PRESENT_KEY) and word is None:
+        # Streamlit took the 1 out of the link, and writes its own word only when it is set again.
         st.session_state[PRESENT_KEY] = True
     if st.toggle(
         "Presenter mode",

@@ -80,6 +80,22 @@ def format_bytes(value: float | None) -> str:
     return f"{sign}{format_number(size)} {unit}"
 
 
+def format_shrinking(before: int, after: int) -> str:
+    """Return how a size changed, as a factor.
+
+    Example:
+        >>> format_shrinking(400, 100), format_shrinking(100, 110), format_shrinking(100, 100)
+        ('4 × smaller', '1.1 × larger', 'same size')
+    """
+    if before == after:
+        return "same size"
+    if not before or not after:
+        return MISSING
+    if after > before:
+        return f"{format_number(after / before)} × larger"
+    return f"{format_number(before / after)} × smaller"
+
+
 def format_db(value: float | None) -> str:
     """Return decibels with one decimal; no error at all is "exact".
 

@@ -73,7 +73,7 @@ def ranking_figure(
     shapes = _brackets(rows)
     traces = [_bars(rows, metric, floor, selected)]
     if shapes:
-        traces.append(_key("right bracket: cannot be told apart", "solid"))
+        traces.append(_key("bracket: neighbours that cannot be told apart", "solid"))
     reference = _reference(report, metric, is_log)
     if reference is not None:
         shapes.append(vertical_line(reference))

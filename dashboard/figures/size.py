@@ -256,6 +256,8 @@ def reduction_text(size: SizeReport) -> str:
     before, after = size.float_bytes, size.quantized_bytes
     if not before or not after:
         return format_bytes(after)
+    if before == after:
+        return "same size"
     share = format_percent(abs(1 - after / before))
     if after >= before:
         return f"+{share}"

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from quant_engine.affine import QParams, dequantize, fake_quantize, quantize
+from quant_engine.affine import (
+    QParams,
+    choose_dynamic_qparams,
+    dequantize,
+    fake_quantize,
+    quantize,
+)
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
+from quant_engine.layers.grids import describe_input, empty_grids, grid_of
 from quant_engine.modules import copy_hooks
 from quant_engine.observers import choose_weight_qparams
 from quant_engine.scheme import LayerScheme, TensorScheme
@@ -26,6 +33,13 @@ _BUFFERS = (
 )
 
 
+class IntegerForm(Protocol):
+    """The integer arithmetic of a quantized layer; see `quant_engine.integer`."""
+
+    def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
+        """Run `layer` on a float input; returns float32."""
+
+
 class QuantizedLayer(nn.Module):
     """A layer that can trade its float weight for int8 codes.
 
@@ -35,7 +49,8 @@ class QuantizedLayer(nn.Module):
     (`set_input_qparams`), inputs are rounded to it first.
 
     Execution is simulated: codes are dequantized and the sum is computed in float32, whatever the
-    dtype of the input; the output has the input's dtype.
+    dtype of the input; the output has the input's dtype. With an `integer_form` set, as
+    `convert_execution` does, the codes themselves are multiplied and summed.
 
     A subclass is a data sheet: which arguments of the float layer it keeps, which axis of the
     weight holds the output channels, and `compute`, the float operation.
@@ -48,15 +63,19 @@ class QuantizedLayer(nn.Module):
         input_scale: float32, shape (); None if inputs stay float.
         input_zero_point: int8, shape (); None if inputs stay float or the scheme is symmetric.
         channel_axis: Axis of the weight that output channels lie on.
+        output_axis: Axis of the output that they lie on, counted from the end.
         weight_dtype: Type of the float weight; reading `weight` gives it, after quantization too.
+        integer_form: What computes on the codes themselves; None while execution is simulated.
         takes_float_input: Whether the input can be rounded to a grid; False for integer inputs.
         float_arguments: Attributes of the float layer that this layer has too.
     """
 
     channel_axis: ClassVar[int] = 0
+    output_axis: ClassVar[int] = -1
     takes_float_input: ClassVar[bool] = True
     float_arguments: ClassVar[tuple[str, ...]] = ()
 
+    integer_form: IntegerForm | None = None
     scheme: LayerScheme
     weight_dtype: torch.dtype
     weight: nn.Parameter
@@ -101,7 +120,8 @@ class QuantizedLayer(nn.Module):
         Args:
             module: Layer of the float type this class is registered for. It is not changed.
             scheme: How to quantize weight and input.
-            input_qparams: Grid of the input; needed where `scheme.activation` is given.
+            input_qparams: Grid of the input; needed where `scheme.activation` is given, unless it
+                is dynamic.
 
         Returns:
             The quantized layer, in the mode (training or not) of `module` and with its hooks.
@@ -114,7 +134,8 @@ class QuantizedLayer(nn.Module):
         layer.quantize_weights()
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
-        if layer.scheme.activation is not None:
+        activation = layer.scheme.activation
+        if activation is not None and not activation.is_dynamic:
             if input_qparams is None:
                 raise NotCalibratedError(
                     f"The scheme of this {type(module).__name__} quantizes its input, whose range "
@@ -140,14 +161,14 @@ class QuantizedLayer(nn.Module):
             raise NotCalibratedError("The weight is still float. Call quantize_weights() first.")
         scheme = self.scheme.weight
         axis = self.channel_axis if self.weight_scale.dim() else None
-        return _qparams(self.weight_scale, self.weight_zero_point, scheme, axis)
+        return grid_of(self.weight_scale, self.weight_zero_point, scheme, axis)
 
     @property
     def input_qparams(self) -> QParams | None:
-        """Grid of the input; None if inputs stay float."""
+        """Calibrated grid of the input; None if inputs stay float or have a grid a batch."""
         if self.input_scale is None or self.scheme.activation is None:
             return None
-        return _qparams(self.input_scale, self.input_zero_point, self.scheme.activation, None)
+        return grid_of(self.input_scale, self.input_zero_point, self.scheme.activation, None)
 
     def quantize_weights(self) -> None:
         """Replace the float weight by codes. Does nothing when that is already done.
@@ -204,9 +225,9 @@ class QuantizedLayer(nn.Module):
             DataError: If the grid has more than one scale or other codes than the scheme.
         """
         scheme = self.scheme.activation
-        if scheme is None or qparams.axis is not None:
+        if scheme is None or scheme.is_dynamic or qparams.axis is not None:
             raise DataError(
-                "An input grid needs a scheme with an activation and a single scale, got "
+                "An input grid needs a scheme with a calibrated activation and a single scale, got "
                 f"activation={scheme!r} and axis={qparams.axis}."
             )
         if (qparams.qmin, qparams.qmax) != (scheme.qmin, scheme.qmax):
@@ -224,24 +245,43 @@ class QuantizedLayer(nn.Module):
             return weight
         return dequantize(self.quantized_weight, self.weight_qparams)
 
+    def input_grid(self, x: Tensor) -> QParams | None:
+        """Return the grid that `x` is rounded to: the calibrated one, or that of this batch.
+
+        Raises:
+            DataError: If the range is found at run time and `x` holds NaN or Inf.
+        """
+        activation = self.scheme.activation
+        if activation is not None and activation.is_dynamic:
+            return choose_dynamic_qparams(x, activation)
+        return self.input_qparams
+
     def simulate_input(self, x: Tensor) -> Tensor:
         """Return the float32 values that the input's codes stand for."""
-        qparams = self.input_qparams
+        qparams = self.input_grid(x)
         return x.float() if qparams is None else fake_quantize(x, qparams)
 
-    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input and the weight that the float operation is applied to."""
-        if not self.is_quantized:
-            return x, self.weight
-        return self.simulate_input(x), self.dequantized_weight()
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return input, weight and bias that the float operation is applied to."""
+        if self.is_quantized:
+            x_hat, weight = self.simulate_input(x), self.dequantized_weight()
+        else:
+            x_hat, weight = x, self.weight
+        return x_hat, weight, self.bias_for(x_hat)
 
     @abstractmethod
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Apply the float operation of this layer to a float input and weight."""
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Apply the float operation of this layer to a float input, weight and bias."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer; input and output as in the float layer."""
-        return self.compute(*self.operands(x)).to(x.dtype)
+        return self.run(x)
+
+    def run(self, x: Tensor, *arguments: Any) -> Tensor:
+        """Run the layer as its execution says; `arguments` are passed on to the operation."""
+        if self.integer_form is not None and self.is_quantized:
+            return self.integer_form(self, x, *arguments).to(x.dtype)
+        return self.compute(*self.operands(x), *arguments).to(x.dtype)
 
     def bias_for(self, x: Tensor) -> Tensor | None:
         """Return the bias in the dtype of the input of `compute`."""
@@ -287,41 +327,21 @@ class QuantizedLayer(nn.Module):
 
     def expect_codes(self, has_input_grid: bool) -> None:
         """Make room for codes and grids, of the shapes that weight and scheme give them."""
-        shape, device = self._weight_shape(), self.weight.device
         codes = torch.zeros_like(self.weight, dtype=torch.int8, requires_grad=False)
         if "weight" in self._parameters:
             del self.weight
-        weight, activation = self.scheme.weight, self.scheme.activation
-        grid = (shape[self.channel_axis],) if weight.is_per_channel else ()
         self.quantized_weight = codes
-        self.weight_scale = torch.ones(grid, device=device)
-        self.weight_zero_point = self.input_scale = self.input_zero_point = None
-        if not weight.symmetric:
-            self.weight_zero_point = torch.zeros(grid, dtype=torch.int8, device=device)
-        if activation is not None and has_input_grid:
-            self.input_scale = torch.ones((), device=device)
-            if not activation.symmetric:
-                self.input_zero_point = torch.zeros((), dtype=torch.int8, device=device)
+        for name, grid in empty_grids(codes, self.scheme, self.channel_axis).items():
+            setattr(self, name, grid if name.startswith("weight") or has_input_grid else None)
 
     def extra_repr(self) -> str:
         """Show the scheme in `print(model)`."""
-        weight, activation = self.scheme.weight, self.scheme.activation
-        is_rounded = activation is not None and self.input_scale is not None
-        inputs = f"int{activation.bits}" if activation and is_rounded else "float"
+        weight = self.scheme.weight
         state = f"int{weight.bits} {weight.granularity}" if self.is_quantized else "float"
+        inputs = describe_input(self.scheme.activation, has_grid=self.input_scale is not None)
         return f"weight={state}, input={inputs}"
 
 
 def _holds_codes(layer: nn.Module) -> bool:
     """Whether there are codes; also answers while the layer is being built or unpickled."""
     return layer.__dict__.get("_buffers", {}).get("quantized_weight") is not None
-
-
-def _qparams(
-    scale: Tensor, zero_point: Tensor | None, scheme: TensorScheme, axis: int | None
-) -> QParams:
-    if zero_point is None:
-        points = torch.zeros(scale.shape, dtype=torch.int32, device=scale.device)
-    else:
-        points = zero_point.to(torch.int32)
-    return QParams(scale, points, scheme.qmin, scheme.qmax, axis)

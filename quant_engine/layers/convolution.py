@@ -41,6 +41,7 @@ class QuantizedConv1d(QuantizedLayer):
         scheme: How to quantize; by default the weight only, per channel.
     """
 
+    output_axis = -2
     float_arguments = CONVOLUTION_ARGUMENTS
 
     kernel_size: tuple[int]
@@ -79,15 +80,13 @@ class QuantizedConv1d(QuantizedLayer):
             )
         )
 
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Pad and convolve."""
         padding = self.padding
         if self.padding_mode != "zeros":
             edges = edge_padding(padding, self.kernel_size, self.dilation)
             x, padding = F.pad(x, edges, mode=self.padding_mode), (0,)
-        return F.conv1d(
-            x, weight, self.bias_for(x), self.stride, padding, self.dilation, self.groups
-        )
+        return F.conv1d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """Show the arguments and the scheme in `print(model)`."""
@@ -115,6 +114,7 @@ class QuantizedConv2d(QuantizedLayer):
         scheme: How to quantize; by default the weight only, per channel.
     """
 
+    output_axis = -3
     float_arguments = CONVOLUTION_ARGUMENTS
 
     kernel_size: tuple[int, int]
@@ -153,15 +153,13 @@ class QuantizedConv2d(QuantizedLayer):
             )
         )
 
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Pad and convolve."""
         padding = self.padding
         if self.padding_mode != "zeros":
             edges = edge_padding(padding, self.kernel_size, self.dilation)
             x, padding = F.pad(x, edges, mode=self.padding_mode), (0, 0)
-        return F.conv2d(
-            x, weight, self.bias_for(x), self.stride, padding, self.dilation, self.groups
-        )
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """Show the arguments and the scheme in `print(model)`."""

@@ -79,8 +79,8 @@ class QuantizedEmbedding(QuantizedLayer):
             )
         )
 
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Look up the rows `x` of a float table."""
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Look up the rows `x` of a float table; there is no bias."""
         rows = F.embedding(
             x, weight, self.padding_idx, None, 2.0, self.scale_grad_by_freq, self.sparse
         )

@@ -39,9 +39,9 @@ class QuantizedLinear(QuantizedLayer):
         super().__init__(scheme)
         self.adopt(nn.Linear(in_features, out_features, bias))
 
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x wᵀ + b."""
-        return F.linear(x, weight, self.bias_for(x))
+        return F.linear(x, weight, bias)
 
     def extra_repr(self) -> str:
         """Show sizes and scheme in `print(model)`."""

@@ -36,6 +36,7 @@ class QuantizedConvTranspose2d(QuantizedLayer):
     """
 
     channel_axis = 1
+    output_axis = -3
     float_arguments = (*CONVOLUTION_ARGUMENTS, "output_padding")
 
     kernel_size: tuple[int, int]
@@ -75,26 +76,33 @@ class QuantizedConvTranspose2d(QuantizedLayer):
         )
 
     def compute(
-        self, x: Tensor, weight: Tensor, output_size: Sequence[int] | None = None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output_padding: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Convolve transposed; `output_size` chooses among the sizes that the stride allows."""
-        output_padding = self.output_padding
-        if output_size is not None:
-            output_padding = self._padding_for(x, output_size)
+        """Convolve transposed; `output_padding` stands in for the layer's own."""
         return F.conv_transpose2d(
             x,
             weight,
-            self.bias_for(x),
+            bias,
             self.stride,
             self.padding,
-            output_padding,
+            output_padding or self.output_padding,
             self.groups,
             self.dilation,
         )
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """Run the layer; input and output as in the float layer."""
-        return self.compute(*self.operands(x), output_size).to(x.dtype)
+        """Run the layer; input and output as in the float layer.
+
+        Args:
+            x: Input.
+            output_size: Height and width to choose among those that the stride allows.
+        """
+        output_padding = None if output_size is None else self._padding_for(x, output_size)
+        return self.run(x, output_padding)
 
     def _padding_for(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, int]:
         """Return the output padding that leads to (height, width), given with or without N, C."""

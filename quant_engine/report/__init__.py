@@ -40,6 +40,7 @@ from quant_engine.report.tensors import (
 )
 from quant_engine.report.timing import (
     Environment,
+    LayerExecution,
     TimingEntry,
     TimingReport,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Environment",
     "ErrorHistogram",
     "ErrorMetrics",
+    "LayerExecution",
     "LayerReport",
     "LayerSensitivity",
     "LayerSize",

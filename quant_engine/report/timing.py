@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -23,11 +24,34 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerExecution:
+    """How one quantized layer is computed.
+
+    Attributes:
+        name: Name of the layer.
+        execution: "integer" (products of codes, summed in int32), "weights_only" (codes times
+            float inputs), "lookup" (codes are picked, not multiplied) or "simulated".
+        kernel: The integer kernel that ran last; empty where none did.
+        reason: Why it is not "integer"; empty where it is.
+        has_code_input: Whether its input comes as codes, so that it rounds nothing itself.
+        has_code_output: Whether it hands codes on.
+    """
+
+    name: str
+    execution: str
+    kernel: str = ""
+    reason: str = ""
+    has_code_input: bool = False
+    has_code_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TimingEntry:
     """Wall-clock time of one thing, over repeated runs.
 
     Attributes:
-        execution: "float", "float_channels_last", "simulated" or "integer".
+        execution: "float", "float_channels_last", "simulated", "integer" (int8 sums, float32
+            between layers) or "integer_lowered" (int8 between layers too).
         batch_size: Samples in one run.
         median_ms: Median over the runs, in ms.
         q1_ms: First quartile, in ms.
@@ -54,12 +78,28 @@ class TimingReport:
         warmup_runs: Untimed runs before each measurement.
         models: Whole models.
         layers: Single layers inside a whole run.
+        executions: How each quantized layer was computed when the model ran on integers.
+        notes: What could not be done, and why.
     """
 
     environment: Environment
     warmup_runs: int
     models: tuple[TimingEntry, ...]
     layers: tuple[TimingEntry, ...]
+    executions: tuple[LayerExecution, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def float_baseline(self) -> Mapping[int, TimingEntry]:
+        """Batch size -> the faster of the float model's two memory layouts."""
+        entries = [entry for entry in self.models if entry.execution.startswith("float")]
+        return {
+            size: min(
+                (entry for entry in entries if entry.batch_size == size),
+                key=lambda entry: entry.median_ms,
+            )
+            for size in sorted({entry.batch_size for entry in entries})
+        }
 
     def model(self, execution: str, batch_size: int) -> TimingEntry | None:
         """Return the whole-model entry of an execution and batch size, or None."""

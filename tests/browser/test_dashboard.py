@@ -211,11 +211,14 @@ def test_presenter_mode_enlarges_the_text_and_travels_in_the_link(
     visit(page, f"{dashboard_url}/?present=1")
     size = "parseFloat(getComputedStyle(document.querySelector('h1')).fontSize)"
     large = page.evaluate(size)
+    open_from_menu(page, "Layer")
+    assert link_of(page)["present"] == "true"
 
     page.get_by_test_id("stSidebar").get_by_text("Presenter mode").click()
     wait_until_idle(page)
 
     assert large > 1.2 * page.evaluate(size)
+    assert "present" not in link_of(page)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -225,8 +228,13 @@ def test_nothing_is_wider_than_a_narrow_window(
     page = visit(open_page(viewport=(800, 900)), f"{dashboard_url}/{name}")
 
     expect(page.locator("h1")).to_have_text(HEADINGS[name])
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("e => e.scrollWidth <= e.clientWidth")
+    page.wait_for_function(
+        """() => {
+            const main = document.querySelector('[data-testid="stMain"]');
+            return main.scrollWidth <= main.clientWidth;
+        }""",
+        timeout=5_000,
+    )
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])

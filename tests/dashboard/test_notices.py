@@ -13,3 +13,11 @@ def test_endless_words_of_a_link_do_not_flood_the_page() -> None:
     assert notice.text.startswith("No layer is called 'xxx")
     assert notice.text.endswith("… Valid: conv1, layer1.0.conv1.")
     st.session_state.clear()
+
+
+def test_a_link_wrong_in_many_places_hears_about_each() -> None:
+    st.session_state.clear()
+    for number in range(10):
+        add_notice(f"Part {number} of the link was not understood.")
+    assert len(st.session_state["notices"]) == 10
+    st.session_state.clear()

@@ -348,3 +348,14 @@ def test_an_infinite_error_is_exact_on_the_page() -> None:
     assert metrics(app)["Weight SQNR"] == "exact"
     assert metrics(app)["Accumulated SQNR"] == "exact"
     assert "No error has reached" in texts(app)
+
+
+def test_parameters_of_the_model_itself_have_a_name_to_be_picked_by() -> None:
+    app = open_app({"run": "vit int8_per_channel", "layer": "(model itself)"}, page=PAGE)
+
+    assert_alive(app)
+    assert link_of(app)["layer"] == "(model itself)"
+    assert "`(model itself)`" in [heading.value for heading in app.subheader]
+    assert "VisionTransformer is a custom module" in texts(app)
+    [picker] = [box for box in app.selectbox if box.label == "Layer"]
+    assert all(picker.options)

@@ -121,7 +121,8 @@ def test_timings_are_found_by_execution_and_batch_size(model_report):
     assert timing.model("float", 8).execution == "float"
     assert timing.model("float", 8).batch_size == 8
     assert timing.model("float", 7) is None
-    assert timing.model("integer", 8) is None
+    assert timing.model("integer", 8).execution == "integer"
+    assert timing.model("integer", 7) is None
 
 
 @pytest.mark.parametrize("cls", [ModelReport, SensitivityReport])

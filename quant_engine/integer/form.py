@@ -1,0 +1,206 @@
+"""Quantized layers computing on their codes: which arithmetic stands behind which layer.
+
+A form is built from a layer's codes when it first runs and again when they change. It is no part of
+the layer's state: copying, saving and moving a layer leave it behind, to be built anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+from torch import Tensor
+
+from quant_engine.affine import aligned
+from quant_engine.errors import UnsupportedLayerError
+from quant_engine.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
+from quant_engine.kernels.operands import finish
+from quant_engine.kernels.reference import LONGEST_SUM
+from quant_engine.layers import QuantizedLayer
+from quant_engine.layers.base import IntegerForm
+
+
+class PackedLayer(Protocol):
+    """A layer's arithmetic on the codes of an input of any shape the layer takes."""
+
+    @property
+    def name(self) -> str:
+        """The kernel that ran last, or that will run."""
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any) -> Tensor:
+        """Run on unsigned codes."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+
+
+Q = TypeVar("Q", bound=QuantizedLayer)
+Packer = Callable[[Any, str], PackedLayer]
+
+_PACKERS: dict[type[QuantizedLayer], Packer] = {}
+
+
+def register_packed_layer(kind: type[Q]) -> Callable[[type], type]:
+    """Class decorator: the class, called with a layer and a kernel's name, packs this kind."""
+
+    def register(packed: type) -> type:
+        _PACKERS[kind] = cast(Packer, packed)
+        return packed
+
+    return register
+
+
+def why_not_integer(layer: QuantizedLayer) -> str:
+    """Return why a layer cannot compute on integers, or "" if it can."""
+    if type(layer) not in _PACKERS:
+        return f"{type(layer).__name__} has no integer arithmetic; it only looks codes up."
+    if layer.quantized_weight is None:
+        return "Its weight is still float."
+    terms = _terms(layer)
+    if layer.scheme.activation is not None and terms > LONGEST_SUM:
+        return (
+            f"Its sums have {terms} products, and int32 is sure to hold only {LONGEST_SUM} of them."
+        )
+    return ""
+
+
+def _terms(layer: QuantizedLayer) -> int:
+    """Return an upper bound of the products in one output."""
+    assert layer.quantized_weight is not None
+    codes = layer.quantized_weight
+    return codes.numel() // codes.shape[0] if layer.channel_axis == 0 else codes.numel()
+
+
+def weights_of(layer: QuantizedLayer, codes: Tensor) -> IntegerWeights:
+    """Return a layer's codes with a scale for each output channel.
+
+    Args:
+        layer: The layer.
+        codes: Its codes, rearranged so that output channels lie on axis 0.
+    """
+    grid, channels = layer.weight_qparams, codes.shape[0]
+    points = None
+    if layer.weight_zero_point is not None:
+        points = by_output_channel(grid.zero_point, channels)
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    return IntegerWeights(codes, by_output_channel(grid.scale, channels), points, bias)
+
+
+@dataclass(slots=True, eq=False)
+class _Built:
+    """What a form built, and the tensors and their versions that it built it from."""
+
+    packed: PackedLayer
+    sources: tuple[Tensor | None, ...]
+    versions: tuple[int, ...]
+    grid: Grid | None
+
+    def fits(self, sources: tuple[Tensor | None, ...]) -> bool:
+        return all(new is old for new, old in zip(sources, self.sources, strict=True)) and (
+            tuple(map(_version, sources)) == self.versions
+        )
+
+
+class KernelForm(IntegerForm):
+    """Runs a layer on integers: rounds the input to codes, sums products of codes, scales once.
+
+    A layer whose input stays float has no products of codes: its codes are multiplied as float
+    numbers, and the scale is applied to the sums, which spares dequantizing the weight.
+
+    Args:
+        kernel: "auto" or the name of a kernel; see `kernels.list_kernels`.
+    """
+
+    def __init__(self, kernel: str = AUTO) -> None:
+        self.kernel = kernel
+        self._built: _Built | None = None
+
+    @property
+    def name(self) -> str:
+        """The kernel that ran last; empty before the first run."""
+        return "" if self._built is None else self._built.packed.name
+
+    def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
+        """Run a layer on a float input; returns float32."""
+        qparams = layer.input_grid(x)
+        if qparams is None:
+            return run_on_float_input(layer, x, *arguments)
+        grid = self._build(layer).grid or Grid.of(qparams)
+        return self.run_codes(layer, to_codes(x, qparams), grid, PLAIN, *arguments)
+
+    def run_codes(
+        self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any
+    ) -> Tensor:
+        """Run a layer on unsigned codes; returns float32 values or codes, as the epilogue says."""
+        packed = self._build(layer).packed
+        skip = epilogue.skip
+        if skip is not None and skip.shape != packed.output_shape(tuple(codes.shape)):
+            # What is added is spread over the output, or the output over it; kernels do neither.
+            return finish(packed(codes, grid, PLAIN, *arguments), epilogue)
+        return packed(codes, grid, epilogue, *arguments)
+
+    def _build(self, layer: QuantizedLayer) -> _Built:
+        sources = (
+            layer.quantized_weight,
+            layer.weight_scale,
+            layer.weight_zero_point,
+            layer.bias,
+            layer.input_scale,
+            layer.input_zero_point,
+        )
+        if self._built is None or not self._built.fits(sources):
+            reason = why_not_integer(layer)
+            if reason:
+                raise UnsupportedLayerError(f"The layer cannot run on integers. {reason}")
+            qparams = layer.input_qparams
+            self._built = _Built(
+                _PACKERS[type(layer)](layer, self.kernel),
+                sources,
+                tuple(map(_version, sources)),
+                None if qparams is None else Grid.of(qparams),
+            )
+        return self._built
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelForm:
+        return KernelForm(self.kernel)
+
+    def __reduce__(self) -> tuple[type[KernelForm], tuple[str]]:
+        return KernelForm, (self.kernel,)
+
+
+def run_on_float_input(layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
+    """Run a layer of int8 weights on a float input: y = scale · Σ x (q - z) + bias.
+
+    The codes enter the float operation as they are: scaling the sums instead of the weight spares
+    a pass over it.
+    """
+    codes = layer.quantized_weight
+    assert codes is not None
+    weight = codes.float()
+    if layer.weight_zero_point is not None:
+        grid = layer.weight_qparams
+        weight -= aligned(grid.zero_point, grid.axis, codes.dim())
+    sums = layer.compute(x.float(), weight, None, *arguments)
+    channels = sums.shape[layer.output_axis]
+    scale, bias = by_output_channel(layer.weight_qparams.scale, channels), layer.bias
+    shape = [1] * sums.dim()
+    shape[layer.output_axis] = channels
+    y = sums.mul_(scale.view(shape))
+    return y if bias is None else y.add_(bias.float().view(shape))
+
+
+def by_output_channel(values: Tensor, channels: int) -> Tensor:
+    """Return one entry for each output channel from a layer's grid, shape (channels,).
+
+    A grid has one entry, or one a channel, or, in a transposed convolution with groups, one for
+    each channel of a group.
+    """
+    if not values.dim():
+        return values.expand(channels).contiguous()
+    return values.repeat(channels // len(values))
+
+
+def _version(tensor: Tensor | None) -> int:
+    """Return torch's count of in-place changes; tensors made in inference mode have none."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version

@@ -1,0 +1,94 @@
+"""Activation codes as the kernels exchange them: unsigned bytes, 128 above the int8 code.
+
+oneDNN's kernels want unsigned activations, and a byte with its top bit turned over is the int8 code
+again, so nothing is lost or copied on the way between the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quant_engine.affine import QParams, shifted_codes
+
+SHIFT = 128
+LOWEST, HIGHEST = 0, 255
+
+_PIECE = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The grid of one activation tensor, as plain numbers over unsigned codes.
+
+    Attributes:
+        scale: Step between two codes.
+        zero_point: Unsigned code of 0.0, 0 to 255.
+        lowest: Smallest unsigned code.
+        highest: Largest unsigned code.
+    """
+
+    scale: float
+    zero_point: int
+    lowest: int
+    highest: int
+
+    @classmethod
+    def of(cls, qparams: QParams) -> Grid:
+        """Return the grid of an activation, which has one scale."""
+        return cls(
+            float(qparams.scale),
+            int(qparams.zero_point) + SHIFT,
+            qparams.qmin + SHIFT,
+            qparams.qmax + SHIFT,
+        )
+
+
+def to_codes(x: Tensor, qparams: QParams) -> Tensor:
+    """Round a float tensor to a grid with one scale; unsigned codes, uint8, shape of `x`.
+
+    Example:
+        >>> grid = QParams(torch.tensor(0.5), torch.tensor(-128), -128, 127)
+        >>> to_codes(torch.tensor([0.0, 1.0, 999.0]), grid).tolist()
+        [0, 2, 255]
+    """
+    zero_point = int(qparams.zero_point)
+    if x.numel() <= _PIECE or x.dtype != torch.float32 or not _is_dense(x):
+        codes, _ = shifted_codes(x, qparams)
+        return codes.add_(zero_point + SHIFT).to(torch.uint8)
+    # Piece by piece, in a buffer that stays in the processor's cache.
+    result = torch.empty_like(x, dtype=torch.uint8)
+    values, flat = (t.as_strided((x.numel(),), (1,)) for t in (x, result))
+    buffer = torch.empty(_PIECE, device=x.device)
+    for start in range(0, len(values), _PIECE):
+        piece = values[start : start + _PIECE]
+        codes = torch.div(piece, qparams.scale, out=buffer[: len(piece)]).round_()
+        codes.clamp_(qparams.qmin - zero_point, qparams.qmax - zero_point)
+        flat[start : start + _PIECE].copy_(codes.add_(zero_point + SHIFT))
+    return result
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether the tensor fills its memory without gaps, in whatever order."""
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def to_codes_of(x: Tensor, grid: Grid) -> Tensor:
+    """Round a float32 tensor, which may be overwritten, to a grid; unsigned codes, uint8."""
+    codes = x.div_(torch.tensor(grid.scale, device=x.device)).round_()
+    codes.clamp_(grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
+    return codes.add_(grid.zero_point).to(torch.uint8)
+
+
+def from_codes(codes: Tensor, grid: Grid) -> Tensor:
+    """Return the float32 values that unsigned codes stand for."""
+    return (codes.float() - grid.zero_point).mul_(torch.tensor(grid.scale, device=codes.device))
+
+
+def as_signed(codes: Tensor) -> Tensor:
+    """Return unsigned codes as the int8 codes they stand for."""
+    return codes.bitwise_xor(SHIFT).view(torch.int8)

@@ -1,0 +1,72 @@
+"""What a convolution looks at, as all kernels describe it; 1d and transposed ones become this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ZEROS = "zeros"
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """The arguments of a 2d convolution besides its weight.
+
+    Attributes:
+        stride: Step of the kernel (vertical, horizontal).
+        edges: Values added at (left, right, top, bottom); negative ones are cut off.
+        dilation: Distance between kernel elements (vertical, horizontal).
+        groups: Blocks of channels that do not see each other.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    edges: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    padding_mode: str = ZEROS
+
+    @property
+    def is_plainly_padded(self) -> bool:
+        """Whether every side gets zeros, as many as the side opposite."""
+        left, right, top, bottom = self.edges
+        is_even = left == right and top == bottom and min(self.edges) >= 0
+        return is_even and (self.padding_mode == ZEROS or not any(self.edges))
+
+
+def pad_codes(codes: Tensor, convolution: Convolution, zero: int) -> Tensor:
+    """Pad (N, C, H, W) codes as the convolution says, with the code `zero` for 0.0.
+
+    Example:
+        >>> row = torch.tensor([[[[1, 2, 3]]]], dtype=torch.uint8)
+        >>> pad_codes(row, Convolution(edges=(2, 1, 0, 0), padding_mode="reflect"), 0).tolist()
+        [[[[3, 2, 1, 2, 3, 2]]]]
+        >>> pad_codes(row, Convolution(edges=(1, -1, 0, 0)), 9).tolist()
+        [[[[9, 1, 2]]]]
+    """
+    if not any(convolution.edges):
+        return codes
+    if convolution.padding_mode == ZEROS:
+        return torch.nn.functional.pad(codes, convolution.edges, value=zero)
+    left, right, top, bottom = convolution.edges
+    mode = convolution.padding_mode
+    codes = _extend(codes, 2, top, bottom, mode)
+    return _extend(codes, 3, left, right, mode)
+
+
+def _extend(codes: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
+    """Repeat, mirror or wrap the values along one axis; works for every dtype."""
+    if not before and not after:
+        return codes
+    size = codes.shape[axis]
+    places = torch.arange(-before, size + after, device=codes.device)
+    if mode == "replicate":
+        places = places.clamp(0, size - 1)
+    elif mode == "circular":
+        places = places % size
+    else:
+        places = places.abs()
+        places = torch.where(places >= size, 2 * (size - 1) - places, places)
+    return codes.index_select(axis, places)

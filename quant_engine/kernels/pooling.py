@@ -1,0 +1,61 @@
+"""Max pooling of codes: rounding keeps the order of values, so the largest code wins."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+
+
+def max_pool_codes(codes: Tensor, pool: nn.MaxPool2d) -> Tensor:
+    """Pool unsigned codes (N, C, H, W) or (C, H, W) as the layer would pool their values.
+
+    Args:
+        codes: uint8.
+        pool: Where kernel, stride, padding, dilation and `ceil_mode` stand.
+    """
+    arguments = (
+        pair(pool.kernel_size),
+        pair(pool.stride),
+        pair(pool.padding),
+        pair(pool.dilation),
+        pool.ceil_mode,
+    )
+    if codes.dim() == 4 and codes.numel() and codes.device.type == "cpu" and _has_byte_kernel():
+        result: Tensor = torch.ops.quantized.max_pool2d(codes, *arguments)
+        return result
+    return _pool_as_int16(codes, *arguments)
+
+
+def pair(value: int | Pair) -> Pair:
+    """Return (vertical, horizontal) for one number or two."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _pool_as_int16(
+    codes: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> Tensor:
+    # torch's own max pooling of bytes counts positions in a byte too, and refuses larger images.
+    wide = F.max_pool2d(codes.to(torch.int16), kernel, stride, padding, dilation, ceil_mode)
+    return wide.to(torch.uint8)
+
+
+@lru_cache(maxsize=1)
+def _has_byte_kernel() -> bool:
+    """Whether torch has a pooling kernel for plain bytes that gives what ordinary pooling does."""
+    codes = torch.arange(2 * 5 * 9 * 8).mul(37).remainder(256).to(torch.uint8).view(2, 5, 9, 8)
+    try:
+        for arguments in (((3, 2), (2, 1), (1, 1), (1, 1), False), ((2, 2),) * 2 + _REST):
+            found = torch.ops.quantized.max_pool2d(codes, *arguments)
+            if not torch.equal(found, _pool_as_int16(codes, *arguments)):
+                return False
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False
+    return True
+
+
+_REST = ((0, 0), (2, 1), True)

@@ -1,0 +1,108 @@
+"""The graph of a model's forward: which layer gets whose output, and what happens in between.
+
+The forward of a throw-away copy runs once on symbols of torch.fx. Its own tracer is not used: it
+patches `nn.Module` for the whole process while it runs, and another thread's model would be caught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import GraphAppendingTracer
+
+from quant_engine.dataflow import input_names
+from quant_engine.errors import UnsupportedLayerError
+from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
+from quant_engine.modules import has_hooks
+from quant_engine.sweep import share_tensors
+
+_CONTAINERS = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.ModuleDict,
+    SplitTransformerEncoder,
+    SplitTransformerEncoderLayer,
+)
+_LIBRARIES = ("torch.nn.", "quant_engine.")
+
+
+def trace_model(model: nn.Module) -> fx.GraphModule:
+    """Write a model's forward down as a graph of torch's and this engine's layers.
+
+    Arguments of `forward` that have defaults keep them.
+
+    Args:
+        model: Any module in eval mode; it is not run and not changed.
+
+    Returns:
+        A module with the same layers under the same names, whose forward is the graph.
+
+    Raises:
+        UnsupportedLayerError: If the forward cannot be followed with symbols, for example because
+            it decides on values or shapes; the message says why.
+    """
+    sketch = share_tensors(model)
+    recorder = _Recorder(sketch)
+    try:
+        if is_single_step(sketch):
+            raise UnsupportedLayerError("The model is a single layer.")
+        recorder.stand_in_for(sketch, "")
+        with torch.inference_mode(False), torch.no_grad():
+            result = sketch(*(recorder.placeholder(name) for name in input_names(model)))
+        recorder.graph.output(recorder.create_arg(result))
+        recorder.graph.lint()
+        return fx.GraphModule(share_tensors(model), recorder.graph, type(model).__name__)
+    except UnsupportedLayerError:
+        raise
+    except Exception as error:
+        raise UnsupportedLayerError(f"{type(error).__name__}: {error}") from error
+
+
+def is_single_step(module: nn.Module) -> bool:
+    """Whether a module is called as a whole: torch's layers, this engine's, and hooked ones."""
+    if has_hooks(module):
+        return True
+    return type(module).__module__.startswith(_LIBRARIES) and type(module) not in _CONTAINERS
+
+
+class _Recorder(GraphAppendingTracer):
+    """Writes the graph, and knows the names of parameters and buffers."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__(fx.Graph())
+        named = (*root.named_parameters(), *root.named_buffers())
+        self._names = {id(tensor): name for name, tensor in named}
+
+    def placeholder(self, name: str) -> fx.Proxy:
+        return self.create_proxy("placeholder", name, (), {})
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        if id(a) not in self._names:
+            raise UnsupportedLayerError("The forward uses a tensor that is no parameter or buffer.")
+        return self.create_node("get_attr", self._names[id(a)], (), {})
+
+    def stand_in_for(self, module: nn.Module, name: str) -> None:
+        """Make every single step a node, and every tensor of the modules around them a symbol."""
+        if is_single_step(module):
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+            vars(module)["forward"] = self._step(name)
+            return
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None:
+                    path = f"{name}.{key}" if name else key
+                    cast(dict[str, Any], tensors)[key] = self.create_proxy("get_attr", path, (), {})
+        for key, child in module.named_children():
+            self.stand_in_for(child, f"{name}.{key}" if name else key)
+
+    def _step(self, name: str) -> Callable[..., fx.Proxy]:
+        def forward(*args: Any, **kwargs: Any) -> fx.Proxy:
+            return self.create_proxy("call_module", name, args, kwargs)
+
+        return forward

@@ -1,0 +1,44 @@
+"""What is said of work on its way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dashboard.components.job_panel import progress_text
+from dashboard.jobs import QUEUED, RUNNING, JobStatus
+
+WAITING = JobStatus(
+    key="analysis:1",
+    title="Analysing MLP",
+    state=QUEUED,
+    done=0,
+    total=0,
+    text="",
+    jobs_ahead=2,
+    elapsed_seconds=0.0,
+    partial=None,
+    result=None,
+    failure=None,
+)
+
+
+def test_queued_work_says_how_many_jobs_it_waits_for() -> None:
+    assert progress_text(WAITING) == "**Analysing MLP** · waiting for 2 other jobs to end"
+
+
+def test_work_about_to_begin_waits_for_nothing() -> None:
+    assert progress_text(replace(WAITING, jobs_ahead=0)) == "**Analysing MLP** · starting"
+
+
+def test_running_work_says_what_it_does_and_how_long_it_takes() -> None:
+    running = replace(
+        WAITING, state=RUNNING, done=5, total=10, text="layer 5/10 fc", elapsed_seconds=6.0
+    )
+    assert progress_text(running) == "**Analysing MLP** · layer 5/10 fc · about 6 s left"
+
+
+def test_cancelled_work_promises_no_time() -> None:
+    stopping = replace(
+        WAITING, state=RUNNING, done=5, total=10, text="fc", elapsed_seconds=6.0, is_cancelling=True
+    )
+    assert progress_text(stopping) == "**Analysing MLP** · fc · stopping after this step"
