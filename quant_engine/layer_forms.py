@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quant_engine.affine import QParams, fake_quantize
+from quant_engine.affine import QParams, choose_dynamic_qparams, fake_quantize
 from quant_engine.calibration import Calibration
 from quant_engine.choices import require_choice
 from quant_engine.conversion import LayerPlan, convert, plan_layers
@@ -35,15 +35,17 @@ RECIPE_OPTION = ""
 class InputRounding(nn.Module):
     """A float layer that rounds its input to a grid first."""
 
-    def __init__(self, layer: nn.Module, qparams: QParams) -> None:
-        """Put the rounding before the layer."""
+    def __init__(self, layer: nn.Module, scheme: TensorScheme, qparams: QParams | None) -> None:
+        """Put the rounding before the layer; with a dynamic range there is no grid yet."""
         super().__init__()
         self.layer = layer
+        self.scheme = scheme
         self.qparams = qparams
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the layer on the values that the input's codes stand for."""
-        return self.layer(fake_quantize(x, self.qparams).to(x.dtype), *args, **kwargs)
+        qparams = self.qparams or choose_dynamic_qparams(x, self.scheme)
+        return self.layer(fake_quantize(x, qparams).to(x.dtype), *args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,8 +216,10 @@ def _rounding(model: nn.Module, plan: LayerPlan, calibration: Calibration) -> In
     module, scheme = model.get_submodule(plan.layer.name), plan.scheme.activation
     if scheme is None or not get_quantized_type(module).takes_float_input:
         return None
-    histogram = calibration.histograms[plan.layer.name]
-    return InputRounding(share_tensors(module), choose_input_qparams(histogram, scheme))
+    qparams = None
+    if not scheme.is_dynamic:
+        qparams = choose_input_qparams(calibration.histograms[plan.layer.name], scheme)
+    return InputRounding(share_tensors(module), scheme, qparams)
 
 
 def _inputs_text(scheme: LayerScheme) -> str:

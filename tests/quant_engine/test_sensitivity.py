@@ -21,7 +21,7 @@ from quant_engine import (
     measure_sensitivity,
     quantize_model,
 )
-from quant_engine.affine import fake_quantize
+from quant_engine.affine import choose_dynamic_qparams, fake_quantize
 from quant_engine.errors import DataError, SchemeError, UnsupportedLayerError
 from quant_engine.metrics import accuracy, kl_divergence, nmse, sqnr_db, top1_agreement
 from quant_engine.observers import choose_input_qparams
@@ -211,6 +211,25 @@ def test_parts_of_layers_without_float_inputs() -> None:
     assert [entry.name for entry in report.layers] == ["head"]
     assert report.layers[0].option == "float weights + int8 inputs"
     assert {point.model_bytes for point in report.cumulative} == {11 * 6 * 4}
+
+
+def test_dynamic_ranges_of_inputs_are_those_of_each_batch() -> None:
+    fixed = LayerScheme(TensorScheme(), TensorScheme(bits=4, symmetric=False))
+    dynamic = LayerScheme(TensorScheme(), TensorScheme(bits=4, symmetric=False, is_dynamic=True))
+    model = make_model()
+    report = measure_sensitivity(model, BATCHES, options=[fixed, dynamic], parts="activations")
+
+    assert len(report.options) == 2
+    assert "dynamic" in report.options[1]
+    logits = run(model)
+    head = next(e for e in report.only(report.options[1]).layers if e.name == "head")
+    changed = make_model()
+    scheme = dynamic.activation
+    assert scheme is not None
+    changed.get_submodule("head").register_forward_pre_hook(
+        lambda _, args: (fake_quantize(args[0], choose_dynamic_qparams(args[0], scheme)),)
+    )
+    check(head, logits, run(changed))
 
 
 def test_activations_alone_need_an_activation_scheme() -> None:
