@@ -39,7 +39,8 @@ def test_a_sweep_survives_the_loss_of_a_worker(tmp_path: Path) -> None:
             if killed or "sensitivity: batch 2" not in text:
                 return
             busy = [address for address, tasks in client.processing().items() if tasks]
-            assert len(busy) == 2, "both workers have work left"
+            if not busy:
+                return  # caught between two tasks; there is another chance soon
             cluster.workers[names[busy[0]]].kill()
             killed.append(names[busy[0]])
 
