@@ -22,6 +22,7 @@ from quant_engine.errors import (
     SchemeError,
     StorageError,
     UnsupportedLayerError,
+    WorkerError,
 )
 from quant_engine.execution import convert_execution, list_executions
 from quant_engine.layers import (
@@ -34,6 +35,7 @@ from quant_engine.layers import (
 )
 from quant_engine.metrics import calculate_quantization_error
 from quant_engine.model_size import calculate_model_size
+from quant_engine.options import bit_options
 from quant_engine.quantizer import Int8Quantizer
 from quant_engine.report import LayerReport, ModelReport, SensitivityReport
 from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
@@ -65,9 +67,11 @@ __all__ = [
     "StorageError",
     "TensorScheme",
     "UnsupportedLayerError",
+    "WorkerError",
     "analyze",
     "analyze_tensor_distribution",
     "benchmark_inference",
+    "bit_options",
     "calculate_model_size",
     "calculate_quantization_error",
     "calibrate",

@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON-ready values and back, exactly.
 
-The type hints of a dataclass are its schema: unknown or missing keys and values of the wrong kind
-are errors that name where they are. JSON has no infinity, so non-finite floats travel as the
+The type hints of a dataclass are its schema: unknown keys, missing ones and values of the wrong
+kind are errors that name where they are. A field with a default may be missing: what was stored
+before the field existed still loads. JSON has no infinity, so non-finite floats travel as the
 strings "inf", "-inf" and "nan".
 """
 
@@ -94,13 +95,19 @@ def _decode_fields(cls: type, data: Any, where: str) -> Any:
         raise StorageError(f"{where} must be an object, got {type(data).__name__}.")
     hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
+    needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
     for key in data:
         if key not in names:
             raise StorageError(f"{where} has the unknown key {key!r}. {suggest(str(key), names)}")
-    missing = [name for name in names if name not in data]
+    missing = [name for name in needed if name not in data]
     if missing:
         raise StorageError(f"{where} lacks {', '.join(missing)}.")
-    return cls(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in names})
+    return cls(**{key: _decode(hints[key], data[key], f"{where}.{key}") for key in data})
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
 
 
 def _decode_scalar(hint: Any, data: Any, where: str) -> Any:

@@ -2,7 +2,8 @@
 
 A report is the one contract between the engine and everything that shows its results. It holds no
 tensors: histograms, quantiles and sums only, so a figure is a pure function of it. Reports
-round-trip through JSON exactly; `SCHEMA_VERSION` changes whenever a field does.
+round-trip through JSON exactly. A new field has a default, so that older reports still load;
+`SCHEMA_VERSION` changes whenever one is taken away or means something else.
 """
 
 from quant_engine.report.layers import (
@@ -23,6 +24,8 @@ from quant_engine.report.schema import (
 from quant_engine.report.sensitivity import (
     CumulativePoint,
     LayerSensitivity,
+    NeighbourComparison,
+    Ranking,
     SensitivityReport,
 )
 from quant_engine.report.tensors import (
@@ -58,8 +61,10 @@ __all__ = [
     "LayerSensitivity",
     "LayerSize",
     "ModelReport",
+    "NeighbourComparison",
     "OutputReport",
     "RangeChoice",
+    "Ranking",
     "SensitivityReport",
     "SizeReport",
     "TensorReport",

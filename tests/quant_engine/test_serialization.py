@@ -84,6 +84,12 @@ def test_mappings_become_objects_with_text_keys():
     assert encode({1: (math.inf, [2])}) == {"1": ["inf", [2]]}
 
 
+def test_what_was_stored_before_a_field_existed_gets_its_default():
+    data = encode(OUTER)
+    del data["share"]
+    assert decode(Outer, data) == OUTER
+
+
 def changed(**changes):
     return {**encode(OUTER), **changes}
 
@@ -94,7 +100,7 @@ def changed(**changes):
         (None, "Outer must be an object, got NoneType"),
         ([], "Outer must be an object, got list"),
         (changed(maybee=1), "Outer has the unknown key 'maybee'. Did you mean 'maybe'?"),
-        ({}, "Outer lacks inner, maybe, many, pair, scheme, recipe, share"),
+        ({}, "Outer lacks inner, maybe, many, pair, scheme, recipe."),
         (changed(inner=3), "Outer.inner must be an object, got int"),
         (changed(many={}), "Outer.many must be a list, got dict"),
         (changed(many=[{}]), r"Outer.many[0] lacks number, whole, text, flag"),
