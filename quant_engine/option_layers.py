@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -162,16 +162,6 @@ class ConfigurationRunner:
                 _choose(choices, configuration)
                 on_run(expected, replay.run(batch, replay.first_call(changed)))
         return replay.reason
-
-    def outputs(self, batch: Batch, configurations: Sequence[Configuration]) -> list[Tensor]:
-        """Return the float output and then the output under each configuration."""
-        found: list[Tensor] = []
-
-        def keep(expected: Tensor, output: Tensor) -> None:
-            found.extend([output] if found else [expected, output])
-
-        self.run(batch, [*configurations] or [{}], keep)
-        return found if configurations else found[:1]
 
 
 def quantized_in(configuration: Configuration) -> list[str]:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from torch import nn
 
 from quant_engine.batches import Data, count_batches, is_rereadable
@@ -126,7 +125,7 @@ class LogitResponse:
         named = bit_options(recipe) if options is None else name_options(options)
         prepared = prepare(model)
         check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
-        calibration_data, evaluation_data = _both(calibration_data, evaluation_data)
+        calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
         meter = ProgressMeter(progress, 0)
         if isinstance(calibration_data, Calibration):
             calibration = calibration_data
@@ -189,19 +188,19 @@ class LogitResponse:
         Raises:
             SchemeError: If a layer or an option does not exist.
         """
-        arrays = self.arrays
+        arrays, chosen = self.arrays, self.chosen(configuration)
         kept = arrays.base.shape[1]
-        shift = arrays.shift(self.chosen(configuration))
-        harm = float(arrays.harms(shift[None])[0])
+        harm = arrays.harm(chosen)
+        shift = arrays.shift(chosen)
         nmse = sqnr = agreement = accuracy = None
         if arrays.is_complete or not arrays.has_logits:
             signal = float(arrays.signal.sum())
-            noise = float(np.square(shift).sum()) if arrays.is_complete else harm * signal
+            noise = float(np.square(shift).sum()) if arrays.has_logits else harm * signal
             sqnr = to_sqnr_db(signal, noise)
             nmse = noise / signal if signal else harm
         if arrays.has_logits and kept:
             answers = arrays.answers(arrays.base + shift[:, :kept])
-            agreement = float((answers == self._float_answers).mean())
+            agreement = float((answers == arrays.float_answers).mean())
             if arrays.labels is not None:
                 accuracy = float((answers == arrays.labels).mean())
         return ConfigurationScore(
@@ -300,10 +299,6 @@ class LogitResponse:
     def _option_places(self) -> dict[str, int]:
         return {option.name: place for place, option in enumerate(self.report.options)}
 
-    @cached_property
-    def _float_answers(self) -> object:
-        return self.arrays.answers(self.arrays.base.astype(np.float64))
-
 
 def _at_least(lowest: int, what: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
@@ -311,7 +306,7 @@ def _at_least(lowest: int, what: str, value: int) -> int:
     return value
 
 
-def _both(
+def read_twice(
     calibration_data: Data | Calibration, evaluation_data: Data | None
 ) -> tuple[Data | Calibration, Data]:
     """Return calibration and evaluation data; the same data is kept if it can be read only once."""

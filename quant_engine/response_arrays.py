@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,13 @@ from quant_engine.metrics import kl_divergences
 
 IntArray = npt.NDArray[np.int64]
 SingleArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+Pair: TypeAlias = tuple[int, int]
+"""Places of a layer and of an option."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ResponseArrays:
     """Shifts of the output under every option of every layer.
 
@@ -25,6 +31,10 @@ class ResponseArrays:
     Attributes:
         base: Float output along the kept directions, shape (rows, kept).
         shifts: To be added, shape (layers, options, rows, kept + projections).
+        roundings: The part of them that comes from rounding the layer's input, shape (layers,
+            roundings, rows, kept + projections); options with the same input grid share one.
+        rounding_of: For each option its place in `roundings`, or -1; shape (options,).
+        sources: Whether the input of one layer depends on another one, shape (layers, layers).
         signal: Σz² of each row of the float output, shape (rows,).
         shape: Shape of one row of `base`: classes last where it holds logits.
         has_logits: Whether the output is read as logits.
@@ -38,6 +48,9 @@ class ResponseArrays:
 
     base: SingleArray
     shifts: SingleArray
+    roundings: SingleArray
+    rounding_of: IntArray
+    sources: BoolArray
     signal: FloatArray
     shape: tuple[int, ...]
     has_logits: bool
@@ -53,19 +66,18 @@ class ResponseArrays:
 
     def first(self, rows: int) -> ResponseArrays:
         """Return the part about the first rows."""
-        return ResponseArrays(
-            self.base[:rows],
-            self.shifts[:, :, :rows],
-            self.signal[:rows],
-            self.shape,
-            self.has_logits,
-            self.is_complete,
-            None if self.labels is None else self.labels[:rows],
-            None if self.output is None else self.output[:rows],
-            None if self.classes is None else self.classes[:rows],
+        return replace(
+            self,
+            base=self.base[:rows],
+            shifts=self.shifts[:, :, :rows],
+            roundings=self.roundings[:, :, :rows],
+            signal=self.signal[:rows],
+            labels=None if self.labels is None else self.labels[:rows],
+            output=None if self.output is None else self.output[:rows],
+            classes=None if self.classes is None else self.classes[:rows],
         )
 
-    def shift(self, chosen: Sequence[tuple[int, int]]) -> FloatArray:
+    def shift(self, chosen: Sequence[Pair]) -> FloatArray:
         """Return the sum of the shifts of (layer, option) pairs, (rows, kept + projections)."""
         if not chosen:
             return np.zeros(self.shifts.shape[2:])
@@ -73,25 +85,53 @@ class ResponseArrays:
         total: FloatArray = self.shifts[list(layers), list(options)].sum(axis=0, dtype=np.float64)
         return total
 
-    def harms(self, shifts: FloatArray) -> FloatArray:
+    def effect(self, chosen: Sequence[Pair]) -> tuple[FloatArray, FloatArray]:
+        """Return the part of a shift that is certain, and the mean harm of the part that is noise.
+
+        A layer whose input a quantized layer has changed rounds other values than the float model's
+        layer did: of that rounding only the energy is known, not the sign.
+
+        Returns:
+            Shapes (rows, kept + projections) and (rows,).
+        """
+        shift = self.shift(chosen)
+        harm = np.zeros(self.rows)
+        places = [layer for layer, _ in chosen]
+        for layer, option in chosen:
+            rounding = int(self.rounding_of[option])
+            if rounding >= 0 and self.sources[layer, places].any():
+                shift -= self.roundings[layer, rounding]
+                harm += self.rounding_harm[layer, rounding]
+        return shift, harm
+
+    def harm(self, chosen: Sequence[Pair]) -> float:
+        """Return the KL divergence in nats, or the NMSE, under (layer, option) pairs."""
+        shift, harm = self.effect(chosen)
+        return float(self.harms(shift[None], harm[None])[0])
+
+    def harms(self, shifts: FloatArray, noise: FloatArray | float = 0.0) -> FloatArray:
         """Return the KL divergence in nats, or the NMSE, that shifts of the output mean.
 
         Args:
             shifts: Shape (configurations, rows, kept + projections).
+            noise: Harm of noise besides, shape (configurations, rows).
 
         Returns:
             Shape (configurations,).
         """
         kept = self.base.shape[1]
-        rest = np.square(shifts[..., kept:]).mean(axis=-1) if shifts.shape[-1] > kept else 0.0
-        if not self.has_logits:
-            noise = np.square(shifts[..., :kept]).sum(axis=-1) + rest
-            signal = self.signal.sum()
-            total: FloatArray = noise.sum(axis=-1)
-            return total / signal if signal else np.where(total > 0, np.inf, 0.0)
-        divergence = self.divergences(shifts[..., :kept]) if kept else 0.0
-        result: FloatArray = (divergence + rest / 2).mean(axis=-1)
-        return result
+        harm = np.zeros(shifts.shape[:2]) + noise
+        if shifts.shape[-1] > kept:
+            rest = np.square(shifts[..., kept:]).mean(axis=-1)
+            harm += rest / 2 if self.has_logits else rest
+        if self.has_logits:
+            harm += self.divergences(shifts[..., :kept]) if kept else 0.0
+            means: FloatArray = harm.mean(axis=-1)
+            return means
+        harm += np.square(shifts[..., :kept]).sum(axis=-1)
+        total: FloatArray = harm.sum(axis=-1)
+        signal = self.signal.sum()
+        return total / signal if signal else np.where(total > 0, np.inf, 0.0)
 
     def divergences(self, shifts: FloatArray) -> FloatArray:
         """Return the mean KL divergence over a row's places, shape (configurations, rows).
@@ -102,10 +142,40 @@ class ResponseArrays:
         shape = (*shifts.shape[:2], *self.shape)
         logits = torch.from_numpy(self.base.astype(np.float64))
         changed = (logits + torch.from_numpy(shifts)).reshape(shape)
-        expected = logits.reshape(shape[1:]).expand(shape)
-        values = kl_divergences(expected, changed)
+        values = kl_divergences(logits.reshape(shape[1:]).expand(shape), changed)
         found: FloatArray = values.reshape(*shape[:2], -1).mean(dim=2).numpy()
         return found
+
+    def features(self, shifts: FloatArray) -> FloatArray:
+        """Return vectors whose squared norms are the harm of shifts, row by row, to second order.
+
+        KL(p || q) is half of the variance of Δ under p, to second order in the shift Δ of the
+        logits.
+
+        Args:
+            shifts: Shape (..., rows, kept + projections).
+        """
+        kept = self.base.shape[1]
+        known, rest = shifts[..., :kept], shifts[..., kept:]
+        if rest.shape[-1]:
+            rest = rest / np.sqrt(rest.shape[-1] * (2.0 if self.has_logits else 1.0))
+        if self.has_logits and kept:
+            logits = self.base.astype(np.float64).reshape(self.rows, *self.shape)
+            p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            p /= p.sum(axis=-1, keepdims=True)
+            moved = known.reshape(*known.shape[:-1], *self.shape)
+            moved = np.sqrt(p) * (moved - (p * moved).sum(axis=-1, keepdims=True))
+            places = max(int(np.prod(self.shape[:-1])), 1)
+            known = moved.reshape(known.shape) / np.sqrt(2.0 * places)
+        joined: FloatArray = np.concatenate([known, rest], axis=-1)
+        return joined
+
+    @cached_property
+    def rounding_harm(self) -> FloatArray:
+        """Harm of the roundings to second order, shape (layers, roundings, rows)."""
+        layers = [np.square(self.features(part.astype(np.float64))) for part in self.roundings]
+        harm: FloatArray = np.stack(layers).sum(axis=-1)
+        return harm
 
     def answers(self, base: FloatArray) -> IntArray:
         """Return the column of the largest logit, shape (rows, *shape[:-1])."""
@@ -114,6 +184,11 @@ class ResponseArrays:
             logits = logits[..., :-1]  # the rest as one is no class
         best: IntArray = logits.argmax(axis=-1)
         return best
+
+    @cached_property
+    def float_answers(self) -> IntArray:
+        """What the float model answers; see `answers`."""
+        return self.answers(self.base.astype(np.float64))
 
     def projection_errors(self) -> FloatArray:
         """Return the relative standard error that projections add to each single prediction.

@@ -3,11 +3,14 @@
 A forward hook adds a zero to the output of every layer. Gradients are taken with respect to that
 zero: the sum is a tensor of its own, so what follows may change it in place, and neither parameters
 nor inputs need gradients.
+
+The part of the error that comes from rounding the input is kept apart as well: it is another one as
+soon as the input is, while the weight's part stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 
 from quant_engine.batches import Batch
 from quant_engine.errors import QuantizationError
-from quant_engine.forward import primary_output
+from quant_engine.forward import layer_input, primary_output
 from quant_engine.layers import QuantizedLayer
 from quant_engine.response_output import Directions
 
@@ -35,12 +38,15 @@ class _Call:
 
     Attributes:
         zero: What was added to its output.
-        deltas: Quantized minus float output under each option.
+        deltas: Quantized minus float output under each option, then what rounding the input alone
+            does under each rounding.
+        source: The node of the graph that its input comes from; None if from no layer.
         axis: Axis of the output along which the rows lie; None while that is not known.
     """
 
     zero: Tensor
     deltas: list[Tensor]
+    source: Any
     axis: int | None = None
 
 
@@ -49,17 +55,21 @@ class LinearResponse:
     """Shifts of the output on one batch.
 
     Attributes:
-        shifts: Layer name -> shifts along every direction, float64 (options, rows, directions).
+        shifts: Layer name -> shifts along every direction, float64 (options + roundings, rows,
+            directions).
         reasons: Layer name -> why it is not in `shifts`.
+        sources: Layer name -> names of the layers that its input depends on.
     """
 
     shifts: dict[str, Tensor] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
 def linear_response(
     model: nn.Module,
     forms: Mapping[str, Mapping[str, QuantizedLayer]],
+    roundings: Sequence[str],
     batch: Batch,
     directions: Directions,
     on_pass: Callable[[], None],
@@ -69,6 +79,7 @@ def linear_response(
     Args:
         model: The prepared float model; its parameters must not require gradients.
         forms: Layer name -> option name -> quantized layer.
+        roundings: Options whose rounding of the input is measured by itself.
         batch: The batch.
         directions: Directions of the model's output on this batch.
         on_pass: Called after every backward pass.
@@ -79,10 +90,11 @@ def linear_response(
     calls: dict[str, list[_Call]] = {name: [] for name in forms}
     result = LinearResponse()
     try:
-        output = _run_watched(model, forms, batch, calls, result.reasons)
+        output = _run_watched(model, forms, roundings, batch, calls, result.reasons)
         if output is None or not output.requires_grad:
             raise RuntimeError("the output does not depend on any layer by a gradient")
         flat = output.reshape(directions.rows, -1)
+        result.sources = _find_sources(calls)
         _sum_up(flat, calls, directions, result, on_pass)
     except QuantizationError:
         raise
@@ -96,6 +108,7 @@ def linear_response(
 def _run_watched(
     model: nn.Module,
     forms: Mapping[str, Mapping[str, QuantizedLayer]],
+    roundings: Sequence[str],
     batch: Batch,
     calls: dict[str, list[_Call]],
     reasons: dict[str, str],
@@ -106,12 +119,53 @@ def _run_watched(
             return output
         with torch.no_grad():
             deltas = [form(*args, **kwargs) - output for form in forms[name].values()]
+            layer = model.get_submodule(name)
+            for option in roundings:
+                deltas.append(_rounding(layer, forms[name][option], args, kwargs))
         zero = torch.zeros_like(output, requires_grad=True)
-        calls[name].append(_Call(zero, deltas))
+        source = layer_input(args, kwargs)
+        calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
         return output + zero
 
     with torch.inference_mode(False), torch.enable_grad(), _hooks(model, forms, watch):
         return primary_output(model(*batch.args, **batch.kwargs))
+
+
+def _rounding(
+    layer: nn.Module, form: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """Return what rounding the input alone does to the output of the float layer."""
+    x = layer_input(args, kwargs)
+    plain: Tensor = layer.forward(*args, **kwargs)
+    if x is None or form.input_qparams is None:
+        return torch.zeros_like(plain)
+    x_hat = form.simulate_input(x).to(x.dtype)
+    changed: Tensor = layer.forward(
+        *(x_hat if value is x else value for value in args),
+        **{key: x_hat if value is x else value for key, value in kwargs.items()},
+    )
+    return changed - plain
+
+
+def _find_sources(calls: Mapping[str, list[_Call]]) -> dict[str, frozenset[str]]:
+    """Return layer name -> names of the layers that its input depends on, from autograd's graph."""
+    owners = {id(call.zero): name for name in calls for call in calls[name]}
+    found = {}
+    for name in calls:
+        names = set()
+        waiting = [call.source for call in calls[name]]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            if node is None:
+                continue
+            if id(getattr(node, "variable", None)) in owners:
+                names.add(owners[id(node.variable)])
+            following = {step for step, _ in node.next_functions} - seen
+            seen |= following
+            waiting.extend(following)
+        found[name] = frozenset(names)
+    return found
 
 
 @contextmanager

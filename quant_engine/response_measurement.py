@@ -1,4 +1,4 @@
-"""Measuring a response: forward once, backward once for each direction, and the check by running."""
+"""Measuring a response: forward once, backward once a direction, and the check by running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
-from quant_engine.calibration import Calibration
 from quant_engine.configuration_size import list_stored
 from quant_engine.forward import model_output
 from quant_engine.option_layers import Configuration, ConfigurationRunner, OptionLayers
@@ -28,7 +27,7 @@ from quant_engine.response_agreement import HarmSums, as_pairs, draw_random, dra
 from quant_engine.response_arrays import ResponseArrays
 from quant_engine.response_gradients import linear_response
 from quant_engine.response_output import Directions, OutputPlan
-from quant_engine.scheme import LayerScheme, Recipe
+from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class _Part:
 
     base: Tensor
     shifts: Tensor
+    roundings: Tensor
     signal: Tensor
     labels: Tensor | None
     output: Tensor
@@ -87,10 +87,17 @@ class ResponseMeasurement:
     _parts: list[_Part] = field(default_factory=list)
     _reasons: dict[str, str] = field(default_factory=dict)
     _plan: OutputPlan | None = None
+    _roundings: dict[str, TensorScheme] = field(default_factory=dict)
+    _sources: dict[str, frozenset[str]] = field(default_factory=dict)
     _full_forwards_because: str = ""
 
     def __post_init__(self) -> None:
         self.prepared.model.requires_grad_(False)
+        schemes: list[TensorScheme] = []
+        for name, scheme in self.options.items():
+            if scheme.activation is not None and scheme.activation not in schemes:
+                schemes.append(scheme.activation)
+                self._roundings[name] = scheme.activation
         forms = self.option_layers.forms
         self._runner = ConfigurationRunner(self.prepared.model, forms)
         generator = np.random.default_rng(self.settings.seed)
@@ -119,7 +126,7 @@ class ResponseMeasurement:
     def finish(self, recipe: Recipe) -> tuple[ResponseReport, ResponseArrays]:
         """Return what was found."""
         assert self._plan is not None
-        plan, arrays = self._plan, _join(self._parts, self._plan)
+        plan, arrays = self._plan, self._join(self._plan)
         errors = arrays.projection_errors()
         known = errors[errors > 0]
         layers, leftovers = list_stored(
@@ -127,7 +134,7 @@ class ResponseMeasurement:
         )
         accuracy = None
         if arrays.labels is not None:
-            accuracy = float((arrays.answers(arrays.base) == arrays.labels).mean())
+            accuracy = float((arrays.float_answers == arrays.labels).mean())
         report = ResponseReport(
             recipe=recipe,
             options=tuple(ResponseOption(name, scheme) for name, scheme in self.options.items()),
@@ -163,18 +170,22 @@ class ResponseMeasurement:
         meter: ProgressMeter,
         text: str,
     ) -> _Part:
-        forms = self.option_layers.forms
+        forms, size = self.option_layers.forms, len(self.options)
 
         def passed() -> None:
             meter.step(f"{text}, backward passes")
 
-        found = linear_response(self.prepared.model, forms, batch, directions, passed)
+        found = linear_response(
+            self.prepared.model, forms, list(self._roundings), batch, directions, passed
+        )
+        self._sources = self._sources or found.sources
         self._reasons.update(found.reasons)
         shifts = {**found.shifts, **self._run_alone(found.reasons, batch, directions, meter, text)}
         flat = output.reshape(directions.rows, -1)
         return _Part(
             base=directions.base.float(),
-            shifts=torch.stack([shifts[name] for name in forms]).float(),
+            shifts=torch.stack([shifts[name][:size] for name in forms]).float(),
+            roundings=torch.stack([shifts[name][size:] for name in forms]).float(),
             signal=flat.double().square().sum(dim=1),
             labels=directions.label_columns(self._labels(batch, output)),
             output=flat.float(),
@@ -208,8 +219,10 @@ class ResponseMeasurement:
 
         self._full_forwards_because = self._runner.run(batch, configurations, keep)
         size = len(self.options)
+        # What rounding the input does is not told apart here: all of the shift counts as certain.
+        none = [torch.zeros_like(shifts[0]) for _ in self._roundings]
         return {
-            name: torch.stack(shifts[place * size : (place + 1) * size])
+            name: torch.stack([*shifts[place * size : (place + 1) * size], *none])
             for place, name in enumerate(names)
         }
 
@@ -235,8 +248,7 @@ class ResponseMeasurement:
         points = []
         for configuration, sums in zip([*self._single, *self._random], self._sums, strict=True):
             pairs = as_pairs(configuration)
-            shift = checked.shift([(layers[layer], options[option]) for layer, option in pairs])
-            predicted = float(checked.harms(shift[None])[0])
+            predicted = checked.harm([(layers[layer], options[option]) for layer, option in pairs])
             points.append(AgreementPoint(pairs, predicted, sums.value()))
         single, random = points[: len(self._single)], points[len(self._single) :]
         return judge(single, random, list(self.options), self._checked_rows)
@@ -263,18 +275,24 @@ class ResponseMeasurement:
             )
         return notes
 
-
-def _join(parts: list[_Part], plan: OutputPlan) -> ResponseArrays:
-    labels = [part.labels for part in parts if part.labels is not None]
-    classes = [part.classes for part in parts if part.classes is not None]
-    return ResponseArrays(
-        base=torch.cat([part.base for part in parts]).cpu().numpy(),
-        shifts=torch.cat([part.shifts for part in parts], dim=2).cpu().numpy(),
-        signal=torch.cat([part.signal for part in parts]).cpu().numpy(),
-        shape=plan.shape if plan.is_complete else (plan.kept,),
-        has_logits=plan.has_logits,
-        is_complete=plan.is_complete,
-        labels=torch.cat(labels).long().cpu().numpy() if len(labels) == len(parts) else None,
-        output=torch.cat([part.output for part in parts]).cpu().numpy() if classes else None,
-        classes=torch.cat(classes).cpu().numpy() if classes else None,
-    )
+    def _join(self, plan: OutputPlan) -> ResponseArrays:
+        parts = self._parts
+        labels = [part.labels for part in parts if part.labels is not None]
+        classes = [part.classes for part in parts if part.classes is not None]
+        grids = list(self._roundings.values())
+        used = [scheme.activation for scheme in self.options.values()]
+        names = list(self.option_layers.forms)
+        return ResponseArrays(
+            base=torch.cat([part.base for part in parts]).cpu().numpy(),
+            shifts=torch.cat([part.shifts for part in parts], dim=2).cpu().numpy(),
+            roundings=torch.cat([part.roundings for part in parts], dim=2).cpu().numpy(),
+            rounding_of=np.array([-1 if grid is None else grids.index(grid) for grid in used]),
+            sources=np.array([[n in self._sources.get(m, ()) for n in names] for m in names]),
+            signal=torch.cat([part.signal for part in parts]).cpu().numpy(),
+            shape=plan.shape if plan.is_complete else (plan.kept,),
+            has_logits=plan.has_logits,
+            is_complete=plan.is_complete,
+            labels=torch.cat(labels).long().cpu().numpy() if len(labels) == len(parts) else None,
+            output=torch.cat([part.output for part in parts]).cpu().numpy() if classes else None,
+            classes=torch.cat(classes).cpu().numpy() if classes else None,
+        )

@@ -13,7 +13,14 @@ from quant_engine.report import ResponseReport
 from quant_engine.report.response import LOGITS
 from quant_engine.response_arrays import ResponseArrays
 
-_REQUIRED = {"base": np.float32, "shifts": np.float32, "signal": np.float64}
+_REQUIRED = {
+    "base": np.float32,
+    "shifts": np.float32,
+    "roundings": np.float32,
+    "rounding_of": np.int64,
+    "sources": np.bool_,
+    "signal": np.float64,
+}
 _OPTIONAL = {"labels": np.int64, "output": np.float32, "classes": np.int64}
 _REPORT, _SHAPE = "report", "shape"
 
@@ -59,9 +66,7 @@ def unpack_response(data: bytes) -> tuple[ResponseReport, ResponseArrays]:
         raise StorageError(f"The report in the stored response is no text: {error}") from error
     report = ResponseReport.from_json(text)
     arrays = ResponseArrays(
-        base=stored["base"],
-        shifts=stored["shifts"],
-        signal=stored["signal"],
+        **{name: stored[name] for name in _REQUIRED},
         shape=tuple(int(size) for size in stored[_SHAPE].reshape(-1)),
         has_logits=report.kind == LOGITS,
         is_complete=report.is_complete,
@@ -81,6 +86,11 @@ def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
         and arrays.shifts.ndim == 4
         and arrays.shifts.shape[:3] == leading
         and arrays.shifts.shape[3] >= kept
+        and arrays.roundings.shape[0::2] == (leading[0], report.samples)
+        and arrays.roundings.shape[3:] == arrays.shifts.shape[3:]
+        and arrays.rounding_of.shape == (leading[1],)
+        and arrays.sources.shape == (leading[0], leading[0])
+        and (arrays.rounding_of < arrays.roundings.shape[1]).all()
         and arrays.signal.shape == (report.samples,)
         and (arrays.labels is None or len(arrays.labels) == report.samples)
         and (arrays.output is None) == (arrays.classes is None)

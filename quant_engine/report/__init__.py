@@ -31,6 +31,10 @@ from quant_engine.report.response import (
 from quant_engine.report.schema import (
     SCHEMA_VERSION,
 )
+from quant_engine.report.search import (
+    ConfigurationPoint,
+    FrontierReport,
+)
 from quant_engine.report.sensitivity import (
     CumulativePoint,
     LayerSensitivity,
@@ -61,12 +65,14 @@ __all__ = [
     "AgreementPoint",
     "ChannelRanges",
     "CodeUsage",
+    "ConfigurationPoint",
     "ConfigurationScore",
     "ConfigurationSize",
     "CumulativePoint",
     "Environment",
     "ErrorHistogram",
     "ErrorMetrics",
+    "FrontierReport",
     "LayerReport",
     "LayerSensitivity",
     "LayerSize",

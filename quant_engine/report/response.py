@@ -1,4 +1,4 @@
-"""What the logit response of a model is about, what it predicts, and how far that can be trusted."""
+"""What a logit response is about, what it predicts, and how far that can be trusted."""
 
 from __future__ import annotations
 
