@@ -196,7 +196,8 @@ class ResponseMeasurement:
         assert self._plan is not None
         labels = batch.labels
         is_fitting = labels is not None and labels.shape == output.shape[:-1]
-        return labels if self._plan.has_logits and is_fitting else None
+        is_answer = self._plan.has_logits and self._plan.kept > 0
+        return labels if is_answer and is_fitting else None
 
     def _run_alone(
         self,
