@@ -1,6 +1,7 @@
 """Logit response: the predicted output of any configuration, from one set of backward passes.
 
 Example:
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> response = LogitResponse.measure(model, torch.randn(16, 4))
     >>> response.predict({"0": "int4 weights + int8 inputs"}).shape

@@ -89,8 +89,8 @@ def compare(points: Sequence[AgreementPoint]) -> AgreementFigures:
 
     Example:
         >>> points = [AgreementPoint((), 1.0, 2.0), AgreementPoint((), 2.0, 4.0)]
-        >>> compare(points)
-        AgreementFigures(count=2, rank_correlation=1.0, median_ratio=0.5)
+        >>> compare(points).median_ratio
+        0.5
     """
     predicted = np.array([point.predicted for point in points])
     measured = np.array([point.measured for point in points])

@@ -20,6 +20,12 @@ from quant_engine.response_arrays import IntArray
 from quant_engine.search_moves import additive_optimum, improve, is_allowed
 from quant_engine.search_space import Limit, SearchSpace
 
+_STARTS = 3
+_KICKS = 6
+_FRONTIER_KICKS = 1
+_KICKED_UNITS = 3
+_TRIES = 50
+
 
 def search_configuration(
     response: LogitResponse,
@@ -32,8 +38,8 @@ def search_configuration(
     """Return the configuration with the least predicted harm within one or more budgets.
 
     The start is the best configuration if harms of layers added up; then options are changed and
-    exchanged between layers as long as the prediction, interactions included, gets better. That is
-    a local optimum, not proven to be the best one.
+    exchanged between layers as long as the prediction, interactions included, gets better, from
+    several starts. The result is not proven to be the best one.
 
     Args:
         response: What predicts.
@@ -105,7 +111,7 @@ def pareto_frontier(
     for number, budget in enumerate(budgets, start=1):
         limits = [replace(any_size, most=float(max(budget, least)))]
         starts = [*_starts(space, limits), *found[-1:]]
-        best = _best(space, limits, starts, meter)
+        best = _best(space, limits, starts, meter, _FRONTIER_KICKS)
         if best is not None:
             found.append(best)
         meter.step(f"frontier: size {number}/{points}")
@@ -131,16 +137,48 @@ def _best(
     limits: Sequence[Limit],
     starts: Sequence[IntArray],
     meter: ProgressMeter,
+    kicks: int = _KICKS,
 ) -> IntArray | None:
-    """Improve the additive optimum and the better ones of the other starts."""
+    """Improve the additive optimum and the better ones of the other starts, then kick the best.
+
+    A kick changes a few units at random and improves again, which leads out of local optima
+    (iterated local search: Lourenço, Martin and Stützle, 2003). The random numbers are the same
+    every time.
+    """
     if not starts:
         return None
     ranked = [starts[0], *sorted(starts[1:], key=lambda start: float(space.harms([start])[0]))]
-    ends = [
-        improve(space, start, limits, lambda: meter.say("search: next round of moves"))
-        for start in ranked[:3]
-    ]
-    return min(ends, key=lambda end: end[1])[0]
+
+    def improved(start: IntArray) -> tuple[IntArray, float]:
+        return improve(space, start, limits, lambda: meter.say("search: next round of moves"))
+
+    best, harm = min((improved(start) for start in ranked[:_STARTS]), key=lambda end: end[1])
+    generator = np.random.default_rng(0)
+    for _ in range(kicks):
+        start = _kicked(space, best, limits, generator)
+        if start is None:
+            continue
+        end, end_harm = improved(start)
+        if end_harm < harm:
+            best, harm = end, end_harm
+    return best
+
+
+def _kicked(
+    space: SearchSpace,
+    assignment: IntArray,
+    limits: Sequence[Limit],
+    generator: np.random.Generator,
+) -> IntArray | None:
+    """Change a few units at random; None if no try keeps to the budgets."""
+    size = min(_KICKED_UNITS, len(assignment))
+    for _ in range(_TRIES):
+        result = assignment.copy()
+        units = generator.choice(len(assignment), size, replace=False)
+        result[units] = generator.integers(0, space.choices, size)
+        if is_allowed(result, limits):
+            return result
+    return None
 
 
 def _point(space: SearchSpace, assignment: IntArray) -> ConfigurationPoint:
