@@ -79,9 +79,9 @@ def improve(
     harm = float(space.harms([assignment])[0])
     for _ in range(_MOST_ROUNDS):
         on_round()
-        gains, moves = _moves(space, assignment, limits)
+        gains, moves = rank_moves(space, assignment, limits)
         best = np.argsort(gains)[:_TRIED_EXACTLY]
-        candidates = [_moved(assignment, moves[number], space.choices) for number in best]
+        candidates = [apply_move(assignment, moves[number], space.choices) for number in best]
         if not candidates:
             break
         harms = space.harms(candidates)
@@ -102,15 +102,15 @@ def _descend(
     assignment = start
     for _ in range(_MOST_ROUNDS):
         on_round()
-        gains, moves = _moves(space, assignment, limits)
+        gains, moves = rank_moves(space, assignment, limits)
         if not len(gains) or gains.min() >= -_GAIN * abs(float(space.products.max())):
             break
-        assignment = _moved(assignment, moves[int(gains.argmin())], space.choices)
+        assignment = apply_move(assignment, moves[int(gains.argmin())], space.choices)
     harms = space.harms([start, assignment])
     return assignment if harms[1] <= harms[0] else start
 
 
-def _moves(
+def rank_moves(
     space: SearchSpace, assignment: IntArray, limits: Sequence[Limit]
 ) -> tuple[FloatArray, IntArray]:
     """Return all allowed moves of one or two units and how they change the harm to second order.
@@ -144,7 +144,8 @@ def _moves(
     return gains[usable], np.stack([first[usable], second[usable]], axis=1)
 
 
-def _moved(assignment: IntArray, move: IntArray, choices: int) -> IntArray:
+def apply_move(assignment: IntArray, move: IntArray, choices: int) -> IntArray:
+    """Return the assignment after a move of `rank_moves`."""
     result = assignment.copy()
     for number in move:
         result[number // choices] = number % choices

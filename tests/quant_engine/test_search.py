@@ -11,7 +11,13 @@ from quant_engine import LogitResponse, pareto_frontier, search_configuration, v
 from quant_engine.errors import SchemeError
 from quant_engine.options import bit_options
 from quant_engine.scheme import Recipe
-from quant_engine.search_moves import additive_optimum, improve, is_allowed
+from quant_engine.search_moves import (
+    additive_optimum,
+    apply_move,
+    improve,
+    is_allowed,
+    rank_moves,
+)
 from quant_engine.search_space import SearchSpace
 from tests.quant_engine.layer_cases import fill, seeded
 from tests.quant_engine.response_cases import case, measure
@@ -134,6 +140,23 @@ def test_products_predict_moves_to_second_order():
             assert second_order == pytest.approx(harm, rel=1e-2)
     finally:
         small_response.cache_clear()
+
+
+def test_moves_are_ranked_by_their_exact_change_to_second_order():
+    space = SearchSpace(small_response(1))
+    limits = [space.limit("bytes", 10**9, lambda size: size.model_bytes)]
+    assignment = np.array([1, 0, 3, 2])
+
+    def second_order(at):
+        places = np.arange(4) * space.choices + at
+        return space.products[np.ix_(places, places)].sum()
+
+    gains, moves = rank_moves(space, assignment, limits)
+    assert len(moves) == 4 * 3 + 6 * 3 * 3
+    for gain, move in zip(gains, moves, strict=True):
+        moved = apply_move(assignment, move, space.choices)
+        expected = second_order(moved) - second_order(assignment)
+        assert gain == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def test_moves_never_make_it_worse_or_leave_the_budget():
