@@ -59,13 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list_models(), help="default: all")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    names = ["agreement", "cost", "budgets"]
+    parser.add_argument("--only", nargs="*", default=names, choices=names, help="tables to make")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    makers = {
+        "agreement": (agreement_rows, AGREEMENT_HEAD),
+        "cost": (cost_rows, COST_HEAD),
+        "budgets": (budget_rows, BUDGET_HEAD),
+    }
     tables = {
-        "agreement": _table(agreement_rows, options.models, AGREEMENT_HEAD),
-        "cost": _table(cost_rows, options.models, COST_HEAD),
-        "budgets": _table(budget_rows, options.models, BUDGET_HEAD),
+        name: _table(*makers[name], options.models) for name in makers if name in options.only
     }
     if options.write:
         page = options.write.read_text(encoding="utf-8")
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _table(
-    rows: Callable[[str], list[list[str]]], models: Sequence[str], head: Sequence[str]
+    rows: Callable[[str], list[list[str]]], head: Sequence[str], models: Sequence[str]
 ) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     print("\n".join(lines))
@@ -274,9 +279,13 @@ BUDGET_HEAD = (
     "accuracy",
     "local SQNR: KL",
     "accuracy",
-    "response: predicted KL",
-    "KL",
+    "response: KL",
     "accuracy",
+    "wins over",
+    "seen samples: predicted",
+    "uniform",
+    "local SQNR",
+    "response",
     "wins over",
 )
 
@@ -298,11 +307,9 @@ def budget_rows(name: str) -> list[list[str]]:
             [uniform, greedy, chosen.as_dict()],
             evaluation_data=samples.test,
         )
-        beaten = [
-            label
-            for label, other in (("uniform", plain), ("local SQNR", by_noise))
-            if by_response.harm < other.harm
-        ]
+        seen = verify_configurations(
+            model, samples.calibration, response, [uniform, greedy, chosen.as_dict()]
+        )
         rows.append(
             [
                 name,
@@ -310,12 +317,26 @@ def budget_rows(name: str) -> list[list[str]]:
                 f"{budget / 1e3:.1f}",
                 *_figures(plain),
                 *_figures(by_noise),
-                f"{chosen.predicted.harm:.1e}",
                 *_figures(by_response),
-                "both" if len(beaten) == 2 else f"**{beaten[0] if beaten else 'neither'}**",
+                _beaten(plain, by_noise, by_response),
+                f"{chosen.predicted.harm:.1e}",
+                *(f"{score.harm:.1e}" for score in seen),
+                _beaten(*seen),
             ]
         )
     return rows
+
+
+def _beaten(
+    uniform: ConfigurationScore, by_noise: ConfigurationScore, by_response: ConfigurationScore
+) -> str:
+    others = {"uniform": uniform.harm, "local SQNR": by_noise.harm}
+    beaten = [label for label, harm in others.items() if by_response.harm < harm]
+    equal = [label for label, harm in others.items() if by_response.harm == harm]
+    if len(beaten) == 2:
+        return "both"
+    won = beaten[0] if beaten else "neither"
+    return f"**{won}**" + (f" (equals {' and '.join(equal)})" if equal else "")
 
 
 def _chooser(model: nn.Module, samples: Samples) -> LogitResponse:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from torch import nn
 
 from quant_engine.batches import Data, count_batches, is_rereadable
@@ -65,6 +66,7 @@ class LogitResponse:
     arrays: ResponseArrays
 
     @classmethod
+    @torch.inference_mode(False)  # what is made in inference mode has no gradients
     def measure(
         cls,
         model: nn.Module,

@@ -90,12 +90,13 @@ def linear_response(
     calls: dict[str, list[_Call]] = {name: [] for name in forms}
     result = LinearResponse()
     try:
-        output = _run_watched(model, forms, roundings, batch, calls, result.reasons)
-        if output is None or not output.requires_grad:
-            raise RuntimeError("the output does not depend on any layer by a gradient")
-        flat = output.reshape(directions.rows, -1)
-        result.sources = _find_sources(calls)
-        _sum_up(flat, calls, directions, result, on_pass)
+        with torch.inference_mode(False), torch.enable_grad():
+            output = _run_watched(model, forms, roundings, batch, calls, result.reasons)
+            if output is None or not output.requires_grad:
+                raise RuntimeError("the output does not depend on any layer by a gradient")
+            flat = output.reshape(directions.rows, -1)
+            result.sources = _find_sources(calls)
+            _sum_up(flat, calls, directions, result, on_pass)
     except QuantizationError:
         raise
     except Exception as error:
@@ -127,7 +128,7 @@ def _run_watched(
         calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
         return output + zero
 
-    with torch.inference_mode(False), torch.enable_grad(), _hooks(model, forms, watch):
+    with _hooks(model, forms, watch):
         return primary_output(model(*batch.args, **batch.kwargs))
 
 

@@ -149,6 +149,15 @@ def test_a_model_that_autograd_cannot_take_is_run_instead():
     assert response.agreement.single.rank_correlation == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_the_caller_has_switched_them_off(mode):
+    model, x = case("in_place")
+    with mode():
+        response = measure(model, x)
+    assert {layer.method for layer in response.report.layers} == {"gradient"}
+    np.testing.assert_array_equal(response.arrays.shifts, measure(model, x).arrays.shifts)
+
+
 def test_the_float_configuration_is_the_float_model():
     model, x = case("in_place")
     response = measure(model, x)
