@@ -24,7 +24,7 @@ from quant_engine.errors import (
     UnsupportedLayerError,
     WorkerError,
 )
-from quant_engine.execution import convert_execution, list_executions
+from quant_engine.execution import convert_execution, execution_notes, list_executions
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -93,6 +93,7 @@ __all__ = [
     "compare_models",
     "convert_execution",
     "dequantize",
+    "execution_notes",
     "fake_quantize",
     "list_executions",
     "load_quantization_config",

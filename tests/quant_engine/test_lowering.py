@@ -362,3 +362,12 @@ def test_it_is_no_matter_which_way_the_model_came(tmp_path):
     straight = convert_execution(quantized, lowered=True)
     detour = convert_execution(copy.deepcopy(convert_execution(quantized)), lowered=True)
     assert torch.equal(straight(IMAGES), detour(IMAGES))
+
+
+def test_grids_move_with_the_model():
+    quantized = quantize_model(fill(Residual()), IMAGES)
+    moved = convert_execution(quantized, lowered=True).to("meta")
+    (rounding,) = (m for m in moved.modules() if isinstance(m, RoundToCodes))
+    assert rounding.qparams.scale.device.type == "meta"
+    assert moved.get_submodule("c1").input_qparams.scale.device.type == "meta"
+    assert moved.half().get_submodule("c1").input_qparams.scale.dtype == torch.float32
