@@ -34,9 +34,9 @@ class LoweredStep(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the step's grids along with the model; they stay in float32."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        device = fn(torch.empty(0)).device
         for name, value in list(vars(self).items()):
             if isinstance(value, QParams):
+                device = fn(torch.empty(0, device=value.scale.device)).device
                 setattr(self, name, value.to(device))
         return self
 
