@@ -18,8 +18,23 @@ from quant_engine.report.model import (
     OutputReport,
     SizeReport,
 )
+from quant_engine.report.response import (
+    AgreementFigures,
+    AgreementPoint,
+    ConfigurationScore,
+    ConfigurationSize,
+    ResponseAgreement,
+    ResponseLayer,
+    ResponseOption,
+    ResponseReport,
+    StoredTensor,
+)
 from quant_engine.report.schema import (
     SCHEMA_VERSION,
+)
+from quant_engine.report.search import (
+    ConfigurationPoint,
+    FrontierReport,
 )
 from quant_engine.report.sensitivity import (
     CumulativePoint,
@@ -50,12 +65,18 @@ __all__ = [
     "QUANTIZED",
     "SCHEMA_VERSION",
     "UNSUPPORTED",
+    "AgreementFigures",
+    "AgreementPoint",
     "ChannelRanges",
     "CodeUsage",
+    "ConfigurationPoint",
+    "ConfigurationScore",
+    "ConfigurationSize",
     "CumulativePoint",
     "Environment",
     "ErrorHistogram",
     "ErrorMetrics",
+    "FrontierReport",
     "LayerExecution",
     "LayerReport",
     "LayerSensitivity",
@@ -65,8 +86,13 @@ __all__ = [
     "OutputReport",
     "RangeChoice",
     "Ranking",
+    "ResponseAgreement",
+    "ResponseLayer",
+    "ResponseOption",
+    "ResponseReport",
     "SensitivityReport",
     "SizeReport",
+    "StoredTensor",
     "TensorReport",
     "TimingEntry",
     "TimingReport",
