@@ -1,8 +1,9 @@
 """Compute the stored examples again: `python -m dashboard.build_examples [model ...]`.
 
 A stored example is an analysis of a sample model under the usual settings, with both
-sensitivities. It gives the first page figures without any computing, and names the machine its
-times belong to.
+sensitivities, and what predicts the model under any choice of bits. It gives the first page figures
+without any computing, and names the machine its times belong to. Teaching variants come without a
+prediction, so that the package stays small.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from dashboard import service
+from dashboard import prediction_service, service
+from dashboard.prediction import Prediction
 from dashboard.runs import Run, now, write_example
 from dashboard.state import Settings
 from quant_engine.measurement import DIRECTIONS
@@ -46,20 +48,35 @@ def build_example(model_name: str) -> Run:
     return Run(settings, report, measured, created=now(), seconds=seconds, is_example=True)
 
 
+def build_prediction(model_name: str) -> Prediction:
+    """Measure what predicts one model under the usual settings, and run its frontier."""
+    settings, quiet = Settings(model_name), _Quiet()
+    prediction = prediction_service.measure_prediction(settings, quiet)
+    frontier = [point.as_dict() for point in prediction.frontier.points]
+    points = prediction_service.verify(settings, prediction, frontier, quiet)
+    return prediction.with_measured(points)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build the examples of the named models, or of all of them."""
     names = service.model_names()
     parser = argparse.ArgumentParser(prog="python -m dashboard.build_examples", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="model", help=f"of {', '.join(names)}")
-    chosen = parser.parse_args(arguments).models or names
+    parser.add_argument("--only-predictions", action="store_true", help="keep the analyses")
+    options = parser.parse_args(arguments)
+    chosen = options.models or names
     unknown = sorted(set(chosen) - set(names))
     if unknown:
         parser.error(f"no model is called {unknown[0]!r}; there are {', '.join(names)}")
     for name in chosen:
-        run = build_example(name)
-        path = service.example_path(name)
-        write_example(run, path)
-        _LOG.info("%s: %.1f s, %.0f kB", path.name, run.seconds, path.stat().st_size / 1000)
+        if not options.only_predictions:
+            run = build_example(name)
+            path = service.example_path(name)
+            write_example(run, path)
+            _LOG.info("%s: %.1f s, %.0f kB", path.name, run.seconds, path.stat().st_size / 1000)
+        if service.model_info(name).derived_from is None:
+            path = prediction_service.write_example(build_prediction(name), name)
+            _LOG.info("%s: %.0f kB", path.name, path.stat().st_size / 1000)
 
 
 if __name__ == "__main__":
