@@ -21,6 +21,7 @@ page = st.navigation(
         st.Page("views/start.py", title="Start", icon=":material/home:", default=True),
         st.Page("views/experiment.py", title="Experiment", icon=":material/science:"),
         st.Page("views/sensitivity.py", title="Sensitivity", icon=":material/leaderboard:"),
+        st.Page("views/what_if.py", title="What if", icon=":material/tune:"),
         st.Page("views/layer.py", title="Layer", icon=":material/layers:"),
         st.Page(
             "views/size_time.py",

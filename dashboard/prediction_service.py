@@ -81,7 +81,7 @@ def find_best(prediction: Prediction, by: str, budget: float) -> dict[str, str]:
     """
     point = quant_engine.search_configuration(
         prediction.response,
-        model_bytes=int(budget) if by == "bytes" else None,
+        model_bytes=round(budget) if by == "bytes" else None,
         effective_bits=float(budget) if by == "bits" else None,
         float_layers=int(budget) if by == "float_layers" else None,
     )

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import service
 from dashboard.components.notices import add_toast
 from dashboard.jobs import CANCELLED, DONE, FAILED, JobManager, JobStatus
+from dashboard.prediction import prediction_id
 from dashboard.runs import Run, now
 from dashboard.state import Settings
 from dashboard.store import RunStore, default_home
@@ -46,6 +47,16 @@ def analysis_key(settings: Settings) -> str:
 def sensitivity_key(settings: Settings, direction: str) -> str:
     """Return the name of the job that measures the sensitivity of these settings."""
     return f"sensitivity:{direction}:{settings.run_id}"
+
+
+def prediction_key(settings: Settings) -> str:
+    """Return the name of the job that measures what predicts these settings' model."""
+    return f"prediction:{prediction_id(settings)}"
+
+
+def verification_key(settings: Settings) -> str:
+    """Return the name of the job that runs configurations of these settings' model."""
+    return f"verification:{prediction_id(settings)}"
 
 
 def submit_analysis(settings: Settings) -> None:
@@ -87,7 +98,8 @@ def submit_sensitivity(run: Run, direction: str) -> None:
 
 def attach_jobs(settings: Settings) -> None:
     """Watch what runs already for these settings: another tab, or this one before a reload."""
-    for key in (analysis_key(settings), *(sensitivity_key(settings, d) for d in DIRECTIONS)):
+    keys = [analysis_key(settings), *(sensitivity_key(settings, d) for d in DIRECTIONS)]
+    for key in (*keys, prediction_key(settings), verification_key(settings)):
         status = jobs().status(key)
         if status is not None and status.is_active:
             watch(key)

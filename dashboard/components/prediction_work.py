@@ -1,0 +1,107 @@
+"""Predictions for the run shown: finding, measuring and checking them in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard import prediction_service, service
+from dashboard.components.link_widgets import rerun_outside_callback
+from dashboard.components.notices import add_notice
+from dashboard.components.work import jobs, prediction_key, verification_key, watch
+from dashboard.figures.formatting import plural
+from dashboard.jobs import JobStatus
+from dashboard.prediction import Configuration, Prediction, prediction_id
+from dashboard.prediction_store import PredictionStore
+from dashboard.runs import Run
+from dashboard.state import Settings
+from dashboard.store import default_home
+from quant_engine.errors import QuantizationError
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _store_in(home: str) -> PredictionStore:
+    return PredictionStore(Path(home))
+
+
+def predictions() -> PredictionStore:
+    """Return the stored predictions."""
+    return _store_in(str(default_home()))
+
+
+def find_prediction(settings: Settings) -> Prediction | None:
+    """Return the prediction for these settings, measured here or stored, or None."""
+    found = predictions().get(prediction_id(settings))
+    return found or prediction_service.find_example(settings)
+
+
+def prediction_status(settings: Settings) -> JobStatus | None:
+    """Return the job that measures the prediction for these settings, or None."""
+    return jobs().status(prediction_key(settings))
+
+
+def verification_status(settings: Settings) -> JobStatus | None:
+    """Return the job that runs configurations of these settings' model, or None."""
+    return jobs().status(verification_key(settings))
+
+
+def start_prediction(run: Run) -> None:
+    """Measure what predicts the model of `run`, in the background, and keep it."""
+    settings = run.settings
+    kept = predictions()
+
+    def finish(prediction: Any, _: float) -> Prediction:
+        known = kept.get(prediction_id(settings))
+        result: Prediction = prediction.with_measured(known.measured if known else ())
+        kept.put(prediction_id(settings), result)
+        return result
+
+    key = prediction_key(settings)
+    jobs().submit(
+        key,
+        f"Learning to predict {service.model_info(settings.model_name).title}",
+        lambda control: prediction_service.measure_prediction(settings, control),
+        finish,
+    )
+    watch(key)
+    rerun_outside_callback()
+
+
+def start_verification(run: Run, configurations: Sequence[Configuration]) -> None:
+    """Run configurations for real, in the background, and keep what that gives."""
+    settings = run.settings
+    prediction = find_prediction(settings)
+    if prediction is None:
+        return
+    kept, known = predictions(), prediction
+
+    def finish(points: Any, _: float) -> Prediction:
+        result = (kept.get(prediction_id(settings)) or known).with_measured(points)
+        kept.put(prediction_id(settings), result)
+        return result
+
+    key = verification_key(settings)
+    model = service.model_info(settings.model_name).title
+    jobs().submit(
+        key,
+        f"Running {model} under {plural(len(configurations), 'configuration')}",
+        lambda control: prediction_service.verify(settings, known, configurations, control),
+        finish,
+    )
+    watch(key)
+    rerun_outside_callback()
+
+
+def find_best(run: Run, by: str, budget: float) -> dict[str, str] | None:
+    """Return the best configuration within a budget; where there is none, say why."""
+    prediction = find_prediction(run.settings)
+    if prediction is None:
+        return None
+    try:
+        return prediction_service.find_best(prediction, by, budget)
+    except QuantizationError as error:
+        add_notice(str(error))
+        return None

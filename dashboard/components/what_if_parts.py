@@ -1,0 +1,348 @@
+"""Parts of the What-if page: verdict, headline, comparison, budget, actions, trust."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import streamlit as st
+
+from dashboard import tables
+from dashboard.components import run_state
+from dashboard.components.chart import csv_bytes, file_stem, show_figure
+from dashboard.components.prediction_work import (
+    find_best,
+    start_verification,
+    verification_status,
+)
+from dashboard.components.what_if_state import try_configuration, try_text
+from dashboard.figures.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_number,
+    plural,
+)
+from dashboard.figures.frontier import harm_name
+from dashboard.figures.scores import (
+    ScoreRow,
+    data_rows,
+    is_trusted,
+    layer_data_rows,
+    make_row,
+    ratio_text,
+    table_row,
+    to_json,
+)
+from dashboard.figures.trust import describe_trust, trust_figure, trust_rows
+from dashboard.prediction import Configuration, Prediction
+from dashboard.runs import Run
+from quant_engine.report.response import GOOD, ROUGH
+
+BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
+
+
+def show_verdict(prediction: Prediction) -> None:
+    """Say first how far predictions can be trusted on this model."""
+    agreement = prediction.response.agreement
+    if agreement.level == GOOD:
+        st.success(agreement.verdict, icon=":material/verified:")
+    elif agreement.level == ROUGH:
+        st.warning(agreement.verdict, icon=":material/warning:")
+    else:
+        st.error(agreement.verdict, icon=":material/dangerous:")
+
+
+def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
+    """Draw the figures of the present choice, each beside the float model's and the run's."""
+    _, own, row = rows
+    trusted = is_trusted(prediction)
+    digits = 3 if trusted else 1
+    about = "≈ " if not trusted else ""
+    doubt = "" if trusted else ", not reliable"
+    size, own_size = row.predicted.size, own.predicted.size
+    float_size = rows[0].predicted.size
+    with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
+        _metric(
+            ("Predicted KL" if prediction.has_logits else "Predicted NMSE") + doubt,
+            about + format_number(row.predicted.harm, digits),
+            f"run shown {format_number(own.predicted.harm, digits)}, float 0",
+            f"Predicted {harm_name(prediction)} against the float model; nothing was run.",
+        )
+        for name, value, before, base in (
+            (
+                "Same answer as float",
+                row.predicted.top1_agreement,
+                own.predicted.top1_agreement,
+                rows[0].predicted.top1_agreement,
+            ),
+            (
+                "Predicted accuracy",
+                row.predicted.accuracy,
+                own.predicted.accuracy,
+                rows[0].predicted.accuracy,
+            ),
+        ):
+            _metric(
+                name + doubt,
+                MISSING if value is None else about + format_accuracy(value),
+                f"run shown {format_accuracy(before)}, float {format_accuracy(base)}",
+                f"Predicted on {plural(prediction.response.report.samples, 'test sample')}.",
+            )
+        _metric(
+            "Model size",
+            format_bytes(size.model_bytes),
+            f"run shown {format_bytes(own_size.model_bytes)}, "
+            f"float {format_bytes(float_size.model_bytes)}",
+            "Exact, not predicted. 1 kB is 1,000 bytes.",
+        )
+        _metric(
+            "Bits a weight",
+            format_number(size.effective_bits),
+            f"run shown {format_number(own_size.effective_bits)}, "
+            f"float {format_number(float_size.effective_bits)}",
+            "Mean bits for each weight of the layers below, with scales and zero points. Exact.",
+        )
+
+
+def _metric(name: str, value: str, beside: str, about: str) -> None:
+    st.metric(name, value, beside, delta_color="off", delta_arrow="off", help=about)
+
+
+def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
+    """Draw predicted and measured figures side by side."""
+    st.dataframe(
+        [table_row(row, prediction) for row in rows],
+        key="what_if_comparison",
+        width="stretch",
+        hide_index=True,
+        column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
+    )
+
+
+def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]) -> None:
+    """Draw what can be done with the present choice."""
+    configuration = row.configuration
+    status = verification_status(run.settings)
+    is_busy = status is not None and status.is_active
+    is_known = row.measured_harm is not None
+    with st.container(horizontal=True, gap="small", key="what_if_actions"):
+        settings = replace(run.settings, recipe=prediction.recipe_of(configuration))
+        if st.button(
+            "Use this",
+            key="what_if_use",
+            type="primary",
+            icon=":material/science:",
+            disabled=not configuration,
+            help="Analyse this configuration layer by layer, and open it in Experiment. The link "
+            "then holds it."
+            if configuration
+            else "Every layer is float: there is nothing to analyse.",
+            on_click=run_state.start_settings,
+            args=(settings,),
+        ):
+            run_state.go_to("views/experiment.py")
+        st.button(
+            "Verify",
+            key="what_if_verify",
+            icon=":material/fact_check:",
+            disabled=is_busy or is_known,
+            help="Measured already." if is_known else "Really run the model under this choice.",
+            on_click=start_verification,
+            args=(run, [configuration]),
+        )
+        missing = [
+            point.as_dict()
+            for point in prediction.frontier.points
+            if point.configuration and prediction.measured_score(point.as_dict()) is None
+        ]
+        st.button(
+            "Verify the frontier",
+            key="what_if_verify_frontier",
+            icon=":material/show_chart:",
+            disabled=is_busy or not missing,
+            help=f"Really run the model under {plural(len(missing), 'point')} of the frontier."
+            if missing
+            else "Every point of the frontier was measured.",
+            on_click=start_verification,
+            args=(run, missing),
+        )
+        stem = file_stem(f"{run.model_name}-what-if")
+        st.download_button(
+            "Configuration (JSON)",
+            data=lambda: to_json(run, row, prediction),
+            file_name=f"{stem}.json",
+            mime="application/json",
+            on_click="ignore",
+            icon=":material/data_object:",
+            help="The choice for each layer as a recipe, with predicted and measured figures.",
+        )
+        st.download_button(
+            "Comparison (CSV)",
+            data=lambda: csv_bytes(tables.table(data_rows(rows, prediction))),
+            file_name=f"{stem}-comparison.csv",
+            mime="text/csv",
+            on_click="ignore",
+            icon=":material/table:",
+        )
+        st.download_button(
+            "Layers (CSV)",
+            data=lambda: csv_bytes(tables.table(layer_data_rows(prediction, configuration))),
+            file_name=f"{stem}-layers.csv",
+            mime="text/csv",
+            on_click="ignore",
+            icon=":material/table:",
+        )
+
+
+def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
+    """Draw the budget and the button that fills the table with the best choice within it."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="budget"):
+        by = st.selectbox("Budget", [BY_BYTES, BY_BITS, BY_FLOAT], key="what_if_by", width=150)
+        size = prediction.score(own).size
+        if by == BY_BYTES:
+            value = st.number_input(
+                "At most (kB)",
+                min_value=0.0,
+                value=size.model_bytes / 1000,
+                step=1.0,
+                format="%.1f",
+                key=f"what_if_kb_{run.id}",
+                width=150,
+                help="Of the whole model; at first that of the run shown.",
+            )
+            kind, budget = "bytes", 1000.0 * value
+        elif by == BY_BITS:
+            budget = st.number_input(
+                "At most (bits)",
+                min_value=0.0,
+                max_value=40.0,
+                value=5.0,
+                step=0.5,
+                key="what_if_bits",
+                width=150,
+                help="Mean bits for each weight, with scales and zero points.",
+            )
+            kind = "bits"
+        else:
+            layers = len(prediction.response.layers)
+            budget = st.number_input(
+                "At most (layers)",
+                min_value=0,
+                max_value=layers,
+                value=min(2, layers),
+                key=f"what_if_layers_{run.id}",
+                width=150,
+                help="The others are quantized; without another budget that means the most bits.",
+            )
+            kind = "float_layers"
+        st.button(
+            "Find the best",
+            key="what_if_find_best",
+            icon=":material/auto_fix_high:",
+            on_click=_take_best,
+            args=(run, prediction, kind, budget),
+            help="The least predicted harm within the budget, interactions between layers "
+            "included. It fills the table; nothing is run.",
+        )
+
+
+def _take_best(run: Run, prediction: Prediction, kind: str, budget: float) -> None:
+    found = find_best(run, kind, budget)
+    if found is not None:
+        try_configuration(run, prediction, found)
+
+
+def show_measured(run: Run, prediction: Prediction) -> None:
+    """Draw everything that was really run, predicted beside measured; a row can be tried."""
+    points = sorted(prediction.measured, key=lambda p: p.predicted.size.model_bytes)
+    rows = [make_row("", p.as_dict(), prediction) for p in points if p.configuration]
+    st.subheader("Predicted and measured", anchor=False)
+    if not rows:
+        st.info(
+            "Nothing was run from this page yet. “Verify” runs the model under the present choice.",
+            icon=":material/fact_check:",
+        )
+        return
+    texts = [prediction.to_text(row.configuration) for row in rows]
+    cells = [
+        {
+            **{k: v for k, v in table_row(row, prediction).items() if k != "Configuration"},
+            "Predicted ÷ measured": ratio_text(row),
+        }
+        for row in rows
+    ]
+    key = f"what_if_measured_{len(rows)}"
+
+    def choose() -> None:
+        selection = (st.session_state.get(key) or {}).get("selection") or {}
+        for index in selection.get("rows") or []:
+            if 0 <= index < len(texts):
+                try_text(run, prediction, texts[index])
+
+    st.dataframe(
+        cells,
+        key=key,
+        width="stretch",
+        height=min(38 + 35 * len(cells), 400),
+        hide_index=True,
+        on_select=choose,
+        selection_mode="single-row",
+    )
+    st.caption("Tick a row on the left to load its configuration.")
+
+
+def show_trust(run: Run, prediction: Prediction) -> None:
+    """Draw the check of the predictions against measurements on this very model."""
+    agreement = prediction.response.agreement
+    st.subheader("Can the prediction be trusted here?", anchor=False)
+    with st.grid(3, min_column_width=200, gap="small", key="headline_what_if_trust"):
+        for name, figures in (
+            ("Rank correlation, single layers", agreement.single),
+            ("Rank correlation, random choices", agreement.random),
+        ):
+            st.metric(
+                name,
+                f"ρ = {format_number(figures.rank_correlation, 2)}",
+                f"{figures.count} compared",
+                delta_color="off",
+                delta_arrow="off",
+                help="Spearman's ρ of predicted and measured values: 1 is the same order.",
+            )
+        st.metric(
+            "Predicted ÷ measured, median",
+            f"{format_number(agreement.random.median_ratio, 2)} ×",
+            f"single layers {format_number(agreement.single.median_ratio, 2)} ×",
+            delta_color="off",
+            delta_arrow="off",
+            help="1 × is right; below, predictions make too little of the harm.",
+        )
+    by_option = " · ".join(
+        f"{prediction.letters[name]} bits ρ {format_number(figures.rank_correlation, 2)}, "
+        f"{format_number(figures.median_ratio, 2)} ×"
+        for name, figures in agreement.by_option
+    )
+    st.caption(
+        f"Single layers by bits: {by_option}. Checked on "
+        f"{plural(agreement.samples, 'sample')} that the model really ran on."
+    )
+    harm = harm_name(prediction)
+    show_figure(
+        trust_figure(prediction, harm),
+        key="what_if_trust",
+        alt=describe_trust(prediction),
+        about="\n\n".join(
+            (
+                "One point a configuration that was really run. Across: what was measured. "
+                "Upwards: what had been predicted.",
+                "On the dotted line the prediction is right; below it, it makes too little of the "
+                "harm. Points in the same order from left to right as from low to high can be "
+                "compared by prediction.",
+                "Harsh configurations leave the line first: predictions are of first order, and "
+                "large errors are not. Click a point to try its configuration.",
+            )
+        ),
+        data=lambda: tables.table(trust_rows(prediction)),
+        on_select=lambda text: try_text(run, prediction, text),
+        file_name=f"{run.model_name}-trust",
+    )

@@ -1,0 +1,135 @@
+"""The table of layers × options: one layer a row, its choices as buttons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from dashboard.components.markdown import escape_markdown
+from dashboard.components.what_if_state import change_layer, try_configuration
+from dashboard.figures.formatting import format_count, format_number, plural
+from dashboard.prediction import Configuration, Prediction
+from dashboard.runs import Run
+from quant_engine.options import FLOAT_OPTION
+from quant_engine.report import LayerReport
+
+MOST_ROWS = 60
+TABLE_HEIGHT = 640
+IN_ORDER, BY_HARM = "In the order they run", "Most harm alone first"
+
+
+def show_layer_table(run: Run, prediction: Prediction, configuration: Configuration) -> None:
+    """Draw the presets and a row for each layer; a click takes effect at once."""
+    st.subheader("Bits for each layer", anchor=False)
+    _show_presets(run, prediction, configuration)
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        text = st.text_input(
+            "Name contains", key="what_if_find", placeholder="such as conv2", width=180
+        )
+        order = st.selectbox("Order", [IN_ORDER, BY_HARM], key="what_if_order", width=210)
+    names = [n for n in prediction.response.layers if text.strip().lower() in n.lower()]
+    if order == BY_HARM:
+        reference = _reference_option(run, prediction)
+        names.sort(key=lambda name: -prediction.alone[name, reference])
+    if not names:
+        st.info("No layer fits this name.", icon=":material/search_off:")
+    kinds = {layer.name: layer for layer in run.report.layers}
+    worst = worst_part(prediction, configuration)
+    with st.container(height=TABLE_HEIGHT, key="what_if_rows", gap="xsmall"):
+        for name in names[:MOST_ROWS]:
+            _show_row(run, prediction, configuration, name, kinds, is_worst=name == worst)
+    if len(names) > MOST_ROWS:
+        st.caption(
+            f"{plural(len(names) - MOST_ROWS, 'more layer')}: type a part of the name to see them."
+        )
+    for name, reason in prediction.response.report.skipped:
+        st.caption(f"{escape_markdown(name)} stays float: {escape_markdown(reason)}")
+
+
+def worst_part(prediction: Prediction, configuration: Configuration) -> str | None:
+    """Return the layer whose choice is predicted to do most harm alone; None if all are float."""
+    parts = {
+        name: prediction.alone[name, option]
+        for name, option in configuration.items()
+        if option != FLOAT_OPTION
+    }
+    return max(parts, key=lambda name: parts[name], default=None)
+
+
+def _show_presets(run: Run, prediction: Prediction, configuration: Configuration) -> None:
+    own, stand_ins = prediction.configuration_of(run.recipe)
+    with st.container(horizontal=True, gap="xsmall", key="what_if_presets"):
+        st.button(
+            "Reset to the run shown",
+            key="what_if_reset",
+            icon=":material/restart_alt:",
+            disabled=dict(configuration) == own,
+            on_click=try_configuration,
+            args=(run, prediction, own),
+        )
+        for option, letter in prediction.letters.items():
+            st.button(
+                "All float" if option == FLOAT_OPTION else f"All {letter}",
+                key=f"what_if_all_{letter}",
+                help=f"Every layer: {option}.",
+                on_click=try_configuration,
+                args=(run, prediction, prediction.uniform(option)),
+            )
+    if stand_ins:
+        st.caption(
+            f"{plural(len(stand_ins), 'layer')} of the run shown "
+            f"{'has' if len(stand_ins) == 1 else 'have'} a scheme of their own that is none of "
+            "these choices: the nearest bits stand for it, so its measured figures are left out."
+        )
+
+
+def _reference_option(run: Run, prediction: Prediction) -> str:
+    """The run's own bits: at them layers are put in order, which stays while choices change."""
+    bits = run.recipe.weight.bits
+    options = prediction.response.report.options
+    return next((o.name for o in options if o.scheme.weight.bits == bits), options[0].name)
+
+
+def _show_row(
+    run: Run,
+    prediction: Prediction,
+    configuration: Configuration,
+    name: str,
+    kinds: Mapping[str, LayerReport],
+    *,
+    is_worst: bool,
+) -> None:
+    option = configuration.get(name, FLOAT_OPTION)
+    key = f"what_if_{prediction.response.layers.index(name)}"
+    st.session_state[key] = option
+
+    def choose() -> None:
+        chosen = st.session_state.get(key)
+        if chosen is not None:
+            change_layer(run, prediction, name, chosen)
+
+    st.segmented_control(
+        row_label(prediction, name, option, kinds.get(name), is_worst=is_worst),
+        list(prediction.letters),
+        required=True,
+        format_func=lambda choice: (
+            "float" if choice == FLOAT_OPTION else prediction.letters[choice]
+        ),
+        key=key,
+        on_change=choose,
+    )
+
+
+def row_label(
+    prediction: Prediction, name: str, option: str, layer: LayerReport | None, *, is_worst: bool
+) -> str:
+    """Return a row's text: name, kind, weights, and the harm of this choice alone."""
+    parts = []
+    if layer is not None:
+        parts += [layer.kind, f"{format_count(layer.parameters)} weights"]
+    harm = "KL" if prediction.has_logits else "NMSE"
+    if option != FLOAT_OPTION:
+        parts.append(f"alone {harm} {format_number(prediction.alone[name, option], 2)}")
+    mark = " :red-badge[most harm]" if is_worst else ""
+    return f"**{escape_markdown(name)}**{mark}  \n:small[{' · '.join(parts)}]"

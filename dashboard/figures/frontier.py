@@ -1,0 +1,268 @@
+"""Bytes of a model against what its quantization is predicted to do to the output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.figures.axes import BYTES_AXIS, log_axis, two_lines
+from dashboard.figures.formatting import format_bytes, format_number, plural
+from dashboard.figures.theme import (
+    CLIPPED,
+    ERROR,
+    ERROR_EDGE,
+    GOOD,
+    HIGHLIGHT,
+    INT8,
+    INT8_EDGE,
+    NEUTRAL,
+    TEXT,
+    new_figure,
+)
+from dashboard.prediction import Configuration, Prediction
+from quant_engine.options import FLOAT_OPTION
+
+FRONTIER = "frontier"
+UNIFORM = "the same bits for all"
+RUN = "run shown"
+CURRENT = "this configuration"
+OTHER = "tried before"
+
+_EDGE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChartPoint:
+    """A configuration in the chart.
+
+    Attributes:
+        group: Why it is there.
+        name: What to call it.
+        text: The configuration, one letter a layer.
+        model_bytes: Its bytes.
+        predicted: Predicted KL divergence in nats, or NMSE.
+        measured: The same, measured; None where it was not run.
+    """
+
+    group: str
+    name: str
+    text: str
+    model_bytes: int
+    predicted: float
+    measured: float | None = None
+
+
+def harm_name(prediction: Prediction) -> str:
+    """Return what predictions are about, with its unit."""
+    return "KL divergence (nats)" if prediction.has_logits else "output NMSE"
+
+
+def describe_choice(prediction: Prediction, configuration: Configuration) -> str:
+    """Return how many layers have how many bits.
+
+    Example: "3 × float, 17 × 8 bits, 2 × 4 bits".
+    """
+    parts = []
+    for option, letter in prediction.letters.items():
+        count = sum(
+            configuration.get(layer, FLOAT_OPTION) == option for layer in prediction.response.layers
+        )
+        if count:
+            parts.append(f"{count} × {option if option == FLOAT_OPTION else f'{letter} bits'}")
+    return ", ".join(parts)
+
+
+def chart_points(
+    prediction: Prediction, current: Configuration, own: Configuration
+) -> tuple[ChartPoint, ...]:
+    """Return everything the chart shows, the current configuration last."""
+    named: list[tuple[str, str, dict[str, str]]] = [
+        (FRONTIER, "on the frontier", point.as_dict()) for point in prediction.frontier.points
+    ]
+    for option, letter in prediction.letters.items():
+        name = "all float" if option == FLOAT_OPTION else f"all {letter} bits"
+        named.append((UNIFORM, name, prediction.uniform(option)))
+    known = {prediction.to_text(configuration) for *_, configuration in named}
+    for run in prediction.measured:
+        if prediction.to_text(run.as_dict()) not in known:
+            named.append((OTHER, OTHER, run.as_dict()))
+    named += [(RUN, RUN, dict(own)), (CURRENT, CURRENT, dict(current))]
+    points = []
+    for group, name, configuration in named:
+        score = prediction.score(configuration)
+        measured = prediction.measured_score(configuration)
+        points.append(
+            ChartPoint(
+                group,
+                name,
+                prediction.to_text(configuration),
+                score.size.model_bytes,
+                score.harm,
+                None if measured is None else measured.harm,
+            )
+        )
+    return tuple(points)
+
+
+def frontier_figure(
+    points: Sequence[ChartPoint], harm: str, *, is_trusted: bool = True
+) -> go.Figure:
+    """Return bytes against predicted harm, with measured values joined to their predictions.
+
+    `customdata` of a point is its configuration as text. What is predicted not to change the
+    output at all, such as the float model, stands on the lower edge.
+
+    Args:
+        points: What to show.
+        harm: What is predicted, with its unit.
+        is_trusted: Whether predictions can be relied on for this model.
+    """
+    values = [v for p in points for v in (p.predicted, p.measured) if v and math.isfinite(v)]
+    low, high = min(values, default=1.0) / _EDGE, max(values, default=1.0) * _EDGE
+
+    def place(value: float) -> float:
+        return high if value == math.inf else max(value, low)
+
+    def trace(group: str, mode: str, marker: dict[str, Any], **more: Any) -> dict[str, Any]:
+        chosen = [point for point in points if point.group == group]
+        return {
+            "type": "scatter",
+            "mode": mode,
+            "name": group,
+            "x": [p.model_bytes for p in chosen],
+            "y": [place(p.predicted) for p in chosen],
+            "customdata": [p.text for p in chosen],
+            "hovertext": [_describe(p, harm) for p in chosen],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "marker": marker,
+            "cliponaxis": False,
+            **more,
+        }
+
+    dash = "solid" if is_trusted else "dot"
+    run = [point for point in points if point.measured is not None]
+    joints: dict[str, list[float | None]] = {"x": [], "y": []}
+    for point in run:
+        joints["x"] += [point.model_bytes, point.model_bytes, None]
+        joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
+    edge = {"width": 1, "color": ERROR_EDGE}
+    traces = [
+        trace(
+            FRONTIER,
+            "lines+markers",
+            {"color": ERROR, "size": 9, "line": edge},
+            line={"color": ERROR, "width": 2, "dash": dash},
+        ),
+        trace(
+            UNIFORM,
+            "markers+text",
+            {
+                "color": INT8,
+                "size": 11,
+                "symbol": "diamond",
+                "line": {"width": 1, "color": INT8_EDGE},
+            },
+            text=[p.name.removeprefix("all ") for p in points if p.group == UNIFORM],
+            textposition="top right",
+            textfont={"size": 11},
+        ),
+        trace(OTHER, "markers", {"color": NEUTRAL, "size": 9}),
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "predicted to measured",
+            "x": joints["x"],
+            "y": joints["y"],
+            "line": {"color": GOOD, "width": 1.5},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "measured",
+            "x": [p.model_bytes for p in run],
+            "y": [place(p.measured or 0.0) for p in run],
+            "customdata": [p.text for p in run],
+            "hovertext": [_describe(p, harm) for p in run],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "marker": {"color": GOOD, "size": 9, "symbol": "x-thin", "line": _line(GOOD, 2)},
+        },
+        trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
+        trace(
+            CURRENT,
+            "markers",
+            {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
+        ),
+    ]
+    detail = f"predicted {harm}" if is_trusted else f"predicted {harm}, not reliable here"
+    ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
+    return new_figure(
+        two_lines("Bytes against harm", detail),
+        "Bytes of the model (1 kB = 1,000 bytes)",
+        harm[0].upper() + harm[1:],
+        traces=[t for t in traces if t["x"]],
+        height=520,
+        x_axis=dict(BYTES_AXIS),
+        y_axis=log_axis(ends),
+    )
+
+
+def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any]]:
+    """Return the numbers of the figure, one row a point."""
+    column = "kl_divergence_nats" if harm.startswith("KL") else "output_nmse"
+    return [
+        {
+            "what": point.group,
+            "name": point.name,
+            "configuration": point.text,
+            "model_bytes": point.model_bytes,
+            f"predicted_{column}": point.predicted,
+            f"measured_{column}": point.measured,
+        }
+        for point in points
+    ]
+
+
+def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
+    """Return the takeaway of the figure in a sentence or two."""
+    frontier = [point for point in points if point.group == FRONTIER]
+    (current,) = [point for point in points if point.group == CURRENT]
+    run = sum(point.measured is not None for point in frontier)
+    text = (
+        f"Bytes against {harm}: {plural(len(frontier), 'point')} on the frontier, {run} of them "
+        f"measured. This configuration: {format_bytes(current.model_bytes)}, predicted "
+        f"{format_number(current.predicted)}."
+    )
+    better = [
+        p
+        for p in frontier
+        if p.model_bytes <= current.model_bytes and p.predicted < 0.95 * current.predicted
+    ]
+    if not better:
+        return f"{text} Nothing on the frontier is smaller and better."
+    best = min(better, key=lambda p: p.predicted)
+    return (
+        f"{text} On the frontier {format_bytes(best.model_bytes)} are predicted to do "
+        f"{format_number(best.predicted)}: smaller and better."
+    )
+
+
+def _line(color: str, width: float) -> dict[str, Any]:
+    return {"color": color, "width": width}
+
+
+def _describe(point: ChartPoint, harm: str) -> str:
+    measured = "not run" if point.measured is None else format_number(point.measured)
+    return "<br>".join(
+        (
+            f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
+            f"predicted {harm}: {format_number(point.predicted)}",
+            f"measured: {measured}",
+            "click to try it",
+        )
+    )

@@ -1,0 +1,227 @@
+"""Configurations side by side: predicted and measured, in words and as data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dashboard.figures.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_nats,
+    format_number,
+)
+from dashboard.figures.frontier import describe_choice
+from dashboard.prediction import Configuration, Prediction
+from dashboard.runs import Run
+from quant_engine.options import FLOAT_OPTION
+from quant_engine.report import ConfigurationScore
+from quant_engine.report.response import GOOD, ROUGH
+from quant_engine.serialization import encode
+
+_Z = 1.959964  # 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One configuration in the table.
+
+    Attributes:
+        name: What to call it.
+        configuration: Layer name -> option name; layers left out are float.
+        predicted: What is predicted for it.
+        measured_harm: Measured KL divergence or NMSE; None where it was not run.
+        measured_agreement: Measured share of answers that stay the float model's.
+        measured_accuracy: Measured accuracy.
+    """
+
+    name: str
+    configuration: Configuration
+    predicted: ConfigurationScore
+    measured_harm: float | None = None
+    measured_agreement: float | None = None
+    measured_accuracy: float | None = None
+
+
+def is_trusted(prediction: Prediction) -> bool:
+    """Whether predictions at least order configurations of this model roughly."""
+    return prediction.response.agreement.level in (GOOD, ROUGH)
+
+
+def accuracy_interval(accuracy: float, samples: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval for a share of samples (Wilson, 1927).
+
+    Example:
+        >>> [round(edge, 3) for edge in accuracy_interval(0.9, 100)]
+        [0.826, 0.945]
+    """
+    scale = 1 + _Z**2 / samples
+    centre = (accuracy + _Z**2 / (2 * samples)) / scale
+    spread = _Z * math.sqrt(accuracy * (1 - accuracy) / samples + _Z**2 / (4 * samples**2))
+    return max(0.0, centre - spread / scale), min(1.0, centre + spread / scale)
+
+
+def make_row(name: str, configuration: Configuration, prediction: Prediction) -> ScoreRow:
+    """Return a configuration with its prediction, and its measured figures if it was run."""
+    measured = prediction.measured_score(configuration)
+    if measured is None:
+        return ScoreRow(name, configuration, prediction.score(configuration))
+    return ScoreRow(
+        name,
+        configuration,
+        prediction.score(configuration),
+        measured.harm,
+        measured.top1_agreement,
+        measured.accuracy,
+    )
+
+
+def compare_rows(
+    run: Run, prediction: Prediction, configuration: Configuration
+) -> tuple[ScoreRow, ScoreRow, ScoreRow]:
+    """Return the float model, the run shown, and a configuration.
+
+    What the run's own analysis measured counts for the run, unless it was cut short or has schemes
+    that are none of the options.
+    """
+    own, stand_ins = prediction.configuration_of(run.recipe)
+    output = run.report.output
+    float_row = ScoreRow("Float model", {}, prediction.score({}), 0.0, 1.0)
+    float_row = _with_accuracy(float_row, prediction.response.report.float_accuracy)
+    own_row = make_row("Run shown", own, prediction)
+    is_whole = output is not None and not run.report.is_partial and not stand_ins
+    if is_whole and output is not None and own_row.measured_harm is None:
+        harm = output.kl_divergence if prediction.has_logits else output.error.nmse
+        own_row = ScoreRow(
+            own_row.name,
+            own,
+            own_row.predicted,
+            harm,
+            output.top1_agreement,
+            output.accuracy_quantized,
+        )
+    row = make_row("This configuration", configuration, prediction)
+    if dict(configuration) == own and not stand_ins:
+        row = ScoreRow(
+            row.name,
+            configuration,
+            own_row.predicted,
+            own_row.measured_harm,
+            own_row.measured_agreement,
+            own_row.measured_accuracy,
+        )
+    elif not configuration:
+        row = ScoreRow(row.name, {}, row.predicted, 0.0, 1.0, float_row.measured_accuracy)
+    return float_row, own_row, row
+
+
+def _with_accuracy(row: ScoreRow, accuracy: float | None) -> ScoreRow:
+    return ScoreRow(
+        row.name,
+        row.configuration,
+        row.predicted,
+        row.measured_harm,
+        row.measured_agreement,
+        accuracy,
+    )
+
+
+def harm_text(value: float | None, prediction: Prediction) -> str:
+    """Return a KL divergence, or an NMSE, as text."""
+    return format_nats(value) if prediction.has_logits else format_number(value)
+
+
+def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
+    """Return a row for people; accuracy that was measured carries its 95 % interval."""
+    harm = "KL" if prediction.has_logits else "NMSE"
+    samples = prediction.response.report.samples
+    accuracy = format_accuracy(row.measured_accuracy)
+    if row.measured_accuracy is not None and samples:
+        low, high = accuracy_interval(row.measured_accuracy, samples)
+        accuracy += f" ({100 * low:.1f}–{100 * high:.1f})"
+    cells = {
+        "Configuration": row.name,
+        "Bits": describe_choice(prediction, row.configuration),
+        "Bytes": format_bytes(row.predicted.size.model_bytes),
+        "Bits a weight": format_number(row.predicted.size.effective_bits),
+        f"{harm} predicted": harm_text(row.predicted.harm, prediction),
+        f"{harm} measured": harm_text(row.measured_harm, prediction),
+    }
+    if prediction.has_logits:
+        cells["Same answer predicted"] = format_accuracy(row.predicted.top1_agreement)
+        cells["Same answer measured"] = format_accuracy(row.measured_agreement)
+    if row.predicted.accuracy is not None:
+        cells["Accuracy predicted"] = format_accuracy(row.predicted.accuracy)
+        cells["Accuracy measured (95 %)"] = accuracy
+    return cells
+
+
+def ratio_text(row: ScoreRow) -> str:
+    """Return predicted / measured harm.
+
+    Example: "0.8 ×".
+    """
+    if not row.measured_harm or not math.isfinite(row.measured_harm):
+        return MISSING
+    return f"{format_number(row.predicted.harm / row.measured_harm, 2)} ×"
+
+
+def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str, Any]]:
+    """Return configurations as numbers, one row each, for a CSV file."""
+    harm = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    return [
+        {
+            "name": row.name,
+            "configuration": prediction.to_text(row.configuration),
+            "model_bytes": row.predicted.size.model_bytes,
+            "effective_bits": row.predicted.size.effective_bits,
+            f"predicted_{harm}": row.predicted.harm,
+            f"measured_{harm}": row.measured_harm,
+            "predicted_top1_agreement": row.predicted.top1_agreement,
+            "measured_top1_agreement": row.measured_agreement,
+            "predicted_accuracy": row.predicted.accuracy,
+            "measured_accuracy": row.measured_accuracy,
+        }
+        for row in rows
+    ]
+
+
+def layer_data_rows(prediction: Prediction, configuration: Configuration) -> list[dict[str, Any]]:
+    """Return each layer's choice and what it is predicted to do alone, one row a layer."""
+    harm = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    rows = []
+    for layer in prediction.response.layers:
+        option = configuration.get(layer, FLOAT_OPTION)
+        alone = prediction.alone.get((layer, option), 0.0)
+        rows.append({"layer": layer, "choice": option, f"predicted_{harm}_alone": alone})
+    return rows
+
+
+def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
+    """Return a configuration with its prediction and what was measured, as JSON."""
+    agreement = prediction.response.agreement
+    data = {
+        "model": run.model_name,
+        "configuration": {
+            layer: row.configuration.get(layer, FLOAT_OPTION)
+            for layer in prediction.response.layers
+        },
+        "recipe": prediction.recipe_of(row.configuration).to_dict(),
+        "predicted": encode(row.predicted),
+        "measured": {
+            "kl_divergence" if prediction.has_logits else "nmse": row.measured_harm,
+            "top1_agreement": row.measured_agreement,
+            "accuracy": row.measured_accuracy,
+        },
+        "agreement_of_predictions": {
+            "level": agreement.level,
+            "verdict": agreement.verdict,
+            "single_layers": encode(agreement.single),
+            "random_configurations": encode(agreement.random),
+        },
+    }
+    return json.dumps(data, indent=2, allow_nan=False).encode()

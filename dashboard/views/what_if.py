@@ -1,0 +1,92 @@
+"""What if: choose bits for every layer, and see at once what the model is predicted to do."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import tables
+from dashboard.components import run_state
+from dashboard.components.chart import show_figure
+from dashboard.components.prediction_work import find_prediction, predictions
+from dashboard.components.what_if_parts import (
+    show_actions,
+    show_budget,
+    show_comparison,
+    show_measured,
+    show_prediction,
+    show_trust,
+    show_verdict,
+)
+from dashboard.components.what_if_state import current_configuration, hold_link, try_text
+from dashboard.components.what_if_states import show_no_prediction
+from dashboard.components.what_if_table import show_layer_table
+from dashboard.figures.frontier import (
+    chart_points,
+    describe_frontier,
+    frontier_figure,
+    frontier_rows,
+    harm_name,
+)
+from dashboard.figures.scores import compare_rows, is_trusted
+from dashboard.prediction import Configuration, Prediction
+from dashboard.runs import Run
+
+
+def _show_frontier(run: Run, prediction: Prediction, configuration: Configuration) -> None:
+    st.subheader("Bytes against harm", anchor=False)
+    own, _ = prediction.configuration_of(run.recipe)
+    show_budget(run, prediction, own)
+    points, harm = chart_points(prediction, configuration, own), harm_name(prediction)
+    show_figure(
+        frontier_figure(points, harm, is_trusted=is_trusted(prediction)),
+        key="what_if_frontier",
+        alt=describe_frontier(points, harm),
+        about="\n\n".join(
+            (
+                "One point a configuration: bytes across, predicted harm upwards, each grid line "
+                "ten times the one before. The star is the table's present choice.",
+                "The line is the frontier: the least harm that a search found for every size. "
+                "Diamonds give all layers the same bits. What lies above the line can be had "
+                "smaller, or better.",
+                "A green × is what running the model gave, joined to its prediction. Click a point "
+                "to load its configuration into the table.",
+            )
+        ),
+        data=lambda: tables.table(frontier_rows(points, harm)),
+        on_select=lambda text: try_text(run, prediction, text),
+        file_name=f"{run.model_name}-frontier",
+    )
+
+
+def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
+    configuration = current_configuration(run, prediction, text)
+    rows = compare_rows(run, prediction, configuration)
+    show_verdict(prediction)
+    show_prediction(prediction, rows)
+    show_actions(run, prediction, rows[-1], rows)
+    with st.grid(2, min_column_width=460, gap="medium", key="what_if_body"):
+        with st.container():
+            show_layer_table(run, prediction, configuration)
+        with st.container():
+            _show_frontier(run, prediction, configuration)
+    show_comparison(prediction, rows)
+    show_measured(run, prediction)
+    show_trust(run, prediction)
+    for note in prediction.response.report.notes:
+        st.caption(note)
+
+
+st.title("What if", anchor=False)
+st.caption(
+    "Choose bits for every layer. What that does to the model is predicted at once from one "
+    "measurement, without running it; “Verify” runs it."
+)
+shown = run_state.require_run()
+linked = hold_link(shown)
+known = find_prediction(shown.settings)
+if predictions().problem:
+    st.warning(predictions().problem, icon=":material/save:")
+if known is None:
+    show_no_prediction(shown)
+else:
+    _show_what_if(shown, known, linked)
