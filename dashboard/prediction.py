@@ -6,9 +6,9 @@ or gives bits of their own: runs that differ only in those share one prediction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from dashboard.state import Settings, canonical
 from quant_engine import LogitResponse
@@ -19,6 +19,7 @@ from quant_engine.scheme import LayerScheme, Overrides, Recipe
 
 WIDTHS = (8, 6, 4, 3, 2)
 FLOAT_LETTER = "f"
+MAX_SCORES = 256
 
 Configuration = Mapping[str, str]
 """Layer name -> option name; layers left out stay float."""
@@ -84,7 +85,13 @@ class Prediction:
 
     def score(self, configuration: Configuration) -> ConfigurationScore:
         """Return what is predicted for a configuration; nothing is run."""
-        return self.response.score(configuration)
+        return self._score(self.to_text(configuration))
+
+    @cached_property
+    def _score(self) -> Callable[[str], ConfigurationScore]:
+        return lru_cache(maxsize=MAX_SCORES)(
+            lambda text: self.response.score(self.from_text(text) or {})
+        )
 
     def uniform(self, option: str) -> dict[str, str]:
         """Return the configuration in which every layer has one option."""

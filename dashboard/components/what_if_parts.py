@@ -16,6 +16,7 @@ from dashboard.components.prediction_work import (
     verification_status,
 )
 from dashboard.components.what_if_state import try_configuration, try_text
+from dashboard.figures.agreement import correlation_text
 from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
@@ -257,7 +258,6 @@ def show_measured(run: Run, prediction: Prediction) -> None:
     """Draw everything that was really run, predicted beside measured; a row can be tried."""
     points = sorted(prediction.measured, key=lambda p: p.predicted.size.model_bytes)
     rows = [make_row("", p.as_dict(), prediction) for p in points if p.configuration]
-    st.subheader("Predicted and measured", anchor=False)
     if not rows:
         st.info(
             "Nothing was run from this page yet. “Verify” runs the model under the present choice.",
@@ -289,7 +289,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         on_select=choose,
         selection_mode="single-row",
     )
-    st.caption("Tick a row on the left to load its configuration.")
+    st.caption("All that was run. Tick a row on the left to load its configuration.")
 
 
 def show_trust(run: Run, prediction: Prediction) -> None:
@@ -303,7 +303,7 @@ def show_trust(run: Run, prediction: Prediction) -> None:
         ):
             st.metric(
                 name,
-                f"ρ = {format_number(figures.rank_correlation, 2)}",
+                f"ρ = {correlation_text(figures.rank_correlation)}",
                 f"{figures.count} compared",
                 delta_color="off",
                 delta_arrow="off",
@@ -318,7 +318,7 @@ def show_trust(run: Run, prediction: Prediction) -> None:
             help="1 × is right; below, predictions make too little of the harm.",
         )
     by_option = " · ".join(
-        f"{prediction.letters[name]} bits ρ {format_number(figures.rank_correlation, 2)}, "
+        f"{prediction.letters[name]} bits ρ {correlation_text(figures.rank_correlation)}, "
         f"{format_number(figures.median_ratio, 2)} ×"
         for name, figures in agreement.by_option
     )

@@ -43,8 +43,6 @@ def show_layer_table(run: Run, prediction: Prediction, configuration: Configurat
         st.caption(
             f"{plural(len(names) - MOST_ROWS, 'more layer')}: type a part of the name to see them."
         )
-    for name, reason in prediction.response.report.skipped:
-        st.caption(f"{escape_markdown(name)} stays float: {escape_markdown(reason)}")
 
 
 def worst_part(prediction: Prediction, configuration: Configuration) -> str | None:
@@ -109,19 +107,22 @@ def _show_row(
         if chosen is not None:
             change_layer(run, prediction, name, chosen)
 
-    st.segmented_control(
-        row_label(prediction, name, option, kinds.get(name), is_worst=is_worst),
-        list(prediction.letters),
-        required=True,
-        format_func=lambda choice: (
-            "float" if choice == FLOAT_OPTION else prediction.letters[choice]
-        ),
-        key=key,
-        on_change=choose,
-    )
+    with st.container(horizontal=True, wrap=False, vertical_alignment="center", gap="small"):
+        st.markdown(row_text(prediction, name, option, kinds.get(name), is_worst=is_worst))
+        st.segmented_control(
+            f"Bits of {name}",
+            list(prediction.letters),
+            required=True,
+            format_func=lambda choice: (
+                choice if choice == FLOAT_OPTION else prediction.letters[choice]
+            ),
+            key=key,
+            on_change=choose,
+            label_visibility="collapsed",
+        )
 
 
-def row_label(
+def row_text(
     prediction: Prediction, name: str, option: str, layer: LayerReport | None, *, is_worst: bool
 ) -> str:
     """Return a row's text: name, kind, weights, and the harm of this choice alone."""
@@ -132,4 +133,4 @@ def row_label(
     if option != FLOAT_OPTION:
         parts.append(f"alone {harm} {format_number(prediction.alone[name, option], 2)}")
     mark = " :red-badge[most harm]" if is_worst else ""
-    return f"**{escape_markdown(name)}**{mark}  \n:small[{' · '.join(parts)}]"
+    return f"**{escape_markdown(name)}**{mark}  \n:small[:gray[{' · '.join(parts)}]]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
@@ -26,7 +27,7 @@ def correlation_text(value: float | None) -> str:
         >>> correlation_text(0.931), correlation_text(-0.2), correlation_text(None)
         ('+0.93', '−0.20', '–')
     """
-    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+    return "–" if value is None or math.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 
 def agreement_figure(

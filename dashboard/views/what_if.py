@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.markdown import escape_markdown
 from dashboard.components.prediction_work import find_prediction, predictions
 from dashboard.components.what_if_parts import (
     show_actions,
@@ -20,6 +21,7 @@ from dashboard.components.what_if_parts import (
 from dashboard.components.what_if_state import current_configuration, hold_link, try_text
 from dashboard.components.what_if_states import show_no_prediction
 from dashboard.components.what_if_table import show_layer_table
+from dashboard.figures.formatting import format_percent
 from dashboard.figures.frontier import (
     chart_points,
     describe_frontier,
@@ -69,11 +71,22 @@ def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
             show_layer_table(run, prediction, configuration)
         with st.container():
             _show_frontier(run, prediction, configuration)
+    st.subheader("Predicted and measured", anchor=False)
     show_comparison(prediction, rows)
     show_measured(run, prediction)
     show_trust(run, prediction)
-    for note in prediction.response.report.notes:
-        st.caption(note)
+    with st.popover("Notes", type="tertiary", icon=":material/info:"):
+        st.markdown(_notes(prediction))
+
+
+def _notes(prediction: Prediction) -> str:
+    report = prediction.response.report
+    lines = [f"Predicted for {report.samples} test samples, which “Verify” runs as well."]
+    if report.projection_error:
+        share = format_percent(report.projection_error)
+        lines.append(f"Only the largest outputs are predicted one by one; this adds about {share}.")
+    lines += [f"{name} stays float: {reason}" for name, reason in report.skipped]
+    return "\n\n".join(escape_markdown(line) for line in (*lines, *report.notes))
 
 
 st.title("What if", anchor=False)
