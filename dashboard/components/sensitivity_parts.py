@@ -8,6 +8,7 @@ from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.link_check import check_link_word
+from dashboard.components.prediction_work import find_prediction
 from dashboard.components.sensitivity_table import exclude_and_rerun
 from dashboard.figures.agreement import agreement_figure, agreement_rows, correlation_text
 from dashboard.figures.cumulative import (
@@ -33,6 +34,7 @@ from dashboard.figures.proxies import (
     Agreement,
     describe_correlation,
     measure_agreement,
+    predicted_proxy,
 )
 from dashboard.figures.ranking import rank_layers
 from dashboard.figures.sensitivity_metrics import (
@@ -162,10 +164,11 @@ def show_agreement(
 ) -> None:
     """Draw whether the cheap numbers of the analysis order the layers as the measurement does."""
     st.subheader("Would a cheap estimate have told you?", anchor=False)
-    found = {
-        proxy.label: measure_agreement(run.report, report, metric, proxy)
-        for proxy in PROXIES.values()
-    }
+    prediction = find_prediction(run.settings)
+    proxies = list(PROXIES.values())
+    if prediction is not None:
+        proxies.append(predicted_proxy(prediction, run.recipe, report.direction))
+    found = {proxy.label: measure_agreement(run.report, report, metric, proxy) for proxy in proxies}
     if not any(agreement.pairs for agreement in found.values()):
         st.info(
             "The analysis has no per-layer SQNR to compare with: it was stopped early.",
@@ -187,6 +190,12 @@ def show_agreement(
                 "−1 the opposite.",
                 width=260,
             )
+    if prediction is None:
+        st.page_link(
+            "views/what_if.py",
+            label="Learn to predict this model, and the prediction is compared here as well",
+            icon=":material/tune:",
+        )
     labels = [label for label, agreement in found.items() if agreement.pairs]
     check_link_word("cheap", labels)
     chosen = st.segmented_control(
@@ -199,9 +208,8 @@ def show_agreement(
         alt=describe_agreement(agreement, metric),
         about="\n\n".join(
             (
-                f"One point a layer. Across: its rank by {agreement.proxy.label}, which the "
-                f"analysis gives almost for free ({agreement.proxy.about}). Upwards: its measured "
-                "rank.",
+                f"One point a layer. Across: its rank by {agreement.proxy.label} "
+                f"({agreement.proxy.about}). Upwards: its measured rank.",
                 "On the dotted line the cheap number is right. Above the line it makes too much of "
                 "a layer, below the line it overlooks one that matters.",
                 "A rank correlation near +1 means the cheap number would do for this model; it "

@@ -7,7 +7,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.figures.formatting import format_db
 from dashboard.figures.proxies import Agreement, LayerPair
 from dashboard.figures.sensitivity_metrics import SensitivityMetric
 from dashboard.figures.theme import (
@@ -76,7 +75,7 @@ def agreement_figure(
     ticks = {"range": [0, count + 1], "tick0": 1, "dtick": max(1, round(count / 10))}
     return new_figure(
         title,
-        f"Rank by {agreement.proxy.label} (1 = lowest SQNR)",
+        f"Rank by {agreement.proxy.label} (1 = {agreement.proxy.first})",
         "Measured rank (1 = most sensitive)",
         traces=[diagonal, points],
         height=420,
@@ -90,9 +89,9 @@ def agreement_rows(agreement: Agreement, metric: SensitivityMetric) -> list[dict
     return [
         {
             "layer": pair.name,
-            f"{agreement.proxy.key}_sqnr_db": pair.proxy_db,
+            agreement.proxy.column: pair.cheap,
             f"measured_{metric.key}": pair.measured,
-            "rank_by_sqnr": pair.proxy_rank,
+            f"rank_by_{agreement.proxy.key}": pair.proxy_rank,
             "measured_rank": pair.measured_rank,
         }
         for pair in agreement.pairs
@@ -103,7 +102,7 @@ def _describe(pair: LayerPair, agreement: Agreement, metric: SensitivityMetric) 
     return "<br>".join(
         (
             f"<b>{pair.name}</b>",
-            f"{agreement.proxy.label}: {format_db(pair.proxy_db)}, rank {pair.proxy_rank:g}",
+            f"{agreement.proxy.label}: {agreement.proxy.format(pair.cheap)}, rank {pair.proxy_rank:g}",
             f"{metric.label}: {metric.format(pair.measured)}, rank {pair.measured_rank:g}",
         )
     )

@@ -13,35 +13,49 @@ from dataclasses import dataclass
 
 from scipy.stats import kendalltau, rankdata, spearmanr
 
+from dashboard.figures.formatting import format_db, format_nats, format_number
 from dashboard.figures.ranking import sensitivity_sign
-from dashboard.figures.sensitivity_metrics import SensitivityMetric
+from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.prediction import Prediction
 from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, SensitivityReport
+from quant_engine.scheme import Recipe
 
 _MINIMUM_LAYERS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A number the analysis gives for each layer without running the rest of the model.
+    """A number for each layer that is known without running the model under each of them.
 
     Attributes:
         key: Short name.
         label: Name shown to people.
         about: What it measures.
-        read: The error it is taken from, or None.
+        value: Returns a layer's number, or None where there is none.
+        column: Name of the number in data, with its unit.
+        first: What the layer that it calls most sensitive has.
+        is_low_worst: Whether a low number means a sensitive layer.
+        format: Returns a number with its unit.
     """
 
     key: str
     label: str
     about: str
-    read: Callable[[LayerReport], ErrorMetrics | None]
+    value: Callable[[LayerReport], float | None]
+    column: str
+    first: str = "lowest SQNR"
+    is_low_worst: bool = True
+    format: Callable[[float | None], str] = format_db
 
-    def value(self, layer: LayerReport) -> float | None:
-        """Return its SQNR in dB, or None where it was not measured."""
-        error = self.read(layer)
-        if error is None or math.isnan(error.sqnr_db):
-            return None
-        return error.sqnr_db
+
+def _sqnr_db(
+    read: Callable[[LayerReport], ErrorMetrics | None],
+) -> Callable[[LayerReport], float | None]:
+    def value(layer: LayerReport) -> float | None:
+        error = read(layer)
+        return None if error is None or math.isnan(error.sqnr_db) else error.sqnr_db
+
+    return value
 
 
 PROXIES: dict[str, Proxy] = {
@@ -51,23 +65,53 @@ PROXIES: dict[str, Proxy] = {
             "local",
             "Local SQNR",
             "this layer quantized and fed the float input, against its float output",
-            lambda layer: layer.local_error,
+            _sqnr_db(lambda layer: layer.local_error),
+            "local_sqnr_db",
         ),
         Proxy(
             "weight",
             "Weight SQNR",
             "the weights alone, before and after rounding",
-            lambda layer: layer.weight_error,
+            _sqnr_db(lambda layer: layer.weight_error),
+            "weight_sqnr_db",
         ),
         Proxy(
             "input",
             "Input SQNR",
             "the layer's input alone, before and after rounding",
-            lambda layer: None if layer.input is None else layer.input.error,
+            _sqnr_db(lambda layer: None if layer.input is None else layer.input.error),
+            "input_sqnr_db",
         ),
     )
 }
-"""Every cheap number by its key, the usual choice first."""
+"""Every number that an analysis gives by itself, by its key, the usual choice first."""
+
+
+def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> Proxy:
+    """Return what a prediction says about each layer of a recipe, as one more cheap number.
+
+    One at a time, the harm of the layer alone; leaving one out, the harm that is left without it.
+    """
+    own, _ = prediction.configuration_of(recipe)
+    is_left_out = direction == LEAVE_ONE_OUT
+    if is_left_out:
+        harms = {
+            name: prediction.score({k: o for k, o in own.items() if k != name}).harm for name in own
+        }
+    else:
+        harms = {name: prediction.alone[name, option] for name, option in own.items()}
+    harm = "KL" if prediction.has_logits else "NMSE"
+    what = "all layers quantized but this one" if is_left_out else "only this layer quantized"
+    return Proxy(
+        "predicted",
+        f"Predicted {harm}",
+        f"predicted from one set of backward passes with {what}",
+        lambda layer: harms.get(layer.name),
+        "predicted_kl_divergence_nats" if prediction.has_logits else "predicted_output_nmse",
+        f"{'lowest' if is_left_out else 'highest'} predicted {harm}",
+        is_left_out,
+        format_nats if prediction.has_logits else format_number,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +120,7 @@ class LayerPair:
 
     Attributes:
         name: Name of the layer.
-        proxy_db: The cheap number, in dB.
+        cheap: The cheap number, in its own unit.
         measured: The measured one, in the measure's own unit.
         proxy_rank: 1 for the layer the cheap number calls most sensitive; equal values share the
             mean of their ranks.
@@ -84,7 +128,7 @@ class LayerPair:
     """
 
     name: str
-    proxy_db: float
+    cheap: float
     measured: float
     proxy_rank: float
     measured_rank: float
@@ -135,7 +179,8 @@ def measure_agreement(
         cheap = None if layer is None else proxy.value(layer)
         if measured is not None and cheap is not None:
             rows.append((measured_layer.name, cheap, measured))
-    cheap_values = [cheap for _, cheap, _ in rows]  # a low SQNR is bad: rank 1 is the lowest
+    turn = 1 if proxy.is_low_worst else -1
+    cheap_values = [turn * cheap for _, cheap, _ in rows]  # rank 1 is the lowest
     goodness = [-sign * metric.badness(measured) for *_, measured in rows]
     cheap_ranks = rankdata(cheap_values) if rows else []
     measured_ranks = rankdata(goodness) if rows else []
