@@ -1,4 +1,4 @@
-"""Parts of the What-if page: verdict, headline, comparison, budget, actions, trust."""
+"""Parts of the What-if page: what is predicted, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import streamlit as st
 
 from dashboard import tables
 from dashboard.components import run_state
-from dashboard.components.chart import csv_bytes, file_stem, show_figure
+from dashboard.components.chart import csv_bytes, file_stem
 from dashboard.components.prediction_work import (
     find_best,
     start_verification,
     verification_status,
 )
-from dashboard.components.what_if_state import try_configuration, try_text
-from dashboard.figures.agreement import correlation_text
+from dashboard.components.what_if_state import try_configuration
 from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
@@ -30,28 +29,12 @@ from dashboard.figures.scores import (
     data_rows,
     is_trusted,
     layer_data_rows,
-    make_row,
-    ratio_text,
-    table_row,
     to_json,
 )
-from dashboard.figures.trust import describe_trust, trust_figure, trust_rows
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
-from quant_engine.report.response import GOOD, ROUGH
 
 BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
-
-
-def show_verdict(prediction: Prediction) -> None:
-    """Say first how far predictions can be trusted on this model."""
-    agreement = prediction.response.agreement
-    if agreement.level == GOOD:
-        st.success(agreement.verdict, icon=":material/verified:")
-    elif agreement.level == ROUGH:
-        st.warning(agreement.verdict, icon=":material/warning:")
-    else:
-        st.error(agreement.verdict, icon=":material/dangerous:")
 
 
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
@@ -108,17 +91,6 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
 
 def _metric(name: str, value: str, beside: str, about: str) -> None:
     st.metric(name, value, beside, delta_color="off", delta_arrow="off", help=about)
-
-
-def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
-    """Draw predicted and measured figures side by side."""
-    st.dataframe(
-        [table_row(row, prediction) for row in rows],
-        key="what_if_comparison",
-        width="stretch",
-        hide_index=True,
-        column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
-    )
 
 
 def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]) -> None:
@@ -252,97 +224,3 @@ def _take_best(run: Run, prediction: Prediction, kind: str, budget: float) -> No
     found = find_best(run, kind, budget)
     if found is not None:
         try_configuration(run, prediction, found)
-
-
-def show_measured(run: Run, prediction: Prediction) -> None:
-    """Draw everything that was really run, predicted beside measured; a row can be tried."""
-    points = sorted(prediction.measured, key=lambda p: p.predicted.size.model_bytes)
-    rows = [make_row("", p.as_dict(), prediction) for p in points if p.configuration]
-    if not rows:
-        st.info(
-            "Nothing was run from this page yet. “Verify” runs the model under the present choice.",
-            icon=":material/fact_check:",
-        )
-        return
-    texts = [prediction.to_text(row.configuration) for row in rows]
-    cells = [
-        {
-            **{k: v for k, v in table_row(row, prediction).items() if k != "Configuration"},
-            "Predicted ÷ measured": ratio_text(row),
-        }
-        for row in rows
-    ]
-    key = f"what_if_measured_{len(rows)}"
-
-    def choose() -> None:
-        selection = (st.session_state.get(key) or {}).get("selection") or {}
-        for index in selection.get("rows") or []:
-            if 0 <= index < len(texts):
-                try_text(run, prediction, texts[index])
-
-    st.dataframe(
-        cells,
-        key=key,
-        width="stretch",
-        height=min(38 + 35 * len(cells), 400),
-        hide_index=True,
-        on_select=choose,
-        selection_mode="single-row",
-    )
-    st.caption("All that was run. Tick a row on the left to load its configuration.")
-
-
-def show_trust(run: Run, prediction: Prediction) -> None:
-    """Draw the check of the predictions against measurements on this very model."""
-    agreement = prediction.response.agreement
-    st.subheader("Can the prediction be trusted here?", anchor=False)
-    with st.grid(3, min_column_width=200, gap="small", key="headline_what_if_trust"):
-        for name, figures in (
-            ("Rank correlation, single layers", agreement.single),
-            ("Rank correlation, random choices", agreement.random),
-        ):
-            st.metric(
-                name,
-                f"ρ = {correlation_text(figures.rank_correlation)}",
-                f"{figures.count} compared",
-                delta_color="off",
-                delta_arrow="off",
-                help="Spearman's ρ of predicted and measured values: 1 is the same order.",
-            )
-        st.metric(
-            "Predicted ÷ measured, median",
-            f"{format_number(agreement.random.median_ratio, 2)} ×",
-            f"single layers {format_number(agreement.single.median_ratio, 2)} ×",
-            delta_color="off",
-            delta_arrow="off",
-            help="1 × is right; below, predictions make too little of the harm.",
-        )
-    by_option = " · ".join(
-        f"{prediction.letters[name]} bits ρ {correlation_text(figures.rank_correlation)}, "
-        f"{format_number(figures.median_ratio, 2)} ×"
-        for name, figures in agreement.by_option
-    )
-    st.caption(
-        f"Single layers by bits: {by_option}. Checked on "
-        f"{plural(agreement.samples, 'sample')} that the model really ran on."
-    )
-    harm = harm_name(prediction)
-    show_figure(
-        trust_figure(prediction, harm),
-        key="what_if_trust",
-        alt=describe_trust(prediction),
-        about="\n\n".join(
-            (
-                "One point a configuration that was really run. Across: what was measured. "
-                "Upwards: what had been predicted.",
-                "On the dotted line the prediction is right; below it, it makes too little of the "
-                "harm. Points in the same order from left to right as from low to high can be "
-                "compared by prediction.",
-                "Harsh configurations leave the line first: predictions are of first order, and "
-                "large errors are not. Click a point to try its configuration.",
-            )
-        ),
-        data=lambda: tables.table(trust_rows(prediction)),
-        on_select=lambda text: try_text(run, prediction, text),
-        file_name=f"{run.model_name}-trust",
-    )

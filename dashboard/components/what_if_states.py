@@ -6,7 +6,6 @@ import streamlit as st
 
 from dashboard.components.headline import show_headline
 from dashboard.components.prediction_work import prediction_status, start_prediction
-from dashboard.figures.formatting import plural
 from dashboard.runs import Run
 
 
@@ -27,11 +26,10 @@ def show_no_prediction(run: Run) -> None:
             )
             return
         st.markdown("**Nothing can be predicted for this run yet.**")
-        count = len(run.report.layers)
         st.markdown(
             "It takes one measurement: a backward pass for each output of the model, and runs of "
             "random configurations that show how far the predictions can be trusted. After that, "
-            f"any choice of bits for its {plural(count, 'layer')} is predicted in milliseconds, "
+            "any choice of bits for its layers is predicted in milliseconds, "
             "without running the model. It takes some seconds and is kept for the next visit; if "
             "you cancel, what was measured is thrown away."
         )

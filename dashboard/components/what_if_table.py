@@ -126,11 +126,13 @@ def row_text(
     prediction: Prediction, name: str, option: str, layer: LayerReport | None, *, is_worst: bool
 ) -> str:
     """Return a row's text: name, kind, weights, and the harm of this choice alone."""
-    parts = []
-    if layer is not None:
-        parts += [layer.kind, f"{format_count(layer.parameters)} weights"]
+    stored = prediction.response.report.layers[prediction.response.layers.index(name)].stored[0]
+    weights = f"{format_count(sum(tensor.weights for tensor in stored))} weights"
+    kind = weights if layer is None else f"{layer.kind} · {weights}"
     harm = "KL" if prediction.has_logits else "NMSE"
+    alone = "as trained"
     if option != FLOAT_OPTION:
-        parts.append(f"alone {harm} {format_number(prediction.alone[name, option], 2)}")
+        alone = f"{harm} {format_number(prediction.alone[name, option], 2)} alone"
     mark = " :red-badge[most harm]" if is_worst else ""
-    return f"**{escape_markdown(name)}**{mark}  \n:small[:gray[{' · '.join(parts)}]]"
+    small = "  \n".join(f":small[:gray[{part}]]" for part in (kind, alone))
+    return f"**{escape_markdown(name)}**{mark}  \n{small}"

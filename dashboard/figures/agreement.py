@@ -102,7 +102,8 @@ def _describe(pair: LayerPair, agreement: Agreement, metric: SensitivityMetric) 
     return "<br>".join(
         (
             f"<b>{pair.name}</b>",
-            f"{agreement.proxy.label}: {agreement.proxy.format(pair.cheap)}, rank {pair.proxy_rank:g}",
+            f"{agreement.proxy.label}: {agreement.proxy.format(pair.cheap)}, "
+            f"rank {pair.proxy_rank:g}",
             f"{metric.label}: {metric.format(pair.measured)}, rank {pair.measured_rank:g}",
         )
     )

@@ -9,18 +9,16 @@ from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.prediction_work import find_prediction, predictions
-from dashboard.components.what_if_parts import (
-    show_actions,
-    show_budget,
-    show_comparison,
-    show_measured,
-    show_prediction,
-    show_trust,
-    show_verdict,
-)
+from dashboard.components.what_if_parts import show_actions, show_budget, show_prediction
 from dashboard.components.what_if_state import current_configuration, hold_link, try_text
 from dashboard.components.what_if_states import show_no_prediction
 from dashboard.components.what_if_table import show_layer_table
+from dashboard.components.what_if_trust import (
+    show_comparison,
+    show_measured,
+    show_trust,
+    show_verdict,
+)
 from dashboard.figures.formatting import format_percent
 from dashboard.figures.frontier import (
     chart_points,
