@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dashboard.figures.formatting import (
@@ -90,44 +90,24 @@ def compare_rows(
     """
     own, stand_ins = prediction.configuration_of(run.recipe)
     output = run.report.output
-    float_row = ScoreRow("Float model", {}, prediction.score({}), 0.0, 1.0)
-    float_row = _with_accuracy(float_row, prediction.response.report.float_accuracy)
+    right = prediction.response.report.float_accuracy
+    float_row = ScoreRow("Float model", {}, prediction.score({}), 0.0, 1.0, right)
     own_row = make_row("Run shown", own, prediction)
     is_whole = output is not None and not run.report.is_partial and not stand_ins
     if is_whole and output is not None and own_row.measured_harm is None:
         harm = output.kl_divergence if prediction.has_logits else output.error.nmse
-        own_row = ScoreRow(
-            own_row.name,
-            own,
-            own_row.predicted,
-            harm,
-            output.top1_agreement,
-            output.accuracy_quantized,
+        own_row = replace(
+            own_row,
+            measured_harm=harm,
+            measured_agreement=output.top1_agreement,
+            measured_accuracy=output.accuracy_quantized,
         )
-    row = make_row("This configuration", configuration, prediction)
+    name = "This configuration"
     if dict(configuration) == own and not stand_ins:
-        row = ScoreRow(
-            row.name,
-            configuration,
-            own_row.predicted,
-            own_row.measured_harm,
-            own_row.measured_agreement,
-            own_row.measured_accuracy,
-        )
-    elif not configuration:
-        row = ScoreRow(row.name, {}, row.predicted, 0.0, 1.0, float_row.measured_accuracy)
-    return float_row, own_row, row
-
-
-def _with_accuracy(row: ScoreRow, accuracy: float | None) -> ScoreRow:
-    return ScoreRow(
-        row.name,
-        row.configuration,
-        row.predicted,
-        row.measured_harm,
-        row.measured_agreement,
-        accuracy,
-    )
+        return float_row, own_row, replace(own_row, name=name)
+    if not configuration:
+        return float_row, own_row, replace(float_row, name=name)
+    return float_row, own_row, make_row(name, configuration, prediction)
 
 
 def harm_text(value: float | None, prediction: Prediction) -> str:

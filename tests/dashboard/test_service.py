@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dashboard import build_examples, service
+from dashboard import build_examples, prediction_service, service
+from dashboard.prediction_files import unpack_prediction
 from dashboard.runs import write_example
 from dashboard.state import MAX_CALIBRATION_SAMPLES, Settings
 from quant_engine.errors import StorageError
@@ -62,9 +63,12 @@ def test_every_model_has_a_stored_example_that_can_be_read(name: str) -> None:
 
 
 def test_there_is_no_example_of_a_model_that_does_not_exist() -> None:
-    found = {path.name.removesuffix(service.EXAMPLE_SUFFIX) for path in service.EXAMPLES.iterdir()}
+    names = {path.name for path in service.EXAMPLES.iterdir()}
+    predictions = {name for name in names if name.endswith(prediction_service.EXAMPLE_SUFFIX)}
+    found = {name.removesuffix(service.EXAMPLE_SUFFIX) for name in names - predictions}
 
     assert found == set(MODELS)
+    assert {name.removesuffix(prediction_service.EXAMPLE_SUFFIX) for name in predictions} <= found
 
 
 def test_a_stored_example_is_what_the_engine_still_finds() -> None:
@@ -222,6 +226,8 @@ def test_an_example_can_be_built_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert run.is_example
     assert run.report.output is not None
     assert math.isfinite(run.report.output.error.sqnr_db)
+    prediction = unpack_prediction((tmp_path / f"{SMALL}.prediction.npz").read_bytes())
+    assert all(prediction.measured_score(p.as_dict()) for p in prediction.frontier.points)
 
 
 def test_building_an_unknown_example_says_which_there_are(
