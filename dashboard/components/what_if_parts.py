@@ -8,14 +8,13 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import tables
-from dashboard.components import run_state
 from dashboard.components.chart import csv_bytes, file_stem
 from dashboard.components.prediction_work import (
     find_best,
     start_verification,
     verification_status,
 )
-from dashboard.components.what_if_state import try_configuration
+from dashboard.components.what_if_state import try_configuration, use_settings
 from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
@@ -101,7 +100,7 @@ def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence
     is_known = row.measured_harm is not None
     with st.container(horizontal=True, gap="small", key="what_if_actions"):
         settings = replace(run.settings, recipe=prediction.recipe_of(configuration))
-        if st.button(
+        st.button(
             "Use this",
             key="what_if_use",
             type="primary",
@@ -111,10 +110,9 @@ def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence
             "then holds it."
             if configuration
             else "Every layer is float: there is nothing to analyse.",
-            on_click=run_state.start_settings,
+            on_click=use_settings,
             args=(settings,),
-        ):
-            run_state.go_to("views/experiment.py")
+        )
         st.button(
             "Verify",
             key="what_if_verify",

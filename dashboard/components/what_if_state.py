@@ -14,12 +14,29 @@ from dashboard.components.link_widgets import set_widget
 from dashboard.components.notices import add_notice
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
-from dashboard.state import shorten
+from dashboard.state import Settings, shorten
 
 TEXT_KEY = "whatif"
 
+_IS_USED = "what_if_is_used"
 _RUN = "what_if_run"
 _KEPT = "what_if_kept"
+
+
+def use_settings(settings: Settings) -> None:
+    """Analyse these settings, and open Experiment when the page is drawn next."""
+    st.session_state[_IS_USED] = True
+    run_state.start_settings(settings)
+
+
+def leave_if_used() -> None:
+    """Open Experiment if somebody has just used a configuration.
+
+    A callback cannot change the page, and what a button returns is lost when the page is drawn
+    again before it gets there, as it is when a job ends.
+    """
+    if st.session_state.pop(_IS_USED, False):
+        run_state.go_to("views/experiment.py")
 
 
 def hold_link(run: Run) -> str:
@@ -34,6 +51,9 @@ def hold_link(run: Run) -> str:
         st.session_state[TEXT_KEY] = ""
     elif TEXT_KEY not in st.session_state and TEXT_KEY not in st.query_params:
         st.session_state[TEXT_KEY] = kept_text if kept_run == run.id else ""
+    elif st.session_state.get(TEXT_KEY) == "" and TEXT_KEY in st.query_params:
+        # A correction made while a session begins does not reach the address line by itself.
+        st.session_state[TEXT_KEY] = ""
     st.session_state[_RUN] = run.id
     with st.container(key="link_state_what_if"):
         text = st.text_input("Configuration in the link", key=TEXT_KEY, bind="query-params")

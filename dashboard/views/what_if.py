@@ -10,7 +10,12 @@ from dashboard.components.chart import show_figure
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.prediction_work import find_prediction, predictions
 from dashboard.components.what_if_parts import show_actions, show_budget, show_prediction
-from dashboard.components.what_if_state import current_configuration, hold_link, try_text
+from dashboard.components.what_if_state import (
+    current_configuration,
+    hold_link,
+    leave_if_used,
+    try_text,
+)
 from dashboard.components.what_if_states import show_no_prediction
 from dashboard.components.what_if_table import show_layer_table
 from dashboard.components.what_if_trust import (
@@ -92,6 +97,7 @@ st.caption(
     "Choose bits for every layer. What that does to the model is predicted at once from one "
     "measurement, without running it; “Verify” runs it."
 )
+leave_if_used()
 shown = run_state.require_run()
 linked = hold_link(shown)
 known = find_prediction(shown.settings)
