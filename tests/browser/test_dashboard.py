@@ -12,11 +12,12 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.harness import BrowserLog, run_server, wait_until_idle
 
-PAGES = ("", "experiment", "sensitivity", "layer", "size-time")
+PAGES = ("", "experiment", "sensitivity", "what_if", "layer", "size-time")
 HEADINGS = {
     "": "See what int8 does to a neural network",
     "experiment": "Experiment",
     "sensitivity": "Sensitivity",
+    "what_if": "What if",
     "layer": "Layer",
     "size-time": "Size & time",
 }
@@ -25,7 +26,7 @@ RUN_SECONDS = 120
 # Opened at a page's own address, Streamlit first looks for its server below that address: two
 # requests that are answered with 404 before it asks at the root. Nothing a project can turn off.
 DEEP_LINK_PROBE = re.compile(
-    r"/(experiment|sensitivity|layer|size-time)/_stcore/(health|host-config)\)?$"
+    r"/(experiment|sensitivity|what_if|layer|size-time)/_stcore/(health|host-config)\)?$"
 )
 
 
