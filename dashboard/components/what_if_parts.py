@@ -49,7 +49,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
         _metric(
             ("Predicted KL" if prediction.has_logits else "Predicted NMSE") + doubt,
             about + format_number(row.predicted.harm, digits),
-            f"run shown {format_number(own.predicted.harm, digits)}, float 0",
+            f"run {format_number(own.predicted.harm, digits)}, float 0",
             f"Predicted {harm_name(prediction)} against the float model; nothing was run.",
         )
         for name, value, before, base in (
@@ -69,20 +69,21 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             _metric(
                 name + doubt,
                 MISSING if value is None else about + format_accuracy(value),
-                f"run shown {format_accuracy(before)}, float {format_accuracy(base)}",
+                f"run {format_accuracy(before)}, float {format_accuracy(base)}",
                 f"Predicted on {plural(prediction.response.report.samples, 'test sample')}.",
             )
         _metric(
             "Model size",
             format_bytes(size.model_bytes),
-            f"run shown {format_bytes(own_size.model_bytes)}, "
+            f"run {format_bytes(own_size.model_bytes)}, "
             f"float {format_bytes(float_size.model_bytes)}",
-            "Exact, not predicted. 1 kB is 1,000 bytes.",
+            "Exact, not predicted, with every BatchNorm folded into its layer, in float as well. "
+            "1 kB is 1,000 bytes.",
         )
         _metric(
             "Bits a weight",
             format_number(size.effective_bits),
-            f"run shown {format_number(own_size.effective_bits)}, "
+            f"run {format_number(own_size.effective_bits)}, "
             f"float {format_number(float_size.effective_bits)}",
             "Mean bits for each weight of the layers below, with scales and zero points. Exact.",
         )

@@ -107,8 +107,14 @@ def _show_row(
         if chosen is not None:
             change_layer(run, prediction, name, chosen)
 
-    with st.container(horizontal=True, wrap=False, vertical_alignment="center", gap="small"):
-        st.markdown(row_text(prediction, name, option, kinds.get(name), is_worst=is_worst))
+    with st.container(
+        horizontal=True,
+        horizontal_alignment="distribute",
+        vertical_alignment="center",
+        gap="small",
+    ):
+        text = row_text(prediction, name, option, kinds.get(name), is_worst=is_worst)
+        st.markdown(text, width="content")
         st.segmented_control(
             f"Bits of {name}",
             list(prediction.letters),

@@ -62,13 +62,15 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         )
         return
     texts = [prediction.to_text(row.configuration) for row in rows]
-    cells = [
-        {
-            **{k: v for k, v in table_row(row, prediction).items() if k != "Configuration"},
-            "Predicted ÷ measured": ratio_text(row),
-        }
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        known = table_row(row, prediction)
+        del known["Configuration"]
+        names = list(known)
+        after = next(i for i, name in enumerate(names) if name.endswith("measured")) + 1
+        parts = ((name, known[name]) for name in names[:after])
+        rest = ((name, known[name]) for name in names[after:])
+        cells.append({**dict(parts), "Predicted ÷ measured": ratio_text(row), **dict(rest)})
     key = f"what_if_measured_{len(rows)}"
 
     def choose() -> None:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from dashboard.figures.axes import BYTES_AXIS, log_axis, two_lines
 from dashboard.figures.formatting import format_bytes, format_number, plural
+from dashboard.figures.point_labels import point_labels
 from dashboard.figures.theme import (
     CLIPPED,
     ERROR,
@@ -159,16 +160,13 @@ def frontier_figure(
         ),
         trace(
             UNIFORM,
-            "markers+text",
+            "markers",
             {
                 "color": INT8,
                 "size": 11,
                 "symbol": "diamond",
                 "line": {"width": 1, "color": INT8_EDGE},
             },
-            text=[p.name.removeprefix("all ") for p in points if p.group == UNIFORM],
-            textposition="top right",
-            textfont={"size": 11},
         ),
         trace(OTHER, "markers", {"color": NEUTRAL, "size": 9}),
         {
@@ -199,6 +197,13 @@ def frontier_figure(
             {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
         ),
     ]
+    uniform = [place for place, point in enumerate(points) if point.group == UNIFORM]
+    notes = point_labels(
+        [(p.model_bytes, math.log10(place(p.predicted))) for p in points],
+        [p.name.removeprefix("all ") for p in points],
+        uniform[:0:-1] + uniform[:1],
+        most=len(uniform),
+    )
     detail = f"predicted {harm}" if is_trusted else f"predicted {harm}, not reliable here"
     ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
     return new_figure(
@@ -209,6 +214,7 @@ def frontier_figure(
         height=520,
         x_axis=dict(BYTES_AXIS),
         y_axis=log_axis(ends),
+        annotations=notes,
     )
 
 
