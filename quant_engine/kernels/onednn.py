@@ -40,6 +40,7 @@ _LINEAR_ACTIVATIONS = {
 _CONVOLUTION_ACTIVATIONS = {NO_ACTIVATION: "none", "relu": "relu"}
 _EXACT_IN_FLOAT32 = 1 << 24
 _KNOWN_SHAPES = 64
+_LARGE_SCALE = 1e20
 _UNIT = Grid(1.0, SHIFT, LOWEST, HIGHEST)
 
 _Variant: TypeAlias = tuple[tuple[int, ...], bool, int, str, bool, bool]
@@ -107,7 +108,8 @@ class OnednnLinear:
     ) -> Tensor:
         name, algorithm = _LINEAR_ACTIVATIONS[epilogue.activation]
         output_scale, output_zero, dtype = _output(epilogue.output)
-        operands = (codes, grid.scale, grid.zero_point, self._packed, scale, self._zeros)
+        input_scale, scale = _scales(grid, scale)
+        operands = (codes, input_scale, grid.zero_point, self._packed, scale, self._zeros)
         output = (output_scale, output_zero, dtype)
         y: Tensor
         if epilogue.skip is None:
@@ -227,7 +229,8 @@ class OnednnConvolution:
         if not convolution.is_plainly_padded:
             codes = pad_codes(codes, convolution, grid.zero_point)
         codes = codes.contiguous(memory_format=torch.channels_last)
-        operands = (codes, grid.scale, grid.zero_point, self._packed, scale, self._zeros)
+        input_scale, scale = _scales(grid, scale)
+        operands = (codes, input_scale, grid.zero_point, self._packed, scale, self._zeros)
         geometry = (
             list(convolution.stride),
             self._padding,
@@ -281,6 +284,13 @@ def _can_fuse_into_convolution(epilogue: Epilogue) -> bool:
 
 def _random_codes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randint(LOWEST, HIGHEST + 1, shape, dtype=torch.uint8, generator=generator)
+
+
+def _scales(grid: Grid, scale: Tensor) -> tuple[float, Tensor]:
+    """Return the scales of input and weight; the kernel takes the sum times the first alone."""
+    if grid.scale < _LARGE_SCALE:
+        return grid.scale, scale
+    return 1.0, scale * grid.scale
 
 
 def _unscaled(grid: Grid) -> Grid:

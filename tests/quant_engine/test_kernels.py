@@ -372,3 +372,16 @@ def test_large_tensors_with_gradients_are_rounded_too():
     x = torch.randn((600, 600), generator=torch.Generator().manual_seed(0), requires_grad=True)
     qparams = QParams(torch.tensor(0.02), torch.tensor(3, dtype=torch.int32), -128, 127)
     assert torch.equal(as_signed(to_codes(x, qparams)), quantize(x.detach(), qparams))
+
+
+@each_kernel
+@pytest.mark.parametrize("scale", [1e-37, 1e33])
+def test_scales_far_from_one_neither_overflow_nor_vanish(kernel, scale):
+    codes, grid = codes_of((4, 6)), Grid(scale, 9, 0, 255)
+    weights = IntegerWeights(weights_of((5, 6)), torch.full((5,), 1e-3))
+    exact = (codes.double() - 9) @ weights.codes.double().t() * scale * 1e-3
+    found = make_linear(weights, kernel)(codes, grid, PLAIN)
+    assert torch.allclose(found.double(), exact, rtol=1e-4, atol=0)
+    image = IntegerWeights(weights.codes.view(5, 6, 1, 1), weights.scale)
+    found = make_convolution(image, Convolution(), kernel)(codes.view(4, 6, 1, 1), grid, PLAIN)
+    assert torch.allclose(found.double().view(4, 5), exact, rtol=1e-4, atol=0)
