@@ -23,7 +23,8 @@ from dashboard.figures.formatting import (
     format_points,
 )
 from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
-from dashboard.figures.ranking import rank_layers
+from dashboard.figures.option_grid import describe_grid, option_grid
+from dashboard.figures.ranking import describe_ties, rank_layers
 from dashboard.figures.sensitivity import describe_ranking, ranking_figure
 from dashboard.figures.sensitivity_metrics import available_metrics
 from dashboard.figures.size import layer_size_figure, reduction_text, waterfall_figure
@@ -31,6 +32,7 @@ from dashboard.figures.size_items import describe_layers, layer_bytes, size_step
 from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
 from dashboard.figures.timing_text import batch_sizes, conditions_text, verdict_text
 from dashboard.layer_rows import layer_sqnrs
+from dashboard.sweeps import describe_sweep, split_options, sweep_of
 from quant_engine.report import LayerReport, ModelReport, SensitivityReport
 
 MOST_LAYERS = 40
@@ -103,14 +105,23 @@ def _error_sections(report: ModelReport) -> Iterable[Section]:
         yield Section("Where the error comes from", text, layer_error_dots(report))
 
 
-def _sensitivity_sections(report: SensitivityReport) -> Iterable[Section]:
-    metrics = available_metrics(report)
+def _sensitivity_sections(measured: SensitivityReport) -> Iterable[Section]:
+    metrics = available_metrics(measured)
     if not metrics:
         return
-    ranked = rank_layers(report, metrics[0])
-    name = report.direction.replace("_", " ")
-    figure = ranking_figure(report, ranked[:MOST_LAYERS], metrics[0])
-    yield Section(f"Sensitivity, {name}", describe_ranking(report, ranked, metrics[0]), figure)
+    metric, options = metrics[0], split_options(measured)
+    title = f"Sensitivity, {describe_sweep(sweep_of(measured))}"
+    rankings = {label: rank_layers(report, metric) for label, report in options.items()}
+    if len(options) > 1:
+        names = [row.name for row in next(iter(rankings.values()))[:MOST_LAYERS]]
+        yield Section(title, describe_grid(options, metric), option_grid(options, names, metric))
+    for label, report in options.items():
+        ranked = rankings[label]
+        yield Section(
+            f"{title}: ranked at {label}" if len(options) > 1 else title,
+            f"{describe_ranking(report, ranked, metric)} {describe_ties(report, metric)}",
+            ranking_figure(report, ranked[:MOST_LAYERS], metric, is_log=len(options) > 1),
+        )
 
 
 def _size_sections(report: ModelReport) -> list[Section]:

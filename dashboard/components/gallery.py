@@ -19,6 +19,7 @@ from dashboard.figures.size_items import size_steps
 from dashboard.figures.timing import model_timing_figure
 from dashboard.figures.timing_text import batch_sizes, describe_times
 from dashboard.runs import Run
+from dashboard.sweeps import Sweep
 
 MOST_LAYERS = 8
 
@@ -78,7 +79,7 @@ def _show_ranking(run: Run) -> None:
             key="start_measure",
             icon=":material/play_arrow:",
             on_click=run_state.start_sensitivity,
-            args=(run,),
+            args=(run, Sweep()),
         )
         return
     metric = metrics[0]

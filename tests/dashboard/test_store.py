@@ -22,6 +22,7 @@ from dashboard.runs import (
 )
 from dashboard.state import Settings
 from dashboard.store import HOME_VARIABLE, RunStore, default_home
+from dashboard.sweeps import Sweep
 from quant_engine.errors import StorageError
 from quant_engine.scheme import Recipe
 from tests.dashboard.factories import make_partial_report, make_report, make_sensitivity
@@ -236,13 +237,13 @@ def test_an_example_is_written_the_same_every_time(tmp_path: Path) -> None:
     assert read_example_summary(first) == run.summary()
 
 
-def test_a_newer_sensitivity_replaces_the_one_of_its_direction() -> None:
+def test_a_newer_sensitivity_replaces_the_one_of_its_sweep() -> None:
     run = make_run()
     newer = replace(make_sensitivity(), seed=9)
     both = run.with_sensitivity(make_sensitivity("leave_one_out")).with_sensitivity(newer)
 
     assert both.sensitivity == newer
-    assert both.sensitivity_for("leave_one_out") == make_sensitivity("leave_one_out")
+    assert both.sensitivity_for(Sweep("leave_one_out")) == make_sensitivity("leave_one_out")
     assert len(both.sensitivities) == 2
     assert make_run(sensitivities=()).sensitivity is None
 
