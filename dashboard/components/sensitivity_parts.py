@@ -77,6 +77,8 @@ def show_headline(report: SensitivityReport) -> None:
         help=f"{metric.label} with every layer of the recipe quantized. {metric.about}",
         width="content",
     )
+    if not report.cumulative and any(report.options):
+        return  # the curve belongs to another option
     best = most_quantized_without_loss(report)
     last = max((point.count for point in report.cumulative), default=0)
     box.metric(

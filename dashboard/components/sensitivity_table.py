@@ -22,6 +22,7 @@ from dashboard.figures.theme import ERROR, INT8, NEUTRAL
 from dashboard.runs import Run
 from dashboard.sweeps import Sweep, split_options
 from quant_engine.report import ModelReport, SensitivityReport
+from quant_engine.scheme import Recipe
 
 _LAST_CHOSEN = "sensitivity_rows_before"
 
@@ -164,27 +165,32 @@ def _show_bits(run: Run, chosen: Sequence[str], sweep: Sweep, option: str) -> No
     measured = run.sensitivity_for(sweep)
     reports = {} if measured is None else split_options(measured)
     widths = {f"{width} bits": width for width in sweep.bits}
+    usual = f"{run.recipe.weight.bits} bits"
+    first = option if option != usual else next((x for x in widths if x != usual), usual)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         label = st.selectbox(
             "Weight bits",
             list(widths),
-            index=list(widths).index(option) if option in widths else 0,
+            index=list(widths).index(first) if first in widths else 0,
             key=f"give_bits_{sweep.key}_{option}",
             width=130,
             help="The widths that were measured.",
         )
+        changed = tuple(name for name in chosen if _weight_bits(run.recipe, name) != widths[label])
         st.button(
-            f"Give {plural(len(chosen), 'layer')} {label} and re-run"
-            if chosen
+            f"Give {plural(len(changed), 'layer')} {label} and re-run"
+            if changed
             else f"Give these layers {label} and re-run",
             key="give_bits",
             icon=":material/tune:",
-            disabled=not chosen,
+            disabled=not changed,
             on_click=give_bits_and_rerun,
-            args=(run, tuple(chosen), widths[label]),
+            args=(run, changed, widths[label]),
         )
-        if chosen and label in reports:
-            st.caption(describe_bits(run, chosen, reports[label]))
+        if chosen and not changed:
+            st.caption(f"They have {label} in this run already.")
+        elif chosen and label in reports:
+            st.caption(describe_bits(run, changed, reports[label]))
 
 
 def describe_bits(run: Run, chosen: Sequence[str], report: SensitivityReport) -> str:
@@ -198,6 +204,11 @@ def describe_bits(run: Run, chosen: Sequence[str], report: SensitivityReport) ->
     if worst is None or report.direction == LEAVE_ONE_OUT:
         return bytes_text
     return f"{bytes_text} Worst of them alone: {worst.name}, {metric.format(metric.value(worst))}."
+
+
+def _weight_bits(recipe: Recipe, name: str) -> int | None:
+    scheme = recipe.layer_scheme(name)
+    return None if scheme is None else scheme.weight.bits
 
 
 def give_bits_and_rerun(run: Run, names: Sequence[str], bits: int) -> None:

@@ -13,17 +13,19 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import two_lines
-from dashboard.figures.formatting import MISSING, format_number, shorten_middle
-from dashboard.figures.sensitivity import NAME_LENGTH, SELECTED_MARK
-from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.figures.theme import HIGHLIGHT, empty_figure, new_figure
+from dashboard.figures.formatting import EXACT, MISSING, format_number, shorten_middle
+from dashboard.figures.sensitivity import NAME_LENGTH, SELECTED_MARK, switch_text
+from dashboard.figures.sensitivity_metrics import SensitivityMetric
+from dashboard.figures.theme import HIGHLIGHT, MARGIN, empty_figure, new_figure
 from quant_engine.report import LayerSensitivity, SensitivityReport
 
 ALL_LAYERS = "all layers together"
 ROW_HEIGHT = 24
 _SHADES = ((247, 232, 240), (204, 121, 167), (94, 27, 67))  # light to dark, the colour of errors
-_DARK_TEXT, _LIGHT_TEXT = "#1B2430", "#FFFFFF"
+_DARK_TEXT, _LIGHT_TEXT = "#000000", "#FFFFFF"
+_EQUAL_CONTRAST = 0.179  # luminance on which black and white text read equally well: 4.6 to 1
 _CELL = 0.96
+_SMALL = 0.1
 
 Options = Mapping[str, SensitivityReport]
 """Label of the option -> what was measured under it."""
@@ -48,20 +50,15 @@ def option_grid(
         selected: Name of the layer to point out.
         shown: Label of the option that the rest of the page is about.
     """
-    reports = list(options.values())
-    is_left_out = bool(reports) and reports[0].direction == LEAVE_ONE_OUT
-    title = two_lines(
-        f"{metric.title} of every layer at every width",
-        "one column an option, "
-        + ("all layers quantized but this one" if is_left_out else "only this layer quantized"),
-    )
+    detail = next((switch_text(report) for report in options.values()), "")
+    title = two_lines(f"{metric.title}, layers × widths", detail)
     if not options or not names:
         return empty_figure(title, "No layer fits the filter.")
     rows = ["", *names]
     return new_figure(
         title,
         traces=[_cells(options, rows, metric, selected)],
-        height=130 + ROW_HEIGHT * max(len(rows), 4),
+        height=112 + ROW_HEIGHT * max(len(rows), 4),
         x_axis={
             "tickvals": list(range(len(options))),
             "ticktext": [f"<b>{label} ▾</b>" if label == shown else label for label in options],
@@ -77,7 +74,7 @@ def option_grid(
             "showgrid": False,
             "fixedrange": True,
         },
-        layout={"showlegend": False},
+        layout={"showlegend": False, "margin": {**MARGIN, "b": 12}},
     )
 
 
@@ -213,14 +210,19 @@ def _text_color(color: tuple[int, int, int]) -> str:
     shares = [c / 255 for c in color]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return _DARK_TEXT if luminance > 0.2 else _LIGHT_TEXT
+    return _DARK_TEXT if luminance > _EQUAL_CONTRAST else _LIGHT_TEXT
 
 
 def _text(value: float | None, metric: SensitivityMetric) -> str:
     """Return the value without its unit, which stands in the title."""
     if value is None:
         return MISSING
-    return "exact" if metric.key == "sqnr" and value == math.inf else format_number(value, 2)
+    if metric.key == "sqnr" and value == math.inf:
+        return EXACT
+    if not metric.allows_log or not 0 < value < _SMALL:
+        return format_number(value, 2)
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"  # without leading zeros: cells are narrow
 
 
 def _tick(name: str, selected: str) -> str:

@@ -50,10 +50,14 @@ def find_layers(ranked: Sequence[RankedLayer], text: str, top: int | None) -> li
     return found if top is None else found[:top]
 
 
+def switch_text(report: SensitivityReport) -> str:
+    """Return what was done to the layer a value belongs to."""
+    return _SETTINGS[report.parts][report.direction == LEAVE_ONE_OUT]
+
+
 def setting_text(report: SensitivityReport) -> str:
-    """Return what was done to the layer a value belongs to, and how where options were tried."""
-    is_left_out = report.direction == LEAVE_ONE_OUT
-    text = _SETTINGS[report.parts][is_left_out]
+    """Return what was done to the layer a value belongs to, and under which option."""
+    text = switch_text(report)
     option = report.options[0] if len(report.options) == 1 else ""
     return f"{text}: {option}" if option else text
 
