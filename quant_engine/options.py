@@ -101,4 +101,6 @@ def _settings(scheme: TensorScheme) -> str:
     rule = scheme.observer
     if rule == "percentile":
         rule = f"percentile {scheme.percentile:g}"
+    if scheme.is_dynamic:
+        rule = "range anew for each batch"
     return f"{symmetry}, {scheme.granularity.replace('_', ' ')}, {rule}"
