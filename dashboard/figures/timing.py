@@ -16,7 +16,7 @@ from dashboard.figures.theme import (
     empty_figure,
     new_figure,
 )
-from dashboard.figures.timing_text import FLOAT_EXECUTION, execution, ratio_to_float
+from dashboard.figures.timing_text import comparison_text, execution
 from quant_engine.report import TimingEntry, TimingReport
 
 ROW_HEIGHT = 26
@@ -192,15 +192,11 @@ def _describe(timing: TimingReport | None, entry: TimingEntry) -> str:
         f"{format_ms(entry.q1_ms)} to {format_ms(entry.q3_ms)}",
         f"{format_ms(entry.median_ms / max(1, entry.batch_size))} for one sample",
     ]
-    ratio = None if timing is None else ratio_to_float(timing, entry)
-    if ratio is not None and entry.execution != FLOAT_EXECUTION:
-        lines.append(f"{ratio:.2g} × the time of float")
+    if timing is not None and (compared := comparison_text(timing, entry)):
+        lines.append(compared)
     return "<br>".join(lines)
 
 
 def _time_text(timing: TimingReport, entry: TimingEntry) -> str:
-    ratio = ratio_to_float(timing, entry)
-    text = format_ms(entry.median_ms)
-    if ratio is None or entry.execution == FLOAT_EXECUTION:
-        return text
-    return f"{text} ({ratio:.2g} × float)"
+    compared = comparison_text(timing, entry)
+    return format_ms(entry.median_ms) + (f" ({compared})" if compared else "")
