@@ -15,7 +15,7 @@ WORDS = {
     "lookup": "codes looked up, nothing multiplied",
     "simulated": "simulated: float",
 }
-KERNELS = {"onednn": "oneDNN (fused)", "portable": "portable"}
+KERNELS = {"onednn": "oneDNN"}
 
 
 def execution_words(entry: LayerExecution | None) -> str:
@@ -23,7 +23,7 @@ def execution_words(entry: LayerExecution | None) -> str:
 
     Example:
         >>> execution_words(LayerExecution("fc", "integer", "onednn"))
-        'integers, oneDNN (fused)'
+        'integers, oneDNN'
     """
     if entry is None:
         return MISSING
@@ -49,9 +49,9 @@ def describe_executions(timing: TimingReport) -> str:
         return ""
     kernels = Counter(kernel_name(e.kernel) for e in entries if e.execution == INTEGER and e.kernel)
     ran = sum(entry.execution == INTEGER for entry in entries)
-    with_kernels = ", ".join(f"{name} for {count}" for name, count in kernels.most_common())
+    names = [name if len(kernels) == 1 else f"{name} {n}" for name, n in kernels.most_common()]
     text = f"{ran} of {plural(len(entries), 'quantized layer')} computed on integers"
-    text += f" (kernels: {with_kernels})." if kernels else "."
+    text += f", by kernel: {', '.join(names)}." if names else "."
     others = [entry for entry in entries if entry.execution != INTEGER]
     if others:
         text += f" Not on integers: {_reasons(others)}"

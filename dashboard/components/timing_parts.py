@@ -116,19 +116,17 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         if not was_integer_tried(timing):
             _show_again(run, "Analyse again with integer times")
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
-    with st.container(horizontal=True, gap="medium", key="time_metrics"):
+    with st.grid(5, min_column_width=200, gap="small", key="time_metrics"):
         for entry in entries:
-            spread = f"quartiles {format_ms(entry.q1_ms)} – {format_ms(entry.q3_ms)}"
-            if compared := comparison_text(timing, entry):
-                spread = f"{compared} · {spread}"
+            look = execution(entry.execution)
             st.metric(
-                execution(entry.execution).label.capitalize(),
+                look.label.capitalize(),
                 format_ms(entry.median_ms),
-                spread,
+                comparison_text(timing, entry) or None,
                 delta_color="off",
                 delta_arrow="off",
-                help=execution(entry.execution).about or None,
-                width=260,
+                help=f"{look.about or look.label}. Quartiles {format_ms(entry.q1_ms)} to "
+                f"{format_ms(entry.q3_ms)}.",
             )
     show_figure(
         model_timing_figure(timing, batch_size),
@@ -146,10 +144,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         data=lambda: tables.timing_table(timing),
         file_name=f"{run.model_name}-timing",
     )
-    st.caption(
-        f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)} "
-        f"{what_was_timed(timing)}"
-    )
+    st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
 
 
 def _show_executions(timing: TimingReport) -> None:
@@ -165,7 +160,9 @@ def _show_executions(timing: TimingReport) -> None:
             key="time_executions",
             width="stretch",
             hide_index=True,
-            column_config={"Layer": st.column_config.TextColumn("Layer", pinned=True)},
+            column_config={
+                "Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)
+            },
         )
         st.caption(
             "Input and output: as in the lowered model, where values stay int8 between layers. "
@@ -235,7 +232,7 @@ def _show_slowest(run: Run, timing: TimingReport, top: int | None) -> None:
                 "The time spent inside each layer during a whole run, the slowest layer on top. "
                 "Watching costs a little, so the sum is not the model's time.",
                 "Simulated int8 adds the rounding of inputs to the same float computation: it is "
-                "slower by design.",
+                "slower by design. Float is shown in its faster layout.",
                 "Click a bar to select its layer.",
             )
         ),

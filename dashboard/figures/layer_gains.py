@@ -110,7 +110,7 @@ def layer_gains_figure(gains: Sequence[LayerGain], *, selected: str = "") -> go.
     names = [gain.name for gain in gains]
     first = gains[0].before
     detail = f"{_layout(first)} minus integer int8, medians, batch size {first.batch_size}"
-    reach = 1.08 * (max(abs(gain.gain_ms) for gain in gains) or 1.0)
+    low, high = _range([gain.gain_ms for gain in gains])
     traces = [
         _bars(kind, [(row, gain) for row, gain in enumerate(gains) if gain.kind == kind])
         for kind in _LOOKS
@@ -118,10 +118,10 @@ def layer_gains_figure(gains: Sequence[LayerGain], *, selected: str = "") -> go.
     ]
     return new_figure(
         two_lines(TITLE, detail),
-        "← float is faster (ms)     integers are faster →",
-        traces=[*traces, row_targets(names, [_describe(gain) for gain in gains], -reach, reach)],
+        "← float is faster     Milliseconds saved     integers are faster →",
+        traces=[*traces, row_targets(names, [_describe(gain) for gain in gains], low, high)],
         height=170 + ROW_HEIGHT * max(len(gains), 3),
-        x_axis={"range": [-reach, reach], "zeroline": True, "zerolinecolor": NEUTRAL},
+        x_axis={"range": [low, high], "zeroline": True, "zerolinecolor": NEUTRAL},
         y_axis={
             "tickvals": list(range(len(gains))),
             "ticktext": [
@@ -155,6 +155,12 @@ def gain_rows(gains: Sequence[LayerGain]) -> list[dict[str, Any]]:
         }
         for gain in gains
     ]
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """An axis that holds all values and shows both sides of 0."""
+    margin = 0.08 * (max(map(abs, values)) or 1.0)
+    return min(0.0, *values) - margin, max(0.0, *values) + margin
 
 
 def _layout(entry: TimingEntry) -> str:

@@ -10,6 +10,7 @@ from quant_engine.report import TimingEntry, TimingReport
 
 FLOAT_EXECUTION = "float"
 CHANNELS_LAST = "float_channels_last"
+FLOATS = (FLOAT_EXECUTION, CHANNELS_LAST)
 SIMULATED = "simulated"
 INTEGER = "integer"
 LOWERED = "integer_lowered"
@@ -35,7 +36,7 @@ class Execution:
 EXECUTIONS: dict[str, Execution] = {
     FLOAT_EXECUTION: Execution("float", "the float model as it is", FLOAT),
     CHANNELS_LAST: Execution(
-        "float, channels last",
+        "float (channels last)",
         "the same float model with the channels of each pixel side by side in memory, "
         "often the faster layout for convolutions",
         FLOAT,
@@ -54,7 +55,7 @@ EXECUTIONS: dict[str, Execution] = {
         INT8,
     ),
     LOWERED: Execution(
-        "integer int8, lowered",
+        "integer int8 (lowered)",
         "the same, and where the model allows it values stay int8 between layers too",
         INT8,
         "/",
@@ -101,9 +102,8 @@ def baseline_text(timing: TimingReport, batch_size: int) -> str:
     base = baseline_of(timing, batch_size)
     if base is None:
         return ""
-    floats = [e for e in timing.models if e.execution.startswith(FLOAT_EXECUTION)]
-    layouts = sum(entry.batch_size == batch_size for entry in floats)
-    why = ", the faster of the two float layouts" if layouts > 1 else ""
+    layouts = [name for name in FLOATS if timing.model(name, batch_size) is not None]
+    why = ", the faster of the two float layouts" if len(layouts) > 1 else ""
     return f"Baseline: {execution(base.execution).label}{why}."
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -94,7 +94,7 @@ def changed(**changes):
         (None, "Outer must be an object, got NoneType"),
         ([], "Outer must be an object, got list"),
         (changed(maybee=1), "Outer has the unknown key 'maybee'. Did you mean 'maybe'?"),
-        ({}, "Outer lacks inner, maybe, many, pair, scheme, recipe, share"),
+        ({}, "Outer lacks inner, maybe, many, pair, scheme, recipe."),
         (changed(inner=3), "Outer.inner must be an object, got int"),
         (changed(many={}), "Outer.many must be a list, got dict"),
         (changed(many=[{}]), r"Outer.many[0] lacks number, whole, text, flag"),
@@ -126,3 +126,10 @@ def test_what_does_not_fit_is_refused_with_its_place(data, message):
 def test_what_cannot_be_stored_is_refused():
     with pytest.raises(TypeError, match="cannot store a set"):
         encode({1, 2})
+
+
+def test_what_was_stored_before_a_field_with_a_default_was_added_still_reads():
+    data = encode(replace(OUTER, share=0.25))
+    assert decode(Outer, data).share == 0.25
+    del data["share"]
+    assert decode(Outer, data) == replace(OUTER, share=None)
