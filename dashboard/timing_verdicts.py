@@ -108,12 +108,13 @@ def why_slower(timing: TimingReport, batch_size: int) -> Verdict | None:
     gains = layer_gains(timing)
     if not gains:
         return None
-    parts = [*_fixed_cost(gains), _losers(gains)]
+    losers = [gain for gain in reversed(gains) if gain.kind == LOSES]
+    parts = [*(_fixed_cost(gains) if losers else ()), *_losers(losers, len(gains)), _total(gains)]
     layers_at = gains[0].after.batch_size
     if layers_at > batch_size:
         parts.append(
             f"Layers were timed at batch size {layers_at}; at {batch_size} each has less to "
-            "compute for the same fixed cost."
+            "compute, and a fixed cost weighs more."
         )
     return Verdict(INFO, "Why slower?", " ".join(parts))
 
@@ -130,17 +131,25 @@ def _fixed_cost(gains: tuple[LayerGain, ...]) -> list[str]:
     ]
 
 
-def _losers(gains: tuple[LayerGain, ...]) -> str:
-    losers = [gain for gain in reversed(gains) if gain.kind == LOSES]
+def _losers(losers: list[LayerGain], count: int) -> list[str]:
     if not losers:
-        return (
-            "No single layer is clearly slower; the time goes where layers hand values on, or "
-            "into what stays float."
-        )
+        return ["No single layer is clearly slower."]
     worst = ", ".join(f"{g.name} ({format_ms(-g.gain_ms)})" for g in losers[:_NAMED_LAYERS])
     lose = "loses" if len(losers) == 1 else "lose"
     most = "; most of it" if len(losers) > _NAMED_LAYERS else ""
-    return f"{len(losers)} of {len(gains)} layers {lose} time{most}: {worst}."
+    return [f"{len(losers)} of {count} layers {lose} time{most}: {worst}."]
+
+
+def _total(gains: tuple[LayerGain, ...]) -> str:
+    """Say whether the layers account for the loss at all."""
+    after = format_ms(sum(gain.after.median_ms for gain in gains))
+    before = format_ms(sum(gain.before.median_ms for gain in gains))
+    if sum(gain.gain_ms for gain in gains) < 0:
+        return f"All layers together take {after} on integers and {before} in float."
+    return (
+        f"All layers together take {after} on integers, no more than the {before} in float: the "
+        "rest is spent between the layers."
+    )
 
 
 def _simulated_verdict(timing: TimingReport, batch_size: int) -> Verdict | None:

@@ -116,7 +116,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         if not was_integer_tried(timing):
             _show_again(run, "Analyse again with integer times")
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
-    with st.grid(5, min_column_width=200, gap="small", key="time_metrics"):
+    with st.grid(5, min_column_width=160, gap="small", key="time_metrics"):
         for entry in entries:
             look = execution(entry.execution)
             st.metric(

@@ -118,7 +118,7 @@ def layer_gains_figure(gains: Sequence[LayerGain], *, selected: str = "") -> go.
     ]
     return new_figure(
         two_lines(TITLE, detail),
-        "← float is faster     Milliseconds saved     integers are faster →",
+        "Milliseconds saved by integers",
         traces=[*traces, row_targets(names, [_describe(gain) for gain in gains], low, high)],
         height=170 + ROW_HEIGHT * max(len(gains), 3),
         x_axis={"range": [low, high], "zeroline": True, "zerolinecolor": NEUTRAL},

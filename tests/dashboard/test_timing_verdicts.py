@@ -53,6 +53,7 @@ def test_slower_is_said_with_the_factor_and_why() -> None:
     assert "2 of 10 layers lose time" in why.text
     assert all(name in why.text for name in SMALL_LAYERS)
     assert "Layers were timed at batch size 64; at 1 each has less to compute" in why.text
+    assert "the rest is spent between the layers" in why.text
 
 
 def test_why_is_not_asked_where_nothing_is_slower() -> None:
@@ -73,6 +74,7 @@ def test_the_fixed_cost_is_read_from_the_quickest_layers() -> None:
     assert why is not None
     assert "none takes less than 0.2 ms, in float the smallest takes 50 µs" in why.text
     assert "1 of 2 layers loses time: layer0 (0.15 ms)." in why.text
+    assert "together take 0.9 ms on integers, no more than the 1.05 ms in float" in why.text
     assert "batch size" not in why.text
 
 
@@ -81,12 +83,15 @@ def test_a_fixed_cost_that_the_numbers_do_not_show_is_not_claimed() -> None:
     assert why is not None
     assert "fixed cost" not in why.text
     assert "layer1 (0.5 ms)" in why.text
+    assert "All layers together take 1.6 ms on integers and 1.2 ms in float." in why.text
 
 
 def test_where_no_layer_is_slower_the_time_goes_elsewhere() -> None:
     why = why_slower(layered((0.2, 0.1), (1.0, 0.9)), 1)
     assert why is not None
-    assert "No single layer is clearly slower" in why.text
+    assert "No single layer is clearly slower. All layers together take 1 ms" in why.text
+    assert "the rest is spent between the layers" in why.text
+    assert "fixed cost" not in why.text
 
 
 def test_the_three_worst_of_many_losers_are_named_the_worst_first() -> None:
