@@ -96,7 +96,7 @@ def _precision(layer: LayerReport) -> str:
     if layer.input is not None:
         text += f", int{layer.input.scheme.bits} input"
     elif layer.input_scheme is not None and layer.has_dynamic_input:
-        text += f", int{layer.input_scheme.bits} input ({DYNAMIC_INPUT})"
+        text += f", dynamic int{layer.input_scheme.bits} input"
     return text
 
 
@@ -120,8 +120,9 @@ def _table_settings() -> dict[str, Any]:
         )
     }
     parameters = {"Parameters": st.column_config.NumberColumn("Parameters", format="localized")}
+    now = {"Now": st.column_config.TextColumn("Now", help=f"Dynamic: {DYNAMIC_INPUT}.")}
     layer = {"Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)}
-    columns = {**layer, **one_decimal, **parameters}
+    columns = {**layer, **now, **one_decimal, **parameters}
     return {
         "width": "stretch",
         "hide_index": True,

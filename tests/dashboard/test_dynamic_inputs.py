@@ -50,7 +50,7 @@ def test_a_layer_whose_fixed_range_is_not_measured_yet_is_not_called_dynamic() -
         make_partial_report().layers[-1], input_scheme=PRESETS["int8_per_channel"].activation
     )
     assert layer.input is None
-    assert DYNAMIC_INPUT not in rows_of([layer])[0]["Now"]
+    assert rows_of([layer])[0]["Now"] == "quantized"
     assert not layer.has_dynamic_input
 
 
@@ -64,7 +64,7 @@ def test_recipes_name_the_dynamic_range() -> None:
 
 def test_tables_name_the_dynamic_range() -> None:
     layer = make_dynamic_report().layer(LAYER)
-    assert rows_of([layer])[0]["Now"] == f"int8 weights, int8 input ({DYNAMIC_INPUT})"
+    assert rows_of([layer])[0]["Now"] == "int8 weights, dynamic int8 input"
     inputs = {row["Number"]: row["Inputs"] for row in grid_rows(layer)}
     assert inputs["Scheme"].endswith(DYNAMIC_INPUT)
     assert inputs["Scale (one step)"] == "anew for each batch"
