@@ -60,14 +60,15 @@ def are_alike(one: TimingEntry, other: TimingEntry) -> bool:
 
 
 def layer_gains(timing: TimingReport) -> tuple[LayerGain, ...]:
-    """Return every layer timed both ways, the largest gain first.
+    """Return every layer that ran on integers and was timed both ways, the largest gain first.
 
     Float is the layout that is the whole model's baseline, where layers were timed in it.
     """
+    others = {entry.name for entry in timing.executions if entry.execution != INTEGER}
     times = {(entry.execution, entry.layer): entry for entry in timing.layers}
     gains = []
     for (kind, name), after in times.items():
-        if kind != INTEGER:
+        if kind != INTEGER or name in others:
             continue
         base = baseline_of(timing, after.batch_size)
         layouts = (FLOAT_EXECUTION if base is None else base.execution, FLOAT_EXECUTION)

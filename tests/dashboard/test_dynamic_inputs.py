@@ -50,7 +50,7 @@ def test_a_layer_whose_fixed_range_is_not_measured_yet_is_not_called_dynamic() -
         make_partial_report().layers[-1], input_scheme=PRESETS["int8_per_channel"].activation
     )
     assert layer.input is None
-    assert rows_of([layer])[0]["Now"] == "quantized"
+    assert rows_of([layer])[0]["Now"] == "int8 weights"
     assert not layer.has_dynamic_input
 
 

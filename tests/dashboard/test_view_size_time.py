@@ -175,7 +175,7 @@ def test_integer_executions_are_shown_apart_with_their_verdicts() -> None:
     app.segmented_control(key="batch").set_value("1").run()
     text = words(app)
     assert "2.00 times as long" in text
-    assert "2 of 10 layers lose time" in text
+    assert "2 of 9 layers lose time" in text
 
 
 def test_layers_that_gain_and_lose_are_drawn_and_can_be_clicked() -> None:
@@ -185,7 +185,7 @@ def test_layers_that_gain_and_lose_are_drawn_and_can_be_clicked() -> None:
     gains = figure(app, "Time that integers save in each layer")
     assert all(trace["customdata"] for trace in gains["data"])
     assert "▶ head.0" in gains["layout"]["yaxis"]["ticktext"]
-    assert "7 layers gain time, 2 lose" in words(app)
+    assert "6 layers gain time, 2 lose" in words(app)
 
 
 def test_kernels_and_layers_not_on_integers_are_listed_with_the_reason() -> None:
