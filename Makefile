@@ -16,7 +16,7 @@ help:
 	@echo "make run     start the dashboard on localhost and print its address (another port: make run PORT=8600)"
 	@echo "make test    run every test: engine, models, dashboard, and a real browser where Chromium is installed"
 	@echo "make check   format, lint and types, without changing anything"
-	@echo "make bench   time the engine in ratios, all topics (some: make bench ARGS=\"--only passes\")"
+	@echo "make bench   time the engine against float passes, full sweeps and ONNX Runtime"
 	@echo "make train   train the sample models again from their seeds"
 
 run: $(RUN_READY)
@@ -32,7 +32,7 @@ check: $(DEV_READY)
 	done; \
 	exit $$failed
 
-bench: $(RUN_READY)
+bench: $(DEV_READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 train: $(RUN_READY)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dashboard import service
 from dashboard.runs import Run, now, write_example
 from dashboard.state import Settings
-from quant_engine.sensitivity import DIRECTIONS
+from quant_engine.measurement import DIRECTIONS
 
 _LOG = logging.getLogger("build_examples")
 

@@ -18,6 +18,7 @@ import torch
 
 import quant_engine
 import sample_models
+from dashboard.cluster import sweep_executor
 from dashboard.runs import Run, RunSummary, read_example, read_example_summary
 from dashboard.state import Settings
 from quant_engine.errors import QuantizationError
@@ -193,18 +194,23 @@ def analyze_settings(settings: Settings, control: Control) -> ModelReport:
 
 
 def measure_settings(settings: Settings, direction: str, control: Control) -> SensitivityReport:
-    """Measure the sensitivity of every layer; runs for seconds and reports to `control`."""
-    return quant_engine.measure_sensitivity(
-        sample_models.load_model(settings.model_name),
-        calibration_batches(settings),
-        settings.recipe,
-        evaluation_data=evaluation_batches(settings.model_name),
-        direction=direction,
-        model_name=settings.model_name,
-        seed=settings.seed,
-        progress=control.progress,
-        on_update=control.on_update,
-    )
+    """Measure the sensitivity of every layer; runs for seconds and reports to `control`.
+
+    On the cluster that the environment names, if it names one; see `cluster`.
+    """
+    with sweep_executor() as executor:
+        return quant_engine.measure_sensitivity(
+            sample_models.load_model(settings.model_name),
+            calibration_batches(settings),
+            settings.recipe,
+            evaluation_data=evaluation_batches(settings.model_name),
+            direction=direction,
+            model_name=settings.model_name,
+            seed=settings.seed,
+            progress=control.progress,
+            on_update=control.on_update,
+            executor=executor,
+        )
 
 
 def calibration_batches(settings: Settings) -> Batches:

@@ -22,8 +22,9 @@ from quant_engine.errors import (
     SchemeError,
     StorageError,
     UnsupportedLayerError,
+    WorkerError,
 )
-from quant_engine.execution import convert_execution, list_executions
+from quant_engine.execution import convert_execution, execution_notes, list_executions
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -34,20 +35,35 @@ from quant_engine.layers import (
 )
 from quant_engine.metrics import calculate_quantization_error
 from quant_engine.model_size import calculate_model_size
+from quant_engine.options import bit_options
 from quant_engine.quantizer import Int8Quantizer
-from quant_engine.report import LayerReport, ModelReport, SensitivityReport
+from quant_engine.report import (
+    ConfigurationPoint,
+    ConfigurationScore,
+    FrontierReport,
+    LayerReport,
+    ModelReport,
+    SensitivityReport,
+)
+from quant_engine.response import LogitResponse
 from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
+from quant_engine.search import pareto_frontier, search_configuration
 from quant_engine.sensitivity import measure_sensitivity
 from quant_engine.storage import load_quantized_model, save_quantized_model
 from quant_engine.timing import benchmark_inference
+from quant_engine.verification import verify_configurations, verify_frontier
 
 __all__ = [
     "PRESETS",
     "Calibration",
+    "ConfigurationPoint",
+    "ConfigurationScore",
     "DataError",
+    "FrontierReport",
     "Int8Quantizer",
     "LayerReport",
     "LayerScheme",
+    "LogitResponse",
     "ModelForwardError",
     "ModelReport",
     "NotCalibratedError",
@@ -65,9 +81,11 @@ __all__ = [
     "StorageError",
     "TensorScheme",
     "UnsupportedLayerError",
+    "WorkerError",
     "analyze",
     "analyze_tensor_distribution",
     "benchmark_inference",
+    "bit_options",
     "calculate_model_size",
     "calculate_quantization_error",
     "calibrate",
@@ -75,14 +93,19 @@ __all__ = [
     "compare_models",
     "convert_execution",
     "dequantize",
+    "execution_notes",
     "fake_quantize",
     "list_executions",
     "load_quantization_config",
     "load_quantized_model",
     "measure_sensitivity",
+    "pareto_frontier",
     "print_quantization_summary",
     "quantize",
     "quantize_model",
     "save_quantization_config",
     "save_quantized_model",
+    "search_configuration",
+    "verify_configurations",
+    "verify_frontier",
 ]

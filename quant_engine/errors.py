@@ -9,7 +9,8 @@ QuantizationError
 ├── NotCalibratedError      (RuntimeError)  a range is needed that was never measured
 ├── ModelForwardError       (RuntimeError)  the caller's model failed on the caller's data
 ├── UnsupportedLayerError   (TypeError)     a layer or model that cannot be quantized
-└── StorageError            (ValueError)    a file that is not what it should be
+├── StorageError            (ValueError)    a file that is not what it should be
+└── WorkerError             (RuntimeError)  work sent to an executor did not come back
 ```
 """
 
@@ -42,3 +43,7 @@ class UnsupportedLayerError(QuantizationError, TypeError):
 
 class StorageError(QuantizationError, ValueError):
     """A stored model, recipe or report that does not have the expected content."""
+
+
+class WorkerError(QuantizationError, RuntimeError):
+    """Work that was sent to an executor failed there, or was lost with its worker."""

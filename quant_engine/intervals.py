@@ -11,12 +11,13 @@ CONFIDENCE = 0.95
 _CHUNK_VALUES = 2_000_000
 
 
-def bootstrap_intervals(
+def bootstrap_means(
     values: FloatArray, weights: FloatArray | None = None, *, seed: int = 0
-) -> list[tuple[float, float]]:
-    """Return the percentile interval of each row's mean, samples drawn with replacement.
+) -> FloatArray:
+    """Return each row's mean in many resamples, samples drawn with replacement.
 
-    All rows share the draws, so that rows stay comparable.
+    All rows share the draws. So the difference of two rows of the result is a paired bootstrap of
+    the difference of their means: what both owe to the same hard samples cancels.
 
     Args:
         values: One row for each quantity, shape (rows, samples).
@@ -24,13 +25,13 @@ def bootstrap_intervals(
         seed: Seed of the draws.
 
     Returns:
-        (lower, upper) for each row, at `CONFIDENCE`.
+        float64, shape (rows, RESAMPLES).
 
     Example:
-        >>> bootstrap_intervals(np.full((1, 5), 2.0))
-        [(2.0, 2.0)]
+        >>> bootstrap_means(np.full((2, 5), 3.0)).shape
+        (2, 1000)
     """
-    rows, samples = values.shape
+    samples = values.shape[1]
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_VALUES // max(samples, 1))
     parts = []
@@ -43,6 +44,22 @@ def bootstrap_intervals(
         else:
             scale = draws @ weights
             parts.append(np.divide(totals, scale, out=np.zeros_like(totals), where=scale > 0))
+    return np.concatenate(parts, axis=1)
+
+
+def percentile_intervals(resampled: FloatArray) -> list[tuple[float, float]]:
+    """Return the interval that holds the middle of each row of resampled values.
+
+    Args:
+        resampled: What `bootstrap_means` returns, or differences of its rows.
+
+    Returns:
+        (lower, upper) for each row, at `CONFIDENCE`.
+
+    Example:
+        >>> percentile_intervals(bootstrap_means(np.full((1, 5), 2.0)))
+        [(2.0, 2.0)]
+    """
     tail = (1.0 - CONFIDENCE) / 2
-    edges = np.quantile(np.concatenate(parts, axis=1), [tail, 1.0 - tail], axis=1)
-    return [(float(edges[0, row]), float(edges[1, row])) for row in range(rows)]
+    lower, upper = np.quantile(resampled, [tail, 1.0 - tail], axis=1)
+    return [(float(a), float(b)) for a, b in zip(lower, upper, strict=True)]

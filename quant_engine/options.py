@@ -102,5 +102,5 @@ def _settings(scheme: TensorScheme) -> str:
     if rule == "percentile":
         rule = f"percentile {scheme.percentile:g}"
     if scheme.is_dynamic:
-        rule = "range anew for each batch"
+        rule = "dynamic"
     return f"{symmetry}, {scheme.granularity.replace('_', ' ')}, {rule}"

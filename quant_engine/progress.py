@@ -22,9 +22,9 @@ class ProgressMeter:
         """Announce more steps than were known of before."""
         self._total = max(self._total, self._done) + steps
 
-    def step(self, text: str) -> None:
-        """Report one more finished step."""
-        self._done += 1
+    def step(self, text: str, steps: int = 1) -> None:
+        """Report one more finished step, or several at once."""
+        self._done += steps
         self._total = max(self._total, self._done)
         self.say(text)
 

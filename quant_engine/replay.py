@@ -6,14 +6,15 @@ whole subtrees at once, so a stage of twenty layers costs one look-up. Nothing i
 `nn.Module` works, also one that calls a layer several times.
 
 Answers must be what the call would have returned, bit for bit. So a call is made for real if it
-changed one of its inputs in place or returned one of them; a recorded tensor that was changed later
-is replayed as a copy of what it was; and a pass that does not repeat the recorded calls, or that
-drew random numbers, ends replay for this model: `reason` then says why, and runs are full forwards.
+changed one of its inputs in place or returned one of them, or if its answer was changed later; a
+second recording copies such answers in time, and replays copies of what they were. A pass that
+does not repeat the recorded calls, or that drew random numbers, ends replay for this model:
+`reason` then says why, and runs are full forwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,16 +39,16 @@ class _Kept:
     """A tensor that a call returned.
 
     Attributes:
-        tensor: The tensor itself, or a copy of what it was if it was changed later.
+        tensor: The tensor itself, or a copy of what it was if it is known to be changed later.
+        number: Its place among the tensors of the pass.
         version: torch's count of in-place changes when the call returned it.
-        copy: What it was then; dropped after the pass.
-        is_fragile: Whether somebody changed it in place later, so that only copies go out.
+        is_copy: Whether it is a copy; then only copies of it go out.
     """
 
     tensor: Tensor
+    number: int
     version: int
-    copy: Tensor | None
-    is_fragile: bool = False
+    is_copy: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -77,20 +78,29 @@ class Replay:
 
     Attributes:
         reason: Why passes are full forwards; empty while they are replayed.
+        changed_later: Numbers of the tensors that were changed after a call had returned them;
+            `record` copies these. Hand it on to the replay of another batch.
+        lacks_copies: Whether the last pass changed tensors that were not known to be; recording
+            again makes up for it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap every module of `model`."""
-        self.reason = ""
+    def __init__(
+        self, model: nn.Module, reason: str = "", changed_later: frozenset[int] = frozenset()
+    ) -> None:
+        """Wrap every module of `model`; with a reason not to replay, leave them alone."""
+        self.reason = reason
+        self.changed_later = changed_later
+        self.lacks_copies = False
         self._model = model
         self._calls: list[_Call] = []
         self._pointer = 0
         self._boundary = 0
         self._is_recording = False
         self._kept: dict[tuple[int, int], _Kept] = {}
+        self._held: list[Tensor] = []
         self._sent: list[_Kept] = []
         self._random_state = torch.random.get_rng_state()
-        for module in model.modules():
+        for module in () if reason else model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 vars(module)["forward"] = partial(self._answer, module, module.forward)
 
@@ -117,13 +127,14 @@ class Replay:
         return output
 
     def verify(self, batch: Batch, output: Tensor) -> None:
-        """Replay the first half of the recorded calls; give up if the answer differs.
+        """Replay the first three quarters of the recorded calls; give up if the answer differs.
 
         Args:
             batch: The batch that was recorded.
             output: What `record` returned for it.
         """
-        if not self.reason and not torch.equal(self.run(batch, len(self._calls) // 2), output):
+        boundary = len(self._calls) * 3 // 4
+        if not self.reason and not torch.equal(self.run(batch, boundary), output):
             self._give_up("a replayed pass does not give the recorded answer")
 
     def first_call(self, modules: Iterable[nn.Module]) -> int:
@@ -157,7 +168,7 @@ class Replay:
             torch.random.set_rng_state(self._random_state)
             try:
                 output = model_output(self._model, batch)
-                if any(_version(kept.tensor) != kept.version for kept in self._sent):
+                if any(count_changes(kept.tensor) != kept.version for kept in self._sent):
                     self._give_up("a layer changes in place what an earlier one returned")
                 return output.detach()
             except _MismatchError as mismatch:
@@ -165,6 +176,10 @@ class Replay:
         self._boundary = 0
         torch.random.set_rng_state(self._random_state)
         return model_output(self._model, batch).detach()
+
+    def forget(self) -> None:
+        """Let go of the record at once: model and wrappers form a cycle, which is freed late."""
+        self._calls, self._sent, self._kept, self._held = [], [], {}, []
 
     def _give_up(self, reason: str) -> None:
         self.reason = self.reason or reason
@@ -192,10 +207,10 @@ class Replay:
         call = _Call(module, _shapes(args, kwargs))
         self._calls.append(call)
         inputs = list(nested_tensors((args, kwargs)))
-        versions = [_version(tensor) for tensor in inputs]
+        versions = [count_changes(tensor) for tensor in inputs]
         output = forward(*args, **kwargs)
         call.next_call = len(self._calls)
-        is_unchanged = versions == [_version(tensor) for tensor in inputs]
+        is_unchanged = versions == [count_changes(tensor) for tensor in inputs]
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs}
         answers = [tensor.untyped_storage().data_ptr() for tensor in nested_tensors(output)]
         is_new = memory.isdisjoint(answers) and len(set(answers)) == len(answers)
@@ -209,30 +224,41 @@ class Replay:
         if not isinstance(value, Tensor):
             return value
         # The id is safe as a key: the tensor is held until the pass is over.
-        key = (id(value), _version(value))
+        version = count_changes(value)
+        key = (id(value), version)
         if key not in self._kept:
-            self._kept[key] = _Kept(value, _version(value), value.clone())
+            number = len(self._kept)
+            is_copy = number in self.changed_later
+            tensor = value.clone() if is_copy else value
+            self._kept[key] = _Kept(tensor, number, version, is_copy)
+            self._held.append(value)
         return self._kept[key]
 
     def _settle(self) -> None:
-        """After a pass: let go of the copies of tensors that nobody changed."""
-        for kept in self._kept.values():
-            if _version(kept.tensor) != kept.version and kept.copy is not None:
-                kept.tensor, kept.is_fragile = kept.copy, True
-            kept.copy = None
-        self._kept = {}
+        """After a pass: no longer answer with tensors that were changed since and not copied."""
+        lost = {
+            id(kept): kept.number
+            for kept in self._kept.values()
+            if not kept.is_copy and count_changes(kept.tensor) != kept.version
+        }
+        self.lacks_copies = bool(lost)
+        self.changed_later |= frozenset(lost.values())
+        for call in self._calls if lost else ():
+            if any(id(kept) in lost for kept in _kept_in(call.answer)):
+                call.is_replayable, call.answer = False, None
+        self._kept, self._held = {}, []
 
     def _send(self, value: Any) -> Any:
         if not isinstance(value, _Kept):
             return value
-        if value.is_fragile:
+        if value.is_copy:
             return value.tensor.clone()
         self._sent.append(value)
         return value.tensor
 
 
-def _version(tensor: Tensor) -> int:
-    """Return torch's count of in-place changes to a tensor.
+def count_changes(tensor: Tensor) -> int:
+    """Return torch's count of the in-place changes made to a tensor.
 
     Tensors made in inference mode have no count; outside it torch does not let them be changed.
     """
@@ -250,6 +276,15 @@ def _is_plain(value: Any) -> bool:
     if type(value) in (list, tuple):
         return all(_is_plain(item) for item in value)
     return type(value) in (Tensor, nn.Parameter, *_PLAIN)
+
+
+def _kept_in(answer: Any) -> Iterator[_Kept]:
+    """Yield the tensors in a recorded answer."""
+    if isinstance(answer, _Kept):
+        yield answer
+    elif isinstance(answer, dict | list | tuple):
+        for item in answer.values() if isinstance(answer, dict) else answer:
+            yield from _kept_in(item)
 
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:

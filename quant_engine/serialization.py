@@ -1,9 +1,9 @@
 """Frozen dataclasses to JSON-ready values and back, exactly.
 
-The type hints of a dataclass are its schema: unknown or missing keys and values of the wrong kind
-are errors that name where they are. Only a field with a default may be missing, so that what was
-stored before the field was added still reads. JSON has no infinity, so non-finite floats travel as
-the strings "inf", "-inf" and "nan".
+The type hints of a dataclass are its schema: unknown keys, missing ones and values of the wrong
+kind are errors that name where they are. A field with a default may be missing: what was stored
+before the field existed still loads. JSON has no infinity, so non-finite floats travel as the
+strings "inf", "-inf" and "nan".
 """
 
 from __future__ import annotations
@@ -94,27 +94,20 @@ def _decode_fields(cls: type, data: Any, where: str) -> Any:
     if not isinstance(data, Mapping):
         raise StorageError(f"{where} must be an object, got {type(data).__name__}.")
     hints = _hints(cls)
-    fields = dataclasses.fields(cls)
-    names = [f.name for f in fields]
+    names = [f.name for f in dataclasses.fields(cls)]
+    needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
     for key in data:
         if key not in names:
             raise StorageError(f"{where} has the unknown key {key!r}. {suggest(str(key), names)}")
-    missing = [f.name for f in fields if f.name not in data and not _has_default(f)]
+    missing = [name for name in needed if name not in data]
     if missing:
         raise StorageError(f"{where} lacks {', '.join(missing)}.")
-    return cls(
-        **{
-            name: _decode(hints[name], data[name], f"{where}.{name}")
-            for name in names
-            if name in data
-        }
-    )
+    return cls(**{key: _decode(hints[key], data[key], f"{where}.{key}") for key in data})
 
 
-def _has_default(field: dataclasses.Field[Any]) -> bool:
-    """Whether data from before the field was added can do without it."""
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
-    return field.default is not missing or field.default_factory is not missing
+    return field.default is missing and field.default_factory is missing
 
 
 def _decode_scalar(hint: Any, data: Any, where: str) -> Any:

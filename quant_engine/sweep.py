@@ -1,189 +1,215 @@
-"""Running many variants of one model, each with its own set of quantized layers, on one batch."""
+"""Running many variants of one model, each with its own set of changed layers, on one batch."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
-from quant_engine.histogram import FloatArray
-from quant_engine.layers import QuantizedLayer
-from quant_engine.metrics import kl_divergences
-from quant_engine.modules import replace_module
-from quant_engine.output import has_logits
-from quant_engine.replay import Replay
+from quant_engine.modules import map_nested, nested_tensors, replace_module
+from quant_engine.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
+from quant_engine.replay import Replay, count_changes
 
+Variant: TypeAlias = Mapping[str, str]
+"""Layer name -> which of its forms stands in its place; layers left out are float."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What one variant answered, sample by sample.
-
-    Attributes:
-        noise: Σ(x-x̂)² of the output, shape (samples,).
-        divergence: KL(float || variant) in nats, shape (samples,); None without logits.
-        agreement: Share of the sample's rows with the same largest logit; None without logits.
-        correct: Share of the sample's rows that match the label; None without labels.
-    """
-
-    noise: FloatArray
-    divergence: FloatArray | None
-    agreement: FloatArray | None
-    correct: FloatArray | None
-
-    @classmethod
-    def join(cls, parts: Sequence[Outcome]) -> Outcome:
-        """Put the outcomes of several batches one after the other."""
-        return cls(
-            np.concatenate([part.noise for part in parts]),
-            _join(part.divergence for part in parts),
-            _join(part.agreement for part in parts),
-            _join(part.correct for part in parts),
-        )
-
-
-def _join(parts: Iterable[FloatArray | None]) -> FloatArray | None:
-    known = list(parts)
-    kept = [part for part in known if part is not None]
-    return np.concatenate(kept) if kept and len(kept) == len(known) else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchOutcome:
-    """All variants on one batch.
-
-    Attributes:
-        samples: Samples in the batch.
-        signal: Σx² of the float output, shape (samples,).
-        correct_float: Share of the sample's rows the float model gets right; None without labels.
-        variants: One outcome for each variant, in order.
-        full_forwards_because: Why nothing could be replayed; empty if it was.
-    """
-
-    samples: int
-    signal: FloatArray
-    correct_float: FloatArray | None
-    variants: tuple[Outcome, ...]
-    full_forwards_because: str = ""
+FLOAT: Variant = {}
+_SWITCHED_OFF = "replay is switched off"
 
 
 class VariantRunner:
-    """Runs variants of a float model in which some layers are swapped for quantized ones.
+    """Runs variants of a float model in which some layers are swapped for others.
 
-    Nothing of the float model is changed: layers are swapped on a copy that shares its tensors.
+    Nothing of the float model is changed: layers are swapped on a copy that shares its tensors. Nor
+    is the data: each batch is copied first, and is as it was at the start of every pass. A model
+    that draws random numbers draws the same ones in every pass on every batch: those that come next
+    when the runner is made.
     """
 
-    def __init__(self, float_model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> None:
-        """Put a switch between float and quantized form in the place of every layer."""
-        self._names = tuple(layers)
+    def __init__(
+        self,
+        float_model: nn.Module,
+        forms: Mapping[str, Mapping[str, nn.Module]],
+        *,
+        metric: Metric | None = None,
+        has_replay: bool = True,
+    ) -> None:
+        """Put a switch between the float layer and its other forms in the place of every layer.
+
+        Args:
+            float_model: The prepared float model.
+            forms: Layer name -> name of a form -> what stands in the layer's place then.
+            metric: A function of the caller's to apply to every variant's output.
+            has_replay: False runs every variant in full, to compare with.
+        """
+        self._names = tuple(forms)
+        self._metric = metric
+        self._has_replay = has_replay
+        self._random_state = torch.random.get_rng_state()
+        self._changed_later: frozenset[int] = frozenset()
         model = share_tensors(float_model)
-        for name, layer in layers.items():
-            model = replace_module(model, name, _Switch(model.get_submodule(name), layer))
+        for name, others in forms.items():
+            model = replace_module(model, name, _Switch(model.get_submodule(name), others))
         self._model = model
 
     def run(
         self,
         batch: Batch,
-        variants: Iterable[Iterable[str]],
+        variants: Sequence[Variant],
+        bases: Sequence[Variant] = (),
         on_variant: Callable[[int], None] | None = None,
     ) -> BatchOutcome:
         """Run every variant on a batch, replaying what no layer of it can have changed.
 
-        Variants near the float model start from its record, variants near the fully quantized model
-        from that one's; see `replay`. Results equal plain full forwards bit for bit.
+        A variant starts from the record of the float model, or of the base that it differs from in
+        fewer layers; see `replay`. Results equal plain full forwards bit for bit.
 
         Args:
             batch: The batch.
-            variants: For each variant the names of its quantized layers.
+            variants: What to run.
+            bases: Variants that others are near to, such as all layers quantized.
             on_variant: Called with the number of finished variants after each.
+
+        Raises:
+            ModelForwardError: If the model raises.
+            DataError: If an output holds NaN or Inf, or the metric's answer does not fit.
         """
         model = share_tensors(self._model)
+        replay = Replay(model, "" if self._has_replay else _SWITCHED_OFF, self._changed_later)
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            try:
+                return self._run(model, replay, _Inputs(batch), variants, bases, on_variant)
+            finally:
+                # The next batch need not find out again.
+                self._changed_later = replay.changed_later
+                replay.forget()
+
+    def _run(
+        self,
+        model: nn.Module,
+        replay: Replay,
+        inputs: _Inputs,
+        variants: Sequence[Variant],
+        bases: Sequence[Variant],
+        on_variant: Callable[[int], None] | None,
+    ) -> BatchOutcome:
+        labels = inputs.batch.labels
+        outcomes: dict[int, Outcome] = {}
         switches = {name: _find_switch(model, name) for name in self._names}
-        replay = Replay(model)
-        wanted = [frozenset(variant) for variant in variants]
-        outcomes: list[Outcome | None] = [None] * len(wanted)
-        with torch.random.fork_rng(devices=[]):
-            random_state = torch.random.get_rng_state()
-            logits = _record(replay, switches, frozenset(), batch)
-            done = 0
-            for base, numbers in _nearest_base(wanted, frozenset(switches)):
-                if base:
-                    torch.random.set_rng_state(random_state)
-                    _record(replay, switches, base, batch)
-                starts = {n: _first_change(replay, switches, base, wanted[n]) for n in numbers}
-                # The last start first: modules that remember something are then never skipped
-                # after a pass that left something else in them.
-                for number in sorted(numbers, key=lambda n: -starts[n]):
-                    _set(switches, wanted[number])
-                    output = replay.run(batch, starts[number])
-                    outcomes[number] = _compare(logits, output, batch.labels)
-                    done += 1
-                    if on_variant is not None:
-                        on_variant(done)
-        return BatchOutcome(
-            samples=batch.samples,
-            signal=_sample_sums(logits.double().square()),
-            correct_float=_correct(logits, batch.labels),
-            variants=tuple(outcome for outcome in outcomes if outcome is not None),
-            full_forwards_because=replay.reason,
+
+        def record(base: Variant) -> Tensor:
+            """Record a pass and check once that replaying most of it gives the same."""
+            _set(switches, base)
+            for _ in range(2):
+                torch.random.set_rng_state(self._random_state)
+                output = replay.record(inputs.fresh())
+                if not replay.lacks_copies:
+                    break
+            replay.verify(inputs.fresh(), output)
+            return output
+
+        logits = record(FLOAT)
+        for base, numbers in _nearest_bases(variants, bases):
+            if base:
+                record(base)
+            starts = {
+                n: replay.first_call([switches[name] for name in _differing(base, variants[n])])
+                for n in numbers
+            }
+            # The last start first: modules that remember something are then never skipped
+            # after a pass that left something else in them.
+            for number in sorted(numbers, key=lambda n: -starts[n]):
+                _set(switches, variants[number])
+                reason = replay.reason
+                output = replay.run(inputs.fresh(), starts[number])
+                if replay.reason != reason:
+                    # What ran before replay gave up may have changed the input in place.
+                    output = replay.run(inputs.fresh(), starts[number])
+                outcomes[number] = compare(logits, output, labels, self._metric)
+                if on_variant is not None:
+                    on_variant(len(outcomes))
+        return float_outcome(
+            logits, inputs.batch, tuple(outcomes[n] for n in range(len(variants))), replay.reason
         )
 
 
-def _record(
-    replay: Replay, switches: Mapping[str, _Switch], quantized: frozenset[str], batch: Batch
-) -> Tensor:
-    """Record a pass and check once, from its middle on, that replaying it gives the same answer."""
-    _set(switches, quantized)
-    output = replay.record(batch)
-    replay.verify(batch, output)
-    return output
+class _Inputs:
+    """A batch's own copy, which starts every pass as it was even if a model changes it in place.
+
+    Fresh memory also has the same alignment in every process, on which the last bits of a sum may
+    depend.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._tensors = list(nested_tensors((batch.args, batch.kwargs)))
+        self.batch = replace(
+            batch,
+            args=map_nested(batch.args, _clone),
+            kwargs=map_nested(dict(batch.kwargs), _clone),
+        )
+        self._copies = list(nested_tensors((self.batch.args, self.batch.kwargs)))
+        self._versions = [count_changes(tensor) for tensor in self._copies]
+
+    def fresh(self) -> Batch:
+        for place, (tensor, original) in enumerate(zip(self._copies, self._tensors, strict=True)):
+            if count_changes(tensor) != self._versions[place]:
+                with torch.no_grad():
+                    tensor.copy_(original)
+                self._versions[place] = count_changes(tensor)
+        return self.batch
 
 
-def _set(switches: Mapping[str, _Switch], quantized: frozenset[str]) -> None:
+def _clone(value: object) -> object:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _set(switches: Mapping[str, _Switch], variant: Variant) -> None:
     for name, switch in switches.items():
-        switch.is_quantized = name in quantized
+        switch.choose(variant.get(name))
 
 
-def _nearest_base(
-    variants: Sequence[frozenset[str]], everything: frozenset[str]
-) -> list[tuple[frozenset[str], list[int]]]:
-    """Divide variants into those nearer to the float model and those nearer to `everything`."""
-    near_float = [n for n, variant in enumerate(variants) if 2 * len(variant) <= len(everything)]
-    near_full = [n for n, variant in enumerate(variants) if 2 * len(variant) > len(everything)]
-    groups = [(frozenset[str](), near_float)]
-    # A record costs a pass of its own; it pays for more than one variant.
-    if len(near_full) > 2:
-        groups.append((everything, near_full))
-    else:
-        near_float.extend(near_full)
-    return groups
+def _differing(one: Variant, other: Variant) -> list[str]:
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
 
 
-def _first_change(
-    replay: Replay,
-    switches: Mapping[str, _Switch],
-    base: frozenset[str],
-    variant: frozenset[str],
-) -> int:
-    return replay.first_call([switches[name] for name in base ^ variant])
+def _nearest_bases(
+    variants: Sequence[Variant], bases: Sequence[Variant]
+) -> list[tuple[Variant, list[int]]]:
+    """Give each variant to the float model or to the base it differs from in fewer layers."""
+    candidates = [FLOAT, *bases]
+    groups: list[list[int]] = [[] for _ in candidates]
+    for number, variant in enumerate(variants):
+        distances = [len(_differing(base, variant)) for base in candidates]
+        groups[distances.index(min(distances))].append(number)
+    # A record costs a pass of its own; it pays for more than two variants.
+    for group in groups[1:]:
+        if len(group) <= 2:
+            groups[0].extend(group)
+            group.clear()
+    return [(base, group) for base, group in zip(candidates, groups, strict=True) if group]
 
 
 class _Switch(nn.Module):
-    """Stands where a layer was and answers as its float or its quantized form."""
+    """Stands where a layer was and answers as its float form or as one of the others."""
 
-    def __init__(self, float_layer: nn.Module, quantized_layer: nn.Module) -> None:
+    def __init__(self, float_layer: nn.Module, forms: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.float_layer = float_layer
-        self.quantized_layer = quantized_layer
-        self.is_quantized = False
+        self.forms = nn.ModuleList(forms.values())
+        self._places = {name: place for place, name in enumerate(forms)}
+        self._chosen: int | None = None
+
+    def choose(self, form: str | None) -> None:
+        """Answer as this form from now on; as the float layer for None."""
+        self._chosen = None if form is None else self._places[form]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        layer = self.quantized_layer if self.is_quantized else self.float_layer
+        layer = self.float_layer if self._chosen is None else self.forms[self._chosen]
         return layer(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -191,6 +217,8 @@ class _Switch(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if "_modules" not in vars(self):  # while it is being copied or unpickled
+                raise
             return getattr(self._modules["float_layer"], name)
 
 
@@ -204,37 +232,3 @@ def share_tensors(model: nn.Module) -> nn.Module:
     """Copy the modules of a model but share its parameters and buffers."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
-
-
-def _compare(logits: Tensor, changed: Tensor, labels: Tensor | None) -> Outcome:
-    noise = _sample_sums((changed.double() - logits.double()).square())
-    if not has_logits(logits, labels):
-        return Outcome(noise, None, None, None)
-    agreement = logits.argmax(dim=-1) == changed.argmax(dim=-1)
-    return Outcome(
-        noise,
-        _sample_means(kl_divergences(logits, changed)),
-        _sample_means(agreement.double()),
-        _correct(changed, labels),
-    )
-
-
-def _correct(logits: Tensor, labels: Tensor | None) -> FloatArray | None:
-    if labels is None or not has_logits(logits, labels) or labels.shape != logits.shape[:-1]:
-        return None
-    return _sample_means((logits.argmax(dim=-1) == labels.to(logits.device)).double())
-
-
-def _by_sample(values: Tensor) -> Tensor:
-    """Return one row a sample; an output without axes, such as a sum, is one sample."""
-    return values.reshape(values.shape[0] if values.dim() else 1, -1)
-
-
-def _sample_sums(values: Tensor) -> FloatArray:
-    sums: FloatArray = _by_sample(values).sum(dim=1).cpu().numpy()
-    return sums
-
-
-def _sample_means(values: Tensor) -> FloatArray:
-    means: FloatArray = _by_sample(values).mean(dim=1).cpu().numpy()
-    return means

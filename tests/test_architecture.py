@@ -25,9 +25,11 @@ ALLOWED = {
     "dashboard": {
         *("quant_engine", "sample_models"),
         *("streamlit", "plotly", "pandas", "torch", "numpy", "scipy", "safetensors"),
+        "distributed",
     },
 }
 ONLY_PANDAS_MODULE = "dashboard.tables"
+ONLY_CLUSTER_MODULE = "dashboard.cluster"
 ONLY_CLOCK_MODULE = "quant_engine.timing"
 CLOCKS = {"time", "datetime", "timeit"}
 
@@ -109,6 +111,17 @@ def test_only_tables_imports_pandas() -> None:
     }
 
     assert users <= {ONLY_PANDAS_MODULE}
+
+
+def test_only_the_cluster_module_imports_dask_and_only_when_asked() -> None:
+    users = {
+        name: found.is_inside_function
+        for name, module in MODULES.items()
+        for found in module.imports
+        if found.top in {"dask", "distributed"}
+    }
+
+    assert users == {ONLY_CLUSTER_MODULE: True}
 
 
 def test_only_timing_reads_the_clock() -> None:

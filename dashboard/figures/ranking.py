@@ -1,8 +1,10 @@
 """Order layers by sensitivity, and say which of them cannot be told apart.
 
-A measured value carries an interval. Two layers whose intervals overlap are tied: the data does
-not say which one is worse. Overlap is not transitive, so besides "tied with the next one" every
-layer gets the range of ranks that its interval allows.
+Neighbours are tied where the data does not say which one is worse. For the measure that the report
+ranks by, the report says so itself: it compares neighbours sample by sample. For other measures,
+and in older reports, two layers whose intervals overlap are tied, which calls more layers tied.
+Ties are not transitive, so besides "tied with the next one" every layer gets the range of ranks
+that its interval allows.
 """
 
 from __future__ import annotations
@@ -15,6 +17,14 @@ from itertools import pairwise
 
 from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, Interval, SensitivityMetric
 from quant_engine.report import LayerSensitivity, SensitivityReport
+
+_REPORTED_AS = {
+    "kl": "kl_divergence",
+    "nmse": "nmse",
+    "sqnr": "sqnr_db",
+    "top1": "top1_agreement",
+    "accuracy": "accuracy_drop",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class RankedLayer:
         last_possible: Largest position its interval allows.
         value: Value of the chosen measure; may be infinite.
         interval: 95 % interval of the value, or None.
-        span: The interval, or the value alone, widened to hold the value: what ties are told by.
+        span: The interval, or the value alone, widened to hold the value.
         is_tied_with_previous: Whether it cannot be told apart from the layer one position above.
         is_tied_with_next: Whether it cannot be told apart from the layer one position below.
     """
@@ -99,7 +109,11 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
     rows.sort(key=lambda row: metric.badness(row[1]) * sign, reverse=True)
     lows = sorted(low for *_, (low, _) in rows)
     highs = sorted(high for *_, (_, high) in rows)
-    ties = [_overlap(a[3], b[3]) for a, b in pairwise(rows)]
+    reported = _reported_ties(report, metric)
+    ties = [
+        reported.get((above[0].name, below[0].name), _overlap(above[3], below[3]))
+        for above, below in pairwise(rows)
+    ]
     ranked = []
     for index, (layer, value, interval, (low, high)) in enumerate(rows):
         surely_above = len(rows) - bisect_right(lows, high)
@@ -128,7 +142,8 @@ def tie_runs(rows: Sequence[RankedLayer]) -> tuple[tuple[int, int], ...]:
     """
     runs: list[tuple[int, int]] = []
     for index, (above, below) in enumerate(pairwise(rows)):
-        if not _overlap(above.span, below.span):
+        is_next = below.position == above.position + 1
+        if not (above.is_tied_with_next if is_next else _overlap(above.span, below.span)):
             continue
         if runs and runs[-1][1] == index:
             runs[-1] = (runs[-1][0], index + 1)
@@ -154,6 +169,15 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
         if not front or points[i][1] < points[front[-1]][1] or points[i] == points[front[-1]]:
             front.append(i)
     return tuple(reversed(front))
+
+
+def _reported_ties(
+    report: SensitivityReport, metric: SensitivityMetric
+) -> dict[tuple[str, str], bool]:
+    """Return what the report itself says of neighbours, if it ranks by this measure."""
+    if _REPORTED_AS.get(metric.key) != report.metric or len(report.rankings) != 1:
+        return {}
+    return {(pair.above, pair.below): pair.is_tied for pair in report.rankings[0].comparisons}
 
 
 def _overlap(first: Interval, second: Interval) -> bool:

@@ -54,7 +54,7 @@ def ranking_figure(
 ) -> go.Figure:
     """Return horizontal bars, the most sensitive layer on top, each with its interval.
 
-    A bracket on the right joins neighbours whose intervals overlap. `customdata` of a bar is the
+    A bracket on the right joins neighbours that are tied. `customdata` of a bar is the
     layer's name.
 
     Args:

@@ -116,8 +116,9 @@ def _show_measured(run: Run, report: SensitivityReport) -> None:
                 ),
                 f"{metric.about} "
                 + (f"Whiskers: {metric.interval_name}." if metric.interval_name else ""),
-                "A bracket on the right joins neighbours whose whiskers overlap, or whose values "
-                "are equal: this data **cannot tell them apart**. Click a bar to select its layer.",
+                "A bracket on the right joins neighbours that this data **cannot tell apart**: "
+                "compared sample by sample where the ranking is by the report's own measure, else "
+                "because their whiskers overlap. Click a bar to select its layer.",
             )
         ),
         data=lambda: tables.table(ranking_rows(rows, metric)),

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor
 
-from quant_engine.affine import aligned
+from quant_engine.affine import QParams, aligned
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
 from quant_engine.kernels.operands import finish
@@ -87,19 +87,40 @@ def weights_of(layer: QuantizedLayer, codes: Tensor) -> IntegerWeights:
     return IntegerWeights(codes, by_output_channel(grid.scale, channels), points, bias)
 
 
+_SOURCES = ("quantized_weight", "weight_scale", "weight_zero_point", "input_scale")
+
+
 @dataclass(slots=True, eq=False)
 class _Built:
-    """What a form built, and the tensors and their versions that it built it from."""
+    """What a form built, and the tensors and their versions that it built it from.
+
+    Checked at every call, so it reads a layer's dictionaries directly: in small layers the way
+    through `nn.Module.__getattr__` would cost as much as the sums.
+    """
 
     packed: PackedLayer
     sources: tuple[Tensor | None, ...]
-    versions: tuple[int, ...]
+    versions: tuple[int | None, ...]
+    qparams: QParams | None
     grid: Grid | None
 
-    def fits(self, sources: tuple[Tensor | None, ...]) -> bool:
-        return all(new is old for new, old in zip(sources, self.sources, strict=True)) and (
-            tuple(map(_version, sources)) == self.versions
-        )
+    def fits(self, layer: QuantizedLayer) -> bool:
+        for new, old, version in zip(_sources(layer), self.sources, self.versions, strict=True):
+            if new is not old:
+                return False
+            if version is not None and new is not None and new._version != version:
+                return False
+        return True
+
+
+def _sources(layer: QuantizedLayer) -> tuple[Tensor | None, ...]:
+    buffers = layer._buffers
+    return (*(buffers[name] for name in _SOURCES), layer._parameters.get("bias"))
+
+
+def _version(tensor: Tensor | None) -> int | None:
+    """Return torch's count of in-place changes; None where it cannot be changed in place."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 class KernelForm(IntegerForm):
@@ -123,11 +144,16 @@ class KernelForm(IntegerForm):
 
     def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
         """Run a layer on a float input; returns float32."""
-        qparams = layer.input_grid(x)
-        if qparams is None:
+        if layer.scheme.activation is None:
             return run_on_float_input(layer, x, *arguments)
-        grid = self._build(layer).grid or Grid.of(qparams)
-        return self.run_codes(layer, to_codes(x, qparams), grid, PLAIN, *arguments)
+        built = self._build(layer)
+        qparams, grid = built.qparams, built.grid
+        if qparams is None or grid is None:
+            qparams = layer.input_grid(x)
+            if qparams is None:
+                return run_on_float_input(layer, x, *arguments)
+            grid = Grid.of(qparams)
+        return built.packed(to_codes(x, qparams), grid, PLAIN, *arguments)
 
     def run_codes(
         self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any
@@ -141,23 +167,16 @@ class KernelForm(IntegerForm):
         return packed(codes, grid, epilogue, *arguments)
 
     def _build(self, layer: QuantizedLayer) -> _Built:
-        sources = (
-            layer.quantized_weight,
-            layer.weight_scale,
-            layer.weight_zero_point,
-            layer.bias,
-            layer.input_scale,
-            layer.input_zero_point,
-        )
-        if self._built is None or not self._built.fits(sources):
+        if self._built is None or not self._built.fits(layer):
             reason = why_not_integer(layer)
             if reason:
                 raise UnsupportedLayerError(f"The layer cannot run on integers. {reason}")
-            qparams = layer.input_qparams
+            sources, qparams = _sources(layer), layer.input_qparams
             self._built = _Built(
                 _PACKERS[type(layer)](layer, self.kernel),
                 sources,
                 tuple(map(_version, sources)),
+                qparams,
                 None if qparams is None else Grid.of(qparams),
             )
         return self._built
@@ -199,8 +218,3 @@ def by_output_channel(values: Tensor, channels: int) -> Tensor:
     if not values.dim():
         return values.expand(channels).contiguous()
     return values.repeat(channels // len(values))
-
-
-def _version(tensor: Tensor | None) -> int:
-    """Return torch's count of in-place changes; tensors made in inference mode have none."""
-    return 0 if tensor is None or tensor.is_inference() else tensor._version

@@ -92,8 +92,7 @@ class OnednnLinear:
             sums = self._run(codes, _unscaled(grid), self._ones, None, PLAIN)
             own = without_counters(sums, self._weights.zero_point, 1, axis=1)
             return finish(scaled_sums(own, grid.scale, self._weights, axis=1), epilogue)
-        skip_is_codes = epilogue.skip_grid is not None
-        if epilogue.activation not in _LINEAR_ACTIVATIONS or skip_is_codes:
+        if not _can_fuse_into_product(epilogue):
             y = self._run(codes, grid, self._weights.scale, self._weights.bias, PLAIN)
             return finish(y, epilogue)
         return self._run(codes, grid, self._weights.scale, self._weights.bias, epilogue)
@@ -172,7 +171,7 @@ class OnednnConvolution:
             groups = self._convolution.groups
             own = without_counters(sums, self._weights.zero_point, groups, axis=1)
             return finish(scaled_sums(own, grid.scale, self._weights, axis=1), epilogue)
-        if not _can_fuse(epilogue):
+        if not _can_fuse_into_convolution(epilogue):
             y = self._run(codes, grid, self._weights.scale, self._weights.bias, PLAIN)
             return finish(y, epilogue)
         return self._run(codes, grid, self._weights.scale, self._weights.bias, epilogue)
@@ -220,7 +219,14 @@ class OnednnConvolution:
         return _limited(y, epilogue.output)
 
 
-def _can_fuse(epilogue: Epilogue) -> bool:
+def _can_fuse_into_product(epilogue: Epilogue) -> bool:
+    """Whether the product kernel does it all: it adds values, not codes, and then only a ReLU."""
+    if epilogue.skip is None:
+        return epilogue.activation in _LINEAR_ACTIVATIONS
+    return epilogue.skip_grid is None and epilogue.activation in (NO_ACTIVATION, "relu")
+
+
+def _can_fuse_into_convolution(epilogue: Epilogue) -> bool:
     """Whether the convolution kernel does it all: codes are added to codes, values to values."""
     if epilogue.activation not in _CONVOLUTION_ACTIVATIONS:
         return False

@@ -109,9 +109,10 @@ def without_counters(sums: Tensor, zero_point: Tensor, groups: int, axis: int) -
     """
     shape = [1] * (sums.dim() + 1)
     shape[axis : axis + 2] = groups, -1
-    split = (*sums.shape[:axis], groups, -1, *sums.shape[axis + 1 :])
+    width = sums.shape[axis] // groups
+    split = (*sums.shape[:axis], groups, width, *sums.shape[axis + 1 :])
     parts = sums.reshape(split)
-    own = parts.narrow(axis + 1, 0, parts.shape[axis + 1] - 1)
-    counted = parts.narrow(axis + 1, parts.shape[axis + 1] - 1, 1)
+    own = parts.narrow(axis + 1, 0, width - 1)
+    counted = parts.narrow(axis + 1, width - 1, 1)
     taken = zero_point.to(sums.dtype).view(shape) * counted
     return (own - taken).flatten(axis, axis + 1)

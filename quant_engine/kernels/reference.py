@@ -55,6 +55,9 @@ def multiply_codes(a: Tensor, b: Tensor) -> Tensor:
     """
     if not (a.shape[0] and b.shape[0] and a.shape[1]):
         return torch.zeros(a.shape[0], b.shape[0], dtype=torch.int32, device=a.device)
+    if a.shape[1] == 1:
+        # `torch._int_mm` returns unwritten memory for products of a single term (torch 2.13, CPU).
+        return a.to(torch.int32) * b.to(torch.int32).t()
     if not has_exact_int_mm(a.device.type):
         return _multiply_in_float(a, b)
     if a.device.type == "cpu":

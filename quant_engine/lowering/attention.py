@@ -60,8 +60,13 @@ def _is_simple(node: fx.Node, module: SplitMultiheadAttention) -> bool:
         and not any(extras.values())
         and module.bias_k is None
         and not module.add_zero_attn
-        and all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
+        and all(_takes_output(user) for user in node.users)
     )
+
+
+def _takes_output(user: fx.Node) -> bool:
+    """Whether a node takes the output out of the result; the weights may be unpacked but unused."""
+    return user.target is operator.getitem and bool(user.args[1] == 0 or not user.users)
 
 
 def _expand(traced: fx.GraphModule, node: fx.Node, module: SplitMultiheadAttention) -> None:
@@ -75,6 +80,7 @@ def _expand(traced: fx.GraphModule, node: fx.Node, module: SplitMultiheadAttenti
         mixed = traced.graph.call_module(f"{name}.core", tuple(projected))
         output = traced.graph.call_module(f"{name}.out_proj", (mixed,))
     for user in list(node.users):
-        user.replace_all_uses_with(output)
+        if user.args[1] == 0:
+            user.replace_all_uses_with(output)
         traced.graph.erase_node(user)
     traced.graph.erase_node(node)

@@ -14,7 +14,6 @@ from quant_engine.lowering.patterns import (
     is_in_place,
     is_max_pooling,
     is_value_node,
-    lowerable_layer,
     module_of,
 )
 from quant_engine.lowering.placement import Fusion, Placement, place_codes
@@ -116,16 +115,15 @@ class _Builder:
     def _round_input_of(self, node: fx.Node) -> None:
         """Round the input of a layer that runs later where the layer stood."""
         source = node.args[0]
-        if lowerable_layer(node) is None or not isinstance(source, fx.Node):
+        if node not in self._placement.layers or not isinstance(source, fx.Node):
             return
         if source in self._placement.grids:
             self._codes_of(source)
 
     def _add_fusion(self, fusion: Fusion) -> None:
         placement = self._placement
-        layer = lowerable_layer(fusion.layer)
+        layer = placement.layers[fusion.layer]
         source = fusion.layer.args[0]
-        assert layer is not None
         assert isinstance(source, fx.Node)
         takes_codes = source in placement.grids
         operands = [self._codes_of(source) if takes_codes else self._values[source]]
@@ -145,8 +143,16 @@ class _Builder:
             output=output,
             skip=skip_grid,
         )
-        made = self._call(self._free_name(str(fusion.layer.target)), step, *operands)
+        made = self._call(self._free_name(self._name_of(fusion)), step, *operands)
         (self._codes if gives_codes else self._values)[fusion.end] = made
+
+    def _name_of(self, fusion: Fusion) -> str:
+        """Return the layer's name, or another one if somebody else calls the layer as it is."""
+        name = str(fusion.layer.target)
+        callers = (node for node in self._traced.graph.nodes if node.target == name)
+        return (
+            name if all(node in self._placement.layers for node in callers) else f"{name}_lowered"
+        )
 
     def _add_codes_step(self, node: fx.Node) -> None:
         """Repeat on codes a step that does not mind them."""
@@ -160,7 +166,7 @@ class _Builder:
             self._codes[node] = self._call(name, ClampCodes(qparams, activation), codes)
         elif is_max_pooling(node):
             pool = cast(nn.MaxPool2d, module_of(node))
-            name = self._free_name(str(node.target))
+            name = self._free_name(f"pool_{node.name}")
             self._codes[node] = self._call(name, MaxPoolCodes(pool), codes)
         else:
             known = {**self._values, source: codes}

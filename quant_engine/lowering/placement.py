@@ -13,7 +13,7 @@ from torch import fx
 
 from quant_engine.affine import QParams
 from quant_engine.kernels import Grid
-from quant_engine.layers import QuantizedLinear
+from quant_engine.layers import QuantizedLayer, QuantizedLinear
 from quant_engine.lowering.patterns import (
     added_nodes,
     clamp_of,
@@ -55,6 +55,7 @@ class Placement:
         qparams: Grid -> the same as tensors.
         fusions: Last node of a fusion -> the fusion.
         fused: Nodes that run inside a fusion and have no value of their own.
+        layers: Node -> the layer it calls, for layers that can compute on integers.
     """
 
     grids: dict[fx.Node, Grid] = field(default_factory=dict)
@@ -62,11 +63,13 @@ class Placement:
     qparams: dict[Grid, QParams] = field(default_factory=dict)
     fusions: dict[fx.Node, Fusion] = field(default_factory=dict)
     fused: set[fx.Node] = field(default_factory=set)
+    layers: dict[fx.Node, QuantizedLayer] = field(default_factory=dict)
 
 
 def place_codes(graph: fx.Graph) -> Placement:
     """Decide, from the last node to the first, which values are held as codes."""
-    placement = Placement()
+    layers = {node: lowerable_layer(node) for node in graph.nodes}
+    placement = Placement(layers={n: layer for n, layer in layers.items() if layer is not None})
     _find_fusions(graph, placement)
     additions = {f.addition: f for f in placement.fusions.values() if f.addition is not None}
     passed_through: set[fx.Node] = set()
@@ -99,7 +102,7 @@ def _wanted_by(user: fx.Node, node: fx.Node, placement: Placement) -> Grid | Non
     """Return the grid that `user` rounds `node` to; None if it reads the float value."""
     if input_of(user) is not node or user.all_input_nodes.count(node) != 1:
         return None
-    layer = lowerable_layer(user)
+    layer = placement.layers.get(user)
     if layer is not None and layer.input_qparams is not None:
         grid = Grid.of(layer.input_qparams)
         placement.qparams[grid] = layer.input_qparams
@@ -119,7 +122,7 @@ def _may_skip_codes(fusion: Fusion, placement: Placement) -> bool:
     Codes are a quarter of the bytes; the price is one more rounding on the way of the skipped
     value. A Linear layer whose result stays float, as in a transformer, keeps a float sum.
     """
-    is_linear = isinstance(lowerable_layer(fusion.layer), QuantizedLinear)
+    is_linear = isinstance(placement.layers[fusion.layer], QuantizedLinear)
     return fusion.end in placement.codes_only or not is_linear
 
 
@@ -131,12 +134,10 @@ def _find_fusions(graph: fx.Graph, placement: Placement) -> None:
         pair = added_nodes(node)
         if pair is None:
             continue
-        layers = [n for n in pair if lowerable_layer(n) is not None and len(n.users) == 1]
+        layers = [n for n in pair if n in placement.layers and len(n.users) == 1]
         if layers and overwritten.isdisjoint(set(pair) - set(layers)):
             main[node] = max(layers, key=lambda n: order[n])
-    for node in graph.nodes:
-        if lowerable_layer(node) is None:
-            continue
+    for node in placement.layers:
         end, addition, skip = node, None, None
         if input_of(node) in overwritten:
             placement.fusions[node] = Fusion(node, None, None, "", node)

@@ -6,6 +6,9 @@ those codes stand for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +30,15 @@ class LoweredStep(nn.Module):
     """
 
     is_integer: bool = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the step's grids along with the model; they stay in float32."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in list(vars(self).items()):
+            if isinstance(value, QParams):
+                device = fn(torch.empty(0, device=value.scale.device)).device
+                setattr(self, name, value.to(device))
+        return self
 
 
 class RoundToCodes(LoweredStep):

@@ -2,7 +2,8 @@
 
 A report is the one contract between the engine and everything that shows its results. It holds no
 tensors: histograms, quantiles and sums only, so a figure is a pure function of it. Reports
-round-trip through JSON exactly; `SCHEMA_VERSION` changes whenever a field does.
+round-trip through JSON exactly. A new field has a default, so that older reports still load;
+`SCHEMA_VERSION` changes whenever one is taken away or means something else.
 """
 
 from quant_engine.report.layers import (
@@ -17,12 +18,29 @@ from quant_engine.report.model import (
     OutputReport,
     SizeReport,
 )
+from quant_engine.report.response import (
+    AgreementFigures,
+    AgreementPoint,
+    ConfigurationScore,
+    ConfigurationSize,
+    ResponseAgreement,
+    ResponseLayer,
+    ResponseOption,
+    ResponseReport,
+    StoredTensor,
+)
 from quant_engine.report.schema import (
     SCHEMA_VERSION,
+)
+from quant_engine.report.search import (
+    ConfigurationPoint,
+    FrontierReport,
 )
 from quant_engine.report.sensitivity import (
     CumulativePoint,
     LayerSensitivity,
+    NeighbourComparison,
+    Ranking,
     SensitivityReport,
 )
 from quant_engine.report.tensors import (
@@ -47,21 +65,34 @@ __all__ = [
     "QUANTIZED",
     "SCHEMA_VERSION",
     "UNSUPPORTED",
+    "AgreementFigures",
+    "AgreementPoint",
     "ChannelRanges",
     "CodeUsage",
+    "ConfigurationPoint",
+    "ConfigurationScore",
+    "ConfigurationSize",
     "CumulativePoint",
     "Environment",
     "ErrorHistogram",
     "ErrorMetrics",
+    "FrontierReport",
     "LayerExecution",
     "LayerReport",
     "LayerSensitivity",
     "LayerSize",
     "ModelReport",
+    "NeighbourComparison",
     "OutputReport",
     "RangeChoice",
+    "Ranking",
+    "ResponseAgreement",
+    "ResponseLayer",
+    "ResponseOption",
+    "ResponseReport",
     "SensitivityReport",
     "SizeReport",
+    "StoredTensor",
     "TensorReport",
     "TimingEntry",
     "TimingReport",

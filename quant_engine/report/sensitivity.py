@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
@@ -18,10 +18,9 @@ class LayerSensitivity:
 
     Attributes:
         name: Name of the layer.
-        option: What was tried on it, such as "int8 weights + int8 input".
+        option: What was tried on it, such as "int8 weights + int8 inputs".
         kl_divergence: Mean KL(float || changed model), in nats; None without logits.
-        interval: 95 % bootstrap interval of `kl_divergence` over samples (of `nmse` without
-            logits).
+        interval: 95 % bootstrap interval over samples of the report's `metric`.
         sqnr_db: SQNR of the output, in dB.
         nmse: NMSE of the output.
         top1_agreement: Share of samples with the same largest logit, 0 to 1; None without logits.
@@ -29,6 +28,7 @@ class LayerSensitivity:
         float_bytes: Bytes of the layer in float.
         quantized_bytes: Bytes of the layer under the option.
         parameters: Weights and biases of the layer.
+        value: The report's `metric`; None in reports that were stored without it.
     """
 
     name: str
@@ -42,6 +42,42 @@ class LayerSensitivity:
     float_bytes: int
     quantized_bytes: int
     parameters: int
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourComparison:
+    """Two neighbours in a ranking, compared on the same samples.
+
+    Attributes:
+        above: Name of the layer that ranks higher: the more sensitive one.
+        below: Name of the layer right after it.
+        difference: How much more harm is measured for the upper one, from 0 up, in the unit of the
+            metric (of the NMSE for "sqnr_db").
+        interval: 95 % interval of the difference, by a paired bootstrap over samples.
+        is_tied: Whether the data does not tell the two apart.
+    """
+
+    above: str
+    below: str
+    difference: float
+    interval: tuple[float, float]
+    is_tied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The layers under one option, the most sensitive first.
+
+    Attributes:
+        option: Name of the option; empty where every layer has the recipe's own scheme.
+        layers: Names of the layers.
+        comparisons: Each layer but the last with the one after it.
+    """
+
+    option: str
+    layers: tuple[str, ...]
+    comparisons: tuple[NeighbourComparison, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +109,23 @@ class SensitivityReport:
         model_name: What the caller calls the model.
         recipe: The recipe whose layers were switched one by one.
         direction: "one_at_a_time" (only this layer quantized) or "leave_one_out" (all but this).
-        layers: One entry for each layer, in the order they run.
-        reference: The model with every layer of the recipe quantized.
-        cumulative: The curve of quantizing the k least sensitive layers; empty if not asked for.
+        layers: One entry for each layer and option: layers in the order they run, the options of
+            each in the order given.
+        reference: The model with every layer of the recipe quantized, under the first option.
+        cumulative: The curve of quantizing the k least sensitive layers under the first option;
+            empty if not asked for.
         samples: Samples in the evaluation data.
         accuracy_float: Accuracy of the float model; None without labels.
         seed: Seed of the bootstrap.
         is_partial: True if the measurement was stopped early.
         notes: What happened on the way, such as why full forwards were needed.
         schema_version: Version of this layout.
+        metric: What `value` and `interval` of the layers are and layers are ranked by:
+            "kl_divergence", "nmse", "sqnr_db", "top1_agreement", "accuracy_drop", or the name of
+            the caller's own function.
+        parts: What was quantized: "both", "weights" or "activations" (the inputs of layers).
+        references: The model with every layer quantized, once for each option.
+        rankings: One for each option, with what cannot be told apart.
     """
 
     model_name: str
@@ -96,6 +140,38 @@ class SensitivityReport:
     is_partial: bool = False
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    metric: str = "kl_divergence"
+    parts: str = "both"
+    references: tuple[LayerSensitivity, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options, in the order given; one empty name for the recipe's schemes."""
+        return tuple(ranking.option for ranking in self.rankings)
+
+    def only(self, option: str) -> SensitivityReport:
+        """Return the part of the report that is about one option.
+
+        The curve of the k least sensitive layers stays with the first option.
+
+        Raises:
+            KeyError: If it holds no such option; the message names those it holds.
+        """
+        if option not in self.options:
+            raise KeyError(f"{option!r} is no option of this report. Valid: {self.options}")
+        place = self.options.index(option)
+        reference = self.references[place]
+        if not option:
+            return self
+        return replace(
+            self,
+            layers=tuple(layer for layer in self.layers if layer.option == option),
+            reference=reference,
+            references=(reference,),
+            cumulative=self.cumulative if place == 0 else (),
+            rankings=(self.rankings[place],),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""

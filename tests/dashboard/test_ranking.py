@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from dashboard.figures.ranking import pareto_front, rank_layers, tie_runs
 from dashboard.figures.sensitivity_metrics import METRICS, available_metrics, wilson_interval
+from quant_engine.report import NeighbourComparison, Ranking
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
 KL = METRICS["kl"]
@@ -77,6 +79,28 @@ def test_ties_are_between_neighbours_whose_intervals_overlap():
     assert tie_runs(ranked) == ((1, 3),)
     # second and fourth do not overlap: the third's place is open, theirs are not both.
     assert [row.rank_text for row in ranked] == ["1", "2 (2–3)", "3 (2–4)", "4 (3–4)", "5"]
+
+
+def test_the_reports_own_comparison_goes_before_overlapping_intervals():
+    layers = [
+        make_layer("a", 0.5, (0.1, 0.9)),
+        make_layer("b", 0.4, (0.1, 0.8)),
+        make_layer("c", 0.1, (0.09, 0.11)),
+    ]
+    pairs = (
+        NeighbourComparison("a", "b", 0.1, (0.05, 0.15), is_tied=False),
+        NeighbourComparison("b", "c", 0.3, (-0.1, 0.5), is_tied=True),
+    )
+    plain = make_report(layers)
+    report = replace(plain, rankings=(Ranking("", ("a", "b", "c"), pairs),))
+
+    assert tie_runs(rank_layers(plain, KL)) == ((0, 2),)
+    assert tie_runs(rank_layers(report, KL)) == ((1, 2),)
+    # Rows that are no neighbours in the ranking were not compared: their intervals decide.
+    first, _, last = rank_layers(report, KL)
+    assert tie_runs((first, last)) == ((0, 1),)
+    # Nor does the report compare by another measure.
+    assert rank_layers(replace(report, metric="nmse"), KL) == rank_layers(plain, KL)
 
 
 def test_ties_in_leave_one_out_use_the_same_intervals():

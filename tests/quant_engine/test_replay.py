@@ -17,7 +17,7 @@ from quant_engine import calibrate, measure_sensitivity
 from quant_engine.batches import Batch
 from quant_engine.forward import model_output
 from quant_engine.replay import Replay
-from quant_engine.sweep import share_tensors
+from quant_engine.sweep import VariantRunner, share_tensors
 from sample_models import get_model_info, list_models, load_model
 
 
@@ -144,6 +144,33 @@ def test_work_before_the_change_is_not_done_again(generator: torch.Generator) ->
     ran.clear()
     replay.run(batch, replay.first_call([copy.get_submodule("2.0")]))
     assert [name for name in ran if isinstance(name, str)] == ["2.0", "3.0"]
+
+
+@pytest.mark.parametrize("is_in_place", [False, True])
+def test_answers_changed_in_place_later_are_replayed_too(is_in_place: bool) -> None:
+    torch.manual_seed(0)
+    steps = [(nn.Linear(4, 4), nn.ReLU(inplace=is_in_place)) for _ in range(4)]
+    model = nn.Sequential(*(module for step in steps for module in step)).eval()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    runner = VariantRunner(model, {name: {"other": nn.Linear(4, 4)} for name in names})
+    ran: list[str] = []
+    for name in names:
+        switch = runner._model.get_submodule(name)
+        switch.get_submodule("float_layer").register_forward_pre_hook(
+            lambda *_, name=name: ran.append(name)
+        )
+    batch = Batch((torch.randn(2, 4),), samples=2)
+    passes = []
+    for _ in range(2):
+        ran.clear()
+        assert runner.run(batch, [{"6": "other"}]).full_forwards_because == ""
+        passes.append(tuple(ran))
+
+    recorded, verified = ("0", "2", "4", "6"), ("6",)
+    # The last layer is the one that is changed: nothing before it runs again.
+    once = (*recorded, *verified)
+    # Only on the first batch is it news that answers are changed later.
+    assert passes == [(*recorded, *once) if is_in_place else once, once]
 
 
 def test_tuple_and_dict_outputs(generator: torch.Generator) -> None:

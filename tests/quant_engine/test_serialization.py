@@ -84,6 +84,12 @@ def test_mappings_become_objects_with_text_keys():
     assert encode({1: (math.inf, [2])}) == {"1": ["inf", [2]]}
 
 
+def test_what_was_stored_before_a_field_existed_gets_its_default():
+    data = encode(OUTER)
+    del data["share"]
+    assert decode(Outer, data) == OUTER
+
+
 def changed(**changes):
     return {**encode(OUTER), **changes}
 

@@ -1,0 +1,56 @@
+"""Configurations worth choosing, predicted and measured side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from quant_engine.report.response import ConfigurationScore
+from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
+from quant_engine.serialization import decode, encode
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationPoint:
+    """A configuration and what it does.
+
+    Attributes:
+        configuration: Pairs (layer, option); layers left out are float.
+        predicted: What the response predicts.
+        measured: What running the model gave; None where it was not run.
+    """
+
+    configuration: tuple[tuple[str, str], ...]
+    predicted: ConfigurationScore
+    measured: ConfigurationScore | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the configuration as layer name -> option name."""
+        return dict(self.configuration)
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierReport:
+    """Configurations none of which is both larger and predicted worse than another.
+
+    Attributes:
+        points: From the smallest to the float model.
+        verdict: How far the predictions can be trusted on this model.
+        schema_version: Version of this layout.
+    """
+
+    points: tuple[ConfigurationPoint, ...]
+    verdict: str
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(encode(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> FrontierReport:
+        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
+        data: Any = parse_report(text)
+        require_version(data)
+        return decode(cls, data)

@@ -1,0 +1,324 @@
+"""Logit response: the predicted output of any configuration, from one set of backward passes.
+
+Example:
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> response = LogitResponse.measure(model, torch.randn(16, 4))
+    >>> response.predict({"0": "int4 weights + int8 inputs"}).shape
+    (16, 3)
+    >>> response.score({"0": "int4 weights + int8 inputs"}).size.weight_bytes
+    16
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from quant_engine.batches import Data, count_batches, is_rereadable
+from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
+from quant_engine.choices import suggest
+from quant_engine.configuration_size import configuration_size
+from quant_engine.conversion import check_layer_names
+from quant_engine.errors import DataError, SchemeError
+from quant_engine.histogram import FloatArray
+from quant_engine.option_layers import Configuration, build_option_layers
+from quant_engine.options import FLOAT_OPTION, Options, bit_options, name_options
+from quant_engine.preparation import prepare
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.report import (
+    ConfigurationScore,
+    ConfigurationSize,
+    ResponseAgreement,
+    ResponseReport,
+)
+from quant_engine.response_arrays import ResponseArrays
+from quant_engine.response_measurement import ResponseMeasurement, ResponseSettings
+from quant_engine.response_storage import pack_response, unpack_response
+from quant_engine.scheme import LayerScheme, Recipe
+from quant_engine.selection import list_layers
+from quant_engine.statistics import to_sqnr_db
+
+PathLike: TypeAlias = str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class LogitResponse:
+    """What every layer's quantization does to the output, ready to be added up.
+
+    To first order, quantizing several layers moves the output by the sum of what each of them moves
+    it by. That sum knows where errors add and where they cancel. See `docs/math.md`.
+
+    Attributes:
+        report: Layers, options, sizes, and the agreement with measured values.
+        arrays: The shifts.
+    """
+
+    report: ResponseReport
+    arrays: ResponseArrays
+
+    @classmethod
+    @torch.inference_mode(False)  # what is made in inference mode has no gradients
+    def measure(
+        cls,
+        model: nn.Module,
+        calibration_data: Data | Calibration,
+        recipe: Recipe | None = None,
+        *,
+        options: Options | None = None,
+        evaluation_data: Data | None = None,
+        classes: int = 32,
+        top_k: int = 16,
+        projections: int = 16,
+        agreement_configurations: int = 40,
+        agreement_samples: int = 256,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> LogitResponse:
+        """Measure the response of a model, and how well it predicts that model.
+
+        Args:
+            model: The float model; it is not changed.
+            calibration_data: A tensor or an iterable of batches, or the result of `calibrate`.
+            recipe: Its excluded layers stay float; its schemes give the default options.
+            options: Schemes to choose from for every layer; by default the recipe's scheme at 8, 6,
+                4, 3 and 2 bits.
+            evaluation_data: What predictions are about. If None, the calibration data.
+            classes: Outputs of up to this many values a sample are predicted completely, at one
+                backward pass a value. Of larger ones some directions are; see `response_output`.
+            top_k: Largest logits that are then predicted one by one.
+            projections: Random projections of the rest.
+            agreement_configurations: Random configurations that are run for the agreement.
+            agreement_samples: The check runs whole batches until this many samples were run.
+            seed: Seed of projections and random configurations.
+            progress: Called often; may raise to cancel.
+
+        Returns:
+            The response, with its agreement.
+
+        Raises:
+            SchemeError: If a setting is not allowed, `recipe` is no Recipe, or it names layers that
+                do not exist.
+            DataError: If data or weights are empty, malformed, or hold NaN or Inf.
+            ModelForwardError: If the model raises on the data.
+            UnsupportedLayerError: If there is no layer to choose for.
+        """
+        recipe = recipe_or_default(recipe)
+        settings = ResponseSettings(
+            classes=_at_least(1, "classes", classes),
+            top_k=_at_least(1, "top_k", top_k),
+            projections=_at_least(2, "projections", projections),
+            configurations=_at_least(1, "agreement_configurations", agreement_configurations),
+            agreement_samples=_at_least(1, "agreement_samples", agreement_samples),
+            seed=_at_least(0, "seed", seed),
+        )
+        if top_k >= classes:
+            raise SchemeError(
+                f"top_k is {top_k} and classes {classes}. top_k must be smaller: outputs of up to "
+                "`classes` values are predicted completely."
+            )
+        named = bit_options(recipe) if options is None else name_options(options)
+        prepared = prepare(model)
+        check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+        calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
+        meter = ProgressMeter(progress, 0)
+        if isinstance(calibration_data, Calibration):
+            calibration = calibration_data
+        else:
+            meter.extend(count_batches(calibration_data) or 0)
+            calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+        layers = build_option_layers(prepared, named, calibration, recipe, meter)
+        measurement = ResponseMeasurement(prepared, layers, named, settings)
+        measurement.run(evaluation_data, meter)
+        return cls(*measurement.finish(recipe))
+
+    @property
+    def agreement(self) -> ResponseAgreement:
+        """How far predictions can be trusted on this model."""
+        return self.report.agreement
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can be chosen for, in the order they run."""
+        return tuple(self._places)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options besides "float"."""
+        return tuple(self._option_places)
+
+    def predict(self, configuration: Configuration) -> FloatArray:
+        """Return the predicted output of the model under a configuration.
+
+        Args:
+            configuration: Layer name -> option name; layers left out stay float.
+
+        Returns:
+            float64, shape (samples, ...) of the model's output. Of many logits the largest are
+            predicted one by one, and the others move together.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+            DataError: If only projections of the output are known.
+        """
+        arrays = self.arrays
+        kept = arrays.base.shape[1]
+        shift = arrays.shift(self.chosen(configuration))[:, :kept]
+        if arrays.is_complete:
+            flat = arrays.base + shift
+        elif arrays.output is not None and arrays.classes is not None:
+            flat = arrays.output + shift[:, -1:]
+            largest = np.take_along_axis(arrays.output, arrays.classes, axis=1) + shift[:, :-1]
+            np.put_along_axis(flat, arrays.classes, largest, axis=1)
+        else:
+            raise DataError(
+                "Only random projections of this output are known, so it cannot be predicted value "
+                "by value; `score` works. Measure with a larger `classes` to know all of it."
+            )
+        return flat.reshape(-1, *self.report.output_shape)
+
+    def score(self, configuration: Configuration) -> ConfigurationScore:
+        """Return the predicted effect of a configuration and its bytes.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+        """
+        arrays, chosen = self.arrays, self.chosen(configuration)
+        kept = arrays.base.shape[1]
+        harm = arrays.harm(chosen)
+        shift = arrays.shift(chosen)
+        nmse = sqnr = agreement = accuracy = None
+        if arrays.is_complete or not arrays.has_logits:
+            signal = float(arrays.signal.sum())
+            noise = float(np.square(shift).sum()) if arrays.has_logits else harm * signal
+            sqnr = to_sqnr_db(signal, noise)
+            nmse = noise / signal if signal else harm
+        if arrays.has_logits and kept:
+            answers = arrays.answers(arrays.base + shift[:, :kept])
+            agreement = float((answers == arrays.float_answers).mean())
+            if arrays.labels is not None:
+                accuracy = float((answers == arrays.labels).mean())
+        return ConfigurationScore(
+            kl_divergence=harm if arrays.has_logits else None,
+            nmse=nmse,
+            sqnr_db=sqnr,
+            top1_agreement=agreement,
+            accuracy=accuracy,
+            size=self.size(configuration),
+        )
+
+    def size(self, configuration: Configuration) -> ConfigurationSize:
+        """Return the bytes of the model under a configuration; exact, not predicted.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+        """
+        chosen = dict(self.chosen(configuration))
+        return configuration_size(
+            chain(
+                self.report.leftovers,
+                *(
+                    layer.stored[chosen[place] + 1 if place in chosen else 0]
+                    for place, layer in enumerate(self.report.layers)
+                ),
+            )
+        )
+
+    def chosen(self, configuration: Configuration) -> list[tuple[int, int]]:
+        """Return the places of (layer, option) in the arrays; float layers are left out.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist; the message names the likely one.
+        """
+        pairs = []
+        for name, option in configuration.items():
+            if name not in self._places:
+                reason = dict(self.report.skipped).get(name)
+                known = f"It stays float: {reason}" if reason else suggest(name, self._places)
+                raise SchemeError(f"{name!r} is no layer of this response. {known}")
+            if option == FLOAT_OPTION:
+                continue
+            if option not in self._option_places:
+                valid = [FLOAT_OPTION, *self._option_places]
+                raise SchemeError(
+                    f"{option!r}, for layer {name!r}, is no option of this response. "
+                    f"{suggest(option, valid)}"
+                )
+            pairs.append((self._places[name], self._option_places[option]))
+        return pairs
+
+    def uniform(self, option: str) -> dict[str, str]:
+        """Return the configuration in which every layer has the same option."""
+        return dict.fromkeys(self.layers, option)
+
+    def recipe(self, configuration: Configuration) -> Recipe:
+        """Return a recipe that quantizes a model as a configuration says.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+        """
+        chosen = dict(self.chosen(configuration))
+        recipe = self.report.recipe
+        stays_float = [n for place, n in enumerate(self.layers) if place not in chosen]
+        schemes: Mapping[str, LayerScheme] = {
+            name: self.report.options[chosen[place]].scheme
+            for place, name in enumerate(self.layers)
+            if place in chosen
+        }
+        result = Recipe(recipe.weight, recipe.activation, recipe.exclude_layers, schemes)
+        return result.with_excluded(*stays_float)
+
+    def to_bytes(self) -> bytes:
+        """Return the response as the bytes of an .npz file."""
+        return pack_response(self.report, self.arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LogitResponse:
+        """Rebuild a response from `to_bytes`; raises StorageError where it does not fit."""
+        return cls(*unpack_response(data))
+
+    def save(self, path: PathLike) -> None:
+        """Write the response to a file."""
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, path: PathLike) -> LogitResponse:
+        """Read a response; raises StorageError if the file holds none."""
+        return cls.from_bytes(Path(path).read_bytes())
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {layer.name: place for place, layer in enumerate(self.report.layers)}
+
+    @cached_property
+    def _option_places(self) -> dict[str, int]:
+        return {option.name: place for place, option in enumerate(self.report.options)}
+
+
+def _at_least(lowest: int, what: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise SchemeError(f"{what} is {value!r}. It must be a whole number from {lowest} up.")
+    return value
+
+
+def read_twice(
+    calibration_data: Data | Calibration, evaluation_data: Data | None
+) -> tuple[Data | Calibration, Data]:
+    """Return calibration and evaluation data; the same data is kept if it can be read only once."""
+    if evaluation_data is not None:
+        return calibration_data, evaluation_data
+    if isinstance(calibration_data, Calibration):
+        raise SchemeError(
+            "calibration_data is a Calibration, which holds no data to run the model on. "
+            "Give evaluation_data."
+        )
+    kept = calibration_data if is_rereadable(calibration_data) else list(calibration_data)
+    return kept, kept

@@ -1,0 +1,299 @@
+"""Measuring a response: forward once, backward once a direction, and the check by running."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quant_engine.batches import Batch, Data, count_batches, iterate_batches
+from quant_engine.configuration_size import list_stored
+from quant_engine.forward import model_output
+from quant_engine.option_layers import Configuration, ConfigurationRunner, OptionLayers
+from quant_engine.preparation import PreparedModel
+from quant_engine.progress import ProgressMeter
+from quant_engine.report import (
+    AgreementPoint,
+    ResponseAgreement,
+    ResponseLayer,
+    ResponseOption,
+    ResponseReport,
+)
+from quant_engine.report.response import BY_GRADIENT, BY_RUNNING, LOGITS, VALUES
+from quant_engine.response_agreement import HarmSums, as_pairs, draw_random, draw_single, judge
+from quant_engine.response_arrays import ResponseArrays
+from quant_engine.response_gradients import linear_response
+from quant_engine.response_output import Directions, OutputPlan
+from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSettings:
+    """How a response is measured.
+
+    Attributes:
+        classes: Outputs of at most this many values a row are predicted completely.
+        top_k: Largest logits that are predicted one by one where there are more.
+        projections: Random projections of what is not.
+        configurations: Random configurations that are run for the agreement.
+        agreement_samples: No more batches are run for it once this many rows were.
+        seed: Seed of projections and configurations.
+    """
+
+    classes: int
+    top_k: int
+    projections: int
+    configurations: int
+    agreement_samples: int
+    seed: int
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """What one batch gave; see `ResponseArrays`."""
+
+    base: Tensor
+    shifts: Tensor
+    roundings: Tensor
+    signal: Tensor
+    labels: Tensor | None
+    output: Tensor
+    classes: Tensor | None
+
+
+@dataclass(slots=True, eq=False)
+class ResponseMeasurement:
+    """A measurement under way.
+
+    Attributes:
+        prepared: The float model; gradients of its parameters are switched off.
+        option_layers: Its layers under every option.
+        options: Option name -> scheme.
+        settings: How it is measured.
+    """
+
+    prepared: PreparedModel
+    option_layers: OptionLayers
+    options: Mapping[str, LayerScheme]
+    settings: ResponseSettings
+    _runner: ConfigurationRunner = field(init=False)
+    _single: list[Configuration] = field(init=False)
+    _random: list[Configuration] = field(init=False)
+    _sums: list[HarmSums] = field(default_factory=list)
+    _checked_rows: int = 0
+    _parts: list[_Part] = field(default_factory=list)
+    _reasons: dict[str, str] = field(default_factory=dict)
+    _plan: OutputPlan | None = None
+    _roundings: dict[str, TensorScheme] = field(default_factory=dict)
+    _sources: dict[str, frozenset[str]] = field(default_factory=dict)
+    _full_forwards_because: str = ""
+
+    def __post_init__(self) -> None:
+        self.prepared.model.requires_grad_(False)
+        schemes: list[TensorScheme] = []
+        for name, scheme in self.options.items():
+            if scheme.activation is not None and scheme.activation not in schemes:
+                schemes.append(scheme.activation)
+                self._roundings[name] = scheme.activation
+        forms = self.option_layers.forms
+        self._runner = ConfigurationRunner(self.prepared.model, forms)
+        generator = np.random.default_rng(self.settings.seed)
+        self._single = draw_single(list(forms), list(self.options), generator)
+        count = self.settings.configurations
+        self._random = draw_random(list(forms), list(self.options), count, generator)
+
+    def run(self, data: Data, meter: ProgressMeter) -> None:
+        """Stream the evaluation data, one batch at a time."""
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        batches = count_batches(data)
+        for number, batch in enumerate(iterate_batches(data, "evaluation_data"), start=1):
+            text = f"response: batch {number}" + (f"/{batches}" if batches else "")
+            output = model_output(self.prepared.model, batch)
+            if self._plan is None:
+                s = self.settings
+                self._plan = OutputPlan.choose(
+                    output, batch.labels, s.classes, s.top_k, s.projections
+                )
+            directions = Directions(self._plan, output, generator)
+            meter.extend(self._plan.count)
+            self._parts.append(self._measure(batch, output, directions, meter, text))
+            if self._checked_rows < self.settings.agreement_samples:
+                self._check(batch, directions.rows, meter, text)
+
+    def finish(self, recipe: Recipe) -> tuple[ResponseReport, ResponseArrays]:
+        """Return what was found."""
+        assert self._plan is not None
+        plan, arrays = self._plan, self._join(self._plan)
+        errors = arrays.projection_errors()
+        known = errors[errors > 0]
+        layers, leftovers = list_stored(
+            self.prepared.model, self.option_layers.forms, self.option_layers.quantizable
+        )
+        accuracy = None
+        if arrays.labels is not None:
+            accuracy = float((arrays.float_answers == arrays.labels).mean())
+        report = ResponseReport(
+            recipe=recipe,
+            options=tuple(ResponseOption(name, scheme) for name, scheme in self.options.items()),
+            layers=tuple(
+                ResponseLayer(
+                    name=name,
+                    method=BY_RUNNING if name in self._reasons else BY_GRADIENT,
+                    reason=self._reasons.get(name, ""),
+                    tied_to=tied,
+                    stored=layers[name],
+                )
+                for name, tied in self._ties().items()
+            ),
+            skipped=tuple(self.option_layers.skipped.items()),
+            leftovers=leftovers,
+            kind=LOGITS if plan.has_logits else VALUES,
+            output_shape=plan.shape,
+            is_complete=plan.is_complete,
+            projection_error=float(np.median(known)) if len(known) else 0.0,
+            samples=arrays.rows,
+            float_accuracy=accuracy,
+            agreement=self._agreement(arrays),
+            seed=self.settings.seed,
+            notes=(*self.prepared.notes, *self._notes()),
+        )
+        return report, arrays
+
+    def _measure(
+        self,
+        batch: Batch,
+        output: Tensor,
+        directions: Directions,
+        meter: ProgressMeter,
+        text: str,
+    ) -> _Part:
+        forms, size = self.option_layers.forms, len(self.options)
+
+        def passed() -> None:
+            meter.step(f"{text}, backward passes")
+
+        found = linear_response(
+            self.prepared.model, forms, list(self._roundings), batch, directions, passed
+        )
+        self._sources = self._sources or found.sources
+        self._reasons.update(found.reasons)
+        shifts = {**found.shifts, **self._run_alone(found.reasons, batch, directions, meter, text)}
+        flat = output.reshape(directions.rows, -1)
+        return _Part(
+            base=directions.base.float(),
+            shifts=torch.stack([shifts[name][:size] for name in forms]).float(),
+            roundings=torch.stack([shifts[name][size:] for name in forms]).float(),
+            signal=flat.double().square().sum(dim=1),
+            labels=directions.label_columns(self._labels(batch, output)),
+            output=flat.float(),
+            classes=directions.classes,
+        )
+
+    def _labels(self, batch: Batch, output: Tensor) -> Tensor | None:
+        assert self._plan is not None
+        labels = batch.labels
+        is_fitting = labels is not None and labels.shape == output.shape[:-1]
+        is_answer = self._plan.has_logits and self._plan.kept > 0
+        return labels if is_answer and is_fitting else None
+
+    def _run_alone(
+        self,
+        names: Collection[str],
+        batch: Batch,
+        directions: Directions,
+        meter: ProgressMeter,
+        text: str,
+    ) -> dict[str, Tensor]:
+        """Return the shifts that running the model with one changed layer gives."""
+        if not names:
+            return {}
+        shifts: list[Tensor] = []
+        configurations = [{name: option} for name in names for option in self.options]
+        meter.extend(len(configurations))
+
+        def keep(expected: Tensor, output: Tensor) -> None:
+            shifts.append(directions.along(output.double() - expected.double()))
+            meter.step(f"{text}, layers without a gradient")
+
+        self._full_forwards_because = self._runner.run(batch, configurations, keep)
+        size = len(self.options)
+        # What rounding the input does is not told apart here: all of the shift counts as certain.
+        none = [torch.zeros_like(shifts[0]) for _ in self._roundings]
+        return {
+            name: torch.stack([*shifts[place * size : (place + 1) * size], *none])
+            for place, name in enumerate(names)
+        }
+
+    def _check(self, batch: Batch, rows: int, meter: ProgressMeter, text: str) -> None:
+        assert self._plan is not None
+        configurations = [*self._single, *self._random]
+        if not self._sums:
+            self._sums = [HarmSums(self._plan.has_logits) for _ in configurations]
+        meter.extend(len(configurations))
+        remaining = iter(self._sums)
+
+        def compare(expected: Tensor, output: Tensor) -> None:
+            next(remaining).update(expected, output)
+            meter.step(f"{text}, check by running")
+
+        self._full_forwards_because = self._runner.run(batch, configurations, compare)
+        self._checked_rows += rows
+
+    def _agreement(self, arrays: ResponseArrays) -> ResponseAgreement:
+        checked = arrays.first(self._checked_rows)
+        layers = {name: place for place, name in enumerate(self.option_layers.forms)}
+        options = {name: place for place, name in enumerate(self.options)}
+        points = []
+        for configuration, sums in zip([*self._single, *self._random], self._sums, strict=True):
+            pairs = as_pairs(configuration)
+            predicted = checked.harm([(layers[layer], options[option]) for layer, option in pairs])
+            points.append(AgreementPoint(pairs, predicted, sums.value()))
+        single, random = points[: len(self._single)], points[len(self._single) :]
+        return judge(single, random, list(self.options), self._checked_rows)
+
+    def _ties(self) -> dict[str, str]:
+        """Return layer name -> the first layer with the same weight."""
+        first: dict[int, str] = {}
+        model = self.prepared.model
+        return {
+            name: first.setdefault(id(model.get_submodule(name).weight), name)
+            for name in self.option_layers.forms
+        }
+
+    def _notes(self) -> list[str]:
+        assert self._plan is not None
+        notes = []
+        if self._full_forwards_because:
+            notes.append(f"Every run was a full forward pass: {self._full_forwards_because}.")
+        if not self._plan.is_complete:
+            kept = f"the {self._plan.top} largest logits and " if self._plan.top else ""
+            notes.append(
+                f"Of the {int(np.prod(self._plan.shape))} values of an output row, {kept}"
+                f"{self._plan.projections} random projections of the rest are predicted."
+            )
+        return notes
+
+    def _join(self, plan: OutputPlan) -> ResponseArrays:
+        parts = self._parts
+        labels = [part.labels for part in parts if part.labels is not None]
+        classes = [part.classes for part in parts if part.classes is not None]
+        grids = list(self._roundings.values())
+        used = [scheme.activation for scheme in self.options.values()]
+        names = list(self.option_layers.forms)
+        return ResponseArrays(
+            base=torch.cat([part.base for part in parts]).cpu().numpy(),
+            shifts=torch.cat([part.shifts for part in parts], dim=2).cpu().numpy(),
+            roundings=torch.cat([part.roundings for part in parts], dim=2).cpu().numpy(),
+            rounding_of=np.array([-1 if grid is None else grids.index(grid) for grid in used]),
+            sources=np.array([[n in self._sources.get(m, ()) for n in names] for m in names]),
+            signal=torch.cat([part.signal for part in parts]).cpu().numpy(),
+            shape=plan.shape if plan.is_complete else (plan.kept,),
+            has_logits=plan.has_logits,
+            is_complete=plan.is_complete,
+            labels=torch.cat(labels).long().cpu().numpy() if len(labels) == len(parts) else None,
+            output=torch.cat([part.output for part in parts]).cpu().numpy() if classes else None,
+            classes=torch.cat(classes).cpu().numpy() if classes else None,
+        )

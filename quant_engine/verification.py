@@ -1,0 +1,122 @@
+"""Running configurations for real, to stand beside what was predicted for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from quant_engine.batches import Batch, Data, count_batches, iterate_batches
+from quant_engine.calibration import Calibration, calibrate_prepared
+from quant_engine.errors import DataError
+from quant_engine.option_layers import Configuration, ConfigurationRunner, build_option_layers
+from quant_engine.output import OutputStats
+from quant_engine.preparation import prepare
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
+from quant_engine.response import LogitResponse, read_twice
+
+
+def verify_configurations(
+    model: nn.Module,
+    calibration_data: Data | Calibration,
+    response: LogitResponse,
+    configurations: Sequence[Configuration],
+    *,
+    evaluation_data: Data | None = None,
+    progress: Progress | None = None,
+) -> tuple[ConfigurationScore, ...]:
+    """Run a model under configurations of its response.
+
+    Args:
+        model: The float model that the response was measured on; it is not changed.
+        calibration_data: The data, or the calibration, that the response was measured with.
+        response: Knows the options.
+        configurations: Layer name -> option name; layers left out stay float.
+        evaluation_data: What to run on. If None, the calibration data.
+        progress: Called after every run; may raise to cancel.
+
+    Returns:
+        One measured score for each configuration, in order.
+
+    Raises:
+        SchemeError: If a layer or an option does not exist.
+        DataError: If the response is of another model, or data are malformed.
+        ModelForwardError: If the model raises on the data.
+    """
+    for configuration in configurations:
+        response.chosen(configuration)
+    prepared = prepare(model)
+    meter = ProgressMeter(progress, 0)
+    calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
+    recipe = response.report.recipe
+    if isinstance(calibration_data, Calibration):
+        calibration = calibration_data
+    else:
+        meter.extend(count_batches(calibration_data) or 0)
+        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+    options = {option.name: option.scheme for option in response.report.options}
+    forms = build_option_layers(prepared, options, calibration, recipe, meter).forms
+    if list(forms) != list(response.layers):
+        raise DataError(
+            "The response was measured on another model: its layers are not this model's. "
+            "Measure it again."
+        )
+    runner = ConfigurationRunner(prepared.model, forms)
+    stats = [OutputStats() for _ in configurations]
+    meter.extend((count_batches(evaluation_data) or 1) * len(configurations))
+    for number, batch in enumerate(iterate_batches(evaluation_data, "evaluation_data"), start=1):
+        remaining = iter(stats)
+
+        def compare(expected: Tensor, output: Tensor, batch: Batch = batch) -> None:
+            next(remaining).update(expected, output, batch.labels)  # noqa: B023 - used at once
+            meter.step(f"verify: batch {number}")  # noqa: B023
+
+        runner.run(batch, configurations, compare)
+    return tuple(
+        _score(measured, response, configuration)
+        for measured, configuration in zip(stats, configurations, strict=True)
+    )
+
+
+def verify_frontier(
+    model: nn.Module,
+    calibration_data: Data | Calibration,
+    response: LogitResponse,
+    frontier: FrontierReport,
+    *,
+    evaluation_data: Data | None = None,
+    progress: Progress | None = None,
+) -> FrontierReport:
+    """Return a frontier with measured scores beside the predicted ones.
+
+    Arguments and errors as in `verify_configurations`.
+    """
+    measured = verify_configurations(
+        model,
+        calibration_data,
+        response,
+        [point.as_dict() for point in frontier.points],
+        evaluation_data=evaluation_data,
+        progress=progress,
+    )
+    points: tuple[ConfigurationPoint, ...] = tuple(
+        replace(point, measured=score)
+        for point, score in zip(frontier.points, measured, strict=True)
+    )
+    return replace(frontier, points=points)
+
+
+def _score(
+    stats: OutputStats, response: LogitResponse, configuration: Configuration
+) -> ConfigurationScore:
+    report = stats.report()
+    return ConfigurationScore(
+        kl_divergence=report.kl_divergence,
+        nmse=report.error.nmse,
+        sqnr_db=report.error.sqnr_db,
+        top1_agreement=report.top1_agreement,
+        accuracy=report.accuracy_quantized,
+        size=response.size(configuration),
+    )
