@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from dashboard.figures.binning import bin_edges
+from dashboard.figures.timing_text import is_baseline, ratio_to_baseline
 from dashboard.layer_rows import layer_row, layer_sqnrs, percent, prefixed
 from dashboard.sweeps import split_options, sweep_of
 from quant_engine.layer_forms import BOTH
@@ -134,6 +135,9 @@ def timing_table(timing: TimingReport) -> Table:
             "q1_ms": entry.q1_ms,
             "q3_ms": entry.q3_ms,
             "runs": entry.runs,
+            "warmup_runs": timing.warmup_runs,
+            "ratio_to_baseline": None if entry.layer else ratio_to_baseline(timing, entry),
+            "is_baseline": not entry.layer and is_baseline(timing, entry),
             "threads": timing.environment.threads,
             "cpu": timing.environment.cpu,
         }

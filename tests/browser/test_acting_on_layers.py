@@ -116,7 +116,7 @@ def test_ticked_rows_select_their_layer_and_can_be_kept_in_float(
     expect(page.get_by_text("Not measured yet for this run")).to_be_visible()
 
 
-@pytest.mark.parametrize("figure", ["size_layers", "time_layers"])
+@pytest.mark.parametrize("figure", ["size_layers", "time_gains", "time_layers"])
 def test_rows_of_the_size_page_select_their_layer(
     dashboard_url: str, page: Page, figure: str
 ) -> None:
