@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import two_lines
 from dashboard.figures.formatting import EXACT, MISSING, format_number, shorten_middle
 from dashboard.figures.sensitivity import NAME_LENGTH, SELECTED_MARK, switch_text
-from dashboard.figures.sensitivity_metrics import SensitivityMetric
+from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.figures.theme import HIGHLIGHT, MARGIN, empty_figure, new_figure
 from quant_engine.report import LayerSensitivity, SensitivityReport
 
@@ -27,8 +27,10 @@ _EQUAL_CONTRAST = 0.179  # luminance on which black and white text read equally 
 _CELL = 0.96
 _SMALL = 0.1
 
-Options = Mapping[str, SensitivityReport]
+Options: TypeAlias = Mapping[str, SensitivityReport]
 """Label of the option -> what was measured under it."""
+
+Values: TypeAlias = dict[tuple[str, str], float | None]
 
 
 def option_grid(
@@ -39,7 +41,7 @@ def option_grid(
     selected: str = "",
     shown: str = "",
 ) -> go.Figure:
-    """Return a row for each layer and a column for each option, darker where it is worse.
+    """Return a row for each layer and a column for each option, darker for a more sensitive layer.
 
     The first row is the model with all its layers quantized. `customdata` of a cell is its layer.
 
@@ -120,11 +122,9 @@ def describe_grid(options: Options, metric: SensitivityMetric) -> str:
     return f"{text} All layers together: {together}." if together else text
 
 
-def _values(
-    options: Options, rows: Sequence[str], metric: SensitivityMetric
-) -> dict[tuple[str, str], float | None]:
+def _values(options: Options, rows: Sequence[str], metric: SensitivityMetric) -> Values:
     """Return (layer, option) -> value; the empty name stands for all layers together."""
-    found: dict[tuple[str, str], float | None] = {}
+    found: Values = {}
     for label, report in options.items():
         layers: dict[str, LayerSensitivity | None] = {x.name: x for x in report.layers}
         layers[""] = report.reference
@@ -138,7 +138,7 @@ def _cells(
     options: Options, rows: Sequence[str], metric: SensitivityMetric, selected: str
 ) -> dict[str, Any]:
     values = _values(options, rows, metric)
-    shades = _shades(values, metric)
+    shades = _shades(options, values, metric)
     labels = list(options)
     cells = [(name, label) for name in rows for label in labels]
     colors = [_color(shades[cell]) for cell in cells]
@@ -173,22 +173,30 @@ def _cells(
     }
 
 
-def _shades(
-    values: Mapping[tuple[str, str], float | None], metric: SensitivityMetric
-) -> dict[tuple[str, str], float | None]:
-    """Return how dark each cell is, 0 to 1: by powers of ten where the measure spans them."""
+def _shades(options: Options, values: Values, metric: SensitivityMetric) -> Values:
+    """Return how dark each cell is, 0 to 1: by powers of ten where the measure spans them.
+
+    The model with all layers together is far beyond any layer, so it does not stretch the scale.
+    With one layer left out, what is left of the error grows with every bit less, whatever the
+    layer: there each column has a scale of its own.
+    """
+    is_left_out = any(report.direction == LEAVE_ONE_OUT for report in options.values())
 
     def height(value: float) -> float:
-        if not metric.allows_log:
-            return metric.badness(value)
-        return math.log10(value) if value > 0 else -math.inf
+        if metric.allows_log:
+            value = math.log10(value) if value > 0 else -math.inf
+        return metric.badness(value) * (-1 if is_left_out else 1)
 
     heights = {cell: height(value) for cell, value in values.items() if value is not None}
-    finite = [height for height in heights.values() if math.isfinite(height)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    found: dict[tuple[str, str], float | None] = dict.fromkeys(values)
-    for cell, value in heights.items():
-        found[cell] = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
+    columns = [[label] for label in options] if is_left_out else [list(options)]
+    found: Values = dict.fromkeys(values)
+    for labels in columns:
+        cells = [cell for cell in heights if cell[1] in labels]
+        finite = [heights[cell] for cell in cells if cell[0] and math.isfinite(heights[cell])]
+        low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+        for cell in cells:
+            share = (heights[cell] - low) / (high - low) if high > low else 0.0
+            found[cell] = min(1.0, max(0.0, share))
     return found
 
 

@@ -83,11 +83,16 @@ def _show_grid(
         key="sensitivity_grid",
         alt=describe_grid(options, metric),
         about="One row a layer, in the order of the ranking below; one column a width of the "
-        f"weights. Each cell holds its {metric.label}, and is darker where that is worse.\n\n"
-        "The first row is the model with **all** layers at that width: what the single layers add "
-        "up to.\n\n"
-        "Look for the rows that stay light to the right: those layers can do with few bits. Click "
-        "a cell to select its layer.",
+        f"weights. Each cell holds its {metric.label}. The first row is the model with **all** "
+        "layers at that width.\n\n"
+        + (
+            "Every layer is switched but that one: the less error is left, the darker the cell, "
+            "compared within its column.\n\nDark cells are the layers worth more bits."
+            if options[option].direction == LEAVE_ONE_OUT
+            else "Only that layer is switched: the darker the cell, the worse.\n\nLook for rows "
+            "that stay light to the right: those layers can do with few bits."
+        )
+        + " Click a cell to select its layer.",
         data=lambda: tables.table(grid_rows(options, names, metric)),
         on_select=run_state.select_layer,
         file_name=f"{stem}-grid",
