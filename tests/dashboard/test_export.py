@@ -12,6 +12,7 @@ import pytest
 from dashboard import export
 from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.report_page import LAYER_COLUMNS, key_numbers, layer_cells, sections
+from dashboard.sweeps import Sweep
 from quant_engine.report import ModelReport, SensitivityReport
 from tests.dashboard.factories import (
     EXACT_LAYER,
@@ -23,6 +24,7 @@ from tests.dashboard.factories import (
     replace_layer,
     with_integer_times,
 )
+from tests.dashboard.option_reports import make_options
 
 
 def page(report: ModelReport, **settings: str) -> str:
@@ -201,3 +203,36 @@ def test_dynamic_inputs_are_not_called_float() -> None:
     assert "range found anew for each batch" in page(report)
     row = to_layer_csv(report).decode("utf-8-sig").splitlines()[1]
     assert "8-bit asymmetric per tensor, range found anew for each batch" in row
+
+
+def test_several_widths_give_a_grid_and_a_ranking_each() -> None:
+    measured = make_options(Sweep(parts="weights", bits=(8, 4)))
+    found = [s for s in sections(make_report(), (measured,)) if s.title.startswith("Sensitivity")]
+
+    name = "Sensitivity, one at a time, weights only, 8 and 4 bits"
+    assert [s.title for s in found] == [
+        name,
+        f"{name}: ranked at 8 bits",
+        f"{name}: ranked at 4 bits",
+    ]
+    assert "All layers together" in found[0].text
+    assert "compared on the same samples" in found[1].text
+    text = to_html(make_report(), (measured,)).decode()
+    assert html.escape(name) in text
+
+
+def test_the_csv_has_columns_for_every_sweep_and_width() -> None:
+    measured = (make_sensitivity(), make_options(Sweep(parts="weights", bits=(8, 4))))
+    head = to_layer_csv(make_report(), measured).decode("utf-8-sig").splitlines()[0].split(",")
+
+    for prefix in ("one_at_a_time", "one_at_a_time_weights_8_bits", "one_at_a_time_weights_4_bits"):
+        assert head.count(f"{prefix}_kl_divergence_nats") == 1
+    assert "one_at_a_time_weights_4_bits_quantized_bytes" in head
+    assert "one_at_a_time_quantized_bytes" not in head
+    assert len(head) == len(set(head))
+
+
+def test_several_widths_survive_as_json() -> None:
+    measured = make_options(Sweep(bits=(8, 4)))
+
+    assert SensitivityReport.from_json(sensitivity_to_json(measured).decode()) == measured

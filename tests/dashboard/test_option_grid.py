@@ -92,9 +92,7 @@ def test_worse_cells_are_darker_and_all_layers_do_not_stretch_the_scale() -> Non
 
 
 def test_left_out_layers_are_shaded_within_their_column() -> None:
-    options = two(
-        "leave_one_out", wide=[("a", 1e-6), ("b", 2e-6)], narrow=[("a", 0.1), ("b", 0.2)]
-    )
+    options = two("leave_one_out", wide=[("a", 1e-6), ("b", 2e-6)], narrow=[("a", 0.1), ("b", 0.2)])
     cells = cells_of(option_grid(options, ["a", "b"], KL))
 
     for column in (0, 1):  # sparing "a" leaves less error: it is to blame
