@@ -205,7 +205,9 @@ def test_the_start_page_shows_one_option_only(sweep: Sweep) -> None:
     app = open_app(LINK)
 
     assert_alive(app)
-    ranking = figure(app, "KL divergence")["data"][0]["customdata"]
+    axis = "KL divergence of the output (nats)"
+    (drawn,) = [f for f in figures(app) if f["layout"]["xaxis"]["title"].get("text") == axis]
+    ranking = drawn["data"][0]["customdata"]
     assert len(ranking) == len(set(ranking))
 
 
