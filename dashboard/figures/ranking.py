@@ -201,15 +201,15 @@ def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
             "A bracket joins neighbours that this data cannot tell apart: they were compared on "
             "the same samples, by a paired bootstrap."
         )
-    how = "layers whose intervals overlap count as tied, which calls more of them tied"
+    how = "layers whose intervals overlap count as tied, which calls more of them tied."
     if not metric.interval_name:
-        how = "there are none for this measure, so only equal values count as tied"
+        how = "it has no intervals, so only equal values count as tied."
     if not report.rankings:
-        return f"This stored measurement compares no neighbours. Intervals decide: {how}."
+        return f"This stored measurement compares no neighbours. By {metric.label}, {how}"
     by = next((METRICS[k].label for k, name in _REPORTED_AS.items() if name == report.metric), "")
     return (
-        f"The measurement compared neighbours by {by or report.metric} only. For {metric.label}, "
-        f"intervals decide: {how}."
+        f"The measurement compared neighbours by {by or report.metric} only. "
+        f"By {metric.label}, {how}"
     )
 
 
