@@ -147,6 +147,7 @@ def test_a_layer_starts_float_and_is_quantized_on_demand(layer, x) -> None:
     assert 0.0 < (after - before).square().mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 5
