@@ -70,8 +70,8 @@ def time_executions(
     except UnsupportedLayerError as error:
         notes = (str(error),)
     watched = {
-        execution: {name: models[execution].get_submodule(name) for name in layers}
-        for execution in (FLOAT, SIMULATED, INTEGER)
+        execution: layers
+        for execution in (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER)
         if execution in models
     }
     report = measure_timing(

@@ -67,7 +67,7 @@ def measure_timing(
     *,
     runs: int = 20,
     warmup_runs: int = 3,
-    layers: Mapping[str, Mapping[str, nn.Module]] | None = None,
+    layers: Mapping[str, Collection[str]] | None = None,
     channels_last: Collection[str] = (),
     images_last: Collection[str] = (),
     progress: Progress | None = None,
@@ -79,8 +79,8 @@ def measure_timing(
         batches: Batch size -> batch.
         runs: Timed runs of each model on each batch.
         warmup_runs: Untimed runs of each model on each batch first.
-        layers: Execution -> layer name -> module of that model, to be timed inside whole runs on
-            the largest batch. Watching costs a little, so these runs do not count for the models.
+        layers: Execution -> names of layers of that model, to be timed inside whole runs on the
+            largest batch. Watching costs a little, so these runs do not count for the models.
         channels_last: Executions that get their images, and have their weights, in torch's
             channels_last layout; laying them out is not timed.
         images_last: Executions that get their images in that layout, and keep their weights.
@@ -115,9 +115,11 @@ def measure_timing(
     layer_entries: list[TimingEntry] = []
     if layers:
         size, batch = max(batches.items())
-        for execution, watched in layers.items():
-            given = _in_channels_last(batch) if execution in is_last else batch
-            measured = _time_layers(models[execution], watched, given, runs)
+        laid_out = _in_channels_last(batch)
+        for execution, names in layers.items():
+            watched = {name: models[execution].get_submodule(name) for name in names}
+            seen = laid_out if execution in is_last else batch
+            measured = _time_layers(models[execution], watched, seen, runs)
             layer_entries += [_entry(execution, size, v, n) for n, v in measured.items() if v]
         meter.step(f"time the layers, batch size {size}")
     return TimingReport(describe_environment(), warmup_runs, tuple(entries), tuple(layer_entries))

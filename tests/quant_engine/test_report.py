@@ -12,7 +12,7 @@ from torch import nn
 
 from quant_engine import analyze, measure_sensitivity, report
 from quant_engine.errors import StorageError
-from quant_engine.report import SCHEMA_VERSION, ModelReport, SensitivityReport
+from quant_engine.report import SCHEMA_VERSION, ModelReport, ResponseReport, SensitivityReport
 from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
 from quant_engine.serialization import decode, encode
 from tests.quant_engine.layer_cases import layer_schemes
@@ -24,7 +24,8 @@ st.register_type_strategy(Recipe, st.sampled_from(list(PRESETS.values())))
 DATACLASSES = [
     value for name in report.__all__ if dataclasses.is_dataclass(value := getattr(report, name))
 ]
-SMALL = [cls for cls in DATACLASSES if cls not in (ModelReport, SensitivityReport)]
+LARGE = (ModelReport, SensitivityReport, ResponseReport)
+SMALL = [cls for cls in DATACLASSES if cls not in LARGE]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,112 @@
+"""Is the prediction right? Predicted beside measured, alone and in random configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from benchmarks.response.samples import RECIPE, Samples, load_samples
+from quant_engine import (
+    LogitResponse,
+    verify_configurations,
+)
+from quant_engine.options import bit_options
+from quant_engine.preparation import prepare
+from quant_engine.report import AgreementPoint
+from sample_models import load_model
+
+BITS = (8, 6, 4)
+SINGLE_AIM, RANDOM_AIM = 0.95, 0.9
+WEIGHT_NOISE = 1e-3
+
+AGREEMENT_HEAD = (
+    "model",
+    "bits",
+    "single: rank",
+    "ratio",
+    "random: rank",
+    "ratio",
+    "plain sum: rank",
+    "ratio",
+    "repeat: rank",
+    "verdict",
+    "aim",
+)
+
+
+def agreement_rows(name: str) -> list[list[str]]:
+    model, samples = load_model(name), load_samples(name)
+    return [_agreement_row(name, str(bits), model, samples, (bits,)) for bits in BITS] + [
+        _agreement_row(name, "mixed", model, samples, BITS)
+    ]
+
+
+def _agreement_row(
+    name: str, label: str, model: nn.Module, samples: Samples, bits: Sequence[int]
+) -> list[str]:
+    response = LogitResponse.measure(
+        model,
+        samples.calibration,
+        RECIPE,
+        options=bit_options(RECIPE, bits),
+        evaluation_data=samples.test,
+        agreement_samples=10**6,
+    )
+    agreement = response.agreement
+    single, random = agreement.single, agreement.random
+    measured = [point.measured for point in agreement.random_points]
+    plain_rank, plain_ratio = _plain_sum(response, agreement.random_points)
+    repeat = _repeat(model, samples, response, agreement.random_points, measured)
+    reached = single.rank_correlation >= SINGLE_AIM and random.rank_correlation >= RANDOM_AIM
+    return [
+        name,
+        label,
+        f"{single.rank_correlation:.3f}",
+        f"{single.median_ratio:.2f}",
+        f"{random.rank_correlation:.3f}",
+        f"{random.median_ratio:.2f}",
+        f"{plain_rank:.3f}",
+        f"{plain_ratio:.2f}",
+        f"{repeat:.3f}",
+        agreement.level,
+        "yes" if reached else "**no**",
+    ]
+
+
+def _plain_sum(response: LogitResponse, points: Sequence[AgreementPoint]) -> tuple[float, float]:
+    """The same without telling rounding noise apart: every shift counts as certain."""
+    arrays = response.arrays
+    shifts = [arrays.shift(response.chosen(dict(point.configuration))) for point in points]
+    predicted = arrays.harms(np.stack(shifts))
+    measured = np.array([point.measured for point in points])
+    known = measured > 0
+    ratio = float(np.median(predicted[known] / measured[known]))
+    return float(spearmanr(predicted, measured).statistic), ratio
+
+
+def _repeat(
+    model: nn.Module,
+    samples: Samples,
+    response: LogitResponse,
+    points: Sequence[AgreementPoint],
+    measured: Sequence[float],
+) -> float:
+    """How well measured values agree with measured values of nearly the same model."""
+    generator = torch.Generator().manual_seed(0)
+    neighbour = prepare(model).model
+    with torch.no_grad():
+        for parameter in neighbour.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.mul_(1.0 + WEIGHT_NOISE * noise)
+    again = verify_configurations(
+        neighbour,
+        samples.calibration,
+        response,
+        [dict(point.configuration) for point in points],
+        evaluation_data=samples.test,
+    )
+    return float(spearmanr([score.harm for score in again], measured).statistic)

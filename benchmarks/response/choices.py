@@ -1,0 +1,157 @@
+"""Does it choose well? Its choices beside uniform bits and greedy ones, for three budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.response.samples import OPTION_BITS, RECIPE, Samples, load_samples
+from quant_engine import (
+    ConfigurationScore,
+    LogitResponse,
+    search_configuration,
+    verify_configurations,
+)
+from quant_engine.calibration import calibrate_prepared
+from quant_engine.option_layers import build_option_layers
+from quant_engine.options import bit_options
+from quant_engine.preparation import prepare
+from quant_engine.progress import ProgressMeter
+from quant_engine.statistics import ErrorStats
+from sample_models import load_model
+
+BUDGET_BITS = (6, 4, 3)
+
+BUDGET_HEAD = (
+    "model",
+    "bytes of",
+    "kB",
+    "uniform: KL",
+    "accuracy",
+    "local SQNR: KL",
+    "accuracy",
+    "response: KL",
+    "accuracy",
+    "wins over",
+    "seen samples: predicted",
+    "uniform",
+    "local SQNR",
+    "response",
+    "wins over",
+)
+
+
+def budget_rows(name: str) -> list[list[str]]:
+    model, samples = load_model(name), load_samples(name)
+    response = make_chooser(model, samples)
+    noise = _local_noise(model, samples, response)
+    rows = []
+    for bits in BUDGET_BITS:
+        uniform = response.uniform(response.options[OPTION_BITS.index(bits)])
+        budget = response.size(uniform).model_bytes
+        chosen = search_configuration(response, model_bytes=budget)
+        greedy = _greedy(response, noise, budget)
+        plain, by_noise, by_response = verify_configurations(
+            model,
+            samples.calibration,
+            response,
+            [uniform, greedy, chosen.as_dict()],
+            evaluation_data=samples.test,
+        )
+        seen = verify_configurations(
+            model, samples.calibration, response, [uniform, greedy, chosen.as_dict()]
+        )
+        rows.append(
+            [
+                name,
+                f"{bits} bits",
+                f"{budget / 1e3:.1f}",
+                *_figures(plain),
+                *_figures(by_noise),
+                *_figures(by_response),
+                _beaten(plain, by_noise, by_response),
+                f"{chosen.predicted.harm:.1e}",
+                *(f"{score.harm:.1e}" for score in seen),
+                _beaten(*seen),
+            ]
+        )
+    return rows
+
+
+def _beaten(
+    uniform: ConfigurationScore, by_noise: ConfigurationScore, by_response: ConfigurationScore
+) -> str:
+    others = {"uniform": uniform.harm, "local SQNR": by_noise.harm}
+    beaten = [label for label, harm in others.items() if by_response.harm < harm]
+    equal = [label for label, harm in others.items() if by_response.harm == harm]
+    if len(beaten) == 2:
+        return "both"
+    won = beaten[0] if beaten else "neither"
+    return f"**{won}**" + (f" (equals {' and '.join(equal)})" if equal else "")
+
+
+def make_chooser(model: nn.Module, samples: Samples) -> LogitResponse:
+    """A response that has never seen the test set."""
+    return LogitResponse.measure(
+        model,
+        samples.calibration,
+        RECIPE,
+        options=bit_options(RECIPE, OPTION_BITS),
+        agreement_configurations=8,
+        agreement_samples=1,
+    )
+
+
+def _figures(score: ConfigurationScore) -> tuple[str, str]:
+    assert score.accuracy is not None
+    return f"{score.harm:.1e}", f"{score.accuracy:.1%}"
+
+
+def _local_noise(
+    model: nn.Module, samples: Samples, response: LogitResponse
+) -> dict[tuple[str, str], float]:
+    """NMSE of every layer's output, quantized and fed its float input."""
+    prepared, meter = prepare(model), ProgressMeter(None, 0)
+    calibration = calibrate_prepared(prepared, samples.calibration, RECIPE, meter)
+    named = {option.name: option.scheme for option in response.report.options}
+    forms = build_option_layers(prepared, named, calibration, RECIPE, meter).forms
+    stats = {(layer, option): ErrorStats() for layer in forms for option in named}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            for option, form in forms[name].items():
+                stats[name, option].update(output, form(*args))
+
+        return hook
+
+    for name in forms:
+        prepared.model.get_submodule(name).register_forward_hook(watch(name))
+    with torch.no_grad():
+        for inputs, _ in samples.calibration:
+            prepared.model(inputs)
+    return {key: found.metrics().nmse for key, found in stats.items()}
+
+
+def _greedy(
+    response: LogitResponse, noise: Mapping[tuple[str, str], float], budget: int
+) -> dict[str, str]:
+    """Begin at 8 bits; narrow where a byte saved costs least local noise, until it fits."""
+    options = list(response.options)
+    places = dict.fromkeys(response.layers, 0)
+
+    def size(at: Mapping[str, int]) -> int:
+        return response.size({layer: options[p] for layer, p in at.items()}).model_bytes
+
+    while (now := size(places)) > budget:
+        steps = []
+        for layer, place in places.items():
+            for lower in range(place + 1, len(options)):
+                saved = now - size({**places, layer: lower})
+                if saved > 0:
+                    added = noise[layer, options[lower]] - noise[layer, options[place]]
+                    steps.append((added / saved, layer, lower))
+        _, layer, lower = min(steps)
+        places[layer] = lower
+    return {layer: options[place] for layer, place in places.items()}
