@@ -17,6 +17,7 @@ from dashboard import prediction_service, service
 from dashboard.prediction import Prediction
 from dashboard.runs import Run, now, write_example
 from dashboard.state import Settings
+from dashboard.sweeps import Sweep
 from quant_engine.measurement import DIRECTIONS
 
 _LOG = logging.getLogger("build_examples")
@@ -44,7 +45,7 @@ def build_example(model_name: str) -> Run:
         report = service.analyze_settings(settings, quiet)
         analyses.append((round(time.perf_counter() - began, 2), report))
     seconds, report = min(analyses, key=lambda timed: timed[0])
-    measured = tuple(service.measure_settings(settings, d, quiet) for d in DIRECTIONS)
+    measured = tuple(service.measure_settings(settings, Sweep(d), quiet) for d in DIRECTIONS)
     return Run(settings, report, measured, created=now(), seconds=seconds, is_example=True)
 
 

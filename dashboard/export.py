@@ -23,7 +23,7 @@ from dashboard.report_page import (
     sections,
 )
 from dashboard.tables import layers_table, to_csv
-from dashboard.wording import SIMULATED_NOTE, describe_recipe, describe_schemes
+from dashboard.wording import EXECUTION_NOTE, describe_recipe, describe_schemes
 from quant_engine.report import ModelReport, SensitivityReport
 
 STYLE = Path(__file__).parent / "assets" / "report.css"
@@ -169,10 +169,10 @@ def _layers(report: ModelReport) -> str:
         "<tr>"
         + "".join(
             f"<td{_number_class(is_number)}>{html.escape(cell)}</td>"
-            for cell, (_, is_number) in zip(layer_cells(layer), LAYER_COLUMNS, strict=True)
+            for cell, (_, is_number) in zip(cells, LAYER_COLUMNS, strict=True)
         )
         + "</tr>"
-        for layer in report.layers
+        for cells in (layer_cells(layer, report.timing) for layer in report.layers)
     )
     return (
         f"<section><h2>All layers</h2><div class='table' tabindex='0'><table><thead><tr>{head}</tr>"
@@ -187,11 +187,12 @@ def _number_class(is_number: bool) -> str:
 def _conditions(report: ModelReport) -> str:
     machine = report.environment
     lines = [
-        SIMULATED_NOTE,
+        EXECUTION_NOTE,
         "SQNR: signal to quantization noise, 10 dB more means a tenth of the noise energy; "
         "“exact” means no error. LSB: one step of the integer grid. 1 kB is 1,000 bytes.",
         f"{machine.cpu}, {machine.threads} threads, {machine.platform}, "
         f"PyTorch {machine.torch_version}.",
+        *(report.timing.notes if report.timing is not None else ()),
         *report.notes,
     ]
     return "<footer>" + "".join(f"<p>{html.escape(line)}</p>" for line in lines) + "</footer>"

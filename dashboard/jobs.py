@@ -222,6 +222,11 @@ class JobManager:
                 is_cancelling=job.cancel.is_set() and job.state in ACTIVE,
             )
 
+    def active_keys(self) -> tuple[str, ...]:
+        """Return the names of the jobs that wait or run."""
+        with self._lock:
+            return tuple(key for key, job in self._jobs.items() if job.state in ACTIVE)
+
     def cancel(self, key: str) -> None:
         """Ask a job to stop; one that still waits stops at once."""
         with self._lock:

@@ -65,7 +65,7 @@ def error_rows(layer: LayerReport) -> Rows:
 def grid_rows(layer: LayerReport) -> Rows:
     """Return how weights and inputs were quantized, side by side."""
     columns = {"Weights": layer.weight, "Inputs": layer.input}
-    return [
+    rows = [
         {
             "Number": name,
             **{
@@ -75,6 +75,12 @@ def grid_rows(layer: LayerReport) -> Rows:
         }
         for name, text in _GRID_ROWS
     ]
+    if layer.input is None and layer.input_scheme is not None and layer.has_dynamic_input:
+        for row in rows:
+            row["Inputs"] = "anew for each batch"
+        rows[0]["Inputs"] = describe_scheme(layer.input_scheme)
+        rows[1]["Inputs"] = format_shape(layer.input_shape)
+    return rows
 
 
 def _rounding_share(error: ErrorMetrics) -> float | None:

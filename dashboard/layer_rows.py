@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dashboard.execution_rows import execution_columns
 from dashboard.wording import describe_scheme
 from quant_engine.report import ErrorMetrics, LayerReport, TensorReport, TimingReport
 
@@ -40,10 +41,11 @@ def layer_row(layer: LayerReport, timing: TimingReport | None = None) -> dict[st
     return {
         **identity_row(layer),
         **prefixed("weight", {**tensor_row(layer.weight), **error_row(layer.weight_error)}),
-        **prefixed("input", {**tensor_row(layer.input), **error_row(input_error(layer))}),
+        **prefixed("input", {**input_row(layer), **error_row(input_error(layer))}),
         **prefixed("local", error_row(layer.local_error)),
         **prefixed("accumulated", error_row(layer.accumulated_error)),
         **time_row(layer.name, timing),
+        **execution_columns(layer.name, timing),
     }
 
 
@@ -115,6 +117,14 @@ def tensor_row(tensor: TensorReport | None) -> dict[str, Any]:
         "codes": len(tensor.codes.counts),
     }
     return {name: values[name] for name in TENSOR_COLUMNS}
+
+
+def input_row(layer: LayerReport) -> dict[str, Any]:
+    """Return the same of a layer's input; one with a range a batch has a scheme and no grid."""
+    row = tensor_row(layer.input)
+    if layer.input is None and layer.input_scheme is not None and layer.has_dynamic_input:
+        row |= {"bits": layer.input_scheme.bits, "scheme": describe_scheme(layer.input_scheme)}
+    return row
 
 
 def time_row(name: str, timing: TimingReport | None) -> dict[str, Any]:

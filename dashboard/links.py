@@ -1,6 +1,7 @@
 """Schemes as short readable text for a link, and back.
 
 `8-symmetric-per_channel-mse`, `8-asymmetric-per_tensor-percentile99.5`, `none` (input in float),
+`8-asymmetric-per_tensor-minmax-dynamic` (a range found anew for each batch),
 `conv1:4` (weight bits of one layer), `conv1:4:6` (weight and input bits) or, where a layer has a
 scheme of its own, `conv1:<scheme>:<scheme>`.
 """
@@ -17,6 +18,7 @@ from quant_engine.scheme import (
 )
 
 NO_ACTIVATION = "none"
+DYNAMIC = "dynamic"
 _SYMMETRY = {"symmetric": True, "asymmetric": False}
 
 
@@ -35,7 +37,8 @@ def scheme_to_text(scheme: TensorScheme) -> str:
     observer = scheme.observer
     if observer == "percentile":
         observer += repr(float(scheme.percentile))
-    return f"{scheme.bits}-{symmetry}-{scheme.granularity}-{observer}"
+    words = [str(scheme.bits), symmetry, scheme.granularity, observer]
+    return "-".join([*words, DYNAMIC] if scheme.is_dynamic else words)
 
 
 def scheme_from_text(text: str) -> TensorScheme:
@@ -48,11 +51,11 @@ def scheme_from_text(text: str) -> TensorScheme:
     Example:
         >>> scheme_from_text("4-asymmetric-percentile99.5")
         TensorScheme(bits=4, symmetric=False, granularity='per_tensor', observer='percentile',
-        percentile=99.5)
+        percentile=99.5, is_dynamic=False)
     """
     bits, symmetric, granularity, observer = 8, True, "per_tensor", "minmax"
-    percentile = 99.9
-    words = (*_SYMMETRY, *GRANULARITIES, *OBSERVERS)
+    percentile, is_dynamic = 99.9, False
+    words = (*_SYMMETRY, *GRANULARITIES, *OBSERVERS, DYNAMIC)
     for part in text.split("-"):
         if part.isascii() and part.isdigit() and len(part) <= 3:
             bits = int(part)
@@ -62,12 +65,14 @@ def scheme_from_text(text: str) -> TensorScheme:
             granularity = part
         elif part in OBSERVERS:
             observer = part
+        elif part == DYNAMIC:
+            is_dynamic = True
         elif part.startswith("percentile"):
             observer = "percentile"
             percentile = _number(part.removeprefix("percentile"))
         else:
             raise LinkError(f"“{part[:30]}” is not a word of a scheme. {suggest(part, words)}")
-    return TensorScheme(bits, symmetric, granularity, observer, percentile)
+    return TensorScheme(bits, symmetric, granularity, observer, percentile, is_dynamic)
 
 
 def _number(text: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
     describe_errors,
     layer_error_histograms,
@@ -23,15 +24,25 @@ from dashboard.figures.formatting import (
     format_points,
 )
 from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
-from dashboard.figures.ranking import rank_layers
+from dashboard.figures.layer_gains import (
+    describe_gains,
+    largest_gains,
+    layer_gains,
+    layer_gains_figure,
+)
+from dashboard.figures.option_grid import describe_grid, option_grid
+from dashboard.figures.ranking import describe_ties, rank_layers
 from dashboard.figures.sensitivity import describe_ranking, ranking_figure
 from dashboard.figures.sensitivity_metrics import available_metrics
 from dashboard.figures.size import layer_size_figure, reduction_text, waterfall_figure
 from dashboard.figures.size_items import describe_layers, layer_bytes, size_steps
 from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
-from dashboard.figures.timing_text import batch_sizes, conditions_text, verdict_text
+from dashboard.figures.timing_text import baseline_text, batch_sizes, conditions_text
 from dashboard.layer_rows import layer_sqnrs
-from quant_engine.report import LayerReport, ModelReport, SensitivityReport
+from dashboard.sweeps import describe_sweep, split_options, sweep_of
+from dashboard.timing_verdicts import timing_words
+from dashboard.wording import DYNAMIC_INPUT
+from quant_engine.report import LayerReport, ModelReport, SensitivityReport, TimingReport
 
 MOST_LAYERS = 40
 """Rankings in the file show at most this many layers; its tables and data show all."""
@@ -103,14 +114,23 @@ def _error_sections(report: ModelReport) -> Iterable[Section]:
         yield Section("Where the error comes from", text, layer_error_dots(report))
 
 
-def _sensitivity_sections(report: SensitivityReport) -> Iterable[Section]:
-    metrics = available_metrics(report)
+def _sensitivity_sections(measured: SensitivityReport) -> Iterable[Section]:
+    metrics = available_metrics(measured)
     if not metrics:
         return
-    ranked = rank_layers(report, metrics[0])
-    name = report.direction.replace("_", " ")
-    figure = ranking_figure(report, ranked[:MOST_LAYERS], metrics[0])
-    yield Section(f"Sensitivity, {name}", describe_ranking(report, ranked, metrics[0]), figure)
+    metric, options = metrics[0], split_options(measured)
+    title = f"Sensitivity, {describe_sweep(sweep_of(measured))}"
+    rankings = {label: rank_layers(report, metric) for label, report in options.items()}
+    if len(options) > 1:
+        names = [row.name for row in next(iter(rankings.values()))[:MOST_LAYERS]]
+        yield Section(title, describe_grid(options, metric), option_grid(options, names, metric))
+    for label, report in options.items():
+        ranked = rankings[label]
+        yield Section(
+            f"{title}: ranked at {label}" if len(options) > 1 else title,
+            f"{describe_ranking(report, ranked, metric)} {describe_ties(report, metric)}",
+            ranking_figure(report, ranked[:MOST_LAYERS], metric, is_log=len(options) > 1),
+        )
 
 
 def _size_sections(report: ModelReport) -> list[Section]:
@@ -138,11 +158,16 @@ def _timing_sections(report: ModelReport) -> list[Section]:
     found = [
         Section(
             f"Time at batch size {batch}",
-            f"{verdict_text(timing, batch)} {conditions}",
+            f"{timing_words(timing, batch)} {baseline_text(timing, batch)} {conditions}",
             model_timing_figure(timing, batch),
         )
         for batch in batch_sizes(timing)
     ]
+    gains = layer_gains(timing)
+    if gains:
+        text = f"{describe_gains(gains)} {describe_executions(timing)} {conditions}"
+        figure = layer_gains_figure(largest_gains(gains, MOST_LAYERS))
+        found.append(Section("Time integers save in each layer", text, figure))
     names = slowest_layers(timing, MOST_LAYERS)
     if names:
         figure = layer_timing_figure(timing, names)
@@ -164,11 +189,12 @@ LAYER_COLUMNS = (
     ("Inputs clipped (%)", True),
     ("Float (bytes)", True),
     ("Quantized (bytes)", True),
+    ("On integers", False),
 )
 """Columns of the report's table, and whether they hold numbers."""
 
 
-def layer_cells(layer: LayerReport) -> tuple[str, ...]:
+def layer_cells(layer: LayerReport, timing: TimingReport | None = None) -> tuple[str, ...]:
     """Return one row of the report's table as text; units stand in the column names."""
     weight, entry = layer.weight, layer.input
     status = layer.status if layer.is_quantized else f"{layer.status}: {layer.reason}"
@@ -177,7 +203,7 @@ def layer_cells(layer: LayerReport) -> tuple[str, ...]:
         layer.kind,
         status,
         MISSING if weight is None else str(weight.scheme.bits),
-        MISSING if entry is None else str(entry.scheme.bits),
+        _input_bits(layer),
         *(format_db(value).removesuffix(" dB") for value in layer_sqnrs(layer).values()),
         *(
             MISSING
@@ -187,4 +213,13 @@ def layer_cells(layer: LayerReport) -> tuple[str, ...]:
         ),
         format_count(layer.size.float_bytes),
         format_count(layer.size.quantized_bytes),
+        execution_words(execution_of(timing, layer.name)),
     )
+
+
+def _input_bits(layer: LayerReport) -> str:
+    if layer.input is not None:
+        return str(layer.input.scheme.bits)
+    if layer.input_scheme is not None and layer.has_dynamic_input:
+        return f"{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
+    return MISSING

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard.state import Settings
+from dashboard.sweeps import Sweep, split_options, sweep_of
 from quant_engine.errors import QuantizationError, StorageError
 from quant_engine.report import Environment, ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
@@ -32,7 +33,7 @@ class Run:
     Attributes:
         settings: What was asked for; decides `id`.
         report: What the analysis found; every layer in it has a name.
-        sensitivities: What was measured on top, at most one for each direction.
+        sensitivities: What was measured on top, at most one for each sweep.
         created: When it finished, ISO 8601 in UTC.
         seconds: How long the analysis took.
         is_example: Whether it came with the dashboard instead of being computed here.
@@ -65,19 +66,17 @@ class Run:
 
     @property
     def sensitivity(self) -> SensitivityReport | None:
-        """The one-at-a-time sensitivity, or another one, or None if none was measured."""
-        return self.sensitivity_for("one_at_a_time") or next(iter(self.sensitivities), None)
+        """The one-at-a-time sensitivity, or another one, or None; of several options, the first."""
+        found = self.sensitivity_for(Sweep()) or next(iter(self.sensitivities), None)
+        return None if found is None else next(iter(split_options(found).values()))
 
-    def sensitivity_for(self, direction: str) -> SensitivityReport | None:
-        """Return the sensitivity measured in one direction, or None."""
-        for sensitivity in self.sensitivities:
-            if sensitivity.direction == direction:
-                return sensitivity
-        return None
+    def sensitivity_for(self, sweep: Sweep) -> SensitivityReport | None:
+        """Return what this sweep measured, or None."""
+        return next((s for s in self.sensitivities if sweep_of(s) == sweep), None)
 
     def with_sensitivity(self, sensitivity: SensitivityReport) -> Run:
-        """Return a copy with this sensitivity in place of an older one of its direction."""
-        others = (s for s in self.sensitivities if s.direction != sensitivity.direction)
+        """Return a copy with this sensitivity in place of an older one of its sweep."""
+        others = (s for s in self.sensitivities if sweep_of(s) != sweep_of(sensitivity))
         return replace(self, sensitivities=(*others, sensitivity))
 
     def summary(self) -> RunSummary:

@@ -21,6 +21,7 @@ import sample_models
 from dashboard.cluster import sweep_executor
 from dashboard.runs import Run, RunSummary, read_example, read_example_summary
 from dashboard.state import Settings
+from dashboard.sweeps import Sweep
 from quant_engine.errors import QuantizationError
 from quant_engine.preparation import prepare
 from quant_engine.report import UNSUPPORTED, ModelReport, SensitivityReport
@@ -193,8 +194,8 @@ def analyze_settings(settings: Settings, control: Control) -> ModelReport:
     )
 
 
-def measure_settings(settings: Settings, direction: str, control: Control) -> SensitivityReport:
-    """Measure the sensitivity of every layer; runs for seconds and reports to `control`.
+def measure_settings(settings: Settings, sweep: Sweep, control: Control) -> SensitivityReport:
+    """Measure what a sweep switches on every layer; runs for seconds and reports to `control`.
 
     On the cluster that the environment names, if it names one; see `cluster`.
     """
@@ -204,7 +205,9 @@ def measure_settings(settings: Settings, direction: str, control: Control) -> Se
             calibration_batches(settings),
             settings.recipe,
             evaluation_data=evaluation_batches(settings.model_name),
-            direction=direction,
+            direction=sweep.direction,
+            options=sweep.options(settings.recipe),
+            parts=sweep.parts,
             model_name=settings.model_name,
             seed=settings.seed,
             progress=control.progress,

@@ -12,7 +12,10 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from dashboard.figures.binning import bin_edges
+from dashboard.figures.timing_text import is_baseline, ratio_to_baseline
 from dashboard.layer_rows import layer_row, layer_sqnrs, percent, prefixed
+from dashboard.sweeps import split_options, sweep_of
+from quant_engine.layer_forms import BOTH
 from quant_engine.report import (
     LayerSensitivity,
     ModelReport,
@@ -49,14 +52,17 @@ def layers_table(report: ModelReport, sensitivities: Iterable[SensitivityReport]
 def _sensitivity_columns(name: str, measured: Iterable[SensitivityReport]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for sensitivity in measured:
-        for row in sensitivity_table(sensitivity).to_dict("records"):
-            if row["layer"] == name:
-                kept = {k: v for k, v in row.items() if k not in ("layer", *_KNOWN_FROM_LAYER)}
-                columns |= prefixed(sensitivity.direction, kept)
+        sweep = sweep_of(sensitivity)
+        for label, report in split_options(sensitivity).items():
+            words = (sweep.direction, *(() if sweep.parts == BOTH else (sweep.parts,)), label)
+            prefix = "_".join(word.replace(" ", "_") for word in words if word)
+            # The bytes under the run's own scheme stand with the layer already.
+            known = ("layer", "parameters", "float_bytes", *(() if label else ("quantized_bytes",)))
+            for row in sensitivity_table(report).to_dict("records"):
+                if row["layer"] == name:
+                    kept = {k: v for k, v in row.items() if k not in known}
+                    columns |= prefixed(prefix, kept)
     return columns
-
-
-_KNOWN_FROM_LAYER = ("parameters", "float_bytes", "quantized_bytes")
 
 
 def sensitivity_table(report: SensitivityReport) -> Table:
@@ -129,6 +135,9 @@ def timing_table(timing: TimingReport) -> Table:
             "q1_ms": entry.q1_ms,
             "q3_ms": entry.q3_ms,
             "runs": entry.runs,
+            "warmup_runs": timing.warmup_runs,
+            "ratio_to_baseline": None if entry.layer else ratio_to_baseline(timing, entry),
+            "is_baseline": not entry.layer and is_baseline(timing, entry),
             "threads": timing.environment.threads,
             "cpu": timing.environment.cpu,
         }

@@ -19,6 +19,7 @@ from dashboard.figures.formatting import (
     plural,
 )
 from dashboard.figures.range_choices import best_choice, observer_name
+from dashboard.wording import describe_input
 from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, RangeChoice, TensorReport
 
 GOOD = "good"
@@ -223,6 +224,17 @@ def weight_or_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
     return Verdict(INFO, title, f"Both cost about the same ({numbers}).")
 
 
+def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say that an input has a range a batch, where its own numbers would otherwise be missed."""
+    if layer.input is not None or not layer.has_dynamic_input:
+        return None
+    text = (
+        f"{describe_input(layer).capitalize()}: nothing is calibrated, so nothing is clipped and "
+        "there is no fixed grid to show. Its rounding is part of the local error."
+    )
+    return Verdict(INFO, "Inputs", text)
+
+
 def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say whether the error at the output is the layer's own or came with its input."""
     total = layer.accumulated_error
@@ -276,7 +288,12 @@ def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
 
 LayerRule = Callable[[LayerReport, ModelReport], Verdict | None]
 
-LAYER_RULES: tuple[LayerRule, ...] = (own_or_inherited, weight_or_input, standing)
+LAYER_RULES: tuple[LayerRule, ...] = (
+    own_or_inherited,
+    weight_or_input,
+    dynamic_input,
+    standing,
+)
 """What is said about a layer as a whole, in this order."""
 
 

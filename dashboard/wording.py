@@ -7,12 +7,17 @@ from datetime import UTC, datetime
 
 from dashboard.figures.formatting import format_number, plural
 from dashboard.state import preset_of
+from quant_engine.report import LayerReport
 from quant_engine.scheme import PRESETS, Recipe, TensorScheme
 
-SIMULATED_NOTE = (
-    "Int8 runs simulated here: numbers are rounded to int8 and computed in float. "
-    "That shows the accuracy exactly; it is slower than float, not faster."
+EXECUTION_NOTE = (
+    "Errors and accuracy come from simulated int8: numbers are rounded to int8 and computed in "
+    "float, which is slower than float, not faster. The same model on true integers gives the same "
+    "numbers but for float32 rounding, and is timed beside it."
 )
+
+DYNAMIC_INPUT = "range found anew for each batch"
+"""Said of inputs that no calibration fixes the range of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,9 @@ PRESET_TEXTS = {
     ),
     "int8_entropy": PresetText(
         "Int8, entropy", "Ranges that keep the distribution of inputs, as TensorRT chooses them."
+    ),
+    "int8_dynamic": PresetText(
+        "Int8 dynamic", "Input ranges found anew for each batch: they always fit, at some time."
     ),
     "int8_weights_only": PresetText(
         "Int8 weights only", "Layer inputs stay float: same size, hardly any error."
@@ -66,13 +74,24 @@ def describe_scheme(scheme: TensorScheme) -> str:
     Example:
         >>> describe_scheme(TensorScheme(bits=4, observer="percentile", percentile=99.5))
         '4-bit symmetric per tensor, 99.5 % percentile'
+        >>> describe_scheme(TensorScheme(is_dynamic=True))
+        '8-bit symmetric per tensor, range found anew for each batch'
     """
     parts = [f"{scheme.bits}-bit", "symmetric" if scheme.symmetric else "asymmetric"]
     parts.append(scheme.granularity.replace("_", " "))
     observer = {"minmax": "min–max", "mse": "smallest error"}.get(scheme.observer, scheme.observer)
     if scheme.observer == "percentile":
         observer = f"{format_number(scheme.percentile, 4)} % percentile"
-    return f"{' '.join(parts)}, {observer}"
+    return f"{' '.join(parts)}, {DYNAMIC_INPUT if scheme.is_dynamic else observer}"
+
+
+def describe_input(layer: LayerReport) -> str:
+    """Return how a layer's input is held, in a few words."""
+    if layer.input is not None:
+        return f"int{layer.input.scheme.bits}"
+    if layer.input_scheme is not None and layer.has_dynamic_input:
+        return f"int{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
+    return "float"
 
 
 def describe_schemes(recipe: Recipe) -> str:

@@ -224,6 +224,7 @@ class _Analysis:
             ),
             local_error=stats.local.metrics() if has_run and is_quantized else None,
             accumulated_error=(stats.accumulated.metrics() if stats.accumulated.count else None),
+            input_scheme=layer.scheme.activation if isinstance(layer, QuantizedLayer) else None,
         )
 
     def _notes(self) -> list[str]:

@@ -55,7 +55,7 @@ def trace_links(model: nn.Module) -> Links:
             names = input_names(sketch)
             result = sketch(*(recorder.create_proxy("placeholder", n, (), {}) for n in names))
         recorder.graph.output(recorder.create_arg(result))
-        return _links(recorder, _remembered(sketch), sketch)
+        return _links(recorder, remembered_nodes(sketch), sketch)
     except Exception as error:
         raise UnsupportedLayerError(f"{type(error).__name__}: {error}") from error
 
@@ -140,7 +140,7 @@ def input_names(module: nn.Module) -> list[str]:
     return names
 
 
-def _remembered(model: nn.Module) -> set[fx.Node]:
+def remembered_nodes(model: nn.Module) -> set[fx.Node]:
     """Return what modules kept as attributes: somebody may read it later."""
     found: set[fx.Node] = set()
 

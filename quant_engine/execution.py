@@ -34,12 +34,13 @@ def convert_execution(
         model: A model from `quantize_model` or `load_quantized_model`; it is not changed.
         execution: "integer": products of int8 codes are summed in int32, as a device would do it.
             "simulated": codes are dequantized and summed in float32. Both give the same numbers
-            but for the rounding of float32.
+            but for the rounding of float32, and but for NaN, for which there is no code.
         kernel: What sums: "onednn" (fused; x86-64), "portable", or "auto" for the fastest that is
             exact on this machine. Kernels that are not exact are never used.
         lowered: Whether activations stay int8 between layers where the model's graph allows it;
             see `lower_model`. A model that cannot be traced keeps float32 between layers, and
-            `execution_notes` says why. A model that is lowered already stays so.
+            `execution_notes` says why. A model that is lowered already stays so. It takes and
+            gives float32, and is to be lowered again after other numbers were loaded.
 
     Returns:
         A copy that shares weights and codes with `model`. Layers that cannot run on integers stay

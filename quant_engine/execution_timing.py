@@ -19,7 +19,7 @@ from quant_engine.execution import (
 from quant_engine.lowering import is_lowered
 from quant_engine.progress import Progress
 from quant_engine.report import LayerExecution, TimingReport
-from quant_engine.timing import measure_timing
+from quant_engine.timing import measure_timing, runs_in_channels_last
 
 FLOAT = "float"
 FLOAT_CHANNELS_LAST = "float_channels_last"
@@ -38,7 +38,8 @@ def time_executions(
 
     "float" and, for models with images, "float_channels_last" are the float model in torch's two
     memory layouts; "simulated" and "integer" are the quantized one; "integer_lowered" keeps int8
-    between layers, where the model can be traced.
+    between layers, where the model can be traced. The integer ones get their images in
+    channels_last too, as their kernels want them. A model that fails on it is timed without it.
 
     Args:
         float_model: The float model, best with BatchNorms folded as the quantized one has them.
@@ -54,7 +55,8 @@ def time_executions(
         ModelForwardError: If a model raises.
     """
     models: dict[str, nn.Module] = {FLOAT: float_model}
-    if _has_layouts(float_model, batch):
+    has_layouts = _has_layouts(float_model, batch) and runs_in_channels_last(float_model, batch)
+    if has_layouts:
         models[FLOAT_CHANNELS_LAST] = float_model
     models[SIMULATED] = quantized
     executions: tuple[LayerExecution, ...] = ()
@@ -68,8 +70,8 @@ def time_executions(
     except UnsupportedLayerError as error:
         notes = (str(error),)
     watched = {
-        execution: {name: models[execution].get_submodule(name) for name in layers}
-        for execution in (FLOAT, SIMULATED, INTEGER)
+        execution: layers
+        for execution in (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER)
         if execution in models
     }
     report = measure_timing(
@@ -77,6 +79,7 @@ def time_executions(
         _batches(batch),
         layers=watched,
         channels_last=(FLOAT_CHANNELS_LAST,),
+        images_last=(INTEGER, INTEGER_LOWERED) if has_layouts else (),
         progress=progress,
     )
     if INTEGER in models:

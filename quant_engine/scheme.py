@@ -342,6 +342,7 @@ PRESETS: Mapping[str, Recipe] = {
             name="int8_mse",
         ),
         Recipe(_PER_CHANNEL, TensorScheme(observer="entropy"), name="int8_entropy"),
+        Recipe(_PER_CHANNEL, replace(_ACTIVATION, is_dynamic=True), name="int8_dynamic"),
         Recipe(_PER_CHANNEL, None, name="int8_weights_only"),
         Recipe(replace(_PER_CHANNEL, bits=4, observer="mse"), _ACTIVATION, name="int4_weights"),
     )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quant_engine.copying import copy_model
 from quant_engine.errors import DataError, StorageError
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
+from quant_engine.lowering import is_lowered
 from quant_engine.modules import replace_module
 from quant_engine.packing import unpack_codes
 from quant_engine.preparation import prepare
@@ -79,9 +80,14 @@ def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
         directory: Where to; it is created if it does not exist, files in it are overwritten.
 
     Raises:
-        StorageError: If the model holds something that is no tensor, or the directory cannot be
-            written.
+        StorageError: If the model is lowered, holds something that is no tensor, or the directory
+            cannot be written.
     """
+    if is_lowered(model):
+        raise StorageError(
+            "The model is lowered: layers and what follows them were joined. Save the model it was "
+            "made from, and lower it again after loading: convert_execution(model, lowered=True)."
+        )
     extra = [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]
     if extra:
         raise StorageError(f"{extra[0]!r} is no tensor, so it cannot be stored. Remove it.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
-from quant_engine.errors import DataError
+from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.forward import eval_mode, run_model
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import Environment, TimingEntry, TimingReport
@@ -67,8 +67,9 @@ def measure_timing(
     *,
     runs: int = 20,
     warmup_runs: int = 3,
-    layers: Mapping[str, Mapping[str, nn.Module]] | None = None,
+    layers: Mapping[str, Collection[str]] | None = None,
     channels_last: Collection[str] = (),
+    images_last: Collection[str] = (),
     progress: Progress | None = None,
 ) -> TimingReport:
     """Time several models on the same batches, in turn, so that a slow moment hits all alike.
@@ -78,10 +79,11 @@ def measure_timing(
         batches: Batch size -> batch.
         runs: Timed runs of each model on each batch.
         warmup_runs: Untimed runs of each model on each batch first.
-        layers: Execution -> layer name -> module of that model, to be timed inside whole runs on
-            the largest batch. Watching costs a little, so these runs do not count for the models.
+        layers: Execution -> names of layers of that model, to be timed inside whole runs on the
+            largest batch. Watching costs a little, so these runs do not count for the models.
         channels_last: Executions that get their images, and have their weights, in torch's
             channels_last layout; laying them out is not timed.
+        images_last: Executions that get their images in that layout, and keep their weights.
         progress: Called after every measured pair; may raise to cancel.
 
     Returns:
@@ -95,11 +97,12 @@ def measure_timing(
         name: _with_channels_last(model) if name in channels_last else model
         for name, model in models.items()
     }
+    is_last = {*channels_last, *images_last}
     meter = ProgressMeter(progress, len(batches) + bool(layers))
     entries: list[TimingEntry] = []
     for size, batch in sorted(batches.items()):
         laid_out = _in_channels_last(batch)
-        inputs = {name: laid_out if name in channels_last else batch for name in models}
+        inputs = {name: laid_out if name in is_last else batch for name in models}
         for name, model in models.items():
             for _ in range(warmup_runs):
                 run_model(model, inputs[name])
@@ -112,11 +115,23 @@ def measure_timing(
     layer_entries: list[TimingEntry] = []
     if layers:
         size, batch = max(batches.items())
-        for execution, watched in layers.items():
-            measured = _time_layers(models[execution], watched, batch, runs)
+        laid_out = _in_channels_last(batch)
+        for execution, names in layers.items():
+            watched = {name: models[execution].get_submodule(name) for name in names}
+            seen = laid_out if execution in is_last else batch
+            measured = _time_layers(models[execution], watched, seen, runs)
             layer_entries += [_entry(execution, size, v, n) for n, v in measured.items() if v]
         meter.step(f"time the layers, batch size {size}")
     return TimingReport(describe_environment(), warmup_runs, tuple(entries), tuple(layer_entries))
+
+
+def runs_in_channels_last(model: nn.Module, batch: Batch) -> bool:
+    """Whether a model takes images in torch's channels_last layout; `view` may not like it."""
+    try:
+        run_model(_with_channels_last(model), _in_channels_last(batch))
+    except ModelForwardError:
+        return False
+    return True
 
 
 def describe_environment() -> Environment:

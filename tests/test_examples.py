@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,16 @@ def test_a_layer_starts_float_and_is_quantized_on_demand(layer, x) -> None:
     after = layer(x)
     assert after.shape == before.shape
     assert 0.0 < (after - before).square().mean() < 1e-3
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        if "ProcessPoolExecutor" not in block:
+            exec(compile(block, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "execution='integer'" in printed
+    assert "Rank correlation with measured values" in printed

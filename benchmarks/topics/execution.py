@@ -66,13 +66,15 @@ def _measure_one(name: str, batch: int, model: nn.Module, x: Tensor, rounds: int
     prepared = prepare(model).model
     quantized = quantize_model(model, x, Recipe.default())
     models: dict[str, tuple[nn.Module, Tensor]] = {FLOAT: (prepared, x)}
+    images = x
     if x.dim() == 4:
         laid_out = copy.deepcopy(prepared).to(memory_format=torch.channels_last)
-        models[CHANNELS_LAST] = laid_out, x.contiguous(memory_format=torch.channels_last)
+        images = x.contiguous(memory_format=torch.channels_last)
+        models[CHANNELS_LAST] = laid_out, images
     models[SIMULATED] = quantized, x
-    models[INTEGER] = convert_execution(quantized), x
-    models[PORTABLE] = convert_execution(quantized, kernel="portable"), x
-    models[LOWERED] = convert_execution(quantized, lowered=True), x
+    models[INTEGER] = convert_execution(quantized), images
+    models[PORTABLE] = convert_execution(quantized, kernel="portable"), images
+    models[LOWERED] = convert_execution(quantized, lowered=True), images
     tasks: dict[str, Callable[[], object]] = {
         key: lambda run=run, values=values: run(values) for key, (run, values) in models.items()
     }

@@ -13,7 +13,7 @@ _CHECKED = "checked_link_words"
 
 
 def check_link_word(key: str, valid: Sequence[str], *, allowed: str = "") -> None:
-    """Add a notice if the link gives `key` a value that its widget does not offer.
+    """Add a notice if the link gives `key` values that its widget does not offer.
 
     Call it before the widget is drawn: Streamlit removes what it cannot use from the link.
 
@@ -22,13 +22,16 @@ def check_link_word(key: str, valid: Sequence[str], *, allowed: str = "") -> Non
         valid: Values the widget takes, as they stand in a link.
         allowed: What to call them in the notice; all of them listed if not given.
     """
-    value = st.query_params.get(key)
     checked: set[tuple[str, str]] = st.session_state.setdefault(_CHECKED, set())
-    if value is None or value in valid or (key, value) in checked:
+    values = dict.fromkeys(st.query_params.get_all(key))
+    unknown = [value for value in values if value not in valid and (key, value) not in checked]
+    if not unknown:
         return
-    checked.add((key, value))
+    checked.update((key, value) for value in unknown)
+    is_all = all(value not in valid for value in values)
     add_notice(
-        f"The link's {key} is “{shorten(value)}”. Allowed: {allowed or ', '.join(valid)}. "
-        "Using the usual choice."
+        f"The link's {key} is “{shorten(' '.join(unknown))}”. "
+        f"Allowed: {allowed or ', '.join(valid)}. "
+        + ("Using the usual choice." if is_all else "Left out.")
     )
     st.rerun()

@@ -12,6 +12,7 @@ from dashboard.components import run_state
 from dashboard.components.live import show_live
 from dashboard.figures.formatting import MISSING, plural
 from dashboard.runs import with_named_layers
+from dashboard.wording import DYNAMIC_INPUT
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
 GROW_SECONDS = 1.0
@@ -94,6 +95,8 @@ def _precision(layer: LayerReport) -> str:
     text = f"int{layer.weight.scheme.bits} weights"
     if layer.input is not None:
         text += f", int{layer.input.scheme.bits} input"
+    elif layer.input_scheme is not None and layer.has_dynamic_input:
+        text += f", dynamic int{layer.input_scheme.bits} input"
     return text
 
 
@@ -117,8 +120,9 @@ def _table_settings() -> dict[str, Any]:
         )
     }
     parameters = {"Parameters": st.column_config.NumberColumn("Parameters", format="localized")}
+    now = {"Now": st.column_config.TextColumn("Now", help=f"Dynamic: {DYNAMIC_INPUT}.")}
     layer = {"Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)}
-    columns = {**layer, **one_decimal, **parameters}
+    columns = {**layer, **now, **one_decimal, **parameters}
     return {
         "width": "stretch",
         "hide_index": True,

@@ -38,6 +38,7 @@ OBSERVER_TITLES = {
     "mse": "Smallest squared error",
     "entropy": "Entropy (KL), as in TensorRT",
 }
+RANGE_TITLES = ("Fixed by calibration", "Anew for each batch")
 GRANULARITY_TITLES = {"per_tensor": "Per tensor", "per_channel": "Per channel"}
 BITS = tuple(range(MAX_BITS, MIN_BITS - 1, -1))
 
@@ -159,8 +160,25 @@ def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:
         return None
     bits = _bits_slider("Input bits", shown.bits, "input_bits")
     symmetric = _symmetric_toggle(shown.symmetric, "input_symmetric")
+    is_dynamic = _range_radio(shown.is_dynamic)
+    if is_dynamic:
+        st.caption("From the smallest to the largest value of each batch; nothing is clipped.")
+        return TensorScheme(bits, symmetric, is_dynamic=True)
     observer, percentile = _observer(shown, "input")
     return TensorScheme(bits, symmetric, "per_tensor", observer, percentile)
+
+
+def _range_radio(is_dynamic: bool) -> bool:
+    chosen = st.radio(
+        "Range of the inputs",
+        RANGE_TITLES,
+        index=int(is_dynamic),
+        key=versioned("input_range"),
+        help="Fixed: the range comes from the calibration samples and stays; values beyond it are "
+        "clipped. Anew: each batch has its own range, found while the layer runs, which costs "
+        "time in every layer and keeps values from staying int8 between layers.",
+    )
+    return chosen == RANGE_TITLES[1]
 
 
 def _bits_slider(label: str, bits: int, key: str) -> int:

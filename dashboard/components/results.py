@@ -10,6 +10,7 @@ from dashboard import service
 from dashboard.components.chart import file_stem
 from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.runs import Run
+from dashboard.sweeps import describe_sweep, sweep_of
 
 
 def show_downloads(run: Run) -> None:
@@ -36,11 +37,11 @@ def show_downloads(run: Run) -> None:
             help="The whole report; ModelReport.from_json reads it back.",
         )
         for sensitivity in run.sensitivities:
-            words = sensitivity.direction.replace("_", " ")
+            sweep = sweep_of(sensitivity)
             st.download_button(
-                f"Sensitivity, {words} (JSON)",
+                f"Sensitivity, {describe_sweep(sweep)} (JSON)",
                 data=partial(sensitivity_to_json, sensitivity),
-                file_name=f"{stem}-{file_stem(sensitivity.direction)}.json",
+                file_name=f"{stem}-{file_stem(sweep.key)}.json",
                 mime="application/json",
                 on_click="ignore",
                 icon=":material/data_object:",

@@ -37,9 +37,9 @@ from dashboard.components.work import (
     job_status,
     jobs,
     sensitivity_key,
+    start_sensitivity,
     store,
     submit_analysis,
-    submit_sensitivity,
     watched_jobs,
 )
 from dashboard.runs import Run, now
@@ -333,12 +333,6 @@ def rerun_with(recipe: Recipe) -> None:
     run = shown_run()
     settings = run.settings if run is not None else wanted_settings()
     start_settings(replace(settings, recipe=recipe))
-
-
-def start_sensitivity(run: Run, direction: str = "one_at_a_time") -> None:
-    """Measure the sensitivity of `run` in the background; the pages show it when done."""
-    submit_sensitivity(run, direction)
-    rerun_outside_callback()
 
 
 def dismiss_job(key: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from dashboard import tables
@@ -36,12 +38,17 @@ from dashboard.figures.proxies import (
     measure_agreement,
     predicted_proxy,
 )
-from dashboard.figures.ranking import rank_layers
+from dashboard.figures.ranking import RankedLayer, rank_layers
+from dashboard.figures.sensitivity import ranking_rows
 from dashboard.figures.sensitivity_metrics import (
+    LEAVE_ONE_OUT,
     SensitivityMetric,
     available_metrics,
 )
+from dashboard.figures.tradeoff import describe_front, tradeoff_figure
 from dashboard.runs import Run
+from dashboard.sweeps import describe_sweep, split_options, sweep_of
+from quant_engine.layer_forms import ACTIVATIONS, BOTH
 from quant_engine.report import SensitivityReport
 
 
@@ -72,6 +79,8 @@ def show_headline(report: SensitivityReport) -> None:
         help=f"{metric.label} with every layer of the recipe quantized. {metric.about}",
         width="content",
     )
+    if not report.cumulative and any(report.options):
+        return  # the curve belongs to another option
     best = most_quantized_without_loss(report)
     last = max((point.count for point in report.cumulative), default=0)
     box.metric(
@@ -83,9 +92,67 @@ def show_headline(report: SensitivityReport) -> None:
     )
 
 
-def show_curve(run: Run, report: SensitivityReport, *, is_log: bool, selected: str) -> None:
+def show_tradeoff(
+    report: SensitivityReport,
+    ranked: Sequence[RankedLayer],
+    metric: SensitivityMetric,
+    *,
+    is_log: bool,
+    selected: str,
+    stem: str,
+) -> None:
+    """Draw bytes against error, one point a layer."""
+    st.subheader("What a layer costs and what it saves", anchor=False)
+    if report.parts == ACTIVATIONS:
+        st.info(
+            "Rounding inputs alone saves no bytes: weights stay float. There is nothing to trade.",
+            icon=":material/balance:",
+        )
+        return
+    is_left_out = report.direction == LEAVE_ONE_OUT
+    show_figure(
+        tradeoff_figure(report, ranked, metric, is_log=is_log, selected=selected),
+        key="sensitivity_tradeoff",
+        alt=describe_front(report, ranked, metric),
+        about="\n\n".join(
+            (
+                "One point a layer: how many bytes are "
+                + ("given back when it stays float" if is_left_out else "saved by quantizing it")
+                + f", against {metric.label}.",
+                "Diamonds form the Pareto front: no other layer is better in both. "
+                + (
+                    "Layers on the front are the cheapest to keep in float."
+                    if is_left_out
+                    else "Quantize those first; keep layers far from it in float."
+                ),
+                "Triangles stand for values that the axis cannot show. Click a point to select it.",
+            )
+        ),
+        data=lambda: tables.table(ranking_rows(ranked, metric)),
+        on_select=run_state.select_layer,
+        file_name=f"{stem}-tradeoff",
+    )
+
+
+def show_curve(
+    run: Run,
+    measured: SensitivityReport,
+    option: str,
+    *,
+    is_log: bool,
+    selected: str,
+    stem: str,
+) -> None:
     """Draw the curve of the k least sensitive layers, and a choice of where to stop."""
     st.subheader("How far can you go", anchor=False)
+    first, report = next(iter(split_options(measured).items()))
+    if report.cumulative and option != first:
+        st.info(
+            f"The curve was measured at {first}, the first of the widths. Rank at {first} to see "
+            "it.",
+            icon=":material/show_chart:",
+        )
+        return
     if not report.cumulative:
         st.info(
             "The curve is measured last; this measurement was stopped before it."
@@ -113,7 +180,7 @@ def show_curve(run: Run, report: SensitivityReport, *, is_log: bool, selected: s
         ),
         data=lambda: tables.cumulative_table(report),
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-curve-{report.direction}",
+        file_name=f"{stem}-curve",
     )
 
 
@@ -175,6 +242,12 @@ def show_agreement(
             icon=":material/compare_arrows:",
         )
         return
+    bits, parts = sweep_of(report).bits, report.parts
+    if bits not in ((), (run.recipe.weight.bits,)) or parts != BOTH:
+        st.caption(
+            "The cheap numbers come from the analysis: they are about the run's own scheme, the "
+            "measured ones about " + describe_sweep(sweep_of(report)) + "."
+        )
     with st.container(horizontal=True, gap="medium", key="correlations"):
         for label, agreement in found.items():
             st.metric(

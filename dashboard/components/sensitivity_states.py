@@ -6,27 +6,26 @@ from dataclasses import replace
 
 import streamlit as st
 
+from dashboard import service
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.headline import show_headline
 from dashboard.components.live import show_live
 from dashboard.figures.formatting import plural
+from dashboard.figures.option_grid import describe_grid, option_grid
 from dashboard.figures.ranking import rank_layers
 from dashboard.figures.sensitivity import ranking_figure
-from dashboard.figures.sensitivity_metrics import (
-    LEAVE_ONE_OUT,
-    ONE_AT_A_TIME,
-    available_metrics,
-)
+from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, available_metrics
 from dashboard.runs import Run
+from dashboard.sweeps import Sweep, describe_sweep, rounds_inputs, split_options
+from quant_engine.layer_forms import ACTIVATIONS
 from quant_engine.report import SensitivityReport
 
-DIRECTION_LABELS = {ONE_AT_A_TIME: "One at a time", LEAVE_ONE_OUT: "Leave one out"}
 LIVE_SECONDS = 1.0
 
 
-def show_empty(run: Run, direction: str) -> None:
-    """Say that nothing was measured in this direction, and offer to do it."""
+def show_empty(run: Run, sweep: Sweep) -> None:
+    """Say that this sweep was not measured, and offer to do it."""
     show_headline(run, key="sensitivity")
     count = len(run.report.quantized_layers)
     with st.container(border=True, key="sensitivity_empty"):
@@ -34,31 +33,64 @@ def show_empty(run: Run, direction: str) -> None:
             st.markdown("**This run quantizes no layer, so there is nothing to measure.**")
             st.page_link("views/experiment.py", label="Set up a run", icon=":material/science:")
             return
-        st.markdown(f"**Not measured yet for this run: {DIRECTION_LABELS[direction].lower()}.**")
-        what = (
-            "with all layers quantized but that one"
-            if direction == LEAVE_ONE_OUT
-            else "with only that layer quantized"
-        )
-        st.markdown(
-            f"The model runs on its test data once for each of its {plural(count, 'layer')}, "
-            f"{what}, and its output is compared with the float model's. "
-            "You can leave this page meanwhile, and stop at any time: what was measured until "
-            "then is kept."
-        )
+        if sweep.parts == ACTIVATIONS and not rounds_inputs(run.recipe):
+            st.markdown(
+                "**This run leaves the inputs of all layers in float, so there is nothing to "
+                "measure on inputs only.**"
+            )
+            return
+        st.markdown(f"**Not measured yet for this run: {describe_sweep(sweep)}.**")
+        st.markdown(describe_work(run, sweep))
         st.button(
             "Measure sensitivity",
             key="measure_sensitivity",
             type="primary",
             icon=":material/play_arrow:",
             on_click=run_state.start_sensitivity,
-            args=(run, direction),
+            args=(run, sweep),
         )
 
 
-def show_running(run: Run, direction: str) -> bool:
+def describe_work(run: Run, sweep: Sweep) -> str:
+    """Return what measuring a sweep runs, and about how often."""
+    count, tried = len(run.report.quantized_layers), max(1, len(sweep.bits))
+    samples = service.model_info(run.model_name).test_samples
+    each = (
+        "with all layers switched but it" if sweep.direction == LEAVE_ONE_OUT else "switched alone"
+    )
+    at = f" at {plural(tried, 'width')}" if sweep.bits else ""
+    text = (
+        f"Each of its {plural(count, 'layer')} is {each}{at}, and the model's output on its test "
+        f"data is compared with the float model's. With the curve, that is at most "
+        f"**{plural(sweep.count_runs(count), 'run')} of the model over "
+        f"{plural(samples, 'sample')}**; what a switch cannot have changed is not computed again. "
+    )
+    if sweep.bits and run.recipe.overrides:
+        text += "Layers with bits of their own are tried at these widths like all others. "
+    return text + (
+        "You can leave this page meanwhile, and stop at any time: what was measured until then is "
+        "kept."
+    )
+
+
+def show_partial_notice(run: Run, sweep: Sweep, report: SensitivityReport) -> None:
+    """Say that a measurement was stopped early, and offer to repeat it."""
+    st.warning(
+        f"Stopped early: measured on {report.samples} samples only, so the intervals are "
+        "wider than they could be.",
+        icon=":material/hourglass_bottom:",
+    )
+    st.button(
+        "Measure again in full",
+        icon=":material/refresh:",
+        on_click=run_state.start_sensitivity,
+        args=(run, sweep),
+    )
+
+
+def show_running(run: Run, sweep: Sweep) -> bool:
     """Draw what is known of a measurement on its way; return whether there is one."""
-    key = run_state.sensitivity_key(run.settings, direction)
+    key = run_state.sensitivity_key(run.settings, sweep)
     status = run_state.jobs().status(key)
     if status is None or not status.is_active:
         return False
@@ -70,9 +102,18 @@ def show_running(run: Run, direction: str) -> bool:
         if not metrics or not isinstance(partial, SensitivityReport):
             st.info("The first values appear here in a moment.", icon=":material/hourglass_top:")
             return
-        report = replace(partial, is_partial=True)
+        options = split_options(replace(partial, is_partial=True))
+        report, metric = next(iter(options.values())), metrics[0]
         st.caption(f"Not finished: values from {plural(report.samples, 'sample')} so far.")
-        metric = metrics[0]
+        if len(options) > 1:
+            names = [row.name for row in rank_layers(report, metric)]
+            show_figure(
+                option_grid(options, names, metric),
+                key="sensitivity_partial_grid",
+                alt=describe_grid(options, metric),
+                about="Every layer at every width, as far as it is measured.",
+            )
+            return
         show_figure(
             ranking_figure(report, rank_layers(report, metric)[:20], metric, is_log=True),
             key="sensitivity_partial",

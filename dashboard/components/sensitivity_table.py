@@ -12,10 +12,17 @@ from dashboard.components import run_state
 from dashboard.figures.formatting import MISSING, format_bytes, plural
 from dashboard.figures.proxies import PROXIES
 from dashboard.figures.ranking import RankedLayer
-from dashboard.figures.sensitivity_metrics import METRICS, SensitivityMetric
+from dashboard.figures.sensitivity_metrics import (
+    LEAVE_ONE_OUT,
+    METRICS,
+    SensitivityMetric,
+    available_metrics,
+)
 from dashboard.figures.theme import ERROR, INT8, NEUTRAL
 from dashboard.runs import Run
-from quant_engine.report import ModelReport
+from dashboard.sweeps import Sweep, split_options
+from quant_engine.report import ModelReport, SensitivityReport
+from quant_engine.scheme import Recipe
 
 _LAST_CHOSEN = "sensitivity_rows_before"
 
@@ -49,15 +56,16 @@ def table_rows(
 
 
 def show_sensitivity_table(
-    run: Run, ranked: Sequence[RankedLayer], metric: SensitivityMetric, direction: str
+    run: Run, ranked: Sequence[RankedLayer], metric: SensitivityMetric, sweep: Sweep, option: str
 ) -> None:
-    """Draw the table; a chosen row selects its layer, chosen rows can be kept in float.
+    """Draw the table; a chosen row selects its layer, and chosen rows can be acted on.
 
-    The choice belongs to these rows in this order: another measure or run begins without one.
+    The choice belongs to these rows in this order: another measure, option or run begins without
+    one.
     """
     rows = table_rows(run.report, ranked, metric)
     names = [row.name for row in ranked]
-    key = f"sensitivity_rows_{run.id}_{direction}_{metric.key}"
+    key = f"sensitivity_rows_{run.id}_{sweep.key}_{option}_{metric.key}"
 
     def choose() -> None:
         _select_newest(chosen_names(st.session_state.get(key), names))
@@ -73,7 +81,10 @@ def show_sensitivity_table(
         column_config=column_settings(rows, metric),
         placeholder=MISSING,
     )
-    _show_actions(run, ranked, chosen_names(event, names))
+    chosen = chosen_names(event, names)
+    _show_actions(run, chosen)
+    if sweep.bits:
+        _show_bits(run, chosen, sweep, option)
 
 
 def chosen_names(event: Any, names: Sequence[str]) -> tuple[str, ...]:
@@ -128,7 +139,7 @@ def _bar(
     )
 
 
-def _show_actions(run: Run, ranked: Sequence[RankedLayer], chosen: Sequence[str]) -> None:
+def _show_actions(run: Run, chosen: Sequence[str]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.button(
             f"Keep {plural(len(chosen), 'layer')} in float and re-run"
@@ -142,10 +153,70 @@ def _show_actions(run: Run, ranked: Sequence[RankedLayer], chosen: Sequence[str]
             args=(run, tuple(chosen)),
         )
         if chosen:
-            saved = sum(row.saved_bytes for row in ranked if row.name in set(chosen))
+            sizes = [layer.size for layer in run.report.layers if layer.name in set(chosen)]
+            saved = sum(size.float_bytes - size.quantized_bytes for size in sizes)
             st.caption(f"The model grows by {format_bytes(saved)} when they stay float.")
         else:
-            st.caption("Tick rows on the left to choose the layers that stay float.")
+            st.caption("Tick rows on the left to choose the layers to act on.")
+
+
+def _show_bits(run: Run, chosen: Sequence[str], sweep: Sweep, option: str) -> None:
+    """Offer one of the tried widths for the chosen layers, and say what it saves."""
+    measured = run.sensitivity_for(sweep)
+    reports = {} if measured is None else split_options(measured)
+    widths = {f"{width} bits": width for width in sweep.bits}
+    usual = f"{run.recipe.weight.bits} bits"
+    first = option if option != usual else next((x for x in widths if x != usual), usual)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        label = st.selectbox(
+            "Weight bits",
+            list(widths),
+            index=list(widths).index(first) if first in widths else 0,
+            key=f"give_bits_{sweep.key}_{option}",
+            width=130,
+            help="The widths that were measured.",
+        )
+        changed = tuple(name for name in chosen if _weight_bits(run.recipe, name) != widths[label])
+        st.button(
+            f"Give {plural(len(changed), 'layer')} {label} and re-run"
+            if changed
+            else f"Give these layers {label} and re-run",
+            key="give_bits",
+            icon=":material/tune:",
+            disabled=not changed,
+            on_click=give_bits_and_rerun,
+            args=(run, changed, widths[label]),
+        )
+        if chosen and not changed:
+            st.caption(f"They have {label} in this run already.")
+        elif chosen and label in reports:
+            st.caption(describe_bits(run, changed, reports[label]))
+
+
+def describe_bits(run: Run, chosen: Sequence[str], report: SensitivityReport) -> str:
+    """Return what the chosen layers were measured to do at a width, and the bytes it changes."""
+    metric = available_metrics(report)[0]
+    layers = [layer for layer in report.layers if layer.name in set(chosen)]
+    now = {layer.name: layer.size.quantized_bytes for layer in run.report.layers}
+    change = sum(x.quantized_bytes - now.get(x.name, x.quantized_bytes) for x in layers)
+    bytes_text = f"The model {'grows' if change > 0 else 'shrinks'} by {format_bytes(abs(change))}."
+    worst = max(layers, key=lambda x: metric.badness(metric.value(x) or 0.0), default=None)
+    if worst is None or report.direction == LEAVE_ONE_OUT:
+        return bytes_text
+    return f"{bytes_text} Worst of them alone: {worst.name}, {metric.format(metric.value(worst))}."
+
+
+def _weight_bits(recipe: Recipe, name: str) -> int | None:
+    scheme = recipe.layer_scheme(name)
+    return None if scheme is None else scheme.weight.bits
+
+
+def give_bits_and_rerun(run: Run, names: Sequence[str], bits: int) -> None:
+    """Analyse the shown run's model again with this width for the weights of these layers."""
+    recipe = run.recipe
+    for name in names:
+        recipe = recipe.with_layer_bits(name, bits)
+    run_state.rerun_with(recipe)
 
 
 def exclude_and_rerun(run: Run, names: Sequence[str]) -> None:

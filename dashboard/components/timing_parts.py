@@ -8,23 +8,34 @@ from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.link_check import check_link_word
+from dashboard.components.markdown import escape_markdown
+from dashboard.components.verdict_list import show_verdicts
+from dashboard.execution_rows import describe_executions, execution_rows
 from dashboard.figures.formatting import format_ms, plural
+from dashboard.figures.layer_gains import (
+    LayerGain,
+    describe_gains,
+    gain_rows,
+    largest_gains,
+    layer_gains,
+    layer_gains_figure,
+)
 from dashboard.figures.timing import (
     layer_timing_figure,
     model_timing_figure,
     slowest_layers,
 )
 from dashboard.figures.timing_text import (
-    FLOAT_EXECUTION,
+    baseline_text,
     batch_sizes,
+    comparison_text,
     conditions_text,
     describe_times,
     execution,
-    ratio_to_float,
-    verdict_text,
     what_was_timed,
 )
 from dashboard.runs import Run
+from dashboard.timing_verdicts import timing_verdicts, was_integer_tried
 from quant_engine.report import TimingReport
 
 TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
@@ -43,6 +54,7 @@ def show_timing(run: Run) -> None:
         _show_models(run, timing, _choose_batch(sizes))
     else:
         st.info("Whole models were not timed in this run.", icon=":material/timer_off:")
+    _show_executions(timing)
     _show_layers(run, timing)
 
 
@@ -66,14 +78,18 @@ def _show_empty(run: Run) -> None:
             if run.report.is_partial
             else "They were not asked for when it was computed."
         )
-        st.button(
-            "Analyse again with times",
-            key="measure_timing",
-            icon=":material/timer:",
-            on_click=run_state.start_settings,
-            args=(run.settings,),
-            kwargs={"is_forced": True},
-        )
+        _show_again(run, "Analyse again with times")
+
+
+def _show_again(run: Run, label: str) -> None:
+    st.button(
+        label,
+        key="measure_timing",
+        icon=":material/timer:",
+        on_click=run_state.start_settings,
+        args=(run.settings,),
+        kwargs={"is_forced": True},
+    )
 
 
 def _choose_batch(sizes: tuple[int, ...]) -> int:
@@ -94,24 +110,23 @@ def _choose_batch(sizes: tuple[int, ...]) -> int:
 
 
 def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
-    verdict = verdict_text(timing, batch_size)
-    if verdict:
-        st.info(verdict, icon=":material/info:")
+    with st.container(border=True, key="time_verdicts", gap="small"):
+        st.markdown("**What the times say**")
+        show_verdicts(timing_verdicts(timing, batch_size))
+        if not was_integer_tried(timing):
+            _show_again(run, "Analyse again with integer times")
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
-    with st.container(horizontal=True, gap="medium", key="time_metrics"):
+    with st.grid(5, min_column_width=160, gap="small", key="time_metrics"):
         for entry in entries:
-            ratio = ratio_to_float(timing, entry)
-            spread = f"quartiles {format_ms(entry.q1_ms)} – {format_ms(entry.q3_ms)}"
-            if ratio is not None and entry.execution != FLOAT_EXECUTION:
-                spread += f" · {ratio:.2g} × float"
+            look = execution(entry.execution)
             st.metric(
-                execution(entry.execution).label.capitalize(),
+                look.label.capitalize(),
                 format_ms(entry.median_ms),
-                spread,
+                comparison_text(timing, entry) or None,
                 delta_color="off",
                 delta_arrow="off",
-                help=execution(entry.execution).about or None,
-                width=260,
+                help=f"{look.about or look.label}. Quartiles {format_ms(entry.q1_ms)} to "
+                f"{format_ms(entry.q3_ms)}.",
             )
     show_figure(
         model_timing_figure(timing, batch_size),
@@ -120,7 +135,8 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         about="\n\n".join(
             (
                 f"One bar for each way to run the model, on batches of {batch_size}: the median "
-                "over the runs. The whisker spans the middle half of them.",
+                "over the runs. The whisker spans the middle half of them. "
+                f"{baseline_text(timing, batch_size)}",
                 what_was_timed(timing),
                 conditions_text(timing),
             )
@@ -128,7 +144,31 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         data=lambda: tables.timing_table(timing),
         file_name=f"{run.model_name}-timing",
     )
-    st.caption(f"Measured on {conditions_text(timing)} {what_was_timed(timing)}")
+    st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
+
+
+def _show_executions(timing: TimingReport) -> None:
+    """How each layer ran on integers, one click away; runs from before that was noted say none."""
+    if not timing.executions:
+        return
+    st.markdown(escape_markdown(describe_executions(timing)))
+    with st.expander("How each layer was computed on integers", icon=":material/memory:"):
+        for note in timing.notes:
+            st.markdown(escape_markdown(note))
+        st.dataframe(
+            execution_rows(timing),
+            key="time_executions",
+            width="stretch",
+            hide_index=True,
+            column_config={
+                "Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)
+            },
+        )
+        st.caption(
+            "Input and output: as in the lowered model, where values stay int8 between layers. "
+            "oneDNN multiplies, sums, scales and rounds in one call; the portable kernel takes "
+            "several and runs anywhere."
+        )
 
 
 def _show_layers(run: Run, timing: TimingReport) -> None:
@@ -136,6 +176,13 @@ def _show_layers(run: Run, timing: TimingReport) -> None:
     if not timing.layers:
         st.info("Single layers were not timed in this run.", icon=":material/timer_off:")
         return
+    top = _choose_top()
+    if gains := layer_gains(timing):
+        _show_gains(run, gains, top)
+    _show_slowest(run, timing, top)
+
+
+def _choose_top() -> int | None:
     check_link_word("slowest", list(TOPS))
     top = st.selectbox(
         "Layers shown",
@@ -144,9 +191,37 @@ def _show_layers(run: Run, timing: TimingReport) -> None:
         key="slowest",
         bind="query-params",
         width=120,
-        help="The slowest ones.",
+        help="Those where the most time is gained or lost, and below the slowest ones.",
     )
-    names = slowest_layers(timing, TOPS[top])
+    return TOPS[top]
+
+
+def _show_gains(run: Run, gains: tuple[LayerGain, ...], top: int | None) -> None:
+    summary = describe_gains(gains)
+    st.markdown(escape_markdown(summary))
+    show_figure(
+        layer_gains_figure(
+            largest_gains(gains, top), selected=run_state.selected_layer(run.report)
+        ),
+        key="time_gains",
+        alt=summary,
+        about="\n\n".join(
+            (
+                "One bar a layer, the largest gain on top: how much less time it takes on "
+                "integers. Right of 0 integers are faster, left of it (crossed blue) float is.",
+                "Dotted grey: the middle halves of the runs overlap, so neither is clearly faster.",
+                "Small layers lose where rounding the input and launching the kernel cost more "
+                "than the multiplications save. Click a bar to select its layer.",
+            )
+        ),
+        data=lambda: tables.table(gain_rows(gains)),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-timing-gains",
+    )
+
+
+def _show_slowest(run: Run, timing: TimingReport, top: int | None) -> None:
+    names = slowest_layers(timing, top)
     show_figure(
         layer_timing_figure(timing, names, selected=run_state.selected_layer(run.report)),
         key="time_layers",
@@ -157,7 +232,7 @@ def _show_layers(run: Run, timing: TimingReport) -> None:
                 "The time spent inside each layer during a whole run, the slowest layer on top. "
                 "Watching costs a little, so the sum is not the model's time.",
                 "Simulated int8 adds the rounding of inputs to the same float computation: it is "
-                "slower by design.",
+                "slower by design. Float is shown in its faster layout.",
                 "Click a bar to select its layer.",
             )
         ),

@@ -9,14 +9,14 @@ from typing import Any
 import streamlit as st
 
 from dashboard import service
+from dashboard.components.link_widgets import rerun_outside_callback
 from dashboard.components.notices import add_toast
 from dashboard.jobs import CANCELLED, DONE, FAILED, JobManager, JobStatus
 from dashboard.prediction import prediction_id
 from dashboard.runs import Run, now
 from dashboard.state import Settings
 from dashboard.store import RunStore, default_home
-
-DIRECTIONS = ("one_at_a_time", "leave_one_out")
+from dashboard.sweeps import Sweep, describe_sweep
 
 _WATCHED = "watched_jobs"
 
@@ -44,9 +44,9 @@ def analysis_key(settings: Settings) -> str:
     return f"analysis:{settings.run_id}"
 
 
-def sensitivity_key(settings: Settings, direction: str) -> str:
-    """Return the name of the job that measures the sensitivity of these settings."""
-    return f"sensitivity:{direction}:{settings.run_id}"
+def sensitivity_key(settings: Settings, sweep: Sweep) -> str:
+    """Return the name of the job that measures a sweep of these settings."""
+    return f"sensitivity:{sweep.key}:{settings.run_id}"
 
 
 def prediction_key(settings: Settings) -> str:
@@ -79,10 +79,10 @@ def submit_analysis(settings: Settings) -> None:
     watch(key)
 
 
-def submit_sensitivity(run: Run, direction: str) -> None:
+def start_sensitivity(run: Run, sweep: Sweep) -> None:
     """Measure a run's sensitivity in the background and keep it with the run."""
     settings, runs = run.settings, store()
-    key = sensitivity_key(settings, direction)
+    key = sensitivity_key(settings, sweep)
 
     def finish(report: Any, seconds: float) -> Run:
         finished = (runs.get(settings.run_id) or run).with_sensitivity(report)
@@ -90,18 +90,19 @@ def submit_sensitivity(run: Run, direction: str) -> None:
         return finished
 
     title = f"Measuring the sensitivity of {service.model_info(settings.model_name).title}"
+    title += f" ({describe_sweep(sweep)})" if sweep.has_settings else ""
     jobs().submit(
-        key, title, lambda control: service.measure_settings(settings, direction, control), finish
+        key, title, lambda control: service.measure_settings(settings, sweep, control), finish
     )
     watch(key)
+    rerun_outside_callback()
 
 
 def attach_jobs(settings: Settings) -> None:
     """Watch what runs already for these settings: another tab, or this one before a reload."""
-    keys = [analysis_key(settings), *(sensitivity_key(settings, d) for d in DIRECTIONS)]
-    for key in (*keys, prediction_key(settings), verification_key(settings)):
-        status = jobs().status(key)
-        if status is not None and status.is_active:
+    ids = (settings.run_id, prediction_id(settings))
+    for key in jobs().active_keys():
+        if key.endswith(tuple(f":{name}" for name in ids)):
             watch(key)
 
 

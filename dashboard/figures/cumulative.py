@@ -30,6 +30,9 @@ from dashboard.figures.theme import (
 from quant_engine.report import CumulativePoint, SensitivityReport
 
 TITLE = two_lines("Error and accuracy against model size", "the k least sensitive layers quantized")
+TITLE_OF_STEPS = two_lines(
+    "Error and accuracy step by step", "the inputs of the k least sensitive layers rounded"
+)
 
 
 def float_layers(report: SensitivityReport, kept: int) -> tuple[str, ...]:
@@ -61,8 +64,9 @@ def cumulative_figure(
 ) -> go.Figure:
     """Return error above accuracy, both against the bytes of the model.
 
-    The float model stands left, everything quantized right. `customdata` of a point is the layer
-    that was quantized last.
+    The float model stands left, everything quantized right. Where all models have the same bytes,
+    because only inputs are rounded, both stand against the number of layers. `customdata`
+    of a point is the layer that was quantized last.
 
     Args:
         report: A measurement with its curve.
@@ -98,7 +102,14 @@ def cumulative_figure(
         autorange="reversed",
         anchor="y2" if has_labels else "y",
     )
-    return new_figure(TITLE, traces=traces, height=520 if has_labels else 380, layout=layout)
+    if not _has_bytes(points):
+        layout["xaxis"] |= axis("Layers with rounded inputs") | {
+            "autorange": True,
+            "tickformat": "d",
+            "ticksuffix": "",
+        }
+    title = TITLE if _has_bytes(points) else TITLE_OF_STEPS
+    return new_figure(title, traces=traces, height=520 if has_labels else 380, layout=layout)
 
 
 def describe_curve(report: SensitivityReport) -> str:
@@ -131,6 +142,17 @@ def describe_point(point: CumulativePoint) -> str:
     return "<br>".join(lines)
 
 
+def _has_bytes(points: Sequence[CumulativePoint]) -> bool:
+    """Whether the models differ in their bytes."""
+    return len(points) == 1 or len({point.model_bytes for point in points}) > 1
+
+
+def _places(points: Sequence[CumulativePoint]) -> list[int]:
+    """Where the points stand: by bytes, or by the number of layers."""
+    has_bytes = _has_bytes(points)
+    return [point.model_bytes if has_bytes else point.count for point in points]
+
+
 def _points_trace(
     points: Sequence[CumulativePoint], values: Sequence[float | None], name: str
 ) -> dict[str, Any]:
@@ -139,7 +161,7 @@ def _points_trace(
         "mode": "lines+markers",
         "name": name,
         "showlegend": False,  # the axis says it
-        "x": [point.model_bytes for point in points],
+        "x": _places(points),
         "y": list(values),
         "customdata": [point.layer for point in points],
         "hovertext": [describe_point(point) for point in points],
@@ -187,7 +209,8 @@ def _accuracy_range(report: SensitivityReport) -> list[float]:
 
 
 def _float_accuracy(points: Sequence[CumulativePoint], accuracy: float) -> dict[str, Any]:
-    ends = [max(p.model_bytes for p in points), min(p.model_bytes for p in points)]
+    places = _places(points)
+    ends = [max(places), min(places)]
     return {
         "type": "scatter",
         "mode": "lines",
@@ -205,6 +228,7 @@ def _marks(
 ) -> list[dict[str, Any]]:
     """Rings around the step of the selected layer and around the chosen split."""
     last = max(point.count for point in points)
+    places = _places(points)
     rings = []
     for index, point in enumerate(points):
         for is_wanted, symbol, name in (
@@ -217,7 +241,7 @@ def _marks(
                         "type": "scatter",
                         "mode": "markers",
                         "name": name,
-                        "x": [point.model_bytes],
+                        "x": [places[index]],
                         "y": [error["y"][index]],
                         "marker": {
                             "symbol": symbol,

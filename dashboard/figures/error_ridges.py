@@ -104,6 +104,11 @@ def why_empty(report: ModelReport, part: str) -> str:
     """Say why there is no error histogram at all."""
     if part == "input" and report.recipe.activation is None:
         return "The inputs stay in float: this recipe quantizes weights only."
+    if part == "input" and any(layer.has_dynamic_input for layer in report.layers):
+        return (
+            "Input ranges are found anew for each batch: there is no fixed grid to measure errors "
+            "on. The local error holds what rounding the inputs costs."
+        )
     if report.is_partial:
         return "No layer was finished before the analysis stopped."
     return "No layer is quantized, so there is no error to show."

@@ -15,8 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, Interval, SensitivityMetric
-from quant_engine.report import LayerSensitivity, SensitivityReport
+from dashboard.figures.sensitivity_metrics import (
+    LEAVE_ONE_OUT,
+    METRICS,
+    Interval,
+    SensitivityMetric,
+)
+from quant_engine.report import LayerSensitivity, Ranking, SensitivityReport
 
 _REPORTED_AS = {
     "kl": "kl_divergence",
@@ -25,6 +30,7 @@ _REPORTED_AS = {
     "top1": "top1_agreement",
     "accuracy": "accuracy_drop",
 }
+"""What the engine calls each measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,12 @@ def sensitivity_sign(direction: str) -> int:
 def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[RankedLayer, ...]:
     """Return the layers that have a value, the most sensitive first.
 
-    Equal values keep the order in which the layers run.
+    Equal values keep the order in which the layers run. Where the report ranks by this measure, the
+    order and the ties are its own.
+
+    Args:
+        report: A measurement of one option; see `sweeps.split_options`.
+        metric: What to rank by.
     """
     sign = sensitivity_sign(report.direction)
     rows: list[tuple[LayerSensitivity, float, Interval | None, Interval]] = []
@@ -106,10 +117,15 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
         badness = metric.badness(value) * sign
         # The value belongs to its interval, even where a skewed bootstrap left it outside.
         rows.append((layer, value, interval, (min(low, high, badness), max(low, high, badness))))
-    rows.sort(key=lambda row: metric.badness(row[1]) * sign, reverse=True)
+    ranking = reported_ranking(report, metric)
+    if ranking is not None and {row[0].name for row in rows} == set(ranking.layers):
+        rows.sort(key=lambda row: ranking.layers.index(row[0].name))
+    else:
+        rows.sort(key=lambda row: metric.badness(row[1]) * sign, reverse=True)
     lows = sorted(low for *_, (low, _) in rows)
     highs = sorted(high for *_, (_, high) in rows)
-    reported = _reported_ties(report, metric)
+    comparisons = () if ranking is None else ranking.comparisons
+    reported = {(pair.above, pair.below): pair.is_tied for pair in comparisons}
     ties = [
         reported.get((above[0].name, below[0].name), _overlap(above[3], below[3]))
         for above, below in pairwise(rows)
@@ -171,13 +187,30 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     return tuple(reversed(front))
 
 
-def _reported_ties(
-    report: SensitivityReport, metric: SensitivityMetric
-) -> dict[tuple[str, str], bool]:
-    """Return what the report itself says of neighbours, if it ranks by this measure."""
+def reported_ranking(report: SensitivityReport, metric: SensitivityMetric) -> Ranking | None:
+    """Return the report's own ranking, if it ranks by this measure."""
     if _REPORTED_AS.get(metric.key) != report.metric or len(report.rankings) != 1:
-        return {}
-    return {(pair.above, pair.below): pair.is_tied for pair in report.rankings[0].comparisons}
+        return None
+    return report.rankings[0]
+
+
+def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
+    """Return in a sentence or two how it was decided which neighbours are tied."""
+    if reported_ranking(report, metric) is not None:
+        return (
+            "A bracket joins neighbours that this data cannot tell apart: they were compared on "
+            "the same samples, by a paired bootstrap."
+        )
+    how = "layers whose intervals overlap count as tied, which calls more of them tied."
+    if not metric.interval_name:
+        how = "it has no intervals, so only equal values count as tied."
+    if not report.rankings:
+        return f"This stored measurement compares no neighbours. By {metric.label}, {how}"
+    by = next((METRICS[k].label for k, name in _REPORTED_AS.items() if name == report.metric), "")
+    return (
+        f"The measurement compared neighbours by {by or report.metric} only. "
+        f"By {metric.label}, {how}"
+    )
 
 
 def _overlap(first: Interval, second: Interval) -> bool:

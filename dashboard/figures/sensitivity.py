@@ -22,11 +22,24 @@ from dashboard.figures.theme import (
     new_figure,
     vertical_line,
 )
+from quant_engine.layer_forms import ACTIVATIONS, BOTH, WEIGHTS
 from quant_engine.report import SensitivityReport
 
 ROW_HEIGHT = 24
 NAME_LENGTH = 30
 SELECTED_MARK = "▶ "
+_SETTINGS = {
+    BOTH: ("only this layer quantized", "all layers quantized but this one"),
+    WEIGHTS: (
+        "only this layer's weights quantized",
+        "all layers' weights quantized but this one's",
+    ),
+    ACTIVATIONS: (
+        "only this layer's inputs rounded",
+        "all layers' inputs rounded but this one's",
+    ),
+}
+"""What is done one at a time, and leaving one out."""
 _DECADES_BELOW = 2  # how far an interval may stretch a logarithmic axis to the left
 
 
@@ -37,11 +50,16 @@ def find_layers(ranked: Sequence[RankedLayer], text: str, top: int | None) -> li
     return found if top is None else found[:top]
 
 
-def setting_text(direction: str) -> str:
+def switch_text(report: SensitivityReport) -> str:
     """Return what was done to the layer a value belongs to."""
-    if direction == LEAVE_ONE_OUT:
-        return "all layers quantized but this one"
-    return "only this layer quantized"
+    return _SETTINGS[report.parts][report.direction == LEAVE_ONE_OUT]
+
+
+def setting_text(report: SensitivityReport) -> str:
+    """Return what was done to the layer a value belongs to, and under which option."""
+    text = switch_text(report)
+    option = report.options[0] if len(report.options) == 1 else ""
+    return f"{text}: {option}" if option else text
 
 
 def ranking_figure(
@@ -64,7 +82,7 @@ def ranking_figure(
         is_log: Draw a logarithmic axis; bars of 0 are named instead of drawn.
         selected: Name of the layer to point out.
     """
-    title = two_lines(metric.title, setting_text(report.direction))
+    title = two_lines(metric.title, setting_text(report))
     if not rows:
         return empty_figure(title, "No layer fits the filter.")
     is_log = is_log and metric.allows_log
@@ -135,7 +153,7 @@ def describe_ranking(
         return f"No layer has a {metric.label}."
     first = ranked[0]
     text = (
-        f"{metric.title}, {setting_text(report.direction)}: the most sensitive of "
+        f"{metric.title}, {setting_text(report)}: the most sensitive of "
         f"{plural(len(ranked), 'layer')} is {first.name} with {metric.format(first.value)}."
     )
     rivals = sum(1 for row in ranked[1:] if row.first_possible == 1)

@@ -16,10 +16,11 @@ from dashboard.figures.theme import (
     empty_figure,
     new_figure,
 )
-from dashboard.figures.timing_text import FLOAT_EXECUTION, execution, ratio_to_float
+from dashboard.figures.timing_text import FLOATS, baseline_of, comparison_text, execution
 from quant_engine.report import TimingEntry, TimingReport
 
 ROW_HEIGHT = 26
+BAR_HEIGHT = 12
 NAME_LENGTH = 30
 SELECTED_MARK = "▶ "
 QUARTILES = "median, and the middle half of the runs as a whisker"
@@ -60,10 +61,23 @@ def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
     )
 
 
+def layer_entries(timing: TimingReport) -> tuple[TimingEntry, ...]:
+    """Return the times of single layers; of float's two layouts only the faster one's."""
+    kinds = {(entry.execution, entry.batch_size) for entry in timing.layers}
+
+    def is_shown(entry: TimingEntry) -> bool:
+        base = baseline_of(timing, entry.batch_size)
+        if base is None or (base.execution, entry.batch_size) not in kinds:
+            return True
+        return entry.execution == base.execution or entry.execution not in FLOATS
+
+    return tuple(entry for entry in timing.layers if is_shown(entry))
+
+
 def slowest_layers(timing: TimingReport, top: int | None = None) -> tuple[str, ...]:
     """Return the layers by their longest median over all executions, the slowest first."""
     longest: dict[str, float] = {}
-    for entry in timing.layers:
+    for entry in layer_entries(timing):
         longest[entry.layer] = max(longest.get(entry.layer, 0.0), entry.median_ms)
     names = sorted(longest, key=lambda name: longest[name], reverse=True)
     return tuple(names if top is None else names[:top])
@@ -76,7 +90,7 @@ def layer_timing_figure(
 
     `customdata` of a bar is the layer's name.
     """
-    entries = [entry for entry in timing.layers if entry.layer in set(names)]
+    entries = [entry for entry in layer_entries(timing) if entry.layer in set(names)]
     if not entries:
         return empty_figure("Time inside each layer (ms)", "Single layers were not timed.")
     sizes = sorted({entry.batch_size for entry in entries})
@@ -107,7 +121,7 @@ def layer_timing_figure(
         title,
         "Milliseconds in one forward pass",
         traces=[*traces, _targets(entries, names)],
-        height=180 + ROW_HEIGHT * max(len(names), 3),
+        height=180 + max(ROW_HEIGHT, BAR_HEIGHT * len(kinds)) * max(len(names), 3),
         x_axis={"rangemode": "tozero"},
         y_axis={
             "tickvals": list(range(len(names))),
@@ -192,15 +206,11 @@ def _describe(timing: TimingReport | None, entry: TimingEntry) -> str:
         f"{format_ms(entry.q1_ms)} to {format_ms(entry.q3_ms)}",
         f"{format_ms(entry.median_ms / max(1, entry.batch_size))} for one sample",
     ]
-    ratio = None if timing is None else ratio_to_float(timing, entry)
-    if ratio is not None and entry.execution != FLOAT_EXECUTION:
-        lines.append(f"{ratio:.2g} × the time of float")
+    if timing is not None and (compared := comparison_text(timing, entry)):
+        lines.append(compared)
     return "<br>".join(lines)
 
 
 def _time_text(timing: TimingReport, entry: TimingEntry) -> str:
-    ratio = ratio_to_float(timing, entry)
-    text = format_ms(entry.median_ms)
-    if ratio is None or entry.execution == FLOAT_EXECUTION:
-        return text
-    return f"{text} ({ratio:.2g} × float)"
+    compared = comparison_text(timing, entry)
+    return format_ms(entry.median_ms) + (f" ({compared})" if compared else "")

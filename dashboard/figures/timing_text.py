@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dashboard.figures.formatting import format_ms, plural
+from dashboard.figures.formatting import format_ms, format_number, plural
 from dashboard.figures.theme import FLOAT, INT8, NEUTRAL
 from quant_engine.report import TimingEntry, TimingReport
 
 FLOAT_EXECUTION = "float"
+CHANNELS_LAST = "float_channels_last"
+FLOATS = (FLOAT_EXECUTION, CHANNELS_LAST)
 SIMULATED = "simulated"
+INTEGER = "integer"
+LOWERED = "integer_lowered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,8 @@ class Execution:
 
 EXECUTIONS: dict[str, Execution] = {
     FLOAT_EXECUTION: Execution("float", "the float model as it is", FLOAT),
-    "float_channels_last": Execution(
-        "float, channels last",
+    CHANNELS_LAST: Execution(
+        "float (channels last)",
         "the same float model with the channels of each pixel side by side in memory, "
         "often the faster layout for convolutions",
         FLOAT,
@@ -45,7 +49,17 @@ EXECUTIONS: dict[str, Execution] = {
         INT8,
         "x",
     ),
-    "integer": Execution("integer int8", "int8 values multiplied and summed as integers", INT8),
+    INTEGER: Execution(
+        "integer int8",
+        "int8 values multiplied and summed as integers; between layers values are float again",
+        INT8,
+    ),
+    LOWERED: Execution(
+        "integer int8 (lowered)",
+        "the same, and where the model allows it values stay int8 between layers too",
+        INT8,
+        "/",
+    ),
 }
 """How the known executions are shown; others are shown under their own name."""
 
@@ -65,12 +79,50 @@ def batch_sizes(timing: TimingReport) -> tuple[int, ...]:
     return tuple(sorted({entry.batch_size for entry in timing.models}))
 
 
-def ratio_to_float(timing: TimingReport, entry: TimingEntry) -> float | None:
-    """Return an entry's median over the float model's at the same batch size, or None."""
-    base = timing.model(FLOAT_EXECUTION, entry.batch_size)
+def baseline_of(timing: TimingReport, batch_size: int) -> TimingEntry | None:
+    """Return what all times at a batch size are compared with: float in its faster layout."""
+    return timing.float_baseline.get(batch_size)
+
+
+def ratio_to_baseline(timing: TimingReport, entry: TimingEntry) -> float | None:
+    """Return an entry's median over the baseline's at the same batch size, or None."""
+    base = baseline_of(timing, entry.batch_size)
     if base is None or base.median_ms <= 0:
         return None
     return entry.median_ms / base.median_ms
+
+
+def is_baseline(timing: TimingReport, entry: TimingEntry) -> bool:
+    """Whether the other times of its batch size are compared with this one."""
+    return entry == baseline_of(timing, entry.batch_size)
+
+
+def baseline_text(timing: TimingReport, batch_size: int) -> str:
+    """Return what the baseline is, in one sentence; empty without one."""
+    base = baseline_of(timing, batch_size)
+    if base is None:
+        return ""
+    layouts = [name for name in FLOATS if timing.model(name, batch_size) is not None]
+    why = ", the faster of the two float layouts" if len(layouts) > 1 else ""
+    return f"Baseline: {execution(base.execution).label}{why}."
+
+
+def format_ratio(ratio: float) -> str:
+    """Return how many times as long, with two decimals where they say something.
+
+    Example:
+        >>> format_ratio(0.5082), format_ratio(1.0), format_ratio(12.34)
+        ('0.51 ×', '1.00 ×', '12.3 ×')
+    """
+    return f"{ratio:.2f} ×" if ratio < 10 else f"{format_number(ratio)} ×"
+
+
+def comparison_text(timing: TimingReport, entry: TimingEntry) -> str:
+    """Return an entry's time against the baseline in a few words; empty without a baseline."""
+    ratio = ratio_to_baseline(timing, entry)
+    if ratio is None:
+        return ""
+    return "baseline" if is_baseline(timing, entry) else f"{format_ratio(ratio)} baseline"
 
 
 def conditions_text(timing: TimingReport) -> str:
@@ -82,26 +134,8 @@ def conditions_text(timing: TimingReport) -> str:
         f"{environment.cpu}, {plural(environment.threads, 'thread')}, "
         f"{environment.platform}, PyTorch {environment.torch_version}; "
         f"{counted} timed runs each after {plural(timing.warmup_runs, 'warm-up run')}, "
-        "the models in turn."
+        "the models in turn; medians with quartiles."
     )
-
-
-def verdict_text(timing: TimingReport, batch_size: int) -> str:
-    """Return what the times at one batch size do and do not say, in plain words."""
-    simulated = timing.model(SIMULATED, batch_size)
-    ratio = None if simulated is None else ratio_to_float(timing, simulated)
-    parts = []
-    if ratio is not None:
-        parts.append(
-            f"Simulated int8 takes {ratio:.2g} × the time of float at batch size {batch_size}."
-        )
-    if simulated is not None:
-        parts.append(
-            "That is no verdict on int8: simulation computes in float and rounds on top, so it "
-            "is slower than float by design. It shows what int8 does to the results; it is never "
-            "a speed-up."
-        )
-    return " ".join(parts)
 
 
 def describe_times(timing: TimingReport, batch_size: int) -> str:

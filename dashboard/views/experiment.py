@@ -13,7 +13,7 @@ from dashboard.components.recipe_form import show_recipe_form
 from dashboard.components.results import show_downloads
 from dashboard.runs import Run
 from dashboard.state import Settings
-from dashboard.wording import SIMULATED_NOTE, describe_age, describe_estimate, describe_recipe
+from dashboard.wording import EXECUTION_NOTE, describe_age, describe_estimate, describe_recipe
 
 
 def _show_run_bar(settings: Settings) -> None:
@@ -81,7 +81,7 @@ def _show_result(run: Run, settings: Settings) -> None:
         st.page_link("views/size_time.py", label="Bytes and time", icon=":material/speed:")
     show_layers(run.report, key="result_layers", on_select=run_state.select_layer)
     show_downloads(run)
-    st.caption(SIMULATED_NOTE)
+    st.caption(EXECUTION_NOTE)
 
 
 st.title("Experiment", anchor=False)

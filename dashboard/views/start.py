@@ -10,7 +10,7 @@ from dashboard.components.gallery import show_gallery
 from dashboard.components.headline import show_headline
 from dashboard.components.model_cards import show_model_cards, show_recent_runs, show_tries
 from dashboard.runs import Run
-from dashboard.wording import SIMULATED_NOTE, describe_recipe, preset_about, preset_title
+from dashboard.wording import EXECUTION_NOTE, describe_recipe, preset_about, preset_title
 from quant_engine.scheme import PRESETS
 
 
@@ -71,4 +71,4 @@ if shown is not None:
     _show_presets(shown)
 st.subheader("Recent runs", anchor=False)
 show_recent_runs(shown)
-st.caption(SIMULATED_NOTE)
+st.caption(EXECUTION_NOTE)

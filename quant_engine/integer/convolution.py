@@ -129,12 +129,12 @@ class PackedConvTranspose2d:
         ]
         self._weights = _turned_weights(layer)
         self._operations: dict[Pair, IntegerOperation] = {}
-        self._operation = self._for_output(layer.output_padding)
+        self._last = self._for_output(layer.output_padding)
 
     @property
     def name(self) -> str:
         """The kernel that ran last, or that will run."""
-        return self._operation.name
+        return self._last.name
 
     def __call__(
         self,
@@ -144,11 +144,12 @@ class PackedConvTranspose2d:
         output_padding: Pair | None = None,
     ) -> Tensor:
         """Run on unsigned codes."""
-        self._operation = self._for_output(output_padding or self._output_padding)
+        operation = self._for_output(output_padding or self._output_padding)
+        self._last = operation
         batch = codes
         if codes.dim() == 3:
             batch, epilogue = codes.unsqueeze(0), _with_skip_axis(epilogue, 0)
-        y = self._operation(self._stretched(batch, grid.zero_point), grid, epilogue)
+        y = operation(self._stretched(batch, grid.zero_point), grid, epilogue)
         return y if codes.dim() == 4 else y.squeeze(0)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

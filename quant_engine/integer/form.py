@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from quant_engine.affine import QParams, aligned
-from quant_engine.errors import UnsupportedLayerError
+from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
 from quant_engine.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
 from quant_engine.kernels.operands import finish
 from quant_engine.kernels.reference import LONGEST_SUM
@@ -100,7 +101,7 @@ class _Built:
 
     packed: PackedLayer
     sources: tuple[Tensor | None, ...]
-    versions: tuple[int | None, ...]
+    versions: tuple[tuple[int, int] | None, ...]
     qparams: QParams | None
     grid: Grid | None
 
@@ -108,7 +109,7 @@ class _Built:
         for new, old, version in zip(_sources(layer), self.sources, self.versions, strict=True):
             if new is not old:
                 return False
-            if version is not None and new is not None and new._version != version:
+            if version != _version(new):
                 return False
         return True
 
@@ -118,9 +119,11 @@ def _sources(layer: QuantizedLayer) -> tuple[Tensor | None, ...]:
     return (*(buffers[name] for name in _SOURCES), layer._parameters.get("bias"))
 
 
-def _version(tensor: Tensor | None) -> int | None:
-    """Return torch's count of in-place changes; None where it cannot be changed in place."""
-    return None if tensor is None or tensor.is_inference() else tensor._version
+def _version(tensor: Tensor | None) -> tuple[int, int] | None:
+    """Return torch's count of in-place changes, which inference tensors lack, and the memory."""
+    if tensor is None:
+        return None
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
 
 
 class KernelForm(IntegerForm):
@@ -143,7 +146,7 @@ class KernelForm(IntegerForm):
         return "" if self._built is None else self._built.packed.name
 
     def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
-        """Run a layer on a float input; returns float32."""
+        """Run a layer on a float input; returns float32, laid out in memory as the input is."""
         if layer.scheme.activation is None:
             return run_on_float_input(layer, x, *arguments)
         built = self._build(layer)
@@ -153,18 +156,24 @@ class KernelForm(IntegerForm):
             if qparams is None:
                 return run_on_float_input(layer, x, *arguments)
             grid = Grid.of(qparams)
-        return built.packed(to_codes(x, qparams), grid, PLAIN, *arguments)
+        y = built.packed(to_codes(x, qparams), grid, PLAIN, *arguments)
+        return y if _has_channels_last(x) else y.contiguous()
 
     def run_codes(
         self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any
     ) -> Tensor:
-        """Run a layer on unsigned codes; returns float32 values or codes, as the epilogue says."""
-        packed = self._build(layer).packed
+        """Run a layer on unsigned codes; returns float32 values or codes, as the epilogue says.
+
+        Raises:
+            NotCalibratedError: If the codes are on another grid than the layer's input is by now.
+        """
+        built = self._build(layer)
+        require_grid(built.grid, grid)
         skip = epilogue.skip
-        if skip is not None and skip.shape != packed.output_shape(tuple(codes.shape)):
-            # What is added is spread over the output, or the output over it; kernels do neither.
-            return finish(packed(codes, grid, PLAIN, *arguments), epilogue)
-        return packed(codes, grid, epilogue, *arguments)
+        shape = built.packed.output_shape(tuple(codes.shape))
+        if skip is None or _can_be_added(epilogue, shape):
+            return built.packed(codes, grid, epilogue, *arguments)
+        return finish(built.packed(codes, grid, PLAIN, *arguments), epilogue)
 
     def _build(self, layer: QuantizedLayer) -> _Built:
         if self._built is None or not self._built.fits(layer):
@@ -186,6 +195,32 @@ class KernelForm(IntegerForm):
 
     def __reduce__(self) -> tuple[type[KernelForm], tuple[str]]:
         return KernelForm, (self.kernel,)
+
+
+def require_grid(current: Grid | None, expected: Grid) -> None:
+    """Check that a layer's input still has the grid on which others hand it codes.
+
+    Raises:
+        NotCalibratedError: If it has another one.
+    """
+    if current != expected:
+        raise NotCalibratedError(
+            "A layer's input grid is not what it was when the model was lowered, perhaps because "
+            "other numbers were loaded. Lower the model again with convert_execution."
+        )
+
+
+def _can_be_added(epilogue: Epilogue, shape: tuple[int, ...]) -> bool:
+    """Whether a kernel can add it: codes or float32 values, one for each value of the output."""
+    skip = epilogue.skip
+    dtype = torch.float32 if epilogue.skip_grid is None else torch.uint8
+    return isinstance(skip, Tensor) and skip.dtype == dtype and skip.shape == shape
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    """Whether an image lies in memory with its channels last, and not also with them first."""
+    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return is_last and not x.is_contiguous()
 
 
 def run_on_float_input(layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:

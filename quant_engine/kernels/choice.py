@@ -102,7 +102,7 @@ class CheckedConvolution:
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes (N, C, H, W)."""
-        if self._fused.is_exact_on(tuple(codes.shape)):
+        if self._fused.is_exact_on(tuple(codes.shape), grid, epilogue):
             self.name = onednn.NAME
             return self._fused(codes, grid, epilogue)
         self.name = reference.NAME

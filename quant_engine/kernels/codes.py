@@ -58,6 +58,7 @@ def to_codes(x: Tensor, qparams: QParams) -> Tensor:
     if x.numel() <= _PIECE or x.dtype != torch.float32 or not _is_dense(x):
         codes, _ = shifted_codes(x, qparams)
         return codes.add_(zero_point + SHIFT).to(torch.uint8)
+    x = x.detach()
     # Piece by piece, in a buffer that stays in the processor's cache.
     result = torch.empty_like(x, dtype=torch.uint8)
     values, flat = (t.as_strided((x.numel(),), (1,)) for t in (x, result))

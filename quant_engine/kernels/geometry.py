@@ -35,6 +35,36 @@ class Convolution:
         is_even = left == right and top == bottom and min(self.edges) >= 0
         return is_even and (self.padding_mode == ZEROS or not any(self.edges))
 
+    def has_window_of_padding(self, kernel: tuple[int, int], size: tuple[int, int]) -> bool:
+        """Whether some window of the kernel lies on added values alone.
+
+        Args:
+            kernel: Size of the kernel (vertical, horizontal).
+            size: Size of the image, before padding.
+
+        Example:
+            >>> Convolution(edges=(1, 1, 1, 1)).has_window_of_padding((3, 3), (5, 5))
+            False
+            >>> Convolution(edges=(1, 1, 0, 0)).has_window_of_padding((1, 1), (5, 5))
+            True
+        """
+        left, right, top, bottom = self.edges
+        axes = zip(
+            kernel, size, self.stride, self.dilation, ((top, bottom), (left, right)), strict=True
+        )
+        return any(_some_window_misses(*axis) for axis in axes)
+
+
+def _some_window_misses(
+    kernel: int, size: int, stride: int, dilation: int, edges: tuple[int, int]
+) -> bool:
+    before, after = edges
+    last = before + size + after - dilation * (kernel - 1) - 1
+    for start in range(-before, last - before + 1, stride):
+        if not any(0 <= start + dilation * place < size for place in range(kernel)):
+            return True
+    return False
+
 
 def pad_codes(codes: Tensor, convolution: Convolution, zero: int) -> Tensor:
     """Pad (N, C, H, W) codes as the convolution says, with the code `zero` for 0.0.

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import fx, nn
 
 from quant_engine.errors import UnsupportedLayerError
+from quant_engine.layers import QuantizedLayer
 from quant_engine.lowering.attention import take_attention_apart
 from quant_engine.lowering.patterns import (
     clamp_of,
     is_idle,
-    is_in_place,
     is_max_pooling,
-    is_value_node,
     module_of,
 )
 from quant_engine.lowering.placement import Fusion, Placement, place_codes
 from quant_engine.lowering.steps import ClampCodes, LoweredLayer, MaxPoolCodes, RoundToCodes
 from quant_engine.lowering.tracing import trace_model
+from quant_engine.lowering.writes import follow_writes
 
 
 def lower_model(model: nn.Module) -> fx.GraphModule:
@@ -39,8 +40,10 @@ def lower_model(model: nn.Module) -> fx.GraphModule:
         UnsupportedLayerError: If the forward cannot be traced, or no layer has a calibrated input.
     """
     traced = trace_model(model)
+    _require_float32(traced)
     _drop_idle_steps(traced.graph)
-    _name_results_of_in_place_steps(traced.graph)
+    follow_writes(traced.graph)
+    _let_views_copy(traced.graph)
     take_attention_apart(traced)
     placement = place_codes(traced.graph)
     if not placement.fusions:
@@ -58,16 +61,22 @@ def _drop_idle_steps(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _name_results_of_in_place_steps(graph: fx.Graph) -> None:
-    """Let whoever reads a value after it was overwritten read the step that overwrote it."""
-    order = {node: number for number, node in enumerate(graph.nodes)}
+def _require_float32(traced: fx.GraphModule) -> None:
+    """Check the types of layers: what lies between lowered ones has the type of their sums."""
+    for name, module in traced.named_modules():
+        if isinstance(module, QuantizedLayer) and module.weight_dtype != torch.float32:
+            dtype = str(module.weight_dtype).removeprefix("torch.")
+            raise UnsupportedLayerError(
+                f"The layer {name!r} is one of {dtype}; lowered models compute in float32. "
+                "Quantize the model as model.float()."
+            )
+
+
+def _let_views_copy(graph: fx.Graph) -> None:
+    """Turn `view` into `reshape`: integer layers may lay out their results in another way."""
     for node in graph.nodes:
-        if not is_value_node(node) or not is_in_place(node):
-            continue
-        target = node.args[0] if node.args else None
-        if isinstance(target, fx.Node):
-            for user in [user for user in target.users if order[user] > order[node]]:
-                user.replace_input_with(target, node)
+        if node.op == "call_method" and node.target == "view":
+            node.target = "reshape"
 
 
 class _Builder:
@@ -80,6 +89,7 @@ class _Builder:
         self._values: dict[fx.Node, fx.Node] = {}
         self._codes: dict[fx.Node, fx.Node] = {}
         self._taken: set[str] = set()
+        self._used = {name for name, _ in traced.named_modules()} | set(vars(traced))
 
     def build(self) -> fx.Graph:
         """Return the graph; its modules are put into the traced module."""
@@ -144,15 +154,25 @@ class _Builder:
             skip=skip_grid,
         )
         made = self._call(self._free_name(self._name_of(fusion)), step, *operands)
+        if any(user.op == "output" for user in fusion.end.users):
+            made = self._graph.call_method("contiguous", (made,))
         (self._codes if gives_codes else self._values)[fusion.end] = made
 
     def _name_of(self, fusion: Fusion) -> str:
-        """Return the layer's name, or another one if somebody else calls the layer as it is."""
+        """Return the layer's name, or another one if somebody else calls the layer as it is.
+
+        Somebody else may be a module that holds the layer and is called as a whole.
+        """
         name = str(fusion.layer.target)
-        callers = (node for node in self._traced.graph.nodes if node.target == name)
-        return (
-            name if all(node in self._placement.layers for node in callers) else f"{name}_lowered"
+        callers = (
+            node
+            for node in self._traced.graph.nodes
+            if node.op == "call_module" and f"{name}.".startswith(f"{node.target}.")
         )
+        if all(node in self._placement.layers for node in callers):
+            self._used.discard(name)
+            return name
+        return f"{name}_lowered"
 
     def _add_codes_step(self, node: fx.Node) -> None:
         """Repeat on codes a step that does not mind them."""
@@ -177,9 +197,9 @@ class _Builder:
         return self._graph.call_module(name, tuple(operands))
 
     def _free_name(self, name: str) -> str:
-        """Return the name, or one like it if a step has it already: a layer may be called twice."""
+        """Return the name, or one like it if something has it already: a layer may run twice."""
         free, number = name, 1
-        while free in self._taken:
+        while free in self._taken or free in self._used:
             number += 1
             free = f"{name}_call{number}"
         self._taken.add(free)

@@ -113,20 +113,6 @@ def added_nodes(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     return None
 
 
-def is_in_place(node: fx.Node) -> bool:
-    """Whether a node may overwrite its first argument."""
-    module = module_of(node)
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    if node.op == "call_method":
-        name = str(node.target)
-        return name.endswith("_") and not name.endswith("__")
-    if node.op != "call_function":
-        return False
-    name = getattr(node.target, "__name__", "")
-    return bool(node.kwargs.get("inplace")) or node.target is operator.iadd or name.endswith("_")
-
-
 def is_value_node(node: Any) -> bool:
     """Whether a node computes something, rather than being an input, a constant or the output."""
     return node.op in ("call_module", "call_function", "call_method")

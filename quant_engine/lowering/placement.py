@@ -19,11 +19,11 @@ from quant_engine.lowering.patterns import (
     clamp_of,
     gelu_of,
     input_of,
-    is_in_place,
     is_max_pooling,
     is_reshaping,
     lowerable_layer,
 )
+from quant_engine.lowering.writes import is_in_place
 
 
 @dataclass(slots=True, eq=False)
@@ -117,13 +117,12 @@ def _narrows(node: fx.Node) -> bool:
 
 
 def _may_skip_codes(fusion: Fusion, placement: Placement) -> bool:
-    """Whether what a fusion adds may be codes: where its result is, and always in convolutions.
+    """Whether what a fusion adds may be codes: in convolutions.
 
     Codes are a quarter of the bytes; the price is one more rounding on the way of the skipped
-    value. A Linear layer whose result stays float, as in a transformer, keeps a float sum.
+    value. The kernels of Linear layers add values only, so there it would buy nothing.
     """
-    is_linear = isinstance(placement.layers[fusion.layer], QuantizedLinear)
-    return fusion.end in placement.codes_only or not is_linear
+    return not isinstance(placement.layers[fusion.layer], QuantizedLinear)
 
 
 def _find_fusions(graph: fx.Graph, placement: Placement) -> None:

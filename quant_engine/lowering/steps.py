@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from quant_engine.affine import QParams, fake_quantize
 from quant_engine.integer import KernelForm
+from quant_engine.integer.form import require_grid
 from quant_engine.kernels import Epilogue, Grid, to_codes
 from quant_engine.kernels.operands import ACTIVATIONS, NO_ACTIVATION
 from quant_engine.kernels.pooling import max_pool_codes
@@ -67,6 +68,7 @@ class ClampCodes(LoweredStep):
 
     def __init__(self, qparams: QParams, activation: str) -> None:
         super().__init__()
+        self.qparams = qparams
         self.grid = limited(Grid.of(qparams), qparams, activation)
         self.activation = activation
 
@@ -74,7 +76,8 @@ class ClampCodes(LoweredStep):
         """Clamp codes, or the values they stand for."""
         if self.is_integer:
             return x.clamp(max(self.grid.zero_point, self.grid.lowest), self.grid.highest)
-        return ACTIVATIONS[self.activation](x)
+        # ReLU6 of a value is rounded once more: 6 need not be on the grid.
+        return fake_quantize(ACTIVATIONS[self.activation](x), self.qparams)
 
 
 class MaxPoolCodes(LoweredStep):
@@ -136,6 +139,8 @@ class LoweredLayer(LoweredStep):
             codes = x if self.takes_codes else to_codes(x, self.input_qparams)
             epilogue = Epilogue(self._fused_activation, self._output, skip, self._skip)
             return form.run_codes(self.layer, codes, self._grid, epilogue)
+        qparams = self.layer.input_qparams
+        require_grid(None if qparams is None else Grid.of(qparams), self._grid)
         x_hat = x if self.takes_codes else fake_quantize(x, self.input_qparams)
         y = self.layer.compute(x_hat, self.layer.dequantized_weight(), self.layer.bias_for(x_hat))
         if skip is not None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import GraphAppendingTracer
 
-from quant_engine.dataflow import input_names
+from quant_engine.dataflow import input_names, remembered_nodes
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
+from quant_engine.lowering.writes import IN_PLACE_OPERATORS
 from quant_engine.modules import has_hooks
 from quant_engine.sweep import share_tensors
 
@@ -44,14 +45,17 @@ def trace_model(model: nn.Module) -> fx.GraphModule:
         UnsupportedLayerError: If the forward cannot be followed with symbols, for example because
             it decides on values or shapes; the message says why.
     """
-    sketch = share_tensors(model)
+    sketch = share_tensors(model).eval()
     recorder = _Recorder(sketch)
     try:
         if is_single_step(sketch):
-            raise UnsupportedLayerError("The model is a single layer.")
+            raise UnsupportedLayerError("The model is called as a whole: a layer, or with hooks.")
         recorder.stand_in_for(sketch, "")
         with torch.inference_mode(False), torch.no_grad():
             result = sketch(*(recorder.placeholder(name) for name in input_names(model)))
+        _require_plain_containers(result)
+        if remembered_nodes(sketch):
+            raise UnsupportedLayerError("The forward keeps a value in an attribute for later.")
         recorder.graph.output(recorder.create_arg(result))
         recorder.graph.lint()
         return fx.GraphModule(share_tensors(model), recorder.graph, type(model).__name__)
@@ -68,6 +72,32 @@ def is_single_step(module: nn.Module) -> bool:
     return type(module).__module__.startswith(_LIBRARIES) and type(module) not in _CONTAINERS
 
 
+def _require_plain_containers(result: Any) -> None:
+    """Check that a graph can give back what the forward does: other mappings would become dicts."""
+    if isinstance(result, dict | list | tuple):
+        if not isinstance(result, tuple) and type(result) not in (dict, list):
+            kind = type(result).__name__
+            raise UnsupportedLayerError(f"The forward returns a {kind}. Return a dict or a tuple.")
+        for value in result.values() if isinstance(result, dict) else result:
+            _require_plain_containers(value)
+
+
+class _Symbol(fx.Proxy):
+    """A symbol that `+=` and the like overwrite, as they do a tensor; fx would make a new value."""
+
+    def _in_place(self, name: str, other: Any) -> fx.Proxy:
+        operation = IN_PLACE_OPERATORS[name]
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+
+def _overwriting(name: str) -> Callable[[_Symbol, Any], fx.Proxy]:
+    return lambda symbol, other: symbol._in_place(name, other)
+
+
+for _name in IN_PLACE_OPERATORS:
+    setattr(_Symbol, f"__{_name}__", _overwriting(_name))
+
+
 class _Recorder(GraphAppendingTracer):
     """Writes the graph, and knows the names of parameters and buffers."""
 
@@ -75,6 +105,9 @@ class _Recorder(GraphAppendingTracer):
         super().__init__(fx.Graph())
         named = (*root.named_parameters(), *root.named_buffers())
         self._names = {id(tensor): name for name, tensor in named}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Symbol(node, self)
 
     def placeholder(self, name: str) -> fx.Proxy:
         return self.create_proxy("placeholder", name, (), {})

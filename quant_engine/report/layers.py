@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quant_engine.report.tensors import ErrorMetrics, TensorReport
+from quant_engine.scheme import TensorScheme
 
 QUANTIZED = "quantized"
 EXCLUDED = "excluded"
@@ -51,10 +52,13 @@ class LayerReport:
         output_shape: Shape of its output in the first evaluation batch.
         size: Bytes before and after.
         weight: What happened to the weight; None where it stays float.
-        input: What happened to the input; None where it stays float.
+        input: What happened to the input; None where it stays float, or has a range a batch and
+            so no grid of its own to report on.
         local_error: This layer quantized and fed the float input, against its float output.
         accumulated_error: Its output inside the fully quantized model, against its float output.
             Known for float layers too: they pass on what reaches them.
+        input_scheme: How the input is quantized; None where it stays float, and in reports from
+            before this was noted.
     """
 
     name: str
@@ -71,11 +75,17 @@ class LayerReport:
     input: TensorReport | None = None
     local_error: ErrorMetrics | None = None
     accumulated_error: ErrorMetrics | None = None
+    input_scheme: TensorScheme | None = None
 
     @property
     def is_quantized(self) -> bool:
         """Whether the layer was quantized."""
         return self.status == QUANTIZED
+
+    @property
+    def has_dynamic_input(self) -> bool:
+        """Whether the input is quantized with a range found anew for each batch."""
+        return self.input_scheme is not None and self.input_scheme.is_dynamic
 
     @property
     def weight_error(self) -> ErrorMetrics | None:

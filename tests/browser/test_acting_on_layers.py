@@ -116,7 +116,37 @@ def test_ticked_rows_select_their_layer_and_can_be_kept_in_float(
     expect(page.get_by_text("Not measured yet for this run")).to_be_visible()
 
 
-@pytest.mark.parametrize("figure", ["size_layers", "time_layers"])
+def test_widths_are_measured_and_given_to_a_layer(dashboard_url: str, page: Page) -> None:
+    visit(page, f"{dashboard_url}/sensitivity?{RUN}")
+    for width in ("8", "4"):
+        page.get_by_role("button", name=width, exact=True).click()
+        wait_until_idle(page)
+    page.get_by_role("button", name="Measure sensitivity").click()
+    cells = page.locator(".st-key-sensitivity_grid .barlayer .point path")
+    expect(cells.first).to_be_visible(timeout=RUN_SECONDS * 1000)
+    names = row_names(page, "sensitivity_grid")[1:]
+    assert cells.count() == 2 * (len(names) + 1)
+    other = next(index for index, name in enumerate(names) if name != layer_shown(page))
+    click_middle(page, cells.nth(2 * (other + 1) + 1))
+    expect_layer(page, names[other])
+
+    table = page.get_by_test_id("stDataFrame")
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 17, box["y"] + ROW_PIXELS * 1.5)
+    expect_layer(page, names[0])
+    page.get_by_role("button", name="Give 1 layer 4 bits and re-run").click()
+
+    page.wait_for_function("() => new URL(location.href).searchParams.get('run').includes('bits')")
+    run = parse_qs(urlsplit(page.url).query)["run"][0]
+    assert run.split()[2:] == [f"bits:{names[0]}:4"]
+    expect(page.get_by_text("Not measured yet for this run")).to_be_visible(
+        timeout=RUN_SECONDS * 1000
+    )
+
+
+@pytest.mark.parametrize("figure", ["size_layers", "time_gains", "time_layers"])
 def test_rows_of_the_size_page_select_their_layer(
     dashboard_url: str, page: Page, figure: str
 ) -> None:

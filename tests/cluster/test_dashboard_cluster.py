@@ -13,6 +13,7 @@ from distributed import Client
 from dashboard import service
 from dashboard.cluster import SCHEDULER_VARIABLE, sweep_executor
 from dashboard.state import Settings
+from dashboard.sweeps import Sweep
 from quant_engine.errors import WorkerError
 from tests.cluster.local_cluster import HOST, local_cluster
 
@@ -64,12 +65,12 @@ def test_a_measurement_runs_on_the_cluster_and_finds_the_same(
 ) -> None:
     settings = Settings("mlp")
     monkeypatch.delenv(SCHEDULER_VARIABLE, raising=False)
-    here = service.measure_settings(settings, "one_at_a_time", Quiet())
+    here = service.measure_settings(settings, Sweep(), Quiet())
 
     with local_cluster(tmp_path, workers=1) as cluster, Client(cluster.address) as client:
         client.wait_for_workers(1, timeout=60)
         monkeypatch.setenv(SCHEDULER_VARIABLE, cluster.address)
-        there = service.measure_settings(settings, "one_at_a_time", Quiet())
+        there = service.measure_settings(settings, Sweep(), Quiet())
         loaded = client.run(lambda: "quant_engine.distribution" in __import__("sys").modules)
 
     assert there == here

@@ -25,6 +25,7 @@ from quant_engine.report import (
     Environment,
     ErrorHistogram,
     ErrorMetrics,
+    LayerExecution,
     LayerReport,
     LayerSensitivity,
     LayerSize,
@@ -374,27 +375,83 @@ def _size(layers: tuple[LayerReport, ...]) -> SizeReport:
 
 
 def make_timing(layers: tuple[LayerReport, ...]) -> TimingReport:
-    """Times of the whole model at two batch sizes and of each layer."""
+    """Times of the whole model at two batch sizes and of each layer, without integer ones.
 
-    def entry(execution: str, batch: int, median: float, layer: str = "") -> TimingEntry:
-        return TimingEntry(execution, batch, median, 0.95 * median, 1.08 * median, 30, layer)
+    Runs from before integer execution was timed look like this.
+    """
 
     return TimingReport(
         environment=ENVIRONMENT,
         warmup_runs=3,
         models=(
-            entry("float", 1, 1.9),
-            entry("float", 64, 22.0),
-            entry("float_channels_last", 64, 19.5),
-            entry("simulated", 1, 4.1),
-            entry("simulated", 64, 51.0),
+            _timed("float", 1, 1.9),
+            _timed("float", 64, 22.0),
+            _timed("float_channels_last", 64, 19.5),
+            _timed("simulated", 1, 4.1),
+            _timed("simulated", 64, 51.0),
         ),
         layers=tuple(
-            entry(execution, 64, factor * (0.6 + 0.2 * index), layer.name)
+            _timed(execution, 64, factor * (0.6 + 0.2 * index), layer.name)
             for index, layer in enumerate(layers)
             for execution, factor in (("float", 1.0), ("simulated", 2.4))
         ),
     )
+
+
+SMALL_LAYERS = ("head.0", "layer3.0.identity")
+"""Layers that lose time on integers in `with_integer_times`."""
+UNCLEAR_LAYER = "conv1"
+LOOKED_UP_LAYER = "layer2.0.conv2"
+
+
+def with_integer_times(report: ModelReport, *, is_lowered: bool = True) -> ModelReport:
+    """The same report with integers timed: faster at batch size 64, slower at batch size 1."""
+    timing = report.timing
+    assert timing is not None
+    models = [("integer", 1, 3.8), ("integer", 64, 18.9)]
+    models += [("integer_lowered", 1, 3.0), ("integer_lowered", 64, 7.8)] if is_lowered else []
+    factors = dict.fromkeys(SMALL_LAYERS, 2.0) | {UNCLEAR_LAYER: 1.01}
+    names = [layer.name for layer in report.quantized_layers]
+    floats = {e.layer: e.median_ms for e in timing.layers if e.execution == "float"}
+    layers = tuple(
+        _timed(kind, 64, factor * floats[name], name)
+        for name in names
+        for kind, factor in (("float_channels_last", 0.9), ("integer", factors.get(name, 0.4)))
+    )
+    executions = tuple(
+        LayerExecution(name, "lookup", reason="Rows are looked up; there are no products.")
+        if name == LOOKED_UP_LAYER
+        else LayerExecution(name, "integer", "onednn", "", is_lowered, is_lowered)
+        for name in names
+    )
+    notes = () if is_lowered else ("Activations are float32 between layers. A branch is traced.",)
+    return replace(
+        report,
+        timing=replace(
+            timing,
+            models=(*timing.models, *(_timed(*model) for model in models)),
+            layers=(*timing.layers, *layers),
+            executions=executions,
+            notes=notes,
+        ),
+    )
+
+
+def _timed(execution: str, batch: int, median: float, layer: str = "") -> TimingEntry:
+    return TimingEntry(execution, batch, median, 0.95 * median, 1.08 * median, 30, layer)
+
+
+@cache
+def make_dynamic_report() -> ModelReport:
+    """An analysis whose inputs have a range a batch: schemes, and no grids."""
+    report = make_report("int8_dynamic")
+    layers = tuple(
+        replace(layer, input=None, input_scheme=report.recipe.activation)
+        if layer.is_quantized
+        else layer
+        for layer in report.layers
+    )
+    return replace(report, layers=layers)
 
 
 @cache

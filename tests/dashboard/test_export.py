@@ -12,15 +12,19 @@ import pytest
 from dashboard import export
 from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.report_page import LAYER_COLUMNS, key_numbers, layer_cells, sections
+from dashboard.sweeps import Sweep
 from quant_engine.report import ModelReport, SensitivityReport
 from tests.dashboard.factories import (
     EXACT_LAYER,
     EXCLUDED_LAYER,
+    make_dynamic_report,
     make_partial_report,
     make_report,
     make_sensitivity,
     replace_layer,
+    with_integer_times,
 )
+from tests.dashboard.option_reports import make_options
 
 
 def page(report: ModelReport, **settings: str) -> str:
@@ -142,3 +146,93 @@ def test_a_page_without_figures_carries_no_library() -> None:
     empty = replace(make_report(), layers=(), size=None, timing=None)
 
     assert len(to_html(empty)) < 20_000
+
+
+def test_the_page_keeps_executions_apart_and_says_what_gains() -> None:
+    report = with_integer_times(make_report(), is_lowered=False)
+    text = html.unescape(page(report))
+    titles = [section.title for section in sections(report)]
+
+    assert "Time integers save in each layer" in titles
+    for words in (
+        "Integer int8: slower than the baseline.",
+        "Simulated int8: never a speed-up.",
+        "Baseline: float (channels last), the faster of the two float layouts.",
+        "9 of 10 quantized layers computed on integers, by kernel: oneDNN.",
+        "<td>integers, oneDNN</td>",
+        "A branch is traced.",
+    ):
+        assert words in text, words
+
+
+def test_a_run_without_integer_times_makes_no_claim_about_them() -> None:
+    titles = [section.title for section in sections(make_report())]
+
+    assert "Time integers save in each layer" not in titles
+    assert "Integer int8: not timed." in page(make_report())
+
+
+def test_csv_and_json_hold_every_execution() -> None:
+    report = with_integer_times(make_report())
+    header, first, *_ = to_layer_csv(report).decode("utf-8-sig").splitlines()
+
+    for column in ("integer_median_ms_at_batch_64", "integer_execution", "integer_kernel"):
+        assert column in header.split(",")
+    assert "onednn" in first
+    assert ModelReport.from_json(to_json(report).decode()) == report
+
+
+def test_json_from_before_integers_were_timed_reads() -> None:
+    report = make_report()
+    data = json.loads(to_json(report))
+    for key in ("executions", "notes"):
+        del data["timing"][key]
+    for layer in data["layers"]:
+        del layer["input_scheme"]
+
+    assert ModelReport.from_json(json.dumps(data)) == report
+
+
+def test_dynamic_inputs_are_not_called_float() -> None:
+    report = make_dynamic_report()
+    cells = dict(
+        zip((name for name, _ in LAYER_COLUMNS), layer_cells(report.layers[0]), strict=True)
+    )
+
+    assert cells["Input bits"] == "8, range found anew for each batch"
+    assert "range found anew for each batch" in page(report)
+    row = to_layer_csv(report).decode("utf-8-sig").splitlines()[1]
+    assert "8-bit asymmetric per tensor, range found anew for each batch" in row
+
+
+def test_several_widths_give_a_grid_and_a_ranking_each() -> None:
+    measured = make_options(Sweep(parts="weights", bits=(8, 4)))
+    found = [s for s in sections(make_report(), (measured,)) if s.title.startswith("Sensitivity")]
+
+    name = "Sensitivity, one at a time, weights only, 8 and 4 bits"
+    assert [s.title for s in found] == [
+        name,
+        f"{name}: ranked at 8 bits",
+        f"{name}: ranked at 4 bits",
+    ]
+    assert "All layers together" in found[0].text
+    assert "compared on the same samples" in found[1].text
+    text = to_html(make_report(), (measured,)).decode()
+    assert html.escape(name) in text
+
+
+def test_the_csv_has_columns_for_every_sweep_and_width() -> None:
+    measured = (make_sensitivity(), make_options(Sweep(parts="weights", bits=(8, 4))))
+    head = to_layer_csv(make_report(), measured).decode("utf-8-sig").splitlines()[0].split(",")
+
+    for prefix in ("one_at_a_time", "one_at_a_time_weights_8_bits", "one_at_a_time_weights_4_bits"):
+        assert head.count(f"{prefix}_kl_divergence_nats") == 1
+    assert "one_at_a_time_weights_4_bits_quantized_bytes" in head
+    assert "one_at_a_time_quantized_bytes" not in head
+    assert len(head) == len(set(head))
+
+
+def test_several_widths_survive_as_json() -> None:
+    measured = make_options(Sweep(bits=(8, 4)))
+
+    assert SensitivityReport.from_json(sensitivity_to_json(measured).decode()) == measured

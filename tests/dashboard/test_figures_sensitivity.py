@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -20,11 +21,12 @@ from dashboard.figures.sensitivity import (
     find_layers,
     ranking_figure,
     ranking_rows,
+    setting_text,
 )
 from dashboard.figures.sensitivity_metrics import METRICS, available_metrics
 from dashboard.figures.theme import is_empty_figure
 from dashboard.figures.tradeoff import layer_front, tradeoff_figure
-from quant_engine.report import CumulativePoint
+from quant_engine.report import CumulativePoint, Ranking
 from tests.dashboard.factories import EXACT_LAYER, make_sensitivity
 from tests.dashboard.factories import make_report as make_model_report
 from tests.dashboard.small_sensitivity import make_layer, make_report
@@ -328,3 +330,29 @@ def test_agreement_figure_draws_ranks_and_names():
 def test_agreement_without_common_layers_says_so():
     agreement = measure_agreement(make_model_report(), three_layers(), KL, PROXIES["local"])
     assert is_empty_figure(agreement_figure(agreement, KL))
+
+
+def test_a_curve_without_any_change_of_bytes_stands_against_the_number_of_layers():
+    points = [replace(point, model_bytes=1000) for point in curve(0.9, 0.9, 0.8).cumulative]
+    figure = cumulative_figure(make_report([], cumulative=points), selected="l2", kept=1)
+
+    assert list(figure.data[0].x) == [0, 1, 2]
+    assert list(trace(figure, "selected layer").x) == [2]
+    assert list(trace(figure, "chosen split").x) == [1]
+    assert figure.layout.xaxis.title.text == "Layers with rounded inputs"
+    assert figure.layout.xaxis.autorange is True
+
+
+@pytest.mark.parametrize(
+    ("parts", "direction", "text"),
+    [
+        ("both", "one_at_a_time", "only this layer quantized"),
+        ("weights", "one_at_a_time", "only this layer's weights quantized"),
+        ("activations", "leave_one_out", "all layers' inputs rounded but this one's"),
+    ],
+)
+def test_titles_say_what_was_switched(parts, direction, text):
+    report = replace(three_layers(), parts=parts, direction=direction)
+    assert setting_text(report) == text
+    one = replace(report, rankings=(Ranking("int4 weights + int8 inputs", (), ()),))
+    assert setting_text(one) == f"{text}: int4 weights + int8 inputs"

@@ -7,19 +7,23 @@ import pytest
 from dashboard.figures.theme import is_empty_figure
 from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
 from dashboard.figures.timing_text import (
+    baseline_text,
     batch_sizes,
+    comparison_text,
     conditions_text,
     describe_times,
     execution,
-    ratio_to_float,
-    verdict_text,
+    is_baseline,
+    ratio_to_baseline,
     what_was_timed,
 )
 from quant_engine.report import TimingEntry, TimingReport
-from tests.dashboard.factories import ENVIRONMENT, make_report
+from tests.dashboard.factories import ENVIRONMENT, make_report, with_integer_times
 
 TIMING = make_report().timing
+INTEGER_TIMING = with_integer_times(make_report()).timing
 assert TIMING is not None
+assert INTEGER_TIMING is not None
 
 
 def with_models(*entries):
@@ -35,8 +39,13 @@ def test_bars_are_medians_with_quartiles():
     assert list(bars.error_x.arrayminus) == pytest.approx([e.median_ms - e.q1_ms for e in entries])
     assert list(figure.layout.yaxis.ticktext) == [
         "float",
-        "float, channels last",
+        "float (channels last)",
         "simulated int8",
+    ]
+    assert [note.text for note in figure.layout.annotations] == [
+        "22 ms (1.13 × baseline)",
+        "19.5 ms (baseline)",
+        "51 ms (2.62 × baseline)",
     ]
 
 
@@ -46,40 +55,41 @@ def test_a_batch_size_nobody_timed_says_so():
     assert describe_times(TIMING, 7).endswith("none.")
 
 
-def test_simulated_execution_is_never_sold_as_a_speed_up():
-    text = verdict_text(TIMING, 64)
-    assert "2.3 × the time of float" in text
-    assert "slower than float by design" in text
-    assert "never a speed-up" in text
-
-
-def test_even_a_simulation_that_happens_to_be_fast_is_no_speed_up():
-    timing = with_models(
-        TimingEntry("float", 1, 10.0, 9.0, 11.0, 20),
-        TimingEntry("simulated", 1, 8.0, 7.0, 9.0, 20),
+def test_ratios_are_to_the_faster_float_layout_and_it_is_named():
+    simulated, plain = TIMING.model("simulated", 64), TIMING.model("float", 64)
+    assert ratio_to_baseline(TIMING, simulated) == pytest.approx(51 / 19.5)
+    assert not is_baseline(TIMING, plain)
+    assert comparison_text(TIMING, plain) == "1.13 × baseline"
+    assert baseline_text(TIMING, 64) == (
+        "Baseline: float (channels last), the faster of the two float layouts."
     )
-    text = verdict_text(timing, 1)
-    assert "0.8 × the time of float" in text
-    assert "never a speed-up" in text
+    assert baseline_text(TIMING, 1) == "Baseline: float."
+    assert is_baseline(TIMING, TIMING.model("float", 1))
 
 
-def test_the_statement_is_made_without_a_float_time_too():
+def test_without_a_float_time_there_is_no_ratio():
     timing = with_models(TimingEntry("simulated", 1, 8.0, 7.0, 9.0, 20))
-    assert "never a speed-up" in verdict_text(timing, 1)
-    assert ratio_to_float(timing, timing.models[0]) is None
-
-
-def test_no_simulation_no_statement():
-    timing = with_models(TimingEntry("float", 1, 8.0, 7.0, 9.0, 20))
-    assert verdict_text(timing, 1) == ""
+    assert ratio_to_baseline(timing, timing.models[0]) is None
+    assert comparison_text(timing, timing.models[0]) == ""
+    assert baseline_text(timing, 1) == ""
 
 
 def test_a_float_time_of_zero_gives_no_ratio():
     timing = with_models(
         TimingEntry("float", 1, 0.0, 0.0, 0.0, 1), TimingEntry("simulated", 1, 1.0, 1.0, 1.0, 1)
     )
-    assert ratio_to_float(timing, timing.models[1]) is None
+    assert ratio_to_baseline(timing, timing.models[1]) is None
     assert len(model_timing_figure(timing, 1).data[0].x) == 2
+
+
+def test_layers_show_float_in_the_layout_that_is_the_baseline():
+    names = slowest_layers(INTEGER_TIMING, 3)
+    *bars, _ = layer_timing_figure(INTEGER_TIMING, names).data
+    assert [trace.name for trace in bars] == [
+        "simulated int8",
+        "float (channels last)",
+        "integer int8",
+    ]
 
 
 def test_executions_of_the_future_are_shown_under_their_own_name():
@@ -90,14 +100,16 @@ def test_executions_of_the_future_are_shown_under_their_own_name():
     )
     figure = model_timing_figure(timing, 1)
     assert list(figure.layout.yaxis.ticktext) == ["float", "integer int8", "fused kernel"]
-    assert figure.layout.annotations[2].text == "2 ms (0.2 × float)"
+    assert figure.layout.annotations[2].text == "2 ms (0.20 × baseline)"
     assert "fused kernel 2 ms" in describe_times(timing, 1)
 
 
 def test_executions_are_told_apart_without_colour():
-    looks = [execution(name) for name in ("float", "float_channels_last", "simulated", "integer")]
-    assert len({look.label for look in looks}) == 4
-    assert len({(look.color, look.pattern) for look in looks}) == 4
+    names = ("float", "float_channels_last", "simulated", "integer", "integer_lowered")
+    looks = [execution(name) for name in names]
+    assert len({look.label for look in looks}) == 5
+    assert len({(look.color, look.pattern) for look in looks}) == 5
+    assert all(look.about for look in looks)
 
 
 def test_conditions_name_everything_that_matters():

@@ -304,3 +304,15 @@ def test_closing_stops_what_runs_and_what_waits(manager: JobManager) -> None:
     states = [manager.status(key) for key in ("a", "b")]
     assert [status.state for status in states if status is not None] == [jobs.CANCELLED] * 2
     assert not waiting.begun.is_set()
+
+
+def test_active_keys_name_what_waits_and_runs(manager: JobManager) -> None:
+    running, waiting = Gate(), Gate()
+    manager.submit("a", "a", running)
+    manager.submit("b", "b", waiting)
+    assert running.begun.wait(WAIT_SECONDS)
+    assert manager.active_keys() == ("a", "b")
+
+    manager.cancel("b")
+    assert manager.active_keys() == ("a",)
+    running.go_on.set()

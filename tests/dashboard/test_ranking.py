@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.figures.ranking import pareto_front, rank_layers, tie_runs
+from dashboard.figures.ranking import describe_ties, pareto_front, rank_layers, tie_runs
 from dashboard.figures.sensitivity_metrics import METRICS, available_metrics, wilson_interval
 from quant_engine.report import NeighbourComparison, Ranking
 from tests.dashboard.small_sensitivity import make_layer, make_report
@@ -213,3 +213,33 @@ def test_pareto_front_is_what_the_definition_says(points):
     front = pareto_front(points)
     assert set(front) == expected
     assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+
+
+def ranked_by(metric, *order):
+    comparisons = tuple(
+        NeighbourComparison(above, below, 0.1, (-0.1, 0.3), is_tied=True)
+        for above, below in pairwise(order)
+    )
+    layers = [make_layer("a", 0.2), make_layer("b", 0.2), make_layer("c", 0.1)]
+    report = make_report(layers)
+    return replace(report, metric=metric, rankings=(Ranking("", tuple(order), comparisons),))
+
+
+def test_the_order_is_the_reports_own_where_it_ranks_by_the_measure():
+    report = ranked_by("kl_divergence", "b", "a", "c")
+    assert names(rank_layers(report, KL)) == ["b", "a", "c"]
+    assert names(rank_layers(replace(report, metric="nmse"), KL)) == ["a", "b", "c"]
+
+
+def test_a_ranking_of_other_layers_is_not_followed():
+    report = ranked_by("kl_divergence", "b", "a")
+    assert names(rank_layers(report, KL)) == ["a", "b", "c"]
+
+
+def test_it_is_said_how_ties_were_decided():
+    report = ranked_by("kl_divergence", "b", "a", "c")
+    assert "compared on the same samples" in describe_ties(report, KL)
+    assert "by KL divergence only" in describe_ties(report, METRICS["top1"])
+    assert "intervals overlap" in describe_ties(report, METRICS["top1"])
+    assert "only equal values" in describe_ties(report, METRICS["accuracy"])
+    assert "compares no neighbours" in describe_ties(replace(report, rankings=()), KL)

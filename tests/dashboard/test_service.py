@@ -15,6 +15,7 @@ from dashboard import build_examples, prediction_service, service
 from dashboard.prediction_files import unpack_prediction
 from dashboard.runs import write_example
 from dashboard.state import MAX_CALIBRATION_SAMPLES, Settings
+from dashboard.sweeps import Sweep
 from quant_engine.errors import StorageError
 from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS, Recipe
@@ -159,7 +160,7 @@ def test_the_report_says_what_was_asked_for(analysed: tuple[ModelReport, Watcher
 
 def test_a_sensitivity_covers_every_quantized_layer() -> None:
     settings = Settings(SMALL, PRESETS["int8_weights_only"], seed=5)
-    report = service.measure_settings(settings, "leave_one_out", Watcher())
+    report = service.measure_settings(settings, Sweep("leave_one_out"), Watcher())
 
     assert [layer.name for layer in report.layers] == [o.name for o in service.layer_options(SMALL)]
     assert (report.direction, report.seed, report.recipe) == (

@@ -53,7 +53,12 @@ tensor_schemes = st.builds(
     observer=st.sampled_from(OBSERVERS),
     percentile=st.floats(51, 100),
 )
-input_schemes = st.none() | tensor_schemes.map(lambda s: replace(s, granularity="per_tensor"))
+dynamic_schemes = st.builds(
+    TensorScheme, bits=st.integers(2, 8), symmetric=st.booleans(), is_dynamic=st.just(True)
+)
+input_schemes = (
+    st.none() | tensor_schemes.map(lambda s: replace(s, granularity="per_tensor")) | dynamic_schemes
+)
 layer_schemes = st.builds(LayerScheme, tensor_schemes, input_schemes)
 recipes = st.builds(
     Recipe,
@@ -218,3 +223,27 @@ def test_text_that_is_no_bits_is_refused() -> None:
 
 def test_shorten_keeps_markup_out() -> None:
     assert shorten("<b>[x](y)`$\n") == " b  x (y)   "
+
+
+def test_a_dynamic_range_stands_in_the_link_as_a_word() -> None:
+    dynamic = TensorScheme(bits=4, is_dynamic=True)
+    recipe = Recipe(TensorScheme(), dynamic)
+
+    text = settings_to_text(Settings("mlp", recipe))
+
+    assert "activation:4-symmetric-per_tensor-minmax-dynamic" in text
+    assert scheme_from_text("4-dynamic") == dynamic
+    fixed = Settings("mlp", Recipe(TensorScheme(), TensorScheme(bits=4)))
+    assert Settings("mlp", recipe).run_id != fixed.run_id
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"activation": ["8-mse-dynamic"]}, {"weight": ["8-dynamic"]}, {"bits": ["a:8-dynamic:none"]}],
+)
+def test_a_dynamic_range_where_there_can_be_none_falls_back(params: dict[str, list[str]]) -> None:
+    read, notices = settings_from_params(params, MODELS)
+
+    assert read is not None
+    assert read.recipe == Recipe.default()
+    assert len(notices) == 1

@@ -22,9 +22,11 @@ from dashboard.runs import (
 )
 from dashboard.state import Settings
 from dashboard.store import HOME_VARIABLE, RunStore, default_home
+from dashboard.sweeps import Sweep
 from quant_engine.errors import StorageError
 from quant_engine.scheme import Recipe
 from tests.dashboard.factories import make_partial_report, make_report, make_sensitivity
+from tests.dashboard.option_reports import make_options
 
 
 def make_run(
@@ -236,13 +238,13 @@ def test_an_example_is_written_the_same_every_time(tmp_path: Path) -> None:
     assert read_example_summary(first) == run.summary()
 
 
-def test_a_newer_sensitivity_replaces_the_one_of_its_direction() -> None:
+def test_a_newer_sensitivity_replaces_the_one_of_its_sweep() -> None:
     run = make_run()
     newer = replace(make_sensitivity(), seed=9)
     both = run.with_sensitivity(make_sensitivity("leave_one_out")).with_sensitivity(newer)
 
     assert both.sensitivity == newer
-    assert both.sensitivity_for("leave_one_out") == make_sensitivity("leave_one_out")
+    assert both.sensitivity_for(Sweep("leave_one_out")) == make_sensitivity("leave_one_out")
     assert len(both.sensitivities) == 2
     assert make_run(sensitivities=()).sensitivity is None
 
@@ -261,3 +263,45 @@ def test_a_run_needs_its_three_lines() -> None:
     with pytest.raises(StorageError, match="not JSON"):
         run_from_text("\n".join((*lines[:2], "x")))
     assert run_module.FILE_VERSION == 1
+
+
+def test_measurements_of_every_sweep_are_kept_beside_each_other(
+    store: RunStore, tmp_path: Path
+) -> None:
+    sweeps = [Sweep(), Sweep("leave_one_out"), Sweep(bits=(8, 4)), Sweep(parts="weights")]
+    run = make_run(sensitivities=())
+    for sweep in sweeps:
+        run = run.with_sensitivity(make_options(sweep))
+    store.put(run)
+
+    again = RunStore(tmp_path).get(run.id)
+    assert again == run
+    for sweep in sweeps:
+        assert again.sensitivity_for(sweep) == make_options(sweep)
+    newer = replace(make_options(sweeps[2]), seed=9)
+    assert again.with_sensitivity(newer).sensitivity_for(sweeps[2]) == newer
+    assert len(again.with_sensitivity(newer).sensitivities) == len(sweeps)
+
+
+def test_a_file_from_before_there_were_options_still_opens() -> None:
+    both = (make_sensitivity(), make_sensitivity("leave_one_out"))
+    run = make_run(sensitivities=both)
+    head, report, line = run_to_text(run).splitlines()
+    old = json.loads(line)
+    for sensitivity in old:
+        for key in ("metric", "parts", "references", "rankings"):
+            del sensitivity[key]
+        for layer in sensitivity["layers"]:
+            del layer["value"]
+
+    read = run_from_text("\n".join((head, report, json.dumps(old))))
+
+    assert read == run
+    assert read.sensitivity_for(Sweep("leave_one_out")) == both[1]
+
+
+def test_a_run_measured_at_several_widths_only_shows_the_widest_elsewhere() -> None:
+    run = make_run(sensitivities=(make_options(Sweep(bits=(8, 4))),))
+
+    assert run.sensitivity is not None
+    assert {x.option for x in run.sensitivity.layers} == {"int8 weights + int8 inputs"}

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import service
 from dashboard.components import run_state
 from dashboard.state import Settings
+from dashboard.sweeps import Sweep
 from quant_engine.errors import DataError
 from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS, Recipe, TensorScheme
@@ -263,11 +264,11 @@ def test_a_second_tab_finds_a_measurement_of_the_first(monkeypatch: pytest.Monke
     begun, go_on = threading.Event(), threading.Event()
     real = service.measure_settings
 
-    def slow_measure(settings: Settings, direction: str, control: Any) -> Any:
+    def slow_measure(settings: Settings, sweep: Sweep, control: Any) -> Any:
         control.progress(1, 9, "sensitivity: batch 1, run 1/9")
         begun.set()
         assert go_on.wait(WAIT_SECONDS)
-        return real(settings, direction, control)
+        return real(settings, sweep, control)
 
     monkeypatch.setattr(service, "measure_settings", slow_measure)
     run = f"{SMALL} int8_weights_only"

@@ -18,6 +18,7 @@ from dashboard.figures.ranking import rank_layers
 from dashboard.figures.sensitivity_metrics import METRICS
 from dashboard.runs import Run
 from dashboard.state import Settings
+from dashboard.sweeps import Sweep
 from quant_engine.errors import DataError
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import PRESETS
@@ -333,14 +334,16 @@ def test_measuring_shows_the_first_values_then_the_result(
     go_on = threading.Event()
     waits = threading.Event()
 
-    def measure(settings: Settings, direction: str, control: Any) -> SensitivityReport:
-        partial = replace(make_sensitivity(direction), samples=32, is_partial=True, cumulative=())
+    def measure(settings: Settings, sweep: Sweep, control: Any) -> SensitivityReport:
+        partial = replace(
+            make_sensitivity(sweep.direction), samples=32, is_partial=True, cumulative=()
+        )
         control._last_update = 0.0
         control.on_update(lambda: partial)
         control.progress(3, 10, "layer head.0")
         waits.set()
         assert go_on.wait(60)
-        return make_sensitivity(direction)
+        return make_sensitivity(sweep.direction)
 
     monkeypatch.setattr(service, "measure_settings", measure)
     app = open_app(LINK, page=PAGE)
@@ -365,8 +368,10 @@ def test_cancelling_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> 
     keep_run()
     waits, go_on = threading.Event(), threading.Event()
 
-    def measure(settings: Settings, direction: str, control: Any) -> SensitivityReport:
-        partial = replace(make_sensitivity(direction), samples=32, is_partial=True, cumulative=())
+    def measure(settings: Settings, sweep: Sweep, control: Any) -> SensitivityReport:
+        partial = replace(
+            make_sensitivity(sweep.direction), samples=32, is_partial=True, cumulative=()
+        )
         control.on_update(lambda: partial)
         waits.set()
         assert go_on.wait(60)
@@ -391,7 +396,7 @@ def test_cancelling_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_failure_is_told_and_the_page_can_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_run()
 
-    def measure(settings: Settings, direction: str, control: Any) -> SensitivityReport:
+    def measure(settings: Settings, sweep: Sweep, control: Any) -> SensitivityReport:
         raise DataError("The evaluation data is empty. Give at least one batch.")
 
     monkeypatch.setattr(service, "measure_settings", measure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from dashboard import service
 from dashboard.components import run_state
 from dashboard.runs import Run
 from dashboard.state import Settings
-from quant_engine.report import ModelReport, TimingEntry
+from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS
 from tests.dashboard.app_harness import (
     assert_alive,
@@ -25,7 +26,12 @@ from tests.dashboard.app_harness import (
     use_home,
     wait_for_jobs,
 )
-from tests.dashboard.factories import make_partial_report, make_report
+from tests.dashboard.factories import (
+    LOOKED_UP_LAYER,
+    make_partial_report,
+    make_report,
+    with_integer_times,
+)
 
 PAGE = "views/size_time.py"
 SETTINGS = Settings("resnet", PRESETS["int8_mse"])
@@ -56,6 +62,11 @@ def keep_run(report: ModelReport | None = None) -> Run:
     run = Run(SETTINGS, report or make_report())
     run_state.store().put(run)
     return run
+
+
+def words(app: AppTest) -> str:
+    """The page's text as it reads, without the marks that keep names from becoming Markdown."""
+    return re.sub(r"\\(.)", r"\1", texts(app))
 
 
 def figures(app: AppTest) -> list[dict[str, Any]]:
@@ -94,7 +105,8 @@ def test_the_stored_example_shows_without_computing() -> None:
     app = open_page()
 
     assert_alive(app)
-    assert len(figures(app)) == 5
+    assert "Time of one forward pass (ms), batch size 100" in titles(app)
+    assert "Time that integers save in each layer (ms)" in titles(app)
     assert "never a speed-up" in texts(app)
 
 
@@ -114,10 +126,11 @@ def test_time_says_what_was_timed_and_that_simulation_is_no_speed_up() -> None:
 
     assert "slower than float by design" in text
     assert "never a speed-up" in text
-    for part in ("Test CPU", "2 threads", "30 timed runs", "3 warm-up runs", "batch size 64"):
+    for part in ("Test CPU", "2 threads", "30 timed runs", "3 warm-up runs"):
         assert part in text
-    assert "Simulated int8: 51 ms" in text
-    assert "2.3 × float" in text
+    assert "Simulated int8: 51 ms 2.62 × baseline" in text
+    assert "Float (channels last): 19.5 ms baseline" in text
+    assert "Baseline: float (channels last), the faster of the two float layouts." in text
 
 
 def test_another_batch_size_shows_its_own_times() -> None:
@@ -143,19 +156,76 @@ def test_a_single_batch_size_needs_no_choice() -> None:
     assert "Batch size" not in [control.label for control in app.segmented_control]
 
 
-def test_integer_times_are_shown_once_a_report_has_them() -> None:
-    report = make_report()
-    assert report.timing is not None
-    integer = TimingEntry("integer", 64, 9.0, 8.5, 9.5, 30)
-    timing = replace(report.timing, models=(*report.timing.models, integer))
-    keep_run(replace(report, timing=timing))
+def test_integer_executions_are_shown_apart_with_their_verdicts() -> None:
+    keep_run(with_integer_times(make_report()))
 
     app = open_page(LINK)
 
     assert_alive(app)
-    assert "Integer int8: 9 ms" in texts(app)
+    text = words(app)
+    assert "Integer int8: 18.9 ms 0.97 × baseline" in text
+    assert "**Integer int8: no clear difference.**" in text
+    assert "faster than the baseline" in text
+    assert "2.50 times as fast" in text
+    assert "never a speed-up" in text
     labels = figure(app, "Time of one forward pass")["layout"]["yaxis"]["ticktext"]
-    assert labels[-1] == "integer int8"
+    assert labels[-2:] == ["integer int8", "integer int8 (lowered)"]
+    assert "Analyse again with integer times" not in [button.label for button in app.button]
+
+    app.segmented_control(key="batch").set_value("1").run()
+    text = words(app)
+    assert "2.00 times as long" in text
+    assert "2 of 9 layers lose time" in text
+
+
+def test_layers_that_gain_and_lose_are_drawn_and_can_be_clicked() -> None:
+    keep_run(with_integer_times(make_report()))
+    app = open_page({**LINK, "layer": "head.0"})
+
+    gains = figure(app, "Time that integers save in each layer")
+    assert all(trace["customdata"] for trace in gains["data"])
+    assert "▶ head.0" in gains["layout"]["yaxis"]["ticktext"]
+    assert "6 layers gain time, 2 lose" in words(app)
+
+
+def test_kernels_and_layers_not_on_integers_are_listed_with_the_reason() -> None:
+    keep_run(with_integer_times(make_report()))
+    app = open_page(LINK)
+
+    assert "9 of 10 quantized layers computed on integers, by kernel: oneDNN" in words(app)
+    (rows,) = [d.value for d in app.dataframe if "Why not on integers" in d.value.columns]
+    looked_up = rows[rows["Layer"] == LOOKED_UP_LAYER]
+    assert list(looked_up["Why not on integers"]) == ["Rows are looked up; there are no products."]
+
+
+def test_a_model_that_was_not_lowered_says_why() -> None:
+    keep_run(with_integer_times(make_report(), is_lowered=False))
+
+    text = words(open_page(LINK))
+
+    assert "Integer int8 (lowered): not possible here." in text
+    assert "A branch is traced." in text
+
+
+def test_an_old_run_without_integer_times_still_shows_and_can_be_timed_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep_run()
+    monkeypatch.setattr(
+        service, "analyze_settings", lambda settings, control: with_integer_times(make_report())
+    )
+
+    app = open_page(LINK)
+    assert_alive(app)
+    text = words(app)
+    assert "Integer int8: not timed." in text
+    assert "Time that integers save in each layer (ms)" not in titles(app)
+    assert "computed on integers" not in text
+
+    app.button(key="measure_timing").click().run()
+    wait_for_jobs(app)
+    assert_alive(app)
+    assert "Time that integers save in each layer (ms)" in titles(app)
 
 
 def test_a_run_without_times_says_so_and_can_be_analysed_again(

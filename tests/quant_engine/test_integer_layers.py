@@ -1,5 +1,7 @@
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -227,6 +229,44 @@ def test_a_sum_too_long_for_int32_stays_simulated():
     assert entry.execution == "simulated"
     assert "int32" in entry.reason
     assert integer(x).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["Conv1d", "Conv2d", "ConvTranspose2d", "Conv2d of one sample"])
+@each_kernel
+@torch.no_grad()
+def test_results_are_laid_out_as_the_input_is(name, kernel):
+    module, x = CASES[name]
+    integer = convert_execution(quantized(module, x, SCHEMES["per_channel"]), kernel=kernel)
+    assert integer(x).is_contiguous()
+    if x.dim() == 4:
+        y = integer(x.contiguous(memory_format=torch.channels_last))
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(y, integer(x), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_bias_rounded_by_half_is_the_one_that_runs():
+    module, x = CASES["Linear"]
+    layer = quantized(module, x, SCHEMES["per_channel"])
+    integer = convert_execution(copy.deepcopy(layer))
+    integer(x)
+    assert torch.allclose(integer.half()(x), layer.half()(x), atol=1e-6)
+
+
+@torch.no_grad()
+def test_threads_may_ask_for_different_output_sizes():
+    module = fill(nn.ConvTranspose2d(4, 6, 3, 2))
+    x = seeded((4, 5, 5))
+    integer = convert_execution(quantized(module, x, SCHEMES["per_channel"]), kernel="portable")
+    sizes = [(11, 11), (11, 12), (12, 11), (12, 12)] * 100
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda size: integer(x, size).shape[1:], sizes))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [torch.Size(size) for size in sizes]
 
 
 def test_a_float_layer_is_no_integer_layer():

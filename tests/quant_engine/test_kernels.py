@@ -298,3 +298,90 @@ def test_finish_leaves_what_is_added_alone():
     skip = torch.tensor([[1.0]])
     finish(torch.tensor([[2.0]]), Epilogue("relu", None, skip))
     assert skip.item() == 1.0
+
+
+def equals_exact_sums(operation, shape, zero_point, weight, convolution):
+    codes = codes_of(shape)
+    y = operation(codes, Grid(1.0, zero_point, 0, 255), PLAIN)
+    exact = exact_convolution(codes, zero_point, weight, convolution)
+    return torch.equal(y.double(), exact)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "convolution"),
+    [
+        ((3, 2, 1, 3), (4, 1, 1, 1), Convolution((5, 5), (2, 2, 0, 0), (5, 5), 2)),
+        ((1, 8, 4, 1), (8, 8, 1, 1), Convolution((4, 5), (4, 4, 3, 3), (1, 3))),
+        ((5, 64, 1, 10), (33, 64, 2, 4), Convolution((1, 1), (4, 4, 1, 1), (2, 4))),
+    ],
+)
+def test_windows_wholly_in_the_padding_are_not_left_to_the_fused_kernel(
+    shape, weight_shape, convolution
+):
+    # On these the fused kernel ends the process.
+    weight = weights_of(weight_shape)
+    operation = make_convolution(IntegerWeights(weight, torch.ones(len(weight))), convolution)
+    assert equals_exact_sums(operation, shape, 77, weight, convolution)
+    assert operation.name == "portable"
+
+
+def test_a_shape_is_checked_for_a_zero_point_of_zero_by_itself():
+    # There another kernel runs, which is wrong on this shape.
+    convolution, weight = Convolution((1, 4), dilation=(1, 4)), weights_of((1, 1, 1, 2))
+    operation = make_convolution(IntegerWeights(weight, torch.ones(1)), convolution)
+    for zero_point in (128, 0, 255, 0):
+        assert equals_exact_sums(operation, (3, 1, 14, 7), zero_point, weight, convolution)
+
+
+@pytest.mark.parametrize("output", [None, Grid(64.0, 9, 0, 255)])
+@pytest.mark.parametrize("has_skip", [False, True])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_what_is_fused_is_checked_too(monkeypatch, output, has_skip, activation):
+    if "onednn" not in list_kernels():
+        pytest.skip("no fused kernels here")
+    right = onednn.OnednnConvolution._run
+
+    def wrong_where_fused(self, codes, grid, scale, bias, epilogue):
+        y = right(self, codes, grid, scale, bias, epilogue)
+        is_same = (epilogue.output is None) == (output is None)
+        is_same &= (epilogue.skip is not None) == has_skip and epilogue.activation == activation
+        return torch.full_like(y, 3) if is_same else y
+
+    monkeypatch.setattr(onednn.OnednnConvolution, "_run", wrong_where_fused)
+    weights = IntegerWeights(weights_of((4, 3, 3, 3)), torch.ones(4), None, torch.ones(4))
+    operation = make_convolution(weights, Convolution())
+    skip = codes_of((1, 4, 4, 4)) if output else codes_of((1, 4, 4, 4)).float()
+    epilogue = Epilogue(activation, output)
+    if has_skip:
+        grid = Grid(2.0, 7, 0, 255) if output else None
+        epilogue = Epilogue(activation, output, skip, grid)
+    codes, grid = codes_of((1, 3, 6, 6)), Grid(1.0, 4, 0, 255)
+    expected = ReferenceConvolution(weights, Convolution())(codes, grid, epilogue)
+    assert torch.equal(operation(codes, grid, epilogue), expected)
+    assert operation.name == "portable"
+
+
+@each_kernel
+def test_a_product_of_no_rows_takes_a_skip_of_none(kernel):
+    operation = make_linear(IntegerWeights(weights_of((4, 3)), torch.ones(4)), kernel)
+    y = operation(codes_of((0, 3)), Grid(1.0, 4, 0, 255), Epilogue(skip=torch.zeros(0, 4)))
+    assert y.shape == (0, 4)
+
+
+def test_large_tensors_with_gradients_are_rounded_too():
+    x = torch.randn((600, 600), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    qparams = QParams(torch.tensor(0.02), torch.tensor(3, dtype=torch.int32), -128, 127)
+    assert torch.equal(as_signed(to_codes(x, qparams)), quantize(x.detach(), qparams))
+
+
+@each_kernel
+@pytest.mark.parametrize("scale", [1e-37, 1e33])
+def test_scales_far_from_one_neither_overflow_nor_vanish(kernel, scale):
+    codes, grid = codes_of((4, 6)), Grid(scale, 9, 0, 255)
+    weights = IntegerWeights(weights_of((5, 6)), torch.full((5,), 1e-3))
+    exact = (codes.double() - 9) @ weights.codes.double().t() * scale * 1e-3
+    found = make_linear(weights, kernel)(codes, grid, PLAIN)
+    assert torch.allclose(found.double(), exact, rtol=1e-4, atol=0)
+    image = IntegerWeights(weights.codes.view(5, 6, 1, 1), weights.scale)
+    found = make_convolution(image, Convolution(), kernel)(codes.view(4, 6, 1, 1), grid, PLAIN)
+    assert torch.allclose(found.double().view(4, 5), exact, rtol=1e-4, atol=0)

@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from quant_engine import LayerScheme, Recipe, TensorScheme, quantize_model
-from quant_engine.errors import UnsupportedLayerError
+from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
 from quant_engine.execution import convert_execution, execution_notes, list_executions
 from quant_engine.layers import QuantizedLayer
 from quant_engine.lowering import LoweredLayer, is_lowered, lower_model
@@ -371,3 +372,111 @@ def test_grids_move_with_the_model():
     assert rounding.qparams.scale.device.type == "meta"
     assert moved.get_submodule("c1").input_qparams.scale.device.type == "meta"
     assert moved.half().get_submodule("c1").input_qparams.scale.dtype == torch.float32
+
+
+class AttentionTwice(nn.Module):
+    """One attention, called once with weights and once without."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        y, _ = self.attention(x, x, x, need_weights=False)
+        z, weights = self.attention(y, y, y)
+        return self.fc(z), weights
+
+
+@torch.no_grad()
+def test_an_attention_called_as_a_whole_too_keeps_its_layers():
+    x = seeded((2, 5, 8))
+    quantized, simulated, integer = lowered_pair(fill(AttentionTwice()), x)
+    for found, wanted in zip(simulated(x), quantized(x), strict=True):
+        assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose(integer(x)[0], quantized(x)[0], atol=0.1)
+
+
+@torch.no_grad()
+def test_layers_with_the_names_of_new_steps_stay():
+    model = fill(
+        Net(
+            lambda m, x: m.last(m.round_x(x)) + m.pool_x(m.first(x)),
+            first=nn.Linear(6, 2),
+            round_x=nn.Linear(6, 6),
+            last=nn.Linear(6, 2),
+            pool_x=nn.Tanh(),
+        )
+    )
+    model.round_x, model.clamp_relu = nn.Tanh(), nn.Linear(6, 6)
+    x = seeded((5, 6))
+    quantized, simulated, _ = lowered_pair(model, x)
+    assert torch.equal(simulated(x), quantized(x))
+
+
+@torch.no_grad()
+def test_codes_on_a_grid_that_changed_are_refused():
+    quantized = quantize_model(fill(Residual()), IMAGES)
+    other = quantize_model(fill(Residual(), seed=4), 3 * IMAGES)
+    for execution in ("simulated", "integer"):
+        lowered = convert_execution(quantized, execution, lowered=True)
+        lowered.load_state_dict(convert_execution(other, execution, lowered=True).state_dict())
+        with pytest.raises(NotCalibratedError, match="Lower the model again"):
+            lowered(IMAGES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_models_of_other_types_are_not_lowered(dtype):
+    images = IMAGES.to(dtype)
+    quantized = quantize_model(fill(Residual()).to(dtype), images)
+    integer = convert_execution(quantized, lowered=True)
+    assert "compute in float32" in execution_notes(integer)[0]
+    assert integer(images).dtype == dtype
+
+
+@torch.no_grad()
+def test_dropout_of_a_model_in_training_mode_is_not_kept():
+    model = Net(
+        lambda m, x: m.b(F.dropout(m.a(x), 0.5, m.training)), a=nn.Linear(6, 6), b=nn.Linear(6, 2)
+    )
+    x = seeded((5, 6))
+    quantized = quantize_model(fill(model), x)
+    lowered = convert_execution(quantized.train(), "simulated", lowered=True)
+    assert quantized.training
+    assert torch.equal(lowered(x), quantized.eval()(x))
+
+
+def remember(m, x):
+    m.last = m.a(x)
+    return m.last
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (remember, "keeps a value in an attribute"),
+        (lambda m, x: OrderedDict(y=m.a(x)), "returns a OrderedDict"),
+        (lambda m, x: torch.add(m.a(x), 1.0, out=x), "overwrites a value"),
+    ],
+)
+def test_what_a_graph_would_lose_is_not_lowered(run, reason):
+    quantized = quantize_model(fill(nn.Sequential(nn.Linear(6, 6))), seeded((5, 6)))
+    model = Net(run, a=quantized)
+    with pytest.raises(UnsupportedLayerError, match=reason):
+        lower_model(model)
+
+
+@torch.no_grad()
+def test_a_watched_model_says_why_it_is_not_lowered():
+    quantized = quantize_model(fill(Residual()), IMAGES)
+    quantized.register_forward_hook(lambda m, args, y: None)
+    assert "hooks" in execution_notes(convert_execution(quantized, lowered=True))[0]
+
+
+def test_a_lowered_model_runs_with_gradients_switched_on():
+    images = seeded((1, 3, 330, 330)).requires_grad_()
+    quantized = quantize_model(fill(Residual()), images.detach())
+    with torch.no_grad():
+        expected = convert_execution(quantized, lowered=True)(images)
+    assert torch.equal(convert_execution(quantized, lowered=True)(images), expected)

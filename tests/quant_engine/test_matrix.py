@@ -82,7 +82,9 @@ def test_a_preset_quantizes_a_model(name, preset):
         assert codes.dtype == torch.int8
         assert recipe.weight.qmin <= codes.min()
         assert codes.max() <= recipe.weight.qmax
-        has_input_grid = recipe.activation is not None and layer.takes_float_input
+        activation = recipe.activation if layer.takes_float_input else None
+        assert layer.scheme.activation == activation
+        has_input_grid = activation is not None and not activation.is_dynamic
         assert (layer.input_qparams is not None) == has_input_grid
 
 

@@ -25,6 +25,13 @@ def test_a_percentile_stands_in_the_full_description():
     assert "percentile 99)" in describe_option_fully(LayerScheme(tight))
 
 
+def test_a_dynamic_range_reads_differently_from_a_fixed_one():
+    fixed = LayerScheme(TensorScheme(), TensorScheme())
+    dynamic = LayerScheme(TensorScheme(), TensorScheme(is_dynamic=True))
+    assert "dynamic" in describe_option_fully(dynamic)
+    assert len(name_options([fixed, dynamic])) == 2
+
+
 def test_bit_options_change_the_weights_only():
     options = bit_options(Recipe.default(), bits=(8, 3))
     assert [scheme.weight.bits for scheme in options.values()] == [8, 3]

@@ -218,6 +218,12 @@ def test_the_default_recipe_is_int8_per_channel():
     assert (recipe.weight.symmetric, recipe.activation.symmetric) == (True, False)
 
 
+def test_the_dynamic_preset_differs_from_the_default_in_its_input_range_alone():
+    dynamic, default = PRESETS["int8_dynamic"], Recipe.default()
+    assert dynamic.weight == default.weight
+    assert dynamic.activation == replace(default.activation, is_dynamic=True)
+
+
 def test_a_suggestion_lists_all_names_and_the_likely_one_first():
     assert suggest("entropie", OBSERVERS) == (
         "Did you mean 'entropy'? Valid: entropy, minmax, mse, percentile."

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -132,3 +132,10 @@ def test_what_does_not_fit_is_refused_with_its_place(data, message):
 def test_what_cannot_be_stored_is_refused():
     with pytest.raises(TypeError, match="cannot store a set"):
         encode({1, 2})
+
+
+def test_what_was_stored_before_a_field_with_a_default_was_added_still_reads():
+    data = encode(replace(OUTER, share=0.25))
+    assert decode(Outer, data).share == 0.25
+    del data["share"]
+    assert decode(Outer, data) == replace(OUTER, share=None)

@@ -15,7 +15,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
+from quant_engine.conversion import quantize_model
 from quant_engine.errors import StorageError
+from quant_engine.execution import convert_execution
 from quant_engine.layers import QuantizedEmbedding, QuantizedLinear
 from quant_engine.modules import replace_module
 from quant_engine.packing import packed_length
@@ -466,3 +468,11 @@ def test_state_that_is_no_tensor(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="'_extra_state' is no tensor"):
         save_quantized_model(Extra(2, 2), tmp_path)
     assert serialized_bytes(Extra(2, 2)) > 0
+
+
+def test_a_lowered_model_is_not_stored(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    lowered = convert_execution(quantize_model(model, torch.randn(8, 4)), lowered=True)
+    with pytest.raises(StorageError, match="lower it again after loading"):
+        save_quantized_model(lowered, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
