@@ -40,6 +40,7 @@ from dashboard.prediction_files import pack_prediction, unpack_prediction
 from dashboard.prediction_store import PredictionStore
 from dashboard.runs import Run
 from dashboard.state import Settings
+from dashboard.sweeps import Sweep
 from quant_engine.errors import SchemeError, StorageError
 from quant_engine.report import ConfigurationPoint
 from quant_engine.response_agreement import as_pairs, draw_random
@@ -322,7 +323,7 @@ def test_a_choice_in_words_counts_every_layer(prediction: Prediction) -> None:
 def test_the_prediction_is_one_more_cheap_number(
     prediction: Prediction, run: Run, direction: str
 ) -> None:
-    sensitivity = run.sensitivity_for(direction)
+    sensitivity = run.sensitivity_for(Sweep(direction))
     assert sensitivity is not None
     proxy = predicted_proxy(prediction, run.recipe, direction)
     agreement = measure_agreement(run.report, sensitivity, METRICS["kl"], proxy)
