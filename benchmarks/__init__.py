@@ -7,6 +7,6 @@ on the machine.
 
 import os
 
-# As in the dashboard, and before torch is imported: threads that wait do not spin, so that other
-# work on the machine disturbs the figures less.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As in the dashboard, and before torch is imported: threads that wait spin for a short while only,
+# so that other work on the machine disturbs the figures less.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
