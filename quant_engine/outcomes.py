@@ -14,7 +14,7 @@ from quant_engine.batches import Batch
 from quant_engine.errors import DataError, QuantizationError
 from quant_engine.histogram import FloatArray
 from quant_engine.metrics import kl_divergences
-from quant_engine.output import has_logits
+from quant_engine.output import fitting_labels, has_logits
 
 Metric: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Any]
 """Called as metric(float_output, changed_output, labels) on one batch.
@@ -148,9 +148,10 @@ def _apply(metric: Metric, logits: Tensor, changed: Tensor, labels: Tensor | Non
 
 
 def _correct(logits: Tensor, labels: Tensor | None) -> FloatArray | None:
-    if labels is None or not has_logits(logits, labels) or labels.shape != logits.shape[:-1]:
+    labels = fitting_labels(logits, labels)
+    if labels is None:
         return None
-    return _sample_means((logits.argmax(dim=-1) == labels.to(logits.device)).double())
+    return _sample_means((logits.argmax(dim=-1) == labels).double())
 
 
 def _by_sample(values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from quant_engine.errors import DataError
 from quant_engine.metrics import kl_divergences
 from quant_engine.report import OutputReport
 from quant_engine.statistics import ErrorStats
@@ -18,6 +19,25 @@ def has_logits(output: Tensor, labels: Tensor | None) -> bool:
     if output.dim() < 2 or output.shape[-1] < 2:
         return False
     return output.dim() == 2 or (labels is not None and labels.shape == output.shape[:-1])
+
+
+def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    """Return the labels, on the logits' device, where there is one for each row; None otherwise.
+
+    Raises:
+        DataError: If a label is no class of the output, so that no answer could be right.
+    """
+    if labels is None or not has_logits(logits, labels) or labels.shape != logits.shape[:-1]:
+        return None
+    classes = logits.shape[-1]
+    if labels.numel():
+        lo, hi = int(labels.min()), int(labels.max())
+        if lo < 0 or hi >= classes:
+            raise DataError(
+                f"The labels go from {lo} to {hi}, but the model's output has {classes} classes, "
+                f"0 to {classes - 1}. Give the labels of this model, or none."
+            )
+    return labels.to(logits.device)
 
 
 class OutputStats:
@@ -44,7 +64,7 @@ class OutputStats:
         """Compare the outputs on one batch.
 
         Raises:
-            DataError: If their shapes differ.
+            DataError: If their shapes differ, or a label is no class.
         """
         self.errors.update(logits, changed)
         self.samples += len(logits) if logits.dim() else 1
@@ -56,8 +76,8 @@ class OutputStats:
         self._rows += divergences.numel()
         self._divergence += float(divergences.sum())
         self._agreeing += int((best == best_changed).sum())
-        if labels is not None and labels.shape == best.shape:
-            labels = labels.to(best.device)
+        labels = fitting_labels(logits, labels)
+        if labels is not None:
             self._labelled += labels.numel()
             self._correct_float += int((best == labels).sum())
             self._correct_quantized += int((best_changed == labels).sum())

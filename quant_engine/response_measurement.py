@@ -13,6 +13,7 @@ from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.configuration_size import list_stored
 from quant_engine.forward import model_output
 from quant_engine.option_layers import Configuration, ConfigurationRunner, OptionLayers
+from quant_engine.output import fitting_labels
 from quant_engine.preparation import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import (
@@ -194,10 +195,8 @@ class ResponseMeasurement:
 
     def _labels(self, batch: Batch, output: Tensor) -> Tensor | None:
         assert self._plan is not None
-        labels = batch.labels
-        is_fitting = labels is not None and labels.shape == output.shape[:-1]
         is_answer = self._plan.has_logits and self._plan.kept > 0
-        return labels if is_answer and is_fitting else None
+        return fitting_labels(output, batch.labels) if is_answer else None
 
     def _run_alone(
         self,

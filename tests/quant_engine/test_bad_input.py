@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quant_engine import (
     PRESETS,
     Int8Quantizer,
+    LogitResponse,
     Recipe,
     TensorScheme,
     analyze,
@@ -163,3 +164,12 @@ def test_the_curve_counts_shared_weights_once(head_bits: int) -> None:
         size = analyze(model, ids, recipe.with_excluded(*others), measure_time=False).size
         assert size is not None
         assert point.model_bytes == size.quantized_bytes
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("job", [analyze, measure_sensitivity, LogitResponse.measure])
+def test_a_label_that_is_no_class_is_refused(job, label):
+    model = nn.Sequential(nn.Linear(4, 3))
+    data = [(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, label]))]
+    with pytest.raises(DataError, match=r"labels go from .* but the model's output has 3 classes"):
+        job(model, data)
