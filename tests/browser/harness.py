@@ -23,7 +23,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import ConsoleMessage, Page, Request, Response, Route
+from playwright.sync_api import (
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    Request,
+    Response,
+    Route,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = "dashboard/app.py"
@@ -159,6 +167,24 @@ def wait_until_idle(page: Page, *, timeout_ms: float = 60_000) -> None:
         '() => !document.querySelector(\'[data-stale="true"], [data-testid="stSkeleton"]\')',
         timeout=timeout_ms,
     )
+
+
+def scroll_to(page: Page, target: Locator, *, attempts: int = 5) -> None:
+    """Scroll until an element is seen and the page is at rest.
+
+    Plotly draws its marks anew when its width changes: the one at hand may be replaced meanwhile, and
+    then the new one is taken.
+    """
+    for left in reversed(range(attempts)):
+        wait_until_idle(page)
+        try:
+            target.scroll_into_view_if_needed()
+        except Error as error:
+            if "not attached" not in str(error) or not left:
+                raise
+        else:
+            break
+    wait_until_idle(page)
 
 
 def accessibility_violations(page: Page, *, rules_off: tuple[str, ...] = ()) -> list[str]:

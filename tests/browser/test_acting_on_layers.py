@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.harness import BrowserLog, wait_until_idle
+from tests.browser.harness import BrowserLog, scroll_to, wait_until_idle
 
 RUN = "run=mlp+int8_per_channel"
 RUN_SECONDS = 120
@@ -39,8 +39,7 @@ def layer_picker(page: Page) -> Locator:
 
 
 def click_middle(page: Page, mark: Locator, share: float = 0.5) -> None:
-    mark.scroll_into_view_if_needed()
-    wait_until_idle(page)
+    scroll_to(page, mark)
     box = mark.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
@@ -98,7 +97,7 @@ def test_ticked_rows_select_their_layer_and_can_be_kept_in_float(
     names = row_names(page, "sensitivity_ranking")
     table = page.get_by_test_id("stDataFrame")
     for row in (1, 0):
-        table.scroll_into_view_if_needed()
+        scroll_to(page, table)
         box = table.bounding_box()
         assert box is not None
         page.mouse.click(box["x"] + 17, box["y"] + ROW_PIXELS * (row + 1.5))
@@ -131,7 +130,7 @@ def test_widths_are_measured_and_given_to_a_layer(dashboard_url: str, page: Page
     expect_layer(page, names[other])
 
     table = page.get_by_test_id("stDataFrame")
-    table.scroll_into_view_if_needed()
+    scroll_to(page, table)
     box = table.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 17, box["y"] + ROW_PIXELS * 1.5)

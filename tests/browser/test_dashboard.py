@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.harness import BrowserLog, run_server, wait_until_idle
+from tests.browser.harness import BrowserLog, run_server, scroll_to, wait_until_idle
 
 PAGES = ("", "experiment", "sensitivity", "what_if", "layer", "size-time")
 HEADINGS = {
@@ -63,7 +63,7 @@ def layer_picker(page: Page) -> Locator:
 def click_bar(page: Page, figure: str, number: int) -> None:
     """Click in the middle of a bar of a Plotly figure."""
     bar = page.locator(f".st-key-{figure} .barlayer .point path").nth(number)
-    bar.scroll_into_view_if_needed()
+    scroll_to(page, bar)
     box = bar.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

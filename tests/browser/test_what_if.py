@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.harness import BrowserLog, wait_until_idle
+from tests.browser.harness import BrowserLog, scroll_to, wait_until_idle
 
 RUN = "run=cnn+int8_per_channel"
 RUN_SECONDS = 120
@@ -85,8 +85,7 @@ def test_a_click_on_a_point_loads_its_configuration(dashboard_url: str, page: Pa
     before = size.inner_text()
     chart = page.locator(".st-key-what_if_frontier .scatterlayer .trace").nth(1)
     point = chart.locator(".point").nth(3)  # all layers with 4 bits
-    point.scroll_into_view_if_needed()
-    wait_until_idle(page)
+    scroll_to(page, point)
     box = point.bounding_box()
     assert box is not None
 
