@@ -172,8 +172,8 @@ def wait_until_idle(page: Page, *, timeout_ms: float = 60_000) -> None:
 def scroll_to(page: Page, target: Locator, *, attempts: int = 5) -> None:
     """Scroll until an element is seen and the page is at rest.
 
-    Plotly draws its marks anew when its width changes: the one at hand may be replaced meanwhile, and
-    then the new one is taken.
+    Plotly draws its marks anew when its width changes, so the one at hand may be replaced: then
+    the new one is taken.
     """
     for left in reversed(range(attempts)):
         wait_until_idle(page)
