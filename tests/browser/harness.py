@@ -7,6 +7,7 @@ the repository root on the import path and hide that the project is not installe
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,15 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from re import Pattern
 from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     ConsoleMessage,
-    Error,
-    Locator,
     Page,
     Request,
     Response,
@@ -46,6 +44,9 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# Opened at a page's own address, Streamlit first looks for its server below that address: two
+# requests that are answered with 404 before it asks at the root. Nothing a project can turn off.
+DEEP_LINK_PROBE = re.compile(r"://[^/]+/[\w-]+/_stcore/(health|host-config)\b")
 WCAG_AA = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa")
 
 
@@ -128,7 +129,7 @@ class BrowserLog:
         page.on("response", self._on_response)
         page.context.route("**/*", self._stay_local)
 
-    def ignore(self, pattern: Pattern[str]) -> None:
+    def ignore(self, pattern: re.Pattern[str]) -> None:
         """Drop the problems a test provoked on purpose."""
         self.problems = [problem for problem in self.problems if not pattern.search(problem)]
 
@@ -136,8 +137,9 @@ class BrowserLog:
         assert not self.problems, "The browser reported:\n" + "\n".join(self.problems)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.problems.append(f"console: {message.text} ({message.location.get('url', '')})")
+        source = message.location.get("url", "")
+        if message.type == "error" and not DEEP_LINK_PROBE.search(source):
+            self.problems.append(f"console: {message.text} ({source})")
 
     def _on_request_failed(self, request: Request) -> None:
         # A page that is left or closed aborts what it was still loading.
@@ -145,7 +147,7 @@ class BrowserLog:
             self.problems.append(f"failed: {request.url} ({request.failure})")
 
     def _on_response(self, response: Response) -> None:
-        if response.status >= 400:
+        if response.status >= 400 and not DEEP_LINK_PROBE.search(response.url):
             self.problems.append(f"status {response.status}: {response.url}")
 
     def _stay_local(self, route: Route) -> None:
@@ -167,24 +169,6 @@ def wait_until_idle(page: Page, *, timeout_ms: float = 60_000) -> None:
         '() => !document.querySelector(\'[data-stale="true"], [data-testid="stSkeleton"]\')',
         timeout=timeout_ms,
     )
-
-
-def scroll_to(page: Page, target: Locator, *, attempts: int = 5) -> None:
-    """Scroll until an element is seen and the page is at rest.
-
-    Plotly draws its marks anew when its width changes, so the one at hand may be replaced: then
-    the new one is taken.
-    """
-    for left in reversed(range(attempts)):
-        wait_until_idle(page)
-        try:
-            target.scroll_into_view_if_needed()
-        except Error as error:
-            if "not attached" not in str(error) or not left:
-                raise
-        else:
-            break
-    wait_until_idle(page)
 
 
 def accessibility_violations(page: Page, *, rules_off: tuple[str, ...] = ()) -> list[str]:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser.harness import BrowserLog, scroll_to, wait_until_idle
+from tests.browser.actions import (
+    click_mark,
+    expect_link,
+    layer_picker,
+    scroll_to,
+    visit,
+)
+from tests.browser.harness import wait_until_idle
 
 RUN = "run=mlp+int8_per_channel"
 RUN_SECONDS = 120
 ROW_PIXELS = 35
-
-DEEP_LINK_PROBE = re.compile(r"/(sensitivity|size-time)/_stcore/(health|host-config)\)?$")
-
-
-@pytest.fixture(autouse=True)
-def ignore_deep_link_probe(browser_log: BrowserLog, open_page: object) -> object:
-    """Streamlit looks for its server below the page's own address first; nothing turns it off."""
-    yield
-    browser_log.ignore(DEEP_LINK_PROBE)
-
-
-def visit(page: Page, address: str) -> None:
-    page.goto(address)
-    wait_until_idle(page)
 
 
 def layer_shown(page: Page) -> str:
@@ -34,23 +26,10 @@ def layer_shown(page: Page) -> str:
     return layer_picker(page).input_value()
 
 
-def layer_picker(page: Page) -> Locator:
-    return page.get_by_test_id("stSidebar").get_by_role("combobox", name=re.compile("Layer"))
-
-
-def click_middle(page: Page, mark: Locator, share: float = 0.5) -> None:
-    scroll_to(page, mark)
-    box = mark.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-
-
 def expect_layer(page: Page, name: str) -> None:
     """The picker shows the layer, and so does the link, unless it is the default one."""
     expect(layer_picker(page)).to_have_value(name)
-    wait_until_idle(page)
-    linked = parse_qs(urlsplit(page.url).query).get("layer", [name])
-    assert linked == [name]
+    expect_link(page, "layer", lambda linked: linked in (name, None))
 
 
 def row_names(page: Page, figure: str) -> list[str]:
@@ -70,24 +49,23 @@ def test_bars_on_a_logarithmic_axis_can_be_clicked_anywhere(
     other = next(index for index, name in enumerate(names) if name != layer_shown(page))
 
     bar = page.locator(".st-key-sensitivity_ranking .barlayer .point path").nth(other)
-    click_middle(page, bar, share)
+    click_mark(page, bar, share)
 
     expect_layer(page, names[other])
-    marked = page.locator(".st-key-sensitivity_ranking .ytick text").all_text_contents()
-    assert marked[other].startswith("▶")
+    labels = page.locator(".st-key-sensitivity_ranking .ytick text")
+    expect(labels.nth(other)).to_have_text(re.compile("^▶"))
 
 
 def test_points_of_the_curve_select_the_layer_they_added(dashboard_url: str, page: Page) -> None:
     visit(page, f"{dashboard_url}/sensitivity?{RUN}")
-    before = layer_shown(page)
+    added = row_names(page, "sensitivity_ranking")[::-1]  # the least sensitive layer first
     points = page.locator(".st-key-sensitivity_curve .scatterlayer .trace").first.locator(".point")
+    expect(points).to_have_count(len(added))  # the float model, without error, has no place
+    other = next(index for index, name in enumerate(added) if name != layer_shown(page))
 
-    for index in range(points.count()):
-        click_middle(page, points.nth(index))
-        wait_until_idle(page)
-        if layer_shown(page) != before:
-            return
-    pytest.fail("no point of the curve selected another layer")
+    click_mark(page, points.nth(other))
+
+    expect_layer(page, added[other])
 
 
 def test_ticked_rows_select_their_layer_and_can_be_kept_in_float(
@@ -97,19 +75,14 @@ def test_ticked_rows_select_their_layer_and_can_be_kept_in_float(
     names = row_names(page, "sensitivity_ranking")
     table = page.get_by_test_id("stDataFrame")
     for row in (1, 0):
-        scroll_to(page, table)
-        box = table.bounding_box()
-        assert box is not None
+        box = scroll_to(page, table)
         page.mouse.click(box["x"] + 17, box["y"] + ROW_PIXELS * (row + 1.5))
         expect_layer(page, names[row])
 
     page.get_by_role("button", name="Keep 2 layers in float and re-run").click()
 
-    page.wait_for_function(
-        "() => new URL(location.href).searchParams.get('run').includes('exclude')"
-    )
-    run = parse_qs(urlsplit(page.url).query)["run"][0]
-    assert set(run.split()[2:]) == {f"exclude:{names[0]}", f"exclude:{names[1]}"}
+    excluded = {f"exclude:{names[0]}", f"exclude:{names[1]}"}
+    expect_link(page, "run", lambda run: set((run or "").split()[2:]) == excluded)
     sidebar = page.get_by_test_id("stSidebar")
     expect(sidebar.get_by_text("2 layers in float")).to_be_visible(timeout=RUN_SECONDS * 1000)
     expect(page.get_by_text("Not measured yet for this run")).to_be_visible()
@@ -124,22 +97,18 @@ def test_widths_are_measured_and_given_to_a_layer(dashboard_url: str, page: Page
     cells = page.locator(".st-key-sensitivity_grid .barlayer .point path")
     expect(cells.first).to_be_visible(timeout=RUN_SECONDS * 1000)
     names = row_names(page, "sensitivity_grid")[1:]
-    assert cells.count() == 2 * (len(names) + 1)
+    expect(cells).to_have_count(2 * (len(names) + 1))
     other = next(index for index, name in enumerate(names) if name != layer_shown(page))
-    click_middle(page, cells.nth(2 * (other + 1) + 1))
+    click_mark(page, cells.nth(2 * (other + 1) + 1))
     expect_layer(page, names[other])
 
     table = page.get_by_test_id("stDataFrame")
-    scroll_to(page, table)
-    box = table.bounding_box()
-    assert box is not None
+    box = scroll_to(page, table)
     page.mouse.click(box["x"] + 17, box["y"] + ROW_PIXELS * 1.5)
     expect_layer(page, names[0])
     page.get_by_role("button", name="Give 1 layer 4 bits and re-run").click()
 
-    page.wait_for_function("() => new URL(location.href).searchParams.get('run').includes('bits')")
-    run = parse_qs(urlsplit(page.url).query)["run"][0]
-    assert run.split()[2:] == [f"bits:{names[0]}:4"]
+    expect_link(page, "run", lambda run: (run or "").split()[2:] == [f"bits:{names[0]}:4"])
     expect(page.get_by_text("Not measured yet for this run")).to_be_visible(
         timeout=RUN_SECONDS * 1000
     )
@@ -155,6 +124,6 @@ def test_rows_of_the_size_page_select_their_layer(
 
     # The last trace covers whole rows, so that the shortest bar is as easy to hit as the longest.
     row = page.locator(f".st-key-{figure} .barlayer .trace").last.locator(".point path").nth(other)
-    click_middle(page, row, 0.9)
+    click_mark(page, row, 0.9)
 
     expect_layer(page, names[other])

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.harness import BrowserLog, run_server, scroll_to, wait_until_idle
+from tests.browser.actions import (
+    click_mark,
+    expect_link,
+    linked,
+    open_from_menu,
+    visit,
+)
+from tests.browser.harness import run_server, wait_until_idle
 
 PAGES = ("", "experiment", "sensitivity", "what_if", "layer", "size-time")
 HEADINGS = {
@@ -23,50 +29,13 @@ HEADINGS = {
 }
 RUN_SECONDS = 120
 
-# Opened at a page's own address, Streamlit first looks for its server below that address: two
-# requests that are answered with 404 before it asks at the root. Nothing a project can turn off.
-DEEP_LINK_PROBE = re.compile(
-    r"/(experiment|sensitivity|what_if|layer|size-time)/_stcore/(health|host-config)\)?$"
-)
-
-
-@pytest.fixture(autouse=True)
-def ignore_deep_link_probe(browser_log: BrowserLog, open_page: object) -> object:
-    yield
-    browser_log.ignore(DEEP_LINK_PROBE)
-
-
-def visit(page: Page, address: str) -> Page:
-    page.goto(address)
-    wait_until_idle(page)
-    return page
-
-
-def link_of(page: Page) -> dict[str, str]:
-    return {key: values[-1] for key, values in parse_qs(urlsplit(page.url).query).items()}
-
-
-def open_from_menu(page: Page, name: str) -> None:
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
-    expect(page.locator("h1")).to_have_text(name)
-    wait_until_idle(page)
-
 
 def figures(page: Page) -> Locator:
     return page.locator(".stPlotlyChart .main-svg:first-child")
 
 
-def layer_picker(page: Page) -> Locator:
-    return page.get_by_test_id("stSidebar").get_by_role("combobox", name=re.compile("Layer"))
-
-
-def click_bar(page: Page, figure: str, number: int) -> None:
-    """Click in the middle of a bar of a Plotly figure."""
-    bar = page.locator(f".st-key-{figure} .barlayer .point path").nth(number)
-    scroll_to(page, bar)
-    box = bar.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+def font_pixels(text: Locator) -> float:
+    return float(text.evaluate("e => parseFloat(getComputedStyle(e).fontSize)"))
 
 
 def test_the_first_page_shows_four_figures_of_a_stored_example(
@@ -96,30 +65,28 @@ def test_from_a_run_to_a_layer_and_back_by_its_link(
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     result = page.get_by_text("Result: ResNet-20, Int8, smallest error")
     expect(result).to_be_visible(timeout=RUN_SECONDS * 1000)
-    assert link_of(page)["run"] == "resnet int8_mse"
+    expect_link(page, "run", lambda run: run == "resnet int8_mse")
 
     open_from_menu(page, "Sensitivity")
     page.get_by_role("button", name="Measure sensitivity").click()
     ranking = page.locator(".st-key-sensitivity_ranking")
     expect(ranking).to_be_visible(timeout=RUN_SECONDS * 1000)
     wait_until_idle(page)
-    before = link_of(page).get("layer")
-    click_bar(page, "sensitivity_ranking", 3)
-    page.wait_for_function(
-        "old => new URL(location.href).searchParams.get('layer') !== old", arg=before
-    )
-    wait_until_idle(page)
-    chosen = link_of(page)["layer"]
+    before = linked(page, "layer")
+    click_mark(page, ranking.locator(".barlayer .point path").nth(3))
+    chosen = expect_link(page, "layer", lambda layer: layer != before)
+    assert chosen is not None
 
     open_from_menu(page, "Layer")
     expect(page.get_by_test_id("stMain").get_by_text(chosen, exact=True).first).to_be_visible()
-    assert link_of(page)["layer"] == chosen
+    expect_link(page, "layer", lambda layer: layer == chosen)
     address = page.url
 
     page.reload()
     wait_until_idle(page)
     expect(page.get_by_test_id("stMain").get_by_text(chosen, exact=True).first).to_be_visible()
-    assert link_of(page) == {**link_of(page), "run": "resnet int8_mse", "layer": chosen}
+    expect_link(page, "run", lambda run: run == "resnet int8_mse")
+    expect_link(page, "layer", lambda layer: layer == chosen)
 
     other = visit(open_page(), address)
     expect(other.get_by_test_id("stMain").get_by_text(chosen, exact=True).first).to_be_visible()
@@ -137,7 +104,7 @@ def test_going_back_restores_the_run_that_was_shown(dashboard_url: str, page: Pa
     page.go_back()
 
     expect(sidebar.get_by_text("MLP", exact=True)).to_be_visible()
-    assert link_of(page)["run"] == "mlp int8_per_channel"
+    expect_link(page, "run", lambda run: run == "mlp int8_per_channel")
 
 
 def test_cancelling_ends_the_work_and_the_page_lives(dashboard_url: str, page: Page) -> None:
@@ -210,16 +177,15 @@ def test_presenter_mode_enlarges_the_text_and_travels_in_the_link(
     dashboard_url: str, page: Page
 ) -> None:
     visit(page, f"{dashboard_url}/?present=1")
-    size = "parseFloat(getComputedStyle(document.querySelector('h1')).fontSize)"
-    large = page.evaluate(size)
+    heading = page.locator("h1")
+    large = font_pixels(heading)
     open_from_menu(page, "Layer")
-    assert link_of(page)["present"] == "true"
+    expect_link(page, "present", lambda word: word == "true")
 
     page.get_by_test_id("stSidebar").get_by_text("Presenter mode").click()
-    wait_until_idle(page)
 
-    assert large > 1.2 * page.evaluate(size)
-    assert "present" not in link_of(page)
+    expect_link(page, "present", lambda word: word is None)
+    expect(heading).to_have_css("font-size", f"{large / 1.25:g}px")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -267,5 +233,5 @@ def test_a_saved_run_is_shown_at_once_after_a_restart(
         visit(page, url)
         page.get_by_role("button", name="Show", exact=True).click()
         expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=5_000)
-        assert link_of(page)["run"] == "mlp int8_mse"
+        expect_link(page, "run", lambda run: run == "mlp int8_mse")
         page.goto("about:blank")

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.harness import BrowserLog, scroll_to, wait_until_idle
+from tests.browser.actions import click_mark, expect_link, linked, visit
+from tests.browser.harness import wait_until_idle
 
 RUN = "run=cnn+int8_per_channel"
 RUN_SECONDS = 120
-
-DEEP_LINK_PROBE = re.compile(r"/what_if/_stcore/(health|host-config)\)?$")
-
-
-@pytest.fixture(autouse=True)
-def ignore_deep_link_probe(browser_log: BrowserLog, open_page: object) -> object:
-    """Streamlit looks for its server below the page's own address first; nothing turns it off."""
-    yield
-    browser_log.ignore(DEEP_LINK_PROBE)
-
-
-def linked(page: Page, key: str) -> str:
-    return parse_qs(urlsplit(page.url).query).get(key, [""])[0]
 
 
 def metric(page: Page, label: str) -> Locator:
@@ -39,16 +26,14 @@ def choose(page: Page, layer: str, letter: str) -> None:
 
 
 def test_choosing_finding_verifying_and_using(dashboard_url: str, page: Page) -> None:
-    page.goto(f"{dashboard_url}/what_if?{RUN}")
-    wait_until_idle(page)
+    visit(page, f"{dashboard_url}/what_if?{RUN}")
     size, harm = metric(page, "Model size"), metric(page, "Predicted KL")
     before = (size.inner_text(), harm.inner_text())
 
     choose(page, "features.2", "2")
     expect(size).not_to_have_text(before[0])
     expect(harm).not_to_have_text(before[1])
-    wait_until_idle(page)
-    assert "2" in linked(page, "whatif")
+    harmful = expect_link(page, "whatif", lambda letters: letters is not None and "2" in letters)
     page.reload()
     wait_until_idle(page)
     chosen = page.get_by_role("radiogroup", name="Bits of features.2", exact=True)
@@ -57,9 +42,8 @@ def test_choosing_finding_verifying_and_using(dashboard_url: str, page: Page) ->
 
     page.get_by_role("button", name="Find the best").click()
     expect(harm).not_to_have_text(worse)
+    best = expect_link(page, "whatif", lambda letters: letters not in (harmful, None))
     wait_until_idle(page)
-    best = linked(page, "whatif")
-    assert best
 
     verify = page.get_by_role("button", name="Verify", exact=True)
     if verify.is_enabled():  # the frontier's points were run already
@@ -70,30 +54,23 @@ def test_choosing_finding_verifying_and_using(dashboard_url: str, page: Page) ->
 
     page.get_by_role("button", name="Use this").click()
     expect(page.locator("h1")).to_have_text("Experiment")
-    page.wait_for_function(
-        "() => /exclude|bits/.test(new URL(location.href).searchParams.get('run'))"
-    )
+    expect_link(page, "run", lambda run: re.search("exclude|bits", run or "") is not None)
     expect(page.get_by_text(re.compile("own bits for|in float")).first).to_be_visible(
         timeout=RUN_SECONDS * 1000
     )
 
 
 def test_a_click_on_a_point_loads_its_configuration(dashboard_url: str, page: Page) -> None:
-    page.goto(f"{dashboard_url}/what_if?{RUN}")
-    wait_until_idle(page)
+    visit(page, f"{dashboard_url}/what_if?{RUN}")
     size = metric(page, "Model size")
     before = size.inner_text()
     chart = page.locator(".st-key-what_if_frontier .scatterlayer .trace").nth(1)
     point = chart.locator(".point").nth(3)  # all layers with 4 bits
-    scroll_to(page, point)
-    box = point.bounding_box()
-    assert box is not None
 
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    click_mark(page, point)
 
     expect(size).not_to_have_text(before)
-    wait_until_idle(page)
-    assert set(linked(page, "whatif")) == {"4"}
+    expect_link(page, "whatif", lambda letters: set(letters or "") == {"4"})
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
@@ -106,8 +83,7 @@ def test_the_page_is_accessible_and_fits(
     width: int,
 ) -> None:
     page = open_page(color_scheme=color_scheme, viewport=(width, 900))
-    page.goto(f"{dashboard_url}/what_if?{RUN}")
-    wait_until_idle(page)
+    visit(page, f"{dashboard_url}/what_if?{RUN}")
 
     assert_accessible(page)
     overflow = page.evaluate(
