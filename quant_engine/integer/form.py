@@ -6,9 +6,9 @@ the layer's state: copying, saving and moving a layer leave it behind, to be bui
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ class PackedLayer(Protocol):
 
 Q = TypeVar("Q", bound=QuantizedLayer)
 Packer = Callable[[Any, str], PackedLayer]
+
+# Codes of tensors that are alive, by the tensor's id and the grid.
+_Rounded: TypeAlias = dict[tuple[int, Grid], Tensor]
 
 _PACKERS: dict[type[QuantizedLayer], Packer] = {}
 
@@ -147,6 +150,21 @@ class KernelForm(IntegerForm):
 
     def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
         """Run a layer on a float input; returns float32, laid out in memory as the input is."""
+        return self._run(layer, x, {}, *arguments)
+
+    def run_all(self, layers: Sequence[QuantizedLayer], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run layers side by side, rounding once what several of them read on the same grid."""
+        rounded: _Rounded = {}
+        outputs = []
+        for layer, x in zip(layers, inputs, strict=True):
+            form = layer.integer_form
+            if isinstance(form, KernelForm):
+                outputs.append(form._run(layer, x, rounded).to(x.dtype))
+            else:
+                outputs.append(layer.run(x))
+        return outputs
+
+    def _run(self, layer: QuantizedLayer, x: Tensor, rounded: _Rounded, *arguments: Any) -> Tensor:
         if layer.scheme.activation is None:
             return run_on_float_input(layer, x, *arguments)
         built = self._build(layer)
@@ -156,7 +174,9 @@ class KernelForm(IntegerForm):
             if qparams is None:
                 return run_on_float_input(layer, x, *arguments)
             grid = Grid.of(qparams)
-        y = built.packed(to_codes(x, qparams), grid, PLAIN, *arguments)
+        if (id(x), grid) not in rounded:
+            rounded[id(x), grid] = to_codes(x, qparams)
+        y = built.packed(rounded[id(x), grid], grid, PLAIN, *arguments)
         return y if _has_channels_last(x) else y.contiguous()
 
     def run_codes(

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quant_engine.affine import QParams, shifted_codes
+from quant_engine.affine import QParams
 
 SHIFT = 128
 LOWEST, HIGHEST = 0, 255
 
 _PIECE = 1 << 18
+_ROUNDER = float(3 << 22)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +55,30 @@ def to_codes(x: Tensor, qparams: QParams) -> Tensor:
         >>> to_codes(torch.tensor([0.0, 1.0, 999.0]), grid).tolist()
         [0, 2, 255]
     """
-    zero_point = int(qparams.zero_point)
+    grid, x = Grid.of(qparams), x.detach()
     if x.numel() <= _PIECE or x.dtype != torch.float32 or not _is_dense(x):
-        codes, _ = shifted_codes(x, qparams)
-        return codes.add_(zero_point + SHIFT).to(torch.uint8)
-    x = x.detach()
+        return _rounded(torch.div(x.float(), qparams.scale), grid)
     # Piece by piece, in a buffer that stays in the processor's cache.
     result = torch.empty_like(x, dtype=torch.uint8)
     values, flat = (t.as_strided((x.numel(),), (1,)) for t in (x, result))
     buffer = torch.empty(_PIECE, device=x.device)
     for start in range(0, len(values), _PIECE):
         piece = values[start : start + _PIECE]
-        codes = torch.div(piece, qparams.scale, out=buffer[: len(piece)]).round_()
-        codes.clamp_(qparams.qmin - zero_point, qparams.qmax - zero_point)
-        flat[start : start + _PIECE].copy_(codes.add_(zero_point + SHIFT))
+        steps = torch.div(piece, qparams.scale, out=buffer[: len(piece)])
+        flat[start : start + _PIECE] = _rounded(steps, grid)
     return result
+
+
+def _rounded(steps: Tensor, grid: Grid) -> Tensor:
+    """Round x / scale to unsigned codes; float32, overwritten.
+
+    A float32 between 2**23 and 2**24 is a whole number with its lowest digits last, so adding one
+    rounds the sum, half to even, and leaves the code in the lowest byte: cheaper than rounding and
+    converting. The number added is even, lest ties go the other way.
+    """
+    steps.clamp_(grid.lowest - grid.zero_point, grid.highest - grid.zero_point).add_(_ROUNDER)
+    codes = steps.view(torch.int32).to(torch.uint8)
+    return codes.add_(grid.zero_point) if grid.zero_point else codes
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -80,9 +90,7 @@ def _is_dense(x: Tensor) -> bool:
 
 def to_codes_of(x: Tensor, grid: Grid) -> Tensor:
     """Round a float32 tensor, which may be overwritten, to a grid; unsigned codes, uint8."""
-    codes = x.div_(torch.tensor(grid.scale, device=x.device)).round_()
-    codes.clamp_(grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
-    return codes.add_(grid.zero_point).to(torch.uint8)
+    return _rounded(x.div_(torch.tensor(grid.scale, device=x.device)), grid)
 
 
 def from_codes(codes: Tensor, grid: Grid) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant_engine.errors import DataError
+from quant_engine.layers.together import run_side_by_side
 from quant_engine.modules import named_parameters_of
 
 
@@ -78,7 +79,9 @@ class SplitMultiheadAttention(nn.Module):
             DataError: If shapes do not fit, or is_causal is given without attn_mask.
         """
         is_batched = query.dim() == 3
-        query, key, value = (self._batch_first(x, is_batched) for x in (query, key, value))
+        # What is one tensor stays one, so that its projections can share the rounding of it.
+        turned = {id(x): self._batch_first(x, is_batched) for x in (query, key, value)}
+        query, key, value = (turned[id(x)] for x in (query, key, value))
         if key_padding_mask is not None and not is_batched:
             key_padding_mask = key_padding_mask.unsqueeze(0)
         if is_causal and attn_mask is None:
@@ -88,9 +91,10 @@ class SplitMultiheadAttention(nn.Module):
         else:
             is_causal = False
         mask = self._merged_mask(query, key, attn_mask, key_padding_mask)
-        q = self._heads(self.q_proj(query))
-        k = self._heads(self._extended(self.k_proj(key), self.bias_k))
-        v = self._heads(self._extended(self.v_proj(value), self.bias_v))
+        q, k, v = run_side_by_side((self.q_proj, self.k_proj, self.v_proj), (query, key, value))
+        q = self._heads(q)
+        k = self._heads(self._extended(k, self.bias_k))
+        v = self._heads(self._extended(v, self.bias_v))
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -38,6 +38,9 @@ class IntegerForm(Protocol):
 
     def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
         """Run `layer` on a float input; returns float32."""
+
+    def run_all(self, layers: Sequence[QuantizedLayer], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run layers whose forms are like this one, rounding once what several of them read."""
 
 
 class QuantizedLayer(nn.Module):

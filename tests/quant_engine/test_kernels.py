@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -222,6 +223,14 @@ def test_unsigned_codes_are_the_int8_codes(x, bits, symmetric):
     )
 
 
+@pytest.mark.parametrize("zero_point", [-128, -7, 0, 10, 127])
+def test_values_between_two_codes_go_to_the_even_step(zero_point):
+    steps = torch.arange(-300, 301) + 0.5
+    qparams = QParams(torch.tensor(0.25), torch.tensor(zero_point, dtype=torch.int32), -128, 127)
+    expected = (torch.tensor(np.rint(steps.numpy())) + zero_point).clamp(-128, 127)
+    assert torch.equal(as_signed(to_codes(0.25 * steps, qparams)), expected.to(torch.int8))
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_large_tensors_are_rounded_in_pieces_to_the_same_codes(layout):
     x = torch.randn((3, 7, 130, 101), generator=torch.Generator().manual_seed(0))
@@ -368,8 +377,9 @@ def test_a_product_of_no_rows_takes_a_skip_of_none(kernel):
     assert y.shape == (0, 4)
 
 
-def test_large_tensors_with_gradients_are_rounded_too():
-    x = torch.randn((600, 600), generator=torch.Generator().manual_seed(0), requires_grad=True)
+@pytest.mark.parametrize("size", [6, 600])
+def test_tensors_with_gradients_are_rounded_too(size):
+    x = torch.randn((size, size), generator=torch.Generator().manual_seed(0), requires_grad=True)
     qparams = QParams(torch.tensor(0.02), torch.tensor(3, dtype=torch.int32), -128, 127)
     assert torch.equal(as_signed(to_codes(x, qparams)), quantize(x.detach(), qparams))
 
