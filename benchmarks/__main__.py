@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import benchmarks.topics  # registers them  # noqa: F401
+from benchmarks.memory import keep_freed_memory
 from benchmarks.registry import Options, list_topics
 from quant_engine.timing import describe_environment
 from sample_models import list_models
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch_size=parsed.batch_size,
         cold_rounds=parsed.cold_rounds,
     )
-    environment = asdict(describe_environment())
+    environment = asdict(describe_environment()) | {"keeps freed memory": keep_freed_memory()}
     print(", ".join(f"{key}: {value}" for key, value in environment.items()))
     result = {name: topic(options) for name, topic in list_topics().items() if name in parsed.only}
     if parsed.json:

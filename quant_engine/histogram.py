@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ IntArray = npt.NDArray[np.int64]
 _MIN_EXPONENT = -126  # 2^126 is the largest power of two that scales any float32 down to it
 _MAX_EXPONENT = 126
 _PIECE = 1 << 16
+_LANES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,20 +146,41 @@ class Histogram:
         self._widen(lo, hi)
         # In pieces that stay in the processor's cache from one step to the next.
         for piece in torch.split(values.reshape(-1), _PIECE):
-            self._count(piece, has_negative=lo < 0.0)
-            if lo <= 0.0 <= hi:
-                # Twenty times as fast as count_nonzero, and exact: a piece is below 2^24 long.
-                self.zeros += piece.numel() - int(piece.sign().abs_().sum())
+            if lo == 0.0:
+                self._count_from_zero(piece)
+            else:
+                self._count(piece, has_negative=lo < 0.0)
+                if lo < 0.0 <= hi:
+                    self.zeros += _count_zeros(piece)
         self.count += values.numel()
 
     def _count(self, values: Tensor, *, has_negative: bool) -> None:
         """Count values, float32 (n,), that lie inside the bins."""
-        index = (values * math.ldexp(1.0, -self._exponent)).floor_()
+        index = (values * self._bins_per_unit()).floor_()
         if self._exponent > 0 and has_negative:
             # A negative value may be so small that the product is -0.0: it lies in bin -1.
             index = torch.where((index == 0.0) & (values < 0.0), -1.0, index)
-        index = index.sub_(self._first).to(torch.int32)
-        self._counts += torch.bincount(index, minlength=self.bins).cpu().numpy()
+        self._counts += _count_integers(index.sub_(self._first).to(torch.int32), self.bins)
+
+    def _count_from_zero(self, values: Tensor) -> None:
+        """Count values, float32 (n,), none of them negative, and their zeros apart.
+
+        Behind a ReLU every second value is 0. Counting is slow where one value falls into the same
+        bin as the one before, so zeros go in turn to several bins beyond the others.
+        """
+        lanes = _lanes(self.bins + self._first, len(values), values.device)
+        # Lanes where a value is 0, else 0; then the value's place, which is cut to a whole number.
+        places = torch.addcmul(lanes, values.sign(), lanes, value=-1.0)
+        index = places.add_(values, alpha=self._bins_per_unit()).to(torch.int32)
+        if self._first:
+            index.sub_(self._first)
+        found = _count_integers(index, self.bins + _LANES)
+        self.zeros += (zeros := int(found[self.bins :].sum()))
+        self._counts += found[: self.bins]
+        self._counts[-self._first] += zeros
+
+    def _bins_per_unit(self) -> float:
+        return math.ldexp(1.0, -self._exponent)
 
     def merge(self, other: Histogram) -> None:
         """Add what another histogram has seen; the result equals having seen both streams.
@@ -209,6 +232,23 @@ class Histogram:
             np.add.at(counts, target[filled], self._counts[filled])
             self._counts = counts
         self.lo, self.hi, self._exponent, self._first = new_lo, new_hi, exponent, first
+
+
+@lru_cache(maxsize=4)
+def _lanes(first: int, count: int, device: torch.device) -> Tensor:
+    """Return first, first + 1, ... over and over, float32 (count,); not to be changed."""
+    lanes = torch.arange(first, first + _LANES, dtype=torch.float32, device=device)
+    return lanes.repeat(-(-count // _LANES))[:count]
+
+
+def _count_integers(values: Tensor, bins: int) -> IntArray:
+    """Count integers from 0 to bins - 1, int32 (n,)."""
+    return torch.bincount(values, minlength=bins).cpu().numpy()
+
+
+def _count_zeros(values: Tensor) -> int:
+    # NumPy counts truth values many times as fast as torch counts what is not 0.
+    return values.numel() - int(np.count_nonzero(values.cpu().numpy() != 0.0))
 
 
 def _fitting_exponent(lo: float, hi: float, bins: int) -> int:
