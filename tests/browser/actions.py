@@ -14,6 +14,7 @@ from playwright.sync_api import Error, FloatRect, Locator, Page, expect
 
 from tests.browser.harness import wait_until_idle
 
+RUN_SECONDS = 300  # longest that an analysis may take, on a machine with other work too
 ATTEMPTS = 300
 PAUSE_MS = 100
 

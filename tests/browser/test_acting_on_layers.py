@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.actions import (
+    RUN_SECONDS,
     click_mark,
     expect_link,
     layer_picker,
@@ -17,7 +18,6 @@ from tests.browser.actions import (
 from tests.browser.harness import wait_until_idle
 
 RUN = "run=mlp+int8_per_channel"
-RUN_SECONDS = 120
 ROW_PIXELS = 35
 
 

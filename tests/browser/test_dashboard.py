@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.actions import (
+    RUN_SECONDS,
     click_mark,
     expect_link,
     linked,
@@ -27,7 +28,6 @@ HEADINGS = {
     "layer": "Layer",
     "size-time": "Size & time",
 }
-RUN_SECONDS = 120
 
 
 def figures(page: Page) -> Locator:

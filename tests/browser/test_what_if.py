@@ -8,11 +8,10 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.actions import click_mark, expect_link, linked, visit
+from tests.browser.actions import RUN_SECONDS, click_mark, expect_link, linked, visit
 from tests.browser.harness import wait_until_idle
 
 RUN = "run=cnn+int8_per_channel"
-RUN_SECONDS = 120
 
 
 def metric(page: Page, label: str) -> Locator:
