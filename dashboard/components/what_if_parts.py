@@ -45,9 +45,13 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
 
     def draw(
-        name: str, predict: Callable[[ScoreRow], float | None], measured: str, unit: Formatter
+        name: str,
+        about: str,
+        predict: Callable[[ScoreRow], float | None],
+        measure: Callable[[ScoreRow], float | None],
+        unit: Formatter,
     ) -> None:
-        value, known, run = predict(row), getattr(row, measured), getattr(own, measured)
+        value, known, run = predict(row), measure(row), measure(own)
         if known is not None:
             beside = f"measured {unit(known)}"
         else:
@@ -60,27 +64,31 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             name,
             text if trusted else f"≈ {text}",
             beside if trusted else f"not reliable; {beside}",
-            f"Predicted on {samples}; nothing was run for it."
+            f"{about}, predicted on {samples}; nothing was run for it."
             + (f" The run's figure is {origin}." if known is None else ""),
         )
 
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
             "Predicted KL (nats)" if prediction.has_logits else "Predicted NMSE",
+            ("KL divergence" if prediction.has_logits else "NMSE")
+            + " from the float model's output",
             lambda r: r.predicted.harm,
-            "measured_harm",
+            lambda r: r.measured_harm,
             lambda v: format_number(v, 3 if trusted else 1),
         )
         draw(
-            "Predicted same answer",
+            "Predicted agreement",
+            "Share of samples with the same answer as the float model's",
             lambda r: r.predicted.top1_agreement,
-            "measured_agreement",
+            lambda r: r.measured_agreement,
             format_accuracy,
         )
         draw(
             "Predicted accuracy",
+            "Share of samples answered right",
             lambda r: r.predicted.accuracy,
-            "measured_accuracy",
+            lambda r: r.measured_accuracy,
             format_accuracy,
         )
         _metric(
