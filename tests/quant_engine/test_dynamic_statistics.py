@@ -183,6 +183,16 @@ def test_no_value_is_lost_and_none_lies_beyond_its_own_range(x, scheme):
     assert 1 <= len(values.float_counts) <= 257
 
 
+@each_scheme
+def test_what_stays_in_the_drawn_range_is_drawn_though_rounding_moves_it(symmetric, generator):
+    scheme = TensorScheme(symmetric=symmetric, is_dynamic=True)
+    for share in torch.rand(200, generator=generator).tolist():
+        values = counted(scheme, torch.tensor([[-1.0, share]]), drawn=(-1.0, 1.7)).value_histogram()
+        beyond = (values.float_below, values.quantized_below)
+        beyond += (values.float_above, values.quantized_above)
+        assert beyond == (0, 0, 0, 0), share
+
+
 @each_width
 @each_scheme
 def test_bins_hold_equally_many_codes_for_a_batch_of_the_drawn_range(symmetric, bits):
