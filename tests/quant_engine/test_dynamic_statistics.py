@@ -207,6 +207,12 @@ def test_bins_hold_equally_many_codes_for_a_batch_of_the_drawn_range(symmetric, 
     assert len(filled) == 1
 
 
+def test_only_a_tie_at_the_end_of_a_range_counts_as_clipped_by_half_a_step():
+    found = counted(ASYMMETRIC, torch.tensor([[-1.5, 253.5]])).metrics()
+    assert found.clipped_fraction == 0.5
+    assert found.max_abs_error == 0.5
+
+
 def test_merging_equals_having_seen_both_streams(generator):
     first, second = two_batches(generator)
     third = 7.0 * torch.randn(5, 30, generator=generator)
