@@ -175,7 +175,8 @@ def _layers(report: ModelReport) -> str:
     rows = "\n".join(
         "<tr>"
         + "".join(
-            f"<td{_number_class(is_number)}>{html.escape(cell)}</td>"
+            f"<td{_number_class(is_number)}>"
+            f"{html.escape(cell) if is_number else _breakable(cell)}</td>"
             for cell, (_, is_number) in zip(cells, LAYER_COLUMNS, strict=True)
         )
         + "</tr>"
@@ -185,6 +186,11 @@ def _layers(report: ModelReport) -> str:
         f"<section><h2>All layers</h2><div class='table' tabindex='0'><table><thead><tr>{head}</tr>"
         f"</thead><tbody>\n{rows}\n</tbody></table></div></section>"
     )
+
+
+def _breakable(text: str) -> str:
+    """Return text that may go on in a new line after a dot, as dotted names should."""
+    return html.escape(text).replace(".", ".<wbr>")
 
 
 def _number_class(is_number: bool) -> str:

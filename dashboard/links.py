@@ -26,6 +26,17 @@ class LinkError(ValueError):
     """A part of a link that cannot be read."""
 
 
+def shorten(text: str, length: int = 40) -> str:
+    """Return text from outside in one short, harmless line.
+
+    Example:
+        >>> shorten("a" * 50, 10)
+        'aaaaaaaaa…'
+    """
+    line = "".join(c if c.isprintable() and c not in "`[]<>*_$\\" else " " for c in text)
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
 def scheme_to_text(scheme: TensorScheme) -> str:
     """Return a scheme as text.
 

@@ -180,7 +180,7 @@ LAYER_COLUMNS = (
     ("Kind", False),
     ("Status", False),
     ("Weight bits", True),
-    ("Input bits", True),
+    ("Input bits", False),  # a range a batch is told in words
     ("Weight SQNR (dB)", True),
     ("Input SQNR (dB)", True),
     ("Local SQNR (dB)", True),

@@ -131,6 +131,15 @@ def find_example(settings: Settings) -> Run | None:
 
 
 @lru_cache(maxsize=MAX_MODELS)
+def layer_names(name: str) -> tuple[str, ...]:
+    """Return all layers that a recipe of a model may name, in the order they run."""
+    example = example_run(name)
+    if example is not None:
+        return tuple(layer.name for layer in example.report.layers)
+    return tuple(layer.name for layer in list_layers(prepare(sample_models.load_model(name)).model))
+
+
+@lru_cache(maxsize=MAX_MODELS)
 def layer_options(name: str) -> tuple[LayerOption, ...]:
     """Return the layers of a model that can be quantized, in the order they run."""
     example = example_run(name)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
+from dashboard.link_layers import drop_unknown_layers
 from dashboard.links import (
     LinkError,
     activation_from_text,
@@ -21,6 +22,7 @@ from dashboard.links import (
     override_to_text,
     scheme_from_text,
     scheme_to_text,
+    shorten,
 )
 from quant_engine.choices import suggest
 from quant_engine.errors import QuantizationError, SchemeError
@@ -161,13 +163,16 @@ def params_from_text(text: str) -> dict[str, list[str]]:
 
 
 def settings_from_params(
-    params: Params, models: Sequence[str]
+    params: Params,
+    models: Sequence[str],
+    layers_of: Callable[[str], Sequence[str]] | None = None,
 ) -> tuple[Settings | None, tuple[str, ...]]:
     """Read settings from a link; never raises.
 
     Args:
         params: Keys of the link and their values.
         models: Names of the models there are.
+        layers_of: Returns the names of a model's layers; without it any name is taken.
 
     Returns:
         The settings, or None where the link names no run at all, and one notice for each part
@@ -179,6 +184,9 @@ def settings_from_params(
     model_name = _model(params, models, notices)
     recipe = _schemes(params, notices)
     recipe = _layers(params, recipe, notices)
+    if layers_of is not None and (recipe.exclude_layers or recipe.overrides):
+        recipe, unknown = drop_unknown_layers(recipe, layers_of(model_name))
+        notices += unknown
     samples = _number(
         params,
         "samples",
@@ -193,17 +201,6 @@ def settings_from_params(
 def _last(params: Params, key: str) -> str | None:
     values = params.get(key)
     return values[-1] if values else None
-
-
-def shorten(text: str, length: int = 40) -> str:
-    """Return text from outside in one short, harmless line.
-
-    Example:
-        >>> shorten("a" * 50, 10)
-        'aaaaaaaaa…'
-    """
-    line = "".join(c if c.isprintable() and c not in "`[]<>*_$\\" else " " for c in text)
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _model(params: Params, models: Sequence[str], notices: list[str]) -> str:

@@ -15,6 +15,7 @@ from dashboard.figures.binning import bin_edges
 from dashboard.figures.timing_text import is_baseline, ratio_to_baseline
 from dashboard.layer_rows import layer_row, layer_sqnrs, percent, prefixed
 from dashboard.sweeps import split_options, sweep_of
+from quant_engine.choices import is_whole_number
 from quant_engine.layer_forms import BOTH
 from quant_engine.report import (
     LayerSensitivity,
@@ -30,8 +31,18 @@ Table: TypeAlias = pd.DataFrame
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Table:
-    """Return rows as a table; `columns` gives the order, and the names of an empty table."""
-    return pd.DataFrame(list(rows), columns=None if columns is None else list(columns))
+    """Return rows as a table; `columns` gives the order, and the names of an empty table.
+
+    Whole numbers stay whole where some are missing, which pandas by itself turns into fractions.
+    """
+    kept = list(rows)
+    data = pd.DataFrame(kept, columns=None if columns is None else list(columns))
+    for name in data.columns:
+        values = [row.get(name) for row in kept]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values) and known and all(map(is_whole_number, known)):
+            data[name] = pd.array(values, dtype="Int64")
+    return data
 
 
 def to_csv(data: Table) -> bytes:
@@ -58,32 +69,33 @@ def _sensitivity_columns(name: str, measured: Iterable[SensitivityReport]) -> di
             prefix = "_".join(word.replace(" ", "_") for word in words if word)
             # The bytes under the run's own scheme stand with the layer already.
             known = ("layer", "parameters", "float_bytes", *(() if label else ("quantized_bytes",)))
-            for row in sensitivity_table(report).to_dict("records"):
-                if row["layer"] == name:
-                    kept = {k: v for k, v in row.items() if k not in known}
-                    columns |= prefixed(prefix, kept)
+            for layer in report.layers:
+                if layer.name == name:
+                    row = _sensitivity_row(layer)
+                    columns |= prefixed(prefix, {k: v for k, v in row.items() if k not in known})
     return columns
 
 
 def sensitivity_table(report: SensitivityReport) -> Table:
     """Return one row for each layer of a sensitivity measurement, in the order they run."""
-    return table(
-        {
-            "layer": layer.name,
-            "option": layer.option,
-            "kl_divergence_nats": layer.kl_divergence,
-            f"{_interval_of(layer)}_low": layer.interval[0],
-            f"{_interval_of(layer)}_high": layer.interval[1],
-            "output_sqnr_db": layer.sqnr_db,
-            "output_nmse": layer.nmse,
-            "top1_agreement_percent": percent(layer.top1_agreement),
-            "accuracy_drop_points": percent(layer.accuracy_drop),
-            "parameters": layer.parameters,
-            "float_bytes": layer.float_bytes,
-            "quantized_bytes": layer.quantized_bytes,
-        }
-        for layer in report.layers
-    )
+    return table(map(_sensitivity_row, report.layers))
+
+
+def _sensitivity_row(layer: LayerSensitivity) -> dict[str, Any]:
+    return {
+        "layer": layer.name,
+        "option": layer.option,
+        "kl_divergence_nats": layer.kl_divergence,
+        f"{_interval_of(layer)}_low": layer.interval[0],
+        f"{_interval_of(layer)}_high": layer.interval[1],
+        "output_sqnr_db": layer.sqnr_db,
+        "output_nmse": layer.nmse,
+        "top1_agreement_percent": percent(layer.top1_agreement),
+        "accuracy_drop_points": percent(layer.accuracy_drop),
+        "parameters": layer.parameters,
+        "float_bytes": layer.float_bytes,
+        "quantized_bytes": layer.quantized_bytes,
+    }
 
 
 def _interval_of(layer: LayerSensitivity) -> str:

@@ -15,6 +15,7 @@ from quant_engine.comparison import (
 )
 from quant_engine.conversion import quantize_model
 from quant_engine.errors import (
+    BudgetError,
     DataError,
     ModelForwardError,
     NotCalibratedError,
@@ -55,6 +56,7 @@ from quant_engine.verification import verify_configurations, verify_frontier
 
 __all__ = [
     "PRESETS",
+    "BudgetError",
     "Calibration",
     "ConfigurationPoint",
     "ConfigurationScore",

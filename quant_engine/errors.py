@@ -5,6 +5,7 @@ Every message says what was wrong, what was given, what is allowed and what to d
 ```
 QuantizationError
 ├── SchemeError             (ValueError)    a setting that makes no sense
+│   └── BudgetError                         a budget that no configuration keeps to
 ├── DataError               (ValueError)    NaN, Inf, empty or mis-shaped data
 ├── NotCalibratedError      (RuntimeError)  a range is needed that was never measured
 ├── ModelForwardError       (RuntimeError)  the caller's model failed on the caller's data
@@ -23,6 +24,28 @@ class QuantizationError(Exception):
 
 class SchemeError(QuantizationError, ValueError):
     """A scheme, recipe or option that makes no sense."""
+
+
+class BudgetError(SchemeError):
+    """A budget that no configuration keeps to.
+
+    Attributes:
+        what: What is counted: "bytes", "effective bits" or "float layers".
+        most: The budget.
+        least: The least of it that a configuration can have.
+    """
+
+    def __init__(self, what: str, most: float, least: float) -> None:
+        """Say what the least is."""
+        super().__init__(
+            f"The budget is {most:g} {what}; the least that these options allow is {least:g}. "
+            "Raise it, or measure the response with smaller options."
+        )
+        self.what, self.most, self.least = what, most, least
+
+    def __reduce__(self) -> tuple[type[BudgetError], tuple[str, float, float]]:
+        """Let it travel between processes."""
+        return type(self), (self.what, self.most, self.least)
 
 
 class DataError(QuantizationError, ValueError):

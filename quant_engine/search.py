@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from quant_engine.errors import SchemeError
+from quant_engine.errors import BudgetError, SchemeError
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, FrontierReport
 from quant_engine.response import LogitResponse
@@ -52,8 +52,8 @@ def search_configuration(
         The configuration, not measured.
 
     Raises:
-        SchemeError: If no budget is given, or no configuration keeps to it; the message says what
-            the least is.
+        SchemeError: If no budget is given, or no configuration keeps to all of them at once.
+        BudgetError: If no configuration keeps to one of them; it says what the least is.
     """
     space = SearchSpace(response)
     limits = []
@@ -73,10 +73,7 @@ def search_configuration(
     for limit in limits:
         least = limit.fixed + limit.costs.min(axis=1).sum()
         if least > limit.most + limit.tolerance:
-            raise SchemeError(
-                f"The budget is {limit.most:g} {limit.what}; the least that these options allow is "
-                f"{least:g}. Raise it, or measure the response with smaller options."
-            )
+            raise BudgetError(limit.what, limit.most, float(least))
     meter = ProgressMeter(progress, 0)
     assignment = _best(space, limits, _starts(space, limits), meter)
     if assignment is None:

@@ -46,7 +46,7 @@ def show_overview(run: Run) -> None:
                 f"All {count} layers",
                 key="overview_all",
                 bind="query-params",
-                help=f"Otherwise the {MOST_ROWS} layers with the lowest SQNR.",
+                help=f"Otherwise the {MOST_ROWS} layers with the lowest local SQNR.",
             )
     if part is None:
         _show_dots(run)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.components.notices import add_notice
-from dashboard.state import shorten
+from dashboard.links import shorten
 
 _CHECKED = "checked_link_words"
 

@@ -70,26 +70,25 @@ def show_layers(report: ModelReport, *, key: str, on_select: Callable[[str], Non
 
 
 def rows_of(layers: Any) -> list[dict[str, Any]]:
-    """Return the layers as rows for people: quantities with units, what is missing left empty."""
+    """Return the layers as rows for people: results first, what is missing left empty."""
     return [
         {
             "Layer": layer.name,
-            "Kind": layer.kind,
-            "Now": STATUS_WORDS.get(layer.status, layer.status)
-            if layer.status != QUANTIZED
-            else _precision(layer),
-            "Parameters": layer.parameters,
-            "Float (kB)": layer.size.float_bytes / 1000,
-            "Quantized (kB)": layer.size.quantized_bytes / 1000,
-            "Weight SQNR (dB)": _decibels(layer.weight_error),
-            "Local SQNR (dB)": _decibels(layer.local_error),
             "Accumulated SQNR (dB)": _decibels(layer.accumulated_error),
+            "Local SQNR (dB)": _decibels(layer.local_error),
+            "Weight SQNR (dB)": _decibels(layer.weight_error),
+            "Quantized (kB)": layer.size.quantized_bytes / 1000,
+            "Float (kB)": layer.size.float_bytes / 1000,
+            "Kind and bits": f"{layer.kind}, {_now(layer)}",
         }
         for layer in layers
     ]
 
 
-def _precision(layer: LayerReport) -> str:
+def _now(layer: LayerReport) -> str:
+    """What the layer is now: its bits, or float and why."""
+    if layer.status != QUANTIZED:
+        return STATUS_WORDS.get(layer.status, layer.status)
     if layer.weight is None:
         return "quantized"
     text = f"int{layer.weight.scheme.bits} weights"
@@ -106,26 +105,29 @@ def _decibels(error: Any) -> float | None:
 
 
 def _table_settings() -> dict[str, Any]:
-    one_decimal = {
-        name: st.column_config.NumberColumn(name, format="%.1f", help=about)
-        for name, about in (
+    numbers = {
+        name: st.column_config.NumberColumn(name, width=width, format="%.1f", help=about)
+        for name, width, about in (
             (
-                "Weight SQNR (dB)",
-                "Error of the weight alone. Higher is better; – is exact or float.",
+                "Accumulated SQNR (dB)",
+                165,
+                "Its output when every layer before it is quantized too. Higher is better.",
             ),
-            ("Local SQNR (dB)", "This layer alone quantized, against its float output."),
-            ("Accumulated SQNR (dB)", "Its output when every layer before it is quantized too."),
-            ("Float (kB)", "Bytes in float; 1 kB is 1,000 bytes."),
-            ("Quantized (kB)", "Bytes with scales, zero points and biases."),
+            ("Local SQNR (dB)", 125, "This layer alone quantized, against its float output."),
+            ("Weight SQNR (dB)", 135, "Error of the weight alone; – is exact or float."),
+            ("Quantized (kB)", 115, "Bytes with scales, zero points and biases."),
+            ("Float (kB)", 90, "Bytes in float; 1 kB is 1,000 bytes."),
         )
     }
-    parameters = {"Parameters": st.column_config.NumberColumn("Parameters", format="localized")}
-    now = {"Now": st.column_config.TextColumn("Now", help=f"Dynamic: {DYNAMIC_INPUT}.")}
-    layer = {"Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)}
-    columns = {**layer, **now, **one_decimal, **parameters}
+    texts = {
+        "Layer": st.column_config.TextColumn("Layer", width=185, pinned=True),
+        "Kind and bits": st.column_config.TextColumn(
+            "Kind and bits", help=f"Dynamic: {DYNAMIC_INPUT}."
+        ),
+    }
     return {
         "width": "stretch",
         "hide_index": True,
-        "column_config": columns,
+        "column_config": texts | numbers,
         "placeholder": MISSING,
     }

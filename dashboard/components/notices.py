@@ -16,19 +16,40 @@ _ENDLESS = re.compile(rf"\S{{{_LONGEST_WORD + 20},}}")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A message for the person: a level ("info", "warning" or "error") and one or two sentences."""
+    """A message for the person.
+
+    Attributes:
+        level: "info", "warning" or "error".
+        text: One or two sentences.
+        topic: What it is about, where only the latest word on that counts.
+    """
 
     level: str
     text: str
+    topic: str = ""
 
 
-def add_notice(text: str, level: str = "warning") -> None:
-    """Show a message from now on; the same message is shown once, endless words cut short."""
-    notice = Notice(level, _ENDLESS.sub(lambda word: f"{word[0][:_LONGEST_WORD]}…", text))
+def add_notice(text: str, level: str = "warning", *, topic: str = "") -> None:
+    """Show a message from now on; the same message is shown once, endless words cut short.
+
+    Args:
+        text: One or two sentences.
+        level: "info", "warning" or "error".
+        topic: Replace what was said on this before; `drop_notices` takes it back.
+    """
+    if topic:
+        drop_notices(topic)
+    notice = Notice(level, _ENDLESS.sub(lambda word: f"{word[0][:_LONGEST_WORD]}…", text), topic)
     notices: list[Notice] = st.session_state.setdefault(_KEY, [])
     if notice not in notices:
         notices.append(notice)
     del notices[:-MAX_NOTICES]
+
+
+def drop_notices(topic: str) -> None:
+    """Take back what was said on a topic: it no longer holds."""
+    notices: list[Notice] = st.session_state.get(_KEY, [])
+    notices[:] = [notice for notice in notices if notice.topic != topic]
 
 
 def add_toast(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,18 @@ import streamlit as st
 
 from dashboard import prediction_service, service
 from dashboard.components.link_widgets import rerun_outside_callback
-from dashboard.components.notices import add_notice
+from dashboard.components.notices import add_notice, drop_notices
 from dashboard.components.work import jobs, prediction_key, verification_key, watch
-from dashboard.figures.formatting import plural
+from dashboard.figures.formatting import format_number, plural
 from dashboard.jobs import JobStatus
 from dashboard.prediction import Configuration, Prediction, prediction_id
 from dashboard.prediction_store import PredictionStore
 from dashboard.runs import Run
 from dashboard.state import Settings
 from dashboard.store import default_home
-from quant_engine.errors import QuantizationError
+from quant_engine.errors import BudgetError, QuantizationError
+
+_BUDGET = "budget"  # topic of what is said about the last search
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -96,12 +99,41 @@ def start_verification(run: Run, configurations: Sequence[Configuration]) -> Non
 
 
 def find_best(run: Run, by: str, budget: float) -> dict[str, str] | None:
-    """Return the best configuration within a budget; where there is none, say why."""
+    """Return the best configuration within a budget; where there is none, say why.
+
+    What was said about an earlier budget goes away.
+    """
     prediction = find_prediction(run.settings)
     if prediction is None:
         return None
     try:
-        return prediction_service.find_best(prediction, by, budget)
+        found = prediction_service.find_best(prediction, by, budget)
     except QuantizationError as error:
-        add_notice(str(error))
+        text = budget_words(error) if isinstance(error, BudgetError) else str(error)
+        add_notice(text, topic=_BUDGET)
         return None
+    drop_notices(_BUDGET)
+    return found
+
+
+def budget_words(error: BudgetError) -> str:
+    """Say that a budget is too small, and what the smallest one is, in the page's own units.
+
+    The smallest is rounded up, to what can be typed: as a budget, it can be kept to.
+
+    Example:
+        >>> budget_words(BudgetError("bytes", 10000, 74114))
+        'No choice of bits fits into 10 kB: the smallest model takes 74.2 kB.'
+        >>> budget_words(BudgetError("effective bits", 0.5, 2.251))
+        'No choice of bits comes to 0.5 bits a weight: the least is 2.26.'
+    """
+    if error.what == "bytes":
+        most, least = format_number(error.most / 1000), math.ceil(error.least / 100) / 10
+        return f"No choice of bits fits into {most} kB: the smallest model takes {least:g} kB."
+    if error.what == "effective bits":
+        most, least = format_number(error.most), math.ceil(error.least * 100) / 100
+        return f"No choice of bits comes to {most} bits a weight: the least is {least:g}."
+    return (
+        f"No choice of bits leaves at most {plural(round(error.most), 'layer')} in float: the "
+        f"least is {round(error.least)}."
+    )

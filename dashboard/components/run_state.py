@@ -42,6 +42,7 @@ from dashboard.components.work import (
     submit_analysis,
     watched_jobs,
 )
+from dashboard.links import shorten
 from dashboard.runs import Run, now
 from dashboard.state import (
     LINK_KEYS,
@@ -49,7 +50,6 @@ from dashboard.state import (
     params_from_text,
     settings_from_params,
     settings_to_text,
-    shorten,
 )
 from dashboard.wording import describe_recipe
 from quant_engine.report import LayerReport, ModelReport
@@ -113,7 +113,7 @@ def read_link() -> None:
     params = params_from_text(text)
     if is_first and not text:
         params = {key: _words(key) for key in LINK_KEYS if key in st.query_params}
-    settings, notices = settings_from_params(params, service.model_names())
+    settings, notices = settings_from_params(params, service.model_names(), service.layer_names)
     for notice in notices:
         add_notice(notice)
     _adopt(settings)

@@ -17,6 +17,7 @@ from dashboard.figures.cumulative import (
     cumulative_figure,
     describe_curve,
     float_layers,
+    is_folded_first,
     most_quantized_without_loss,
     point_with_float_layers,
 )
@@ -171,7 +172,13 @@ def show_curve(
         about="\n\n".join(
             (
                 "Left the float model; each point to the right quantizes one layer more, the least "
-                "sensitive first. Every point was really run.",
+                "sensitive first. Every point was really run."
+                + (
+                    " The first step also folds every BatchNorm into its layer, which saves bytes "
+                    "of its own."
+                    if is_folded_first(report)
+                    else ""
+                ),
                 "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
                 f"One of the {report.samples} samples is "
                 f"{format_percent(1 / report.samples if report.samples else None)}.",

@@ -55,13 +55,15 @@ def describe_work(run: Run, sweep: Sweep) -> str:
     """Return what measuring a sweep runs, and about how often."""
     count, tried = len(run.report.quantized_layers), max(1, len(sweep.bits))
     samples = service.model_info(run.model_name).test_samples
-    each = (
-        "with all layers switched but it" if sweep.direction == LEAVE_ONE_OUT else "switched alone"
+    switched = (
+        f"For each of its {plural(count, 'layer')}, all others are switched"
+        if sweep.direction == LEAVE_ONE_OUT
+        else f"Each of its {plural(count, 'layer')} is switched alone"
     )
     at = f" at {plural(tried, 'width')}" if sweep.bits else ""
     text = (
-        f"Each of its {plural(count, 'layer')} is {each}{at}, and the model's output on its test "
-        f"data is compared with the float model's. With the curve, that is at most "
+        f"{switched}{at}, and the model's output on its test data is compared with the float "
+        "model's. With the curve, that is at most "
         f"**{plural(sweep.count_runs(count), 'run')} of the model over "
         f"{plural(samples, 'sample')}**; what a switch cannot have changed is not computed again. "
     )

@@ -18,13 +18,14 @@ from dashboard.figures.sensitivity_metrics import (
     SensitivityMetric,
     available_metrics,
 )
-from dashboard.figures.theme import ERROR, INT8, NEUTRAL
+from dashboard.figures.theme import ERROR, INT8
 from dashboard.runs import Run
 from dashboard.sweeps import Sweep, split_options
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 
 _LAST_CHOSEN = "sensitivity_rows_before"
+_PLAIN = 1e-3  # below it a number in full has more zeros than digits; texts turn there as well
 
 
 def table_rows(
@@ -42,10 +43,10 @@ def table_rows(
         }
         rows.append(
             {
-                "Rank": row.position,
-                "Could be": _rank_range(row),
                 "Layer": row.name,
                 metric.title: _finite(row.value),
+                "Rank": row.position,
+                "Could be": _rank_range(row),
                 "Answers changed (%)": changed.value(row.layer),
                 "Accuracy lost (points)": drop.value(row.layer),
                 **{f"{label} (dB)": value for label, value in cheap.items()},
@@ -95,20 +96,26 @@ def chosen_names(event: Any, names: Sequence[str]) -> tuple[str, ...]:
 
 def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -> dict[str, Any]:
     """Return how each column is drawn: numbers with bars in their cells, each with its meaning."""
-    measured_format = "%.2e" if metric.allows_log else "%.2f"
     settings: dict[str, Any] = {
-        "Rank": st.column_config.NumberColumn(width="small", help="1 is the most sensitive layer."),
-        "Could be": st.column_config.TextColumn(
-            width="small",
-            help="The ranks that its interval allows: layers that cannot be told apart.",
+        "Layer": st.column_config.TextColumn(width=175, pinned=True),
+        metric.title: _bar(
+            rows, metric.title, _measured_format(rows, metric), ERROR, metric.about, width=140
         ),
-        "Layer": st.column_config.TextColumn(pinned=True),
-        metric.title: _bar(rows, metric.title, measured_format, ERROR, metric.about),
+        "Rank": st.column_config.NumberColumn(width=55, help="1 is the most sensitive layer."),
+        "Could be": st.column_config.TextColumn(
+            width=75, help="The ranks that its interval allows: layers that cannot be told apart."
+        ),
         "Answers changed (%)": st.column_config.NumberColumn(
-            format="%.2f", help="Samples whose most likely class is no longer the float model's."
+            "Changed (%)",
+            width=95,
+            format="%.2f",
+            help="Samples whose most likely class is no longer the float model's.",
         ),
         "Accuracy lost (points)": st.column_config.NumberColumn(
-            format="%.2f", help="Float accuracy minus this accuracy; below 0 it happened to help."
+            "Lost (points)",
+            width=100,
+            format="%.2f",
+            help="Float accuracy minus this accuracy; below 0 it happened to help.",
         ),
         "Saved (kB)": _bar(
             rows,
@@ -116,26 +123,48 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
             "%.1f",
             INT8,
             "Bytes that quantizing the layer saves; 1 kB is 1,000.",
+            width=95,
         ),
     }
     for proxy in PROXIES.values():
-        title = f"{proxy.label} (dB)"
-        about = (
-            f"Cheap number: {proxy.about}. Higher is better; an empty cell is exact or not known."
+        settings[f"{proxy.label} (dB)"] = st.column_config.NumberColumn(
+            f"{proxy.label.removesuffix(' SQNR')} (dB)",
+            width=95,
+            format="%.1f",
+            help=f"{proxy.label}, a cheap number: {proxy.about}. Higher is better; an empty cell "
+            "is exact or not known.",
         )
-        settings[title] = _bar(rows, title, "%.1f", NEUTRAL, about)
     return settings
 
 
+def _measured_format(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -> str:
+    """Three digits where values may lie decades apart; powers of ten where all are tiny."""
+    if not metric.allows_log:
+        return "%.2f"
+    largest = max((abs(row[metric.title] or 0.0) for row in rows), default=0.0)
+    return "%.3g" if largest >= _PLAIN else "%.2e"
+
+
 def _bar(
-    rows: Sequence[dict[str, Any]], title: str, number_format: str, color: str, about: str
+    rows: Sequence[dict[str, Any]],
+    title: str,
+    number_format: str,
+    color: str,
+    about: str,
+    *,
+    width: int,
 ) -> Any:
     """A column of bars from 0 to its largest value; plain numbers where a bar has no sense."""
     values = [row[title] for row in rows if row[title] is not None]
     if not values or min(values) < 0 or max(values) <= 0:
-        return st.column_config.NumberColumn(format=number_format, help=about)
+        return st.column_config.NumberColumn(width=width, format=number_format, help=about)
     return st.column_config.ProgressColumn(
-        format=number_format, min_value=0.0, max_value=float(max(values)), color=color, help=about
+        width=width,
+        format=number_format,
+        min_value=0.0,
+        max_value=float(max(values)),
+        color=color,
+        help=about,
     )
 
 

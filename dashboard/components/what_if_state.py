@@ -12,9 +12,10 @@ import streamlit as st
 from dashboard.components import run_state
 from dashboard.components.link_widgets import open_next, set_widget
 from dashboard.components.notices import add_notice
+from dashboard.links import shorten
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
-from dashboard.state import Settings, shorten
+from dashboard.state import Settings
 
 TEXT_KEY = "whatif"
 

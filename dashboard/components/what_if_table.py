@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.what_if_state import change_layer, try_configuration
-from dashboard.figures.formatting import format_count, format_number, plural
+from dashboard.figures.formatting import format_count, format_nats, format_number, plural
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
 from quant_engine.options import FLOAT_OPTION
@@ -131,14 +131,19 @@ def _show_row(
 def row_text(
     prediction: Prediction, name: str, option: str, layer: LayerReport | None, *, is_worst: bool
 ) -> str:
-    """Return a row's text: name, kind, weights, and the harm of this choice alone."""
+    """Return a row's text in three lines: name, kind and weights, harm of this choice alone."""
     stored = prediction.response.report.layers[prediction.response.layers.index(name)].stored[0]
     weights = f"{format_count(sum(tensor.weights for tensor in stored))} weights"
     kind = weights if layer is None else f"{layer.kind} · {weights}"
-    harm = "KL" if prediction.has_logits else "NMSE"
     alone = "as trained"
     if option != FLOAT_OPTION:
-        alone = f"{harm} {format_number(prediction.alone[name, option], 2)} alone"
-    mark = " :red-badge[most harm]" if is_worst else ""
+        harm = prediction.alone[name, option]
+        alone = (
+            f"KL {format_nats(harm, 2)} alone"
+            if prediction.has_logits
+            else f"NMSE {format_number(harm, 2)} alone"
+        )
+    # In the last line, where it makes no row wider than its name does.
+    mark = " :small[:red-badge[most harm]]" if is_worst else ""
     small = "  \n".join(f":small[:gray[{part}]]" for part in (kind, alone))
-    return f"**{escape_markdown(name)}**{mark}  \n{small}"
+    return f"**{escape_markdown(name)}**  \n{small}{mark}"

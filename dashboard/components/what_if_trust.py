@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -16,6 +17,7 @@ from dashboard.figures.formatting import (
 )
 from dashboard.figures.frontier import harm_name
 from dashboard.figures.scores import (
+    BOTH,
     ScoreRow,
     make_row,
     ratio_text,
@@ -26,7 +28,7 @@ from dashboard.prediction import Prediction
 from dashboard.runs import Run
 from quant_engine.report.response import GOOD, ROUGH
 
-BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
+RATIO = "Ratio"
 
 
 def show_verdict(prediction: Prediction) -> None:
@@ -47,8 +49,28 @@ def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
         key="what_if_comparison",
         width="stretch",
         hide_index=True,
-        column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
+        column_config=_column_settings(bits_width=130),
     )
+    st.caption("What was measured stands with its 95 % interval, where that is known.")
+
+
+def _column_settings(bits_width: int) -> dict[str, Any]:
+    """Widths that leave no column out of sight on a usual screen; what the rest leaves to bits."""
+    texts = {
+        "Configuration": (155, "", True),
+        f"KL, {BOTH}": (240, "KL divergence in nats. 0 is the float model's output.", False),
+        f"NMSE, {BOTH}": (240, "Normalized error of the output. 0 is the float model's.", False),
+        RATIO: (70, "Predicted ÷ measured: 1 × is right; below, it makes too little of it.", False),
+        f"Accuracy, {BOTH}": (215, "Share of the test samples that are right.", False),
+        "Same answer": (130, f"Share of answers that stay the float model's, {BOTH}.", False),
+        "Bytes": (80, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
+        "Bits a weight": (100, "Mean bits for each weight, scales and zero points too.", False),
+        "Bits": (bits_width, "How many layers have how many bits.", False),
+    }
+    return {
+        name: st.column_config.TextColumn(name, width=width, help=about or None, pinned=pinned)
+        for name, (width, about, pinned) in texts.items()
+    }
 
 
 def show_measured(run: Run, prediction: Prediction) -> None:
@@ -66,11 +88,8 @@ def show_measured(run: Run, prediction: Prediction) -> None:
     for row in rows:
         known = table_row(row, prediction)
         del known["Configuration"]
-        names = list(known)
-        after = next(i for i, name in enumerate(names) if "measured" in name) + 1
-        parts = ((name, known[name]) for name in names[:after])
-        rest = ((name, known[name]) for name in names[after:])
-        cells.append({**dict(parts), "Predicted ÷ measured": ratio_text(row), **dict(rest)})
+        (harm, text), *others = known.items()
+        cells.append({harm: text, RATIO: ratio_text(row), **dict(others)})
     key = f"what_if_measured_{len(rows)}"
 
     def choose() -> None:
@@ -87,6 +106,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         hide_index=True,
         on_select=choose,
         selection_mode="single-row",
+        column_config=_column_settings(bits_width=180),
     )
     st.caption("All that was run. Tick a row on the left to load its configuration.")
 

@@ -59,6 +59,15 @@ def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | 
     return max(fit, key=lambda point: point.count, default=None)
 
 
+def is_folded_first(report: SensitivityReport) -> bool:
+    """Whether the first step folds BatchNorms: the model shrinks by more than its layer saves."""
+    if len(report.cumulative) < 2:
+        return False
+    given, first = report.cumulative[:2]
+    saved = sum(x.float_bytes - x.quantized_bytes for x in report.layers if x.name == first.layer)
+    return given.model_bytes - first.model_bytes > saved
+
+
 def cumulative_figure(
     report: SensitivityReport, *, is_log: bool = True, selected: str = "", kept: int | None = None
 ) -> go.Figure:

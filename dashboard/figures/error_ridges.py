@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 import plotly.graph_objects as go
@@ -63,17 +65,17 @@ def layer_error_histograms(
         report: A finished or partial analysis.
         part: "weight" or "input".
         selected: Layer whose row is marked.
-        worst: Show only this many layers, those with the lowest SQNR, in the order they run; the
-            selected layer is always among them.
+        worst: Show only this many layers, those with the lowest local SQNR, in the order they run;
+            the selected layer is always among them.
     """
     title = f"Error of every layer's {PARTS[part]} (LSB)"
     tensors = tensors_of(report, part)
     if not tensors:
         return empty_figure(title, why_empty(report, part))
-    if worst is not None:
-        order = sorted(tensors, key=lambda name: tensors[name].error.sqnr_db)[:worst]
-        order += [selected] if selected is not None else []
-        tensors = {name: tensor for name, tensor in tensors.items() if name in order}
+    if worst is not None and worst < len(tensors):
+        title = f"Error of the {PARTS[part]}, {worst} of {len(tensors)} layers (LSB)"
+        kept = _worst_layers(report, tensors, worst, selected)
+        tensors = {name: tensor for name, tensor in tensors.items() if name in kept}
     rows = [
         Row(len(tensors) - 1 - index, name, tensor)
         for index, (name, tensor) in enumerate(tensors.items())
@@ -99,6 +101,19 @@ def layer_error_histograms(
             "margin": {"l": 16, "r": 16, "t": 76, "b": 52},
         },
     )
+
+
+def _worst_layers(
+    report: ModelReport, names: Collection[str], count: int, selected: str | None
+) -> set[str]:
+    """Return the layers whose outputs quantization harms most, and the selected one."""
+    sqnr_db = {
+        layer.name: math.inf if layer.local_error is None else layer.local_error.sqnr_db
+        for layer in report.layers
+        if layer.name in names
+    }
+    order = sorted(sqnr_db, key=lambda name: (name != selected, sqnr_db[name]))
+    return set(order[:count])
 
 
 def why_empty(report: ModelReport, part: str) -> str:

@@ -170,14 +170,14 @@ def format_points(share: float | None) -> str:
     return f"{'+' if share > 0 else _MINUS}{text} points"
 
 
-def format_nats(value: float | None) -> str:
+def format_nats(value: float | None, digits: int = 3) -> str:
     """Return a KL divergence with its unit.
 
     Example:
         >>> format_nats(1.3e-6)
         '1.3e-06 nats'
     """
-    return MISSING if value is None or math.isnan(value) else f"{format_number(value)} nats"
+    return MISSING if value is None or math.isnan(value) else f"{format_number(value, digits)} nats"
 
 
 def format_ms(value: float | None) -> str:

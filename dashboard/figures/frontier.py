@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import BYTES_AXIS, log_axis, two_lines
-from dashboard.figures.formatting import format_bytes, format_number, plural
+from dashboard.figures.formatting import format_bytes, format_nats, format_number, plural
 from dashboard.figures.point_labels import point_labels
 from dashboard.figures.theme import (
     CLIPPED,
@@ -33,6 +33,7 @@ RUN = "run shown"
 CURRENT = "this configuration"
 OTHER = "tried before"
 
+NATS = "nats"
 _EDGE = 3.0
 
 
@@ -61,7 +62,17 @@ class ChartPoint:
 
 def harm_name(prediction: Prediction) -> str:
     """Return what predictions are about, with its unit."""
-    return "KL divergence (nats)" if prediction.has_logits else "output NMSE"
+    return f"KL divergence ({NATS})" if prediction.has_logits else "output NMSE"
+
+
+def format_harm(value: float, harm: str) -> str:
+    """Return an amount of what `harm_name` names: nats have a unit, an NMSE has none.
+
+    Example:
+        >>> format_harm(0.0123, "KL divergence (nats)"), format_harm(0.0123, "output NMSE")
+        ('0.0123 nats', '0.0123')
+    """
+    return format_nats(value) if harm.endswith(f"({NATS})") else format_number(value)
 
 
 def describe_choice(prediction: Prediction, configuration: Configuration) -> str:
@@ -246,9 +257,9 @@ def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
     (current,) = [point for point in points if point.group == CURRENT]
     run = sum(point.measured is not None for point in frontier)
     text = (
-        f"Bytes against {harm}: {plural(len(frontier), 'point')} on the frontier, {run} of them "
-        f"measured. This configuration: {format_bytes(current.model_bytes)}, predicted "
-        f"{format_number(current.predicted)}."
+        f"Bytes against {_without_unit(harm)}: {plural(len(frontier), 'point')} on the "
+        f"frontier, {run} of them measured. This configuration: "
+        f"{format_bytes(current.model_bytes)}, predicted {format_harm(current.predicted, harm)}."
     )
     better = [
         p
@@ -260,7 +271,7 @@ def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
     best = min(better, key=lambda p: p.predicted)
     return (
         f"{text} On the frontier {format_bytes(best.model_bytes)} are predicted to do "
-        f"{format_number(best.predicted)}: smaller and better."
+        f"{format_harm(best.predicted, harm)}: smaller and better."
     )
 
 
@@ -286,15 +297,19 @@ def _line(color: str, width: float) -> dict[str, Any]:
     return {"color": color, "width": width}
 
 
+def _without_unit(harm: str) -> str:
+    return harm.removesuffix(f" ({NATS})")
+
+
 def _describe(point: ChartPoint, harm: str) -> str:
-    measured = "not run" if point.measured is None else format_number(point.measured)
+    measured = "not run" if point.measured is None else format_harm(point.measured, harm)
     if point.interval is not None:
         low, high = (format_number(edge) for edge in point.interval)
         measured += f" (95 %: {low} to {high})"
     return "<br>".join(
         (
             f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
-            f"predicted {harm}: {format_number(point.predicted)}",
+            f"predicted {_without_unit(harm)}: {format_harm(point.predicted, harm)}",
             f"measured: {measured}",
             "click to try it",
         )

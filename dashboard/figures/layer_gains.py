@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import row_targets, two_lines
-from dashboard.figures.formatting import format_ms, plural, shorten_middle
+from dashboard.figures.formatting import format_count, format_ms, shorten_middle
 from dashboard.figures.theme import FLOAT, HIGHLIGHT, INT8, NEUTRAL, empty_figure, new_figure
 from dashboard.figures.timing_text import FLOAT_EXECUTION, INTEGER, baseline_of, execution
 from quant_engine.report import TimingEntry, TimingReport
@@ -24,6 +24,13 @@ _LOOKS: Mapping[str, tuple[str, str]] = {
     GAINS: (INT8, ""),
     LOSES: (FLOAT, "x"),
     UNCLEAR: (NEUTRAL, "."),
+}
+
+
+_VERBS: Mapping[str, tuple[str, str]] = {
+    GAINS: ("gains time", "gain time"),
+    LOSES: ("loses time", "lose time"),
+    UNCLEAR: ("shows no clear difference", "show no clear difference"),
 }
 
 
@@ -88,17 +95,27 @@ def describe_gains(gains: Sequence[LayerGain]) -> str:
     """Return how many layers gain and lose, and what that sums up to, in plain words."""
     if not gains:
         return "No layer was timed both in float and on integers."
-    count = {kind: sum(gain.kind == kind for gain in gains) for kind in _LOOKS}
     before = sum(gain.before.median_ms for gain in gains)
     after = sum(gain.after.median_ms for gain in gains)
     first = gains[0].before
     return (
-        f"On integers {plural(count[GAINS], 'layer gains', 'layers gain')} time, "
-        f"{count[LOSES]} {'loses' if count[LOSES] == 1 else 'lose'}, and {count[UNCLEAR]} "
-        f"{'shows' if count[UNCLEAR] == 1 else 'show'} no clear difference. Together they take "
-        f"{format_ms(before)} in {_layout(first)} and {format_ms(after)} on integers, at batch "
-        f"size {first.batch_size}."
+        f"On integers {_count_kinds(gains)}. Together they take {format_ms(before)} in "
+        f"{_layout(first)} and {format_ms(after)} on integers, at batch size {first.batch_size}."
     )
+
+
+def _count_kinds(gains: Sequence[LayerGain]) -> str:
+    """Return how many layers there are of each kind that occurs."""
+    parts: list[str] = []
+    for kind, (one, many) in _VERBS.items():
+        count = sum(gain.kind == kind for gain in gains)
+        if count:
+            noun = "" if parts else "layer " if count == 1 else "layers "
+            parts.append(f"{format_count(count)} {noun}{one if count == 1 else many}")
+    *others, last = parts
+    if not others:
+        return last
+    return f"{', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
 
 
 def layer_gains_figure(gains: Sequence[LayerGain], *, selected: str = "") -> go.Figure:

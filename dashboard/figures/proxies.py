@@ -207,10 +207,17 @@ def describe_correlation(value: float | None) -> str:
     Example:
         >>> describe_correlation(0.95), describe_correlation(0.1), describe_correlation(None)
         ('nearly the same order', 'hardly related', 'not defined')
+        >>> describe_correlation(-0.95), describe_correlation(-0.1)
+        ('nearly the opposite order', 'hardly related')
     """
     if value is None:
         return "not defined"
-    if value < -0.2:
-        return "mostly the opposite order"
-    steps = ((0.9, "nearly the same order"), (0.7, "a similar order"), (0.4, "a rough hint only"))
-    return next((text for limit, text in steps if value >= limit), "hardly related")
+    steps = (
+        (0.9, "nearly the same order", "nearly the opposite order"),
+        (0.7, "a similar order", "mostly the opposite order"),
+        (0.4, "a rough hint only", "a rough hint of the opposite order"),
+    )
+    for limit, same, opposite in steps:
+        if abs(value) >= limit:
+            return same if value > 0 else opposite
+    return "hardly related"

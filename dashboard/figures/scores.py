@@ -23,7 +23,8 @@ from quant_engine.report import ConfigurationScore
 from quant_engine.report.response import GOOD, ROUGH
 from quant_engine.serialization import encode
 
-INTERVAL = " (95 %)"  # behind the name of a column whose numbers carry their interval
+BOTH = "predicted → measured"
+NOT_RUN = "not run"
 
 _Z = 1.959964
 
@@ -90,13 +91,18 @@ def compare_rows(
 ) -> tuple[ScoreRow, ScoreRow, ScoreRow]:
     """Return the float model, the run shown, and a configuration.
 
+    The response is about the prepared model, so its float model may be smaller than the one given.
+
     What the run's own analysis measured counts for the run, unless it was cut short or has schemes
     that are none of the options.
     """
     own, stand_ins = prediction.configuration_of(run.recipe)
-    output = run.report.output
+    output, size = run.report.output, run.report.size
     right = prediction.response.report.float_accuracy
-    float_row = ScoreRow("Float model", {}, prediction.score({}), 0.0, None, 1.0, right)
+    floats = prediction.score({})
+    is_folded = size is not None and size.float_bytes != floats.size.model_bytes
+    name = "Float, BatchNorm folded" if is_folded else "Float model"
+    float_row = ScoreRow(name, {}, floats, 0.0, None, 1.0, right)
     own_row = make_row("Run shown", own, prediction)
     is_whole = output is not None and not run.report.is_partial and not stand_ins
     if is_whole and output is not None and own_row.measured_harm is None:
@@ -133,28 +139,40 @@ def measured_harm_text(row: ScoreRow, prediction: Prediction) -> str:
 
 
 def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
-    """Return a row for people; what was measured carries its 95 % interval."""
-    harm = "KL" if prediction.has_logits else "NMSE"
-    samples = prediction.response.report.samples
-    accuracy = format_accuracy(row.measured_accuracy)
-    if row.measured_accuracy is not None and samples:
-        low, high = accuracy_interval(row.measured_accuracy, samples)
-        accuracy += f" ({100 * low:.1f}–{100 * high:.1f})"
+    """Return a row for people, results first; what was measured carries its 95 % interval."""
+    predicted, measured = row.predicted, measured_harm_text(row, prediction)
     cells = {
         "Configuration": row.name,
-        "Bits": describe_choice(prediction, row.configuration),
-        "Bytes": format_bytes(row.predicted.size.model_bytes),
-        "Bits a weight": format_number(row.predicted.size.effective_bits),
-        f"{harm} predicted": harm_text(row.predicted.harm, prediction),
-        f"{harm} measured{INTERVAL}": measured_harm_text(row, prediction),
+        f"{'KL' if prediction.has_logits else 'NMSE'}, {BOTH}": (
+            f"{format_number(predicted.harm)} → {measured}"
+            if row.measured_harm is not None
+            else f"{harm_text(predicted.harm, prediction)} → {NOT_RUN}"
+        ),
     }
+    if predicted.accuracy is not None:
+        cells[f"Accuracy, {BOTH}"] = (
+            f"{format_accuracy(predicted.accuracy)} → {_measured_accuracy_text(row, prediction)}"
+        )
     if prediction.has_logits:
-        cells["Same answer predicted"] = format_accuracy(row.predicted.top1_agreement)
-        cells["Same answer measured"] = format_accuracy(row.measured_agreement)
-    if row.predicted.accuracy is not None:
-        cells["Accuracy predicted"] = format_accuracy(row.predicted.accuracy)
-        cells[f"Accuracy measured{INTERVAL}"] = accuracy
-    return cells
+        known = row.measured_agreement
+        agreement = NOT_RUN if known is None else format_accuracy(known)
+        cells["Same answer"] = f"{format_accuracy(predicted.top1_agreement)} → {agreement}"
+    return {
+        **cells,
+        "Bytes": format_bytes(predicted.size.model_bytes),
+        "Bits a weight": format_number(predicted.size.effective_bits),
+        "Bits": describe_choice(prediction, row.configuration),
+    }
+
+
+def _measured_accuracy_text(row: ScoreRow, prediction: Prediction) -> str:
+    if row.measured_accuracy is None:
+        return NOT_RUN
+    samples = prediction.response.report.samples
+    if not samples:
+        return format_accuracy(row.measured_accuracy)
+    low, high = accuracy_interval(row.measured_accuracy, samples)
+    return f"{format_accuracy(row.measured_accuracy)} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def ratio_text(row: ScoreRow) -> str:

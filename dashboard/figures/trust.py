@@ -9,7 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import log_axis, two_lines
-from dashboard.figures.formatting import format_number, plural
+from dashboard.figures.formatting import plural
+from dashboard.figures.frontier import format_harm
 from dashboard.figures.theme import ERROR, ERROR_EDGE, GOOD, INT8, INT8_EDGE, NEUTRAL, empty_figure
 from dashboard.figures.theme import new_figure as _new_figure
 from dashboard.prediction import Prediction
@@ -60,7 +61,7 @@ def trust_figure(prediction: Prediction, harm: str) -> go.Figure:
                 "x": [p.measured for p in shown[name]],
                 "y": [p.predicted for p in shown[name]],
                 "customdata": [prediction.to_text(dict(p.configuration)) for p in shown[name]],
-                "hovertext": [_describe(p, name) for p in shown[name]],
+                "hovertext": [_describe(p, name, harm) for p in shown[name]],
                 "hovertemplate": "%{hovertext}<extra></extra>",
                 "marker": {
                     "color": color,
@@ -116,7 +117,7 @@ def _can_show(point: AgreementPoint) -> bool:
     return all(v > 0 and math.isfinite(v) for v in (point.predicted, point.measured))
 
 
-def _describe(point: AgreementPoint, name: str) -> str:
+def _describe(point: AgreementPoint, name: str, harm: str) -> str:
     layers: Sequence[tuple[str, str]] = [
         pair for pair in point.configuration if pair[1] != FLOAT_OPTION
     ]
@@ -124,8 +125,8 @@ def _describe(point: AgreementPoint, name: str) -> str:
     return "<br>".join(
         (
             f"<b>{what}</b>",
-            f"predicted {format_number(point.predicted)}",
-            f"measured {format_number(point.measured)}",
+            f"predicted {format_harm(point.predicted, harm)}",
+            f"measured {format_harm(point.measured, harm)}",
             "click to try it",
         )
     )

@@ -48,7 +48,9 @@ def _show_frontier(run: Run, prediction: Prediction, configuration: Configuratio
         about="\n\n".join(
             (
                 "One point a configuration: bytes across, predicted harm upwards, each grid line "
-                "ten times the one before. The star is the table's present choice.",
+                "ten times the one before. The star is the table's present choice. A prediction of "
+                "exactly 0, such as the float model's, has no place on such an axis: it stands on "
+                "the lower edge.",
                 "The line is the frontier: the least harm that a search found for every size. "
                 "Diamonds give all layers the same bits. What lies above the line can be had "
                 "smaller, or better.",

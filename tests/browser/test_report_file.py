@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+import pytest
 from playwright.sync_api import Page
 
 from dashboard.export import to_html
@@ -38,6 +41,30 @@ def test_the_report_draws_all_figures_without_a_network(
     assert page.locator("tbody tr").count() == len(make_report().layers)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 1100, "nothing sticks out of the page"
+
+
+@pytest.mark.parametrize("medium", ["screen", "print"])
+def test_a_long_reason_hides_no_number(
+    open_page: PageOpener, tmp_path: Path, medium: Literal["screen", "print"]
+) -> None:
+    page = open_page(viewport=(1100, 800) if medium == "screen" else (720, 1000))
+    report = make_report()
+    reason = "Its output stays in float, since it goes to a layer that has no integer form. " * 3
+    layers = [replace(x, reason=reason) if x.reason else x for x in report.layers]
+    open_file(page, tmp_path, to_html(replace(report, layers=tuple(layers))))
+    page.emulate_media(media=medium)
+
+    assert reason.strip() in page.locator("tbody").inner_text()
+    inner, outer = page.evaluate(
+        "() => ['table', '.table']"
+        ".map(x => document.querySelector(x).getBoundingClientRect().right)"
+    )
+    assert inner <= outer + 1, "every column is in sight"
+    lines = page.locator("tbody td.number").evaluate_all(
+        "cells => cells.map(cell => { const range = document.createRange();"
+        " range.selectNodeContents(cell); return range.getClientRects().length; })"
+    )
+    assert set(lines) == {1}, "no number is broken into lines"
 
 
 def test_a_partial_report_opens_and_says_so(open_page: PageOpener, tmp_path: Path) -> None:

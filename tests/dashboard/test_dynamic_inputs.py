@@ -104,7 +104,7 @@ def test_a_layer_whose_fixed_range_is_not_measured_yet_is_not_called_dynamic() -
         make_partial_report().layers[-1], input_scheme=PRESETS["int8_per_channel"].activation
     )
     assert layer.input is None
-    assert rows_of([layer])[0]["Now"] == "int8 weights"
+    assert rows_of([layer])[0]["Kind and bits"] == f"{layer.kind}, int8 weights"
     assert not layer.has_dynamic_input
 
 
@@ -144,7 +144,7 @@ def test_tables_name_the_dynamic_range() -> None:
     entry = layer.input
     assert entry is not None
     assert entry.zero_point[0] < entry.zero_point[1]
-    assert rows_of([layer])[0]["Now"] == "int8 weights, dynamic int8 input"
+    assert rows_of([layer])[0]["Kind and bits"].endswith("int8 weights, dynamic int8 input")
     inputs = {row["Number"]: row["Inputs"] for row in grid_rows(layer)}
     assert inputs["Scheme"].endswith(DYNAMIC_INPUT)
     assert inputs["Scale (one step)"] == f"{spans(*entry.scale)}, anew for each batch"

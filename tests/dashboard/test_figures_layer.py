@@ -310,15 +310,25 @@ def test_few_clipped_values_are_still_visible() -> None:
     assert all(low < x < high for x in clipped.x)
 
 
-def test_worst_keeps_the_lowest_sqnr_and_the_selected_layer() -> None:
+def test_worst_keeps_the_lowest_local_sqnr_and_the_selected_layer() -> None:
     report = make_report()
     tensors = tensors_of(report, "input")
-    order = sorted(tensors, key=lambda name: tensors[name].error.sqnr_db)
+    local = {x.name: x.local_error.sqnr_db for x in report.layers if x.local_error is not None}
+    order = sorted(tensors, key=lambda name: local[name])
     figure = layer_error_histograms(report, "input", worst=3, selected=order[-1])
 
     shown = {row[0] for t in figure.data if t.type == "bar" for row in t.customdata}
-    assert shown == {*order[:3], order[-1]}
+    assert shown == {*order[:2], order[-1]}
     assert sum("▶" in text for text in figure.layout.yaxis.ticktext) == 1
+    assert f"3 of {len(tensors)} layers" in figure.layout.title.text
+
+
+def test_the_title_counts_layers_only_where_some_are_left_out() -> None:
+    report = make_report()
+    count = len(tensors_of(report, "weight"))
+    figure = layer_error_histograms(report, "weight", worst=count)
+    assert "Error of every layer's weights" in figure.layout.title.text
+    assert len(figure.layout.yaxis.ticktext) == count
 
 
 def test_ridges_say_why_they_are_empty() -> None:

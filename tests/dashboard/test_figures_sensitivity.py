@@ -10,6 +10,7 @@ from dashboard.figures.agreement import agreement_figure, agreement_rows
 from dashboard.figures.cumulative import (
     cumulative_figure,
     float_layers,
+    is_folded_first,
     most_quantized_without_loss,
     point_with_float_layers,
 )
@@ -356,3 +357,12 @@ def test_titles_say_what_was_switched(parts, direction, text):
     assert setting_text(report) == text
     one = replace(report, rankings=(Ranking("int4 weights + int8 inputs", (), ()),))
     assert setting_text(one) == f"{text}: int4 weights + int8 inputs"
+
+
+@pytest.mark.parametrize(("more", "expected"), [(0, False), (18_328, True)])
+def test_the_first_step_of_the_curve_may_fold_batchnorms(more: int, expected: bool) -> None:
+    report = make_sensitivity()
+    given, *others = report.cumulative
+    given = replace(given, model_bytes=given.model_bytes + more)
+    assert is_folded_first(replace(report, cumulative=(given, *others))) is expected
+    assert not is_folded_first(replace(report, cumulative=(given,)))

@@ -107,10 +107,22 @@ def test_only_the_largest_are_kept_in_their_order() -> None:
 
 def test_words_count_and_sum_up() -> None:
     text = describe_gains(GAINED)
-    assert "6 layers gain time, 2 lose, and 1 shows no clear difference" in text
+    assert "6 layers gain time, 2 lose time, and 1 shows no clear difference. " in text
     assert "in float (channels last)" in text
     assert "at batch size 64" in text
-    assert "1 layer gains time, 0 lose, and 0 show" in describe_gains([gain((2, 2, 2), (1, 1, 1))])
+
+
+def test_kinds_that_no_layer_has_are_left_out() -> None:
+    gains, loses = gain((2, 2, 2), (1, 1, 1)), gain((1, 1, 1), (2, 2, 2))
+    unclear = gain((1, 2, 3), (1, 2, 3))
+    for layers, words in (
+        ([gains], "On integers 1 layer gains time. "),
+        ([loses] * 24, "On integers 24 layers lose time. "),
+        ([unclear] * 2, "On integers 2 layers show no clear difference. "),
+        ([gains, gains, loses], "On integers 2 layers gain time and 1 loses time. "),
+        ([loses, unclear, unclear], "On integers 1 layer loses time and 2 show no clear"),
+    ):
+        assert describe_gains(layers).startswith(words)
 
 
 def test_the_numbers_of_the_figure_can_be_downloaded() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.components.notices import add_notice
+from dashboard.components.notices import add_notice, drop_notices
 
 
 def test_endless_words_of_a_link_do_not_flood_the_page() -> None:
@@ -20,4 +20,17 @@ def test_a_link_wrong_in_many_places_hears_about_each() -> None:
     for number in range(10):
         add_notice(f"Part {number} of the link was not understood.")
     assert len(st.session_state["notices"]) == 10
+    st.session_state.clear()
+
+
+def test_the_latest_word_on_a_topic_replaces_the_one_before_until_it_is_taken_back() -> None:
+    st.session_state.clear()
+    drop_notices("budget")  # nothing was said yet
+    add_notice("About something else.")
+    add_notice("10 kB are too few.", topic="budget")
+    add_notice("20 kB are too few.", topic="budget")
+    texts = [notice.text for notice in st.session_state["notices"]]
+    assert texts == ["About something else.", "20 kB are too few."]
+    drop_notices("budget")
+    assert [notice.text for notice in st.session_state["notices"]] == ["About something else."]
     st.session_state.clear()

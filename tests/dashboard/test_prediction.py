@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,13 +309,46 @@ def test_the_run_shown_is_measured_by_its_own_analysis(prediction: Prediction, r
     assert compare_rows(run, unmeasured, own)[2].measured_harm == shown.measured_harm
 
 
+def test_the_float_model_is_named_after_what_makes_it_smaller(
+    prediction: Prediction, run: Run
+) -> None:
+    size = run.report.size
+    assert size is not None
+    for added, name in ((0, "Float model"), (64, "Float, BatchNorm folded")):
+        float_bytes = prediction.response.size({}).model_bytes + added
+        given = replace(size, float_bytes=float_bytes)
+        report = replace(run.report, size=given)
+        assert compare_rows(replace(run, report=report), prediction, {})[0].name == name
+
+
+def test_amounts_carry_their_unit(prediction: Prediction) -> None:
+    own = prediction.uniform(prediction.response.options[0])
+    points = chart_points(prediction, own, own)
+    assert re.search(r"predicted [\d.e−-]+ nats\.", describe_frontier(points, HARM))
+    hover = [text for trace in frontier_figure(points, HARM).data for text in trace.hovertext or ()]
+    assert all(re.search(r"predicted KL divergence: [\d.e−-]+ nats<br>", text) for text in hover)
+    measured = [text for text in hover if "not run" not in text]
+    assert measured
+    assert all(re.search(r"measured: [\d.e−-]+ nats", text) for text in measured)
+    without = frontier_figure(points, "output NMSE")
+    assert not any("nats" in text for trace in without.data for text in trace.hovertext or ())
+
+
 def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> None:
     row = make_row("x", prediction.frontier.points[0].as_dict(), prediction)
     assert row.measured_accuracy is not None
     assert row.measured_harm
     cells = table_row(row, prediction)
     low, high = accuracy_interval(row.measured_accuracy, prediction.response.report.samples)
-    assert f"({100 * low:.1f}–{100 * high:.1f})" in cells["Accuracy measured (95 %)"]
+    predicted, measured = cells["Accuracy, predicted → measured"].split(" → ")
+    assert float(predicted.removesuffix(" %")) == pytest.approx(
+        100 * row.predicted.accuracy, abs=0.01
+    )
+    assert measured.startswith(f"{100 * row.measured_accuracy:.2f}".rstrip("0").rstrip("."))
+    assert measured.endswith(f" % ({100 * low:.1f}–{100 * high:.1f})")
+    unknown = table_row(replace(row, measured_harm=None, measured_accuracy=None), prediction)
+    assert unknown["KL, predicted → measured"].endswith(" nats → not run")
+    assert unknown["Accuracy, predicted → measured"].endswith(" % → not run")
     assert low < row.measured_accuracy < high
     ratio = row.predicted.harm / row.measured_harm
     assert float(ratio_text(row).split()[0]) == pytest.approx(ratio, rel=0.06)

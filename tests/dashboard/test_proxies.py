@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.figures.proxies import PROXIES, measure_agreement
+from dashboard.figures.proxies import PROXIES, describe_correlation, measure_agreement
 from dashboard.figures.sensitivity_metrics import METRICS
 from quant_engine.report import Environment, ErrorMetrics, LayerReport, LayerSize, ModelReport
 from quant_engine.scheme import Recipe
@@ -46,6 +46,17 @@ def test_leave_one_out_turns_the_measured_order():
     layers = [make_layer("a", 1.0), make_layer("b", 2.0), make_layer("c", 3.0)]
     left_out = make_report(layers, direction="leave_one_out")
     assert measure_agreement(report, left_out, KL, LOCAL).spearman == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.91, 0.75, 0.5, 0.39, 0.24, 0.0])
+def test_words_for_a_correlation_are_as_strong_below_zero_as_above(value: float) -> None:
+    pairs = {
+        "nearly the same order": "nearly the opposite order",
+        "a similar order": "mostly the opposite order",
+        "a rough hint only": "a rough hint of the opposite order",
+        "hardly related": "hardly related",
+    }
+    assert describe_correlation(-value) == pairs[describe_correlation(value)]
 
 
 def test_values_worked_by_hand():

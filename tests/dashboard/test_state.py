@@ -14,6 +14,7 @@ from dashboard.links import (
     override_to_text,
     scheme_from_text,
     scheme_to_text,
+    shorten,
 )
 from dashboard.state import (
     DEFAULT_CALIBRATION_SAMPLES,
@@ -25,7 +26,6 @@ from dashboard.state import (
     preset_of,
     settings_from_params,
     settings_to_text,
-    shorten,
 )
 from quant_engine.errors import SchemeError
 from quant_engine.scheme import (
@@ -145,6 +145,24 @@ def test_each_wrong_part_falls_back_with_a_notice(
     assert notice in notices[0]
     usual = Settings("resnet" if "model" in params else "mlp")
     assert read == usual
+
+
+def test_layers_that_the_model_does_not_have_are_left_out_and_the_nearest_named() -> None:
+    layers = {"mlp": ("fc1", "head.0"), "resnet": ("conv1", "layer1.0.conv1", "layer1.0.conv2")}
+    text = (
+        "resnet int8_per_channel exclude:zzz exclude:layer1.* exclude:layr1.0.conv2 "
+        "bits:head.0:4 bits:conv1:4"
+    )
+    read, notices = settings_from_params(params_from_text(text), MODELS, layers.__getitem__)
+
+    assert read == Settings(
+        "resnet", Recipe.default().with_excluded("layer1.*").with_layer_bits("conv1", 4)
+    )
+    unknown, misspelt, foreign = notices
+    assert "“zzz”" in unknown
+    assert "conv1" in unknown
+    assert misspelt.index("layer1.0.conv2") < misspelt.index("Left out.")
+    assert "gives bits to the layer “head.0”" in foreign
 
 
 def test_run_ids_differ_exactly_where_the_computation_does() -> None:

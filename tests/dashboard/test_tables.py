@@ -70,6 +70,28 @@ def test_what_stays_float_has_a_reason_and_empty_cells() -> None:
     assert row(EXACT_LAYER)["weight_sqnr_db"] == math.inf
 
 
+def test_whole_numbers_stay_whole_where_a_layer_has_none() -> None:
+    text = tables.to_csv(tables.layers_table(make_report())).decode("utf-8-sig")
+    rows = {found["layer"]: found for found in csv.DictReader(io.StringIO(text))}
+    layer = make_report().layer(LAYER)
+    assert layer.weight is not None
+    assert layer.input is not None
+    for column, value in {
+        "weight_bits": layer.weight.scheme.bits,
+        "weight_zero_point_min": min(layer.weight.zero_point),
+        "input_zero_point_min": min(layer.input.zero_point),
+        "input_codes_used": layer.input.codes.codes_used,
+        "weight_values": layer.weight.error.count,
+    }.items():
+        assert rows[LAYER][column] == str(value), column
+        assert rows[UNSUPPORTED_LAYER][column] == ""
+
+
+def test_fractions_stay_fractions_though_all_of_them_are_whole() -> None:
+    data = tables.table([{"share": 1.0, "count": 3}, {"share": None}])
+    assert tables.to_csv(data).decode("utf-8-sig").split() == ["share,count", "1.0,3", ","]
+
+
 def test_csv_reads_back_and_marks_its_encoding() -> None:
     raw = tables.to_csv(tables.layers_table(make_report()))
 

@@ -91,6 +91,14 @@ def draft(app: AppTest) -> Settings:
     return settings
 
 
+def test_the_form_gives_the_accuracy_as_other_pages_do() -> None:
+    app = open_experiment()
+    share = service.model_info(SMALL).accuracy
+    wanted = f"{100 * share:.2f}".rstrip("0").rstrip(".")
+    (text,) = [str(line.value) for line in app.caption if "% accurate" in str(line.value)]
+    assert text.endswith(f" · {wanted} % accurate")
+
+
 def test_idle_shows_the_form_an_estimate_and_the_last_result() -> None:
     app = open_experiment()
 
@@ -508,3 +516,12 @@ def test_a_stored_example_is_computed_anew_on_this_machine(slow: SlowAnalysis) -
 
     assert len(slow.settings) == 1
     assert "A stored example" not in texts(app)
+
+
+def test_a_link_with_an_unknown_layer_falls_back_with_a_notice(slow: SlowAnalysis) -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel exclude:zzz"}, page=PAGE)
+
+    assert_alive(app)
+    assert "“zzz” in float, which this model does not have" in texts(app)
+    assert draft(app) == Settings(SMALL)
+    assert app.session_state["run"] == f"{SMALL} int8_per_channel"

@@ -473,6 +473,19 @@ def test_table_rows_hold_measured_and_cheap_numbers() -> None:
     assert [row["Rank"] for row in rows] == list(range(1, len(rows) + 1))
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((1.14, 1.3e-6), "%.3g"), ((2.89, 0.0), "%.3g"), ((9.2e-6, 1.3e-6), "%.2e")],
+)
+def test_numbers_are_written_in_full_unless_all_are_tiny(
+    values: tuple[float, ...], expected: str
+) -> None:
+    empty = dict.fromkeys(("Local SQNR (dB)", "Weight SQNR (dB)", "Input SQNR (dB)", "Saved (kB)"))
+    rows = [{"KL divergence (nats)": value, **empty} for value in values]
+    settings = column_settings(rows, METRICS["kl"])
+    assert settings["KL divergence (nats)"]["type_config"]["format"] == expected
+
+
 def test_a_column_without_positive_numbers_has_no_bars() -> None:
     rows = [{"Layer": "a", "KL divergence (nats)": 0.0, "Saved (kB)": -1.0}]
     rows[0] |= dict.fromkeys(("Local SQNR (dB)", "Weight SQNR (dB)", "Input SQNR (dB)"), None)  # type: ignore[arg-type]

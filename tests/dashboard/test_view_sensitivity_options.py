@@ -258,7 +258,10 @@ def test_the_work_is_described_with_its_number_of_runs() -> None:
     text = describe_work(run, Sweep("leave_one_out", bits=(4, 2)))
 
     assert f"{3 * (count + 1)} runs" in text
-    assert "at 2 widths" in text
+    switched = f"For each of its {count} layers, all others are switched at 2 widths, and the"
+    assert text.startswith(switched)
+    alone = describe_work(run, Sweep("one_at_a_time"))
+    assert alone.startswith(f"Each of its {count} layers is switched alone, and the model's output")
     assert f"{service.model_info('resnet').test_samples} samples" in text
 
 

@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import prediction_service, service
 from dashboard.components import run_state
 from dashboard.components.prediction_work import predictions
+from dashboard.components.what_if_table import row_text
 from dashboard.figures.formatting import format_accuracy
 from dashboard.prediction import Prediction, prediction_id
 from dashboard.runs import Run
@@ -231,8 +232,44 @@ def test_a_budget_that_nothing_keeps_to_is_explained() -> None:
     button(app, "Find the best").click().run()
 
     assert_alive(app)
-    assert "The budget is 0.5 effective bits; the least" in texts(app)
+    (text,) = [word.value for word in app.warning if "bits a weight" in word.value]
+    least = re.fullmatch(
+        r"No choice of bits comes to 0\.5 bits a weight: the least is ([\d.]+)\.", text
+    )
+    assert least is not None
     assert "whatif" not in link_of(app)
+
+    app.number_input(key="what_if_bits").set_value(float(least[1])).run()
+    button(app, "Find the best").click().run()
+
+    assert "No choice of bits" not in texts(app)
+    assert "whatif" in link_of(app)
+
+
+def test_a_budget_in_bytes_is_refused_in_the_units_of_its_field() -> None:
+    app = open_app(LINK, page=PAGE)
+    size = app.number_input(key=next(n.key for n in app.number_input if "what_if_kb" in str(n.key)))
+    size.set_value(10.0).run()
+    button(app, "Find the best").click().run()
+
+    (text,) = [word.value for word in app.warning if "kB" in word.value]
+    least = re.fullmatch(
+        r"No choice of bits fits into 10 kB: the smallest model takes ([\d.]+) kB\.", text
+    )
+    assert least is not None
+    app.number_input(key=size.key).set_value(float(least[1])).run()
+    button(app, "Find the best").click().run()
+    assert "No choice of bits" not in texts(app)
+    assert "whatif" in link_of(app)
+
+
+def test_the_mark_of_most_harm_is_in_the_line_that_leaves_room(example: Prediction) -> None:
+    layer = example.response.layers[0]
+    name, kind, harm = row_text(example, layer, FOUR, None, is_worst=True).split("  \n")
+    assert name == f"**{layer}**"
+    assert "weights" in kind
+    assert "most harm" in harm
+    assert re.search(r"KL [\d.e−-]+ nats alone", harm)
 
 
 def test_every_figure_has_a_text_an_explanation_and_its_data() -> None:
@@ -389,7 +426,8 @@ def test_verifying_places_the_measured_point_beside_the_predicted_one(
     assert text in measured["customdata"]
     assert button(app, "Verify").disabled
     table = app.dataframe[0].value
-    assert re.fullmatch(r"\S+ \(\S+–\S+\) nats", table["KL measured (95 %)"].iloc[2])
+    cell = table["KL, predicted → measured"].iloc[2]
+    assert re.fullmatch(r"\S+ → \S+ \(\S+–\S+\) nats", cell)
     kept = predictions().get(prediction_id(SETTINGS))
     assert kept is not None
     assert kept.measured_score(
@@ -449,7 +487,7 @@ def test_measured_points_are_listed_and_what_was_run_is_kept_with_its_prediction
     run = [p for p in example.measured if p.configuration]
 
     assert len(table) == len(run)
-    assert "Predicted ÷ measured" in table.columns
+    assert table.columns[1] == "Ratio"
     assert all(isinstance(p, ConfigurationPoint) and p.measured for p in run)
 
 

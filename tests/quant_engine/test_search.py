@@ -1,3 +1,4 @@
+import copy
 import itertools
 from functools import cache
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quant_engine import LogitResponse, pareto_frontier, search_configuration, verify_frontier
-from quant_engine.errors import SchemeError
+from quant_engine.errors import BudgetError, SchemeError
 from quant_engine.options import bit_options
 from quant_engine.scheme import Recipe
 from quant_engine.search_moves import (
@@ -217,6 +218,20 @@ def test_layers_with_one_weight_get_one_option():
 def test_budgets_that_cannot_be_kept_are_refused(budget, message):
     with pytest.raises(SchemeError, match=message):
         search_configuration(small_response(0), **budget)
+
+
+def test_a_budget_that_is_too_small_says_the_least_that_works():
+    response = small_response(0)
+    with pytest.raises(BudgetError) as caught:
+        search_configuration(response, model_bytes=10)
+    least = min(
+        response.size(dict(zip(response.layers, options, strict=True))).model_bytes
+        for options in itertools.product(response.options, repeat=len(response.layers))
+    )
+    assert (caught.value.what, caught.value.most, caught.value.least) == ("bytes", 10, least)
+    again = copy.copy(caught.value)  # as between processes
+    assert (str(again), again.least) == (str(caught.value), least)
+    assert search_configuration(response, model_bytes=least).predicted.size.model_bytes == least
 
 
 def test_a_frontier_needs_two_points():
