@@ -21,6 +21,7 @@ from quant_engine.preparation import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import LayerSize
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.stand_ins import StandIn
 from quant_engine.sweep import Variant, share_tensors
 
 BOTH = "both"
@@ -32,7 +33,7 @@ RECIPE_OPTION = ""
 """What the recipe's own schemes are called where options are named."""
 
 
-class InputRounding(nn.Module):
+class InputRounding(StandIn):
     """A float layer that rounds its input to a grid first."""
 
     def __init__(self, layer: nn.Module, scheme: TensorScheme, qparams: QParams | None) -> None:

@@ -7,7 +7,9 @@ whole subtrees at once, so a stage of twenty layers costs one look-up. Nothing i
 
 Answers must be what the call would have returned, bit for bit. So a call is made for real if it
 changed one of its inputs in place or returned one of them, or if its answer was changed later; a
-second recording copies such answers in time, and replays copies of what they were. A pass that
+second recording copies such answers in time, and replays copies of what they were. A layer whose
+weight is read instead of called is recorded as well, if whoever holds the weight says so by `read`:
+what ran before is replayed, and the modules around the read are run. A pass that
 does not repeat the recorded calls, or that drew random numbers, ends replay for this model:
 `reason` then says why, and runs are full forwards.
 """
@@ -53,18 +55,18 @@ class _Kept:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One recorded call.
+    """One recorded call, or a read of a layer's tensors.
 
     Attributes:
-        module: What was called.
-        shapes: Shapes of the tensors it was called with.
+        module: What was called or read.
+        shapes: Shapes of the tensors it was called with; None if it was read.
         next_call: Index of the first call that began after this one ended.
         answer: What it returned, with `_Kept` in the place of tensors; None if it cannot be told.
         is_replayable: Whether the answer may stand in for the call.
     """
 
     module: nn.Module
-    shapes: tuple[torch.Size, ...]
+    shapes: tuple[torch.Size, ...] | None
     next_call: int = 0
     answer: Any = None
     is_replayable: bool = False
@@ -138,10 +140,10 @@ class Replay:
             self._give_up("a replayed pass does not give the recorded answer")
 
     def first_call(self, modules: Iterable[nn.Module]) -> int:
-        """Return where in the record one of these modules was first called.
+        """Return where in the record one of these modules was first called or read.
 
         Returns:
-            Index of the call; the number of calls if none of them was called.
+            Index of the call; the number of calls if none of them was.
         """
         wanted = {id(module) for module in modules}
         for index, call in enumerate(self._calls):
@@ -177,6 +179,18 @@ class Replay:
         torch.random.set_rng_state(self._random_state)
         return model_output(self._model, batch).detach()
 
+    def read(self, module: nn.Module) -> None:
+        """Take note that the pass under way reads a tensor of a module that it does not call now.
+
+        It counts as a call that has ended at once and cannot be replayed. So whatever call it
+        happened in began before it and ended after it, and is not replayed either.
+        """
+        if self._is_recording:
+            self._calls.append(_Call(module, None))
+        elif self._is_replaying():
+            self._expect(module, None)
+            self._pointer += 1
+
     def forget(self) -> None:
         """Let go of the record at once: model and wrappers form a cycle, which is freed late."""
         self._calls, self._sent, self._kept, self._held = [], [], {}, []
@@ -190,16 +204,24 @@ class Replay:
     ) -> Any:
         if self._is_recording:
             return self._record_call(module, forward, args, kwargs)
-        if self._pointer >= self._boundary or self.reason:
+        if not self._is_replaying():
             return forward(*args, **kwargs)
-        call = self._calls[self._pointer]
-        if call.module is not module or call.shapes != _shapes(args, kwargs):
-            raise _MismatchError("the model does not repeat its calls from one pass to the next")
+        call = self._expect(module, _shapes(args, kwargs))
         if call.is_replayable and call.next_call <= self._boundary:
             self._pointer = call.next_call
             return _rebuild(call.answer, self._send)
         self._pointer += 1
         return forward(*args, **kwargs)
+
+    def _is_replaying(self) -> bool:
+        return self._pointer < self._boundary and not self.reason
+
+    def _expect(self, module: nn.Module, shapes: tuple[torch.Size, ...] | None) -> _Call:
+        """Return the next recorded call, which has to be this one."""
+        call = self._calls[self._pointer]
+        if call.module is not module or call.shapes != shapes:
+            raise _MismatchError("the model does not repeat its calls from one pass to the next")
+        return call
 
     def _record_call(
         self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
