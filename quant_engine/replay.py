@@ -10,8 +10,8 @@ changed one of its inputs in place or returned one of them, or if its answer was
 second recording copies such answers in time, and replays copies of what they were. A layer whose
 weight is read instead of called is recorded as well, if whoever holds the weight says so by `read`:
 what ran before is replayed, and the modules around the read are run. A pass that
-does not repeat the recorded calls, or that drew random numbers, ends replay for this model:
-`reason` then says why, and runs are full forwards.
+does not repeat the recorded calls ends replay for this model: `reason` then says why, and runs are
+full forwards. So does `give_up`, for what is found out elsewhere.
 """
 
 from __future__ import annotations
@@ -101,7 +101,6 @@ class Replay:
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._held: list[Tensor] = []
         self._sent: list[_Kept] = []
-        self._random_state = torch.random.get_rng_state()
         for module in () if reason else model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 vars(module)["forward"] = partial(self._answer, module, module.forward)
@@ -117,16 +116,12 @@ class Replay:
             DataError: If the output holds NaN or Inf, or no float tensor.
         """
         self._calls = []
-        self._random_state = torch.random.get_rng_state()
         self._is_recording = not self.reason
         try:
-            output = model_output(self._model, batch).detach().clone()
+            return model_output(self._model, batch).detach().clone()
         finally:
             self._is_recording = False
             self._settle()
-        if not torch.equal(self._random_state, torch.random.get_rng_state()):
-            self._give_up("the model draws random numbers")
-        return output
 
     def verify(self, batch: Batch, output: Tensor) -> None:
         """Replay the first three quarters of the recorded calls; give up if the answer differs.
@@ -137,7 +132,7 @@ class Replay:
         """
         boundary = len(self._calls) * 3 // 4
         if not self.reason and not torch.equal(self.run(batch, boundary), output):
-            self._give_up("a replayed pass does not give the recorded answer")
+            self.give_up("a replayed pass does not give the recorded answer")
 
     def first_call(self, modules: Iterable[nn.Module]) -> int:
         """Return where in the record one of these modules was first called or read.
@@ -167,16 +162,14 @@ class Replay:
         """
         if not self.reason:
             self._pointer, self._boundary, self._sent = 0, first_change, []
-            torch.random.set_rng_state(self._random_state)
             try:
                 output = model_output(self._model, batch)
                 if any(count_changes(kept.tensor) != kept.version for kept in self._sent):
-                    self._give_up("a layer changes in place what an earlier one returned")
+                    self.give_up("a layer changes in place what an earlier one returned")
                 return output.detach()
             except _MismatchError as mismatch:
-                self._give_up(str(mismatch))
+                self.give_up(str(mismatch))
         self._boundary = 0
-        torch.random.set_rng_state(self._random_state)
         return model_output(self._model, batch).detach()
 
     def read(self, module: nn.Module) -> None:
@@ -195,7 +188,8 @@ class Replay:
         """Let go of the record at once: model and wrappers form a cycle, which is freed late."""
         self._calls, self._sent, self._kept, self._held = [], [], {}, []
 
-    def _give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """Run in full from now on; the first reason stays."""
         self.reason = self.reason or reason
         self._calls = []
 

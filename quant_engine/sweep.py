@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from quant_engine.batches import Batch
 from quant_engine.forward import model_output
 from quant_engine.modules import map_nested, nested_tensors, replace_module
 from quant_engine.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
+from quant_engine.randomness import RandomNumbers, current_state
 from quant_engine.replay import Replay, count_changes
 from quant_engine.stand_ins import Switch
 
@@ -54,7 +56,7 @@ class VariantRunner:
         self._names = tuple(forms)
         self._metric = metric
         self._has_replay = has_replay
-        self._random_state = torch.random.get_rng_state()
+        self._random_state = current_state()
         self._changed_later: frozenset[int] = frozenset()
         model = share_tensors(float_model)
         for name, others in forms.items():
@@ -81,9 +83,12 @@ class VariantRunner:
             DataError: If an output holds NaN or Inf, or the metric's answer does not fit.
         """
         outcomes: dict[int, Outcome] = {}
+        drawn = RandomNumbers(self._random_state)  # the caller's metric may draw
 
         def keep(number: int, expected: Tensor, output: Tensor) -> None:
-            outcomes[number] = compare(expected, output, batch.labels, self._metric)
+            outcomes[number] = drawn.run(
+                lambda: compare(expected, output, batch.labels, self._metric), is_watched=False
+            )
             if on_variant is not None:
                 on_variant(len(outcomes))
 
@@ -107,10 +112,10 @@ class VariantRunner:
         read: list[nn.Module] = []
         for switch in switches.values():
             switch.on_read = read.append
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            torch.random.set_rng_state(self._random_state)
-            output = model_output(model, _Inputs(batch).fresh()).detach()
-        return output, tuple(name for name, switch in switches.items() if switch in read)
+        inputs, drawn = _Inputs(batch), RandomNumbers(self._random_state)
+        with torch.inference_mode(False):
+            output = drawn.run(lambda: model_output(model, inputs.fresh()))
+        return output.detach(), tuple(n for n, switch in switches.items() if switch in read)
 
     def run_each(
         self,
@@ -143,7 +148,7 @@ class VariantRunner:
         switches = {name: _find_switch(model, name) for name in self._names}
         for switch in switches.values():
             switch.on_read = replay.read
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False):
             try:
                 logits = self._run(replay, switches, _Inputs(batch), variants, bases, on_output)
                 return logits, replay.reason
@@ -161,15 +166,26 @@ class VariantRunner:
         bases: Sequence[Variant],
         on_output: OnOutput,
     ) -> Tensor:
+        drawn = RandomNumbers(self._random_state)
+
         def record(base: Variant) -> Tensor:
             """Record a pass and check once that replaying most of it gives the same."""
             _set(switches, base)
             for _ in range(2):
-                torch.random.set_rng_state(self._random_state)
-                output = replay.record(inputs.fresh())
+                output = drawn.run(lambda: replay.record(inputs.fresh()))
                 if not replay.lacks_copies:
                     break
+            if drawn.are_drawn:
+                replay.give_up("the model draws random numbers")
             replay.verify(inputs.fresh(), output)
+            return output
+
+        def run(start: int) -> Tensor:
+            reason = replay.reason
+            output = replay.run(inputs.fresh(), start)
+            if replay.reason != reason:
+                # What ran before replay gave up may have changed the input in place.
+                output = replay.run(inputs.fresh(), start)
             return output
 
         logits = record(FLOAT)
@@ -184,12 +200,7 @@ class VariantRunner:
             # after a pass that left something else in them.
             for number in sorted(numbers, key=lambda n: -starts[n]):
                 _set(switches, variants[number])
-                reason = replay.reason
-                output = replay.run(inputs.fresh(), starts[number])
-                if replay.reason != reason:
-                    # What ran before replay gave up may have changed the input in place.
-                    output = replay.run(inputs.fresh(), starts[number])
-                on_output(number, logits, output)
+                on_output(number, logits, drawn.run(partial(run, starts[number]), is_watched=False))
         return logits
 
 
