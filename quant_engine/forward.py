@@ -1,4 +1,4 @@
-"""Running the caller's model: without gradients, and with errors that say where."""
+"""Running a model: without gradients, on inputs of its own, and with errors that say where."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from quant_engine.batches import Batch
 from quant_engine.errors import DataError, ModelForwardError, QuantizationError
+from quant_engine.inputs import copy_inputs
 from quant_engine.stand_ins import visible_names
 from quant_engine.statistics import is_finite
 
@@ -21,12 +22,19 @@ _LOGITS = "logits"
 
 
 def run_model(model: nn.Module, batch: Batch) -> Any:
-    """Run the model on a batch, without gradients.
+    """Run the model on a copy of a batch, without gradients.
+
+    Whatever the model does to its inputs in place, the batch stays as it is.
 
     Raises:
         ModelForwardError: If the model raises; the message names the batch, its shapes and the
             innermost module that was running.
     """
+    return run_in_place(model, copy_inputs(batch))
+
+
+def run_in_place(model: nn.Module, batch: Batch) -> Any:
+    """Run the model on a batch that it may change, without gradients; see `run_model`."""
     try:
         with torch.inference_mode(False), torch.no_grad():
             return model(*batch.args, **batch.kwargs)

@@ -163,13 +163,12 @@ class Replay:
         if not self.reason:
             self._pointer, self._boundary, self._sent = 0, first_change, []
             try:
-                output = model_output(self._model, batch)
-                if any(count_changes(kept.tensor) != kept.version for kept in self._sent):
-                    self.give_up("a layer changes in place what an earlier one returned")
-                return output.detach()
+                output = model_output(self._model, batch).detach()
+                if all(count_changes(kept.tensor) == kept.version for kept in self._sent):
+                    return output
+                self.give_up("a layer changes in place what an earlier one returned")
             except _MismatchError as mismatch:
                 self.give_up(str(mismatch))
-        self._boundary = 0
         return model_output(self._model, batch).detach()
 
     def read(self, module: nn.Module) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quant_engine.batches import Batch
 from quant_engine.errors import QuantizationError
 from quant_engine.forward import layer_input, primary_output
+from quant_engine.inputs import copy_inputs
 from quant_engine.layers import QuantizedLayer
 from quant_engine.response_output import Directions
 
@@ -128,8 +129,9 @@ def _run_watched(
         calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
         return output + zero
 
+    inputs = copy_inputs(batch)
     with _hooks(model, forms, watch):
-        return primary_output(model(*batch.args, **batch.kwargs))
+        return primary_output(model(*inputs.args, **inputs.kwargs))
 
 
 def _rounding(

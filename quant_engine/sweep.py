@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 
 from quant_engine.batches import Batch
 from quant_engine.forward import model_output
-from quant_engine.modules import map_nested, nested_tensors, replace_module
+from quant_engine.modules import replace_module
 from quant_engine.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
 from quant_engine.randomness import RandomNumbers, current_state
-from quant_engine.replay import Replay, count_changes
+from quant_engine.replay import Replay
 from quant_engine.stand_ins import Switch
 
 Variant: TypeAlias = Mapping[str, str]
@@ -32,9 +31,8 @@ class VariantRunner:
     """Runs variants of a float model in which some layers are swapped for others.
 
     Nothing of the float model is changed: layers are swapped on a copy that shares its tensors. Nor
-    is the data: each batch is copied first, and is as it was at the start of every pass. A model
-    that draws random numbers draws the same ones in every pass on every batch: those that come next
-    when the runner is made.
+    is the data. A model that draws random numbers draws the same ones in every pass on every batch:
+    those that come next when the runner is made.
     """
 
     def __init__(
@@ -112,9 +110,9 @@ class VariantRunner:
         read: list[nn.Module] = []
         for switch in switches.values():
             switch.on_read = read.append
-        inputs, drawn = _Inputs(batch), RandomNumbers(self._random_state)
+        drawn = RandomNumbers(self._random_state)
         with torch.inference_mode(False):
-            output = drawn.run(lambda: model_output(model, inputs.fresh()))
+            output = drawn.run(lambda: model_output(model, batch))
         return output.detach(), tuple(n for n, switch in switches.items() if switch in read)
 
     def run_each(
@@ -150,7 +148,7 @@ class VariantRunner:
             switch.on_read = replay.read
         with torch.inference_mode(False):
             try:
-                logits = self._run(replay, switches, _Inputs(batch), variants, bases, on_output)
+                logits = self._run(replay, switches, batch, variants, bases, on_output)
                 return logits, replay.reason
             finally:
                 # The next batch need not find out again.
@@ -161,7 +159,7 @@ class VariantRunner:
         self,
         replay: Replay,
         switches: Mapping[str, Switch],
-        inputs: _Inputs,
+        batch: Batch,
         variants: Sequence[Variant],
         bases: Sequence[Variant],
         on_output: OnOutput,
@@ -172,20 +170,12 @@ class VariantRunner:
             """Record a pass and check once that replaying most of it gives the same."""
             _set(switches, base)
             for _ in range(2):
-                output = drawn.run(lambda: replay.record(inputs.fresh()))
+                output = drawn.run(lambda: replay.record(batch))
                 if not replay.lacks_copies:
                     break
             if drawn.are_drawn:
                 replay.give_up("the model draws random numbers")
-            replay.verify(inputs.fresh(), output)
-            return output
-
-        def run(start: int) -> Tensor:
-            reason = replay.reason
-            output = replay.run(inputs.fresh(), start)
-            if replay.reason != reason:
-                # What ran before replay gave up may have changed the input in place.
-                output = replay.run(inputs.fresh(), start)
+            replay.verify(batch, output)
             return output
 
         logits = record(FLOAT)
@@ -200,38 +190,9 @@ class VariantRunner:
             # after a pass that left something else in them.
             for number in sorted(numbers, key=lambda n: -starts[n]):
                 _set(switches, variants[number])
-                on_output(number, logits, drawn.run(partial(run, starts[number]), is_watched=False))
+                run = partial(replay.run, batch, starts[number])
+                on_output(number, logits, drawn.run(run, is_watched=False))
         return logits
-
-
-class _Inputs:
-    """A batch's own copy, which starts every pass as it was even if a model changes it in place.
-
-    Fresh memory also has the same alignment in every process, on which the last bits of a sum may
-    depend.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        self._tensors = list(nested_tensors((batch.args, batch.kwargs)))
-        self.batch = replace(
-            batch,
-            args=map_nested(batch.args, _clone),
-            kwargs=map_nested(dict(batch.kwargs), _clone),
-        )
-        self._copies = list(nested_tensors((self.batch.args, self.batch.kwargs)))
-        self._versions = [count_changes(tensor) for tensor in self._copies]
-
-    def fresh(self) -> Batch:
-        for place, (tensor, original) in enumerate(zip(self._copies, self._tensors, strict=True)):
-            if count_changes(tensor) != self._versions[place]:
-                with torch.no_grad():
-                    tensor.copy_(original)
-                self._versions[place] = count_changes(tensor)
-        return self.batch
-
-
-def _clone(value: object) -> object:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _set(switches: Mapping[str, Switch], variant: Variant) -> None:

@@ -95,7 +95,7 @@ def test_configurations_are_verified_as_quantized_copies_answer(kind: type[nn.Mo
         assert measured == pytest.approx(expected[::order], rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", [SkipConnection, TiedDecoder])
+@pytest.mark.parametrize("kind", MODELS)
 def test_the_agreement_of_a_response_is_with_quantized_copies(kind: type[nn.Module]) -> None:
     model, x = fill(kind()), seeded((12, 6))
     response = measure(model, x.clone())
