@@ -125,11 +125,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator[None]:
-    """Call `hook(name, args, kwargs, output)` after each of `layers` ran, inside the context."""
+    """Call `hook(name, args, kwargs, output)` after each of `layers` ran, inside the context.
+
+    It sees what the layer itself reads and answers: hooks of the caller's that change the input
+    have been run, those that change the output have not.
+    """
     handles = []
     try:
         for name, layer in layers.items():
-            handles.append(layer.register_forward_hook(_named(name, hook), with_kwargs=True))
+            call = _named(name, hook)
+            handles.append(layer.register_forward_hook(call, with_kwargs=True, prepend=True))
         yield
     finally:
         for handle in handles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,8 @@ class LayerwiseComparison:
     """Streams batches through the float and the quantized model and compares layer by layer.
 
     Holds the layer outputs of one batch at a time. Float layers inside the quantized model are
-    compared too: they pass on the error that reaches them.
+    compared too: they pass on the error that reaches them. A layer is what its `forward` does: its
+    input is what hooks of the caller's made of it, its output what it is before they change it.
 
     Attributes:
         layers: Layer name -> what was measured.
@@ -136,7 +137,7 @@ class LayerwiseComparison:
         """Return what the quantized layer makes of the float input, and count the input."""
         counted = self.layers[name].input
         if counted is None:
-            return cast(Tensor, quantized(*args, **kwargs))
+            return quantized.forward(*args, **kwargs)
         try:
             x_hat = counted.update(x)
         except DataError:
@@ -145,7 +146,7 @@ class LayerwiseComparison:
             # The layer would round its input to the same values again.
             weight, bias = quantized.dequantized_weight(), quantized.bias_for(x_hat)
             return quantized.compute(x_hat, weight, bias).to(x.dtype)
-        return cast(Tensor, quantized(*args, **kwargs))
+        return quantized.forward(*args, **kwargs)
 
     def _on_quantized(
         self, name: str, _args: tuple[Any, ...], _kwargs: Mapping[str, Any], output: Any

@@ -115,12 +115,13 @@ def _run_watched(
     calls: dict[str, list[_Call]],
     reasons: dict[str, str],
 ) -> Tensor | None:
+    # Layers are watched inside the caller's hooks, which forms have too; `forward` leaves them out.
     def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             reasons[name] = NO_TENSOR
             return output
         with torch.no_grad():
-            deltas = [form(*args, **kwargs) - output for form in forms[name].values()]
+            deltas = [form.forward(*args, **kwargs) - output for form in forms[name].values()]
             layer = model.get_submodule(name)
             for option in roundings:
                 deltas.append(_rounding(layer, forms[name][option], args, kwargs))
@@ -183,7 +184,7 @@ def _hooks(
                 return watch(name, args, kwargs, output)
 
             layer = model.get_submodule(name)
-            handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+            handles.append(layer.register_forward_hook(hook, with_kwargs=True, prepend=True))
         yield
     finally:
         for handle in handles:

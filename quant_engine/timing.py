@@ -210,7 +210,7 @@ def _time_layers(
     try:
         for name, layer in layers.items():
             handles.append(layer.register_forward_pre_hook(start(name)))
-            handles.append(layer.register_forward_hook(stop(name)))
+            handles.append(layer.register_forward_hook(stop(name), prepend=True))
         for _ in range(runs):
             spent.clear()
             run_model(model, batch)
