@@ -39,7 +39,8 @@ def verify_configurations(
         calibration_data: The data, or the calibration, that the response was measured with.
         response: Knows the options.
         configurations: Layer name -> option name; layers left out stay float.
-        evaluation_data: What to run on. If None, the calibration data.
+        evaluation_data: What to run on. If None, the calibration data; needed if that
+            is a Calibration.
         progress: Called after every run; may raise to cancel.
 
     Returns:
