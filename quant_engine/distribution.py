@@ -34,7 +34,7 @@ VARIANTS_PER_TASK = 8
 TASKS_UNDER_WAY = 64
 _POLL_SECONDS = 0.2
 
-# The number of threads and the random state belong to the process, not to one of its threads.
+# The number of threads to compute with belongs to the process, not to one of its threads.
 _ONE_TASK_AT_A_TIME = threading.Lock()
 
 

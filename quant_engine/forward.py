@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quant_engine.batches import Batch
 from quant_engine.errors import DataError, ModelForwardError, QuantizationError
 from quant_engine.inputs import copy_inputs
+from quant_engine.stand_ins import visible_names
 from quant_engine.statistics import is_finite
 
 LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
@@ -57,7 +58,7 @@ def _describe(batch: Batch) -> str:
 
 
 def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> str:
-    names = {id(module): name for name, module in model.named_modules()}
+    names = visible_names(model)
     found = "the model itself"
     while traceback is not None:
         owner = traceback.tb_frame.f_locals.get("self")

@@ -14,13 +14,13 @@ from quant_engine.choices import require_choice
 from quant_engine.conversion import LayerPlan, convert, plan_layers
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.layers import QuantizedLayer, get_quantized_type
-from quant_engine.model_size import layer_size, mixed_bytes, total_bytes
+from quant_engine.model_size import mixed_bytes, total_bytes
 from quant_engine.observers import choose_input_qparams
 from quant_engine.options import Options, describe_option, name_options
 from quant_engine.preparation import PreparedModel
 from quant_engine.progress import ProgressMeter
-from quant_engine.report import LayerSize
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.stand_ins import StandIn
 from quant_engine.sweep import Variant, share_tensors
 
 BOTH = "both"
@@ -32,7 +32,7 @@ RECIPE_OPTION = ""
 """What the recipe's own schemes are called where options are named."""
 
 
-class InputRounding(nn.Module):
+class InputRounding(StandIn):
     """A float layer that rounds its input to a grid first."""
 
     def __init__(self, layer: nn.Module, scheme: TensorScheme, qparams: QParams | None) -> None:
@@ -56,14 +56,25 @@ class LayerForm:
         text: What was done to it, in words.
         form: Name of the form; options that do the same to the layer share one.
         module: What stands in the layer's place.
-        size: Its bytes, before and after.
-        parameters: Weights and biases of the layer.
     """
 
     text: str
     form: str
     module: nn.Module
-    size: LayerSize
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What layers take up.
+
+    Attributes:
+        float_bytes: Bytes in float.
+        quantized_bytes: Bytes under an option.
+        parameters: Weights and biases.
+    """
+
+    float_bytes: int
+    quantized_bytes: int
     parameters: int
 
 
@@ -91,6 +102,25 @@ class LayerForms:
             for name, layer in layers.items():
                 found[name].setdefault(layer.form, layer.module)
         return found
+
+    def footprint(self, option: str, names: Collection[str] | None = None) -> Footprint:
+        """Return what layers take up under an option, all of them if none are named.
+
+        Tensors that layers share count once.
+        """
+        found = self.by_option[option]
+        chosen = [name for name in found if names is None or name in names]
+        layers = nn.ModuleList(self.float_model.get_submodule(name) for name in chosen)
+        quantized = {
+            str(place): module
+            for place, name in enumerate(chosen)
+            if isinstance(module := found[name].module, QuantizedLayer)
+        }
+        return Footprint(
+            float_bytes=total_bytes(layers),
+            quantized_bytes=mixed_bytes(layers, quantized, quantized),
+            parameters=sum(parameter.numel() for parameter in layers.parameters()),
+        )
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """Yield every (layer, option), layers in the order they run."""
@@ -198,16 +228,8 @@ def _forms_of(
             changed[plan.layer.name] = (layer.scheme, layer)
     found = {}
     for name, (scheme, module) in changed.items():
-        original = prepared.model.get_submodule(name)
         text = option or (describe_option(scheme) if parts != ACTIVATIONS else _inputs_text(scheme))
-        form = LayerForm(
-            text=text,
-            form=option,
-            module=module,
-            size=layer_size(original, module if parts != ACTIVATIONS else original),
-            parameters=sum(p.numel() for p in original.parameters(recurse=False)),
-        )
-        found[name] = (scheme, form)
+        found[name] = (scheme, LayerForm(text, option, module))
     return found
 
 

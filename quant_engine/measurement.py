@@ -11,7 +11,7 @@ import numpy as np
 
 from quant_engine.batches import Batch, Data, iterate_batches
 from quant_engine.histogram import FloatArray
-from quant_engine.layer_forms import LayerForm, LayerForms
+from quant_engine.layer_forms import Footprint, LayerForms
 from quant_engine.outcomes import BatchOutcome, Metric, Outcome, join_known
 from quant_engine.progress import ProgressMeter
 from quant_engine.ranking import Harms, choose_measure
@@ -120,9 +120,7 @@ class Measurement:
         values, intervals = harms.values(), harms.intervals()
         accuracy = _mean(correct)
 
-        def entry(
-            variant: Variant, name: str, text: str, forms: list[LayerForm]
-        ) -> LayerSensitivity:
+        def entry(variant: Variant, name: str, text: str, footprint: Footprint) -> LayerSensitivity:
             place = self._places[_key(variant)]
             outcome = joined[place]
             total, noise = float(signal.sum()), float(outcome.noise.sum())
@@ -136,18 +134,19 @@ class Measurement:
                 nmse=to_nmse(total, noise),
                 top1_agreement=_mean(outcome.agreement),
                 accuracy_drop=None if accuracy is None or right is None else accuracy - right,
-                float_bytes=sum(form.size.float_bytes for form in forms),
-                quantized_bytes=sum(form.size.quantized_bytes for form in forms),
-                parameters=sum(form.parameters for form in forms),
+                float_bytes=footprint.float_bytes,
+                quantized_bytes=footprint.quantized_bytes,
+                parameters=footprint.parameters,
                 value=values[place],
             )
 
         layers = []
         for name, option in self._entries:
-            form = self._forms.by_option[option][name]
-            layers.append(entry(self._variant(name, option), name, form.text, [form]))
+            text = self._forms.by_option[option][name].text
+            footprint = self._forms.footprint(option, [name])
+            layers.append(entry(self._variant(name, option), name, text, footprint))
         references = tuple(
-            entry(base, "", option or _ALL_LAYERS, list(self._forms.by_option[option].values()))
+            entry(base, "", option or _ALL_LAYERS, self._forms.footprint(option))
             for option, base in zip(self._forms.by_option, self._bases, strict=True)
         )
         rankings = []

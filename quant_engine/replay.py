@@ -7,9 +7,11 @@ whole subtrees at once, so a stage of twenty layers costs one look-up. Nothing i
 
 Answers must be what the call would have returned, bit for bit. So a call is made for real if it
 changed one of its inputs in place or returned one of them, or if its answer was changed later; a
-second recording copies such answers in time, and replays copies of what they were. A pass that
-does not repeat the recorded calls, or that drew random numbers, ends replay for this model:
-`reason` then says why, and runs are full forwards.
+second recording copies such answers in time, and replays copies of what they were. A layer whose
+weight is read instead of called is recorded as well, if whoever holds the weight says so by `read`:
+what ran before is replayed, and the modules around the read are run. A pass that
+does not repeat the recorded calls ends replay for this model: `reason` then says why, and runs are
+full forwards. So does `give_up`, for what is found out elsewhere.
 """
 
 from __future__ import annotations
@@ -53,18 +55,18 @@ class _Kept:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One recorded call.
+    """One recorded call, or a read of a layer's tensors.
 
     Attributes:
-        module: What was called.
-        shapes: Shapes of the tensors it was called with.
+        module: What was called or read.
+        shapes: Shapes of the tensors it was called with; None if it was read.
         next_call: Index of the first call that began after this one ended.
         answer: What it returned, with `_Kept` in the place of tensors; None if it cannot be told.
         is_replayable: Whether the answer may stand in for the call.
     """
 
     module: nn.Module
-    shapes: tuple[torch.Size, ...]
+    shapes: tuple[torch.Size, ...] | None
     next_call: int = 0
     answer: Any = None
     is_replayable: bool = False
@@ -99,7 +101,6 @@ class Replay:
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._held: list[Tensor] = []
         self._sent: list[_Kept] = []
-        self._random_state = torch.random.get_rng_state()
         for module in () if reason else model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 vars(module)["forward"] = partial(self._answer, module, module.forward)
@@ -115,16 +116,12 @@ class Replay:
             DataError: If the output holds NaN or Inf, or no float tensor.
         """
         self._calls = []
-        self._random_state = torch.random.get_rng_state()
         self._is_recording = not self.reason
         try:
-            output = model_output(self._model, batch).detach().clone()
+            return model_output(self._model, batch).detach().clone()
         finally:
             self._is_recording = False
             self._settle()
-        if not torch.equal(self._random_state, torch.random.get_rng_state()):
-            self._give_up("the model draws random numbers")
-        return output
 
     def verify(self, batch: Batch, output: Tensor) -> None:
         """Replay the first three quarters of the recorded calls; give up if the answer differs.
@@ -135,13 +132,13 @@ class Replay:
         """
         boundary = len(self._calls) * 3 // 4
         if not self.reason and not torch.equal(self.run(batch, boundary), output):
-            self._give_up("a replayed pass does not give the recorded answer")
+            self.give_up("a replayed pass does not give the recorded answer")
 
     def first_call(self, modules: Iterable[nn.Module]) -> int:
-        """Return where in the record one of these modules was first called.
+        """Return where in the record one of these modules was first called or read.
 
         Returns:
-            Index of the call; the number of calls if none of them was called.
+            Index of the call; the number of calls if none of them was.
         """
         wanted = {id(module) for module in modules}
         for index, call in enumerate(self._calls):
@@ -165,23 +162,33 @@ class Replay:
         """
         if not self.reason:
             self._pointer, self._boundary, self._sent = 0, first_change, []
-            torch.random.set_rng_state(self._random_state)
             try:
-                output = model_output(self._model, batch)
-                if any(count_changes(kept.tensor) != kept.version for kept in self._sent):
-                    self._give_up("a layer changes in place what an earlier one returned")
-                return output.detach()
+                output = model_output(self._model, batch).detach()
+                if all(count_changes(kept.tensor) == kept.version for kept in self._sent):
+                    return output
+                self.give_up("a layer changes in place what an earlier one returned")
             except _MismatchError as mismatch:
-                self._give_up(str(mismatch))
-        self._boundary = 0
-        torch.random.set_rng_state(self._random_state)
+                self.give_up(str(mismatch))
         return model_output(self._model, batch).detach()
+
+    def read(self, module: nn.Module) -> None:
+        """Take note that the pass under way reads a tensor of a module that it does not call now.
+
+        It counts as a call that has ended at once and cannot be replayed. So whatever call it
+        happened in began before it and ended after it, and is not replayed either.
+        """
+        if self._is_recording:
+            self._calls.append(_Call(module, None))
+        elif self._is_replaying():
+            self._expect(module, None)
+            self._pointer += 1
 
     def forget(self) -> None:
         """Let go of the record at once: model and wrappers form a cycle, which is freed late."""
         self._calls, self._sent, self._kept, self._held = [], [], {}, []
 
-    def _give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """Run in full from now on; the first reason stays."""
         self.reason = self.reason or reason
         self._calls = []
 
@@ -190,16 +197,24 @@ class Replay:
     ) -> Any:
         if self._is_recording:
             return self._record_call(module, forward, args, kwargs)
-        if self._pointer >= self._boundary or self.reason:
+        if not self._is_replaying():
             return forward(*args, **kwargs)
-        call = self._calls[self._pointer]
-        if call.module is not module or call.shapes != _shapes(args, kwargs):
-            raise _MismatchError("the model does not repeat its calls from one pass to the next")
+        call = self._expect(module, _shapes(args, kwargs))
         if call.is_replayable and call.next_call <= self._boundary:
             self._pointer = call.next_call
             return _rebuild(call.answer, self._send)
         self._pointer += 1
         return forward(*args, **kwargs)
+
+    def _is_replaying(self) -> bool:
+        return self._pointer < self._boundary and not self.reason
+
+    def _expect(self, module: nn.Module, shapes: tuple[torch.Size, ...] | None) -> _Call:
+        """Return the next recorded call, which has to be this one."""
+        call = self._calls[self._pointer]
+        if call.module is not module or call.shapes != shapes:
+            raise _MismatchError("the model does not repeat its calls from one pass to the next")
+        return call
 
     def _record_call(
         self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any

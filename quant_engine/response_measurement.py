@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.configuration_size import list_stored
-from quant_engine.forward import model_output
-from quant_engine.option_layers import Configuration, ConfigurationRunner, OptionLayers
+from quant_engine.option_layers import Configuration, OptionLayers, as_variant
 from quant_engine.output import fitting_labels
 from quant_engine.preparation import PreparedModel
 from quant_engine.progress import ProgressMeter
@@ -29,6 +28,9 @@ from quant_engine.response_arrays import ResponseArrays
 from quant_engine.response_gradients import linear_response
 from quant_engine.response_output import Directions, OutputPlan
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.sweep import VariantRunner
+
+READ = "its weight is also read without calling it, which the gradient at its output leaves out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class ResponseMeasurement:
     option_layers: OptionLayers
     options: Mapping[str, LayerScheme]
     settings: ResponseSettings
-    _runner: ConfigurationRunner = field(init=False)
+    _runner: VariantRunner = field(init=False)
     _single: list[Configuration] = field(init=False)
     _random: list[Configuration] = field(init=False)
     _sums: list[HarmSums] = field(default_factory=list)
@@ -100,7 +102,7 @@ class ResponseMeasurement:
                 schemes.append(scheme.activation)
                 self._roundings[name] = scheme.activation
         forms = self.option_layers.forms
-        self._runner = ConfigurationRunner(self.prepared.model, forms)
+        self._runner = VariantRunner(self.prepared.model, forms)
         generator = np.random.default_rng(self.settings.seed)
         self._single = draw_single(list(forms), list(self.options), generator)
         count = self.settings.configurations
@@ -112,7 +114,7 @@ class ResponseMeasurement:
         batches = count_batches(data)
         for number, batch in enumerate(iterate_batches(data, "evaluation_data"), start=1):
             text = f"response: batch {number}" + (f"/{batches}" if batches else "")
-            output = model_output(self.prepared.model, batch)
+            output, read = self._runner.run_float(batch)
             if self._plan is None:
                 s = self.settings
                 self._plan = OutputPlan.choose(
@@ -124,7 +126,7 @@ class ResponseMeasurement:
             is_checked = self._checked_rows < self.settings.agreement_samples
             if number > (batches or 0):
                 meter.extend(self._plan.count + self._runs * is_checked)
-            self._parts.append(self._measure(batch, output, directions, meter, text))
+            self._parts.append(self._measure(batch, output, read, directions, meter, text))
             if is_checked:
                 self._check(batch, directions.rows, meter, text)
 
@@ -182,6 +184,7 @@ class ResponseMeasurement:
         self,
         batch: Batch,
         output: Tensor,
+        read: Sequence[str],
         directions: Directions,
         meter: ProgressMeter,
         text: str,
@@ -195,8 +198,9 @@ class ResponseMeasurement:
             self.prepared.model, forms, list(self._roundings), batch, directions, passed
         )
         self._sources = self._sources or found.sources
-        self._reasons.update(found.reasons)
-        shifts = {**found.shifts, **self._run_alone(found.reasons, batch, directions, meter, text)}
+        reasons = found.reasons | dict.fromkeys(read, READ)
+        self._reasons.update(reasons)
+        shifts = found.shifts | self._run_alone(list(reasons), batch, directions, meter, text)
         flat = output.reshape(directions.rows, -1)
         return _Part(
             base=directions.base.float(),
@@ -215,7 +219,7 @@ class ResponseMeasurement:
 
     def _run_alone(
         self,
-        names: Collection[str],
+        names: Sequence[str],
         batch: Batch,
         directions: Directions,
         meter: ProgressMeter,
@@ -224,21 +228,21 @@ class ResponseMeasurement:
         """Return the shifts that running the model with one changed layer gives."""
         if not names:
             return {}
-        shifts: list[Tensor] = []
-        configurations = [{name: option} for name in names for option in self.options]
-        meter.extend(len(configurations))
+        pairs = [(name, option) for name in names for option in self.options]
+        shifts: dict[tuple[str, str], Tensor] = {}
+        meter.extend(len(pairs))
 
-        def keep(expected: Tensor, output: Tensor) -> None:
-            shifts.append(directions.along(output.double() - expected.double()))
-            meter.step(f"{text}, layers without a gradient")
+        def keep(number: int, expected: Tensor, output: Tensor) -> None:
+            shifts[pairs[number]] = directions.along(output.double() - expected.double())
+            meter.step(f"{text}, layers by running")
 
-        self._full_forwards_because = self._runner.run(batch, configurations, keep)
-        size = len(self.options)
+        variants = [{name: option} for name, option in pairs]
+        _, self._full_forwards_because = self._runner.run_each(batch, variants, keep)
         # What rounding the input does is not told apart here: all of the shift counts as certain.
-        none = [torch.zeros_like(shifts[0]) for _ in self._roundings]
+        none = [torch.zeros_like(shifts[pairs[0]]) for _ in self._roundings]
         return {
-            name: torch.stack([*shifts[place * size : (place + 1) * size], *none])
-            for place, name in enumerate(names)
+            name: torch.stack([*(shifts[name, option] for option in self.options), *none])
+            for name in names
         }
 
     def _check(self, batch: Batch, rows: int, meter: ProgressMeter, text: str) -> None:
@@ -246,13 +250,13 @@ class ResponseMeasurement:
         configurations = [*self._single, *self._random]
         if not self._sums:
             self._sums = [HarmSums(self._plan.has_logits) for _ in configurations]
-        remaining = iter(self._sums)
 
-        def compare(expected: Tensor, output: Tensor) -> None:
-            next(remaining).update(expected, output)
+        def compare(number: int, expected: Tensor, output: Tensor) -> None:
+            self._sums[number].update(expected, output)
             meter.step(f"{text}, check by running")
 
-        self._full_forwards_because = self._runner.run(batch, configurations, compare)
+        variants = [as_variant(configuration) for configuration in configurations]
+        _, self._full_forwards_because = self._runner.run_each(batch, variants, compare)
         self._checked_rows += rows
 
     def _agreement(self, arrays: ResponseArrays) -> ResponseAgreement:

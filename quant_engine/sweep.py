@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
-from quant_engine.modules import map_nested, nested_tensors, replace_module
+from quant_engine.forward import model_output
+from quant_engine.modules import replace_module
 from quant_engine.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
-from quant_engine.replay import Replay, count_changes
+from quant_engine.randomness import RandomNumbers, current_state
+from quant_engine.replay import Replay
+from quant_engine.stand_ins import Switch
 
 Variant: TypeAlias = Mapping[str, str]
 """Layer name -> which of its forms stands in its place; layers left out are float."""
+
+OnOutput: TypeAlias = Callable[[int, Tensor, Tensor], None]
 
 FLOAT: Variant = {}
 _SWITCHED_OFF = "replay is switched off"
@@ -26,9 +31,8 @@ class VariantRunner:
     """Runs variants of a float model in which some layers are swapped for others.
 
     Nothing of the float model is changed: layers are swapped on a copy that shares its tensors. Nor
-    is the data: each batch is copied first, and is as it was at the start of every pass. A model
-    that draws random numbers draws the same ones in every pass on every batch: those that come next
-    when the runner is made.
+    is the data. A model that draws random numbers draws the same ones in every pass on every batch:
+    those that come next when the runner is made.
     """
 
     def __init__(
@@ -50,11 +54,11 @@ class VariantRunner:
         self._names = tuple(forms)
         self._metric = metric
         self._has_replay = has_replay
-        self._random_state = torch.random.get_rng_state()
+        self._random_state = current_state()
         self._changed_later: frozenset[int] = frozenset()
         model = share_tensors(float_model)
         for name, others in forms.items():
-            model = replace_module(model, name, _Switch(model.get_submodule(name), others))
+            model = replace_module(model, name, Switch(model.get_submodule(name), others))
         self._model = model
 
     def run(
@@ -64,10 +68,7 @@ class VariantRunner:
         bases: Sequence[Variant] = (),
         on_variant: Callable[[int], None] | None = None,
     ) -> BatchOutcome:
-        """Run every variant on a batch, replaying what no layer of it can have changed.
-
-        A variant starts from the record of the float model, or of the base that it differs from in
-        fewer layers; see `replay`. Results equal plain full forwards bit for bit.
+        """Run every variant on a batch and compare what it answers with the float model.
 
         Args:
             batch: The batch.
@@ -79,11 +80,76 @@ class VariantRunner:
             ModelForwardError: If the model raises.
             DataError: If an output holds NaN or Inf, or the metric's answer does not fit.
         """
+        outcomes: dict[int, Outcome] = {}
+        drawn = RandomNumbers(self._random_state)  # the caller's metric may draw
+
+        def keep(number: int, expected: Tensor, output: Tensor) -> None:
+            outcomes[number] = drawn.run(
+                lambda: compare(expected, output, batch.labels, self._metric), is_watched=False
+            )
+            if on_variant is not None:
+                on_variant(len(outcomes))
+
+        logits, reason = self.run_each(batch, variants, keep, bases)
+        in_order = tuple(outcomes[number] for number in range(len(variants)))
+        return float_outcome(logits, batch, in_order, reason)
+
+    def run_float(self, batch: Batch) -> tuple[Tensor, tuple[str, ...]]:
+        """Run the float model on a batch.
+
+        Returns:
+            Its output, and the names of the layers of which it read a tensor, such as the weight,
+            without calling them.
+
+        Raises:
+            ModelForwardError: If the model raises.
+            DataError: If the output holds NaN or Inf.
+        """
+        model = share_tensors(self._model)
+        switches = {name: _find_switch(model, name) for name in self._names}
+        read: list[nn.Module] = []
+        for switch in switches.values():
+            switch.on_read = read.append
+        drawn = RandomNumbers(self._random_state)
+        with torch.inference_mode(False):
+            output = drawn.run(lambda: model_output(model, batch))
+        return output.detach(), tuple(n for n, switch in switches.items() if switch in read)
+
+    def run_each(
+        self,
+        batch: Batch,
+        variants: Sequence[Variant],
+        on_output: OnOutput,
+        bases: Sequence[Variant] = (),
+    ) -> tuple[Tensor, str]:
+        """Run every variant on a batch, replaying what no layer of it can have changed.
+
+        A variant starts from the record of the float model, or of the base that it differs from in
+        fewer layers; see `replay`. Outputs equal those of plain full forwards bit for bit.
+
+        Args:
+            batch: The batch.
+            variants: What to run.
+            on_output: Called as on_output(number, float output, output) after each variant, with
+                its number among the variants. They run in an order that serves replay.
+            bases: Variants that others are near to.
+
+        Returns:
+            The float model's output, and why nothing could be replayed; "" if it was.
+
+        Raises:
+            ModelForwardError: If the model raises.
+            DataError: If an output holds NaN or Inf.
+        """
         model = share_tensors(self._model)
         replay = Replay(model, "" if self._has_replay else _SWITCHED_OFF, self._changed_later)
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        switches = {name: _find_switch(model, name) for name in self._names}
+        for switch in switches.values():
+            switch.on_read = replay.read
+        with torch.inference_mode(False):
             try:
-                return self._run(model, replay, _Inputs(batch), variants, bases, on_variant)
+                logits = self._run(replay, switches, batch, variants, bases, on_output)
+                return logits, replay.reason
             finally:
                 # The next batch need not find out again.
                 self._changed_later = replay.changed_later
@@ -91,26 +157,25 @@ class VariantRunner:
 
     def _run(
         self,
-        model: nn.Module,
         replay: Replay,
-        inputs: _Inputs,
+        switches: Mapping[str, Switch],
+        batch: Batch,
         variants: Sequence[Variant],
         bases: Sequence[Variant],
-        on_variant: Callable[[int], None] | None,
-    ) -> BatchOutcome:
-        labels = inputs.batch.labels
-        outcomes: dict[int, Outcome] = {}
-        switches = {name: _find_switch(model, name) for name in self._names}
+        on_output: OnOutput,
+    ) -> Tensor:
+        drawn = RandomNumbers(self._random_state)
 
         def record(base: Variant) -> Tensor:
             """Record a pass and check once that replaying most of it gives the same."""
             _set(switches, base)
             for _ in range(2):
-                torch.random.set_rng_state(self._random_state)
-                output = replay.record(inputs.fresh())
+                output = drawn.run(lambda: replay.record(batch))
                 if not replay.lacks_copies:
                     break
-            replay.verify(inputs.fresh(), output)
+            if drawn.are_drawn:
+                replay.give_up("the model draws random numbers")
+            replay.verify(batch, output)
             return output
 
         logits = record(FLOAT)
@@ -125,50 +190,12 @@ class VariantRunner:
             # after a pass that left something else in them.
             for number in sorted(numbers, key=lambda n: -starts[n]):
                 _set(switches, variants[number])
-                reason = replay.reason
-                output = replay.run(inputs.fresh(), starts[number])
-                if replay.reason != reason:
-                    # What ran before replay gave up may have changed the input in place.
-                    output = replay.run(inputs.fresh(), starts[number])
-                outcomes[number] = compare(logits, output, labels, self._metric)
-                if on_variant is not None:
-                    on_variant(len(outcomes))
-        return float_outcome(
-            logits, inputs.batch, tuple(outcomes[n] for n in range(len(variants))), replay.reason
-        )
+                run = partial(replay.run, batch, starts[number])
+                on_output(number, logits, drawn.run(run, is_watched=False))
+        return logits
 
 
-class _Inputs:
-    """A batch's own copy, which starts every pass as it was even if a model changes it in place.
-
-    Fresh memory also has the same alignment in every process, on which the last bits of a sum may
-    depend.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        self._tensors = list(nested_tensors((batch.args, batch.kwargs)))
-        self.batch = replace(
-            batch,
-            args=map_nested(batch.args, _clone),
-            kwargs=map_nested(dict(batch.kwargs), _clone),
-        )
-        self._copies = list(nested_tensors((self.batch.args, self.batch.kwargs)))
-        self._versions = [count_changes(tensor) for tensor in self._copies]
-
-    def fresh(self) -> Batch:
-        for place, (tensor, original) in enumerate(zip(self._copies, self._tensors, strict=True)):
-            if count_changes(tensor) != self._versions[place]:
-                with torch.no_grad():
-                    tensor.copy_(original)
-                self._versions[place] = count_changes(tensor)
-        return self.batch
-
-
-def _clone(value: object) -> object:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _set(switches: Mapping[str, _Switch], variant: Variant) -> None:
+def _set(switches: Mapping[str, Switch], variant: Variant) -> None:
     for name, switch in switches.items():
         switch.choose(variant.get(name))
 
@@ -194,37 +221,9 @@ def _nearest_bases(
     return [(base, group) for base, group in zip(candidates, groups, strict=True) if group]
 
 
-class _Switch(nn.Module):
-    """Stands where a layer was and answers as its float form or as one of the others."""
-
-    def __init__(self, float_layer: nn.Module, forms: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.float_layer = float_layer
-        self.forms = nn.ModuleList(forms.values())
-        self._places = {name: place for place, name in enumerate(forms)}
-        self._chosen: int | None = None
-
-    def choose(self, form: str | None) -> None:
-        """Answer as this form from now on; as the float layer for None."""
-        self._chosen = None if form is None else self._places[form]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        layer = self.float_layer if self._chosen is None else self.forms[self._chosen]
-        return layer(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Answer for the layer, such as its sizes or its weight."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "_modules" not in vars(self):  # while it is being copied or unpickled
-                raise
-            return getattr(self._modules["float_layer"], name)
-
-
-def _find_switch(model: nn.Module, name: str) -> _Switch:
+def _find_switch(model: nn.Module, name: str) -> Switch:
     switch = model.get_submodule(name)
-    assert isinstance(switch, _Switch)
+    assert isinstance(switch, Switch)
     return switch
 
 

@@ -14,12 +14,13 @@ from quant_engine.errors import DataError
 from quant_engine.histogram import FloatArray
 from quant_engine.intervals import bootstrap_means, percentile_intervals
 from quant_engine.metrics import kl_divergences
-from quant_engine.option_layers import Configuration, ConfigurationRunner, build_option_layers
+from quant_engine.option_layers import Configuration, as_variant, build_option_layers
 from quant_engine.output import OutputStats, has_logits
 from quant_engine.preparation import prepare
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
 from quant_engine.response import LogitResponse, read_twice
+from quant_engine.sweep import VariantRunner
 
 
 def verify_configurations(
@@ -68,17 +69,19 @@ def verify_configurations(
             "The response was measured on another model: its layers are not this model's. "
             "Measure it again."
         )
-    runner = ConfigurationRunner(prepared.model, forms)
+    runner = VariantRunner(prepared.model, forms)
+    variants = [as_variant(configuration) for configuration in configurations]
     stats = [_Measured() for _ in configurations]
     meter.extend((count_batches(evaluation_data) or 1) * len(configurations))
-    for number, batch in enumerate(iterate_batches(evaluation_data, "evaluation_data"), start=1):
-        remaining = iter(stats)
+    for count, batch in enumerate(iterate_batches(evaluation_data, "evaluation_data"), start=1):
 
-        def compare(expected: Tensor, output: Tensor, batch: Batch = batch) -> None:
-            next(remaining).update(expected, output, batch.labels)  # noqa: B023 - used at once
-            meter.step(f"verify: batch {number}")  # noqa: B023
+        def compare(
+            number: int, expected: Tensor, output: Tensor, batch: Batch = batch, count: int = count
+        ) -> None:
+            stats[number].update(expected, output, batch.labels)
+            meter.step(f"verify: batch {count}")
 
-        runner.run(batch, configurations, compare)
+        runner.run_each(batch, variants, compare)
     return tuple(
         measured.score(response, configuration)
         for measured, configuration in zip(stats, configurations, strict=True)

@@ -17,11 +17,12 @@ from quant_engine import (
 )
 from quant_engine.batches import iterate_batches
 from quant_engine.calibration import calibrate_prepared
-from quant_engine.option_layers import ConfigurationRunner, build_option_layers
+from quant_engine.option_layers import build_option_layers
 from quant_engine.options import bit_options
 from quant_engine.preparation import prepare
 from quant_engine.progress import ProgressMeter
 from quant_engine.response_measurement import ResponseMeasurement, ResponseSettings
+from quant_engine.sweep import VariantRunner
 from sample_models import load_model
 
 COST_HEAD = (
@@ -53,9 +54,9 @@ def cost_rows(name: str) -> list[list[str]]:
         ResponseMeasurement(prepared, layers, named, settings).run(data, meter)
 
     def sweep(data: Sequence[object] = samples.test) -> None:
-        runner = ConfigurationRunner(prepared.model, layers.forms)
+        runner = VariantRunner(prepared.model, layers.forms)
         for batch in iterate_batches(data):
-            runner.run(batch, pairs, lambda _expected, _output: None)
+            runner.run_each(batch, pairs, lambda _number, _expected, _output: None)
 
     times = [(_timed(response), _timed(sweep)) for _ in range(3)]
     one_batch = samples.test[:1]

@@ -207,14 +207,14 @@ def test_random_models_run_in_full_and_say_so() -> None:
             result: Tensor = self.layer(x + torch.rand_like(x))
             return result
 
-    model = Noisy().eval()
     batch = Batch((torch.zeros(2, 4),), samples=2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        replay = Replay(share_tensors(model))
-        output = replay.record(batch)
-        assert "random" in replay.reason
-        assert torch.equal(replay.run(batch, 0), output)
+    runner = VariantRunner(Noisy().eval(), {})
+    outputs: list[Tensor] = []
+
+    logits, reason = runner.run_each(batch, [{}, {}], lambda _n, _y, output: outputs.append(output))
+
+    assert "random" in reason
+    assert all(torch.equal(output, logits) for output in outputs)
 
 
 def test_a_model_that_does_not_repeat_itself_runs_in_full_and_says_so() -> None:

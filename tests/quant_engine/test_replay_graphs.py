@@ -102,6 +102,21 @@ class Node(nn.Module):
         self.cache.append(self.step(x))
         return self._inner(self.cache[0]) * self.cache[0]
 
+    def use_weight_after(self, x: Tensor) -> Tensor:
+        return F.linear(self._inner(self.step(x)), self.step.weight)
+
+    def use_weight_before(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.step.weight.t())
+        return self.step(self._inner(y)) + y
+
+    def use_weight_only(self, x: Tensor) -> Tensor:
+        return self._inner(F.linear(x, self.step.weight, self.step.bias))
+
+    def use_weight_of_part(self, x: Tensor) -> Tensor:
+        y = self._inner(self.step(x))
+        weights = [part.weight for part in self.parts if not isinstance(part, Node)]
+        return F.linear(y, weights[-1]) if weights else y
+
     def use_noise(self, x: Tensor) -> Tensor:
         return self._inner(self.step(F.dropout(x, 0.5, training=True)))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant_engine import (
@@ -22,7 +23,7 @@ from quant_engine import (
     quantize_model,
 )
 from quant_engine.affine import choose_dynamic_qparams, fake_quantize
-from quant_engine.errors import DataError, SchemeError, UnsupportedLayerError
+from quant_engine.errors import DataError, ModelForwardError, SchemeError, UnsupportedLayerError
 from quant_engine.metrics import accuracy, kl_divergence, nmse, sqnr_db, top1_agreement
 from quant_engine.observers import choose_input_qparams
 from quant_engine.options import bit_options
@@ -425,3 +426,62 @@ def test_progress_ends_at_its_total() -> None:
     )
     assert steps[-1][0] == steps[-1][1]
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+
+
+class TiedDecoder(nn.Module):
+    """Calls one layer, reads the weights of two, and shares a weight between another two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.middle = nn.Linear(6, 8, bias=False), nn.Linear(8, 8)
+        self.read = nn.Linear(8, 8)
+        self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.middle(self.encode(x)))
+        y = torch.tanh(F.linear(y, self.read.weight, self.read.bias))
+        y = self.other(torch.tanh(self.one(y)))
+        return F.linear(y, self.encode.weight.t())
+
+
+@pytest.mark.parametrize("direction", ["one_at_a_time", "leave_one_out"])
+def test_a_weight_that_is_read_is_the_quantized_one(direction: str) -> None:
+    model, x = fill(TiedDecoder()), torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    recipe = Recipe(TensorScheme(bits=4))
+
+    report = measure_sensitivity(model, x, recipe, direction=direction)
+
+    names = [layer.name for layer in report.layers]
+    assert sorted(names) == ["encode", "middle", "one", "other", "read"]
+    assert report.notes == ()
+    for layer in (*report.layers, *report.references):
+        others = [name for name in names if name != layer.name]
+        excluded = others if direction == "one_at_a_time" else [layer.name]
+        if not layer.name:
+            excluded = []
+        quantized = quantize_model(model, x, recipe.with_excluded(*excluded))
+        with torch.no_grad():
+            assert layer.kl_divergence == pytest.approx(kl_divergence(model(x), quantized(x)))
+
+
+def test_references_count_what_layers_share_once() -> None:
+    model, x = fill(TiedDecoder()), torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+
+    reference = measure_sensitivity(model, x, Recipe(TensorScheme(bits=4))).references[0]
+
+    weights, biases = 6 * 8 + 3 * 8 * 8, 4 * 8
+    assert reference.parameters == weights + biases
+    assert reference.float_bytes == 4 * (weights + biases)
+    # Half a byte a weight, and one scale for each of the four.
+    assert reference.quantized_bytes == weights // 2 + 4 * 4 + 4 * biases
+
+
+@pytest.mark.parametrize("parts", ["both", "activations"])
+def test_a_failing_layer_bears_its_own_name(parts: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Sequential(nn.Linear(8, 3)))
+
+    with pytest.raises(ModelForwardError, match=r"in layer '0' \("):
+        measure_sensitivity(
+            model, torch.randn(4, 6), evaluation_data=torch.randn(4, 5), parts=parts
+        )
