@@ -56,6 +56,7 @@ class VariantRunner:
         self._has_replay = has_replay
         self._random_state = current_state()
         self._changed_later: frozenset[int] = frozenset()
+        self._is_watched = True  # until a watched pass has drawn nothing
         model = share_tensors(float_model)
         for name, others in forms.items():
             model = replace_module(model, name, Switch(model.get_submodule(name), others))
@@ -112,7 +113,7 @@ class VariantRunner:
             switch.on_read = read.append
         drawn = RandomNumbers(self._random_state)
         with torch.inference_mode(False):
-            output = drawn.run(lambda: model_output(model, batch))
+            output = drawn.run(lambda: model_output(model, batch), is_watched=self._is_watched)
         return output.detach(), tuple(n for n, switch in switches.items() if switch in read)
 
     def run_each(
@@ -170,9 +171,10 @@ class VariantRunner:
             """Record a pass and check once that replaying most of it gives the same."""
             _set(switches, base)
             for _ in range(2):
-                output = drawn.run(lambda: replay.record(batch))
+                output = drawn.run(lambda: replay.record(batch), is_watched=self._is_watched)
                 if not replay.lacks_copies:
                     break
+            self._is_watched = drawn.are_drawn
             if drawn.are_drawn:
                 replay.give_up("the model draws random numbers")
             replay.verify(batch, output)
