@@ -10,16 +10,15 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import GraphAppendingTracer
 
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.modules import has_hooks, map_nested, plain_attributes
+from quant_engine.symbols import LIBRARIES, SymbolTracer
 
 Links = list[tuple[str, str]]
 
@@ -75,15 +74,15 @@ def sequential_links(model: nn.Module) -> Links:
     return links
 
 
-class _Recorder(GraphAppendingTracer):
+class _Recorder(SymbolTracer):
     """Writes down what happens to symbols, and which parameters are used outside their module."""
 
     def __init__(self) -> None:
-        super().__init__(fx.Graph())
+        super().__init__()
         self.memory_used: set[int] = set()
 
     def create_arg(self, a: Any) -> Any:
-        if isinstance(a, Tensor):
+        if not isinstance(a, fx.Proxy) and isinstance(a, Tensor):
             self.memory_used |= {_memory(tensor) for tensor in (a, *_parameters_behind(a))}
             return "tensor"
         return super().create_arg(a)
@@ -91,22 +90,14 @@ class _Recorder(GraphAppendingTracer):
     def stand_in_for(self, module: nn.Module, name: str = "") -> None:
         """Make calls of torch's own layers, and of modules with hooks, a single step."""
         if _is_step(module):
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
-            vars(module)["forward"] = self._step(name)
+            self.make_step(module, name)
             return
         for key, child in module.named_children():
             self.stand_in_for(child, f"{name}.{key}" if name else key)
 
-    def _step(self, name: str) -> Callable[..., fx.Proxy]:
-        def forward(*args: Any, **kwargs: Any) -> fx.Proxy:
-            return self.create_proxy("call_module", name, args, kwargs)
-
-        return forward
-
 
 def _is_step(module: nn.Module) -> bool:
-    is_ours = type(module).__module__.startswith(("torch.nn.", "quant_engine."))
+    is_ours = type(module).__module__.startswith(LIBRARIES)
     return has_hooks(module) or (is_ours and type(module) not in _CONTAINERS)
 
 
