@@ -95,7 +95,8 @@ def cause(tensor: TensorReport, subject: str) -> Verdict | None:
         return Verdict(tone, title, text)
     rms = ""
     if error.rmse_over_scale is not None:
-        rms = f" RMS {format_number(error.rmse_over_scale)} LSB; ideal rounding gives 0.289"
+        ideal = format_number(IDEAL_RMS)
+        rms = f" RMS {format_number(error.rmse_over_scale)} LSB; ideal rounding gives {ideal}"
         rms += ", and less where many values are exactly 0." if _has_many_zeros(tensor) else "."
     if share > 0:
         text = (

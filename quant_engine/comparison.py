@@ -154,6 +154,7 @@ def print_quantization_summary(quantizer: Int8Quantizer, tensor: Tensor) -> None
 
     Raises:
         NotCalibratedError: If the quantizer has no grid yet.
+        DataError: If the tensor is empty, holds NaN or Inf, or has another number of channels.
     """
     print("\n".join(_summary(quantizer, tensor)))  # noqa: T201
 
@@ -212,7 +213,8 @@ def save_quantization_config(quantizer: Int8Quantizer, filepath: str | Path) -> 
 def load_quantization_config(filepath: str | Path) -> dict[str, Any]:
     """Read what `save_quantization_config` wrote.
 
-    To rebuild the quantizer: `Int8Quantizer(c["symmetric"], c["per_channel"], c["channel_axis"])`,
+    To rebuild the quantizer:
+    `Int8Quantizer(c["symmetric"], c["per_channel"], c["channel_axis"], bits=c.get("bits", 8))`,
     then `set_quantization_params(c["scale"], c["zero_point"])`.
 
     Args:

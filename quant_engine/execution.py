@@ -38,9 +38,11 @@ def convert_execution(
         kernel: What sums: "onednn" (fused; x86-64), "portable", or "auto" for the fastest that is
             exact on this machine. Kernels that are not exact are never used.
         lowered: Whether activations stay int8 between layers where the model's graph allows it;
-            see `lower_model`. A model that cannot be traced keeps float32 between layers, and
-            `execution_notes` says why. A model that is lowered already stays so. It takes and
-            gives float32, and is to be lowered again after other numbers were loaded.
+            see `lower_model`. Residuals added to a convolution are then rounded once more, so the
+            numbers are not quite those of the simulation. A model that cannot be traced keeps
+            float32 between layers, and `execution_notes` says why. A model that is lowered already
+            stays so. It takes and gives float32, and is to be lowered again after other numbers
+            were loaded.
 
     Returns:
         A copy that shares weights and codes with `model`. Layers that cannot run on integers stay

@@ -1,4 +1,4 @@
-"""Error metrics as pure functions of two tensors, and the seed's dictionary of them."""
+"""Error metrics as pure functions of two tensors, and a dictionary of the usual ones."""
 
 from __future__ import annotations
 

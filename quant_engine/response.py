@@ -28,7 +28,7 @@ from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_
 from quant_engine.choices import suggest
 from quant_engine.configuration_size import configuration_size
 from quant_engine.conversion import check_layer_names
-from quant_engine.errors import DataError, SchemeError
+from quant_engine.errors import DataError, SchemeError, StorageError
 from quant_engine.histogram import FloatArray
 from quant_engine.option_layers import Configuration, build_option_layers
 from quant_engine.options import FLOAT_OPTION, Options, bit_options, name_options
@@ -91,7 +91,8 @@ class LogitResponse:
             recipe: Its excluded layers stay float; its schemes give the default options.
             options: Schemes to choose from for every layer; by default the recipe's scheme at 8, 6,
                 4, 3 and 2 bits.
-            evaluation_data: What predictions are about. If None, the calibration data.
+            evaluation_data: What predictions are about. If None, the calibration data; needed if
+                that is a Calibration.
             classes: Outputs of up to this many values a sample are predicted completely, at one
                 backward pass a value. Of larger ones some directions are; see `response_output`.
             top_k: Largest logits that are then predicted one by one.
@@ -256,8 +257,14 @@ class LogitResponse:
         return pairs
 
     def uniform(self, option: str) -> dict[str, str]:
-        """Return the configuration in which every layer has the same option."""
-        return dict.fromkeys(self.layers, option)
+        """Return the configuration in which every layer has the same option.
+
+        Raises:
+            SchemeError: If there is no such option.
+        """
+        configuration = dict.fromkeys(self.layers, option)
+        self.chosen(configuration)
+        return configuration
 
     def recipe(self, configuration: Configuration) -> Recipe:
         """Return a recipe that quantizes a model as a configuration says.
@@ -286,13 +293,28 @@ class LogitResponse:
         return cls(*unpack_response(data))
 
     def save(self, path: PathLike) -> None:
-        """Write the response to a file."""
-        Path(path).write_bytes(self.to_bytes())
+        """Write the response to a file; an existing one is replaced.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        try:
+            Path(path).write_bytes(self.to_bytes())
+        except OSError as error:
+            raise StorageError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
 
     @classmethod
     def load(cls, path: PathLike) -> LogitResponse:
-        """Read a response; raises StorageError if the file holds none."""
-        return cls.from_bytes(Path(path).read_bytes())
+        """Return the response that a file holds.
+
+        Raises:
+            StorageError: If the file cannot be read or holds none.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+        return cls.from_bytes(data)
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 
 from quant_engine.histogram import FloatArray
-from quant_engine.options import FLOAT_OPTION
 from quant_engine.report import ConfigurationSize
 from quant_engine.response import LogitResponse
 from quant_engine.response_arrays import IntArray
@@ -150,8 +149,3 @@ class SearchSpace:
             for place in places
             if choice
         ]
-
-    def point_name(self, assignment: IntArray) -> str:
-        """Return an assignment in words, for progress."""
-        floats = int((np.asarray(assignment) == 0).sum())
-        return f"{len(self.units) - floats} layers quantized, {floats} {FLOAT_OPTION}"

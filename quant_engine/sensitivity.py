@@ -53,7 +53,8 @@ def measure_sensitivity(
         calibration_data: A tensor or an iterable of batches, or the result of `calibrate`. It is
             read once, however many options there are.
         recipe: Whose layers are switched; `Recipe.default()` if None.
-        evaluation_data: What the effect is measured on. If None, the calibration data.
+        evaluation_data: What the effect is measured on. If None, the calibration data; needed if
+            that is a Calibration.
         direction: "one_at_a_time": only this layer quantized, the rest float. "leave_one_out":
             every layer of the recipe quantized but this one.
         options: Schemes to try on every layer that the recipe quantizes, in place of the recipe's

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared
 from quant_engine.errors import DataError
+from quant_engine.histogram import FloatArray
+from quant_engine.intervals import bootstrap_means, percentile_intervals
+from quant_engine.metrics import kl_divergences
 from quant_engine.option_layers import Configuration, ConfigurationRunner, build_option_layers
-from quant_engine.output import OutputStats
+from quant_engine.output import OutputStats, has_logits
 from quant_engine.preparation import prepare
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
@@ -34,11 +38,12 @@ def verify_configurations(
         calibration_data: The data, or the calibration, that the response was measured with.
         response: Knows the options.
         configurations: Layer name -> option name; layers left out stay float.
-        evaluation_data: What to run on. If None, the calibration data.
+        evaluation_data: What to run on. If None, the calibration data; needed if that
+            is a Calibration.
         progress: Called after every run; may raise to cancel.
 
     Returns:
-        One measured score for each configuration, in order.
+        One measured score for each configuration, in order, with the interval of its harm.
 
     Raises:
         SchemeError: If a layer or an option does not exist.
@@ -64,7 +69,7 @@ def verify_configurations(
             "Measure it again."
         )
     runner = ConfigurationRunner(prepared.model, forms)
-    stats = [OutputStats() for _ in configurations]
+    stats = [_Measured() for _ in configurations]
     meter.extend((count_batches(evaluation_data) or 1) * len(configurations))
     for number, batch in enumerate(iterate_batches(evaluation_data, "evaluation_data"), start=1):
         remaining = iter(stats)
@@ -75,7 +80,7 @@ def verify_configurations(
 
         runner.run(batch, configurations, compare)
     return tuple(
-        _score(measured, response, configuration)
+        measured.score(response, configuration)
         for measured, configuration in zip(stats, configurations, strict=True)
     )
 
@@ -108,15 +113,45 @@ def verify_frontier(
     return replace(frontier, points=points)
 
 
-def _score(
-    stats: OutputStats, response: LogitResponse, configuration: Configuration
-) -> ConfigurationScore:
-    report = stats.report()
-    return ConfigurationScore(
-        kl_divergence=report.kl_divergence,
-        nmse=report.error.nmse,
-        sqnr_db=report.error.sqnr_db,
-        top1_agreement=report.top1_agreement,
-        accuracy=report.accuracy_quantized,
-        size=response.size(configuration),
-    )
+class _Measured:
+    """What one configuration answered, and the harm of each sample."""
+
+    def __init__(self) -> None:
+        self._stats = OutputStats()
+        self._harms: list[FloatArray] = []
+        self._weights: list[FloatArray] = []
+
+    def update(self, expected: Tensor, output: Tensor, labels: Tensor | None) -> None:
+        self._stats.update(expected, output, labels)
+        if has_logits(expected, labels):
+            harms = _by_sample(kl_divergences(expected, output))
+            weights = harms.new_ones(harms.shape)
+        else:
+            weights = _by_sample(expected.double().square())
+            harms = _by_sample((output.double() - expected.double()).square())
+        self._harms.append(harms.sum(dim=1).cpu().numpy())
+        self._weights.append(weights.sum(dim=1).cpu().numpy())
+
+    def score(self, response: LogitResponse, configuration: Configuration) -> ConfigurationScore:
+        report = self._stats.report()
+        return ConfigurationScore(
+            kl_divergence=report.kl_divergence,
+            nmse=report.error.nmse,
+            sqnr_db=report.error.sqnr_db,
+            top1_agreement=report.top1_agreement,
+            accuracy=report.accuracy_quantized,
+            size=response.size(configuration),
+            harm_interval=self._interval(),
+        )
+
+    def _interval(self) -> tuple[float, float] | None:
+        if not self._harms:
+            return None
+        harms, weights = np.concatenate(self._harms), np.concatenate(self._weights)
+        (interval,) = percentile_intervals(bootstrap_means(harms[None], weights))
+        return interval
+
+
+def _by_sample(values: Tensor) -> Tensor:
+    """Return one row a sample; an output without axes is one sample."""
+    return values.reshape(values.shape[0] if values.dim() else 1, -1)

@@ -14,7 +14,10 @@ from collections.abc import Iterable
 
 
 class SampleModelError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of the errors about names, weights and data.
+
+    Arguments of an architecture that make no sense raise ValueError, as torch's layers do.
+    """
 
 
 class UnknownNameError(SampleModelError, ValueError):

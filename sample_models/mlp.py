@@ -65,8 +65,8 @@ def mlp() -> SimpleMLPClassifier:
 @register_model(
     title="MLP, wide",
     family="Multi-layer perceptron",
-    description="Four Linear layers with up to 512 hidden values: the MLP's task with eleven times "
-    "its parameters.",
+    description="Four Linear layers with up to 512 hidden values: the MLP's task with more than "
+    "eleven times its parameters.",
     teaches="Where nearly all bytes are weights of large layers, int8 comes close to a quarter of "
     "the size.",
     plan=TrainingPlan(epochs=100, learning_rate=2e-3, shift=0.5, rotation=10, zoom=0.1),

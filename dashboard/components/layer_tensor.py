@@ -262,6 +262,3 @@ TABS: dict[str, Callable[[TensorView], None]] = {
     "All numbers": show_numbers,
 }
 """What a tab is called, and what draws it."""
-
-COUNT_TABS = ("Values", "Error", "Codes")
-"""Tabs whose figures count values: they can stand on a logarithmic axis."""

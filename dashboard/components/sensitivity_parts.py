@@ -69,7 +69,8 @@ def show_headline(report: SensitivityReport) -> None:
     box.metric(
         "Could be the first as well",
         plural(rivals, "layer") if rivals else "no other",
-        help="Layers whose interval overlaps the first one's: this data cannot tell them apart.",
+        help="Layers whose interval overlaps the first one's. Compared in pairs on the same "
+        "samples, as the brackets do, some may still be told apart.",
         width="content",
     )
     value = None if report.reference is None else metric.value(report.reference)

@@ -67,7 +67,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         known = table_row(row, prediction)
         del known["Configuration"]
         names = list(known)
-        after = next(i for i, name in enumerate(names) if name.endswith("measured")) + 1
+        after = next(i for i, name in enumerate(names) if "measured" in name) + 1
         parts = ((name, known[name]) for name in names[:after])
         rest = ((name, known[name]) for name in names[after:])
         cells.append({**dict(parts), "Predicted ÷ measured": ratio_text(row), **dict(rest)})

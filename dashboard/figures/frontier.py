@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class ChartPoint:
         model_bytes: Its bytes.
         predicted: Predicted KL divergence in nats, or NMSE.
         measured: The same, measured; None where it was not run.
+        interval: 95 % interval of what was measured; None where it is not known.
     """
 
     group: str
@@ -55,6 +56,7 @@ class ChartPoint:
     model_bytes: int
     predicted: float
     measured: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 def harm_name(prediction: Prediction) -> str:
@@ -104,6 +106,7 @@ def chart_points(
                 score.size.model_bytes,
                 score.harm,
                 None if measured is None else measured.harm,
+                None if measured is None else measured.harm_interval,
             )
         )
     return tuple(points)
@@ -189,6 +192,7 @@ def frontier_figure(
             "hovertext": [_describe(p, harm) for p in run],
             "hovertemplate": "%{hovertext}<extra></extra>",
             "marker": {"color": GOOD, "size": 9, "symbol": "x-thin", "line": _line(GOOD, 2)},
+            "error_y": _whiskers(run, place),
         },
         trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
         trace(
@@ -229,6 +233,8 @@ def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any
             "model_bytes": point.model_bytes,
             f"predicted_{column}": point.predicted,
             f"measured_{column}": point.measured,
+            f"measured_{column}_low": point.interval and point.interval[0],
+            f"measured_{column}_high": point.interval and point.interval[1],
         }
         for point in points
     ]
@@ -258,12 +264,33 @@ def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
     )
 
 
+def _whiskers(run: Sequence[ChartPoint], place: Callable[[float], float]) -> dict[str, Any]:
+    """Return the intervals of measured points, kept inside the figure."""
+    above, below = [], []
+    for point in run:
+        middle = place(point.measured or 0.0)
+        low, high = point.interval or (middle, middle)
+        above.append(max(place(high) - middle, 0.0))
+        below.append(max(middle - place(low), 0.0))
+    return {
+        "type": "data",
+        "array": above,
+        "arrayminus": below,
+        "color": GOOD,
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
 def _line(color: str, width: float) -> dict[str, Any]:
     return {"color": color, "width": width}
 
 
 def _describe(point: ChartPoint, harm: str) -> str:
     measured = "not run" if point.measured is None else format_number(point.measured)
+    if point.interval is not None:
+        low, high = (format_number(edge) for edge in point.interval)
+        measured += f" (95 %: {low} to {high})"
     return "<br>".join(
         (
             f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",

@@ -23,7 +23,9 @@ from quant_engine.report import ConfigurationScore
 from quant_engine.report.response import GOOD, ROUGH
 from quant_engine.serialization import encode
 
-_Z = 1.959964  # 95 %
+INTERVAL = " (95 %)"  # behind the name of a column whose numbers carry their interval
+
+_Z = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class ScoreRow:
         configuration: Layer name -> option name; layers left out are float.
         predicted: What is predicted for it.
         measured_harm: Measured KL divergence or NMSE; None where it was not run.
+        harm_interval: Its 95 % interval; None where it is not known.
         measured_agreement: Measured share of answers that stay the float model's.
         measured_accuracy: Measured accuracy.
     """
@@ -43,6 +46,7 @@ class ScoreRow:
     configuration: Configuration
     predicted: ConfigurationScore
     measured_harm: float | None = None
+    harm_interval: tuple[float, float] | None = None
     measured_agreement: float | None = None
     measured_accuracy: float | None = None
 
@@ -75,6 +79,7 @@ def make_row(name: str, configuration: Configuration, prediction: Prediction) ->
         configuration,
         prediction.score(configuration),
         measured.harm,
+        measured.harm_interval,
         measured.top1_agreement,
         measured.accuracy,
     )
@@ -91,7 +96,7 @@ def compare_rows(
     own, stand_ins = prediction.configuration_of(run.recipe)
     output = run.report.output
     right = prediction.response.report.float_accuracy
-    float_row = ScoreRow("Float model", {}, prediction.score({}), 0.0, 1.0, right)
+    float_row = ScoreRow("Float model", {}, prediction.score({}), 0.0, None, 1.0, right)
     own_row = make_row("Run shown", own, prediction)
     is_whole = output is not None and not run.report.is_partial and not stand_ins
     if is_whole and output is not None and own_row.measured_harm is None:
@@ -115,8 +120,20 @@ def harm_text(value: float | None, prediction: Prediction) -> str:
     return format_nats(value) if prediction.has_logits else format_number(value)
 
 
+def measured_harm_text(row: ScoreRow, prediction: Prediction) -> str:
+    """Return the measured harm with its interval, as text.
+
+    Example: "0.0147 (0.0121–0.0175) nats".
+    """
+    if row.measured_harm is None or row.harm_interval is None:
+        return harm_text(row.measured_harm, prediction)
+    low, high = (format_number(edge) for edge in row.harm_interval)
+    unit = " nats" if prediction.has_logits else ""
+    return f"{format_number(row.measured_harm)} ({low}–{high}){unit}"
+
+
 def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
-    """Return a row for people; accuracy that was measured carries its 95 % interval."""
+    """Return a row for people; what was measured carries its 95 % interval."""
     harm = "KL" if prediction.has_logits else "NMSE"
     samples = prediction.response.report.samples
     accuracy = format_accuracy(row.measured_accuracy)
@@ -129,14 +146,14 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
         "Bytes": format_bytes(row.predicted.size.model_bytes),
         "Bits a weight": format_number(row.predicted.size.effective_bits),
         f"{harm} predicted": harm_text(row.predicted.harm, prediction),
-        f"{harm} measured": harm_text(row.measured_harm, prediction),
+        f"{harm} measured{INTERVAL}": measured_harm_text(row, prediction),
     }
     if prediction.has_logits:
         cells["Same answer predicted"] = format_accuracy(row.predicted.top1_agreement)
         cells["Same answer measured"] = format_accuracy(row.measured_agreement)
     if row.predicted.accuracy is not None:
         cells["Accuracy predicted"] = format_accuracy(row.predicted.accuracy)
-        cells["Accuracy measured (95 %)"] = accuracy
+        cells[f"Accuracy measured{INTERVAL}"] = accuracy
     return cells
 
 
@@ -161,6 +178,8 @@ def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str
             "effective_bits": row.predicted.size.effective_bits,
             f"predicted_{harm}": row.predicted.harm,
             f"measured_{harm}": row.measured_harm,
+            f"measured_{harm}_low": row.harm_interval and row.harm_interval[0],
+            f"measured_{harm}_high": row.harm_interval and row.harm_interval[1],
             "predicted_top1_agreement": row.predicted.top1_agreement,
             "measured_top1_agreement": row.measured_agreement,
             "predicted_accuracy": row.predicted.accuracy,
@@ -194,6 +213,7 @@ def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
         "predicted": encode(row.predicted),
         "measured": {
             "kl_divergence" if prediction.has_logits else "nmse": row.measured_harm,
+            "interval_95": row.harm_interval,
             "top1_agreement": row.measured_agreement,
             "accuracy": row.measured_accuracy,
         },

@@ -86,7 +86,7 @@ def ranking_figure(
     if not rows:
         return empty_figure(title, "No layer fits the filter.")
     is_log = is_log and metric.allows_log
-    x_axis = _x_axis(rows, metric, is_log)
+    x_axis = _x_axis(rows, is_log)
     floor = 10 ** x_axis["range"][0] if "range" in x_axis else None
     shapes = _brackets(rows)
     traces = [_bars(rows, metric, floor, selected)]
@@ -253,7 +253,7 @@ def _drawable(value: float, floor: float | None) -> float | None:
     return value
 
 
-def _x_axis(rows: Sequence[RankedLayer], metric: SensitivityMetric, is_log: bool) -> dict[str, Any]:
+def _x_axis(rows: Sequence[RankedLayer], is_log: bool) -> dict[str, Any]:
     if not is_log:
         return {
             "rangemode": "tozero",

@@ -9,7 +9,7 @@ from typing import Any
 
 from dashboard.figures.formatting import format_bytes, plural
 from dashboard.figures.theme import FLOAT, INT8, NEUTRAL
-from quant_engine.report import LayerReport, ModelReport, SizeReport
+from quant_engine.report import LayerReport, ModelReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,6 @@ def layer_items(layer: LayerReport) -> dict[str, int]:
         BIASES.key: size.bias_bytes,
         LEFTOVERS.key: 0,
     }
-
-
-def model_items(size: SizeReport) -> dict[str, int]:
-    """Return the bytes of the whole model after quantization, by item."""
-    return {item.key: getattr(size, item.key) for item in ITEMS}
 
 
 @dataclass(frozen=True, slots=True)

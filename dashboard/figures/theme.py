@@ -25,7 +25,6 @@ HIGHLIGHT = "#56B4E9"
 NEUTRAL = "#7C8694"
 """Guides, ideals and reference lines; reads on both backgrounds."""
 
-FLOAT_EDGE = "#3E93C8"
 INT8_EDGE = "#B87E00"
 ERROR_EDGE = "#A85A86"
 CLIPPED_EDGE = "#C04F00"

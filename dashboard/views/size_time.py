@@ -35,7 +35,7 @@ DEFAULT_TOP = "20"
 LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
 
 
-def _show_headline(run: Run, size: SizeReport) -> None:
+def _show_headline(size: SizeReport) -> None:
     box = st.container(horizontal=True, gap="medium", key="size_headline")
     box.metric(
         "Quantized model",
@@ -65,7 +65,7 @@ def _show_headline(run: Run, size: SizeReport) -> None:
     )
 
 
-def _show_model_size(run: Run, size: SizeReport) -> None:
+def _show_model_size(run: Run) -> None:
     st.subheader("From float to quantized", anchor=False)
     steps = size_steps(run.report)
     show_figure(
@@ -173,8 +173,8 @@ if report.size is None:
         icon=":material/data_usage:",
     )
 else:
-    _show_headline(shown, report.size)
-    _show_model_size(shown, report.size)
+    _show_headline(report.size)
+    _show_model_size(shown)
 _show_layer_sizes(shown)
 if report.size is not None:
     _show_file(shown, report.size)

@@ -52,7 +52,7 @@ def follow_writes(graph: fx.Graph) -> None:
             under a name that may stand for a number, which no step overwrites.
     """
     order = {node: number for number, node in enumerate(graph.nodes)}
-    _require_plain_writes(graph, order)
+    _require_plain_writes(graph)
     for node in graph.nodes:
         target = input_of(node)
         if not is_value_node(node) or not is_in_place(node) or target is None:
@@ -63,7 +63,7 @@ def follow_writes(graph: fx.Graph) -> None:
             user.replace_input_with(target, node)
 
 
-def _require_plain_writes(graph: fx.Graph, order: dict[fx.Node, int]) -> None:
+def _require_plain_writes(graph: fx.Graph) -> None:
     """Check that no step writes into memory that somebody else reads by a view of it."""
     memory: dict[fx.Node, set[fx.Node]] = {}
     views: set[fx.Node] = set()

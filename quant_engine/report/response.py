@@ -66,6 +66,8 @@ class ConfigurationScore:
         top1_agreement: Share of rows with the same largest logit; None without logits.
         accuracy: Share of labelled rows that are right; None without labels.
         size: Bytes of the model.
+        harm_interval: 95 % confidence interval of `harm` by bootstrap over samples; None for a
+            prediction, and for what was measured before this was noted.
     """
 
     kl_divergence: float | None
@@ -74,6 +76,7 @@ class ConfigurationScore:
     top1_agreement: float | None
     accuracy: float | None
     size: ConfigurationSize
+    harm_interval: tuple[float, float] | None = None
 
     @property
     def harm(self) -> float:

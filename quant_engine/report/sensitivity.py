@@ -18,7 +18,8 @@ class LayerSensitivity:
 
     Attributes:
         name: Name of the layer.
-        option: What was tried on it, such as "int8 weights + int8 inputs".
+        option: What was tried on it: the name of the option, or, where every layer has the recipe's
+            own scheme, a description such as "int8 weights + int8 inputs".
         kl_divergence: Mean KL(float || changed model), in nats; None without logits.
         interval: 95 % bootstrap interval over samples of the report's `metric`.
         sqnr_db: SQNR of the output, in dB.

@@ -231,6 +231,26 @@ def test_the_chart_holds_frontier_uniform_and_current(prediction: Prediction) ->
     assert len(frontier_rows(points, HARM)) == len(points)
 
 
+def test_whiskers_span_the_interval_of_what_was_measured(prediction: Prediction) -> None:
+    layer = prediction.response.layers[0]
+    configuration = {layer: option(prediction, 2)}
+    predicted = prediction.score(configuration)
+    score = replace(predicted, kl_divergence=0.02, harm_interval=(0.015, 0.03))
+    known = prediction.with_measured(
+        [ConfigurationPoint(tuple(configuration.items()), predicted, score)]
+    )
+    points = chart_points(known, configuration, {})
+    trace = next(t for t in frontier_figure(points, HARM).data if t.name == "measured")
+    place = list(trace.customdata).index(known.to_text(configuration))
+    assert trace.error_y.array[place] == pytest.approx(0.01)
+    assert trace.error_y.arrayminus[place] == pytest.approx(0.005)
+    row = next(r for r in frontier_rows(points, HARM) if r["what"] == CURRENT)
+    assert (row["measured_kl_divergence_nats_low"], row["measured_kl_divergence_nats_high"]) == (
+        0.015,
+        0.03,
+    )
+
+
 def test_a_point_above_the_frontier_is_told_what_beats_it(prediction: Prediction) -> None:
     worst = {name: option(prediction, 2) for name in prediction.response.layers[:-1]}
     own = prediction.uniform(option(prediction, 8))

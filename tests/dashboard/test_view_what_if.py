@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -369,7 +370,7 @@ def test_verifying_places_the_measured_point_beside_the_predicted_one(
     assert text in measured["customdata"]
     assert button(app, "Verify").disabled
     table = app.dataframe[0].value
-    assert table["KL measured"].iloc[2].endswith("nats")
+    assert re.fullmatch(r"\S+ \(\S+–\S+\) nats", table["KL measured (95 %)"].iloc[2])
     kept = predictions().get(prediction_id(SETTINGS))
     assert kept is not None
     assert kept.measured_score(

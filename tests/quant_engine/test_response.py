@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax, softmax
+from scipy.stats import bootstrap
 from torch import nn
 
 from quant_engine import LogitResponse, Recipe, calibrate, quantize_model, verify_configurations
@@ -280,6 +282,39 @@ def test_the_recipe_of_a_configuration_quantizes_as_predicted():
     with torch.no_grad():
         divergence = kl_divergence(float_output(model, x), quantized(x))
     assert divergence == pytest.approx(measured.kl_divergence, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["in_place", "values"])
+def test_measured_harm_carries_the_interval_of_a_bootstrap_over_samples(name):
+    if name == "values":
+        model, x = fill(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))), seeded((60, 6))
+        configuration = {"0": "two"}
+    else:
+        (model, _), configuration = case(name), {"first": "two"}
+        x = seeded((60, *case(name)[1].shape[1:]))
+    response = measure(model, x)
+    data = list(x.split(25))
+    (measured,) = verify_configurations(model, data, response, [configuration])
+    with torch.no_grad():
+        expected = float_output(model, x).double().numpy()
+        output = quantize_model(model, [x], response.recipe(configuration))(x).double().numpy()
+    if name == "values":
+        harms, weights = ((output - expected) ** 2).sum(axis=1), (expected**2).sum(axis=1)
+    else:
+        p = softmax(expected, axis=1)
+        harms = (p * (log_softmax(expected, axis=1) - log_softmax(output, axis=1))).sum(axis=1)
+        weights = np.ones(len(harms))
+    assert measured.harm == pytest.approx(harms.sum() / weights.sum(), rel=1e-4)
+    found = bootstrap(
+        (harms, weights),
+        lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    width = found.high - found.low
+    assert measured.harm_interval == pytest.approx(tuple(found), abs=0.15 * width)
+    assert response.score(configuration).harm_interval is None
 
 
 def test_verification_refuses_the_response_of_another_model():

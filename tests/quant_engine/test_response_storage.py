@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from quant_engine import FrontierReport, LogitResponse, StorageError, pareto_frontier
+from quant_engine import FrontierReport, LogitResponse, SchemeError, StorageError, pareto_frontier
 from quant_engine.report import ResponseReport
 from tests.quant_engine.layer_cases import fill, seeded
 from tests.quant_engine.response_cases import case, measure
@@ -29,6 +29,18 @@ def test_a_stored_response_answers_as_before(classes, tmp_path):
     configuration = {"0": "four", "2": "eight"}
     assert again.score(configuration) == response.score(configuration)
     np.testing.assert_array_equal(again.predict(configuration), response.predict(configuration))
+
+
+def test_files_that_cannot_be_read_or_written_are_storage_errors(tmp_path):
+    with pytest.raises(StorageError, match=r"Cannot read .*nowhere"):
+        LogitResponse.load(tmp_path / "nowhere.npz")
+    with pytest.raises(StorageError, match="Cannot write"):
+        measure(*case("twice")).save(tmp_path)
+
+
+def test_a_uniform_configuration_needs_an_option_that_exists():
+    with pytest.raises(SchemeError, match="'fuor'"):
+        measure(*case("twice")).uniform("fuor")
 
 
 def test_reports_round_trip_through_json():
