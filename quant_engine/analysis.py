@@ -12,12 +12,13 @@ from torch import nn
 from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
+from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import SchemeError
 from quant_engine.execution_timing import time_executions
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layerwise import LayerwiseComparison
 from quant_engine.model_size import layer_size, measure_size
-from quant_engine.preparation import PreparedModel, prepare
+from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import (
     LayerReport,
@@ -76,12 +77,12 @@ def analyze(
         UnsupportedLayerError: If nothing in the model can be quantized.
     """
     recipe = recipe_or_default(recipe)
-    prepared = prepare(model)
-    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     is_separate = evaluation_data is not None
     if evaluation_data is None:
         calibration_data, evaluation_data = _read_twice(calibration_data)
-    meter = ProgressMeter(progress, _count_steps(prepared, calibration_data, evaluation_data))
+    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
+    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    meter = ProgressMeter(progress, _count_steps(prepared, calibration_data, batches))
     if isinstance(calibration_data, Calibration):
         calibration = calibration_data
     else:
@@ -90,7 +91,7 @@ def analyze(
     quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
     run = _Analysis(model, prepared, quantized, calibration, plans, recipe, model_name, is_separate)
     run.describe_weights(meter, on_update)
-    first = run.compare(iterate_batches(evaluation_data, "evaluation_data"), meter, on_update)
+    first = run.compare(iterate_batches(batches, "evaluation_data"), meter, on_update)
     run.size = measure_size(model, quantized, plans)
     if measure_time:
         meter.say("time the model: float, simulated, integer")

@@ -8,8 +8,11 @@ runs, and another thread's model would be caught in it.
 from __future__ import annotations
 
 import copy
+import dis
 import inspect
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +31,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def trace_links(model: nn.Module) -> Links:
     """Find pairs of modules where the second gets the first one's output, and nobody else does.
 
-    Both run exactly once. Arguments of `forward` that have defaults keep them.
+    Both run exactly once. That must be so without the optional arguments of `forward`, with each of
+    them and with all; a way through forward that runs neither of the two does not count.
 
     Args:
         model: Any module; it is not run and not changed.
@@ -38,10 +42,51 @@ def trace_links(model: nn.Module) -> Links:
 
     Raises:
         UnsupportedLayerError: If forward cannot be followed with symbols, for example because it
-            decides on values; the message says why.
+            decides on values, or takes arguments of any name; the message says why.
     """
     if _is_step(model):
         return []
+    first, *others = [_trace(model, given) for given in _ways_to_call(model)]
+    return [
+        link
+        for link in first.links
+        if all(link in other.links or other.used.isdisjoint(link) for other in others)
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trace:
+    """One way through a forward: its links, and the modules whose output or weights it used."""
+
+    links: Links
+    used: frozenset[str]
+
+
+def _ways_to_call(model: nn.Module) -> list[frozenset[str]]:
+    """Return sets of optional arguments to give: none, each alone, and all."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+    if any(_mentions(model.forward, name) for name in named):
+        raise UnsupportedLayerError("The forward takes arguments of any name.")
+    fixed = {*input_names(model), *named}
+    optional = [p.name for p in parameters if p.name not in fixed and not _is_due(p)]
+    ways = [(), *((name,) for name in optional), tuple(optional)]
+    return [frozenset(way) for way in dict.fromkeys(ways)]
+
+
+def _mentions(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function does something with a variable, as far as its code can be read."""
+    code = getattr(function, "__code__", None)
+    return code is None or any(step.argval == name for step in dis.get_instructions(code))
+
+
+def _is_due(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter must be given, by name."""
+    return parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+
+
+def _trace(model: nn.Module, given: frozenset[str]) -> _Trace:
+    """Follow the forward with some of its optional arguments given."""
     # With gradients on, whatever is computed from a parameter remembers that it was.
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.data, p.is_floating_point()) for p in model.parameters()
@@ -51,12 +96,33 @@ def trace_links(model: nn.Module) -> Links:
         recorder = _Recorder()
         recorder.stand_in_for(sketch)
         with torch.inference_mode(False), torch.enable_grad():
-            names = input_names(sketch)
-            result = sketch(*(recorder.create_proxy("placeholder", n, (), {}) for n in names))
+            args, kwargs = _arguments(sketch, given, recorder)
+            result = sketch(*args, **kwargs)
         recorder.graph.output(recorder.create_arg(result))
-        return _links(recorder, remembered_nodes(sketch), sketch)
+        if recorder.assumed_tensors:
+            raise UnsupportedLayerError("The forward asks for the type of its arguments.")
+        return _read(recorder, remembered_nodes(sketch), sketch)
     except Exception as error:
-        raise UnsupportedLayerError(f"{type(error).__name__}: {error}") from error
+        call = f" (given {', '.join(sorted(given))})" if given else ""
+        raise UnsupportedLayerError(f"{type(error).__name__}: {error}{call}") from error
+
+
+def _arguments(
+    model: nn.Module, given: frozenset[str], recorder: _Recorder
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return what to call a forward with: symbols, and for a flag that is given its opposite."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    required = input_names(model)
+    for parameter in inspect.signature(model.forward).parameters.values():
+        name = parameter.name
+        if name in required or (parameter.kind is parameter.VAR_POSITIONAL and name in given):
+            args.append(recorder.placeholder(name))
+        elif name in given and isinstance(parameter.default, bool):
+            kwargs[name] = not parameter.default
+        elif name in given or _is_due(parameter):
+            kwargs[name] = recorder.placeholder(name)
+    return args, kwargs
 
 
 def sequential_links(model: nn.Module) -> Links:
@@ -146,10 +212,13 @@ def remembered_nodes(model: nn.Module) -> set[fx.Node]:
     return found
 
 
-def _links(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> Links:
+def _read(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> _Trace:
     steps = [node for node in recorder.graph.nodes if node.op == "call_module"]
     calls = Counter(str(node.target) for node in steps)
     modules = dict(model.named_modules())
+
+    def is_read(module: nn.Module) -> bool:
+        return any(_memory(p) in recorder.memory_used for p in module.parameters())
 
     def runs_alone(node: fx.Node) -> bool:
         module = modules.get(str(node.target))
@@ -157,7 +226,7 @@ def _links(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> L
             node.op == "call_module"
             and calls[str(node.target)] == 1
             and module is not None
-            and not any(_memory(p) in recorder.memory_used for p in module.parameters())
+            and not is_read(module)
         )
 
     links = []
@@ -168,4 +237,5 @@ def _links(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> L
         user = users[0]
         if runs_alone(node) and runs_alone(user) and user.args == (node,) and not user.kwargs:
             links.append((str(node.target), str(user.target)))
-    return links
+    read = {name for name, module in modules.items() if is_read(module)}
+    return _Trace(links, frozenset({*calls, *read}))
