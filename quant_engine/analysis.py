@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iter
 from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
 from quant_engine.data_preparation import prepare_for
-from quant_engine.errors import SchemeError
+from quant_engine.errors import ModelForwardError, SchemeError
 from quant_engine.execution_timing import time_executions
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layerwise import LayerwiseComparison
@@ -96,7 +96,7 @@ def analyze(
     if measure_time:
         meter.say("time the model: float, simulated, integer")
         names = [plan.layer.name for plan in plans if plan.scheme is not None]
-        run.timing = time_executions(prepared.model, quantized, first, names)
+        run.measure_time(first, names)
         meter.step("timed")
     return run.report(is_partial=False)
 
@@ -135,6 +135,7 @@ class _Analysis:
     choices: dict[str, tuple[RangeChoice, ...]] = field(default_factory=dict)
     size: SizeReport | None = None
     timing: TimingReport | None = None
+    untimed: str = ""
 
     def __post_init__(self) -> None:
         self.comparison = LayerwiseComparison(self.prepared.model, self.quantized, self.plans)
@@ -164,6 +165,13 @@ class _Analysis:
             meter.step(f"evaluate: batch {number}, every layer's error")
         assert first is not None
         return first
+
+    def measure_time(self, batch: Batch, names: Sequence[str]) -> None:
+        """Time the models; where they fail, the rest of the report stands."""
+        try:
+            self.timing = time_executions(self.prepared.model, self.quantized, batch, names)
+        except ModelForwardError as error:
+            self.untimed = f"The models were not timed. {error}"
 
     def report(self, *, is_partial: bool) -> ModelReport:
         """Return what is known so far."""
@@ -229,7 +237,7 @@ class _Analysis:
         )
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = [self.untimed] if self.untimed else []
         for name, stats in self.comparison.layers.items():
             if stats.unmatched:
                 notes.append(
