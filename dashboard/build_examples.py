@@ -2,8 +2,7 @@
 
 A stored example is an analysis of a sample model under the usual settings, with both
 sensitivities, and what predicts the model under any choice of bits. It gives the first page figures
-without any computing, and names the machine its times belong to. Teaching variants come without a
-prediction, so that the package stays small.
+without any computing, and names the machine its times belong to.
 """
 
 from __future__ import annotations
@@ -75,9 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path = service.example_path(name)
             write_example(run, path)
             _LOG.info("%s: %.1f s, %.0f kB", path.name, run.seconds, path.stat().st_size / 1000)
-        if service.model_info(name).derived_from is None:
-            path = prediction_service.write_example(build_prediction(name), name)
-            _LOG.info("%s: %.0f kB", path.name, path.stat().st_size / 1000)
+        path = prediction_service.write_example(build_prediction(name), name)
+        _LOG.info("%s: %.0f kB", path.name, path.stat().st_size / 1000)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,12 @@ from dashboard.report_page import (
     sections,
 )
 from dashboard.tables import layers_table, to_csv
-from dashboard.wording import EXECUTION_NOTE, describe_recipe, describe_schemes
+from dashboard.wording import (
+    EXECUTION_NOTE,
+    describe_recipe,
+    describe_schemes,
+    measured_in_batches,
+)
 from quant_engine.report import ModelReport, SensitivityReport
 
 STYLE = Path(__file__).parent / "assets" / "report.css"
@@ -117,6 +122,7 @@ def _style() -> str:
 
 
 def _head(report: ModelReport, name: str, created: str) -> str:
+    batches = measured_in_batches(report)
     data = "the calibration samples" if report.evaluated_on_calibration_data else "other samples"
     lines = [
         f"<h1>Int8 quantization of {html.escape(name)}</h1>",
@@ -124,6 +130,7 @@ def _head(report: ModelReport, name: str, created: str) -> str:
         f"{html.escape(describe_schemes(report.recipe))}<br>"
         f"Calibrated on {report.calibration_samples:,} samples, errors measured on "
         f"{report.evaluation_samples:,} samples, {data}."
+        f"{f'<br>{html.escape(batches)}' if batches else ''}"
         f"{f'<br>Computed {html.escape(created)}.' if created else ''}</p>",
     ]
     if report.is_partial:

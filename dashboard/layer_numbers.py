@@ -11,6 +11,7 @@ from dashboard.figures.formatting import (
     format_number,
     format_percent,
     format_shape,
+    format_span,
 )
 from dashboard.verdicts import clipping_share
 from dashboard.wording import describe_scheme
@@ -36,8 +37,8 @@ _GRID_ROWS: tuple[tuple[str, Callable[[TensorReport], str]], ...] = (
     ("Shape", lambda t: format_shape(t.shape)),
     ("Smallest value", lambda t: format_number(t.lo)),
     ("Largest value", lambda t: format_number(t.hi)),
-    ("Scale (one step)", lambda t: _span(t.scale)),
-    ("Zero point (code of 0.0)", lambda t: _span(t.zero_point)),
+    ("Scale (one step)", lambda t: _grid_number(t, t.scale)),
+    ("Zero point (code of 0.0)", lambda t: _grid_number(t, t.zero_point)),
     ("Codes used", lambda t: f"{t.codes.codes_used} of {len(t.codes.counts)}"),
 )
 
@@ -77,7 +78,7 @@ def grid_rows(layer: LayerReport) -> Rows:
     ]
     if layer.input is None and layer.input_scheme is not None and layer.has_dynamic_input:
         for row in rows:
-            row["Inputs"] = "anew for each batch"
+            row["Inputs"] = "not measured"
         rows[0]["Inputs"] = describe_scheme(layer.input_scheme)
         rows[1]["Inputs"] = format_shape(layer.input_shape)
     return rows
@@ -88,9 +89,9 @@ def _rounding_share(error: ErrorMetrics) -> float | None:
     return None if share is None else 1.0 - share
 
 
-def _span(values: tuple[float, ...]) -> str:
-    """One number, or how many there are and what they range over."""
-    low, high = format_number(min(values), 4), format_number(max(values), 4)
-    if low == high:
-        return low
-    return f"{low} to {high} ({len(values):,} channels)"
+def _grid_number(tensor: TensorReport, values: tuple[float, ...]) -> str:
+    """One number, or what it ranges over from channel to channel or from batch to batch."""
+    span = format_span(values)
+    if tensor.is_dynamic:
+        return f"{span}, anew for each batch" if " to " in span else f"{span} in every batch"
+    return f"{span} ({len(values):,} channels)" if " to " in span else span

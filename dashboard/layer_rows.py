@@ -120,7 +120,7 @@ def tensor_row(tensor: TensorReport | None) -> dict[str, Any]:
 
 
 def input_row(layer: LayerReport) -> dict[str, Any]:
-    """Return the same of a layer's input; one with a range a batch has a scheme and no grid."""
+    """Return the same of a layer's input; a dynamic one that was not measured has its scheme."""
     row = tensor_row(layer.input)
     if layer.input is None and layer.input_scheme is not None and layer.has_dynamic_input:
         row |= {"bits": layer.input_scheme.bits, "scheme": describe_scheme(layer.input_scheme)}

@@ -218,8 +218,8 @@ def layer_cells(layer: LayerReport, timing: TimingReport | None = None) -> tuple
 
 
 def _input_bits(layer: LayerReport) -> str:
-    if layer.input is not None:
-        return str(layer.input.scheme.bits)
     if layer.input_scheme is not None and layer.has_dynamic_input:
         return f"{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
+    if layer.input is not None:
+        return str(layer.input.scheme.bits)
     return MISSING

@@ -16,10 +16,11 @@ from dashboard.figures.formatting import (
     format_db,
     format_number,
     format_percent,
+    format_span,
     plural,
 )
 from dashboard.figures.range_choices import best_choice, observer_name
-from dashboard.wording import describe_input
+from dashboard.wording import UNMEASURED_INPUTS, describe_batches, describe_input
 from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, RangeChoice, TensorReport
 
 GOOD = "good"
@@ -104,7 +105,10 @@ def cause(tensor: TensorReport, subject: str) -> Verdict | None:
             f"{format_percent(share)} ({clipped}). {sqnr}."
         )
         return Verdict(tone, title, text)
-    return Verdict(tone, title, f"Rounding alone, nothing is clipped. {sqnr}.{rms}")
+    clips = "nothing is clipped"
+    if tensor.is_dynamic:
+        clips += ", as the range is that of each batch"
+    return Verdict(tone, title, f"Rounding alone, {clips}. {sqnr}.{rms}")
 
 
 def _has_many_zeros(tensor: TensorReport) -> bool:
@@ -226,14 +230,22 @@ def weight_or_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
 
 
 def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
-    """Say that an input has a range a batch, where its own numbers would otherwise be missed."""
-    if layer.input is not None or not layer.has_dynamic_input:
+    """Say that an input has a range a batch, and for which batches its numbers hold."""
+    if not layer.has_dynamic_input or not layer.input_shape:
         return None
+    held, title = describe_input(layer).capitalize(), "Inputs: range"
+    if layer.input is None:
+        if report.is_partial:
+            return None
+        return Verdict(INFO, title, f"{held}. {UNMEASURED_INPUTS}")
+    calls = f", and for each of its {layer.calls} calls" if layer.calls > 1 else ""
+    span = format_span(layer.input.scale)
+    steps = f"between {span.replace(' to ', ' and ')}" if " to " in span else span
     text = (
-        f"{describe_input(layer).capitalize()}: nothing is calibrated, so nothing is clipped and "
-        "there is no fixed grid to show. Its rounding is part of the local error."
+        f"{held}{calls}. Over {describe_batches(report)} one step was {steps}. Batches of another "
+        "size have other ranges, so other errors."
     )
-    return Verdict(INFO, "Inputs", text)
+    return Verdict(INFO, title, text)
 
 
 def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from dashboard.figures.formatting import format_number, plural
 from dashboard.state import preset_of
-from quant_engine.report import LayerReport
+from quant_engine.report import LayerReport, ModelReport
 from quant_engine.scheme import PRESETS, Recipe, TensorScheme
 
 EXECUTION_NOTE = (
@@ -18,6 +18,12 @@ EXECUTION_NOTE = (
 
 DYNAMIC_INPUT = "range found anew for each batch"
 """Said of inputs that no calibration fixes the range of."""
+
+UNMEASURED_INPUTS = (
+    "This run was kept before errors of such inputs were measured: press Run on the Experiment "
+    "page to measure them. They are part of the local error."
+)
+"""Said of a stored run that has no figures of its dynamic inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +93,34 @@ def describe_scheme(scheme: TensorScheme) -> str:
 
 def describe_input(layer: LayerReport) -> str:
     """Return how a layer's input is held, in a few words."""
-    if layer.input is not None:
-        return f"int{layer.input.scheme.bits}"
     if layer.input_scheme is not None and layer.has_dynamic_input:
         return f"int{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
+    if layer.input is not None:
+        return f"int{layer.input.scheme.bits}"
     return "float"
+
+
+def describe_batches(report: ModelReport) -> str:
+    """Return in which batches the errors were measured; dynamic ranges are those of such batches.
+
+    Reports from before this was noted do not say.
+    """
+    batches, size = report.evaluation_batches, report.evaluation_batch_size
+    if not batches or not size:
+        return "the evaluation batches"
+    is_even = batches * size == report.evaluation_samples
+    each = plural(size, "sample")
+    return f"{plural(batches, 'batch', 'batches')} of {each if is_even else f'at most {each}'}"
+
+
+def measured_in_batches(report: ModelReport) -> str:
+    """Say for which batch size the errors of dynamic inputs hold; nothing where there are none."""
+    if not any(layer.input is not None and layer.input.is_dynamic for layer in report.layers):
+        return ""
+    return (
+        "Input ranges are found anew for each batch, so these errors hold for batches as they were "
+        f"measured: {describe_batches(report)}."
+    )
 
 
 def describe_schemes(recipe: Recipe) -> str:

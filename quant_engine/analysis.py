@@ -54,6 +54,10 @@ def analyze(
     One pass over the calibration data chooses the ranges; one pass over the evaluation data
     measures every error. Memory holds one batch's activations and one histogram a layer.
 
+    With a dynamic scheme an input's range, and so its error, depends on which samples stand in a
+    batch together: errors are those for evaluation data cut into batches as it comes. The report
+    holds the batch size (`evaluation_batch_size`).
+
     Args:
         model: The float model; it is not changed.
         calibration_data: A tensor or an iterable of batches, read once; or the result of
@@ -138,7 +142,14 @@ class _Analysis:
     untimed: str = ""
 
     def __post_init__(self) -> None:
-        self.comparison = LayerwiseComparison(self.prepared.model, self.quantized, self.plans)
+        ranges = {
+            name: (seen.lo, seen.hi)
+            for name, seen in self.calibration.histograms.items()
+            if seen.count
+        }
+        self.comparison = LayerwiseComparison(
+            self.prepared.model, self.quantized, self.plans, ranges
+        )
 
     def describe_weights(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
         """Describe every quantized weight, and compare the range rules for every input."""
@@ -189,6 +200,8 @@ class _Analysis:
             evaluated_on_calibration_data=not self.has_evaluation_data,
             is_partial=is_partial,
             notes=(*self.prepared.notes, *self._notes()),
+            evaluation_batches=self.comparison.batches,
+            evaluation_batch_size=self.comparison.batch_size,
         )
 
     def _quantized_layers(self) -> dict[str, QuantizedLayer]:
@@ -226,9 +239,9 @@ class _Analysis:
             weight=self.weights.get(name),
             input=(
                 input_report(
-                    layer, self.calibration.histograms[name], stats, self.choices.get(name, ())
+                    layer, self.calibration.histograms.get(name), stats, self.choices.get(name, ())
                 )
-                if isinstance(layer, QuantizedLayer) and name in self.calibration.histograms
+                if isinstance(layer, QuantizedLayer)
                 else None
             ),
             local_error=stats.local.metrics() if has_run and is_quantized else None,

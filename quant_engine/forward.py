@@ -1,4 +1,4 @@
-"""Running the caller's model: without gradients, and with errors that say where."""
+"""Running a model: without gradients, on inputs of its own, and with errors that say where."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from quant_engine.batches import Batch
 from quant_engine.errors import DataError, ModelForwardError, QuantizationError
+from quant_engine.inputs import copy_inputs
 from quant_engine.statistics import is_finite
 
 LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
@@ -20,12 +21,19 @@ _LOGITS = "logits"
 
 
 def run_model(model: nn.Module, batch: Batch) -> Any:
-    """Run the model on a batch, without gradients.
+    """Run the model on a copy of a batch, without gradients.
+
+    Whatever the model does to its inputs in place, the batch stays as it is.
 
     Raises:
         ModelForwardError: If the model raises; the message names the batch, its shapes and the
             innermost module that was running.
     """
+    return run_in_place(model, copy_inputs(batch))
+
+
+def run_in_place(model: nn.Module, batch: Batch) -> Any:
+    """Run the model on a batch that it may change, without gradients; see `run_model`."""
     try:
         with torch.inference_mode(False), torch.no_grad():
             return model(*batch.args, **batch.kwargs)
@@ -116,11 +124,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator[None]:
-    """Call `hook(name, args, kwargs, output)` after each of `layers` ran, inside the context."""
+    """Call `hook(name, args, kwargs, output)` after each of `layers` ran, inside the context.
+
+    It sees what the layer itself reads and answers: hooks of the caller's that change the input
+    have been run, those that change the output have not.
+    """
     handles = []
     try:
         for name, layer in layers.items():
-            handles.append(layer.register_forward_hook(_named(name, hook), with_kwargs=True))
+            call = _named(name, hook)
+            handles.append(layer.register_forward_hook(call, with_kwargs=True, prepend=True))
         yield
     finally:
         for handle in handles:

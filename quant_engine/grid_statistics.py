@@ -8,6 +8,7 @@ values. What is clipped lies outside the table and is counted apart.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class GridStats:
         self._clipping_energy = 0.0
         self._lsb_energy = 0.0
         if qparams.axis is None:
-            self._codes_per_bin, self._parts = _bin_layout(self._levels)
+            self._codes_per_bin, self._parts = bin_layout(self._levels)
             bins = -(-self._levels // self._codes_per_bin) * self._parts
             step = float(qparams.scale.double())
             self._lo = (qparams.qmin - 0.5 - int(qparams.zero_point)) * step
@@ -104,7 +105,7 @@ class GridStats:
             position = steps.reshape(-1)[outside].sub_(lowest - 0.5)
             position *= self._parts / self._codes_per_bin
             bins = self._values.size - 2
-            self._values += _count_window(position, 0.0, float(bins), bins)
+            self._values += count_window(position, 0.0, float(bins), bins)
             error = x_hat.reshape(-1)[outside] - x.reshape(-1)[outside]
             self._count_clipped(lsb.reshape(-1)[outside], error)
             lsb.clamp_(-0.5, 0.5)
@@ -132,8 +133,8 @@ class GridStats:
         index = (codes + zero_point).sub_(grid.qmin).to(torch.int32).mul_(_STEP_BINS)
         index += inside.to(torch.int32)
         self._table += _count(index, self._table.size).reshape(self._table.shape)
-        self._values += _count_window(x, self._lo, self._hi, VALUE_BINS)
-        self._stand_ins += _count_window(x_hat, self._lo, self._hi, VALUE_BINS)
+        self._values += count_window(x, self._lo, self._hi, VALUE_BINS)
+        self._stand_ins += count_window(x_hat, self._lo, self._hi, VALUE_BINS)
         return Energies.of(x, x_hat)
 
     def _count_clipped(self, lsb: Tensor, error: Tensor) -> None:
@@ -142,7 +143,7 @@ class GridStats:
         self._clipped_below += below
         self._clipped_above += lsb.numel() - below
         self._clipping_energy += _energy(error)
-        self._lsb += _count_window(lsb * _HAIR, -LSB_WINDOW, LSB_WINDOW, LSB_BINS)
+        self._lsb += count_window(lsb * _HAIR, -LSB_WINDOW, LSB_WINDOW, LSB_BINS)
 
     def merge(self, other: GridStats) -> None:
         """Add what another instance on the same grid has seen."""
@@ -158,24 +159,24 @@ class GridStats:
 
     def metrics(self) -> ErrorMetrics:
         """Return the figures, with the squared error split into rounding and clipping."""
-        plain = self.errors.metrics()
-        count = max(plain.count, 1)
-        clipping = min(self._clipping_energy / count, plain.mse)
-        lsb_energy = self._lsb_energy
-        if self.qparams.axis is None:
-            lsb_energy = self.errors.noise / float(self.qparams.scale.double()) ** 2
-        return ErrorMetrics(
-            count=plain.count,
-            sqnr_db=plain.sqnr_db,
-            nmse=plain.nmse,
-            cosine=plain.cosine,
-            mse=plain.mse,
-            max_abs_error=plain.max_abs_error,
-            rmse_over_scale=math.sqrt(lsb_energy / count),
-            rounding_mse=plain.mse - clipping,
-            clipping_mse=clipping,
-            clipped_fraction=(self._clipped_below + self._clipped_above) / count,
-        )
+        return rounding_metrics(self.errors, self.lsb_energy, self.clipping_energy, self.clipped)
+
+    @property
+    def lsb_energy(self) -> float:
+        """Σ((x-x̂)/scale)²."""
+        if self.qparams.axis is not None:
+            return self._lsb_energy
+        return self.errors.noise / float(self.qparams.scale.double()) ** 2
+
+    @property
+    def clipping_energy(self) -> float:
+        """Σ(x-x̂)² over the clipped values."""
+        return self._clipping_energy
+
+    @property
+    def clipped(self) -> int:
+        """Number of clipped values."""
+        return self._clipped_below + self._clipped_above
 
     def code_usage(self) -> CodeUsage:
         """Return how often each code occurred."""
@@ -225,6 +226,29 @@ class GridStats:
         return joined
 
 
+def rounding_metrics(
+    errors: ErrorStats, lsb_energy: float, clipping_energy: float, clipped: int
+) -> ErrorMetrics:
+    """Return the figures of a tensor that was rounded to a grid.
+
+    Args:
+        errors: Energies of values and errors.
+        lsb_energy: Σ((x-x̂)/scale)².
+        clipping_energy: Σ(x-x̂)² over the clipped values.
+        clipped: Number of clipped values.
+    """
+    plain = errors.metrics()
+    count = max(plain.count, 1)
+    clipping = min(clipping_energy / count, plain.mse)
+    return replace(
+        plain,
+        rmse_over_scale=math.sqrt(lsb_energy / count),
+        rounding_mse=plain.mse - clipping,
+        clipping_mse=clipping,
+        clipped_fraction=clipped / count,
+    )
+
+
 def _require_finite(x: Tensor) -> None:
     if not is_finite(x):
         raise DataError("The values hold NaN or Inf. Remove them from the data.")
@@ -234,7 +258,7 @@ def _energy(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
 
 
-def _bin_layout(levels: int) -> tuple[int, int]:
+def bin_layout(levels: int) -> tuple[int, int]:
     """Return codes in a bin and bins in a code (one of the two is 1), for about 128 bins."""
     if levels > VALUE_BINS:
         codes = levels // VALUE_BINS + (levels % 2)
@@ -249,8 +273,13 @@ def _count(index: Tensor, size: int) -> IntArray:
     return counted
 
 
-def _count_window(x: Tensor, lo: float, hi: float, bins: int) -> IntArray:
+def count_window(x: Tensor, lo: float, hi: float, bins: int) -> IntArray:
     """Count x on even bins over [lo, hi], with one entry before and one behind for the rest."""
+    return _count(window_index(x, lo, hi, bins), bins + 2)
+
+
+def window_index(x: Tensor, lo: float, hi: float, bins: int) -> Tensor:
+    """Return the bin of each value, 1 to bins; 0 below the window and bins + 1 above it."""
     if hi <= lo:
         width = 1.0
         lo -= bins / 2
@@ -260,4 +289,4 @@ def _count_window(x: Tensor, lo: float, hi: float, bins: int) -> IntArray:
     if hi > lo:
         # The last bin holds its right edge, and what rounding in the division moved there.
         index = torch.where(x > hi, float(bins), index.clamp_(max=bins - 1.0))
-    return _count(index.add_(1.0).clamp_(0.0, bins + 1.0), bins + 2)
+    return index.add_(1.0).clamp_(0.0, bins + 1.0)

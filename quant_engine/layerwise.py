@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
 from quant_engine.conversion import LayerPlan
+from quant_engine.dynamic_statistics import DynamicGridStats
 from quant_engine.errors import DataError
 from quant_engine.forward import (
     layer_input,
@@ -30,18 +31,19 @@ class LayerStats:
     """What was measured on one layer so far.
 
     Attributes:
-        input: Rounding of the float input to the input grid; None where it stays float.
+        input: Rounding of the float input to the input grid, or to that of each call; None where
+            it stays float.
         local: This layer quantized and fed the float input, against its float output.
         accumulated: Its output inside the quantized model, against its float output.
         input_shape: Shape of its first input.
         output_shape: Shape of its first output.
-        example: A small piece of its first input, to work one element through.
+        example: The first values of its first input, to work one element through.
         calls: Times it ran.
         passes: Forward passes in which it ran.
         unmatched: Outputs of the float model that the quantized model has no counterpart for.
     """
 
-    input: GridStats | None = None
+    input: GridStats | DynamicGridStats | None = None
     local: ErrorStats = field(default_factory=ErrorStats)
     accumulated: ErrorStats = field(default_factory=ErrorStats)
     input_shape: tuple[int, ...] = ()
@@ -56,18 +58,33 @@ class LayerwiseComparison:
     """Streams batches through the float and the quantized model and compares layer by layer.
 
     Holds the layer outputs of one batch at a time. Float layers inside the quantized model are
-    compared too: they pass on the error that reaches them.
+    compared too: they pass on the error that reaches them. A layer is what its `forward` does: its
+    input is what hooks of the caller's made of it, its output what it is before they change it.
 
     Attributes:
         layers: Layer name -> what was measured.
         output: Comparison of the models' outputs.
         samples: Samples seen.
+        batches: Batches seen.
+        batch_size: Samples in the largest batch.
     """
 
     def __init__(
-        self, float_model: nn.Module, quantized_model: nn.Module, plans: Sequence[LayerPlan]
+        self,
+        float_model: nn.Module,
+        quantized_model: nn.Module,
+        plans: Sequence[LayerPlan],
+        input_ranges: Mapping[str, tuple[float, float]],
     ) -> None:
-        """Start empty; neither model is changed."""
+        """Start empty; neither model is changed.
+
+        Args:
+            float_model: The prepared float model.
+            quantized_model: The quantized copy of it.
+            plans: What was done to each layer.
+            input_ranges: Layer name -> smallest and largest input to draw, where ranges are
+                dynamic; that of its first call for a layer that is not named.
+        """
         self._float_model = float_model
         self._quantized_model = quantized_model
         self._float_layers = {p.layer.name: float_model.get_submodule(p.layer.name) for p in plans}
@@ -76,10 +93,10 @@ class LayerwiseComparison:
         }
         self.layers = {name: LayerStats() for name in self._float_layers}
         self.output = OutputStats()
-        self.samples = 0
+        self.samples = self.batches = self.batch_size = 0
         for name, layer in self._quantized_layers.items():
-            if isinstance(layer, QuantizedLayer) and layer.input_qparams is not None:
-                self.layers[name].input = GridStats(layer.input_qparams)
+            if isinstance(layer, QuantizedLayer):
+                self.layers[name].input = _input_stats(layer, input_ranges.get(name))
         self._outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
 
     def update(self, batch: Batch) -> None:
@@ -105,6 +122,8 @@ class LayerwiseComparison:
             self.layers[name].unmatched += len(left)
         self.output.update(logits, changed, batch.labels)
         self.samples += batch.samples
+        self.batches += 1
+        self.batch_size = max(self.batch_size, batch.samples)
 
     def _on_float(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
@@ -117,7 +136,7 @@ class LayerwiseComparison:
             return
         # A copy: an in-place operation after the layer would change what was recorded.
         self._outputs[name].append(y.detach().clone())
-        if not stats.output_shape:
+        if stats.example is None or (x.numel() and not stats.example.numel()):
             stats.input_shape, stats.output_shape = tuple(x.shape), tuple(y.shape)
             stats.example = x.detach().reshape(-1)[:4096].clone()
         quantized = self._quantized_layers[name]
@@ -136,7 +155,7 @@ class LayerwiseComparison:
         """Return what the quantized layer makes of the float input, and count the input."""
         counted = self.layers[name].input
         if counted is None:
-            return cast(Tensor, quantized(*args, **kwargs))
+            return quantized.forward(*args, **kwargs)
         try:
             x_hat = counted.update(x)
         except DataError:
@@ -145,7 +164,7 @@ class LayerwiseComparison:
             # The layer would round its input to the same values again.
             weight, bias = quantized.dequantized_weight(), quantized.bias_for(x_hat)
             return quantized.compute(x_hat, weight, bias).to(x.dtype)
-        return cast(Tensor, quantized(*args, **kwargs))
+        return quantized.forward(*args, **kwargs)
 
     def _on_quantized(
         self, name: str, _args: tuple[Any, ...], _kwargs: Mapping[str, Any], output: Any
@@ -159,3 +178,13 @@ class LayerwiseComparison:
             self.layers[name].accumulated.update(y, changed)
         else:
             self.layers[name].unmatched += 1
+
+
+def _input_stats(
+    layer: QuantizedLayer, drawn: tuple[float, float] | None
+) -> GridStats | DynamicGridStats | None:
+    """Return what counts the layer's input; None where it stays float."""
+    activation = layer.scheme.activation
+    if activation is not None and activation.is_dynamic:
+        return DynamicGridStats(activation, drawn)
+    return None if layer.input_qparams is None else GridStats(layer.input_qparams)

@@ -24,12 +24,23 @@ def has_logits(output: Tensor, labels: Tensor | None) -> bool:
 def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     """Return the labels, on the logits' device, where there is one for each row; None otherwise.
 
+    Returns:
+        int64, shape of the logits without their last axis.
+
     Raises:
         DataError: If a label is no class of the output, so that no answer could be right.
     """
     if labels is None or not has_logits(logits, labels) or labels.shape != logits.shape[:-1]:
         return None
     classes = logits.shape[-1]
+    wrong = _not_whole(labels)
+    if wrong.numel():
+        raise DataError(
+            f"{wrong.numel()} of {labels.numel()} labels are no whole numbers, such as "
+            f"{wrong[0].item():.6g}. Give the class of each sample, 0 to {classes - 1}, or no "
+            "labels."
+        )
+    labels = labels.long()
     if labels.numel():
         lo, hi = int(labels.min()), int(labels.max())
         if lo < 0 or hi >= classes:
@@ -38,6 +49,11 @@ def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
                 f"0 to {classes - 1}. Give the labels of this model, or none."
             )
     return labels.to(logits.device)
+
+
+def _not_whole(labels: Tensor) -> Tensor:
+    """Return the labels that are no whole numbers, NaN and Inf among them."""
+    return labels[labels.frac() != 0.0] if labels.is_floating_point() else labels.flatten()[:0]
 
 
 class OutputStats:

@@ -9,6 +9,32 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 """Called as progress(done, total, text). It may raise to cancel; the exception is passed on."""
 
 
+def in_part(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """Return what reports a part of some work as that part of the whole, in thousandths.
+
+    Work of several parts then moves one bar forwards only, whatever each part counts.
+
+    Args:
+        progress: Hears of the whole; None if nobody does.
+        start: Share of the whole that is done when the part begins, 0 to 1.
+        end: Share that is done when it ends.
+
+    Example:
+        >>> second_half = in_part(lambda done, total, text: print(done, total, text), 0.5, 1.0)
+        >>> second_half(3, 6, "batch 3")
+        750 1000 batch 3
+    """
+    if progress is None:
+        return None
+    hear = progress
+
+    def report(done: int, total: int, text: str) -> None:
+        share = start + (end - start) * min(1.0, done / total if total else 0.0)
+        hear(round(1000 * share), 1000, text)
+
+    return report
+
+
 class ProgressMeter:
     """Counts steps; the total may grow while work of unknown length goes on."""
 

@@ -33,7 +33,7 @@ from quant_engine.errors import DataError, SchemeError, StorageError
 from quant_engine.histogram import FloatArray
 from quant_engine.option_layers import Configuration, build_option_layers
 from quant_engine.options import FLOAT_OPTION, Options, bit_options, name_options
-from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.progress import Progress, ProgressMeter, in_part
 from quant_engine.report import (
     ConfigurationScore,
     ConfigurationSize,
@@ -130,15 +130,17 @@ class LogitResponse:
         calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
         prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
         check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
-        meter = ProgressMeter(progress, 0)
         if isinstance(calibration_data, Calibration):
             calibration = calibration_data
         else:
-            meter.extend(count_batches(calibration_data) or 0)
+            meter = ProgressMeter(
+                in_part(progress, 0.0, 0.03), count_batches(calibration_data) or 0
+            )
             calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+        meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
         layers = build_option_layers(prepared, named, calibration, recipe, meter)
         measurement = ResponseMeasurement(prepared, layers, named, settings)
-        measurement.run(batches, meter)
+        measurement.run(batches, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
         return cls(*measurement.finish(recipe))
 
     @property

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quant_engine.batches import Batch
 from quant_engine.errors import QuantizationError
 from quant_engine.forward import layer_input, primary_output
+from quant_engine.inputs import copy_inputs
 from quant_engine.layers import QuantizedLayer
 from quant_engine.response_output import Directions
 
@@ -114,12 +115,13 @@ def _run_watched(
     calls: dict[str, list[_Call]],
     reasons: dict[str, str],
 ) -> Tensor | None:
+    # Layers are watched inside the caller's hooks, which forms have too; `forward` leaves them out.
     def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             reasons[name] = NO_TENSOR
             return output
         with torch.no_grad():
-            deltas = [form(*args, **kwargs) - output for form in forms[name].values()]
+            deltas = [form.forward(*args, **kwargs) - output for form in forms[name].values()]
             layer = model.get_submodule(name)
             for option in roundings:
                 deltas.append(_rounding(layer, forms[name][option], args, kwargs))
@@ -128,8 +130,9 @@ def _run_watched(
         calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
         return output + zero
 
+    inputs = copy_inputs(batch)
     with _hooks(model, forms, watch):
-        return primary_output(model(*batch.args, **batch.kwargs))
+        return primary_output(model(*inputs.args, **inputs.kwargs))
 
 
 def _rounding(
@@ -181,7 +184,7 @@ def _hooks(
                 return watch(name, args, kwargs, output)
 
             layer = model.get_submodule(name)
-            handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+            handles.append(layer.register_forward_hook(hook, with_kwargs=True, prepend=True))
         yield
     finally:
         for handle in handles:

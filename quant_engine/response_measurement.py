@@ -119,10 +119,25 @@ class ResponseMeasurement:
                     output, batch.labels, s.classes, s.top_k, s.projections
                 )
             directions = Directions(self._plan, output, generator)
-            meter.extend(self._plan.count)
+            if number == 1:
+                self._announce(batches or 0, directions.rows, meter)
+            is_checked = self._checked_rows < self.settings.agreement_samples
+            if number > (batches or 0):
+                meter.extend(self._plan.count + self._runs * is_checked)
             self._parts.append(self._measure(batch, output, directions, meter, text))
-            if self._checked_rows < self.settings.agreement_samples:
+            if is_checked:
                 self._check(batch, directions.rows, meter, text)
+
+    def _announce(self, batches: int, rows: int, meter: ProgressMeter) -> None:
+        """Tell how many steps these batches take, if each has as many rows as the first one."""
+        assert self._plan is not None
+        checked = min(batches, -(-self.settings.agreement_samples // max(1, rows)))
+        meter.extend(batches * self._plan.count + checked * self._runs)
+
+    @property
+    def _runs(self) -> int:
+        """How many configurations are run on a batch for the agreement."""
+        return len(self._single) + len(self._random)
 
     def finish(self, recipe: Recipe) -> tuple[ResponseReport, ResponseArrays]:
         """Return what was found."""
@@ -231,7 +246,6 @@ class ResponseMeasurement:
         configurations = [*self._single, *self._random]
         if not self._sums:
             self._sums = [HarmSums(self._plan.has_logits) for _ in configurations]
-        meter.extend(len(configurations))
         remaining = iter(self._sums)
 
         def compare(expected: Tensor, output: Tensor) -> None:

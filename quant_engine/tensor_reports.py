@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
+from quant_engine.dynamic_statistics import DynamicGridStats
 from quant_engine.grid_statistics import GridStats
 from quant_engine.histogram import BinnedValues, Histogram, bin_channels
 from quant_engine.layers import QuantizedLayer
@@ -58,33 +59,46 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
 
 
 def input_report(
-    layer: QuantizedLayer, histogram: Histogram, stats: LayerStats, choices: tuple[RangeChoice, ...]
+    layer: QuantizedLayer,
+    histogram: Histogram | None,
+    stats: LayerStats,
+    choices: tuple[RangeChoice, ...],
 ) -> TensorReport | None:
     """Describe what quantization did to a layer's input, or None if it stays float or never came.
 
     Args:
         layer: The quantized layer.
-        histogram: What calibration saw of the input.
+        histogram: What calibration saw of the input; a dynamic range does without.
         stats: What evaluation saw of it.
-        choices: `range_choices` of the histogram.
+        choices: `range_choices` of the histogram; none where the range is dynamic.
     """
-    qparams, scheme = layer.input_qparams, layer.scheme.activation
-    if qparams is None or scheme is None or stats.input is None or stats.example is None:
+    scheme, counted = layer.scheme.activation, stats.input
+    if scheme is None or counted is None or stats.example is None or not stats.example.numel():
         return None
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    if isinstance(counted, DynamicGridStats):
+        assert counted.first is not None
+        grid, lo, hi = counted.first, counted.lo, counted.hi
+        scale, zero_point = tuple(map(_short, counted.scale)), counted.zero_point
+    else:
+        assert histogram is not None
+        grid, lo, hi = counted.qparams, histogram.lo, histogram.hi
+        scale, zero_point = _floats(grid.scale), (int(grid.zero_point),)
     return TensorReport(
         scheme=scheme,
         shape=stats.input_shape,
-        lo=histogram.lo,
-        hi=histogram.hi,
-        scale=_floats(qparams.scale),
-        zero_point=(int(qparams.zero_point),),
-        error=stats.input.metrics(),
-        values=stats.input.value_histogram(),
-        lsb_error=stats.input.error_histogram(),
-        codes=stats.input.code_usage(),
+        lo=lo,
+        hi=hi,
+        scale=scale,
+        zero_point=zero_point,
+        error=counted.metrics(),
+        values=counted.value_histogram(),
+        lsb_error=counted.error_histogram(),
+        codes=counted.code_usage(),
         channels=None,
         range_choices=choices,
-        example=worked_example(stats.example, qparams, stats.input_shape),
+        example=worked_example(stats.example, grid, stats.input_shape),
     )
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from quant_engine.batches import Batch
 from quant_engine.errors import DataError, ModelForwardError
-from quant_engine.forward import eval_mode, run_model
+from quant_engine.forward import eval_mode, run_in_place, run_model
+from quant_engine.inputs import copy_inputs
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import Environment, TimingEntry, TimingReport
 
@@ -178,8 +179,9 @@ def _in_channels_last(batch: Batch) -> Batch:
 
 
 def _time_ms(model: nn.Module, batch: Batch) -> float:
+    inputs = copy_inputs(batch)
     start = time.perf_counter()
-    run_model(model, batch)
+    run_in_place(model, inputs)
     return (time.perf_counter() - start) * 1e3
 
 
@@ -208,7 +210,7 @@ def _time_layers(
     try:
         for name, layer in layers.items():
             handles.append(layer.register_forward_pre_hook(start(name)))
-            handles.append(layer.register_forward_hook(stop(name)))
+            handles.append(layer.register_forward_hook(stop(name), prepend=True))
         for _ in range(runs):
             spent.clear()
             run_model(model, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.components import run_state
+from dashboard.components.link_widgets import PRESENT_KEY
 from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
@@ -17,7 +18,7 @@ from dashboard.figures.formatting import (
 )
 from dashboard.runs import Run
 
-LONGEST_NAME = 20
+LONGEST_NAME, LONGEST_PRESENTED = 20, 14
 
 
 def show_headline(run: Run, *, key: str) -> None:
@@ -63,10 +64,11 @@ def show_headline(run: Run, *, key: str) -> None:
             "KL divergence of their outputs.",
         )
         worst = run_state.worst_layer(run.report)
+        longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
         error = worst.local_error if worst is not None else None
         st.metric(
             "Worst layer",
-            shorten_middle(worst.name, LONGEST_NAME) if worst is not None else MISSING,
+            shorten_middle(worst.name, longest) if worst is not None else MISSING,
             format_db(error.sqnr_db) if error is not None else None,
             delta_color="off",
             delta_arrow="off",

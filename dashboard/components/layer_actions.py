@@ -90,7 +90,7 @@ def _rerun_and_stay(name: str, recipe: Recipe) -> None:
 
 
 def show_rule_change(layer: LayerReport, report: ModelReport, part: str) -> None:
-    """Offer another range rule for this layer's weight or input.
+    """Offer another range rule for this layer's weight or input; a fixed one for a dynamic input.
 
     Args:
         layer: A quantized layer.
@@ -103,16 +103,17 @@ def show_rule_change(layer: LayerReport, report: ModelReport, part: str) -> None
     tensor_scheme = scheme.weight if part == "weight" else scheme.activation
     if tensor_scheme is None:
         return
-    others = [name for name in OBSERVERS if name != tensor_scheme.observer]
+    is_dynamic = tensor_scheme.is_dynamic
+    others = [name for name in OBSERVERS if is_dynamic or name != tensor_scheme.observer]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         chosen = st.selectbox(
-            "Another rule for this layer",
+            "A fixed range for this layer" if is_dynamic else "Another rule for this layer",
             others,
             format_func=observer_name,
             key=f"rule_{part}_{layer.name}",
             width=220,
         )
-        changed = replace(tensor_scheme, observer=chosen or others[0])
+        changed = replace(tensor_scheme, observer=chosen or others[0], is_dynamic=False)
         own = (
             LayerScheme(changed, scheme.activation)
             if part == "weight"

@@ -16,6 +16,7 @@ from dashboard.figures.error_ridges import (
 )
 from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
 from dashboard.runs import Run
+from dashboard.wording import measured_in_batches
 
 WEIGHTS, INPUTS, FOUR = "Weights", "Inputs", "Four errors side by side"
 VIEWS = {WEIGHTS: "weight", INPUTS: "input", FOUR: None}
@@ -55,6 +56,8 @@ def show_overview(run: Run) -> None:
 
 def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     selected = run_state.selected_layer(run.report)
+    if part == "input" and (batches := measured_in_batches(run.report)):
+        st.caption(batches)
     show_figure(
         layer_error_histograms(run.report, part, selected=selected, worst=worst),
         key=f"overview_{part}",

@@ -21,10 +21,16 @@ from dashboard.figures.channels import (
 from dashboard.figures.codes import code_usage, describe_codes
 from dashboard.figures.distributions import lsb_histogram, value_histogram
 from dashboard.figures.formatting import format_db, format_number, format_percent, plural
-from dashboard.figures.range_choices import best_choice, observer_name, range_choices
+from dashboard.figures.range_choices import (
+    best_choice,
+    observer_name,
+    range_choices,
+    why_no_choice,
+)
 from dashboard.figures.worked_example import worked_number_line, worked_steps
 from dashboard.layer_numbers import error_rows, grid_rows
 from dashboard.verdicts import better_range, cause, code_use, weak_channel
+from dashboard.wording import describe_batches
 from quant_engine.report import LayerReport, ModelReport, TensorReport
 
 
@@ -56,23 +62,17 @@ class TensorView:
 def show_values(view: TensorView) -> None:
     """Draw the values before and after."""
     tensor = view.tensor
-    one_scale = len(tensor.scale) == 1
-    ends = (
-        "Hatched bars at the side are values beyond the grid: they are clipped to its end."
-        if one_scale
-        else "Every channel has a grid of its own, so no line can show where it ends; hatched bars "
-        "at the side are values beyond the outermost bins."
-    )
     show_figure(
         value_histogram(tensor, view.subject, is_log=view.is_log),
         key="layer_values",
         alt=f"{view.subject} from {format_number(tensor.lo)} to {format_number(tensor.hi)}; "
-        f"{format_percent(tensor.error.clipped_fraction)} lie beyond the grid.",
+        f"{format_percent(tensor.error.clipped_fraction)} lie beyond the grid"
+        f"{' of their batch' if tensor.is_dynamic else ''}.",
         about="\n\n".join(
             (
                 "Wide blue bars count the float values, narrow orange bars what they became, on "
                 "the same bins.",
-                ends,
+                _ends_of_values(tensor),
                 "If blue is spread out and orange sits on a few spikes, the grid is too coarse.",
             )
         ),
@@ -81,9 +81,26 @@ def show_values(view: TensorView) -> None:
     )
 
 
+def _ends_of_values(tensor: TensorReport) -> str:
+    if tensor.is_dynamic:
+        return (
+            "Every batch has a grid of its own, so no line can show where it ends. The bins span "
+            "what the calibration saw; hatched bars at the side are values beyond that, which the "
+            "range of their batch holds all the same. Steps differ from batch to batch, so a bin "
+            "may catch one code more than its neighbour: small teeth in orange are no error."
+        )
+    if len(tensor.scale) == 1:
+        return "Hatched bars at the side are values beyond the grid: they are clipped to its end."
+    return (
+        "Every channel has a grid of its own, so no line can show where it ends; hatched bars at "
+        "the side are values beyond the outermost bins."
+    )
+
+
 def show_error(view: TensorView) -> None:
     """Draw the error in LSB."""
     tensor = view.tensor
+    own = " of its own batch" if tensor.is_dynamic else ""
     show_verdicts((cause(tensor, view.subject),))
     show_figure(
         lsb_histogram(tensor, view.subject, is_log=view.is_log),
@@ -93,8 +110,8 @@ def show_error(view: TensorView) -> None:
         f"{format_percent(tensor.error.clipped_fraction)} clipped.",
         about="\n\n".join(
             (
-                "How far each value moved, in steps of the grid (LSB), so every layer can be read "
-                "on the same axis.",
+                f"How far each value moved, in steps of the grid{own} (LSB), so every layer can be "
+                "read on the same axis.",
                 "The dashed box is ideal rounding: even between −0.5 and 0.5. A spike at 0 means "
                 "values that were on the grid already.",
                 "Hatched red beyond ±0.5 is clipping: the value was outside the grid's range.",
@@ -169,8 +186,7 @@ def show_codes(view: TensorView) -> None:
             (
                 "One bar for each integer the grid has. Empty stretches are codes that nothing "
                 "uses: bits paid for and wasted.",
-                "The hatched bars at both ends also hold every clipped value.",
-                "The dotted line is the zero point, the code that stands for exactly 0.",
+                *_ends_of_codes(view.tensor),
             )
         ),
         data=lambda: tables.code_table(view.tensor),
@@ -178,9 +194,27 @@ def show_codes(view: TensorView) -> None:
     )
 
 
+def _ends_of_codes(tensor: TensorReport) -> tuple[str, str]:
+    if tensor.is_dynamic:
+        return (
+            "Codes of all batches together: in each the same code stands for another value. The "
+            "extreme values of a batch have the hatched end codes.",
+            "Dotted: the zero point, the code that stands for exactly 0, or the smallest and the "
+            "largest that a batch had.",
+        )
+    return (
+        "The hatched bars at both ends also hold every clipped value.",
+        "The dotted line is the zero point, the code that stands for exactly 0.",
+    )
+
+
 def show_ranges(view: TensorView) -> None:
     """Draw what every range rule would choose."""
     tensor = view.tensor
+    if tensor.is_dynamic:
+        st.info(why_no_choice(tensor), icon=":material/info:")
+        show_rule_change(view.layer, view.report, view.part)
+        return
     show_verdicts((better_range(tensor, view.subject),))
     best = best_choice(tensor.range_choices)
     takeaway = (
@@ -212,10 +246,11 @@ def show_example(view: TensorView) -> None:
     """Work one element through the arithmetic."""
     tensor, example = view.tensor, view.tensor.example
     place = ", ".join(str(i) for i in example.index)
+    where, its = (" of the first batch", "that batch's") if tensor.is_dynamic else ("", "its")
     st.markdown(
-        f"The element at [{place}] is **x = {format_number(example.value, 5)}**, "
-        f"its scale **s = {format_number(example.scale, 5)}**, "
-        f"its zero point **z = {example.zero_point}**."
+        f"The element at [{place}]{where} is **x = {format_number(example.value, 5)}**, "
+        f"{its} scale **s = {format_number(example.scale, 5)}**, "
+        f"{its} zero point **z = {example.zero_point}**."
     )
     steps = worked_steps(tensor)
     rows = [
@@ -250,6 +285,12 @@ def show_numbers(view: TensorView) -> None:
         "Weights and Inputs: the tensors themselves. Local: the output when this layer alone is "
         "quantized. Accumulated: the output inside the fully quantized model."
     )
+    if view.layer.has_dynamic_input and view.layer.input is not None:
+        st.caption(
+            f"Inputs have a range for each batch, measured over {describe_batches(view.report)}: "
+            "smallest and largest value, scales, zero points and codes are those of all batches "
+            "together."
+        )
 
 
 TABS: dict[str, Callable[[TensorView], None]] = {

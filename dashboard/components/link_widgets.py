@@ -13,6 +13,7 @@ LAYER_KEY = "layer"
 PRESENT_KEY = "present"
 
 _PENDING = "pending_widget_values"
+_DESTINATION = "page_to_open"
 
 
 def apply_pending() -> None:
@@ -41,6 +42,26 @@ def rerun_outside_callback() -> None:
         st.session_state[RUN_KEY] = st.session_state.get(RUN_KEY, "")
     except StreamlitAPIException:
         st.rerun()
+
+
+def open_next(page: str) -> None:
+    """Open a page such as "views/experiment.py" when the page is drawn next; for callbacks.
+
+    A callback cannot change the page, and what a button returns is lost when the page is drawn
+    again before it gets there, as it is when a job ends.
+    """
+    st.session_state[_DESTINATION] = page
+
+
+def leave_if_asked() -> None:
+    """Open the page that a callback asked for; before anything of the present one is drawn.
+
+    A live part of the page that is left would ask for its next drawing after the new page has
+    come, and Streamlit would then mix the two.
+    """
+    page = st.session_state.pop(_DESTINATION, None)
+    if page is not None:
+        go_to(page)
 
 
 def go_to(page: str) -> NoReturn:

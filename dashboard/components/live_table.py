@@ -93,10 +93,10 @@ def _precision(layer: LayerReport) -> str:
     if layer.weight is None:
         return "quantized"
     text = f"int{layer.weight.scheme.bits} weights"
-    if layer.input is not None:
-        text += f", int{layer.input.scheme.bits} input"
-    elif layer.input_scheme is not None and layer.has_dynamic_input:
+    if layer.input_scheme is not None and layer.has_dynamic_input:
         text += f", dynamic int{layer.input_scheme.bits} input"
+    elif layer.input is not None:
+        text += f", int{layer.input.scheme.bits} input"
     return text
 
 

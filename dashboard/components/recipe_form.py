@@ -162,7 +162,10 @@ def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:
     symmetric = _symmetric_toggle(shown.symmetric, "input_symmetric")
     is_dynamic = _range_radio(shown.is_dynamic)
     if is_dynamic:
-        st.caption("From the smallest to the largest value of each batch; nothing is clipped.")
+        st.caption(
+            "From the smallest to the largest value of each batch; nothing is clipped. Errors are "
+            f"measured in batches of up to {service.BATCH_SIZE} samples."
+        )
         return TensorScheme(bits, symmetric, is_dynamic=True)
     observer, percentile = _observer(shown, "input")
     return TensorScheme(bits, symmetric, "per_tensor", observer, percentile)

@@ -127,7 +127,7 @@ def choose_view(
             index=list(TOPS).index(DEFAULT_TOP),
             key="top",
             bind="query-params",
-            width=120,
+            width=140,
             help="The most sensitive ones. The trade-off and the table always hold all layers.",
         )
         text = st.text_input(

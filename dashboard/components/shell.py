@@ -12,7 +12,7 @@ from dashboard.components import run_state
 from dashboard.components.copy_link import show_copy_link
 from dashboard.components.draft import current_draft
 from dashboard.components.job_panel import show_job_panel
-from dashboard.components.link_widgets import PRESENT_KEY
+from dashboard.components.link_widgets import PRESENT_KEY, leave_if_asked
 from dashboard.components.notices import show_notices
 from dashboard.runs import Run
 from dashboard.state import LINK_KEYS
@@ -27,6 +27,7 @@ def show_shell() -> DeltaGenerator:
     Returns:
         A place in the sidebar for `show_draft`, which only the page decides.
     """
+    leave_if_asked()
     st.html(ASSETS / "theme.css")
     st.html(ASSETS / "shell.css")
     run_state.read_link()

@@ -190,7 +190,7 @@ def _choose_top() -> int | None:
         index=list(TOPS).index(DEFAULT_TOP),
         key="slowest",
         bind="query-params",
-        width=120,
+        width=140,
         help="Those where the most time is gained or lost, and below the slowest ones.",
     )
     return TOPS[top]

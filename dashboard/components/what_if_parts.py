@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import streamlit as st
@@ -22,7 +22,6 @@ from dashboard.figures.formatting import (
     format_number,
     plural,
 )
-from dashboard.figures.frontier import harm_name
 from dashboard.figures.scores import (
     ScoreRow,
     data_rows,
@@ -33,45 +32,65 @@ from dashboard.figures.scores import (
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
 
+Formatter = Callable[[float | None], str]
+
 BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
 
 
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
     """Draw the figures of the present choice, each beside the float model's and the run's."""
-    _, own, row = rows
+    base, own, row = rows
     trusted = is_trusted(prediction)
-    digits = 3 if trusted else 1
-    about = "≈ " if not trusted else ""
-    doubt = "" if trusted else ", not reliable"
-    size, own_size = row.predicted.size, own.predicted.size
-    float_size = rows[0].predicted.size
-    with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
-        _metric(
-            ("Predicted KL" if prediction.has_logits else "Predicted NMSE") + doubt,
-            about + format_number(row.predicted.harm, digits),
-            f"run {format_number(own.predicted.harm, digits)}, float 0",
-            f"Predicted {harm_name(prediction)} against the float model; nothing was run.",
-        )
-        for name, value, before, base in (
-            (
-                "Same answer as float",
-                row.predicted.top1_agreement,
-                own.predicted.top1_agreement,
-                rows[0].predicted.top1_agreement,
-            ),
-            (
-                "Predicted accuracy",
-                row.predicted.accuracy,
-                own.predicted.accuracy,
-                rows[0].predicted.accuracy,
-            ),
-        ):
-            _metric(
-                name + doubt,
-                MISSING if value is None else about + format_accuracy(value),
-                f"run {format_accuracy(before)}, float {format_accuracy(base)}",
-                f"Predicted on {plural(prediction.response.report.samples, 'test sample')}.",
+    samples = plural(prediction.response.report.samples, "test sample")
+    size, own_size, float_size = (r.predicted.size for r in (row, own, base))
+
+    def draw(
+        name: str,
+        about: str,
+        predict: Callable[[ScoreRow], float | None],
+        measure: Callable[[ScoreRow], float | None],
+        unit: Formatter,
+    ) -> None:
+        value, known, run = predict(row), measure(row), measure(own)
+        if known is not None:
+            beside = f"measured {unit(known)}"
+        else:
+            beside = (
+                f"run {unit(predict(own) if run is None else run)}, float {unit(predict(base))}"
             )
+        text = MISSING if value is None else unit(value)
+        origin = "predicted too" if run is None else "measured"
+        _metric(
+            name,
+            text if trusted else f"≈ {text}",
+            beside if trusted else f"not reliable; {beside}",
+            f"{about}, predicted on {samples}; nothing was run for it."
+            + (f" The run's figure is {origin}." if known is None else ""),
+        )
+
+    with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
+        draw(
+            "Predicted KL (nats)" if prediction.has_logits else "Predicted NMSE",
+            ("KL divergence" if prediction.has_logits else "NMSE")
+            + " from the float model's output",
+            lambda r: r.predicted.harm,
+            lambda r: r.measured_harm,
+            lambda v: format_number(v, 3 if trusted else 1),
+        )
+        draw(
+            "Predicted agreement",
+            "Share of samples with the same answer as the float model's",
+            lambda r: r.predicted.top1_agreement,
+            lambda r: r.measured_agreement,
+            format_accuracy,
+        )
+        draw(
+            "Predicted accuracy",
+            "Share of samples answered right",
+            lambda r: r.predicted.accuracy,
+            lambda r: r.measured_accuracy,
+            format_accuracy,
+        )
         _metric(
             "Model size",
             format_bytes(size.model_bytes),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.components import run_state
-from dashboard.components.link_widgets import set_widget
+from dashboard.components.link_widgets import open_next, set_widget
 from dashboard.components.notices import add_notice
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
@@ -18,25 +18,14 @@ from dashboard.state import Settings, shorten
 
 TEXT_KEY = "whatif"
 
-_IS_USED = "what_if_is_used"
 _RUN = "what_if_run"
 _KEPT = "what_if_kept"
 
 
 def use_settings(settings: Settings) -> None:
-    """Analyse these settings, and open Experiment when the page is drawn next."""
-    st.session_state[_IS_USED] = True
+    """Analyse these settings, and open Experiment; for callbacks."""
     run_state.start_settings(settings)
-
-
-def leave_if_used() -> None:
-    """Open Experiment if somebody has just used a configuration.
-
-    A callback cannot change the page, and what a button returns is lost when the page is drawn
-    again before it gets there, as it is when a job ends.
-    """
-    if st.session_state.pop(_IS_USED, False):
-        run_state.go_to("views/experiment.py")
+    open_next("views/experiment.py")
 
 
 def hold_link(run: Run) -> str:

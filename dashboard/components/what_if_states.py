@@ -30,8 +30,8 @@ def show_no_prediction(run: Run) -> None:
             "It takes one measurement: a backward pass for each output of the model, and runs of "
             "random configurations that show how far the predictions can be trusted. After that, "
             "any choice of bits for its layers is predicted in milliseconds, "
-            "without running the model. It takes some seconds and is kept for the next visit; if "
-            "you cancel, what was measured is thrown away."
+            "without running the model. It takes from a few seconds to a minute and is kept for "
+            "the next visit; if you cancel, what was measured is thrown away."
         )
         st.button(
             "Learn to predict this model",

@@ -60,11 +60,16 @@ def verification_key(settings: Settings) -> str:
 
 
 def submit_analysis(settings: Settings) -> None:
-    """Analyse these settings in the background and keep the run, even one cut short."""
+    """Analyse these settings in the background and keep the run.
+
+    One that was cut short is kept too, unless there is a whole one already.
+    """
     key, runs = analysis_key(settings), store()
 
     def finish(report: Any, seconds: float) -> Run:
-        older = runs.get(settings.run_id)
+        older = runs.get(settings.run_id) or service.find_example(settings)
+        if report.is_partial and older is not None and not older.report.is_partial:
+            return older
         kept = older.sensitivities if older is not None else ()
         run = Run(settings, report, kept, created=now(), seconds=seconds)
         runs.put(run)

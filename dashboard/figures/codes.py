@@ -33,6 +33,8 @@ def code_usage(
 ) -> go.Figure:
     """Return one bar for each code; the two end codes, where clipped values land, are hatched.
 
+    Each batch of a dynamic input has a zero point of its own: the smallest and largest are marked.
+
     Args:
         tensor: The weight or input.
         subject: What the values are; begins the title.
@@ -45,15 +47,19 @@ def code_usage(
     ]
     ends = [(first, codes.counts[0]), (last, codes.counts[-1])]
     traces = [_bars("values", inner, is_end=False)]
-    traces.append(_bars("end codes: clipped values land here", ends, is_end=True))
+    clips = not tensor.is_dynamic
+    name = "end codes: clipped values land here" if clips else "end codes: extremes of a batch"
+    traces.append(_bars(name, ends, is_end=True, is_clipped=clips))
     y_axis, cuts = count_axis(is_log, [*inner, *ends])
     shapes, notes = [], []
-    if len(set(tensor.zero_point)) == 1:
-        zero = tensor.zero_point[0]
-        shapes.append(vertical_line(zero))
-        anchor = "right" if zero > (first + last) / 2 else "left"
+    zeros = sorted(set(tensor.zero_point))
+    if len(zeros) == 1 or tensor.is_dynamic:
+        shapes += [vertical_line(zero) for zero in zeros]
+        is_right = zeros[-1] > (first + last) / 2
+        at, anchor = (zeros[0], "right") if is_right else (zeros[-1], "left")
         height = 0.9 if cuts else 1.0
-        notes.append(label(zero, f" zero point {zero} ", anchor=anchor, y=height))
+        text = f" zero point {' to '.join(map(str, zeros))} "
+        notes.append(label(at, text, anchor=anchor, y=height))
     margin = 0.012 * len(codes.counts) + 0.5
     used = f"{format_count(codes.codes_used)} of {format_count(len(codes.counts))} used"
     return new_figure(
@@ -69,14 +75,13 @@ def code_usage(
     )
 
 
-def _bars(name: str, bars: list[tuple[int, int]], *, is_end: bool) -> dict[str, Any]:
+def _bars(
+    name: str, bars: list[tuple[int, int]], *, is_end: bool, is_clipped: bool = False
+) -> dict[str, Any]:
     marker: dict[str, Any] = {"color": INT8, "line": {"width": 0.4, "color": INT8_EDGE}}
     if is_end:
-        marker = {
-            "color": CLIPPED,
-            "pattern": CLIPPED_HATCH,
-            "line": {"width": 1, "color": CLIPPED_EDGE},
-        }
+        color, edge = (CLIPPED, CLIPPED_EDGE) if is_clipped else (INT8, INT8_EDGE)
+        marker = {"color": color, "pattern": CLIPPED_HATCH, "line": {"width": 1, "color": edge}}
     return {
         "type": "bar",
         "name": name,

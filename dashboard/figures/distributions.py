@@ -34,7 +34,10 @@ _EDGE_TOLERANCE = 1e-6
 
 
 def grid_range(tensor: TensorReport) -> tuple[float, float] | None:
-    """Return the smallest and largest value the grid can hold; None where channels differ."""
+    """Return the smallest and largest value the grid can hold; None where there are several.
+
+    Channels may differ, and so may the batches of a dynamic input.
+    """
     if len(tensor.scale) != 1:
         return None
     scheme, scale, zero = tensor.scheme, tensor.scale[0], tensor.zero_point[0]
@@ -62,7 +65,7 @@ def value_histogram(
     below = (histogram.float_below, histogram.quantized_below)
     above = (histogram.float_above, histogram.quantized_above)
     for edge, step, counts in ((histogram.lo, -width, below), (histogram.hi, width, above)):
-        traces += _open_bars(edge, step, counts)
+        traces += _open_bars(edge, step, counts, is_clipped=not tensor.is_dynamic)
     reach = (_OPEN_GAP + 2 * _OPEN_WIDTH + 0.5) * width
     x_range = [
         histogram.lo - (reach if any(below) else width),
@@ -100,15 +103,19 @@ def _value_bars(
     }
 
 
-def _open_bars(edge: float, step: float, counts: tuple[int, int]) -> list[dict[str, Any]]:
+def _open_bars(
+    edge: float, step: float, counts: tuple[int, int], *, is_clipped: bool
+) -> list[dict[str, Any]]:
     """Two hatched bars, float and dequantized, for what lies beyond the last bin.
 
-    With one scale the bins end where the grid does, so such float values are the clipped ones.
+    With one scale the bins end where the grid does, so such float values are the clipped ones. With
+    a scale a batch they are not.
     """
     if not any(counts):
         return []
     where = f"{'above' if step > 0 else 'below'} {edge:.4g}"
-    kinds = (("float", CLIPPED, CLIPPED_EDGE), ("dequantized", INT8, INT8_EDGE))
+    before = (CLIPPED, CLIPPED_EDGE) if is_clipped else (FLOAT, FLOAT)
+    kinds = (("float", *before), ("dequantized", INT8, INT8_EDGE))
     order = (0, 1) if step > 0 else (1, 0)
     return [
         {

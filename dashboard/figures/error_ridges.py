@@ -30,6 +30,7 @@ from dashboard.figures.theme import (
     empty_figure,
     new_figure,
 )
+from dashboard.wording import UNMEASURED_INPUTS, measured_in_batches
 from quant_engine.report import LayerReport, ModelReport, TensorReport
 
 PARTS = {"weight": "weights", "input": "inputs"}
@@ -104,13 +105,10 @@ def why_empty(report: ModelReport, part: str) -> str:
     """Say why there is no error histogram at all."""
     if part == "input" and report.recipe.activation is None:
         return "The inputs stay in float: this recipe quantizes weights only."
-    if part == "input" and any(layer.has_dynamic_input for layer in report.layers):
-        return (
-            "Input ranges are found anew for each batch: there is no fixed grid to measure errors "
-            "on. The local error holds what rounding the inputs costs."
-        )
     if report.is_partial:
-        return "No layer was finished before the analysis stopped."
+        return f"The analysis stopped before it measured {PARTS[part]}."
+    if part == "input" and any(layer.has_dynamic_input for layer in report.layers):
+        return f"Input ranges are found anew for each batch. {UNMEASURED_INPUTS}"
     return "No layer is quantized, so there is no error to show."
 
 
@@ -188,4 +186,6 @@ def describe_errors(report: ModelReport, part: str = "weight") -> str:
         else f"in all {plural(len(tensors), 'layer')} the error is rounding alone"
     )
     sqnr = format_db(tensor.error.sqnr_db)
-    return f"Error histograms of the {PARTS[part]}: {what}; lowest SQNR: {worst}, {sqnr}."
+    text = f"Error histograms of the {PARTS[part]}: {what}; lowest SQNR: {worst}, {sqnr}."
+    batches = measured_in_batches(report) if part == "input" else ""
+    return f"{text} {batches}".rstrip()

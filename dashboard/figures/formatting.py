@@ -7,7 +7,7 @@ infinite SQNR is the word "exact".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MISSING = "–"
 EXACT = "exact"
@@ -35,6 +35,17 @@ def format_number(value: float | None, digits: int = 3) -> str:
         return f"{sign}{_trim(mantissa)}e{exponent}"
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
     return sign + _trim(f"{size:,.{decimals}f}")
+
+
+def format_span(values: Sequence[float]) -> str:
+    """Return the smallest and the largest of some numbers; one number where they read alike.
+
+    Example:
+        >>> format_span((0.5, 0.25)), format_span((3, 3))
+        ('0.25 to 0.5', '3')
+    """
+    low, high = format_number(min(values), 4), format_number(max(values), 4)
+    return low if low == high else f"{low} to {high}"
 
 
 def _trim(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import plotly.graph_objects as go
@@ -27,6 +28,7 @@ def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
         for side, value in layout.get("margin", {}).items()
     }
     _scale_font(layout, template, factor)
+    _scale_pixels(layout.setdefault("title", {}), factor)
     _scale_font(layout.setdefault("title", {}), template.get("title", {}), factor, 17)
     _scale_font(layout.setdefault("legend", {}), template.get("legend", {}), factor)
     axes = [name for name in layout if name.startswith(("xaxis", "yaxis"))]
@@ -37,6 +39,14 @@ def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
     for note in layout.get("annotations", ()):
         _scale_font(note, {}, factor)
     return go.Figure(spec)
+
+
+def _scale_pixels(title: dict[str, Any], factor: float) -> None:
+    """Scale the sizes that a title's own text gives, such as that of its second line."""
+    text = title.get("text") or ""
+    title["text"] = re.sub(
+        r"(?<=font-size:)[\d.]+(?=px)", lambda found: f"{factor * float(found[0]):g}", text
+    )
 
 
 def _scale_font(

@@ -50,8 +50,7 @@ def range_choices(tensor: TensorReport, subject: str = "Weights") -> go.Figure:
     title = f"{subject}: range and SQNR (dB) by rule"
     choices = tensor.range_choices
     if not choices:
-        reason = "Every channel has a range of its own here; the rules are compared for one range."
-        return empty_figure(title, reason)
+        return empty_figure(title, why_no_choice(tensor))
     names = [_name(choice, tensor.scheme.observer) for choice in choices]
     shapes = [_data_edge(tensor.lo), _data_edge(tensor.hi)]
     traces = [
@@ -70,6 +69,16 @@ def range_choices(tensor: TensorReport, subject: str = "Weights") -> go.Figure:
             "margin": {"l": 16, "r": 16, "t": 44, "b": 56},
         },
     )
+
+
+def why_no_choice(tensor: TensorReport) -> str:
+    """Say why there is nothing to compare where a tensor has no range to choose."""
+    if tensor.is_dynamic:
+        return (
+            "No rule chooses this range: it runs from the smallest to the largest value of each "
+            "batch."
+        )
+    return "Every channel has a range of its own here; the rules are compared for one range."
 
 
 def _name(choice: RangeChoice, used: str) -> str:

@@ -125,8 +125,9 @@ def worked_number_line(tensor: TensorReport) -> go.Figure:
         "arrowcolor": NEUTRAL,
         "text": "",
     }
+    whose = " of its batch" if tensor.is_dynamic else ""
     return new_figure(
-        "One value on the grid (marks: integer codes)",
+        f"One value on the grid{whose} (marks: integer codes)",
         "Value (units of the tensor)",
         traces=[grid, before, after],
         height=260,

@@ -19,7 +19,7 @@ from dashboard.figures.formatting import (
 from dashboard.layer_rows import layer_sqnrs
 from dashboard.runs import Run
 from dashboard.verdicts import BAD, WATCH, Verdict, layer_verdicts, tensor_verdicts
-from dashboard.wording import describe_input
+from dashboard.wording import UNMEASURED_INPUTS, describe_input
 from quant_engine.report import LayerReport, ModelReport
 
 WEIGHTS, INPUTS = "Weights", "Inputs"
@@ -115,16 +115,14 @@ def _show_tensor(layer: LayerReport, report: ModelReport) -> None:
 
 
 def _why_no_tensor(layer: LayerReport, report: ModelReport, part: str) -> str:
-    if part == "input" and layer.has_dynamic_input:
-        return (
-            f"Inputs are {describe_input(layer)}: there is no fixed grid to draw. What rounding "
-            "them costs is part of the local error."
-        )
     scheme = report.recipe.layer_scheme(layer.name)
     if part == "input" and scheme is not None and scheme.activation is None:
         return "This layer's inputs stay in float: only its weights are quantized."
     if report.is_partial:
         return "Not measured: the analysis stopped before it came to this."
+    if part == "input" and layer.has_dynamic_input:
+        rest = UNMEASURED_INPUTS if layer.input_shape else "The layer never ran on the data."
+        return f"Inputs are {describe_input(layer)}. {rest}"
     return f"This layer's {part} was not quantized."
 
 

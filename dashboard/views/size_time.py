@@ -98,7 +98,7 @@ def _show_layer_sizes(run: Run) -> None:
             index=list(TOPS).index(DEFAULT_TOP),
             key="rows",
             bind="query-params",
-            width=120,
+            width=140,
             help="The largest ones; the rest is added up in one row.",
         )
         order = st.segmented_control(

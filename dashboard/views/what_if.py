@@ -13,7 +13,6 @@ from dashboard.components.what_if_parts import show_actions, show_budget, show_p
 from dashboard.components.what_if_state import (
     current_configuration,
     hold_link,
-    leave_if_used,
     try_text,
 )
 from dashboard.components.what_if_states import show_no_prediction
@@ -97,7 +96,6 @@ st.caption(
     "Choose bits for every layer. What that does to the model is predicted at once from one "
     "measurement, without running it; “Verify” runs it."
 )
-leave_if_used()
 shown = run_state.require_run()
 linked = hold_link(shown)
 known = find_prediction(shown.settings)

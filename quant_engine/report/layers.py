@@ -52,8 +52,8 @@ class LayerReport:
         output_shape: Shape of its output in the first evaluation batch.
         size: Bytes before and after.
         weight: What happened to the weight; None where it stays float.
-        input: What happened to the input; None where it stays float, or has a range a batch and
-            so no grid of its own to report on.
+        input: What happened to the input; None where it stays float or nothing was measured. (In
+            reports from before dynamic inputs were measured, None for these too.)
         local_error: This layer quantized and fed the float input, against its float output.
         accumulated_error: Its output inside the fully quantized model, against its float output.
             Known for float layers too: they pass on what reaches them.

@@ -98,6 +98,10 @@ class ModelReport:
         is_partial: True if the analysis was stopped early.
         notes: What happened on the way, such as folded BatchNorms.
         schema_version: Version of this layout.
+        evaluation_batches: Batches the evaluation samples came in; None in reports from before
+            this was noted.
+        evaluation_batch_size: Samples in the largest of them. Dynamic input ranges, and what they
+            cost, are those for batches of this size. None as above.
     """
 
     model_name: str
@@ -113,6 +117,8 @@ class ModelReport:
     is_partial: bool = False
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    evaluation_batches: int | None = None
+    evaluation_batch_size: int | None = None
 
     def layer(self, name: str) -> LayerReport:
         """Return the layer called `name`.

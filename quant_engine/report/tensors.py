@@ -170,19 +170,25 @@ class TensorReport:
     Attributes:
         scheme: How it was quantized.
         shape: Shape of the weight, or of one input batch.
-        lo: Smallest value: of the weight, or of the input over the calibration data.
+        lo: Smallest value: of the weight, of the input over the calibration data, or of a dynamic
+            input over the evaluation data.
         hi: Largest value, likewise.
-        scale: Steps between codes; one entry, or one for each channel.
-        zero_point: Codes of 0.0; one entry, or one for each channel.
+        scale: Steps between codes: one entry, or one for each channel; of a dynamic input the
+            smallest and the largest step that a batch had, two entries even where they are equal.
+        zero_point: Codes of 0.0: one entry, or one for each channel; of a dynamic input the
+            smallest and the largest, likewise.
         error: Quantization error: of the weight, or of the input over the evaluation data when
-            it comes from the float model.
-        values: Values before and after.
-        lsb_error: Errors in LSB.
-        codes: Codes and how often each occurs.
+            it comes from the float model. With a dynamic scheme each batch has its own grid.
+        values: Values before and after. With a single scale the bins end where the grid does; for
+            a dynamic input they end where calibration's range did, and what lies beyond is not
+            clipped.
+        lsb_error: Errors in LSB; of a dynamic input in steps of the grid of their own batch.
+        codes: Codes and how often each occurs, over all batches.
         channels: Range and error of each output channel, for a weight; None for an input.
         range_choices: What every observer would choose, from the same statistics; for a weight
-            only where it has a single scale.
-        example: One element worked through.
+            only where it has a single scale, for an input only where its range is fixed.
+        example: One element worked through; of a dynamic input one of the first batch, on the
+            grid of that batch.
     """
 
     scheme: TensorScheme
@@ -198,3 +204,8 @@ class TensorReport:
     channels: ChannelRanges | None
     range_choices: tuple[RangeChoice, ...]
     example: WorkedExample
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether each batch had a grid of its own, so that there is no single one to draw."""
+        return self.scheme.is_dynamic

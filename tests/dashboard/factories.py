@@ -8,6 +8,7 @@ layer has 2,048 output channels, one is excluded, one cannot be quantized, one i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -68,6 +69,9 @@ _LAYERS: tuple[tuple[str, str, tuple[int, ...], float, float], ...] = (
     ("head.0", "Linear", (64, 32), 0.3, 0.1),
     ("fc", "Linear", (10, 64), 0.3, 0.1),
 )
+_LOUDNESS = (1.0, 0.7, 1.6, 0.9)
+"""What the four batches of a dynamic input are multiplied by, so that their ranges differ."""
+
 WIDE_LAYER = "layer3.0.conv1"
 EXACT_LAYER = "layer3.0.identity"
 EXCLUDED_LAYER = "fc"
@@ -165,6 +169,56 @@ def make_tensor(
             zero_point=int(zero[row]),
             code=int(codes[row, column]),
             dequantized=float(xhat[row, column]),
+        ),
+    )
+
+
+def make_dynamic_tensor(batches: Sequence[Array], scheme: TensorScheme) -> TensorReport:
+    """Quantize each batch on the grid of its own range, and report on all of them.
+
+    Args:
+        batches: Values, each of shape (1, values).
+        scheme: How to quantize; a dynamic scheme.
+    """
+    scales, zeros, all_codes, all_xhat = [], [], [], []
+    for x in batches:
+        scale, zero = grid(scheme, x.min(axis=1), x.max(axis=1))
+        codes = np.clip(np.round(x / scale) + zero, scheme.qmin, scheme.qmax)
+        scales.append(float(scale[0]))
+        zeros.append(int(zero[0]))
+        all_codes.append((codes - scheme.qmin).astype(np.int64).ravel())
+        all_xhat.append((codes - zero) * scale)
+    x, xhat = np.concatenate(batches, axis=1), np.concatenate(all_xhat, axis=1)
+    steps = np.repeat(scales, [batch.size for batch in batches])
+    place = int(np.abs(batches[0]).argmax())
+    return TensorReport(
+        scheme=scheme,
+        shape=batches[0].shape,
+        lo=float(x.min()),
+        hi=float(x.max()),
+        scale=(min(scales), max(scales)),
+        zero_point=(min(zeros), max(zeros)),
+        error=make_error(x, xhat, steps, np.zeros(x.shape, dtype=bool)),
+        values=_value_histogram(x, xhat),
+        lsb_error=_lsb_histogram((xhat - x) / steps),
+        codes=CodeUsage(
+            scheme.qmin,
+            tuple(
+                int(c)
+                for c in np.bincount(
+                    np.concatenate(all_codes), minlength=scheme.qmax - scheme.qmin + 1
+                )
+            ),
+        ),
+        channels=None,
+        range_choices=(),
+        example=WorkedExample(
+            index=(0, place),
+            value=float(batches[0][0, place]),
+            scale=scales[0],
+            zero_point=zeros[0],
+            code=int(all_codes[0][place]) + scheme.qmin,
+            dequantized=float(all_xhat[0][0, place]),
         ),
     )
 
@@ -282,7 +336,16 @@ def make_layer(
     if scheme.activation is not None:
         values = np.maximum(rng.normal(0.2, 1.0, size=(1, 6000)), 0.0)
         values += tail * rng.standard_t(2.5, size=values.shape) * (values > 0)
-        inputs = make_tensor(values, scheme.activation, is_weight=False)
+        if scheme.activation.is_dynamic:
+            parts = [
+                f * part for f, part in zip(_LOUDNESS, np.split(values, 4, axis=1), strict=True)
+            ]
+            # Not all behind a ReLU, so that zero points differ too.
+            parts = [part - 0.2 * (seed % 2) for part in parts]
+            inputs = make_dynamic_tensor(parts, scheme.activation)
+            base = replace(base, input_scheme=scheme.activation)
+        else:
+            inputs = make_tensor(values, scheme.activation, is_weight=False)
         inputs = replace(inputs, shape=base.input_shape)
     scales = len(weight.scale) + (0 if inputs is None else 1)
     zeros = 0 if scheme.weight.symmetric else len(weight.scale)
@@ -443,15 +506,16 @@ def _timed(execution: str, batch: int, median: float, layer: str = "") -> Timing
 
 @cache
 def make_dynamic_report() -> ModelReport:
-    """An analysis whose inputs have a range a batch: schemes, and no grids."""
+    """An analysis whose inputs have a range a batch, over four batches of 360 samples."""
     report = make_report("int8_dynamic")
-    layers = tuple(
-        replace(layer, input=None, input_scheme=report.recipe.activation)
-        if layer.is_quantized
-        else layer
-        for layer in report.layers
-    )
-    return replace(report, layers=layers)
+    return replace(report, evaluation_batches=4, evaluation_batch_size=100)
+
+
+@cache
+def make_unmeasured_dynamic_report() -> ModelReport:
+    """The same as it was kept before such inputs were measured: schemes, and no figures."""
+    report = make_report("int8_dynamic")
+    return replace(report, layers=tuple(replace(layer, input=None) for layer in report.layers))
 
 
 @cache

@@ -7,6 +7,7 @@ import json
 import plotly.graph_objects as go
 import pytest
 
+from dashboard.figures.axes import two_lines
 from dashboard.figures.error_ridges import layer_error_histograms
 from dashboard.figures.presenting import FACTOR, enlarge
 from tests.dashboard.app_harness import open_app
@@ -33,6 +34,12 @@ def test_a_bare_figure_can_be_enlarged() -> None:
     large = enlarge(go.Figure(go.Bar(x=[1], y=[2])))
 
     assert large.layout.font.size == 15
+
+
+def test_the_second_line_of_a_title_grows_with_the_first() -> None:
+    figure = go.Figure(layout={"title": {"text": two_lines("Error", "one layer at a time")}})
+
+    assert "font-size:15px" in enlarge(figure).layout.title.text
 
 
 def test_presenter_mode_enlarges_every_figure_of_a_page() -> None:

@@ -185,6 +185,38 @@ def test_cancelling_keeps_what_is_known_and_marks_it(slow: SlowAnalysis) -> None
     assert not app.get("progress")
 
 
+def test_cancelling_a_repeat_keeps_the_whole_result_and_its_rankings(slow: SlowAnalysis) -> None:
+    example = service.find_example(Settings(SMALL))
+    assert example is not None
+    assert example.sensitivities
+    app = open_experiment()
+    press(app, "Run")
+    assert slow.begun.wait(WAIT_SECONDS)
+    app.run()
+    press(app, "Cancel")
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    shown = run_state.find_run(Settings(SMALL))
+    assert shown is not None
+    assert not shown.report.is_partial
+    assert shown.sensitivities == example.sensitivities
+    assert "Stopped early" not in texts(app)
+
+
+def test_repeating_a_stored_example_keeps_its_rankings() -> None:
+    app = open_experiment()
+    press(app, "Run")
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    own, example = run_state.store().get(draft(app).run_id), service.find_example(Settings(SMALL))
+    assert own is not None
+    assert example is not None
+    assert not own.is_example
+    assert own.sensitivities == example.sensitivities
+
+
 def test_a_partial_run_is_computed_again_when_asked_for(slow: SlowAnalysis) -> None:
     app = open_experiment()
     change(app, "slider", "Weight bits", 5)

@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import prediction_service, service
 from dashboard.components import run_state
 from dashboard.components.prediction_work import predictions
+from dashboard.figures.formatting import format_accuracy
 from dashboard.prediction import Prediction, prediction_id
 from dashboard.runs import Run
 from dashboard.state import Settings
@@ -126,7 +127,7 @@ def test_a_choice_moves_the_figures_without_running_the_model(
     assert_alive(app)
     assert not forwards
     after = {m.label: m.value for m in app.metric}
-    for label in ("Predicted KL", "Model size", "Bits a weight"):
+    for label in ("Predicted KL (nats)", "Model size", "Bits a weight"):
         assert after[label] != before[label]
     layers = example.response.layers
     assert link_of(app)["whatif"] == "888" + "4" + "8" * (len(layers) - 4)
@@ -185,7 +186,7 @@ def test_a_float_model_has_nothing_to_use() -> None:
     assert_alive(app)
     assert button(app, "Use this").disabled
     assert button(app, "Verify").disabled
-    assert metric(app, "Predicted KL") == "0"
+    assert metric(app, "Predicted KL (nats)") == "0"
 
 
 def test_the_filter_and_the_order_change_the_rows_only(example: Prediction) -> None:
@@ -252,10 +253,28 @@ def test_predictions_that_do_not_hold_are_said_not_to_first(example: Prediction)
 
     assert_alive(app)
     assert [error.value for error in app.error] == [verdict]
-    assert metric(app, "Predicted KL, not reliable").startswith("≈ ")
-    assert metric(app, "Predicted accuracy, not reliable").startswith("≈ ")
+    assert metric(app, "Predicted KL (nats)").startswith("≈ ")
+    assert metric(app, "Predicted accuracy").startswith("≈ ")
     assert any("not reliable" in s["layout"]["title"]["text"] for s in specs(app))
     assert not metric(app, "Model size").startswith("≈")
+
+
+def test_the_headline_says_what_was_measured_where_it_is_known(example: Prediction) -> None:
+    stored = service.find_example(SETTINGS)
+    assert stored is not None
+    assert stored.report.output is not None
+    right = format_accuracy(stored.report.output.accuracy_quantized)
+
+    (own,) = [m for m in open_app(LINK, page=PAGE).metric if m.label == "Predicted accuracy"]
+    assert own.delta == f"measured {right}"
+    text = "4" + "8" * (len(example.response.layers) - 1)
+    (other,) = [
+        m
+        for m in open_app({**LINK, "whatif": text}, page=PAGE).metric
+        if m.label == "Predicted accuracy"
+    ]
+    floats = format_accuracy(stored.report.output.accuracy_float)
+    assert other.delta == f"run {right}, float {floats}"
 
 
 def test_rough_predictions_carry_a_warning(example: Prediction) -> None:

@@ -24,7 +24,7 @@ from quant_engine import (
     quantize_model,
 )
 from quant_engine.errors import DataError, SchemeError, StorageError, UnsupportedLayerError
-from tests.quant_engine.layer_cases import fill
+from tests.quant_engine.layer_cases import fill, seeded
 
 ENTRY_POINTS = [analyze, calibrate, measure_sensitivity, quantize_model]
 
@@ -173,3 +173,28 @@ def test_a_label_that_is_no_class_is_refused(job, label):
     data = [(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, label]))]
     with pytest.raises(DataError, match=r"labels go from .* but the model's output has 3 classes"):
         job(model, data)
+
+
+JUDGES = {
+    analyze: lambda report: report.output.accuracy_float,
+    measure_sensitivity: lambda report: report.accuracy_float,
+    LogitResponse.measure: lambda response: response.report.float_accuracy,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("label", [0.37, float("nan"), float("inf")])
+@pytest.mark.parametrize("job", list(JUDGES))
+def test_a_label_that_is_no_whole_number_is_refused(job, label, dtype):
+    labels = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, label], dtype=dtype)
+    with pytest.raises(DataError, match=r"1 of 6 labels are no whole numbers, such as"):
+        job(fill(nn.Sequential(nn.Linear(4, 3))), [(torch.randn(6, 4), labels)])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.float16])
+@pytest.mark.parametrize(("job", "accuracy"), list(JUDGES.items()))
+def test_whole_numbers_of_any_type_are_classes(job, accuracy, dtype):
+    model, x = fill(nn.Sequential(nn.Linear(4, 2))), seeded((6, 4))
+    labels = model(x).argmax(dim=1)
+    labels[0] = 1 - labels[0]
+    assert accuracy(job(model, [(x, labels.to(dtype))])) == pytest.approx(5 / 6)

@@ -70,5 +70,5 @@ def test_a_report_says_how_each_input_is_quantized(preset, images):
     assert last.input_scheme is None
     is_dynamic = recipe.activation is not None and recipe.activation.is_dynamic
     assert first.has_dynamic_input == is_dynamic
-    assert (first.input is None) == (recipe.activation is None or is_dynamic)
+    assert (first.input is None) == (recipe.activation is None)
     assert not last.has_dynamic_input

@@ -317,6 +317,20 @@ def test_measured_harm_carries_the_interval_of_a_bootstrap_over_samples(name):
     assert response.score(configuration).harm_interval is None
 
 
+def test_progress_goes_forward_only_and_ends_at_the_end():
+    model, x = case("in_place")
+    heard = []
+    LogitResponse.measure(
+        model,
+        list(x.split(4)),
+        options=OPTIONS,
+        progress=lambda done, total, text: heard.append(done / total),
+    )
+    assert heard == sorted(heard)
+    assert heard[-1] == 1.0
+    assert len(set(heard)) > 20
+
+
 def test_verification_refuses_the_response_of_another_model():
     response = measure(*case("in_place"))
     with pytest.raises(DataError, match="another model"):
