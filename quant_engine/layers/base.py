@@ -9,13 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from quant_engine.affine import (
-    QParams,
-    choose_dynamic_qparams,
-    dequantize,
-    fake_quantize,
-    quantize,
-)
+from quant_engine.affine import QParams, choose_dynamic_qparams, dequantize, fake_quantize, quantize
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
 from quant_engine.layers.grids import describe_input, empty_grids, grid_of
 from quant_engine.layers.precision import full_precision
