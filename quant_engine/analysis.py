@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -12,12 +12,13 @@ from torch import nn
 from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
-from quant_engine.errors import SchemeError
+from quant_engine.data_preparation import prepare_for
+from quant_engine.errors import ModelForwardError, SchemeError
 from quant_engine.execution_timing import time_executions
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layerwise import LayerwiseComparison
 from quant_engine.model_size import layer_size, measure_size
-from quant_engine.preparation import PreparedModel, prepare
+from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import (
     LayerReport,
@@ -80,12 +81,12 @@ def analyze(
         UnsupportedLayerError: If nothing in the model can be quantized.
     """
     recipe = recipe_or_default(recipe)
-    prepared = prepare(model)
-    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     is_separate = evaluation_data is not None
     if evaluation_data is None:
         calibration_data, evaluation_data = _read_twice(calibration_data)
-    meter = ProgressMeter(progress, _count_steps(prepared, calibration_data, evaluation_data))
+    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
+    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    meter = ProgressMeter(progress, _count_steps(prepared, calibration_data, batches))
     if isinstance(calibration_data, Calibration):
         calibration = calibration_data
     else:
@@ -94,12 +95,12 @@ def analyze(
     quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
     run = _Analysis(model, prepared, quantized, calibration, plans, recipe, model_name, is_separate)
     run.describe_weights(meter, on_update)
-    first = run.compare(iterate_batches(evaluation_data, "evaluation_data"), meter, on_update)
+    first = run.compare(iterate_batches(batches, "evaluation_data"), meter, on_update)
     run.size = measure_size(model, quantized, plans)
     if measure_time:
         meter.say("time the model: float, simulated, integer")
         names = [plan.layer.name for plan in plans if plan.scheme is not None]
-        run.timing = time_executions(prepared.model, quantized, first, names)
+        run.measure_time(first, names)
         meter.step("timed")
     return run.report(is_partial=False)
 
@@ -138,6 +139,7 @@ class _Analysis:
     choices: dict[str, tuple[RangeChoice, ...]] = field(default_factory=dict)
     size: SizeReport | None = None
     timing: TimingReport | None = None
+    untimed: str = ""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -174,6 +176,13 @@ class _Analysis:
             meter.step(f"evaluate: batch {number}, every layer's error")
         assert first is not None
         return first
+
+    def measure_time(self, batch: Batch, names: Sequence[str]) -> None:
+        """Time the models; where they fail, the rest of the report stands."""
+        try:
+            self.timing = time_executions(self.prepared.model, self.quantized, batch, names)
+        except ModelForwardError as error:
+            self.untimed = f"The models were not timed. {error}"
 
     def report(self, *, is_partial: bool) -> ModelReport:
         """Return what is known so far."""
@@ -241,7 +250,7 @@ class _Analysis:
         )
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = [self.untimed] if self.untimed else []
         for name, stats in self.comparison.layers.items():
             if stats.unmatched:
                 notes.append(

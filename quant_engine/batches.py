@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import DataError
+from quant_engine.modules import map_nested, nested_tensors
 
 Data: TypeAlias = Tensor | Iterable[Any]
 
@@ -135,6 +136,29 @@ def _check_labels(labels: Any, samples: int, where: str) -> Tensor | None:
         )
     checked: Tensor = labels.detach()
     return checked
+
+
+def first_samples(batch: Batch, count: int) -> Batch | None:
+    """Return a copy of the first samples of a batch; None if not all its tensors have them first.
+
+    Args:
+        batch: The batch.
+        count: How many samples, at most.
+    """
+    count = min(count, batch.samples)
+    tensors = nested_tensors((batch.args, batch.kwargs))
+    if any(tensor.dim() == 0 or len(tensor) != batch.samples for tensor in tensors):
+        return None
+
+    def cut(value: object) -> object:
+        return value[:count].clone() if isinstance(value, Tensor) else value
+
+    args, kwargs = map_nested((batch.args, dict(batch.kwargs)), cut)
+    if any(len(tensor) != count for tensor in nested_tensors((args, kwargs))):
+        return None  # one lies in a container that cannot be rebuilt
+    labels = None if batch.labels is None else batch.labels[:count]
+    samples = "one sample" if count == 1 else f"{count} samples"
+    return Batch(args, kwargs, labels, count, f"{samples} of {batch.where}")
 
 
 def is_rereadable(data: Data) -> bool:

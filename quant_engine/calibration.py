@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
+from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, SchemeError, UnsupportedLayerError
 from quant_engine.forward import layer_input, run_model, watched_layers
 from quant_engine.histogram import Histogram
 from quant_engine.layers import list_quantizable_types
-from quant_engine.preparation import PreparedModel, prepare
+from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.scheme import Recipe
 from quant_engine.selection import LayerInfo, list_layers
@@ -36,6 +37,8 @@ class Calibration:
             runs; layers that cannot be quantized are here too.
         samples: Samples seen.
         batches: Batches seen.
+        has_folding: Whether BatchNorms may be folded; False if that changed what the model computes
+            on this data.
     """
 
     recipe: Recipe
@@ -43,6 +46,7 @@ class Calibration:
     calls: Mapping[str, int] = field(default_factory=dict)
     samples: int = 0
     batches: int = 0
+    has_folding: bool = True
 
 
 def calibrate(
@@ -73,7 +77,8 @@ def calibrate(
     """
     recipe = recipe_or_default(recipe)
     meter = ProgressMeter(progress, count_batches(batches) or 0)
-    return calibrate_prepared(prepare(model), batches, recipe, meter)
+    prepared, batches, _ = prepare_for(model, batches)
+    return calibrate_prepared(prepared, batches, recipe, meter)
 
 
 def recipe_or_default(recipe: Recipe | None) -> Recipe:
@@ -148,4 +153,4 @@ def calibrate_prepared(
             count += 1
             meter.step(f"calibrate: batch {count}")
     per_pass = {name: round(total / count) for name, total in calls.items()}
-    return Calibration(recipe, histograms, per_pass, samples, count)
+    return Calibration(recipe, histograms, per_pass, samples, count, prepared.has_folding)

@@ -16,12 +16,13 @@ from quant_engine.calibration import (
     require_quantizable,
 )
 from quant_engine.choices import require_choice, suggest
+from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, NotCalibratedError, QuantizationError, SchemeError
 from quant_engine.execution import EXECUTIONS, SIMULATED, convert_execution
 from quant_engine.layers import QuantizedLayer, get_quantized_type
 from quant_engine.modules import replace_module
 from quant_engine.observers import choose_input_qparams
-from quant_engine.preparation import PreparedModel, prepare
+from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import EXCLUDED, QUANTIZED, UNSUPPORTED
 from quant_engine.scheme import LayerScheme, Recipe
@@ -77,7 +78,7 @@ def quantize_model(
     """
     recipe = recipe_or_default(recipe)
     require_choice("execution", execution, EXECUTIONS)
-    prepared = prepare(model)
+    prepared, calibration_data, _ = prepare_for(model, calibration_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     if calibration_data is None or isinstance(calibration_data, Calibration):
         calibration = calibration_data

@@ -8,18 +8,20 @@ runs, and another thread's model would be caught in it.
 from __future__ import annotations
 
 import copy
+import dis
 import inspect
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import GraphAppendingTracer
 
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.modules import has_hooks, map_nested, plain_attributes
+from quant_engine.symbols import LIBRARIES, SymbolTracer
 
 Links = list[tuple[str, str]]
 
@@ -29,7 +31,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def trace_links(model: nn.Module) -> Links:
     """Find pairs of modules where the second gets the first one's output, and nobody else does.
 
-    Both run exactly once. Arguments of `forward` that have defaults keep them.
+    Both run exactly once. That must be so without the optional arguments of `forward`, with each of
+    them and with all; a way through forward that runs neither of the two does not count.
 
     Args:
         model: Any module; it is not run and not changed.
@@ -39,10 +42,51 @@ def trace_links(model: nn.Module) -> Links:
 
     Raises:
         UnsupportedLayerError: If forward cannot be followed with symbols, for example because it
-            decides on values; the message says why.
+            decides on values, or takes arguments of any name; the message says why.
     """
     if _is_step(model):
         return []
+    first, *others = [_trace(model, given) for given in _ways_to_call(model)]
+    return [
+        link
+        for link in first.links
+        if all(link in other.links or other.used.isdisjoint(link) for other in others)
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trace:
+    """One way through a forward: its links, and the modules whose output or weights it used."""
+
+    links: Links
+    used: frozenset[str]
+
+
+def _ways_to_call(model: nn.Module) -> list[frozenset[str]]:
+    """Return sets of optional arguments to give: none, each alone, and all."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+    if any(_mentions(model.forward, name) for name in named):
+        raise UnsupportedLayerError("The forward takes arguments of any name.")
+    fixed = {*input_names(model), *named}
+    optional = [p.name for p in parameters if p.name not in fixed and not _is_due(p)]
+    ways = [(), *((name,) for name in optional), tuple(optional)]
+    return [frozenset(way) for way in dict.fromkeys(ways)]
+
+
+def _mentions(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function does something with a variable, as far as its code can be read."""
+    code = getattr(function, "__code__", None)
+    return code is None or any(step.argval == name for step in dis.get_instructions(code))
+
+
+def _is_due(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter must be given, by name."""
+    return parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+
+
+def _trace(model: nn.Module, given: frozenset[str]) -> _Trace:
+    """Follow the forward with some of its optional arguments given."""
     # With gradients on, whatever is computed from a parameter remembers that it was.
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.data, p.is_floating_point()) for p in model.parameters()
@@ -52,12 +96,33 @@ def trace_links(model: nn.Module) -> Links:
         recorder = _Recorder()
         recorder.stand_in_for(sketch)
         with torch.inference_mode(False), torch.enable_grad():
-            names = input_names(sketch)
-            result = sketch(*(recorder.create_proxy("placeholder", n, (), {}) for n in names))
+            args, kwargs = _arguments(sketch, given, recorder)
+            result = sketch(*args, **kwargs)
         recorder.graph.output(recorder.create_arg(result))
-        return _links(recorder, remembered_nodes(sketch), sketch)
+        if recorder.assumed_tensors:
+            raise UnsupportedLayerError("The forward asks for the type of its arguments.")
+        return _read(recorder, remembered_nodes(sketch), sketch)
     except Exception as error:
-        raise UnsupportedLayerError(f"{type(error).__name__}: {error}") from error
+        call = f" (given {', '.join(sorted(given))})" if given else ""
+        raise UnsupportedLayerError(f"{type(error).__name__}: {error}{call}") from error
+
+
+def _arguments(
+    model: nn.Module, given: frozenset[str], recorder: _Recorder
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return what to call a forward with: symbols, and for a flag that is given its opposite."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    required = input_names(model)
+    for parameter in inspect.signature(model.forward).parameters.values():
+        name = parameter.name
+        if name in required or (parameter.kind is parameter.VAR_POSITIONAL and name in given):
+            args.append(recorder.placeholder(name))
+        elif name in given and isinstance(parameter.default, bool):
+            kwargs[name] = not parameter.default
+        elif name in given or _is_due(parameter):
+            kwargs[name] = recorder.placeholder(name)
+    return args, kwargs
 
 
 def sequential_links(model: nn.Module) -> Links:
@@ -75,15 +140,15 @@ def sequential_links(model: nn.Module) -> Links:
     return links
 
 
-class _Recorder(GraphAppendingTracer):
+class _Recorder(SymbolTracer):
     """Writes down what happens to symbols, and which parameters are used outside their module."""
 
     def __init__(self) -> None:
-        super().__init__(fx.Graph())
+        super().__init__()
         self.memory_used: set[int] = set()
 
     def create_arg(self, a: Any) -> Any:
-        if isinstance(a, Tensor):
+        if not isinstance(a, fx.Proxy) and isinstance(a, Tensor):
             self.memory_used |= {_memory(tensor) for tensor in (a, *_parameters_behind(a))}
             return "tensor"
         return super().create_arg(a)
@@ -91,22 +156,14 @@ class _Recorder(GraphAppendingTracer):
     def stand_in_for(self, module: nn.Module, name: str = "") -> None:
         """Make calls of torch's own layers, and of modules with hooks, a single step."""
         if _is_step(module):
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
-            vars(module)["forward"] = self._step(name)
+            self.make_step(module, name)
             return
         for key, child in module.named_children():
             self.stand_in_for(child, f"{name}.{key}" if name else key)
 
-    def _step(self, name: str) -> Callable[..., fx.Proxy]:
-        def forward(*args: Any, **kwargs: Any) -> fx.Proxy:
-            return self.create_proxy("call_module", name, args, kwargs)
-
-        return forward
-
 
 def _is_step(module: nn.Module) -> bool:
-    is_ours = type(module).__module__.startswith(("torch.nn.", "quant_engine."))
+    is_ours = type(module).__module__.startswith(LIBRARIES)
     return has_hooks(module) or (is_ours and type(module) not in _CONTAINERS)
 
 
@@ -155,10 +212,13 @@ def remembered_nodes(model: nn.Module) -> set[fx.Node]:
     return found
 
 
-def _links(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> Links:
+def _read(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> _Trace:
     steps = [node for node in recorder.graph.nodes if node.op == "call_module"]
     calls = Counter(str(node.target) for node in steps)
     modules = dict(model.named_modules())
+
+    def is_read(module: nn.Module) -> bool:
+        return any(_memory(p) in recorder.memory_used for p in module.parameters())
 
     def runs_alone(node: fx.Node) -> bool:
         module = modules.get(str(node.target))
@@ -166,7 +226,7 @@ def _links(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> L
             node.op == "call_module"
             and calls[str(node.target)] == 1
             and module is not None
-            and not any(_memory(p) in recorder.memory_used for p in module.parameters())
+            and not is_read(module)
         )
 
     links = []
@@ -177,4 +237,5 @@ def _links(recorder: _Recorder, remembered: set[fx.Node], model: nn.Module) -> L
         user = users[0]
         if runs_alone(node) and runs_alone(user) and user.args == (node,) and not user.kwargs:
             links.append((str(node.target), str(user.target)))
-    return links
+    read = {name for name, module in modules.items() if is_read(module)}
+    return _Trace(links, frozenset({*calls, *read}))

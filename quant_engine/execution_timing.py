@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 
-from quant_engine.batches import Batch
-from quant_engine.errors import UnsupportedLayerError
+from quant_engine.batches import Batch, first_samples
+from quant_engine.errors import ModelForwardError, QuantizationError, UnsupportedLayerError
 from quant_engine.execution import (
     INTEGER,
     SIMULATED,
@@ -16,9 +16,10 @@ from quant_engine.execution import (
     execution_notes,
     list_executions,
 )
+from quant_engine.forward import run_model
 from quant_engine.lowering import is_lowered
 from quant_engine.progress import Progress
-from quant_engine.report import LayerExecution, TimingReport
+from quant_engine.report import TimingReport
 from quant_engine.timing import measure_timing, runs_in_channels_last
 
 FLOAT = "float"
@@ -39,7 +40,9 @@ def time_executions(
     "float" and, for models with images, "float_channels_last" are the float model in torch's two
     memory layouts; "simulated" and "integer" are the quantized one; "integer_lowered" keeps int8
     between layers, where the model can be traced. The integer ones get their images in
-    channels_last too, as their kernels want them. A model that fails on it is timed without it.
+    channels_last too, as their kernels want them. A model that fails on that layout, or on one
+    sample alone, is timed without it. Whatever else cannot run on the batch is left out, and the
+    notes say why: a lowered model that does not take an argument of the batch, for example.
 
     Args:
         float_model: The float model, best with BatchNorms folded as the quantized one has them.
@@ -49,26 +52,26 @@ def time_executions(
         progress: Called after every batch size; may raise to cancel.
 
     Returns:
-        The times, and how each quantized layer was computed on integers.
+        The times, how each quantized layer was computed on integers, and what was left out.
 
     Raises:
-        ModelForwardError: If a model raises.
+        ModelForwardError: If the float model raises on the batch.
     """
+    batches, notes = _batches(batch, float_model)
     models: dict[str, nn.Module] = {FLOAT: float_model}
     has_layouts = _has_layouts(float_model, batch) and runs_in_channels_last(float_model, batch)
     if has_layouts:
         models[FLOAT_CHANNELS_LAST] = float_model
     models[SIMULATED] = quantized
-    executions: tuple[LayerExecution, ...] = ()
-    notes: tuple[str, ...] = ()
     try:
         models[INTEGER] = convert_execution(quantized)
         lowered = convert_execution(quantized, lowered=True)
-        notes = execution_notes(lowered)
+        notes += execution_notes(lowered)
         if is_lowered(lowered):
             models[INTEGER_LOWERED] = lowered
     except UnsupportedLayerError as error:
-        notes = (str(error),)
+        notes.append(str(error))
+    notes += _leave_out_failing(models, batches)
     watched = {
         execution: layers
         for execution in (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER)
@@ -76,16 +79,15 @@ def time_executions(
     }
     report = measure_timing(
         models,
-        _batches(batch),
+        batches,
         layers=watched,
         channels_last=(FLOAT_CHANNELS_LAST,),
         images_last=(INTEGER, INTEGER_LOWERED) if has_layouts else (),
         progress=progress,
     )
-    if INTEGER in models:
-        last = models.get(INTEGER_LOWERED, models[INTEGER])
-        executions = list_executions(last)
-    return replace(report, executions=executions, notes=notes)
+    last = models.get(INTEGER_LOWERED, models.get(INTEGER))
+    executions = () if last is None else list_executions(last)
+    return replace(report, executions=executions, notes=tuple(notes))
 
 
 def _has_layouts(model: nn.Module, batch: Batch) -> bool:
@@ -98,19 +100,32 @@ def _inputs(batch: Batch) -> list[object]:
     return [*batch.args, *batch.kwargs.values()]
 
 
-def _batches(batch: Batch) -> dict[int, Batch]:
-    """Return the batch itself and, where all tensors have the samples first, one sample of it."""
-    tensors = [value for value in _inputs(batch) if isinstance(value, Tensor)]
-    if any(t.dim() == 0 or len(t) != batch.samples for t in tensors):
-        return {batch.samples: batch}
+def _batches(batch: Batch, float_model: nn.Module) -> tuple[dict[int, Batch], list[str]]:
+    """Return the batch itself and, where it can be cut and the model takes it, one sample of it.
 
-    def one(value: object) -> object:
-        return value[:1] if isinstance(value, Tensor) else value
+    Raises:
+        ModelForwardError: If the model fails on the whole batch.
+    """
+    run_model(float_model, batch)
+    single = first_samples(batch, 1)
+    if single is None:
+        return {batch.samples: batch}, []
+    try:
+        run_model(float_model, single)
+    except ModelForwardError as error:
+        return {batch.samples: batch}, [f"One sample alone was not timed. {error}"]
+    return {1: single, batch.samples: batch}, []
 
-    single = Batch(
-        tuple(one(v) for v in batch.args),
-        {k: one(v) for k, v in batch.kwargs.items()},
-        samples=1,
-        where=f"one sample of {batch.where}",
-    )
-    return {1: single, batch.samples: batch}
+
+def _leave_out_failing(models: dict[str, nn.Module], batches: Mapping[int, Batch]) -> list[str]:
+    """Take out quantized models that fail on one of the batches; return why."""
+    notes = []
+    for name in [name for name in (SIMULATED, INTEGER, INTEGER_LOWERED) if name in models]:
+        model = models[name]
+        try:
+            for batch in batches.values():
+                run_model(model, batch)
+        except QuantizationError as error:
+            del models[name]
+            notes.append(f"The execution {name!r} was not timed. {error}")
+    return notes

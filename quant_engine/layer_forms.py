@@ -42,10 +42,10 @@ class InputRounding(StandIn):
         self.scheme = scheme
         self.qparams = qparams
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the layer on the values that the input's codes stand for."""
-        qparams = self.qparams or choose_dynamic_qparams(x, self.scheme)
-        return self.layer(fake_quantize(x, qparams).to(x.dtype), *args, **kwargs)
+        qparams = self.qparams or choose_dynamic_qparams(input, self.scheme)
+        return self.layer(fake_quantize(input, qparams).to(input.dtype), *args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,19 +37,23 @@ class PreparedModel:
         folded: Names (BatchNorm, convolution) of what was folded; the BatchNorm is an
             `nn.Identity` now.
         split: Names of the attention modules that were split into plain Linears.
+        has_folding: Whether BatchNorms were folded where the forward allows it.
     """
 
     model: nn.Module
     notes: tuple[str, ...] = ()
     folded: tuple[tuple[str, str], ...] = ()
     split: tuple[str, ...] = ()
+    has_folding: bool = True
 
 
-def prepare(model: nn.Module) -> PreparedModel:
+def prepare(model: nn.Module, *, has_folding: bool = True) -> PreparedModel:
     """Copy a model and rebuild the copy so that every layer stands on its own.
 
     Args:
         model: Any module, even a single layer. It is not changed.
+        has_folding: Whether to fold BatchNorms where the forward allows it, as far as tracing can
+            tell; `prepare_for` checks it on data.
 
     Returns:
         The copy and what was done to it.
@@ -67,10 +71,12 @@ def prepare(model: nn.Module) -> PreparedModel:
     result, split = _split_attention(result)
     notes += [f"{_label(name)} was split into plain Linears." for name in split]
     result = _rebuild_encoders(result)
-    result, folded, fold_notes = _fold_batchnorms(result)
-    notes += fold_notes
+    folded: tuple[tuple[str, str], ...] = ()
+    if has_folding:
+        result, folded, fold_notes = _fold_batchnorms(result)
+        notes += fold_notes
     notes += _shorten_embeddings(result)
-    return PreparedModel(result, tuple(notes), folded, split)
+    return PreparedModel(result, tuple(notes), folded, split, has_folding)
 
 
 def reads_children_directly(module: nn.Module) -> bool:

@@ -28,11 +28,11 @@ from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_
 from quant_engine.choices import suggest
 from quant_engine.configuration_size import configuration_size
 from quant_engine.conversion import check_layer_names
+from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, SchemeError, StorageError
 from quant_engine.histogram import FloatArray
 from quant_engine.option_layers import Configuration, build_option_layers
 from quant_engine.options import FLOAT_OPTION, Options, bit_options, name_options
-from quant_engine.preparation import prepare
 from quant_engine.progress import Progress, ProgressMeter, in_part
 from quant_engine.report import (
     ConfigurationScore,
@@ -127,9 +127,9 @@ class LogitResponse:
                 "`classes` values are predicted completely."
             )
         named = bit_options(recipe) if options is None else name_options(options)
-        prepared = prepare(model)
-        check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
         calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
+        prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
+        check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
         if isinstance(calibration_data, Calibration):
             calibration = calibration_data
         else:
@@ -140,7 +140,7 @@ class LogitResponse:
         meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
         layers = build_option_layers(prepared, named, calibration, recipe, meter)
         measurement = ResponseMeasurement(prepared, layers, named, settings)
-        measurement.run(evaluation_data, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
+        measurement.run(batches, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
         return cls(*measurement.finish(recipe))
 
     @property

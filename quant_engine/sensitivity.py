@@ -11,13 +11,13 @@ from quant_engine.batches import Data, count_batches, is_rereadable
 from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.choices import require_choice
 from quant_engine.conversion import check_layer_names
+from quant_engine.data_preparation import prepare_for
 from quant_engine.distribution import run_elsewhere, run_here
 from quant_engine.errors import SchemeError
 from quant_engine.layer_forms import BOTH, PARTS, build_forms
 from quant_engine.measurement import DIRECTIONS, ONE_AT_A_TIME, Measurement, OnUpdate, Sweep
 from quant_engine.options import Options
 from quant_engine.outcomes import Metric
-from quant_engine.preparation import prepare
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.ranking import check_metric
 from quant_engine.report import SensitivityReport
@@ -92,9 +92,9 @@ def measure_sensitivity(
     check_metric(metric)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
-    prepared = prepare(model)
-    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     calibration_data, evaluation_data = _both_data(calibration_data, evaluation_data)
+    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
+    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     meter = ProgressMeter(progress, 0)
     if isinstance(calibration_data, Calibration):
         calibration = calibration_data
@@ -108,13 +108,12 @@ def measure_sensitivity(
         sweep = partial(run_elsewhere, executor, runner)
     measurement = Measurement(
         sweep,
-        evaluation_data,
+        batches,
         forms,
         metric,
         SensitivityReport(model_name, recipe, direction, (), None, (), 0, None, seed, parts=parts),
     )
-    batches = count_batches(evaluation_data) or 1
-    meter.extend(measurement.count_runs(with_cumulative) * batches)
+    meter.extend(measurement.count_runs(with_cumulative) * (count_batches(batches) or 1))
     measurement.measure_layers(meter, on_update)
     if with_cumulative:
         measurement.accumulate(meter)

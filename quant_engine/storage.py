@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,13 +129,20 @@ def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Mo
     try:
         model = _skeleton(prepare(float_model).model, structure, tensors)
     except StorageError as error:
-        # A model that was quantized by hand may not have been prepared.
-        try:
-            model = _skeleton(copy_model(float_model)[0], structure, tensors)
-        except StorageError:
-            raise error from None
+        model = _less_prepared_skeleton(float_model, structure, tensors, error)
     _fill(model, structure, tensors)
     return model.eval()
+
+
+def _less_prepared_skeleton(
+    float_model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor], error: StorageError
+) -> nn.Module:
+    """Return the skeleton of a model without folded BatchNorms, or of one quantized by hand."""
+    with suppress(StorageError):
+        return _skeleton(prepare(float_model, has_folding=False).model, structure, tensors)
+    with suppress(StorageError):
+        return _skeleton(copy_model(float_model)[0], structure, tensors)
+    raise error
 
 
 def serialized_bytes(model: nn.Module) -> int:

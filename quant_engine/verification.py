@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared
+from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError
 from quant_engine.histogram import FloatArray
 from quant_engine.intervals import bootstrap_means, percentile_intervals
 from quant_engine.metrics import kl_divergences
 from quant_engine.option_layers import Configuration, as_variant, build_option_layers
 from quant_engine.output import OutputStats, has_logits
-from quant_engine.preparation import prepare
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
 from quant_engine.response import LogitResponse, read_twice
@@ -53,9 +53,9 @@ def verify_configurations(
     """
     for configuration in configurations:
         response.chosen(configuration)
-    prepared = prepare(model)
-    meter = ProgressMeter(progress, 0)
     calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
+    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
+    meter = ProgressMeter(progress, 0)
     recipe = response.report.recipe
     if isinstance(calibration_data, Calibration):
         calibration = calibration_data
@@ -72,8 +72,8 @@ def verify_configurations(
     runner = VariantRunner(prepared.model, forms)
     variants = [as_variant(configuration) for configuration in configurations]
     stats = [_Measured() for _ in configurations]
-    meter.extend((count_batches(evaluation_data) or 1) * len(configurations))
-    for count, batch in enumerate(iterate_batches(evaluation_data, "evaluation_data"), start=1):
+    meter.extend((count_batches(batches) or 1) * len(configurations))
+    for count, batch in enumerate(iterate_batches(batches, "evaluation_data"), start=1):
 
         def compare(
             number: int, expected: Tensor, output: Tensor, batch: Batch = batch, count: int = count

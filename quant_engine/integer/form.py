@@ -20,6 +20,7 @@ from quant_engine.kernels.operands import finish
 from quant_engine.kernels.reference import LONGEST_SUM
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layers.base import IntegerForm
+from quant_engine.layers.precision import full_precision
 
 
 class PackedLayer(Protocol):
@@ -91,7 +92,13 @@ def weights_of(layer: QuantizedLayer, codes: Tensor) -> IntegerWeights:
     return IntegerWeights(codes, by_output_channel(grid.scale, channels), points, bias)
 
 
-_SOURCES = ("quantized_weight", "weight_scale", "weight_zero_point", "input_scale")
+_SOURCES = (
+    "quantized_weight",
+    "weight_scale",
+    "weight_zero_point",
+    "input_scale",
+    "input_zero_point",
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -156,12 +163,13 @@ class KernelForm(IntegerForm):
         """Run layers side by side, rounding once what several of them read on the same grid."""
         rounded: _Rounded = {}
         outputs = []
-        for layer, x in zip(layers, inputs, strict=True):
-            form = layer.integer_form
-            if isinstance(form, KernelForm):
-                outputs.append(form._run(layer, x, rounded).to(x.dtype))
-            else:
-                outputs.append(layer.run(x))
+        with full_precision(inputs[0]):
+            for layer, x in zip(layers, inputs, strict=True):
+                form = layer.integer_form
+                if isinstance(form, KernelForm):
+                    outputs.append(form._run(layer, x, rounded).to(x.dtype))
+                else:
+                    outputs.append(layer.run(x))
         return outputs
 
     def _run(self, layer: QuantizedLayer, x: Tensor, rounded: _Rounded, *arguments: Any) -> Tensor:

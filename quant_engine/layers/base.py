@@ -9,15 +9,10 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from quant_engine.affine import (
-    QParams,
-    choose_dynamic_qparams,
-    dequantize,
-    fake_quantize,
-    quantize,
-)
+from quant_engine.affine import QParams, choose_dynamic_qparams, dequantize, fake_quantize, quantize
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
 from quant_engine.layers.grids import describe_input, empty_grids, grid_of
+from quant_engine.layers.precision import full_precision
 from quant_engine.modules import copy_hooks
 from quant_engine.observers import choose_weight_qparams
 from quant_engine.scheme import LayerScheme, TensorScheme
@@ -52,8 +47,8 @@ class QuantizedLayer(nn.Module):
     (`set_input_qparams`), inputs are rounded to it first.
 
     Execution is simulated: codes are dequantized and the sum is computed in float32, whatever the
-    dtype of the input; the output has the input's dtype. With an `integer_form` set, as
-    `convert_execution` does, the codes themselves are multiplied and summed.
+    dtype of the input, also under `torch.autocast`; the output has the input's dtype. With an
+    `integer_form` set, as `convert_execution` does, the codes themselves are multiplied and summed.
 
     A subclass is a data sheet: which arguments of the float layer it keeps, which axis of the
     weight holds the output channels, and `compute`, the float operation.
@@ -276,15 +271,18 @@ class QuantizedLayer(nn.Module):
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Apply the float operation of this layer to a float input, weight and bias."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Run the layer; input and output as in the float layer."""
-        return self.run(x)
+        return self.run(input)
 
     def run(self, x: Tensor, *arguments: Any) -> Tensor:
         """Run the layer as its execution says; `arguments` are passed on to the operation."""
-        if self.integer_form is not None and self.is_quantized:
-            return self.integer_form(self, x, *arguments).to(x.dtype)
-        return self.compute(*self.operands(x), *arguments).to(x.dtype)
+        if not self.is_quantized:
+            return self.compute(*self.operands(x), *arguments).to(x.dtype)
+        with full_precision(x):
+            if self.integer_form is not None:
+                return self.integer_form(self, x, *arguments).to(x.dtype)
+            return self.compute(*self.operands(x), *arguments).to(x.dtype)
 
     def bias_for(self, x: Tensor) -> Tensor | None:
         """Return the bias in the dtype of the input of `compute`."""

@@ -86,15 +86,15 @@ class QuantizedEmbedding(QuantizedLayer):
         )
         return self._shortened(rows)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Look up the rows `x`; output in the dtype of the float table."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up the rows `input`; output in the dtype of the float table."""
         if self.quantized_weight is None:
-            return self.compute(x, self.weight)
+            return self.compute(input, self.weight)
         table = self.weight_qparams
-        rows = F.embedding(x, self.quantized_weight)
+        rows = F.embedding(input, self.quantized_weight)
         if table.axis is None:
             return self._shortened(dequantize(rows, table)).to(self.weight_dtype)
-        chosen = x.reshape(-1)
+        chosen = input.reshape(-1)
         grid = QParams(
             table.scale[chosen], table.zero_point[chosen], table.qmin, table.qmax, axis=0
         )

@@ -94,15 +94,15 @@ class QuantizedConvTranspose2d(QuantizedLayer):
             self.dilation,
         )
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Run the layer; input and output as in the float layer.
 
         Args:
-            x: Input.
+            input: As in the float layer.
             output_size: Height and width to choose among those that the stride allows.
         """
-        output_padding = None if output_size is None else self._padding_for(x, output_size)
-        return self.run(x, output_padding)
+        output_padding = None if output_size is None else self._padding_for(input, output_size)
+        return self.run(input, output_padding)
 
     def _padding_for(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, int]:
         """Return the output padding that leads to (height, width), given with or without N, C."""

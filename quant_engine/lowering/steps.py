@@ -19,6 +19,7 @@ from quant_engine.kernels import Epilogue, Grid, to_codes
 from quant_engine.kernels.operands import ACTIVATIONS, NO_ACTIVATION
 from quant_engine.kernels.pooling import max_pool_codes
 from quant_engine.layers import QuantizedLayer
+from quant_engine.layers.precision import full_precision
 
 RELU6_TOP = 6.0
 
@@ -134,6 +135,10 @@ class LoweredLayer(LoweredStep):
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Run the layer and what follows it."""
+        with full_precision(x):
+            return self._run(x, skip)
+
+    def _run(self, x: Tensor, skip: Tensor | None) -> Tensor:
         form = self.layer.integer_form
         if self.is_integer and isinstance(form, KernelForm):
             codes = x if self.takes_codes else to_codes(x, self.input_qparams)

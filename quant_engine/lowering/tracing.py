@@ -11,14 +11,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import GraphAppendingTracer
 
 from quant_engine.dataflow import input_names, remembered_nodes
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
+from quant_engine.lowering.arguments import check_arguments
 from quant_engine.lowering.writes import IN_PLACE_OPERATORS
 from quant_engine.modules import has_hooks
 from quant_engine.sweep import share_tensors
+from quant_engine.symbols import LIBRARIES, Symbol, SymbolTracer
 
 _CONTAINERS = (
     nn.Sequential,
@@ -27,13 +28,13 @@ _CONTAINERS = (
     SplitTransformerEncoder,
     SplitTransformerEncoderLayer,
 )
-_LIBRARIES = ("torch.nn.", "quant_engine.")
 
 
 def trace_model(model: nn.Module) -> fx.GraphModule:
     """Write a model's forward down as a graph of torch's and this engine's layers.
 
-    Arguments of `forward` that have defaults keep them.
+    Arguments of `forward` that have defaults keep them; the graph takes them all the same, and
+    refuses other values.
 
     Args:
         model: Any module in eval mode; it is not run and not changed.
@@ -57,8 +58,10 @@ def trace_model(model: nn.Module) -> fx.GraphModule:
         if remembered_nodes(sketch):
             raise UnsupportedLayerError("The forward keeps a value in an attribute for later.")
         recorder.graph.output(recorder.create_arg(result))
+        root = share_tensors(model)
+        check_arguments(root, recorder.graph, recorder.assumed_tensors)
         recorder.graph.lint()
-        return fx.GraphModule(share_tensors(model), recorder.graph, type(model).__name__)
+        return fx.GraphModule(root, recorder.graph, type(model).__name__)
     except UnsupportedLayerError:
         raise
     except Exception as error:
@@ -69,12 +72,12 @@ def is_single_step(module: nn.Module) -> bool:
     """Whether a module is called as a whole: torch's layers, this engine's, and hooked ones."""
     if has_hooks(module):
         return True
-    return type(module).__module__.startswith(_LIBRARIES) and type(module) not in _CONTAINERS
+    return type(module).__module__.startswith(LIBRARIES) and type(module) not in _CONTAINERS
 
 
 def _require_plain_containers(result: Any) -> None:
     """Check that a graph can give back what the forward does: other mappings would become dicts."""
-    if isinstance(result, dict | list | tuple):
+    if not isinstance(result, fx.Proxy) and isinstance(result, dict | list | tuple):
         if not isinstance(result, tuple) and type(result) not in (dict, list):
             kind = type(result).__name__
             raise UnsupportedLayerError(f"The forward returns a {kind}. Return a dict or a tuple.")
@@ -82,7 +85,7 @@ def _require_plain_containers(result: Any) -> None:
             _require_plain_containers(value)
 
 
-class _Symbol(fx.Proxy):
+class _Symbol(Symbol):
     """A symbol that `+=` and the like overwrite, as they do a tensor; fx would make a new value."""
 
     def _in_place(self, name: str, other: Any) -> fx.Proxy:
@@ -98,22 +101,19 @@ for _name in IN_PLACE_OPERATORS:
     setattr(_Symbol, f"__{_name}__", _overwriting(_name))
 
 
-class _Recorder(GraphAppendingTracer):
+class _Recorder(SymbolTracer):
     """Writes the graph, and knows the names of parameters and buffers."""
 
     def __init__(self, root: nn.Module) -> None:
-        super().__init__(fx.Graph())
+        super().__init__()
         named = (*root.named_parameters(), *root.named_buffers())
         self._names = {id(tensor): name for name, tensor in named}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Symbol(node, self)
 
-    def placeholder(self, name: str) -> fx.Proxy:
-        return self.create_proxy("placeholder", name, (), {})
-
     def create_arg(self, a: Any) -> Any:
-        if not isinstance(a, Tensor):
+        if isinstance(a, fx.Proxy) or not isinstance(a, Tensor):
             return super().create_arg(a)
         if id(a) not in self._names:
             raise UnsupportedLayerError("The forward uses a tensor that is no parameter or buffer.")
@@ -122,9 +122,7 @@ class _Recorder(GraphAppendingTracer):
     def stand_in_for(self, module: nn.Module, name: str) -> None:
         """Make every single step a node, and every tensor of the modules around them a symbol."""
         if is_single_step(module):
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
-            vars(module)["forward"] = self._step(name)
+            self.make_step(module, name)
             return
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
@@ -133,9 +131,3 @@ class _Recorder(GraphAppendingTracer):
                     cast(dict[str, Any], tensors)[key] = self.create_proxy("get_attr", path, (), {})
         for key, child in module.named_children():
             self.stand_in_for(child, f"{name}.{key}" if name else key)
-
-    def _step(self, name: str) -> Callable[..., fx.Proxy]:
-        def forward(*args: Any, **kwargs: Any) -> fx.Proxy:
-            return self.create_proxy("call_module", name, args, kwargs)
-
-        return forward

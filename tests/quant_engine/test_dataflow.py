@@ -108,10 +108,61 @@ def test_models_with_defaults_and_several_inputs() -> None:
         def forward(  # type: ignore[override]
             self, x: Tensor, y: Tensor, mask: Tensor | None = None, *, twice: bool = False
         ) -> Tensor:
-            out = self.norm(self.conv(x) if mask is None else self.conv(x) * mask)
-            return self.norm(out) if twice else out + y
+            out = self.norm(self.conv(x if mask is None else x * mask))
+            return out if twice else out + y
 
     assert trace_links(Model(lambda net, x: x)) == [("conv", "norm")]
+
+
+def masked(net: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    y = net.conv(x)
+    return net.norm(y if mask is None else y * mask)
+
+
+def flagged(net: Any, x: Tensor, features: bool = False) -> Tensor:
+    y = net.conv(x)
+    return y if features else net.norm(y)
+
+
+def both(net: Any, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
+    y = net.conv(x)
+    return net.norm(y) if a is None or b is None else y
+
+
+def one(net: Any, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
+    y = net.conv(x)
+    return y if a is not None and b is None else net.norm(y)
+
+
+def weighted(net: Any, x: Tensor, weighted: bool = False) -> Tensor:
+    return x * net.conv.weight.sum() if weighted else net.norm(net.conv(x))
+
+
+def more(net: Any, x: Tensor, *others: Tensor) -> Tensor:
+    y = net.conv(x)
+    return net.norm(y) + sum(y * other for other in others)
+
+
+@pytest.mark.parametrize("run", [masked, flagged, both, one, weighted, more])
+def test_a_use_behind_an_optional_argument_counts(run: Callable[..., Any]) -> None:
+    assert trace_links(with_forward(run)) == []
+
+
+def with_forward(run: Callable[..., Any]) -> nn.Module:
+    return type("Model", (Net,), {"forward": run})(run)
+
+
+def early(net: Any, x: Tensor, is_short: bool = False) -> Tensor:
+    return x if is_short else net.norm(net.conv(x))
+
+
+def by_name(net: Any, x: Tensor, *, scale: Tensor) -> Tensor:
+    return net.norm(net.conv(x)) * scale
+
+
+@pytest.mark.parametrize("run", [early, by_name])
+def test_arguments_that_change_no_use(run: Callable[..., Any]) -> None:
+    assert trace_links(with_forward(run)) == [("conv", "norm")]
 
 
 def test_any_number_of_inputs() -> None:
@@ -120,6 +171,21 @@ def test_any_number_of_inputs() -> None:
             return self.norm(self.conv(inputs[0]))
 
     assert trace_links(Model(lambda net, x: x)) == [("conv", "norm")]
+
+
+def test_arguments_of_any_name_may_hide_a_use() -> None:
+    class Model(Net):
+        def forward(self, x: Tensor, **options: Any) -> Tensor:
+            y = self.conv(x)
+            return self.norm(y) + (y if options.get("skip") else 0)
+
+    with pytest.raises(UnsupportedLayerError, match="arguments of any name"):
+        trace_links(Model(lambda net, x: x))
+
+
+def test_what_the_forward_asks_of_its_arguments_is_not_known() -> None:
+    with pytest.raises(UnsupportedLayerError, match="type of its arguments"):
+        trace_links(Net(lambda net, x: net.norm(net.conv(x)) if isinstance(x, Tensor) else x))
 
 
 def test_nested_modules_have_full_names() -> None:

@@ -13,6 +13,7 @@ from quant_engine.errors import DataError, UnsupportedLayerError
 from quant_engine.execution import convert_execution, list_executions
 from quant_engine.integer import KernelForm, why_not_integer
 from quant_engine.layers import QuantizedLinear, get_quantized_type
+from quant_engine.layers.together import run_side_by_side
 from quant_engine.scheme import LayerScheme, TensorScheme
 from tests.quant_engine.layer_cases import (
     LAYER_SCHEMES,
@@ -91,6 +92,32 @@ def test_integer_layers_equal_simulated_ones(case, scheme, kernel):
     layer = quantized(module, x, SCHEMES[scheme])
     integer = convert_execution(layer, kernel=kernel)
     assert_equal_to_rounding(layer, x, integer(x), layer(x))
+
+
+@each_case
+@each_kernel
+@torch.no_grad()
+def test_autocast_leaves_integer_layers_equal_to_simulated_ones(case, kernel):
+    module, x = CASES[case]
+    layer = quantized(module, x, SCHEMES["asymmetric"])
+    expected = layer(x)
+    integer = convert_execution(layer, kernel=kernel)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_equal_to_rounding(layer, x, integer(x), expected)
+        assert torch.equal(layer(x), expected)
+
+
+@torch.no_grad()
+def test_autocast_leaves_layers_that_run_as_one_alone():
+    x = seeded((4, 7))
+    layers = [
+        convert_execution(quantized(fill(nn.Linear(7, 3), seed), x, SCHEMES["weights_only"]))
+        for seed in (1, 2)
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run_side_by_side(layers, (x, x))
+    for layer, y in zip(layers, found, strict=True):
+        assert torch.equal(y, layer(x))
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
@@ -196,6 +223,17 @@ def test_a_changed_bias_is_the_one_that_runs():
     before = integer(x)
     integer.bias.add_(1.0)
     assert torch.allclose(integer(x), before + 1.0)
+
+
+@torch.no_grad()
+def test_an_input_zero_point_changed_in_place_is_the_one_that_runs():
+    module, x = CASES["Linear"]
+    layer = quantized(module, x, SCHEMES["per_channel"])
+    integer = convert_execution(copy.deepcopy(layer))
+    integer(x)
+    for changed in (layer, integer):
+        changed.input_zero_point.add_(5)
+    assert_equal_to_rounding(layer, x, integer(x), layer(x))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])  # noqa: S301

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 
 import pytest
@@ -65,6 +66,40 @@ def test_layer_is_the_float_layer_on_rounded_values(
     assert torch.equal(layer(x), expected(module, layer, x))
     assert not torch.equal(layer(x), module(x))
     assert_rounded(module, layer)
+
+
+@each_scheme
+@each_case
+def test_autocast_changes_no_number(module: nn.Module, x: Tensor, scheme: LayerScheme) -> None:
+    layer = quantized(module, x, scheme)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+
+    assert y.dtype == torch.float32
+    assert torch.equal(y, expected(module, layer, x))
+
+
+@each_case
+def test_a_layer_of_half_precision_stays_one_under_autocast(module: nn.Module, x: Tensor) -> None:
+    if not x.is_floating_point():
+        return
+    layer, x = quantized(module, x, WITH_INPUT), x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, layer(x))
+
+
+@each_case
+def test_arguments_have_the_names_they_have_in_the_float_layer(
+    module: nn.Module, x: Tensor
+) -> None:
+    layer = quantized(module, x, WITH_INPUT)
+    names = [list(inspect.signature(m.forward).parameters) for m in (module, layer)]
+
+    assert names[0] == names[1]
+    assert torch.equal(layer(input=x), layer(x))
 
 
 @each_case

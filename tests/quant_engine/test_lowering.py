@@ -436,6 +436,17 @@ def test_models_of_other_types_are_not_lowered(dtype):
 
 
 @torch.no_grad()
+def test_autocast_changes_nothing_in_a_lowered_chain():
+    model = fill(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4), nn.Flatten(), nn.Linear(576, 5)))
+    quantized, *lowered = lowered_pair(model, IMAGES)
+    expected = [quantized(IMAGES), lowered[1](IMAGES)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [form(IMAGES) for form in lowered]
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@torch.no_grad()
 def test_dropout_of_a_model_in_training_mode_is_not_kept():
     model = Net(
         lambda m, x: m.b(F.dropout(m.a(x), 0.5, m.training)), a=nn.Linear(6, 6), b=nn.Linear(6, 2)

@@ -485,3 +485,26 @@ def test_a_failing_layer_bears_its_own_name(parts: str) -> None:
         measure_sensitivity(
             model, torch.randn(4, 6), evaluation_data=torch.randn(4, 5), parts=parts
         )
+
+
+class ByName(nn.Module):
+    """Calls a layer with its argument by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(input=torch.relu(self.first(x)))
+        return y
+
+
+@pytest.mark.parametrize("parts", ["both", "weights", "activations"])
+def test_layers_may_be_called_with_their_input_by_name(parts: str) -> None:
+    model, x = fill(ByName()), torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    plain = fill(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+
+    found = measure_sensitivity(model, x, parts=parts).layers
+    expected = measure_sensitivity(plain, x, parts=parts).layers
+
+    assert [e.value for e in found] == [e.value for e in expected]

@@ -1,0 +1,159 @@
+"""Preparing a model for the data at hand: the copy computes on them what the model computes.
+
+Tracing tells where BatchNorms may be folded, but a forward may have ways that no trace sees. So a
+folded and an unfolded copy run on a few samples first, and must give the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.batches import Batch, first_samples, iterate_batches
+from quant_engine.errors import DataError, ModelForwardError
+from quant_engine.forward import primary_output, run_model
+from quant_engine.modules import nested_tensors
+from quant_engine.preparation import PreparedModel, prepare
+
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+
+_SAMPLES = 32
+_TENSORFLOAT_EPS = 2.0**-10  # GPUs may multiply float32 with these digits
+
+_NOTE = (
+    "BatchNorms were not folded: on the data, the model would compute something else then. Its "
+    "forward reads the output of a convolution in a way that tracing does not see."
+)
+
+
+def prepare_for(
+    model: nn.Module,
+    calibration_data: C,
+    evaluation_data: E = None,  # type: ignore[assignment]
+) -> tuple[PreparedModel, C, E]:
+    """Prepare a model, and check on the first samples of the data that it computes the same.
+
+    Args:
+        model: Any module. It is not changed.
+        calibration_data: What it will run on: a tensor or an iterable of batches. A `Calibration`
+            remembers what was found on its data. What holds no data is not looked at.
+        evaluation_data: The same.
+
+    Returns:
+        The prepared model; and the data, with their first batches still to be read.
+
+    Raises:
+        UnsupportedLayerError: If the model is no module or cannot be copied.
+    """
+    prepared = prepare(model, has_folding=getattr(calibration_data, "has_folding", True))
+    if not prepared.folded:
+        return prepared, calibration_data, evaluation_data
+    is_separate = evaluation_data is not calibration_data
+    first, calibration_data = _read_ahead(calibration_data)
+    batches = [first]
+    if is_separate:
+        first, evaluation_data = _read_ahead(evaluation_data)
+        batches.append(first)
+    if not all(_folds_exactly(model, prepared, batch) for batch in batches if batch is not None):
+        prepared = prepare(model, has_folding=False)
+        prepared = replace(prepared, notes=(*prepared.notes, _NOTE))
+    return prepared, calibration_data, evaluation_data
+
+
+class _ReadAhead(Iterable[Any]):
+    """Batches of which the first one was read already; the next pass does not read it again."""
+
+    def __init__(self, data: Iterable[Any], begun: Iterator[Any]) -> None:
+        self._data = data
+        self._begun: Iterator[Any] | None = begun
+
+    def __iter__(self) -> Iterator[Any]:
+        begun, self._begun = self._begun, None
+        return iter(self._data) if begun is None else begun
+
+    def __len__(self) -> int:
+        return len(self._data)  # type: ignore[arg-type]
+
+
+def _read_ahead(data: D) -> tuple[Batch | None, D]:
+    """Return the first batch, if there is a good one, and the data with that batch still in it."""
+    if isinstance(data, Tensor):
+        return _as_batch(data), data
+    if isinstance(data, Sequence):
+        return (_as_batch(data[0]) if data else None), data
+    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+        return None, data
+    rest = iter(data)
+    found = list(islice(rest, 1))
+    begun = chain(found, rest)
+    again = begun if isinstance(data, Iterator) else _ReadAhead(data, begun)
+    return (_as_batch(found[0]) if found else None), cast(D, again)
+
+
+def _as_batch(item: Any) -> Batch | None:
+    """Return a checked batch; what is wrong with it will be said where the data is read."""
+    try:
+        return next(iterate_batches([item]))
+    except DataError:
+        return None
+
+
+def _folds_exactly(model: nn.Module, prepared: PreparedModel, batch: Batch) -> bool:
+    """Whether a prepared model computes on a batch what it does without folded BatchNorms."""
+    few = first_samples(batch, _SAMPLES)
+    for samples in (few, batch):
+        if samples is None:
+            continue
+        try:
+            expected = _outputs(prepare(model, has_folding=False).model, samples)
+        except ModelForwardError:
+            continue  # a model may insist on its batch size; if it fails on all, others will say so
+        try:
+            found = _outputs(copy.deepcopy(prepared.model), samples)
+        except ModelForwardError:
+            return False
+        eps = _coarsest_eps(prepared.model, expected)
+        return len(found) == len(expected) and all(map(partial(_is_near, eps), found, expected))
+    return True
+
+
+def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """Return the float tensors that a model gives, without a trace in the random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        output = run_model(model, batch)
+    tensors = list(nested_tensors(output))
+    primary = primary_output(output)
+    if not tensors and primary is not None:
+        tensors = [primary]
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+
+def _coarsest_eps(model: nn.Module, outputs: Iterable[Tensor]) -> float:
+    """Return the distance from 1 to the next number in the coarsest type computed in."""
+    tensors = [t for t in (*model.parameters(), *outputs) if t.is_floating_point()]
+    kinds = {tensor.device.type for tensor in tensors}
+    types = {tensor.dtype for tensor in tensors}
+    types |= {torch.get_autocast_dtype(k) for k in kinds if torch.is_autocast_enabled(k)}
+    coarsest = max((torch.finfo(dtype).eps for dtype in types), default=0.0)
+    return coarsest if kinds <= {"cpu"} else max(coarsest, _TENSORFLOAT_EPS)
+
+
+def _is_near(eps: float, found: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs differ by rounding, which has half the digits to add up in."""
+    if found.shape != expected.shape:
+        return False
+    if not expected.numel():
+        return True
+    largest = expected.abs().nan_to_num(0.0, 0.0).amax().item()
+    near = torch.isclose(found, expected, rtol=0.0, atol=math.sqrt(eps) * largest, equal_nan=True)
+    return bool(near.all())
