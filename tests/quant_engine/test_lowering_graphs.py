@@ -258,7 +258,8 @@ def check(middle: Spec, recipe: Recipe, seed: int) -> nn.Module:
         found = simulated(IMAGES.clone())["logits"]
         layers = [m for m in simulated.modules() if isinstance(m, LoweredLayer)]
         if all(step._skip is None for step in layers):
-            assert torch.equal(found, expected)
+            # A sum over a tensor that lies otherwise in memory may be rounded otherwise.
+            assert (found - expected).abs().max() <= 1e-6 * (1 + expected.abs().max())
         if is_lowered(simulated):
             compare_steps(simulated, integer, IMAGES)
         assert integer(IMAGES.clone())["logits"].shape == expected.shape
