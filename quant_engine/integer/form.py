@@ -157,7 +157,7 @@ class KernelForm(IntegerForm):
 
     def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
         """Run a layer on a float input; returns float32, laid out in memory as the input is."""
-        return self._run(layer, x, {}, *arguments)
+        return self._run(layer, x, None, *arguments)
 
     def run_all(self, layers: Sequence[QuantizedLayer], inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run layers side by side, rounding once what several of them read on the same grid."""
@@ -172,7 +172,9 @@ class KernelForm(IntegerForm):
                     outputs.append(layer.run(x))
         return outputs
 
-    def _run(self, layer: QuantizedLayer, x: Tensor, rounded: _Rounded, *arguments: Any) -> Tensor:
+    def _run(
+        self, layer: QuantizedLayer, x: Tensor, rounded: _Rounded | None, *arguments: Any
+    ) -> Tensor:
         if layer.scheme.activation is None:
             return run_on_float_input(layer, x, *arguments)
         built = self._build(layer)
@@ -182,9 +184,12 @@ class KernelForm(IntegerForm):
             if qparams is None:
                 return run_on_float_input(layer, x, *arguments)
             grid = Grid.of(qparams)
-        if (id(x), grid) not in rounded:
-            rounded[id(x), grid] = to_codes(x, qparams)
-        y = built.packed(rounded[id(x), grid], grid, PLAIN, *arguments)
+        codes = None if rounded is None else rounded.get((id(x), grid))
+        if codes is None:
+            codes = to_codes(x, qparams, grid)
+            if rounded is not None:
+                rounded[id(x), grid] = codes
+        y = built.packed(codes, grid, PLAIN, *arguments)
         return y if _has_channels_last(x) else y.contiguous()
 
     def run_codes(

@@ -47,15 +47,23 @@ class Grid:
         )
 
 
-def to_codes(x: Tensor, qparams: QParams) -> Tensor:
+def to_codes(x: Tensor, qparams: QParams, grid: Grid | None = None) -> Tensor:
     """Round a float tensor to a grid with one scale; unsigned codes, uint8, shape of `x`.
+
+    Args:
+        x: The tensor.
+        qparams: The grid.
+        grid: The same as plain numbers, where they are at hand: reading them takes as long as
+            rounding a small tensor.
 
     Example:
         >>> grid = QParams(torch.tensor(0.5), torch.tensor(-128), -128, 127)
         >>> to_codes(torch.tensor([0.0, 1.0, 999.0]), grid).tolist()
         [0, 2, 255]
     """
-    grid, x = Grid.of(qparams), x.detach()
+    grid = grid or Grid.of(qparams)
+    if x.requires_grad:
+        x = x.detach()
     if x.numel() <= _PIECE or x.dtype != torch.float32 or not _is_dense(x):
         return _rounded(torch.div(x.float(), qparams.scale), grid)
     # Piece by piece, in a buffer that stays in the processor's cache.
@@ -76,9 +84,11 @@ def _rounded(steps: Tensor, grid: Grid) -> Tensor:
     rounds the sum, half to even, and leaves the code in the lowest byte: cheaper than rounding and
     converting. The number added is even, lest ties go the other way.
     """
-    steps.clamp_(grid.lowest - grid.zero_point, grid.highest - grid.zero_point).add_(_ROUNDER)
+    is_odd = grid.zero_point % 2
+    steps.clamp_(grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
+    steps.add_(_ROUNDER + grid.zero_point - is_odd)
     codes = steps.view(torch.int32).to(torch.uint8)
-    return codes.add_(grid.zero_point) if grid.zero_point else codes
+    return codes.add_(1) if is_odd else codes
 
 
 def _is_dense(x: Tensor) -> bool:

@@ -53,10 +53,13 @@ class RoundToCodes(LoweredStep):
     def __init__(self, qparams: QParams) -> None:
         super().__init__()
         self.qparams = qparams
+        self.grid = Grid.of(qparams)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return codes, or the values they stand for."""
-        return to_codes(x, self.qparams) if self.is_integer else fake_quantize(x, self.qparams)
+        if self.is_integer:
+            return to_codes(x, self.qparams, self.grid)
+        return fake_quantize(x, self.qparams)
 
 
 class ClampCodes(LoweredStep):
@@ -141,7 +144,7 @@ class LoweredLayer(LoweredStep):
     def _run(self, x: Tensor, skip: Tensor | None) -> Tensor:
         form = self.layer.integer_form
         if self.is_integer and isinstance(form, KernelForm):
-            codes = x if self.takes_codes else to_codes(x, self.input_qparams)
+            codes = x if self.takes_codes else to_codes(x, self.input_qparams, self._grid)
             epilogue = Epilogue(self._fused_activation, self._output, skip, self._skip)
             return form.run_codes(self.layer, codes, self._grid, epilogue)
         qparams = self.layer.input_qparams
