@@ -154,16 +154,16 @@ def _correct(logits: Tensor, labels: Tensor | None) -> FloatArray | None:
     return _sample_means((logits.argmax(dim=-1) == labels).double())
 
 
-def _by_sample(values: Tensor) -> Tensor:
+def by_sample(values: Tensor) -> Tensor:
     """Return one row a sample; an output without axes, such as a sum, is one sample."""
     return values.reshape(values.shape[0] if values.dim() else 1, -1)
 
 
 def _sample_sums(values: Tensor) -> FloatArray:
-    sums: FloatArray = _by_sample(values).sum(dim=1).cpu().numpy()
+    sums: FloatArray = by_sample(values).sum(dim=1).cpu().numpy()
     return sums
 
 
 def _sample_means(values: Tensor) -> FloatArray:
-    means: FloatArray = _by_sample(values).mean(dim=1).cpu().numpy()
+    means: FloatArray = by_sample(values).mean(dim=1).cpu().numpy()
     return means

@@ -16,6 +16,7 @@ from quant_engine.histogram import FloatArray
 from quant_engine.intervals import bootstrap_means, percentile_intervals
 from quant_engine.metrics import kl_divergences
 from quant_engine.option_layers import Configuration, as_variant, build_option_layers
+from quant_engine.outcomes import by_sample
 from quant_engine.output import OutputStats, has_logits
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
@@ -127,11 +128,11 @@ class _Measured:
     def update(self, expected: Tensor, output: Tensor, labels: Tensor | None) -> None:
         self._stats.update(expected, output, labels)
         if has_logits(expected, labels):
-            harms = _by_sample(kl_divergences(expected, output))
+            harms = by_sample(kl_divergences(expected, output))
             weights = harms.new_ones(harms.shape)
         else:
-            weights = _by_sample(expected.double().square())
-            harms = _by_sample((output.double() - expected.double()).square())
+            weights = by_sample(expected.double().square())
+            harms = by_sample((output.double() - expected.double()).square())
         self._harms.append(harms.sum(dim=1).cpu().numpy())
         self._weights.append(weights.sum(dim=1).cpu().numpy())
 
@@ -153,8 +154,3 @@ class _Measured:
         harms, weights = np.concatenate(self._harms), np.concatenate(self._weights)
         (interval,) = percentile_intervals(bootstrap_means(harms[None], weights))
         return interval
-
-
-def _by_sample(values: Tensor) -> Tensor:
-    """Return one row a sample; an output without axes is one sample."""
-    return values.reshape(values.shape[0] if values.dim() else 1, -1)

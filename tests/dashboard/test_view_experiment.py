@@ -175,14 +175,18 @@ def test_progress_shows_on_every_page(slow: SlowAnalysis) -> None:
         assert app.get("progress"), page
 
 
-def test_cancelling_keeps_what_is_known_and_marks_it(slow: SlowAnalysis) -> None:
-    app = open_experiment()
-    change(app, "slider", "Weight bits", 5)
+def run_and_cancel(app: AppTest, slow: SlowAnalysis) -> None:
     press(app, "Run")
     assert slow.begun.wait(WAIT_SECONDS)
     app.run()
     press(app, "Cancel")
     wait_for_jobs(app)
+
+
+def test_cancelling_keeps_what_is_known_and_marks_it(slow: SlowAnalysis) -> None:
+    app = open_experiment()
+    change(app, "slider", "Weight bits", 5)
+    run_and_cancel(app, slow)
 
     assert_alive(app)
     kept = run_state.store().get(slow.settings[-1].run_id)
@@ -198,11 +202,7 @@ def test_cancelling_a_repeat_keeps_the_whole_result_and_its_rankings(slow: SlowA
     assert example is not None
     assert example.sensitivities
     app = open_experiment()
-    press(app, "Run")
-    assert slow.begun.wait(WAIT_SECONDS)
-    app.run()
-    press(app, "Cancel")
-    wait_for_jobs(app)
+    run_and_cancel(app, slow)
 
     assert_alive(app)
     shown = run_state.find_run(Settings(SMALL))
@@ -228,11 +228,7 @@ def test_repeating_a_stored_example_keeps_its_rankings() -> None:
 def test_a_partial_run_is_computed_again_when_asked_for(slow: SlowAnalysis) -> None:
     app = open_experiment()
     change(app, "slider", "Weight bits", 5)
-    press(app, "Run")
-    assert slow.begun.wait(WAIT_SECONDS)
-    app.run()
-    press(app, "Cancel")
-    wait_for_jobs(app)
+    run_and_cancel(app, slow)
     slow.go_on.set()
 
     press(app, "Run")
