@@ -12,6 +12,7 @@ from torch import nn
 from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
+from quant_engine.copying import share_tensors
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import ModelForwardError, SchemeError
 from quant_engine.execution_timing import time_executions
@@ -30,7 +31,6 @@ from quant_engine.report import (
 )
 from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
-from quant_engine.sweep import share_tensors
 from quant_engine.tensor_reports import input_report, range_choices, weight_report
 from quant_engine.timing import describe_environment
 

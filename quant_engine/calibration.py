@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
+from quant_engine.batchnorm import Folding
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, SchemeError, UnsupportedLayerError
 from quant_engine.forward import layer_input, run_model, watched_layers
@@ -37,8 +38,7 @@ class Calibration:
             runs; layers that cannot be quantized are here too.
         samples: Samples seen.
         batches: Batches seen.
-        has_folding: Whether BatchNorms may be folded; False if that changed what the model computes
-            on this data.
+        folded: The BatchNorms that were folded for this data.
     """
 
     recipe: Recipe
@@ -46,7 +46,7 @@ class Calibration:
     calls: Mapping[str, int] = field(default_factory=dict)
     samples: int = 0
     batches: int = 0
-    has_folding: bool = True
+    folded: tuple[Folding, ...] = ()
 
 
 def calibrate(
@@ -153,4 +153,4 @@ def calibrate_prepared(
             count += 1
             meter.step(f"calibrate: batch {count}")
     per_pass = {name: round(total / count) for name, total in calls.items()}
-    return Calibration(recipe, histograms, per_pass, samples, count, prepared.has_folding)
+    return Calibration(recipe, histograms, per_pass, samples, count, prepared.folded)

@@ -48,6 +48,17 @@ def copy_model(model: nn.Module) -> tuple[nn.Module, list[str]]:
     return result.eval(), notes
 
 
+def share_tensors(model: nn.Module) -> nn.Module:
+    """Copy the modules of a model but share its parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def share_parameters(model: nn.Module) -> nn.Module:
+    """Copy the modules and buffers of a model, whose forward may change them, but no parameters."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
 def materialize_weights(model: nn.Module) -> list[str]:
     """Turn recomputed weights into plain ones: weight_norm, spectral_norm, pruning and the like.
 

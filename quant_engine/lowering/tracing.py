@@ -12,13 +12,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from quant_engine.copying import share_tensors
 from quant_engine.dataflow import input_names, remembered_nodes
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
 from quant_engine.lowering.arguments import check_arguments
 from quant_engine.lowering.writes import IN_PLACE_OPERATORS
 from quant_engine.modules import has_hooks
-from quant_engine.sweep import share_tensors
 from quant_engine.symbols import LIBRARIES, Symbol, SymbolTracer
 
 _CONTAINERS = (

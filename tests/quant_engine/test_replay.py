@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from quant_engine import calibrate, measure_sensitivity
 from quant_engine.batches import Batch
+from quant_engine.copying import share_tensors
 from quant_engine.forward import model_output
 from quant_engine.replay import Replay
-from quant_engine.sweep import VariantRunner, share_tensors
+from quant_engine.sweep import VariantRunner
 from sample_models import get_model_info, list_models, load_model
 
 
