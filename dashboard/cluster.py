@@ -33,7 +33,7 @@ def sweep_executor() -> Iterator[Executor | None]:
         return
     try:
         from distributed import Client
-        from distributed.comm import connect
+        from distributed.comm.core import connect
     except ImportError as error:
         raise WorkerError(
             f"{SCHEDULER_VARIABLE} names the cluster {address!r}, but Dask is not installed. "
