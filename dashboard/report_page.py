@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from dashboard.accuracy import change_text, output_change, share_text
 from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
     describe_errors,
@@ -21,7 +22,6 @@ from dashboard.figures.formatting import (
     format_db,
     format_nats,
     format_percent,
-    format_points,
 )
 from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
 from dashboard.figures.layer_gains import (
@@ -80,8 +80,9 @@ def key_numbers(report: ModelReport) -> tuple[KeyNumber, ...]:
     if output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:
-            remark = f"float {format_accuracy(before)}, {format_points(after - before)}"
-            numbers.append(KeyNumber("Accuracy quantized", format_accuracy(after), remark))
+            samples = output.labelled_samples
+            remark = f"float {share_text(before, samples)}; {change_text(output_change(output))}"
+            numbers.append(KeyNumber("Accuracy quantized", share_text(after, samples), remark))
         remark = f"KL {format_nats(output.kl_divergence)}" if output.kl_divergence else ""
         agreement = format_accuracy(output.top1_agreement)
         if agreement != MISSING:

@@ -12,6 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import service
+from dashboard.accuracy import share_text
 from dashboard.components import run_state
 from dashboard.state import Settings
 from dashboard.sweeps import Sweep
@@ -93,10 +94,10 @@ def draft(app: AppTest) -> Settings:
 
 def test_the_form_gives_the_accuracy_as_other_pages_do() -> None:
     app = open_experiment()
-    share = service.model_info(SMALL).accuracy
-    wanted = f"{100 * share:.2f}".rstrip("0").rstrip(".")
-    (text,) = [str(line.value) for line in app.caption if "% accurate" in str(line.value)]
-    assert text.endswith(f" · {wanted} % accurate")
+    info = service.model_info(SMALL)
+    wanted = share_text(info.accuracy, info.test_samples)
+    (text,) = [str(line.value) for line in app.caption if " accurate" in str(line.value)]
+    assert text.endswith(f" · {wanted} accurate")
 
 
 def test_idle_shows_the_form_an_estimate_and_the_last_result() -> None:

@@ -234,6 +234,15 @@ def test_accuracy_that_falls_is_shown_as_falling() -> None:
     assert accuracy.proto.direction == MetricProto.DOWN
 
 
+def test_an_accuracy_inside_its_interval_is_neither_green_nor_red() -> None:
+    app = open_app({"run": "resnet int8_per_channel"})
+
+    accuracy = next(metric for metric in app.metric if metric.label.startswith("Accuracy"))
+    assert "samples: no difference the data shows; now (" in accuracy.delta
+    assert accuracy.proto.color == MetricProto.GRAY
+    assert accuracy.proto.direction == MetricProto.NONE
+
+
 def test_an_unknown_layer_pattern_in_a_link_is_told_not_raised() -> None:
     app = open_app({"run": f"{SMALL} int8_per_channel exclude:nothing.like.this"})
 
