@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from dashboard.accuracy import change_text, output_change, share_text
+from dashboard.culprit import OutputEffects, find_culprit
 from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
     describe_errors,
@@ -72,8 +73,18 @@ class KeyNumber:
     remark: str = ""
 
 
-def key_numbers(report: ModelReport) -> tuple[KeyNumber, ...]:
-    """Return the numbers a reader looks for first."""
+def key_numbers(
+    report: ModelReport,
+    sensitivities: Iterable[SensitivityReport] = (),
+    predicted: OutputEffects | None = None,
+) -> tuple[KeyNumber, ...]:
+    """Return the numbers a reader looks for first.
+
+    Args:
+        report: What the analysis found.
+        sensitivities: What was measured on top.
+        predicted: What a prediction says of each layer, if there is one.
+    """
     output, size = report.output, report.size
     quantized = len(report.quantized_layers)
     numbers = [KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}")]
@@ -88,6 +99,9 @@ def key_numbers(report: ModelReport) -> tuple[KeyNumber, ...]:
         if agreement != MISSING:
             numbers.append(KeyNumber("Same answer as float", agreement, remark))
         numbers.append(KeyNumber("Output SQNR", format_db(output.error.sqnr_db)))
+    culprit = find_culprit(report, sensitivities, predicted)
+    if culprit is not None:
+        numbers.append(KeyNumber(f"Culprit ({culprit.label})", culprit.name, culprit.sentence))
     if size is not None:
         remark = f"from {format_bytes(size.float_bytes)}, {reduction_text(size)}"
         numbers.append(KeyNumber("Model size", format_bytes(size.quantized_bytes), remark))
