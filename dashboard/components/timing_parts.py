@@ -198,7 +198,6 @@ def _choose_top() -> int | None:
 
 def _show_gains(run: Run, gains: tuple[LayerGain, ...], top: int | None) -> None:
     summary = describe_gains(gains)
-    st.markdown(escape_markdown(summary))
     show_figure(
         layer_gains_figure(
             largest_gains(gains, top), selected=run_state.selected_layer(run.report)

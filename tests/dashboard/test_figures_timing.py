@@ -138,7 +138,7 @@ def test_conditions_say_what_there_is_to_doubt():
     )
     text = conditions_text(timing)
     assert "float at batch size 1, 2 layers." in text
-    assert "9.5 ms with 1 thread and 1,524 ms with 2, so all was timed with 1." in text
+    assert "9.5 ms with 1 thread and 1.52 s with 2, so all was timed with 1." in text
     assert text.endswith("Of the batch of 100 samples, 64 were timed together.")
 
 
