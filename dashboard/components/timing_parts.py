@@ -126,7 +126,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
                 delta_color="off",
                 delta_arrow="off",
                 help=f"{look.about or look.label}. Quartiles {format_ms(entry.q1_ms)} to "
-                f"{format_ms(entry.q3_ms)}.",
+                f"{format_ms(entry.q3_ms)}{', unreliable' if entry.is_unreliable else ''}.",
             )
     show_figure(
         model_timing_figure(timing, batch_size),

@@ -14,6 +14,7 @@ from quant_engine.report.layers import (
     LayerSize,
 )
 from quant_engine.report.model import (
+    TIMES_FOLLOW,
     Answers,
     ModelReport,
     OutputReport,
@@ -59,6 +60,7 @@ from quant_engine.report.tensors import (
 from quant_engine.report.timing import (
     Environment,
     LayerExecution,
+    ThreadTrial,
     TimingEntry,
     TimingReport,
 )
@@ -67,6 +69,7 @@ __all__ = [
     "EXCLUDED",
     "QUANTIZED",
     "SCHEMA_VERSION",
+    "TIMES_FOLLOW",
     "UNSUPPORTED",
     "AgreementFigures",
     "AgreementPoint",
@@ -100,6 +103,7 @@ __all__ = [
     "SizeReport",
     "StoredTensor",
     "TensorReport",
+    "ThreadTrial",
     "TimingEntry",
     "TimingReport",
     "ValueHistogram",
