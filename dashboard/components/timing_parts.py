@@ -126,7 +126,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
                 delta_color="off",
                 delta_arrow="off",
                 help=f"{look.about or look.label}. Quartiles {format_ms(entry.q1_ms)} to "
-                f"{format_ms(entry.q3_ms)}.",
+                f"{format_ms(entry.q3_ms)}{', unreliable' if entry.is_unreliable else ''}.",
             )
     show_figure(
         model_timing_figure(timing, batch_size),
@@ -198,7 +198,6 @@ def _choose_top() -> int | None:
 
 def _show_gains(run: Run, gains: tuple[LayerGain, ...], top: int | None) -> None:
     summary = describe_gains(gains)
-    st.markdown(escape_markdown(summary))
     show_figure(
         layer_gains_figure(
             largest_gains(gains, top), selected=run_state.selected_layer(run.report)
