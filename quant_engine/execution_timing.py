@@ -74,7 +74,7 @@ def time_executions(
     notes += _leave_out_failing(models, batches)
     watched = {
         execution: layers
-        for execution in (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER)
+        for execution in (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER, INTEGER_LOWERED)
         if execution in models
     }
     report = measure_timing(
