@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from dashboard.accuracy import change_text, output_change, share_text
+from dashboard.culprit import OutputEffects, find_culprit
 from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
     describe_errors,
@@ -21,7 +23,6 @@ from dashboard.figures.formatting import (
     format_db,
     format_nats,
     format_percent,
-    format_points,
 )
 from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
 from dashboard.figures.layer_times import (
@@ -72,21 +73,35 @@ class KeyNumber:
     remark: str = ""
 
 
-def key_numbers(report: ModelReport) -> tuple[KeyNumber, ...]:
-    """Return the numbers a reader looks for first."""
+def key_numbers(
+    report: ModelReport,
+    sensitivities: Iterable[SensitivityReport] = (),
+    predicted: OutputEffects | None = None,
+) -> tuple[KeyNumber, ...]:
+    """Return the numbers a reader looks for first.
+
+    Args:
+        report: What the analysis found.
+        sensitivities: What was measured on top.
+        predicted: What a prediction says of each layer, if there is one.
+    """
     output, size = report.output, report.size
     quantized = len(report.quantized_layers)
     numbers = [KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}")]
     if output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:
-            remark = f"float {format_accuracy(before)}, {format_points(after - before)}"
-            numbers.append(KeyNumber("Accuracy quantized", format_accuracy(after), remark))
+            samples = output.labelled_samples
+            remark = f"float {share_text(before, samples)}; {change_text(output_change(output))}"
+            numbers.append(KeyNumber("Accuracy quantized", share_text(after, samples), remark))
         remark = f"KL {format_nats(output.kl_divergence)}" if output.kl_divergence else ""
         agreement = format_accuracy(output.top1_agreement)
         if agreement != MISSING:
             numbers.append(KeyNumber("Same answer as float", agreement, remark))
         numbers.append(KeyNumber("Output SQNR", format_db(output.error.sqnr_db)))
+    culprit = find_culprit(report, sensitivities, predicted)
+    if culprit is not None:
+        numbers.append(KeyNumber(f"Culprit ({culprit.label})", culprit.name, culprit.sentence))
     if size is not None:
         remark = f"from {format_bytes(size.float_bytes)}, {reduction_text(size)}"
         numbers.append(KeyNumber("Model size", format_bytes(size.quantized_bytes), remark))

@@ -28,6 +28,7 @@ from dashboard.components.link_widgets import (
     set_widget,
 )
 from dashboard.components.notices import add_notice, add_toast
+from dashboard.components.prediction_work import find_prediction
 from dashboard.components.work import (
     analysis_key,
     analysis_status,
@@ -42,6 +43,7 @@ from dashboard.components.work import (
     submit_analysis,
     watched_jobs,
 )
+from dashboard.culprit import Culprit, OutputEffects, find_culprit, output_effects
 from dashboard.links import shorten
 from dashboard.runs import Run, now
 from dashboard.state import (
@@ -52,7 +54,7 @@ from dashboard.state import (
     settings_to_text,
 )
 from dashboard.wording import describe_recipe
-from quant_engine.report import LayerReport, ModelReport
+from quant_engine.report import ModelReport
 from quant_engine.scheme import Recipe
 
 __all__ = [
@@ -61,12 +63,15 @@ __all__ = [
     "analysis_key",
     "analysis_status",
     "cancel_job",
+    "culprit_of",
     "default_layer",
     "dismiss_job",
+    "effects_of",
     "find_run",
     "go_to",
     "job_status",
     "jobs",
+    "predicted_effects",
     "read_link",
     "require_run",
     "rerun_with",
@@ -81,7 +86,6 @@ __all__ = [
     "store",
     "wanted_settings",
     "watched_jobs",
-    "worst_layer",
 ]
 
 _SEEN = "link_seen"
@@ -228,29 +232,38 @@ def _say_why_empty() -> NoReturn:
 # --- The selected layer ---------------------------------------------------------------------------
 
 
+def effects_of(run: Run) -> OutputEffects | None:
+    """Return what each layer of a run alone costs the output: measured, else predicted, or None."""
+    return output_effects(run.report, run.sensitivities, predicted_effects(run))
+
+
+def culprit_of(run: Run) -> Culprit | None:
+    """Return the layer of a run to look at first; every page names this one."""
+    return find_culprit(run.report, run.sensitivities, predicted_effects(run))
+
+
+def predicted_effects(run: Run) -> OutputEffects | None:
+    """Return what the stored prediction of these settings says of each layer; None without one."""
+    prediction = find_prediction(run.settings)
+    return None if prediction is None else prediction.effects_of(run.recipe)
+
+
 def selected_layer(report: ModelReport) -> str:
     """Return the selected layer, always one that `report` has."""
     names = [layer.name for layer in report.layers]
-    chosen = st.session_state.get(LAYER_KEY)
-    return chosen if chosen in names else default_layer(report)
+    for chosen in (st.session_state.get(LAYER_KEY), st.session_state.get(_DEFAULT_LAYER)):
+        if chosen in names:
+            return str(chosen)
+    return names[0] if names else ""
 
 
-def worst_layer(report: ModelReport) -> LayerReport | None:
-    """Return the quantized layer with the lowest SQNR of its own; None if none was measured."""
-    measured = [layer for layer in report.layers if layer.local_error is not None]
-    return min(
-        measured,
-        key=lambda layer: layer.local_error.sqnr_db if layer.local_error else 0.0,
-        default=None,
-    )
-
-
-def default_layer(report: ModelReport) -> str:
-    """Return the layer to look at first: the worst one, or else the first."""
-    worst = worst_layer(report)
-    if worst is not None:
-        return worst.name
-    return report.layers[0].name if report.layers else ""
+def default_layer(run: Run) -> str:
+    """Return the layer to look at first: the culprit, or else the first."""
+    culprit = culprit_of(run)
+    names = [layer.name for layer in run.report.layers]
+    if culprit is not None and culprit.name in names:
+        return culprit.name
+    return names[0] if names else ""
 
 
 def select_layer(name: str) -> None:
@@ -260,13 +273,17 @@ def select_layer(name: str) -> None:
         set_widget(LAYER_KEY, name)
 
 
-def settle_layer(report: ModelReport) -> None:
+def settle_layer(run: Run) -> str:
     """Give the picker its value before it is drawn: the link's layer, or the default one.
 
     A layer that nobody chose follows the default from run to run, and as a run grows.
+
+    Returns:
+        The default layer.
     """
+    report = run.report
     names = [layer.name for layer in report.layers]
-    default, before = default_layer(report), st.session_state.get(_DEFAULT_LAYER)
+    default, before = default_layer(run), st.session_state.get(_DEFAULT_LAYER)
     nobody_chose = before != st.session_state.get(_CHOSEN_LAYER)
     if nobody_chose and before is not None and st.session_state.get(LAYER_KEY) == before != default:
         st.session_state[LAYER_KEY] = default
@@ -280,8 +297,9 @@ def settle_layer(report: ModelReport) -> None:
             f"Showing {default}."
         )
     else:
-        return
+        return default
     st.session_state[_LINK_LAYER] = None
+    return default
 
 
 # --- Starting work --------------------------------------------------------------------------------

@@ -56,8 +56,9 @@ def test_csv_has_one_row_for_each_layer() -> None:
 def test_the_page_shows_the_key_numbers() -> None:
     text = page(make_report(), title="ResNet-20", created="2026-01-01")
 
-    for words in ("ResNet-20", "98.33 %", "float 98.61 %", "−0.28 points", "2026-01-01"):
+    for words in ("ResNet-20", "98.33 % (96.4–99.2)", "float 98.61 % (96.8–99.4)", "2026-01-01"):
         assert words in html.unescape(text), words
+    assert "−1 of 360 samples: no difference the data shows" in html.unescape(text)
     numbers = {number.name: number for number in key_numbers(make_report())}
     assert numbers["Model size"].value == "77.3 kB"
     assert numbers["Quantized layers"].value == "10 of 12"
