@@ -37,13 +37,20 @@ from dashboard.components.work import (
     forget,
     job_status,
     jobs,
+    poll_seconds,
     sensitivity_key,
     start_sensitivity,
     store,
     submit_analysis,
     watched_jobs,
 )
-from dashboard.culprit import Culprit, OutputEffects, find_culprit, output_effects
+from dashboard.culprit import (
+    Culprit,
+    OutputEffects,
+    find_culprit,
+    output_effects,
+    predicted_effects,
+)
 from dashboard.links import shorten
 from dashboard.runs import Run, now
 from dashboard.state import (
@@ -71,6 +78,7 @@ __all__ = [
     "go_to",
     "job_status",
     "jobs",
+    "poll_seconds",
     "predicted_effects",
     "read_link",
     "require_run",
@@ -245,7 +253,7 @@ def culprit_of(run: Run) -> Culprit | None:
 def predicted_effects(run: Run) -> OutputEffects | None:
     """Return what the stored prediction of these settings says of each layer; None without one."""
     prediction = find_prediction(run.settings)
-    return None if prediction is None else prediction.effects_of(run.recipe)
+    return None if prediction is None else predicted_effects(prediction, run.recipe)
 
 
 def selected_layer(report: ModelReport) -> str:

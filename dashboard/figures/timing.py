@@ -75,9 +75,12 @@ def _describe(timing: TimingReport, entry: TimingEntry) -> str:
     ]
     if compared := comparison_text(timing, entry):
         lines.append(compared)
+    if entry.is_unreliable:
+        lines.append("unreliable: its runs differ too much")
     return "<br>".join(lines)
 
 
 def _time_text(timing: TimingReport, entry: TimingEntry) -> str:
-    compared = comparison_text(timing, entry)
-    return format_ms(entry.median_ms) + (f" ({compared})" if compared else "")
+    remarks = [comparison_text(timing, entry), "unreliable" if entry.is_unreliable else ""]
+    said = ", ".join(remark for remark in remarks if remark)
+    return format_ms(entry.median_ms) + (f" ({said})" if said else "")

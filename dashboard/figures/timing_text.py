@@ -131,15 +131,44 @@ def comparison_text(timing: TimingReport, entry: TimingEntry) -> str:
 
 
 def conditions_text(timing: TimingReport) -> str:
-    """Return where and how the times were measured, in one sentence."""
+    """Return where and how the times were measured, and what there is to doubt about them."""
     environment = timing.environment
     runs = sorted({entry.runs for entry in (*timing.models, *timing.layers)})
     counted = f"{runs[0]}" if len(set(runs)) == 1 else f"{runs[0]} to {runs[-1]}" if runs else "no"
-    return (
+    measured = (
         f"{environment.cpu}, {plural(environment.threads, 'thread')}, "
         f"{environment.platform}, PyTorch {environment.torch_version}; "
         f"{counted} timed runs each after {plural(timing.warmup_runs, 'warm-up run')}, "
         "the models in turn; medians with quartiles."
+    )
+    parts = (measured, threads_text(timing), unreliable_text(timing), *timing.limits)
+    return " ".join(part for part in parts if part)
+
+
+def threads_text(timing: TimingReport) -> str:
+    """Return why this many threads computed; empty where there was no choice."""
+    if len(timing.thread_trials) < 2:
+        return ""
+    used, other = timing.thread_trials[:2]
+    return (
+        f"The float model takes {format_ms(used.median_ms)} with {plural(used.threads, 'thread')} "
+        f"and {format_ms(other.median_ms)} with {other.threads}, so all was timed with "
+        f"{used.threads}."
+    )
+
+
+def unreliable_text(timing: TimingReport) -> str:
+    """Return which times are unreliable, in one sentence; empty where none is."""
+    models = [entry for entry in timing.models if entry.is_unreliable]
+    layers = {entry.layer for entry in timing.layers if entry.is_unreliable}
+    found = [f"{execution(e.execution).label} at batch size {e.batch_size}" for e in models]
+    if layers:
+        found.append(f"{plural(len(layers), 'layer')}")
+    if not found:
+        return ""
+    return (
+        f"Unreliable (quartiles over 30 % of the median apart, or under three runs): "
+        f"{', '.join(found)}."
     )
 
 

@@ -14,6 +14,7 @@ from quant_engine.report.layers import (
     LayerSize,
 )
 from quant_engine.report.model import (
+    TIMES_FOLLOW,
     ModelReport,
     OutputReport,
     SizeReport,
@@ -56,6 +57,7 @@ from quant_engine.report.tensors import (
 from quant_engine.report.timing import (
     Environment,
     LayerExecution,
+    ThreadTrial,
     TimingEntry,
     TimingReport,
 )
@@ -64,6 +66,7 @@ __all__ = [
     "EXCLUDED",
     "QUANTIZED",
     "SCHEMA_VERSION",
+    "TIMES_FOLLOW",
     "UNSUPPORTED",
     "AgreementFigures",
     "AgreementPoint",
@@ -94,6 +97,7 @@ __all__ = [
     "SizeReport",
     "StoredTensor",
     "TensorReport",
+    "ThreadTrial",
     "TimingEntry",
     "TimingReport",
     "ValueHistogram",

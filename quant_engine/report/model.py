@@ -15,6 +15,9 @@ from quant_engine.report.timing import Environment, TimingReport
 from quant_engine.scheme import Recipe
 from quant_engine.serialization import decode, encode
 
+TIMES_FOLLOW = "Times follow: the models are timed last."
+"""Note of a report that is complete but for its times, which are being measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutputReport:
@@ -90,7 +93,8 @@ class ModelReport:
         layers: One entry for each layer that holds weights, in the order they run.
         output: Effect on the model's output; None while nothing was evaluated yet.
         size: Bytes before and after; None while nothing was converted yet.
-        timing: Measured times, or None where they were not asked for.
+        timing: Measured times, or None where they were not asked for, or are still measured (the
+            notes then hold `TIMES_FOLLOW`).
         environment: Where it was computed.
         calibration_samples: Samples the ranges come from.
         evaluation_samples: Samples the errors come from.

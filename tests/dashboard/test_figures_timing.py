@@ -18,7 +18,7 @@ from dashboard.figures.timing_text import (
     ratio_to_baseline,
     what_was_timed,
 )
-from quant_engine.report import TimingEntry, TimingReport
+from quant_engine.report import ThreadTrial, TimingEntry, TimingReport
 from tests.dashboard.factories import ENVIRONMENT, make_report, with_integer_times
 
 TIMING = make_report().timing
@@ -87,11 +87,12 @@ def test_executions_of_the_future_are_shown_under_their_own_name():
     timing = with_models(
         TimingEntry("float", 1, 10.0, 9.0, 11.0, 20),
         TimingEntry("integer", 1, 4.0, 3.0, 5.0, 20),
-        TimingEntry("fused_kernel", 1, 2.0, 1.0, 3.0, 20),
+        TimingEntry("fused_kernel", 1, 2.0, 1.9, 2.1, 20),
     )
     figure = model_timing_figure(timing, 1)
     assert list(figure.layout.yaxis.ticktext) == ["float", "integer int8", "fused kernel"]
     assert figure.layout.annotations[2].text == "2 ms (0.20 × baseline)"
+    assert figure.layout.annotations[1].text == "4 ms (0.40 × baseline, unreliable)"
     assert "integer int8 takes 4 ms: 0.40 × the 10 ms of float" in describe_times(timing, 1)
 
 
@@ -127,6 +128,26 @@ def test_conditions_name_everything_that_matters():
     uneven = replace(TIMING, models=(replace(TIMING.models[0], runs=5), *TIMING.models[1:]))
     assert "5 to 30 timed runs" in conditions_text(uneven)
     assert "no timed runs" in conditions_text(with_models())
+
+
+def test_conditions_say_what_there_is_to_doubt():
+    layers = tuple(
+        TimingEntry("float", 64, 1.0, 0.9, q3, 20, name)
+        for name, q3 in (("a", 1.3), ("b", 1.1), ("c", 2.0))
+    )
+    timing = replace(
+        with_models(
+            TimingEntry("float", 1, 10.0, 8.0, 11.1, 20),
+            TimingEntry("float", 64, 10.0, 9.0, 11.0, 20),
+        ),
+        layers=layers,
+        limits=("Of the batch of 100 samples, 64 were timed together.",),
+        thread_trials=(ThreadTrial(1, 9.5), ThreadTrial(2, 1524.0)),
+    )
+    text = conditions_text(timing)
+    assert "float at batch size 1, 2 layers." in text
+    assert "9.5 ms with 1 thread and 1.52 s with 2, so all was timed with 1." in text
+    assert text.endswith("Of the batch of 100 samples, 64 were timed together.")
 
 
 def test_what_was_timed_is_said_for_each_execution():
