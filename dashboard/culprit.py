@@ -109,7 +109,7 @@ def output_effects(
     return predicted
 
 
-def predicted_effects(prediction: Prediction, recipe: Recipe) -> OutputEffects:
+def effects_under(prediction: Prediction, recipe: Recipe) -> OutputEffects:
     """Return what each layer alone is predicted to cost the output under a recipe.
 
     Layers whose scheme was none of the prediction's options are left out.

@@ -47,9 +47,9 @@ from dashboard.components.work import (
 from dashboard.culprit import (
     Culprit,
     OutputEffects,
+    effects_under,
     find_culprit,
     output_effects,
-    predicted_effects,
 )
 from dashboard.links import shorten
 from dashboard.runs import Run, now
@@ -253,7 +253,7 @@ def culprit_of(run: Run) -> Culprit | None:
 def predicted_effects(run: Run) -> OutputEffects | None:
     """Return what the stored prediction of these settings says of each layer; None without one."""
     prediction = find_prediction(run.settings)
-    return None if prediction is None else predicted_effects(prediction, run.recipe)
+    return None if prediction is None else effects_under(prediction, run.recipe)
 
 
 def selected_layer(report: ModelReport) -> str:
