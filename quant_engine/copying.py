@@ -45,7 +45,8 @@ def copy_model(model: nn.Module) -> tuple[nn.Module, list[str]]:
             f"The model {type(model).__name__} cannot be copied: {type(error).__name__}: {error} "
             "Remove from it what copy.deepcopy cannot copy, such as locks and open files."
         ) from error
-    return result.eval(), notes
+    result.eval()  # not what it returns: an `eval` or `train` of the model's own may return nothing
+    return result, notes
 
 
 def materialize_weights(model: nn.Module) -> list[str]:
