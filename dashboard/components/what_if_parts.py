@@ -8,6 +8,13 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import tables
+from dashboard.accuracy import (
+    AccuracyChange,
+    change_text,
+    changed_answers,
+    compare_accuracy,
+    share_text,
+)
 from dashboard.components.chart import csv_bytes, file_stem
 from dashboard.components.prediction_work import (
     find_best,
@@ -23,73 +30,79 @@ from dashboard.figures.formatting import (
     plural,
 )
 from dashboard.figures.scores import (
+    UNTRUSTED,
     ScoreRow,
     data_rows,
-    is_trusted,
+    harm_column,
     layer_data_rows,
+    measured_harm_text,
+    predicted_harm_text,
     to_json,
+    trust_limit,
+    trust_text,
 )
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
-
-Formatter = Callable[[float | None], str]
 
 BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
 
 
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
-    """Draw the figures of the present choice, each beside the float model's and the run's."""
+    """Draw the figures of the present choice: measured where it was run, else predicted.
+
+    What is predicted stands beside predictions for the run and for float, what was measured beside
+    its own prediction.
+    """
     base, own, row = rows
-    trusted = is_trusted(prediction)
     samples = plural(prediction.response.report.samples, "test sample")
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
+    limit = trust_limit(prediction)
 
     def draw(
-        name: str,
-        about: str,
-        predict: Callable[[ScoreRow], float | None],
-        measure: Callable[[ScoreRow], float | None],
-        unit: Formatter,
+        name: str, about: str, predict: Callable[[ScoreRow], str], measured: str | None, beside: str
     ) -> None:
-        value, known, run = predict(row), measure(row), measure(own)
-        if known is not None:
-            beside = f"measured {unit(known)}"
-        else:
-            beside = (
-                f"run {unit(predict(own) if run is None else run)}, float {unit(predict(base))}"
-            )
-        text = MISSING if value is None else unit(value)
-        origin = "predicted too" if run is None else "measured"
+        if measured is not None:
+            note = f"{beside}; predicted {predict(row)}" if beside else f"predicted {predict(row)}"
+            _metric(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
+            return
+        note = f"run {predict(own)}, float {predict(base)}, predicted too"
         _metric(
-            name,
-            text if trusted else f"≈ {text}",
-            beside if trusted else f"not reliable; {beside}",
-            f"{about}, predicted on {samples}; nothing was run for it."
-            + (f" The run's figure is {origin}." if known is None else ""),
+            f"{name}, predicted",
+            predict(row),
+            f"not reliable; {note}" if row.predicted.harm > limit else note,
+            f"{about}, predicted on {samples}; nothing was run for it. " + trust_text(prediction),
         )
 
+    def share(of: ScoreRow, value: float | None) -> str:
+        mark = UNTRUSTED if of.predicted.harm > limit else ""
+        return MISSING if value is None else mark + format_accuracy(value)
+
+    right, same = row.measured_accuracy, row.measured_agreement
+    value, _, interval = measured_harm_text(row).partition(" (")
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
-            "Predicted KL (nats)" if prediction.has_logits else "Predicted NMSE",
-            ("KL divergence" if prediction.has_logits else "NMSE")
-            + " from the float model's output",
-            lambda r: r.predicted.harm,
-            lambda r: r.measured_harm,
-            lambda v: format_number(v, 3 if trusted else 1),
-        )
-        draw(
-            "Predicted agreement",
-            "Share of samples with the same answer as the float model's",
-            lambda r: r.predicted.top1_agreement,
-            lambda r: r.measured_agreement,
-            format_accuracy,
-        )
-        draw(
-            "Predicted accuracy",
+            "Accuracy",
             "Share of samples answered right",
-            lambda r: r.predicted.accuracy,
-            lambda r: r.measured_accuracy,
-            format_accuracy,
+            lambda r: share(r, r.predicted.accuracy),
+            None if right is None else share_text(right, prediction.response.report.samples),
+            ""
+            if not row.configuration
+            else f"against float {change_text(_change(rows, prediction))}",
+        )
+        draw(
+            "Same answer",
+            "Share of samples with the same answer as the float model's",
+            lambda r: share(r, r.predicted.top1_agreement),
+            None if same is None else format_accuracy(same),
+            "",
+        )
+        draw(
+            harm_column(prediction),
+            ("KL divergence of the answers' probabilities" if prediction.has_logits else "NMSE")
+            + " from the float model's output; 0 is the same output",
+            lambda r: predicted_harm_text(r.predicted.harm, prediction),
+            None if row.measured_harm is None else value,
+            f"95 %: {interval.removesuffix(')')}" if interval else "",
         )
         _metric(
             "Model size",
@@ -106,6 +119,18 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             f"float {format_number(float_size.effective_bits)}",
             "Mean bits for each weight of the layers below, with scales and zero points. Exact.",
         )
+
+
+def _change(rows: Sequence[ScoreRow], prediction: Prediction) -> AccuracyChange | None:
+    """Compare the measured accuracy of the present choice with float's."""
+    samples = prediction.response.report.samples
+    base, row = rows[0], rows[-1]
+    return compare_accuracy(
+        base.measured_accuracy,
+        row.measured_accuracy,
+        samples,
+        changed=changed_answers(row.measured_agreement, samples),
+    )
 
 
 def _metric(name: str, value: str, beside: str, about: str) -> None:
@@ -158,32 +183,39 @@ def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence
             on_click=start_verification,
             args=(run, missing),
         )
-        stem = file_stem(f"{run.model_name}-what-if")
-        st.download_button(
-            "Configuration (JSON)",
-            data=lambda: to_json(run, row, prediction),
-            file_name=f"{stem}.json",
-            mime="application/json",
-            on_click="ignore",
-            icon=":material/data_object:",
-            help="The choice for each layer as a recipe, with predicted and measured figures.",
-        )
-        st.download_button(
-            "Comparison (CSV)",
-            data=lambda: csv_bytes(tables.table(data_rows(rows, prediction))),
-            file_name=f"{stem}-comparison.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/table:",
-        )
-        st.download_button(
-            "Layers (CSV)",
-            data=lambda: csv_bytes(tables.table(layer_data_rows(prediction, configuration))),
-            file_name=f"{stem}-layers.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/table:",
-        )
+        with st.popover("Downloads", icon=":material/download:"):
+            _show_downloads(run, prediction, row, rows)
+
+
+def _show_downloads(
+    run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]
+) -> None:
+    stem = file_stem(f"{run.model_name}-what-if")
+    st.download_button(
+        "Configuration (JSON)",
+        data=lambda: to_json(run, row, prediction),
+        file_name=f"{stem}.json",
+        mime="application/json",
+        on_click="ignore",
+        icon=":material/data_object:",
+        help="The choice for each layer as a recipe, with predicted and measured figures.",
+    )
+    st.download_button(
+        "Comparison (CSV)",
+        data=lambda: csv_bytes(tables.table(data_rows(rows, prediction))),
+        file_name=f"{stem}-comparison.csv",
+        mime="text/csv",
+        on_click="ignore",
+        icon=":material/table:",
+    )
+    st.download_button(
+        "Layers (CSV)",
+        data=lambda: csv_bytes(tables.table(layer_data_rows(prediction, row.configuration))),
+        file_name=f"{stem}-layers.csv",
+        mime="text/csv",
+        on_click="ignore",
+        icon=":material/table:",
+    )
 
 
 def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
