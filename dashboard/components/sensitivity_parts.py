@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -256,21 +256,7 @@ def show_agreement(
             "The cheap numbers come from the analysis: they are about the run's own scheme, the "
             "measured ones about " + describe_sweep(sweep_of(report)) + "."
         )
-    with st.container(horizontal=True, gap="medium", key="correlations"):
-        for label, agreement in found.items():
-            st.metric(
-                label,
-                f"ρ = {correlation_text(agreement.spearman)}",
-                f"{describe_correlation(agreement.spearman)} · "
-                f"τ = {correlation_text(agreement.kendall)}",
-                delta_color="off",
-                delta_arrow="off",
-                help=f"Cheap number: {agreement.proxy.about}, for "
-                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
-                "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
-                "−1 the opposite.",
-                width=260,
-            )
+    _show_correlations(found)
     if prediction is None:
         st.page_link(
             "views/what_if.py",
@@ -301,6 +287,24 @@ def show_agreement(
         on_select=run_state.select_layer,
         file_name=f"{run.model_name}-agreement-{agreement.proxy.key}",
     )
+
+
+def _show_correlations(found: Mapping[str, Agreement]) -> None:
+    with st.container(horizontal=True, gap="medium", key="correlations"):
+        for label, agreement in found.items():
+            st.metric(
+                label,
+                f"ρ = {correlation_text(agreement.spearman)}",
+                f"{describe_correlation(agreement.spearman)} · "
+                f"τ = {correlation_text(agreement.kendall)}",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"Cheap number: {agreement.proxy.about}, for "
+                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
+                "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
+                "−1 the opposite.",
+                width=260,
+            )
 
 
 def describe_agreement(agreement: Agreement, metric: SensitivityMetric) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import streamlit as st
 
@@ -54,54 +55,31 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     its own prediction.
     """
     base, own, row = rows
-    samples = plural(prediction.response.report.samples, "test sample")
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
-    limit = trust_limit(prediction)
-
-    def draw(
-        name: str, about: str, predict: Callable[[ScoreRow], str], measured: str | None, beside: str
-    ) -> None:
-        if measured is not None:
-            note = f"{beside}; predicted {predict(row)}" if beside else f"predicted {predict(row)}"
-            _metric(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
-            return
-        note = f"run {predict(own)}, float {predict(base)}, predicted too"
-        _metric(
-            f"{name}, predicted",
-            predict(row),
-            f"not reliable; {note}" if row.predicted.harm > limit else note,
-            f"{about}, predicted on {samples}; nothing was run for it. " + trust_text(prediction),
-        )
-
-    def share(of: ScoreRow, value: float | None) -> str:
-        mark = UNTRUSTED if of.predicted.harm > limit else ""
-        return MISSING if value is None else mark + format_accuracy(value)
-
     right, same = row.measured_accuracy, row.measured_agreement
-    value, _, interval = measured_harm_text(row).partition(" (")
+    samples = prediction.response.report.samples
+    harm, _, interval = measured_harm_text(row).partition(" (")
+    draw = partial(_result_metric, prediction, rows)
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
             "Accuracy",
             "Share of samples answered right",
-            lambda r: share(r, r.predicted.accuracy),
-            None if right is None else share_text(right, prediction.response.report.samples),
-            ""
-            if not row.configuration
-            else f"against float {change_text(_change(rows, prediction))}",
+            lambda r: _share(r, r.predicted.accuracy, prediction),
+            None if right is None else share_text(right, samples),
+            f"against float {change_text(_change(rows, samples))}" if row.configuration else "",
         )
         draw(
             "Same answer",
             "Share of samples with the same answer as the float model's",
-            lambda r: share(r, r.predicted.top1_agreement),
+            lambda r: _share(r, r.predicted.top1_agreement, prediction),
             None if same is None else format_accuracy(same),
-            "",
         )
         draw(
             harm_column(prediction),
             ("KL divergence of the answers' probabilities" if prediction.has_logits else "NMSE")
             + " from the float model's output; 0 is the same output",
             lambda r: predicted_harm_text(r.predicted.harm, prediction),
-            None if row.measured_harm is None else value,
+            None if row.measured_harm is None else harm,
             f"95 %: {interval.removesuffix(')')}" if interval else "",
         )
         _metric(
@@ -121,16 +99,47 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
         )
 
 
-def _change(rows: Sequence[ScoreRow], prediction: Prediction) -> AccuracyChange | None:
-    """Compare the measured accuracy of the present choice with float's."""
-    samples = prediction.response.report.samples
-    base, row = rows[0], rows[-1]
-    return compare_accuracy(
-        base.measured_accuracy,
-        row.measured_accuracy,
-        samples,
-        changed=changed_answers(row.measured_agreement, samples),
+def _result_metric(
+    prediction: Prediction,
+    rows: tuple[ScoreRow, ScoreRow, ScoreRow],
+    name: str,
+    about: str,
+    predict: Callable[[ScoreRow], str],
+    measured: str | None,
+    beside: str = "",
+) -> None:
+    """Draw one result: what was measured with its prediction, else the prediction among others."""
+    base, own, row = rows
+    samples = plural(prediction.response.report.samples, "test sample")
+    if measured is not None:
+        note = f"{beside}; predicted {predict(row)}" if beside else f"predicted {predict(row)}"
+        _metric(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
+        return
+    note = f"run {predict(own)}, float {predict(base)}, predicted too"
+    _metric(
+        f"{name}, predicted",
+        predict(row),
+        note if _holds(row, prediction) else f"not reliable; {note}",
+        f"{about}, predicted on {samples}; nothing was run for it. {trust_text(prediction)}",
     )
+
+
+def _holds(row: ScoreRow, prediction: Prediction) -> bool:
+    return row.predicted.harm <= trust_limit(prediction)
+
+
+def _share(row: ScoreRow, value: float | None, prediction: Prediction) -> str:
+    """A predicted share, marked where predictions do not hold."""
+    if value is None:
+        return MISSING
+    return ("" if _holds(row, prediction) else UNTRUSTED) + format_accuracy(value)
+
+
+def _change(rows: Sequence[ScoreRow], samples: int) -> AccuracyChange | None:
+    """Compare the measured accuracy of the present choice with float's."""
+    base, row = rows[0], rows[-1]
+    changed = changed_answers(row.measured_agreement, samples)
+    return compare_accuracy(base.measured_accuracy, row.measured_accuracy, samples, changed=changed)
 
 
 def _metric(name: str, value: str, beside: str, about: str) -> None:

@@ -149,12 +149,44 @@ def frontier_figure(
         harm: What is predicted, with its unit.
         limit: Largest predicted harm up to which predictions hold on this model.
     """
+    place = _placing(points)
+    uniform = [number for number, point in enumerate(points) if point.group == UNIFORM]
+    notes = point_labels(
+        [(p.model_bytes, math.log10(place(p.predicted))) for p in points],
+        [p.name.removeprefix("all ") for p in points],
+        uniform[:0:-1] + uniform[:1],
+        most=len(uniform),
+    )
+    detail = f"predicted {harm}" if limit > 0 else f"predicted {harm}, not reliable here"
+    ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
+    traces = _traces(points, harm, place, limit)
+    return new_figure(
+        two_lines("Bytes against harm", detail),
+        "Bytes of the model (1 kB = 1,000 bytes)",
+        harm[0].upper() + harm[1:],
+        traces=[t for t in traces if t["x"]],
+        height=520,
+        x_axis=dict(BYTES_AXIS),
+        y_axis=log_axis(ends),
+        annotations=notes,
+        shapes=[untrusted_ground(limit, ends)] if max(ends, default=0.0) > limit else [],
+    )
+
+
+def _placing(points: Sequence[ChartPoint]) -> Callable[[float], float]:
+    """Return where a value stands on the axis: zero and infinity on its edges."""
     values = [v for p in points for v in (p.predicted, p.measured) if v and math.isfinite(v)]
     low, high = min(values, default=1.0) / _EDGE, max(values, default=1.0) * _EDGE
 
     def place(value: float) -> float:
         return high if value == math.inf else max(value, low)
 
+    return place
+
+
+def _traces(
+    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float], limit: float
+) -> list[dict[str, Any]]:
     def trace(
         group: str, mode: str, marker: dict[str, Any], name: str = "", **more: Any
     ) -> dict[str, Any]:
@@ -175,13 +207,8 @@ def frontier_figure(
             **more,
         }
 
-    run = [point for point in points if point.measured is not None]
-    joints: dict[str, list[float | None]] = {"x": [], "y": []}
-    for point in run:
-        joints["x"] += [point.model_bytes, point.model_bytes, None]
-        joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
     edge = {"width": 1, "color": ERROR_EDGE}
-    traces = [
+    return [
         trace(
             FRONTIER,
             "lines+markers",
@@ -206,6 +233,26 @@ def frontier_figure(
             },
         ),
         trace(OTHER, "markers", {"color": NEUTRAL, "size": 9}),
+        *_measured_traces(points, harm, place),
+        trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
+        trace(
+            CURRENT,
+            "markers",
+            {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
+        ),
+    ]
+
+
+def _measured_traces(
+    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float]
+) -> list[dict[str, Any]]:
+    """Return measured values, and the lines from the predictions to them."""
+    run = [point for point in points if point.measured is not None]
+    joints: dict[str, list[float | None]] = {"x": [], "y": []}
+    for point in run:
+        joints["x"] += [point.model_bytes, point.model_bytes, None]
+        joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
+    return [
         {
             "type": "scatter",
             "mode": "lines",
@@ -228,33 +275,7 @@ def frontier_figure(
             "marker": {"color": GOOD, "size": 9, "symbol": "x-thin", "line": _line(GOOD, 2)},
             "error_y": _whiskers(run, place),
         },
-        trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
-        trace(
-            CURRENT,
-            "markers",
-            {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
-        ),
     ]
-    uniform = [place for place, point in enumerate(points) if point.group == UNIFORM]
-    notes = point_labels(
-        [(p.model_bytes, math.log10(place(p.predicted))) for p in points],
-        [p.name.removeprefix("all ") for p in points],
-        uniform[:0:-1] + uniform[:1],
-        most=len(uniform),
-    )
-    detail = f"predicted {harm}" if limit > 0 else f"predicted {harm}, not reliable here"
-    ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
-    return new_figure(
-        two_lines("Bytes against harm", detail),
-        "Bytes of the model (1 kB = 1,000 bytes)",
-        harm[0].upper() + harm[1:],
-        traces=[t for t in traces if t["x"]],
-        height=520,
-        x_axis=dict(BYTES_AXIS),
-        y_axis=log_axis(ends),
-        annotations=notes,
-        shapes=[untrusted_ground(limit, ends)] if max(ends, default=0.0) > limit else [],
-    )
 
 
 def untrusted_ground(

@@ -132,7 +132,7 @@ def test_a_real_run_ends_with_measured_figures_and_downloads() -> None:
         "Size, float → now",
         "Output SQNR",
         "Same answer as float",
-        "Worst layer",
+        "Culprit (own error)",
     }
     files = [button.label for button in app.download_button]
     assert files == ["Report (HTML)", "Analysis (JSON)", "Layers (CSV)"]
@@ -140,12 +140,12 @@ def test_a_real_run_ends_with_measured_figures_and_downloads() -> None:
     assert link_of(app)["run"].startswith(f"{SMALL} weight:4-")
 
 
-def test_a_run_that_quantizes_nothing_names_no_worst_layer() -> None:
+def test_a_run_that_quantizes_nothing_names_no_culprit() -> None:
     app = wait_for_jobs(open_experiment(f"{SMALL} int8_per_channel exclude:*"))
 
     assert_alive(app)
     shown = {metric.label: (metric.value, metric.delta) for metric in app.metric}
-    assert shown["Worst layer"] == ("–", "")
+    assert shown["Culprit"] == ("–", "")
     assert shown["Size, float → now"] == ("68.9 kB → 68.9 kB", "same size")
     assert shown["Output SQNR"][0] == "exact"
 
