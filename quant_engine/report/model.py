@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quant_engine.choices import suggest
+from quant_engine.report.checks import check_layers
 from quant_engine.report.layers import LayerReport
 from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
 from quant_engine.report.tensors import ErrorMetrics
@@ -150,7 +151,9 @@ class ModelReport:
     def from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
         """Rebuild a report; raises StorageError where `data` does not fit."""
         require_version(data)
-        return decode(cls, data)
+        report = decode(cls, data)
+        check_layers(report.layers)
+        return report
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
