@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from dashboard.culprit import PREDICTED, OutputEffects
 from dashboard.state import Settings, canonical
+from dashboard.trust_region import TrustRegion, find_region
 from quant_engine import LogitResponse
 from quant_engine.options import FLOAT_OPTION
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
@@ -84,6 +84,25 @@ class Prediction:
             )
         }
 
+    @cached_property
+    def measured_alone(self) -> dict[tuple[str, str], float]:
+        """Measured harm of layers alone under an option, from the check of the predictions."""
+        return {
+            point.configuration[0]: point.measured
+            for point in self.response.report.agreement.single_points
+            if len(point.configuration) == 1
+        }
+
+    @cached_property
+    def region(self) -> TrustRegion:
+        """Up to which harm predictions hold here, by all that was predicted and run."""
+        agreement = self.response.report.agreement
+        checks = [
+            (p.predicted, p.measured) for p in (*agreement.single_points, *agreement.random_points)
+        ]
+        runs = [(p.predicted.harm, p.measured.harm) for p in self.measured if p.measured]
+        return find_region([*checks, *runs])
+
     def score(self, configuration: Configuration) -> ConfigurationScore:
         """Return what is predicted for a configuration; nothing is run."""
         return self._score(self.to_text(configuration))
@@ -145,19 +164,6 @@ class Prediction:
             )[1]
             stand_ins.append(name)
         return configuration, tuple(stand_ins)
-
-    def effects_of(self, recipe: Recipe) -> OutputEffects:
-        """Return what each layer alone is predicted to cost the output under a recipe.
-
-        Layers whose scheme was none of the options are left out.
-        """
-        configuration, stand_ins = self.configuration_of(recipe)
-        values = {
-            name: self.alone[name, option]
-            for name, option in configuration.items()
-            if name not in stand_ins
-        }
-        return OutputEffects(PREDICTED, values, is_divergence=self.has_logits)
 
     def recipe_of(self, configuration: Configuration) -> Recipe:
         """Return the shortest recipe that quantizes the model as a configuration says."""

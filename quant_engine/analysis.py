@@ -30,7 +30,12 @@ from quant_engine.report import (
 from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
 from quant_engine.sweep import share_tensors
-from quant_engine.tensor_reports import input_report, range_choices, weight_report
+from quant_engine.tensor_reports import (
+    input_channels,
+    input_report,
+    range_choices,
+    weight_report,
+)
 from quant_engine.timing import Stopwatch, describe_environment
 
 OnUpdate: TypeAlias = Callable[[Callable[[], ModelReport]], None]
@@ -232,6 +237,9 @@ class _Analysis:
             local_error=stats.local.metrics() if has_run and is_quantized else None,
             accumulated_error=(stats.accumulated.metrics() if stats.accumulated.count else None),
             input_scheme=layer.scheme.activation if isinstance(layer, QuantizedLayer) else None,
+            input_channels=input_channels(stats),
+            local_relative=stats.local_relative.report() if is_quantized else None,
+            accumulated_relative=stats.accumulated_relative.report(),
         )
 
     def _notes(self) -> list[str]:

@@ -21,6 +21,27 @@ TIMES_FOLLOW = "Times follow: the models are timed last."
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """The class that each model chooses for the first evaluation samples, in their order.
+
+    Attributes:
+        float: Choice of the float model for each sample.
+        quantized: Choice of the quantized model.
+        labels: What is right; empty without labels.
+    """
+
+    float: tuple[int, ...]
+    quantized: tuple[int, ...]
+    labels: tuple[int, ...] = ()
+
+    @property
+    def flipped(self) -> tuple[int, ...]:
+        """Places of the samples for which the two choose differently."""
+        pairs = zip(self.float, self.quantized, strict=True)
+        return tuple(place for place, (before, after) in enumerate(pairs) if before != after)
+
+
+@dataclass(frozen=True, slots=True)
 class OutputReport:
     """The quantized model's output against the float model's, on the evaluation data.
 
@@ -33,6 +54,8 @@ class OutputReport:
         labelled_samples: Samples that came with a label.
         accuracy_float: Share of labelled samples the float model gets right, 0 to 1.
         accuracy_quantized: Share the quantized model gets right.
+        answers: The choices for the first 4,096 samples; None where the output is no table
+            (samples, classes), and in reports from before they were kept.
     """
 
     samples: int
@@ -43,6 +66,7 @@ class OutputReport:
     labelled_samples: int = 0
     accuracy_float: float | None = None
     accuracy_quantized: float | None = None
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True, slots=True)
