@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.verdict_list import show_verdicts
@@ -109,6 +110,7 @@ def _choose_batch(sizes: tuple[int, ...]) -> int:
     return int(chosen or labels[-1])
 
 
+@contained("The times of the model")
 def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     with st.container(border=True, key="time_verdicts", gap="small"):
         st.markdown("**What the times say**")
@@ -147,6 +149,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
 
 
+@contained("The list of executions")
 def _show_executions(timing: TimingReport) -> None:
     """How each layer ran on integers, one click away; runs from before that was noted say none."""
     if not timing.executions:
@@ -196,6 +199,7 @@ def _choose_top() -> int | None:
     return TOPS[top]
 
 
+@contained("The gains of the layers")
 def _show_gains(run: Run, gains: tuple[LayerGain, ...], top: int | None) -> None:
     summary = describe_gains(gains)
     show_figure(
@@ -219,6 +223,7 @@ def _show_gains(run: Run, gains: tuple[LayerGain, ...], top: int | None) -> None
     )
 
 
+@contained("The slowest layers")
 def _show_slowest(run: Run, timing: TimingReport, top: int | None) -> None:
     names = slowest_layers(timing, top)
     show_figure(

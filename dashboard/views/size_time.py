@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.timing_parts import is_on_its_way, show_timing
 from dashboard.figures.formatting import format_bytes, format_number, plural
@@ -35,6 +36,7 @@ DEFAULT_TOP = "20"
 LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
 
 
+@contained("The headline")
 def _show_headline(size: SizeReport) -> None:
     box = st.container(horizontal=True, gap="medium", key="size_headline")
     box.metric(
@@ -65,6 +67,7 @@ def _show_headline(size: SizeReport) -> None:
     )
 
 
+@contained("The bytes of the model")
 def _show_model_size(run: Run) -> None:
     st.subheader("From float to quantized", anchor=False)
     steps = size_steps(run.report)
@@ -86,6 +89,7 @@ def _show_model_size(run: Run) -> None:
     )
 
 
+@contained("The bytes of the layers")
 def _show_layer_sizes(run: Run) -> None:
     layers = run.report.layers
     st.subheader("Bytes of each layer", anchor=False)
@@ -129,6 +133,7 @@ def _show_layer_sizes(run: Run) -> None:
     )
 
 
+@contained("The file")
 def _show_file(run: Run, size: SizeReport) -> None:
     st.subheader("Counted, and on disk", anchor=False)
     notes = [
