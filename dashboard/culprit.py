@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from dashboard.figures.formatting import format_db, format_nats, format_number
 from dashboard.figures.sensitivity_metrics import ONE_AT_A_TIME
+from dashboard.prediction import Prediction
 from quant_engine.layer_forms import BOTH
 from quant_engine.report import ModelReport, SensitivityReport
+from quant_engine.scheme import Recipe
 
 MEASURED = "measured"
 PREDICTED = "predicted"
@@ -105,6 +107,20 @@ def output_effects(
     if predicted is None or not any(layer.name in predicted.values for layer in layers):
         return None
     return predicted
+
+
+def effects_under(prediction: Prediction, recipe: Recipe) -> OutputEffects:
+    """Return what each layer alone is predicted to cost the output under a recipe.
+
+    Layers whose scheme was none of the prediction's options are left out.
+    """
+    configuration, stand_ins = prediction.configuration_of(recipe)
+    values = {
+        name: prediction.alone[name, option]
+        for name, option in configuration.items()
+        if name not in stand_ins
+    }
+    return OutputEffects(PREDICTED, values, is_divergence=prediction.has_logits)
 
 
 def find_culprit(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from dashboard.culprit import PREDICTED, OutputEffects
 from dashboard.state import Settings, canonical
 from quant_engine import LogitResponse
 from quant_engine.options import FLOAT_OPTION
@@ -145,19 +144,6 @@ class Prediction:
             )[1]
             stand_ins.append(name)
         return configuration, tuple(stand_ins)
-
-    def effects_of(self, recipe: Recipe) -> OutputEffects:
-        """Return what each layer alone is predicted to cost the output under a recipe.
-
-        Layers whose scheme was none of the options are left out.
-        """
-        configuration, stand_ins = self.configuration_of(recipe)
-        values = {
-            name: self.alone[name, option]
-            for name, option in configuration.items()
-            if name not in stand_ins
-        }
-        return OutputEffects(PREDICTED, values, is_divergence=self.has_logits)
 
     def recipe_of(self, configuration: Configuration) -> Recipe:
         """Return the shortest recipe that quantizes the model as a configuration says."""

@@ -44,7 +44,13 @@ from dashboard.components.work import (
     submit_analysis,
     watched_jobs,
 )
-from dashboard.culprit import Culprit, OutputEffects, find_culprit, output_effects
+from dashboard.culprit import (
+    Culprit,
+    OutputEffects,
+    effects_under,
+    find_culprit,
+    output_effects,
+)
 from dashboard.links import shorten
 from dashboard.runs import Run, now
 from dashboard.state import (
@@ -145,22 +151,13 @@ def _words(key: str) -> list[str]:
 def wanted_settings() -> Settings:
     """Return what was asked for last."""
     wanted: Settings | None = st.session_state.get(_WANTED)
-    return wanted or _first_settings()
-
-
-def _first_settings() -> Settings:
-    """What a new visitor sees: the stored example, or the usual settings of the first model."""
-    names = service.model_names()
-    for name in (service.EXAMPLE_MODEL, *names):
-        if name in names and (example := service.model_card(name).example) is not None:
-            return example.settings
-    return Settings(model_name=names[0])
+    return wanted or service.first_settings()
 
 
 def _adopt(settings: Settings | None) -> None:
     """Ask for these settings: show their run if it is known, else begin to analyse them."""
     st.session_state[_WANTED] = settings
-    wanted = settings or _first_settings()
+    wanted = settings or service.first_settings()
     if find_run(wanted) is None:
         if settings is not None:
             submit_analysis(wanted)
@@ -188,22 +185,14 @@ def shown_run() -> Run | None:
         return run
     shown_id = st.session_state.get(_SHOWN)
     if shown_id is not None:
-        shown = store().get(shown_id) or _example_of(shown_id)
+        shown = store().get(shown_id) or service.find_stored(shown_id)
         if shown is not None:
             return shown
     status = analysis_status(wanted)
     if status is not None and isinstance(status.partial, ModelReport):
         return Run(wanted, replace(status.partial, is_partial=True), created=now())
     if status is None or not status.is_active:
-        return service.example_run(wanted.model_name) or find_run(_first_settings())
-    return None
-
-
-def _example_of(run_id: str) -> Run | None:
-    for name in service.model_names():
-        example = service.model_card(name).example
-        if example is not None and example.id == run_id:
-            return service.example_run(name)
+        return service.example_run(wanted.model_name) or find_run(service.first_settings())
     return None
 
 
@@ -247,7 +236,7 @@ def culprit_of(run: Run) -> Culprit | None:
 def predicted_effects(run: Run) -> OutputEffects | None:
     """Return what the stored prediction of these settings says of each layer; None without one."""
     prediction = find_prediction(run.settings)
-    return None if prediction is None else prediction.effects_of(run.recipe)
+    return None if prediction is None else effects_under(prediction, run.recipe)
 
 
 def selected_layer(report: ModelReport) -> str:
@@ -360,5 +349,5 @@ def dismiss_job(key: str) -> None:
     forget(key)
     if key == analysis_key(wanted_settings()):
         shown_id = st.session_state.get(_SHOWN)
-        shown = (store().get(shown_id) or _example_of(shown_id)) if shown_id else None
+        shown = (store().get(shown_id) or service.find_stored(shown_id)) if shown_id else None
         set_widget(RUN_KEY, settings_to_text(shown.settings) if shown is not None else "")

@@ -51,8 +51,8 @@ def trace_model(model: nn.Module) -> fx.GraphModule:
     try:
         if is_single_step(sketch):
             raise UnsupportedLayerError("The model is called as a whole: a layer, or with hooks.")
-        recorder.stand_in_for(sketch, "")
         with torch.inference_mode(False), torch.no_grad():
+            recorder.stand_in_for(sketch, "")
             result = sketch(*(recorder.placeholder(name) for name in input_names(model)))
         _require_plain_containers(result)
         if remembered_nodes(sketch):

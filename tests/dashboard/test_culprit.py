@@ -14,6 +14,7 @@ from dashboard.culprit import (
     MEASURED,
     PREDICTED,
     OutputEffects,
+    effects_under,
     find_culprit,
     output_effects,
 )
@@ -119,7 +120,7 @@ def test_a_prediction_names_the_culprit_of_a_run_without_sensitivity() -> None:
     settings = Settings("mlp")
     prediction = prediction_service.find_example(settings)
     assert prediction is not None
-    effects = prediction.effects_of(settings.recipe)
+    effects = effects_under(prediction, settings.recipe)
 
     assert effects.basis == PREDICTED
     option = prediction.response.options[0]
