@@ -131,7 +131,8 @@ def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Mo
     except StorageError as error:
         model = _less_prepared_skeleton(float_model, structure, tensors, error)
     _fill(model, structure, tensors)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _less_prepared_skeleton(

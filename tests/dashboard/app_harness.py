@@ -59,7 +59,12 @@ def texts(app: AppTest) -> str:
     kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
     found = [str(element.value) for kind in kinds for element in app.get(kind)]
     found += [f"{metric.label}: {metric.value} {metric.delta}" for metric in app.metric]
-    return re.sub(r"\\([^A-Za-z0-9\s])", r"\1", "\n".join(found))
+    return unescaped("\n".join(found))
+
+
+def unescaped(text: str) -> str:
+    """Return text without Markdown's backslashes."""
+    return re.sub(r"\\([^A-Za-z0-9\s])", r"\1", text)
 
 
 def link_of(app: AppTest) -> dict[str, Any]:
