@@ -49,12 +49,12 @@ def show_shell() -> DeltaGenerator:
 
 
 def show_draft(place: DeltaGenerator) -> None:
-    """Say whether the settings that somebody is choosing differ from the run shown."""
-    run, draft = run_state.shown_run(), current_draft()
-    if run is None or draft.run_id == run.id:
+    """Say whether somebody has chosen settings other than those that were asked for."""
+    draft = current_draft()
+    if draft.run_id == run_state.wanted_settings().run_id:
         return
     with place:
-        st.badge("Settings differ from the shown run", icon=":material/edit:", color="orange")
+        st.badge("Settings changed, not run yet", icon=":material/edit:", color="orange")
         status = run_state.analysis_status(draft)
         st.button(
             "Re-run",

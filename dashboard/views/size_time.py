@@ -143,7 +143,7 @@ st.title("Size & time", anchor=False)
 st.caption("Where the bytes of the model are, before and after, and how long it takes to run.")
 shown = run_state.require_run()
 report = shown.report
-if is_on_its_way(shown):
+if is_on_its_way(shown) and report.is_partial:
     st.info(
         f"Not finished yet: {plural(len(report.layers), 'layer')} known so far.",
         icon=":material/hourglass_top:",
