@@ -160,7 +160,7 @@ class _Analysis:
                 histogram = self.calibration.histograms[name]
                 self.choices[name] = range_choices(histogram.binned(), layer.scheme.activation)
             self._announce(on_update)
-            meter.step(f"layer {number}/{len(layers)} {name} - weight error")
+            meter.step(f"measure the weights of {name} (layer {number} of {len(layers)})")
 
     def compare(
         self, batches: Iterator[Batch], meter: ProgressMeter, on_update: OnUpdate | None
@@ -171,7 +171,7 @@ class _Analysis:
             first = first or batch
             self.comparison.update(batch)
             self._announce(on_update)
-            meter.step(f"evaluate: batch {number}, every layer's error")
+            meter.step(f"measure every layer's error: batch {number}")
         assert first is not None
         return first
 
