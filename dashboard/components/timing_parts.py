@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.verdict_list import show_verdicts
@@ -124,6 +125,7 @@ def _choose_batch(sizes: tuple[int, ...]) -> int | None:
     return int(chosen or labels[-1])
 
 
+@contained("The times of the model")
 def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     with st.container(border=True, key="time_verdicts", gap="small"):
         st.markdown("**What the times say**")
@@ -152,6 +154,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
 
 
+@contained("The list of executions")
 def _show_executions(timing: TimingReport) -> None:
     """How each layer ran on integers, one click away; runs from before that was noted say none."""
     if not timing.executions:
@@ -178,6 +181,7 @@ def _show_executions(timing: TimingReport) -> None:
         )
 
 
+@contained("The times of the layers")
 def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
     if not timing.layers:
         st.info("Single layers were not timed in this run.", icon=":material/timer_off:")
