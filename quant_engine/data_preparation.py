@@ -23,7 +23,7 @@ from quant_engine.copying import share_parameters
 from quant_engine.errors import DataError, ModelForwardError, UnsupportedLayerError
 from quant_engine.forward import primary_output, run_model
 from quant_engine.graph import capture_graph
-from quant_engine.modules import nested_tensors
+from quant_engine.nesting import nested_tensors
 from quant_engine.preparation import PreparedModel, fold, prepare
 
 C = TypeVar("C")

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from quant_engine.batches import Batch
 from quant_engine.copying import share_tensors
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.modules import nested_tensors
+from quant_engine.nesting import nested_tensors
 
 # Capturing switches modes of the whole process, so captures take turns.
 _TURN = threading.Lock()

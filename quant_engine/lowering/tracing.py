@@ -18,7 +18,8 @@ from quant_engine.errors import UnsupportedLayerError
 from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
 from quant_engine.lowering.arguments import check_arguments
 from quant_engine.lowering.writes import IN_PLACE_OPERATORS
-from quant_engine.modules import has_hooks, map_nested, plain_attributes
+from quant_engine.modules import has_hooks, plain_attributes
+from quant_engine.nesting import map_nested
 from quant_engine.symbols import LIBRARIES, Symbol, SymbolTracer
 
 _CONTAINERS = (
@@ -46,7 +47,8 @@ def trace_model(model: nn.Module) -> fx.GraphModule:
         UnsupportedLayerError: If the forward cannot be followed with symbols, for example because
             it decides on values or shapes; the message says why.
     """
-    sketch = share_tensors(model).eval()
+    sketch = share_tensors(model)
+    sketch.eval()
     recorder = _Recorder(sketch)
     try:
         if is_single_step(sketch):
