@@ -48,6 +48,17 @@ class Calibration:
     batches: int = 0
     has_folding: bool = True
 
+    def unseen(self, name: str) -> str:
+        """Say why nothing is known of a layer, such as an expert that no row was sent to.
+
+        Returns:
+            "never ran", "ran but saw no rows", or "" if values entered it.
+        """
+        if name not in self.calls:
+            return "never ran"
+        histogram = self.histograms.get(name)
+        return "ran but saw no rows" if histogram is not None and not histogram.count else ""
+
 
 def calibrate(
     model: nn.Module,
