@@ -148,7 +148,7 @@ class _Analysis:
             if seen.count
         }
         self.comparison = LayerwiseComparison(
-            self.prepared.model, self.quantized, self.plans, ranges
+            self.prepared.model, self.quantized, self.plans, ranges, self.prepared.state
         )
 
     def describe_weights(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:

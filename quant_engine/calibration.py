@@ -132,7 +132,7 @@ def require_quantizable(layers: Sequence[LayerInfo]) -> None:
 def calibrate_prepared(
     prepared: PreparedModel, batches: Data, recipe: Recipe, meter: ProgressMeter
 ) -> Calibration:
-    """Calibrate a model that is already prepared; see `calibrate`."""
+    """Calibrate a model that is already prepared, and leave it in its state; see `calibrate`."""
     listed = list_layers(prepared.model)
     require_quantizable(listed)
     layers = {layer.name: layer.module for layer in listed}
@@ -163,5 +163,6 @@ def calibrate_prepared(
             samples += batch.samples
             count += 1
             meter.step(f"calibrate: batch {count}")
+    prepared.state.write(prepared.model)
     per_pass = {name: round(total / count) for name, total in calls.items()}
     return Calibration(recipe, histograms, per_pass, samples, count, prepared.has_folding)

@@ -161,7 +161,7 @@ class Measurement:
             samples=len(signal),
             accuracy_float=accuracy,
             is_partial=is_partial,
-            notes=_notes(self._outcomes),
+            notes=(*self._empty.notes, *_notes(self._outcomes)),
             metric=harms.measure.name,
             references=references,
             rankings=tuple(rankings),

@@ -7,7 +7,7 @@ the convolutions before them, attention is split into plain Linears, and recompu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from quant_engine.modules import (
     named_parameters_of,
     replace_module,
 )
+from quant_engine.pass_state import PassState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +39,7 @@ class PreparedModel:
             `nn.Identity` now.
         split: Names of the attention modules that were split into plain Linears.
         has_folding: Whether BatchNorms were folded where the forward allows it.
+        state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class PreparedModel:
     folded: tuple[tuple[str, str], ...] = ()
     split: tuple[str, ...] = ()
     has_folding: bool = True
+    state: PassState = field(default_factory=PassState)
 
 
 def prepare(model: nn.Module, *, has_folding: bool = True) -> PreparedModel:

@@ -102,7 +102,7 @@ class ResponseMeasurement:
                 schemes.append(scheme.activation)
                 self._roundings[name] = scheme.activation
         forms = self.option_layers.forms
-        self._runner = VariantRunner(self.prepared.model, forms)
+        self._runner = VariantRunner(self.prepared.model, forms, state=self.prepared.state)
         generator = np.random.default_rng(self.settings.seed)
         self._single = draw_single(list(forms), list(self.options), generator)
         count = self.settings.configurations
@@ -194,8 +194,11 @@ class ResponseMeasurement:
         def passed() -> None:
             meter.step(f"{text}, backward passes")
 
-        found = linear_response(
-            self.prepared.model, forms, list(self._roundings), batch, directions, passed
+        model, roundings = self.prepared.model, list(self._roundings)
+        found = self._runner.run_like_float(
+            batch,
+            model,
+            lambda: linear_response(model, forms, roundings, batch, directions, passed),
         )
         self._sources = self._sources or found.sources
         reasons = found.reasons | dict.fromkeys(read, READ)

@@ -25,6 +25,11 @@ from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
 from quant_engine.sweep import VariantRunner
 
+_NOT_ELSEWHERE = (
+    "It was measured in this process and not on the executor, as no batch can do without the state "
+    "that the one before it left."
+)
+
 
 def measure_sensitivity(
     model: nn.Module,
@@ -102,16 +107,21 @@ def measure_sensitivity(
         calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
     forms = build_forms(model, prepared, recipe, options, parts, calibration, meter)
     own_metric = None if metric is None or isinstance(metric, str) else metric
-    runner = VariantRunner(prepared.model, forms.modules, metric=own_metric)
+    runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
     sweep: Sweep = partial(run_here, runner)
-    if executor is not None:
+    notes = prepared.state.notes
+    if executor is not None and prepared.state.reaches_next:
+        notes = (*notes, _NOT_ELSEWHERE)
+    elif executor is not None:
         sweep = partial(run_elsewhere, executor, runner)
     measurement = Measurement(
         sweep,
         batches,
         forms,
         metric,
-        SensitivityReport(model_name, recipe, direction, (), None, (), 0, None, seed, parts=parts),
+        SensitivityReport(
+            model_name, recipe, direction, (), None, (), 0, None, seed, notes=notes, parts=parts
+        ),
     )
     meter.extend(measurement.count_runs(with_cumulative) * (count_batches(batches) or 1))
     measurement.measure_layers(meter, on_update)

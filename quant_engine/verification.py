@@ -70,7 +70,7 @@ def verify_configurations(
             "The response was measured on another model: its layers are not this model's. "
             "Measure it again."
         )
-    runner = VariantRunner(prepared.model, forms)
+    runner = VariantRunner(prepared.model, forms, state=prepared.state)
     variants = [as_variant(configuration) for configuration in configurations]
     stats = [_Measured() for _ in configurations]
     meter.extend((count_batches(batches) or 1) * len(configurations))
