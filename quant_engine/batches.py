@@ -44,7 +44,7 @@ def iterate_batches(data: Data, what: str = "calibration_data") -> Iterator[Batc
     Args:
         data: A tensor (one batch), or an iterable of batches. A batch is a tensor, a pair
             (inputs, labels), or a mapping passed as keyword arguments whose key "labels" is kept
-            back for accuracy.
+            back for accuracy. The inputs of a pair are a tensor, or a tuple or mapping of several.
         what: Name of the data in messages.
 
     Yields:
@@ -96,6 +96,10 @@ def _to_batch(item: Any, where: str) -> Batch:
         args = (item[0],)
     elif isinstance(item, tuple | list) and len(item) == 2:
         args, labels = (item[0],), item[1]
+        if type(item[0]) in (tuple, list) and all(isinstance(x, Tensor) for x in item[0]):
+            args = tuple(item[0])
+        elif isinstance(item[0], Mapping):
+            args, kwargs = (), {str(key): value for key, value in item[0].items()}
     else:
         size = f" of {len(item)}" if isinstance(item, tuple | list) else ""
         raise DataError(

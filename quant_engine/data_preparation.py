@@ -71,7 +71,12 @@ def prepare_for(
         prepared = replace(prepared, notes=(*prepared.notes, _NOTE))
     if batches:
         state = find_pass_state(prepared.model, batches[0])
-        prepared = replace(prepared, state=state, notes=(*prepared.notes, *state.notes))
+        prepared = replace(
+            prepared,
+            state=state,
+            samples=first_samples(batches[-1], _SAMPLES) or batches[-1],
+            notes=(*prepared.notes, *state.notes),
+        )
     return prepared, calibration_data, evaluation_data
 
 

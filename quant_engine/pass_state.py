@@ -100,6 +100,15 @@ class PassState:
             finally:
                 _write_sources(before)
 
+    @contextmanager
+    def leaving_no_trace(self, model: nn.Module) -> Iterator[None]:
+        """Let passes of a model in its initial state change neither it nor random numbers."""
+        with torch.random.fork_rng(devices=[]), self.same_numbers():
+            try:
+                yield
+            finally:
+                self.write(model)
+
 
 class StateHistory:
     """In which state each variant of a model begins a batch: the one that its last batch left."""

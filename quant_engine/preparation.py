@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from quant_engine.batches import Batch
 from quant_engine.batchnorm import can_fold, fold_batchnorm, is_batchnorm
 from quant_engine.copying import copy_model, materialize_weights
 from quant_engine.dataflow import sequential_links, trace_links
@@ -40,6 +41,7 @@ class PreparedModel:
         split: Names of the attention modules that were split into plain Linears.
         has_folding: Whether BatchNorms were folded where the forward allows it.
         state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
+        samples: A few samples of the data that errors are measured on; None without data.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class PreparedModel:
     split: tuple[str, ...] = ()
     has_folding: bool = True
     state: PassState = field(default_factory=PassState)
+    samples: Batch | None = None
 
 
 def prepare(model: nn.Module, *, has_folding: bool = True) -> PreparedModel:

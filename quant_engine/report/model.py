@@ -102,6 +102,7 @@ class ModelReport:
             this was noted.
         evaluation_batch_size: Samples in the largest of them. Dynamic input ranges, and what they
             cost, are those for batches of this size. None as above.
+        judged: Which output is judged, how it is read, and which labels are not used.
     """
 
     model_name: str
@@ -119,6 +120,7 @@ class ModelReport:
     schema_version: int = SCHEMA_VERSION
     evaluation_batches: int | None = None
     evaluation_batch_size: int | None = None
+    judged: str = ""
 
     def layer(self, name: str) -> LayerReport:
         """Return the layer called `name`.
