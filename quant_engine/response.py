@@ -225,7 +225,7 @@ class LogitResponse:
         if arrays.has_logits and kept:
             answers = arrays.answers(arrays.base + shift[:, :kept])
             agreement = float((answers == arrays.float_answers).mean())
-            accuracy = arrays.accuracy(answers)
+            accuracy = arrays.accuracy(arrays.base + shift[:, :kept])
         return ConfigurationScore(
             kl_divergence=harm if arrays.has_logits else None,
             nmse=nmse,

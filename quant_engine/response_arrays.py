@@ -186,11 +186,11 @@ class ResponseArrays:
         best: IntArray = logits.argmax(axis=-1)
         return best
 
-    def accuracy(self, answers: IntArray) -> float | None:
-        """Return the share of labelled rows whose answer is right; None without labels."""
+    def accuracy(self, base: FloatArray | SingleArray) -> float | None:
+        """Return the share of labelled rows that an output gets right; None without labels."""
         if self.labels is None:
             return None
-        is_right = answers == self.labels
+        is_right = self.answers(base.astype(np.float64)) == self.labels
         return float(is_right[self.labels != IGNORED].mean())
 
     @cached_property

@@ -185,7 +185,7 @@ class ResponseMeasurement:
             is_complete=plan.is_complete,
             projection_error=float(np.median(known)) if len(known) else 0.0,
             samples=arrays.rows,
-            float_accuracy=arrays.accuracy(arrays.float_answers),
+            float_accuracy=arrays.accuracy(arrays.base),
             agreement=self._agreement(arrays),
             seed=self.settings.seed,
             notes=(*self.judged.notes, *self.prepared.notes, *self._notes()),

@@ -107,7 +107,7 @@ class SearchSpace:
 
     def limit(self, what: str, most: float, measure: Callable[[ConfigurationSize], float]) -> Limit:
         """Return a budget on a figure that adds up over units."""
-        fixed = measure(self.response.size({}))
+        fixed = measure(self.response.size(self.configuration(self.uniform(0))))
         costs = np.zeros((len(self.units), self.choices))
         for unit in range(len(self.units)):
             for choice in range(1, self.choices):
