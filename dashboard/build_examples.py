@@ -1,8 +1,8 @@
 """Compute the stored examples again: `python -m dashboard.build_examples [model ...]`.
 
-A stored example is an analysis of a sample model under the usual settings, with both
-sensitivities, and what predicts the model under any choice of bits. It gives the first page figures
-without any computing, and names the machine its times belong to.
+A stored example is an analysis of a sample model under the usual settings or under those of a
+story, with both sensitivities, and what predicts the model under any choice of bits. It gives the
+pages figures without any computing, and names the machine its times belong to.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dashboard import prediction_service, service
 from dashboard.prediction import Prediction
 from dashboard.runs import Run, now, write_example
 from dashboard.state import Settings
+from dashboard.stories import example_stem, story_settings
 from dashboard.sweeps import Sweep
 from quant_engine.measurement import DIRECTIONS
 
@@ -32,12 +33,19 @@ class _Quiet:
         """Ignore it."""
 
 
-def build_example(model_name: str) -> Run:
-    """Analyse one model under the usual settings and measure its sensitivities.
+def settings_of(model_name: str) -> tuple[Settings, ...]:
+    """Return the settings that a model is stored under: the usual ones, and those of stories."""
+    usual = Settings(model_name)
+    told = (s for s in story_settings() if s.model_name == model_name and s.run_id != usual.run_id)
+    return (usual, *told)
+
+
+def build_example(settings: Settings) -> Run:
+    """Analyse a model and measure its sensitivities.
 
     The faster of two analyses is kept, so that other work on the machine shows less.
     """
-    settings, quiet = Settings(model_name), _Quiet()
+    quiet = _Quiet()
     analyses = []
     for _ in range(2):
         began = time.perf_counter()
@@ -48,9 +56,9 @@ def build_example(model_name: str) -> Run:
     return Run(settings, report, measured, created=now(), seconds=seconds, is_example=True)
 
 
-def build_prediction(model_name: str) -> Prediction:
-    """Measure what predicts one model under the usual settings, and run its frontier."""
-    settings, quiet = Settings(model_name), _Quiet()
+def build_prediction(settings: Settings) -> Prediction:
+    """Measure what predicts a model under these settings, and run its frontier."""
+    quiet = _Quiet()
     prediction = prediction_service.measure_prediction(settings, quiet)
     frontier = [point.as_dict() for point in prediction.frontier.points]
     points = prediction_service.verify(settings, prediction, frontier, quiet)
@@ -68,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = sorted(set(chosen) - set(names))
     if unknown:
         parser.error(f"no model is called {unknown[0]!r}; there are {', '.join(names)}")
-    for name in chosen:
+    for settings in (settings for name in chosen for settings in settings_of(name)):
+        name = example_stem(settings)
         if not options.only_predictions:
-            run = build_example(name)
+            run = build_example(settings)
             path = service.example_path(name)
             write_example(run, path)
             _LOG.info("%s: %.1f s, %.0f kB", path.name, run.seconds, path.stat().st_size / 1000)
-        path = prediction_service.write_example(build_prediction(name), name)
+        path = prediction_service.write_example(build_prediction(settings), name)
         _LOG.info("%s: %.0f kB", path.name, path.stat().st_size / 1000)
 
 

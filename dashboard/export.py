@@ -14,6 +14,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from dashboard.culprit import OutputEffects
 from dashboard.report_page import (
     LAYER_COLUMNS,
     KeyNumber,
@@ -65,6 +66,7 @@ def to_html(
     report: ModelReport,
     sensitivities: Iterable[SensitivityReport] = (),
     *,
+    predicted: OutputEffects | None = None,
     title: str = "",
     created: str = "",
 ) -> bytes:
@@ -73,15 +75,17 @@ def to_html(
     Args:
         report: What the analysis found.
         sensitivities: What was measured on top.
+        predicted: What a prediction says of each layer, if there is one.
         title: What to call the model; its name if empty.
         created: When the run was computed, as text.
     """
     name = title or report.model_name or "model"
-    figures = sections(report, tuple(sensitivities))
+    measured = tuple(sensitivities)
+    figures = sections(report, measured)
     body = "\n".join(
         (
             _head(report, name, created),
-            _numbers(key_numbers(report)),
+            _numbers(key_numbers(report, measured, predicted)),
             *(_section(index, section) for index, section in enumerate(figures)),
             _layers(report),
             _conditions(report),

@@ -2,13 +2,14 @@
 
 A few daemon threads take jobs from one queue, so that sessions wait for each other instead of
 fighting for the processor. A job is known by a key that its settings decide: a second tab, or the
-same tab after a reload, finds it again. Nothing here knows Streamlit.
+same tab after a reload, finds it again. Everybody's first job comes before anybody's second, and a
+job that nobody looks at any more makes way for one that somebody waits for. Nothing here knows
+Streamlit.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import OrderedDict
@@ -27,12 +28,24 @@ ACTIVE = (QUEUED, RUNNING)
 
 UPDATE_SECONDS = 0.5
 MAX_FINISHED = 32
+MAX_WAITING = 40
+MAX_WAITING_PER_VISITOR = 4
+WATCH_SECONDS = 120.0
+"""Who has not looked for so long has gone: browsers let a hidden page look once a minute."""
+
+_MADE_WAY = (
+    "Nobody had looked at it for two minutes, and somebody else was waiting. Start it again."
+)
 
 _LOG = logging.getLogger(__name__)
 
 
 class JobCancelled(Exception):  # noqa: N818 - nothing went wrong
     """Raised inside the work when somebody asked it to stop."""
+
+
+class QueueFullError(QuantizationError):
+    """So much work waits already that no more is taken on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,7 @@ class JobStatus:
         elapsed_seconds: Time since it began to run.
         partial: Newest result of an unfinished job, or None.
         result: What the job gave, also a cancelled one that was kept; None before its end.
-        failure: Why it failed, or None.
+        failure: Why it failed, or was stopped though nobody asked for that; or None.
         is_cancelling: Whether it was asked to stop and has not stopped yet.
     """
 
@@ -111,6 +124,8 @@ class _Job:
     title: str
     work: Callable[[JobControl], Any]
     finish: Finish
+    visitor: str
+    turn: int
     state: str = QUEUED
     done: int = 0
     total: int = 0
@@ -121,6 +136,11 @@ class _Job:
     result: Any = None
     failure: JobFailure | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
+    looked: dict[str, float] = field(default_factory=dict)  # when each visitor did last
+
+    def watchers(self, within: float = WATCH_SECONDS) -> set[str]:
+        since = time.monotonic() - within
+        return {visitor for visitor, looked in self.looked.items() if looked >= since}
 
 
 class JobControl:
@@ -155,14 +175,16 @@ class JobControl:
 
 
 class JobManager:
-    """Runs jobs in the background, a few at a time, first come first served."""
+    """Runs jobs in the background, a few at a time, visitors in turn."""
 
     def __init__(self, workers: int = 1) -> None:
         self._jobs: OrderedDict[str, _Job] = OrderedDict()
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._lock = threading.RLock()
+        self._running: list[_Job] = []
+        self._changed = threading.Condition()
         self._workers = workers
         self._threads: list[threading.Thread] = []
+        self._is_closed = False
+        self._turn = 0
 
     def submit(
         self,
@@ -170,6 +192,8 @@ class JobManager:
         title: str,
         work: Callable[[JobControl], Any],
         finish: Finish = lambda value, seconds: value,
+        *,
+        visitor: str = "",
     ) -> None:
         """Queue `work`, unless a job of this key waits or runs already.
 
@@ -179,33 +203,43 @@ class JobManager:
             work: Called in a background thread; reports to the control it is given.
             finish: Called there with the work's result, or with the last partial result of a
                 cancelled job, and the seconds it took; what it returns is the job's result.
+            visitor: Who asks for it.
+
+        Raises:
+            QueueFullError: If too many jobs wait, of this visitor or altogether.
         """
-        with self._lock:
+        with self._changed:
             known = self._jobs.get(key)
             if known is not None and known.state in ACTIVE and not known.cancel.is_set():
+                self._look(known, visitor)
                 return
-            job = _Job(key, title, work, finish)
+            self._make_room(visitor)
+            job = _Job(key, title, work, finish, visitor, self._next_turn(visitor))
             self._jobs[key] = job
             self._jobs.move_to_end(key)
             self._forget_oldest()
-            self._queue.put(job)
+            self._look(job, visitor)
+            self._changed.notify()
             if len(self._threads) < self._workers:
                 name = f"dashboard-job-{len(self._threads)}"
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def status(self, key: str) -> JobStatus | None:
-        """Return the job's present state, or None if there is no such job."""
-        with self._lock:
+    def status(self, key: str, visitor: str = "") -> JobStatus | None:
+        """Return the job's present state, or None if there is no such job.
+
+        Args:
+            key: Name of the job.
+            visitor: Who looks at it; a job that is looked at does not make way for others.
+        """
+        with self._changed:
             job = self._jobs.get(key)
             if job is None:
                 return None
-            ahead = 0
-            for other in self._jobs.values():
-                if other is job:
-                    break
-                ahead += other.state in ACTIVE
+            self._look(job, visitor)
+            waiting = self._waiting()
+            ahead = len(self._running) + waiting.index(job) if job.state == QUEUED else 0
             end = job.ended or time.monotonic()
             return JobStatus(
                 key=job.key,
@@ -214,7 +248,7 @@ class JobManager:
                 done=job.done,
                 total=job.total,
                 text=job.text,
-                jobs_ahead=ahead if job.state == QUEUED else 0,
+                jobs_ahead=ahead,
                 elapsed_seconds=end - job.began if job.began else 0.0,
                 partial=job.partial,
                 result=job.result,
@@ -222,36 +256,40 @@ class JobManager:
                 is_cancelling=job.cancel.is_set() and job.state in ACTIVE,
             )
 
+    def count_watchers(self, within: float) -> int:
+        """Return how many visitors looked at unfinished jobs in the last so many seconds."""
+        with self._changed:
+            active = (job for job in self._jobs.values() if job.state in ACTIVE)
+            return len(set().union(*(job.watchers(within) for job in active)))
+
     def active_keys(self) -> tuple[str, ...]:
         """Return the names of the jobs that wait or run."""
-        with self._lock:
+        with self._changed:
             return tuple(key for key, job in self._jobs.items() if job.state in ACTIVE)
 
     def cancel(self, key: str) -> None:
         """Ask a job to stop; one that still waits stops at once."""
-        with self._lock:
+        with self._changed:
             job = self._jobs.get(key)
             if job is None:
                 return
-            job.cancel.set()
-            if job.state == QUEUED:
-                job.state = CANCELLED
+            self._stop(job)
 
     def forget(self, key: str) -> None:
         """Drop a job that has ended, such as a failure that was read."""
-        with self._lock:
+        with self._changed:
             job = self._jobs.get(key)
             if job is not None and job.state not in ACTIVE:
                 del self._jobs[key]
 
     def close(self, timeout: float = 3.0) -> None:
         """Cancel everything and let the threads end; a thread inside torch aborts the process."""
-        with self._lock:
+        with self._changed:
             for key in self._jobs:
                 self.cancel(key)
             threads, self._threads = self._threads, []
-        for _ in threads:
-            self._queue.put(None)
+            self._is_closed = True
+            self._changed.notify_all()
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -261,18 +299,72 @@ class JobManager:
         for key in ended[: max(0, len(ended) - MAX_FINISHED)]:
             del self._jobs[key]
 
+    def _waiting(self) -> list[_Job]:
+        """Return the jobs that wait in the order they begin in.
+
+        Those that somebody looks at come first, and among them those whose turn it is.
+        """
+        waiting = [job for job in self._jobs.values() if job.state == QUEUED]
+        return sorted(waiting, key=lambda job: (not job.watchers(), job.turn))
+
+    def _next_turn(self, visitor: str) -> int:
+        """Return the first turn in which a visitor has no job yet: the one after now's, or later.
+
+        Fair queueing with jobs of one length (Demers, Keshav and Shenker 1989): a second job waits
+        for everybody's first, and who comes later does not push back who waits.
+        """
+        active = [*self._running, *self._waiting()]
+        own = [job.turn for job in active if job.visitor == visitor]
+        return max(self._turn, *own, 0) + 1
+
+    def _look(self, job: _Job, visitor: str) -> None:
+        """Note that a visitor looks at a job; if it waits, one that nobody looks at stops."""
+        if not visitor:
+            return
+        job.looked[visitor] = time.monotonic()
+        if job.state == QUEUED and len(self._running) >= self._workers:
+            left = [running for running in self._running if not running.watchers()]
+            if left and not any(running.cancel.is_set() for running in self._running):
+                left[0].failure = JobFailure(_MADE_WAY)
+                self._stop(left[0])
+
+    def _make_room(self, visitor: str) -> None:
+        waiting = self._waiting()
+        own = sum(job.visitor == visitor for job in waiting)
+        if own >= MAX_WAITING_PER_VISITOR:
+            raise QueueFullError(
+                f"{own} of your computations wait already. Allowed: {MAX_WAITING_PER_VISITOR}. "
+                "Cancel one of them, or wait until one begins."
+            )
+        if len(waiting) < MAX_WAITING:
+            return
+        if waiting[-1].watchers():
+            raise QueueFullError(
+                f"{len(waiting)} computations of all visitors wait already. Allowed: "
+                f"{MAX_WAITING}. Try again in a few minutes."
+            )
+        waiting[-1].failure = JobFailure(_MADE_WAY)
+        self._stop(waiting[-1])
+
+    def _stop(self, job: _Job) -> None:
+        job.cancel.set()
+        if job.state == QUEUED:
+            job.state = CANCELLED
+
     def _serve(self) -> None:
         while True:
-            job = self._queue.get()
-            if job is None:
-                return
-            with self._lock:
-                if job.state != QUEUED:
-                    continue
+            with self._changed:
+                while not self._is_closed and not self._waiting():
+                    self._changed.wait()
+                if self._is_closed:
+                    return
+                job = self._waiting()[0]
                 job.state, job.began = RUNNING, time.monotonic()
+                self._running.append(job)
+                self._turn = max(self._turn, job.turn)
             try:
                 self._run(job)
-            except Exception:
+            except BaseException:  # also what would end this thread, and leave all others waiting
                 _LOG.exception("job %s: its end could not be recorded", job.key)
                 job.failure = JobFailure("The work ended, but its result could not be kept.")
                 self._end(job, FAILED)
@@ -290,7 +382,7 @@ class JobManager:
             _LOG.info("job %s failed: %s", job.key, error)
             job.failure = JobFailure(str(error), where=job.text)
             self._end(job, FAILED)
-        except Exception as error:
+        except BaseException as error:  # sys.exit in a model, or somebody's Ctrl+C, ends only this
             _LOG.exception("job %s stopped by a fault", job.key)
             kind = type(error).__name__
             job.failure = JobFailure(
@@ -301,14 +393,16 @@ class JobManager:
             self._end(job, FAILED)
         else:
             job.result = job.finish(value, time.monotonic() - job.began)
+            job.failure = None
             self._end(job, DONE)
 
     def _end(self, job: _Job, state: str) -> None:
         """Set everything else first: a reader that sees the end may read the result."""
-        with self._lock:
+        with self._changed:
             job.ended = time.monotonic()
             job.state = state
             job.partial = None
+            self._running.remove(job)
 
 
 def _last_partial(job: _Job, control: JobControl) -> Any:

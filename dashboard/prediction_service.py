@@ -14,6 +14,7 @@ from dashboard.prediction import Configuration, Prediction, bare_settings, width
 from dashboard.prediction_files import pack_prediction, unpack_prediction
 from dashboard.service import Control
 from dashboard.state import Settings
+from dashboard.stories import example_stem, story_settings
 from quant_engine import LogitResponse
 from quant_engine.errors import QuantizationError
 from quant_engine.options import bit_options
@@ -93,7 +94,7 @@ def find_best(prediction: Prediction, by: str, budget: float) -> dict[str, str]:
 
 
 def example_path(name: str) -> Path:
-    """Return where the stored prediction of a model lies."""
+    """Return where a stored prediction lies; `name` as for `service.example_run`."""
     return service.EXAMPLES / f"{name}{EXAMPLE_SUFFIX}"
 
 
@@ -106,15 +107,19 @@ def write_example(prediction: Prediction, name: str) -> Path:
 
 def find_example(settings: Settings) -> Prediction | None:
     """Return the stored prediction for these settings, or None."""
+    bare = bare_settings(settings)
+    for told in story_settings():
+        if bare == bare_settings(told):
+            return example_prediction(example_stem(told))
     card = service.model_card(settings.model_name).example
-    if card is None or bare_settings(card.settings) != bare_settings(settings):
+    if card is None or bare_settings(card.settings) != bare:
         return None
     return example_prediction(settings.model_name)
 
 
 @lru_cache(maxsize=MAX_IN_MEMORY)
 def example_prediction(name: str) -> Prediction | None:
-    """Return the stored prediction of a model, or None if there is none that can be read."""
+    """Return a stored prediction, or None if there is none that can be read."""
     path = example_path(name)
     try:
         return unpack_prediction(path.read_bytes()) if path.exists() else None

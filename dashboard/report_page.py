@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from dashboard.accuracy import change_text, output_change, share_text
+from dashboard.culprit import OutputEffects, find_culprit
 from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
     describe_errors,
@@ -21,14 +23,13 @@ from dashboard.figures.formatting import (
     format_db,
     format_nats,
     format_percent,
-    format_points,
 )
 from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
-from dashboard.figures.layer_gains import (
-    describe_gains,
-    largest_gains,
-    layer_gains,
-    layer_gains_figure,
+from dashboard.figures.layer_times import (
+    describe_layer_times,
+    layer_times,
+    layer_times_figure,
+    most_telling,
 )
 from dashboard.figures.option_grid import describe_grid, option_grid
 from dashboard.figures.ranking import describe_ties, rank_layers
@@ -36,7 +37,7 @@ from dashboard.figures.sensitivity import describe_ranking, ranking_figure
 from dashboard.figures.sensitivity_metrics import available_metrics
 from dashboard.figures.size import layer_size_figure, reduction_text, waterfall_figure
 from dashboard.figures.size_items import describe_layers, layer_bytes, size_steps
-from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
+from dashboard.figures.timing import model_timing_figure
 from dashboard.figures.timing_text import baseline_text, batch_sizes, conditions_text
 from dashboard.layer_rows import layer_sqnrs
 from dashboard.sweeps import describe_sweep, split_options, sweep_of
@@ -72,21 +73,35 @@ class KeyNumber:
     remark: str = ""
 
 
-def key_numbers(report: ModelReport) -> tuple[KeyNumber, ...]:
-    """Return the numbers a reader looks for first."""
+def key_numbers(
+    report: ModelReport,
+    sensitivities: Iterable[SensitivityReport] = (),
+    predicted: OutputEffects | None = None,
+) -> tuple[KeyNumber, ...]:
+    """Return the numbers a reader looks for first.
+
+    Args:
+        report: What the analysis found.
+        sensitivities: What was measured on top.
+        predicted: What a prediction says of each layer, if there is one.
+    """
     output, size = report.output, report.size
     quantized = len(report.quantized_layers)
     numbers = [KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}")]
     if output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:
-            remark = f"float {format_accuracy(before)}, {format_points(after - before)}"
-            numbers.append(KeyNumber("Accuracy quantized", format_accuracy(after), remark))
+            samples = output.labelled_samples
+            remark = f"float {share_text(before, samples)}; {change_text(output_change(output))}"
+            numbers.append(KeyNumber("Accuracy quantized", share_text(after, samples), remark))
         remark = f"KL {format_nats(output.kl_divergence)}" if output.kl_divergence else ""
         agreement = format_accuracy(output.top1_agreement)
         if agreement != MISSING:
             numbers.append(KeyNumber("Same answer as float", agreement, remark))
         numbers.append(KeyNumber("Output SQNR", format_db(output.error.sqnr_db)))
+    culprit = find_culprit(report, sensitivities, predicted)
+    if culprit is not None:
+        numbers.append(KeyNumber(f"Culprit ({culprit.label})", culprit.name, culprit.sentence))
     if size is not None:
         remark = f"from {format_bytes(size.float_bytes)}, {reduction_text(size)}"
         numbers.append(KeyNumber("Model size", format_bytes(size.quantized_bytes), remark))
@@ -163,15 +178,11 @@ def _timing_sections(report: ModelReport) -> list[Section]:
         )
         for batch in batch_sizes(timing)
     ]
-    gains = layer_gains(timing)
-    if gains:
-        text = f"{describe_gains(gains)} {describe_executions(timing)} {conditions}"
-        figure = layer_gains_figure(largest_gains(gains, MOST_LAYERS))
-        found.append(Section("Time integers save in each layer", text, figure))
-    names = slowest_layers(timing, MOST_LAYERS)
-    if names:
-        figure = layer_timing_figure(timing, names)
-        found.append(Section("Time of each layer", conditions, figure))
+    times = layer_times(timing)
+    if times:
+        text = f"{describe_layer_times(times, timing)} {describe_executions(timing)} {conditions}"
+        figure = layer_times_figure(most_telling(times, MOST_LAYERS))
+        found.append(Section("Time inside each layer", text, figure))
     return found
 
 

@@ -21,6 +21,7 @@ import sample_models
 from dashboard.cluster import sweep_executor
 from dashboard.runs import Run, RunSummary, read_example, read_example_summary
 from dashboard.state import Settings
+from dashboard.stories import STORIES, example_stem, story_settings
 from dashboard.sweeps import Sweep
 from quant_engine.errors import QuantizationError
 from quant_engine.preparation import prepare
@@ -31,7 +32,7 @@ from sample_models import SampleModel, SampleModelError
 EXAMPLES = Path(__file__).with_name("examples")
 EXAMPLE_SUFFIX = ".json.gz"
 EXAMPLE_MODEL = "resnet"
-"""The stored result that a new visitor sees first."""
+"""The stored result that a new visitor sees where the stories are not stored."""
 
 BATCH_SIZE = 100
 MAX_MODELS = 64
@@ -111,7 +112,11 @@ def model_card(name: str) -> ModelCard:
 
 @lru_cache(maxsize=MAX_MODELS)
 def example_run(name: str) -> Run | None:
-    """Return the stored analysis of a model, or None if there is none that can be read."""
+    """Return a stored analysis, or None if there is none that can be read.
+
+    Args:
+        name: Name of a model, for its usual settings; else what `example_stem` says.
+    """
     path = example_path(name)
     try:
         return read_example(path) if path.exists() else None
@@ -124,10 +129,31 @@ def find_example(settings: Settings) -> Run | None:
     """Return the stored analysis that has exactly these settings, or None."""
     if settings.model_name not in model_names():
         return None
+    if any(settings.run_id == told.run_id for told in story_settings()):
+        return example_run(example_stem(settings))
     card = model_card(settings.model_name)
     if card.example is None or card.example.id != settings.run_id:
         return None
     return example_run(settings.model_name)
+
+
+def find_stored(run_id: str) -> Run | None:
+    """Return the stored analysis with this id, or None."""
+    usual = (Settings(name) for name in model_names())
+    known = (settings for settings in (*story_settings(), *usual) if settings.run_id == run_id)
+    return next((run for run in map(find_example, known) if run is not None), None)
+
+
+def first_settings() -> Settings:
+    """Return what a new visitor sees: the first story, else a stored model, else any model."""
+    names = model_names()
+    stored = (story.broken for story in STORIES if find_example(story.broken) is not None)
+    for settings in stored:
+        return settings
+    for name in (EXAMPLE_MODEL, *names):
+        if name in names and (example := model_card(name).example) is not None:
+            return example.settings
+    return Settings(model_name=names[0])
 
 
 @lru_cache(maxsize=MAX_MODELS)
@@ -248,5 +274,5 @@ def _batches(inputs: torch.Tensor, labels: torch.Tensor) -> Batches:
 
 
 def example_path(name: str) -> Path:
-    """Return where the stored analysis of a model lies."""
+    """Return where a stored analysis lies; `name` as for `example_run`."""
     return EXAMPLES / f"{name}{EXAMPLE_SUFFIX}"

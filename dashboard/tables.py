@@ -147,6 +147,7 @@ def timing_table(timing: TimingReport) -> Table:
             "q1_ms": entry.q1_ms,
             "q3_ms": entry.q3_ms,
             "runs": entry.runs,
+            "is_unreliable": entry.is_unreliable,
             "warmup_runs": timing.warmup_runs,
             "ratio_to_baseline": None if entry.layer else ratio_to_baseline(timing, entry),
             "is_baseline": not entry.layer and is_baseline(timing, entry),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dashboard.culprit import find_culprit
 from quant_engine import (
     PRESETS,
     Int8Quantizer,
@@ -151,6 +152,9 @@ def rank_layers(name: str, recipe: Recipe) -> SensitivityReport:
             f"{layer.name:<22}{layer.kl_divergence:>11.2e}{interval:>24}"
             f"{layer.top1_agreement:>13.2%}"
         )
+    culprit = find_culprit(None, [report])
+    if culprit is not None:
+        print(f"Culprit: {culprit.sentence}")
     return report
 
 

@@ -26,6 +26,7 @@ from quant_engine.errors import (
     WorkerError,
 )
 from quant_engine.execution import convert_execution, execution_notes, list_executions
+from quant_engine.execution_timing import measure_times
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -101,6 +102,7 @@ __all__ = [
     "load_quantization_config",
     "load_quantized_model",
     "measure_sensitivity",
+    "measure_times",
     "pareto_frontier",
     "print_quantization_summary",
     "quantize",

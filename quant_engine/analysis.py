@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
-from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iterate_batches
-from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
+from quant_engine.batches import Batch, Data, count_batches, iterate_batches
+from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
 from quant_engine.data_preparation import prepare_for
-from quant_engine.errors import ModelForwardError, SchemeError
-from quant_engine.execution_timing import time_executions
+from quant_engine.execution_timing import add_times, budget_after, check_budget
 from quant_engine.judged import Judged, describe_judged
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layerwise import LayerwiseComparison
@@ -22,18 +21,23 @@ from quant_engine.model_size import layer_size, measure_size
 from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import (
+    TIMES_FOLLOW,
     LayerReport,
     ModelReport,
     RangeChoice,
     SizeReport,
     TensorReport,
-    TimingReport,
 )
 from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
 from quant_engine.sweep import share_tensors
-from quant_engine.tensor_reports import input_report, range_choices, weight_report
-from quant_engine.timing import describe_environment
+from quant_engine.tensor_reports import (
+    input_channels,
+    input_report,
+    range_choices,
+    weight_report,
+)
+from quant_engine.timing import Stopwatch, describe_environment
 
 OnUpdate: TypeAlias = Callable[[Callable[[], ModelReport]], None]
 """Called often with a function that builds the report of what is known so far."""
@@ -47,6 +51,7 @@ def analyze(
     evaluation_data: Data | None = None,
     model_name: str = "",
     measure_time: bool = True,
+    time_budget_s: float | None = None,
     progress: Progress | None = None,
     on_update: OnUpdate | None = None,
 ) -> ModelReport:
@@ -67,24 +72,29 @@ def analyze(
         evaluation_data: What errors are measured on. If None, the calibration data is read again
             (an iterator, which cannot be, is kept in memory as it is read).
         model_name: What to call the model in the report.
-        measure_time: Whether to time the models too.
+        measure_time: Whether to time the models too, at the end; `measure_times` does it later.
+        time_budget_s: Most seconds for timing. If None, as long as all before it took, but at
+            least 2 and at most 10.
         progress: Called as progress(done, total, text); may raise to cancel.
         on_update: Called after every layer and batch with a function that returns the report of
-            what is known so far, marked partial.
+            what is known so far, marked partial; and once before the models are timed, when that
+            is everything but their times: not partial, with the note `TIMES_FOLLOW`.
 
     Returns:
         The report.
 
     Raises:
         SchemeError: If `recipe` is no Recipe, or names layers that do not exist.
-        DataError: If data or weights are empty, malformed, or hold NaN or Inf.
+        DataError: If data or weights are empty, malformed, or hold NaN or Inf; or if the time
+            budget is not positive.
         ModelForwardError: If the model raises on the data.
         UnsupportedLayerError: If nothing in the model can be quantized.
     """
+    watch = Stopwatch()
+    check_budget(time_budget_s)
     recipe = recipe_or_default(recipe)
     is_separate = evaluation_data is not None
-    if evaluation_data is None:
-        calibration_data, evaluation_data = _read_twice(calibration_data)
+    calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     judged = describe_judged(prepared)
@@ -101,24 +111,13 @@ def analyze(
     run.describe_weights(meter, on_update)
     first = run.compare(iterate_batches(batches, "evaluation_data"), meter, on_update)
     run.size = measure_size(model, quantized, plans)
-    if measure_time:
-        meter.say("time the model: float, simulated, integer")
-        names = [plan.layer.name for plan in plans if plan.scheme is not None]
-        run.measure_time(first, names)
-        meter.step("timed")
-    return run.report(is_partial=False)
-
-
-def _read_twice(data: Data | Calibration) -> tuple[Data | Calibration, Data]:
-    if isinstance(data, Calibration):
-        raise SchemeError(
-            "calibration_data is a Calibration, which holds no data to measure errors on. "
-            "Give evaluation_data."
-        )
-    if is_rereadable(data):
-        return data, data
-    kept = list(data)
-    return kept, kept
+    report = run.report(is_partial=False)
+    if not measure_time:
+        return report
+    if on_update is not None:
+        on_update(lambda: replace(report, notes=(*report.notes, TIMES_FOLLOW)))
+    seconds = time_budget_s or budget_after(watch.seconds)
+    return add_times(report, prepared.model, quantized, first, seconds, meter)
 
 
 def _count_steps(prepared: PreparedModel, *data: Data | Calibration) -> int:
@@ -143,8 +142,6 @@ class _Analysis:
     weights: dict[str, TensorReport] = field(default_factory=dict)
     choices: dict[str, tuple[RangeChoice, ...]] = field(default_factory=dict)
     size: SizeReport | None = None
-    timing: TimingReport | None = None
-    untimed: str = ""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -182,13 +179,6 @@ class _Analysis:
         assert first is not None
         return first
 
-    def measure_time(self, batch: Batch, names: Sequence[str]) -> None:
-        """Time the models; where they fail, the rest of the report stands."""
-        try:
-            self.timing = time_executions(self.prepared.model, self.quantized, batch, names)
-        except ModelForwardError as error:
-            self.untimed = f"The models were not timed. {error}"
-
     def report(self, *, is_partial: bool) -> ModelReport:
         """Return what is known so far."""
         compared = self.comparison.samples > 0
@@ -198,7 +188,7 @@ class _Analysis:
             layers=tuple(self._layer_report(plan) for plan in self._in_running_order()),
             output=self.comparison.output.report() if compared else None,
             size=self.size,
-            timing=self.timing,
+            timing=None,
             environment=describe_environment(),
             calibration_samples=self.calibration.samples,
             evaluation_samples=self.comparison.samples,
@@ -253,10 +243,13 @@ class _Analysis:
             local_error=stats.local.metrics() if has_run and is_quantized else None,
             accumulated_error=(stats.accumulated.metrics() if stats.accumulated.count else None),
             input_scheme=layer.scheme.activation if isinstance(layer, QuantizedLayer) else None,
+            input_channels=input_channels(stats),
+            local_relative=stats.local_relative.report() if is_quantized else None,
+            accumulated_relative=stats.accumulated_relative.report(),
         )
 
     def _notes(self) -> list[str]:
-        notes = [self.untimed] if self.untimed else []
+        notes = []
         for name, stats in self.comparison.layers.items():
             if stats.unmatched:
                 notes.append(

@@ -99,8 +99,6 @@ def _trace(model: nn.Module, given: frozenset[str]) -> _Trace:
             args, kwargs = _arguments(sketch, given, recorder)
             result = sketch(*args, **kwargs)
         recorder.graph.output(recorder.create_arg(result))
-        if recorder.assumed_tensors:
-            raise UnsupportedLayerError("The forward asks for the type of its arguments.")
         return _read(recorder, remembered_nodes(sketch), sketch)
     except Exception as error:
         call = f" (given {', '.join(sorted(given))})" if given else ""

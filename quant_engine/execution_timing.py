@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 
-from quant_engine.batches import Batch, first_samples
-from quant_engine.errors import ModelForwardError, QuantizationError, UnsupportedLayerError
+from quant_engine.batches import Batch, Data, first_samples, iterate_batches
+from quant_engine.calibration import Calibration, calibrate_prepared, read_twice
+from quant_engine.conversion import convert, plan_layers
+from quant_engine.data_preparation import prepare_for
+from quant_engine.errors import (
+    DataError,
+    ModelForwardError,
+    QuantizationError,
+    UnsupportedLayerError,
+)
 from quant_engine.execution import (
     INTEGER,
     SIMULATED,
@@ -18,13 +27,131 @@ from quant_engine.execution import (
 )
 from quant_engine.forward import run_model
 from quant_engine.lowering import is_lowered
-from quant_engine.progress import Progress
-from quant_engine.report import TimingReport
-from quant_engine.timing import measure_timing, runs_in_channels_last
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.report import TIMES_FOLLOW, ModelReport, TimingReport
+from quant_engine.selection import list_layers
+from quant_engine.sweep import share_tensors
+from quant_engine.timing import (
+    Stopwatch,
+    measure_timing,
+    runs_in_channels_last,
+    time_pass,
+    time_threads,
+    using_threads,
+)
 
 FLOAT = "float"
 FLOAT_CHANNELS_LAST = "float_channels_last"
 INTEGER_LOWERED = "integer_lowered"
+
+LEAST_BUDGET_S, MOST_BUDGET_S = 2.0, 10.0
+
+_ROUNDS = 20
+"""A pass of every execution on the largest batch may take this part of the budget at most: a few
+of them warm up, a few are timed, a few are timed layer by layer."""
+
+
+def measure_times(
+    report: ModelReport,
+    model: nn.Module,
+    calibration_data: Data | Calibration,
+    evaluation_data: Data | None = None,
+    *,
+    time_budget_s: float | None = None,
+    progress: Progress | None = None,
+) -> ModelReport:
+    """Add measured times to a report that has none, or measure them again.
+
+    The model is calibrated and quantized as the report's recipe says, and timed on the first
+    evaluation batch, or as much of it as the budget allows.
+
+    Args:
+        report: What `analyze` found for this model.
+        model: The float model; it is not changed.
+        calibration_data: As for `analyze`.
+        evaluation_data: As for `analyze`; only its first batch is read.
+        time_budget_s: Most seconds for timing. If None, as long as all before it took, but at
+            least 2 and at most 10.
+        progress: Called as progress(done, total, text); may raise to cancel.
+
+    Returns:
+        The report with times; without, where the model fails, and a note says why.
+
+    Raises:
+        DataError: If the budget is not positive, or the report is one of another model.
+        QuantizationError: As for `analyze`.
+    """
+    watch = Stopwatch()
+    check_budget(time_budget_s)
+    calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
+    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
+    _check_layers(report, prepared.model)
+    meter = ProgressMeter(progress, len(report.layers) + 1)
+    if isinstance(calibration_data, Calibration):
+        calibration = calibration_data
+    else:
+        calibration = calibrate_prepared(prepared, calibration_data, report.recipe, meter)
+    plans = plan_layers(prepared, report.recipe, calibration)
+    quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
+    first = next(iterate_batches(batches, "evaluation_data"))
+    seconds = time_budget_s or budget_after(watch.seconds)
+    return add_times(report, prepared.model, quantized, first, seconds, meter)
+
+
+def check_budget(seconds: float | None) -> None:
+    """Raise DataError unless a time budget is None or above 0."""
+    if seconds is not None and not seconds > 0:
+        raise DataError(
+            f"time_budget_s is {seconds}. Give seconds above 0, math.inf for no bound, or None."
+        )
+
+
+def _check_layers(report: ModelReport, model: nn.Module) -> None:
+    expected = {layer.name for layer in report.layers}
+    found = {layer.name for layer in list_layers(model)}
+    if expected != found:
+        raise DataError(
+            f"The report is of another model: it has the layers {sorted(expected)}, the model "
+            f"{sorted(found)}. Give the model that the report is about."
+        )
+
+
+def budget_after(seconds: float) -> float:
+    """Return how long timing may take after work that took `seconds`: as long, within bounds.
+
+    Example:
+        >>> budget_after(0.5), budget_after(4.4), budget_after(60.0)
+        (2.0, 4.4, 10.0)
+    """
+    return min(max(seconds, LEAST_BUDGET_S), MOST_BUDGET_S)
+
+
+def add_times(
+    report: ModelReport,
+    float_model: nn.Module,
+    quantized: nn.Module,
+    batch: Batch,
+    seconds: float,
+    meter: ProgressMeter,
+) -> ModelReport:
+    """Time the models; where they fail, the rest of the report stands, and a note says so."""
+    meter.say("time the model: float, simulated, integer")
+    names = [layer.name for layer in report.quantized_layers]
+    notes = tuple(note for note in report.notes if note != TIMES_FOLLOW)
+    timing = None
+    try:
+        timing = time_executions(
+            float_model,
+            quantized,
+            batch,
+            names,
+            seconds=seconds,
+            progress=lambda _done, _total, text: meter.say(text),
+        )
+    except ModelForwardError as error:
+        notes += (f"The models were not timed. {error}",)
+    meter.step("timed")
+    return replace(report, timing=timing, notes=notes)
 
 
 def time_executions(
@@ -33,9 +160,12 @@ def time_executions(
     batch: Batch,
     layers: Sequence[str] = (),
     *,
+    seconds: float = math.inf,
     progress: Progress | None = None,
 ) -> TimingReport:
     """Time every way to run a model, in turn, on one sample and on a whole batch.
+
+    All with one thread or with as many as torch is set to, whichever runs the float model faster.
 
     "float" and, for models with images, "float_channels_last" are the float model in torch's two
     memory layouts; "simulated" and "integer" are the quantized one; "integer_lowered" keeps int8
@@ -49,6 +179,8 @@ def time_executions(
         quantized: The quantized model, simulated.
         batch: What they run on.
         layers: Names of layers to time by themselves too.
+        seconds: Most time for all of it. A batch that takes too long for that is cut to its first
+            samples; the report's `limits` say what was left out.
         progress: Called after every batch size; may raise to cancel.
 
     Returns:
@@ -57,37 +189,64 @@ def time_executions(
     Raises:
         ModelForwardError: If the float model raises on the batch.
     """
-    batches, notes = _batches(batch, float_model)
+    watch = Stopwatch()
+    with using_threads(1):
+        single, notes = _one_sample(batch, float_model)
+        models, missing = _executions(float_model, quantized, single or batch)
+        notes += missing
+        largest = batch
+        if single is not None:
+            notes += _leave_out_failing(models, single)
+            largest = _largest_that_fits(models, single, batch, 1e3 * seconds / _ROUNDS)
+    trials = time_threads(float_model, largest)
+    with using_threads(trials[0].threads):
+        notes += _leave_out_failing(models, largest)
+        has_layouts = FLOAT_CHANNELS_LAST in models
+        by_layer = (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER, INTEGER_LOWERED)
+        batches = {largest.samples: largest}
+        report = measure_timing(
+            models,
+            batches if single is None else {1: single, **batches},
+            layers={execution: layers for execution in by_layer if execution in models},
+            channels_last=(FLOAT_CHANNELS_LAST,),
+            images_last=(INTEGER, INTEGER_LOWERED) if has_layouts else (),
+            seconds=seconds - watch.seconds,
+            progress=progress,
+        )
+    limits = report.limits
+    if largest.samples < batch.samples:
+        limits = (
+            f"Of the batch of {batch.samples} samples, {largest.samples} were timed together: "
+            f"more would take too long for the {seconds:.3g} s that timing may take.",
+            *limits,
+        )
+    last = models.get(INTEGER_LOWERED, models.get(INTEGER))
+    return replace(
+        report,
+        executions=() if last is None else list_executions(last),
+        notes=tuple(notes),
+        budget_s=seconds if math.isfinite(seconds) else None,
+        limits=limits,
+        thread_trials=trials,
+    )
+
+
+def _executions(
+    float_model: nn.Module, quantized: nn.Module, batch: Batch
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """Return every way to run the model by its name, and why others are missing."""
     models: dict[str, nn.Module] = {FLOAT: float_model}
-    has_layouts = _has_layouts(float_model, batch) and runs_in_channels_last(float_model, batch)
-    if has_layouts:
+    if _has_layouts(float_model, batch) and runs_in_channels_last(float_model, batch):
         models[FLOAT_CHANNELS_LAST] = float_model
     models[SIMULATED] = quantized
     try:
         models[INTEGER] = convert_execution(quantized)
         lowered = convert_execution(quantized, lowered=True)
-        notes += execution_notes(lowered)
-        if is_lowered(lowered):
-            models[INTEGER_LOWERED] = lowered
     except UnsupportedLayerError as error:
-        notes.append(str(error))
-    notes += _leave_out_failing(models, batches)
-    watched = {
-        execution: layers
-        for execution in (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER)
-        if execution in models
-    }
-    report = measure_timing(
-        models,
-        batches,
-        layers=watched,
-        channels_last=(FLOAT_CHANNELS_LAST,),
-        images_last=(INTEGER, INTEGER_LOWERED) if has_layouts else (),
-        progress=progress,
-    )
-    last = models.get(INTEGER_LOWERED, models.get(INTEGER))
-    executions = () if last is None else list_executions(last)
-    return replace(report, executions=executions, notes=tuple(notes))
+        return models, [str(error)]
+    if is_lowered(lowered):
+        models[INTEGER_LOWERED] = lowered
+    return models, list(execution_notes(lowered))
 
 
 def _has_layouts(model: nn.Module, batch: Batch) -> bool:
@@ -100,31 +259,42 @@ def _inputs(batch: Batch) -> list[object]:
     return [*batch.args, *batch.kwargs.values()]
 
 
-def _batches(batch: Batch, float_model: nn.Module) -> tuple[dict[int, Batch], list[str]]:
-    """Return the batch itself and, where it can be cut and the model takes it, one sample of it.
-
-    Raises:
-        ModelForwardError: If the model fails on the whole batch.
-    """
-    run_model(float_model, batch)
+def _one_sample(batch: Batch, float_model: nn.Module) -> tuple[Batch | None, list[str]]:
+    """Return one sample of a batch, if it can be cut and the model takes it; else say why not."""
     single = first_samples(batch, 1)
     if single is None:
-        return {batch.samples: batch}, []
+        return None, []
     try:
         run_model(float_model, single)
     except ModelForwardError as error:
-        return {batch.samples: batch}, [f"One sample alone was not timed. {error}"]
-    return {1: single, batch.samples: batch}, []
+        run_model(float_model, batch)  # if that fails too, it is what to report
+        return None, [f"One sample alone was not timed. {error}"]
+    return single, []
 
 
-def _leave_out_failing(models: dict[str, nn.Module], batches: Mapping[int, Batch]) -> list[str]:
-    """Take out quantized models that fail on one of the batches; return why."""
+def _largest_that_fits(
+    models: Mapping[str, nn.Module], single: Batch, batch: Batch, most_ms: float
+) -> Batch:
+    """Return as much of a batch as all models together run in a time: one sample, two, four, ..."""
+    if math.isinf(most_ms):
+        return batch
+    part = single
+    try:
+        while part.samples < batch.samples:
+            if 2 * sum(time_pass(model, part) for model in models.values()) > most_ms:
+                return part
+            part = first_samples(batch, 2 * part.samples) or batch
+    except QuantizationError:
+        pass  # it takes one sample and the whole batch, and nothing between
+    return batch
+
+
+def _leave_out_failing(models: dict[str, nn.Module], batch: Batch) -> list[str]:
+    """Take out quantized models that fail on a batch; return why."""
     notes = []
     for name in [name for name in (SIMULATED, INTEGER, INTEGER_LOWERED) if name in models]:
-        model = models[name]
         try:
-            for batch in batches.values():
-                run_model(model, batch)
+            run_model(models[name], batch)
         except QuantizationError as error:
             del models[name]
             notes.append(f"The execution {name!r} was not timed. {error}")

@@ -24,6 +24,7 @@ from quant_engine.grid_statistics import GridStats
 from quant_engine.layers import QuantizedLayer
 from quant_engine.output import OutputStats
 from quant_engine.pass_state import PassState
+from quant_engine.relative_errors import RelativeErrorStats, input_axis, output_axis
 from quant_engine.statistics import ErrorStats
 
 
@@ -36,6 +37,11 @@ class LayerStats:
             it stays float.
         local: This layer quantized and fed the float input, against its float output.
         accumulated: Its output inside the quantized model, against its float output.
+        local_relative: The local error channel by channel.
+        accumulated_relative: The accumulated error channel by channel.
+        input_axis: Axis of the input's channels, from the end; None where it has none.
+        input_lo: Smallest value of each channel of the input; None before the first.
+        input_hi: Largest value, likewise.
         input_shape: Shape of its first input.
         output_shape: Shape of its first output.
         example: The first values of its first input, to work one element through.
@@ -47,12 +53,30 @@ class LayerStats:
     input: GridStats | DynamicGridStats | None = None
     local: ErrorStats = field(default_factory=ErrorStats)
     accumulated: ErrorStats = field(default_factory=ErrorStats)
+    local_relative: RelativeErrorStats = field(default_factory=lambda: RelativeErrorStats(-1))
+    accumulated_relative: RelativeErrorStats = field(default_factory=lambda: RelativeErrorStats(-1))
+    input_axis: int | None = None
+    input_lo: Tensor | None = None
+    input_hi: Tensor | None = None
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
     example: Tensor | None = None
     calls: int = 0
     passes: int = 0
     unmatched: int = 0
+
+    def see_input(self, x: Tensor) -> None:
+        """Widen the ranges of the input's channels by a batch."""
+        axis = self.input_axis
+        if axis is None or x.dim() < -axis or not x.numel() or not x.is_floating_point():
+            return
+        rows = x.detach().movedim(axis, 0).reshape(x.shape[axis], -1).float()
+        lo, hi = torch.aminmax(rows, dim=1)
+        if self.input_lo is None or self.input_hi is None:
+            self.input_lo, self.input_hi = lo, hi
+        elif len(lo) == len(self.input_lo):
+            self.input_lo = torch.minimum(self.input_lo, lo)
+            self.input_hi = torch.maximum(self.input_hi, hi)
 
 
 class LayerwiseComparison:
@@ -97,7 +121,7 @@ class LayerwiseComparison:
         self._quantized_layers = {
             p.layer.name: quantized_model.get_submodule(p.layer.name) for p in plans
         }
-        self.layers = {name: LayerStats() for name in self._float_layers}
+        self.layers = {name: _layer_stats(layer) for name, layer in self._float_layers.items()}
         self.output = OutputStats()
         self.samples = self.batches = self.batch_size = 0
         for name, layer in self._quantized_layers.items():
@@ -148,10 +172,13 @@ class LayerwiseComparison:
         if stats.example is None or (x.numel() and not stats.example.numel()):
             stats.input_shape, stats.output_shape = tuple(x.shape), tuple(y.shape)
             stats.example = x.detach().reshape(-1)[:4096].clone()
+        stats.see_input(x)
         quantized = self._quantized_layers[name]
         if not isinstance(quantized, QuantizedLayer):
             return
-        stats.local.update(y, self._local_output(name, quantized, x, args, kwargs))
+        alone = self._local_output(name, quantized, x, args, kwargs)
+        stats.local.update(y, alone)
+        stats.local_relative.update(y, alone)
 
     def _local_output(
         self,
@@ -185,8 +212,18 @@ class LayerwiseComparison:
         y = waiting.pop(0)
         if y.shape == changed.shape:
             self.layers[name].accumulated.update(y, changed)
+            self.layers[name].accumulated_relative.update(y, changed)
         else:
             self.layers[name].unmatched += 1
+
+
+def _layer_stats(layer: nn.Module) -> LayerStats:
+    axis = output_axis(layer)
+    return LayerStats(
+        local_relative=RelativeErrorStats(axis),
+        accumulated_relative=RelativeErrorStats(axis),
+        input_axis=input_axis(layer),
+    )
 
 
 def _input_stats(

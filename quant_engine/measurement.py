@@ -111,6 +111,7 @@ class Measurement:
                     sqnr_db=to_sqnr_db(signal, float(joined.noise.sum())),
                     accuracy=_mean(joined.correct),
                     model_bytes=self._forms.model_bytes(option, variant),
+                    top1_agreement=_mean(joined.agreement),
                 )
             )
         self._cumulative = tuple(points)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quant_engine.errors import DataError
 from quant_engine.metrics import kl_divergences
-from quant_engine.report import OutputReport
+from quant_engine.report import Answers, OutputReport
 from quant_engine.statistics import ErrorStats
 
 IGNORED = -100
@@ -97,6 +97,10 @@ def _not_whole(labels: Tensor) -> Tensor:
     return labels[labels.frac() != 0.0] if labels.is_floating_point() else labels.flatten()[:0]
 
 
+MAX_ANSWERS = 4096
+"""Samples whose answers a report keeps one by one."""
+
+
 class OutputStats:
     """Sums over batches from which the effect on the model's output follows.
 
@@ -117,6 +121,9 @@ class OutputStats:
         self._labelled = 0
         self._correct_float = 0
         self._correct_quantized = 0
+        self._answers: list[int] = []
+        self._changed_answers: list[int] = []
+        self._labels: list[int] = []
 
     def update(self, logits: Tensor, changed: Tensor, labels: Tensor | None) -> None:
         """Compare the outputs on one batch.
@@ -135,10 +142,18 @@ class OutputStats:
         self._divergence += float(divergences.sum())
         self._agreeing += int((best == best_changed).sum())
         labels = fitting_labels(logits, labels)
+        if logits.dim() == 2:
+            self._keep_answers(best, best_changed, labels)
         if labels is not None:
             self._labelled += int((labels != IGNORED).sum())
             self._correct_float += int((best == labels).sum())
             self._correct_quantized += int((best_changed == labels).sum())
+
+    def _keep_answers(self, best: Tensor, changed: Tensor, labels: Tensor | None) -> None:
+        left = MAX_ANSWERS - len(self._answers)
+        self._answers += best[:left].tolist()
+        self._changed_answers += changed[:left].tolist()
+        self._labels += [] if labels is None else labels[:left].tolist()
 
     def report(self) -> OutputReport:
         """Return the figures of everything seen."""
@@ -152,4 +167,12 @@ class OutputStats:
             labelled_samples=labelled,
             accuracy_float=self._correct_float / labelled if labelled else None,
             accuracy_quantized=self._correct_quantized / labelled if labelled else None,
+            answers=self._answer_report(),
         )
+
+    def _answer_report(self) -> Answers | None:
+        """Labels are kept only where every sample has one."""
+        if not self._answers:
+            return None
+        labels = tuple(self._labels) if len(self._labels) == len(self._answers) else ()
+        return Answers(tuple(self._answers), tuple(self._changed_answers), labels)

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from quant_engine.batches import Data, count_batches, is_rereadable
-from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
+from quant_engine.batches import Data, count_batches
+from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
 from quant_engine.choices import suggest
 from quant_engine.configuration_size import configuration_size
 from quant_engine.conversion import check_layer_names
@@ -348,18 +348,3 @@ def _at_least(lowest: int, what: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise SchemeError(f"{what} is {value!r}. It must be a whole number from {lowest} up.")
     return value
-
-
-def read_twice(
-    calibration_data: Data | Calibration, evaluation_data: Data | None
-) -> tuple[Data | Calibration, Data]:
-    """Return calibration and evaluation data; the same data is kept if it can be read only once."""
-    if evaluation_data is not None:
-        return calibration_data, evaluation_data
-    if isinstance(calibration_data, Calibration):
-        raise SchemeError(
-            "calibration_data is a Calibration, which holds no data to run the model on. "
-            "Give evaluation_data."
-        )
-    kept = calibration_data if is_rereadable(calibration_data) else list(calibration_data)
-    return kept, kept

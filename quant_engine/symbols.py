@@ -1,43 +1,22 @@
-"""Symbols that stand for tensors while a forward is followed, also where it asks what they are."""
+"""Symbols that stand for values while a forward is followed, and refuse to say what they are."""
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, GraphAppendingTracer
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.modules import has_hooks
 
 LIBRARIES = ("torch.nn.", "quant_engine.")
 
-_OPERATORS = operator.add.__module__
-_MODULES_OF_SEVERAL = ("MultiheadAttention", "RNN", "LSTM", "GRU", "LSTMCell", "LogSoftmaxWithLoss")
-_TENSOR_ATTRIBUTES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
-_NOT_ONE_TENSOR = frozenset(
-    {
-        *("size", "dim", "numel", "nelement", "ndimension", "stride", "item", "tolist", "numpy"),
-        *("is_floating_point", "is_complex", "is_contiguous", "type", "data_ptr", "element_size"),
-        *("chunk", "split", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind"),
-        *("topk", "sort", "max", "min", "median", "mode", "aminmax", "kthvalue"),
-    }
-)
-
 
 class SymbolTracer(GraphAppendingTracer):
-    """Appends to a new graph whatever happens to its symbols.
-
-    Attributes:
-        assumed_tensors: Arguments of the model whose type the forward asked for; it was told that
-            they are tensors.
-    """
+    """Appends to a new graph whatever happens to its symbols."""
 
     def __init__(self) -> None:
         super().__init__(fx.Graph())
-        self.assumed_tensors: set[str] = set()
-        self._unclear_steps: set[str] = set()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the symbol of a node."""
@@ -49,8 +28,6 @@ class SymbolTracer(GraphAppendingTracer):
 
     def make_step(self, module: nn.Module, name: str) -> None:
         """Make every call of a module a single node, hooks and all."""
-        if has_hooks(module) or not _gives_a_tensor(module):
-            self._unclear_steps.add(name)
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
 
@@ -59,48 +36,30 @@ class SymbolTracer(GraphAppendingTracer):
 
         vars(module)["forward"] = forward
 
-    def is_tensor(self, node: fx.Node) -> bool:
-        """Whether a node's value is sure to be a tensor, given that the model's arguments are."""
-        name = getattr(node.target, "__name__", str(node.target))
-        if node.op == "placeholder":
-            self.assumed_tensors.add(name)
-            return True
-        if node.op == "call_module":
-            return name not in self._unclear_steps
-        if node.op == "call_function" and node.target is getattr:
-            return node.args[1] in _TENSOR_ATTRIBUTES
-        if node.op == "call_function" and getattr(node.target, "__module__", "") == _OPERATORS:
-            sources = node.all_input_nodes
-            return any(self.is_tensor(source) for source in sources)
-        return name not in _NOT_ONE_TENSOR
-
-
-def _gives_a_tensor(module: nn.Module) -> bool:
-    """Whether a module of torch or of this engine returns one tensor."""
-    kind = type(module)
-    has_several = kind.__name__.endswith(_MODULES_OF_SEVERAL)
-    has_indices = bool(getattr(module, "return_indices", False))
-    return kind.__module__.startswith(LIBRARIES) and not has_several and not has_indices
-
 
 class Symbol(fx.Proxy):
-    """A symbol that answers what it is, and what it has, as a tensor does."""
+    """A symbol that has what a tensor has, and stands for it in torch's functions only.
 
-    tracer: SymbolTracer
+    Asked for its type it raises: torch reads the memory of what calls itself a tensor, and a
+    forward told "no tensor" would take a way that it does not take on data.
+    """
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """Tensor, where the value is sure to be one."""
-        if not self.tracer.is_tensor(self.node):
-            raise UnsupportedLayerError(
-                f"The forward asks for the type of {self.node}, which may be no tensor."
-            )
-        return Tensor
+        """Refuse to answer `isinstance`, also where torch asks."""
+        raise UnsupportedLayerError(
+            f"The forward, or a function that it calls, asks for the type of {self.node}."
+        )
 
     def __getattr__(self, name: str) -> Any:
         if not hasattr(Tensor, name):
             raise AttributeError(f"A tensor has no attribute {name!r}.")
         return SymbolAttribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(Tensor, name):
+            raise UnsupportedLayerError(f"The forward sets the attribute {name!r} of {self.node}.")
+        super().__setattr__(name, value)
 
 
 class SymbolAttribute(Symbol, Attribute):

@@ -15,8 +15,20 @@ from quant_engine.grid_statistics import GridStats
 from quant_engine.histogram import BinnedValues, Histogram, bin_channels
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layerwise import LayerStats
-from quant_engine.observers import choose_range, expected_mse, list_observers, weight_rows
-from quant_engine.report import ChannelRanges, RangeChoice, TensorReport, WorkedExample
+from quant_engine.observers import (
+    choose_range,
+    choose_weight_qparams,
+    expected_mse,
+    list_observers,
+    weight_rows,
+)
+from quant_engine.report import (
+    ChannelRanges,
+    InputChannels,
+    RangeChoice,
+    TensorReport,
+    WorkedExample,
+)
 from quant_engine.scheme import TensorScheme
 from quant_engine.statistics import to_sqnr_db
 
@@ -38,6 +50,8 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
     stats = GridStats(shifted, window=(lo, hi))
     stats.update(weight[None])
     choices: tuple[RangeChoice, ...] = ()
+    stand_in = fake_quantize(weight, qparams)
+    examples = worked_examples(weight, qparams)
     if qparams.axis is None:
         rows = weight_rows(weight, None).double().cpu().numpy()
         choices = range_choices(bin_channels(rows, _RANGE_BINS), scheme)
@@ -52,9 +66,11 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
         values=stats.value_histogram(),
         lsb_error=stats.error_histogram(),
         codes=stats.code_usage(),
-        channels=_channel_ranges(weight, fake_quantize(weight, qparams), layer.channel_axis),
+        channels=_channel_ranges(weight, stand_in, layer.channel_axis),
         range_choices=choices,
-        example=worked_example(weight, qparams),
+        example=examples[0],
+        per_channel_sqnr_db=_per_channel_sqnr(weight, scheme, layer.channel_axis),
+        examples=examples,
     )
 
 
@@ -85,6 +101,7 @@ def input_report(
         assert histogram is not None
         grid, lo, hi = counted.qparams, histogram.lo, histogram.hi
         scale, zero_point = _floats(grid.scale), (int(grid.zero_point),)
+    examples = worked_examples(stats.example, grid, stats.input_shape)
     return TensorReport(
         scheme=scheme,
         shape=stats.input_shape,
@@ -98,8 +115,29 @@ def input_report(
         codes=counted.code_usage(),
         channels=None,
         range_choices=choices,
-        example=worked_example(stats.example, grid, stats.input_shape),
+        example=examples[0],
+        examples=examples,
     )
+
+
+def input_channels(stats: LayerStats) -> InputChannels | None:
+    """Return the range of every channel of a layer's float input; None where it has none."""
+    if stats.input_axis is None or stats.input_lo is None or stats.input_hi is None:
+        return None
+    return InputChannels(stats.input_axis, _floats(stats.input_lo), _floats(stats.input_hi))
+
+
+def _per_channel_sqnr(weight: Tensor, scheme: TensorScheme, axis: int) -> float | None:
+    """Return the SQNR with a scale for each channel, where the weight has one for all."""
+    if scheme.is_per_channel:
+        return None
+    own = replace(scheme, granularity="per_channel")
+    stand_in = fake_quantize(weight, choose_weight_qparams(weight, own, axis))
+    rows = weight_rows(weight, axis).double()
+    signal = rows.square().sum(dim=1)
+    noise = (rows - weight_rows(stand_in, axis).double()).square().sum(dim=1)
+    share = (noise / signal)[signal > 0]
+    return _short(to_sqnr_db(1.0, float(share.mean()))) if share.numel() else math.inf
 
 
 def range_choices(binned: BinnedValues, scheme: TensorScheme) -> tuple[RangeChoice, ...]:
@@ -130,10 +168,18 @@ def range_choices(binned: BinnedValues, scheme: TensorScheme) -> tuple[RangeChoi
     return tuple(result)
 
 
-def worked_example(
+EXAMPLES = 9
+"""Elements that a report works through one by one."""
+
+
+def worked_examples(
     values: Tensor, qparams: QParams, shape: tuple[int, ...] | None = None
-) -> WorkedExample:
-    """Follow one typical element through the arithmetic: the one at 3/4 of all magnitudes.
+) -> tuple[WorkedExample, ...]:
+    """Follow elements of different sizes through the arithmetic.
+
+    The first is the largest that became 0 where at least a quarter of the values that are not 0 did
+    so, else the one at 3/4 of all magnitudes. The others stand at even ranks of the magnitudes, up
+    to the largest.
 
     Args:
         values: The tensor, or its first values in order.
@@ -141,8 +187,28 @@ def worked_example(
         shape: Shape of the whole tensor; that of `values` if None.
     """
     flat = values.reshape(-1)
-    position = _position_of_rank(flat.abs(), (3 * flat.numel()) // 4)
     shape = tuple(values.shape) if shape is None else shape
+    sizes, last = flat.abs(), flat.numel() - 1
+    ranks = [(3 * flat.numel()) // 4, *(last * k // (EXAMPLES - 1) for k in range(EXAMPLES))]
+    places = [_position_of_rank(sizes, min(rank, last)) for rank in ranks]
+    lost = _became_zero(flat, qparams, shape)
+    if 4 * lost.numel() >= max(1, int(torch.count_nonzero(flat))):
+        places.insert(0, int(lost[sizes[lost].argmax()]))
+    chosen = list(dict.fromkeys(places))[:EXAMPLES]
+    return tuple(_worked_example(flat, place, qparams, shape) for place in chosen)
+
+
+def _became_zero(flat: Tensor, qparams: QParams, shape: tuple[int, ...]) -> Tensor:
+    """Return the places of the values that are not 0 and became 0."""
+    if qparams.axis is None or flat.numel() == math.prod(shape):
+        stand_in = fake_quantize(flat.reshape(shape) if qparams.axis is not None else flat, qparams)
+        return ((flat != 0) & (stand_in.reshape(-1) == 0)).nonzero().squeeze(1)
+    return torch.zeros(0, dtype=torch.int64)
+
+
+def _worked_example(
+    flat: Tensor, position: int, qparams: QParams, shape: tuple[int, ...]
+) -> WorkedExample:
     index = tuple(int(i) for i in np.unravel_index(position, shape)) if shape else ()
     scale, zero_point = qparams.scale, qparams.zero_point
     if qparams.axis is not None:
@@ -171,11 +237,14 @@ def _channel_ranges(weight: Tensor, stand_in: Tensor, axis: int) -> ChannelRange
     rows = weight_rows(weight, axis).double()
     noise = (rows - weight_rows(stand_in, axis).double()).square().sum(dim=1).tolist()
     signal = rows.square().sum(dim=1).tolist()
+    became_zero = (rows != 0) & (weight_rows(stand_in, axis) == 0)
     return ChannelRanges(
         axis=axis,
         lo=_floats(rows.amin(dim=1)),
         hi=_floats(rows.amax(dim=1)),
         sqnr_db=tuple(_short(to_sqnr_db(s, n)) for s, n in zip(signal, noise, strict=True)),
+        became_zero=tuple(became_zero.sum(dim=1).tolist()),
+        channel_size=rows.shape[1],
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
-from quant_engine.calibration import Calibration, calibrate_prepared
+from quant_engine.calibration import Calibration, calibrate_prepared, read_twice
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError
 from quant_engine.histogram import FloatArray
@@ -21,7 +21,7 @@ from quant_engine.output import OutputStats
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
 from quant_engine.report.response import LOGITS
-from quant_engine.response import LogitResponse, read_twice
+from quant_engine.response import LogitResponse
 from quant_engine.sweep import VariantRunner
 
 

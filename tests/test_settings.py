@@ -124,6 +124,8 @@ def test_server_serves_this_machine_only_and_calls_nobody() -> None:
     assert flat["client.toolbarMode"] == "viewer"
     assert flat["client.showErrorDetails"] == "none"
     assert flat["runner.magicEnabled"] is False
+    assert flat["runner.postScriptGC"] is False
+    assert flat["server.fileWatcherType"] == "none"
 
 
 def test_every_option_is_one_that_streamlit_knows() -> None:

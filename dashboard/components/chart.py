@@ -1,7 +1,7 @@
-"""A figure on a page: the picture, what it means, and its numbers as a file.
+"""A figure on a page: its result in a sentence, the picture, what it means, and its numbers.
 
-Every page shows its figures through `show_figure`, so each of them has a text for those who
-cannot see it, a short explanation, and a download of its data.
+Every page shows its figures through `show_figure`, so each of them opens with what it says, has
+that text for those who cannot see it, a short explanation, and a download of its data.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.components.link_widgets import PRESENT_KEY
+from dashboard.components.markdown import escape_markdown
 from dashboard.figures.presenting import enlarge
 from dashboard.tables import Table, to_csv
 
@@ -37,12 +38,13 @@ def show_figure(
     on_select: Callable[[str], None] | None = None,
     file_name: str | None = None,
 ) -> None:
-    """Show a figure, an explanation of it, and a download of its data.
+    """Show a figure under its result in words, with an explanation and a download of its data.
 
     Args:
         figure: What to draw.
         key: Name of the figure, unique on its page.
-        alt: The takeaway in one sentence, for those who cannot see the figure.
+        alt: The result in one sentence: stands above the figure, and in place of it for those who
+            cannot see it.
         about: "What am I seeing?" in three short lines (Markdown).
         data: The numbers of the figure, or a function that returns them when they are asked for.
         on_select: Called with the layer of the bar or point that was clicked. A trace names its
@@ -59,6 +61,7 @@ def show_figure(
     if st.session_state.get(PRESENT_KEY):
         figure = enlarge(figure)
     with st.container(key=f"figure_{key}", gap="xsmall"):
+        st.markdown(f"**{escape_markdown(alt)}**")
         if on_select is None:
             st.plotly_chart(figure, width="stretch", key=key, config=config, alt=alt)
         else:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.accuracy import (
+    change_text,
+    delta_arrow,
+    delta_color,
+    interval_suffix,
+    output_change,
+)
 from dashboard.components import run_state
 from dashboard.components.link_widgets import PRESENT_KEY
 from dashboard.figures.formatting import (
@@ -12,7 +19,6 @@ from dashboard.figures.formatting import (
     format_bytes,
     format_db,
     format_nats,
-    format_points,
     format_shrinking,
     shorten_middle,
 )
@@ -22,19 +28,21 @@ LONGEST_NAME, LONGEST_PRESENTED = 20, 14
 
 
 def show_headline(run: Run, *, key: str) -> None:
-    """Draw accuracy, bytes and output error before and after, and the worst layer."""
+    """Draw accuracy, bytes and output error before and after, and the culprit."""
     output, size = run.report.output, run.report.size
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
         if output is not None and output.accuracy_quantized is not None:
             before, after = output.accuracy_float, output.accuracy_quantized
+            change, samples = output_change(output), output.labelled_samples
             st.metric(
                 "Accuracy, float → now",
                 f"{format_accuracy(before)} → {format_accuracy(after)}",
                 # Streamlit takes the direction from an ASCII minus.
-                format_points(None if before is None else after - before).replace("−", "-"),
-                delta_color="off" if before is None or after == before else "normal",
-                delta_arrow="off" if before is None or after == before else "auto",
-                help=f"On {output.labelled_samples} test samples.",
+                f"{change_text(change)}; now{interval_suffix(after, samples)}".replace("−", "-", 1),
+                delta_color=delta_color(change),
+                delta_arrow=delta_arrow(change),
+                help=f"On {samples} test samples. In brackets: 95 % intervals, of the difference "
+                "on the same samples and of the accuracy now, in percent.",
             )
         else:
             st.metric("Accuracy, float → now", MISSING)
@@ -63,16 +71,16 @@ def show_headline(run: Run, *, key: str) -> None:
             help="Share of test samples for which both models choose the same class, and the mean "
             "KL divergence of their outputs.",
         )
-        worst = run_state.worst_layer(run.report)
+        culprit = run_state.culprit_of(run)
         longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
-        error = worst.local_error if worst is not None else None
         st.metric(
-            "Worst layer",
-            shorten_middle(worst.name, longest) if worst is not None else MISSING,
-            format_db(error.sqnr_db) if error is not None else None,
+            f"Culprit ({culprit.label})" if culprit is not None else "Culprit",
+            shorten_middle(culprit.name, longest) if culprit is not None else MISSING,
+            culprit.text if culprit is not None else None,
             delta_color="off",
             delta_arrow="off",
-            help=f"{worst.name}: the layer with the lowest SQNR when it alone is quantized."
-            if worst is not None
+            help=f"{culprit.sentence} It is the layer that costs the output most: measured where "
+            "a sensitivity was, else predicted, else the one with the largest error of its own."
+            if culprit is not None
             else "No layer is quantized, or none was measured.",
         )

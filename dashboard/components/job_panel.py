@@ -11,8 +11,6 @@ from dashboard.figures.formatting import plural
 from dashboard.jobs import CANCELLED, QUEUED, JobStatus
 from dashboard.wording import describe_estimate
 
-POLL_SECONDS = 0.5
-
 
 def show_job_panel(*, is_empty: bool) -> None:
     """Draw what is on its way for this session; it keeps itself up to date.
@@ -26,18 +24,21 @@ def show_job_panel(*, is_empty: bool) -> None:
     if not statuses:
         return
     active = frozenset(status.key for status in statuses if status.is_active)
+    seconds = run_state.poll_seconds()
     show_live(
-        lambda: _draw(active, is_empty),
+        lambda: _draw(active, is_empty, seconds),
         key="live_jobs",
-        run_every=POLL_SECONDS if active else None,
+        run_every=seconds if active else None,
     )
 
 
-def _draw(active_before: frozenset[str], is_empty: bool) -> None:
+def _draw(active_before: frozenset[str], is_empty: bool, seconds: float) -> None:
     statuses = run_state.watched_jobs()
     active = {status.key for status in statuses if status.is_active}
     has_first_figures = is_empty and run_state.shown_run() is not None
-    if active != active_before or has_first_figures:
+    # The clock of this part is set where the whole page is drawn.
+    is_crowded = bool(active) and run_state.poll_seconds() >= 2 * seconds
+    if active != active_before or has_first_figures or is_crowded:
         st.rerun()  # the whole page: something ended, or there is something to show at last
     for index, status in enumerate(statuses):
         with st.container(border=True, key=f"job_{index}"):
@@ -76,7 +77,9 @@ def progress_text(status: JobStatus) -> str:
 
 def _show_ended(status: JobStatus, index: int) -> None:
     if status.state == CANCELLED:
-        st.info(f"{status.title} was cancelled before it had a result.", icon=":material/cancel:")
+        why = "cancelled" if status.failure is None else "stopped"
+        more = "" if status.failure is None else f" {status.failure.message}"
+        st.info(f"{status.title} was {why} before it had a result.{more}", icon=":material/cancel:")
     elif status.failure is not None:
         failure = status.failure
         where = f" It was at: {escape_markdown(failure.where)}." if failure.where else ""

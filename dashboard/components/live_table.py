@@ -29,7 +29,8 @@ def show_live_table() -> bool:
     if status is None or not status.is_active:
         return False
     st.subheader("Layers so far", anchor=False)
-    show_live(_draw, key="live_layers", run_every=GROW_SECONDS)
+    seconds = max(GROW_SECONDS, run_state.poll_seconds())
+    show_live(_draw, key="live_layers", run_every=seconds)
     return True
 
 

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import service
+from dashboard.accuracy import share_text
 from dashboard.components import run_state
 from dashboard.figures.formatting import format_accuracy, format_bytes, format_count
 from dashboard.runs import Run, RunSummary
@@ -139,7 +140,7 @@ def _facts(card: service.ModelCard) -> list[str]:
         f"{format_count(info.parameters)} parameters",
         f"{format_bytes(info.float_bytes)}" + (f" → {format_bytes(after)}" if after else ""),
         f"{format_accuracy(info.accuracy)} right"
-        + (f" → {format_accuracy(accuracy)}" if accuracy is not None else ""),
+        + (f" → {share_text(accuracy, info.test_samples)}" if accuracy is not None else ""),
     ]
     if example is not None and example.seconds is not None:
         lines.append(f"{describe_seconds(example.seconds)} to analyse")
@@ -182,7 +183,8 @@ def _run_line(run: RunSummary) -> str:
         describe_recipe(run.settings.recipe),
     ]
     if run.accuracy_quantized is not None:
-        parts.append(f"{format_accuracy(run.accuracy_quantized)} right")
+        samples = service.model_info(run.settings.model_name).test_samples
+        parts.append(f"{share_text(run.accuracy_quantized, samples)} right")
     if run.quantized_bytes is not None:
         parts.append(format_bytes(run.quantized_bytes))
     if run.is_partial:

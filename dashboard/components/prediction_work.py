@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import prediction_service, service
 from dashboard.components.link_widgets import rerun_outside_callback
 from dashboard.components.notices import add_notice, drop_notices
-from dashboard.components.work import jobs, prediction_key, verification_key, watch
+from dashboard.components.work import jobs, prediction_key, submit_job, verification_key
 from dashboard.figures.formatting import format_number, plural
 from dashboard.jobs import JobStatus
 from dashboard.prediction import Configuration, Prediction, prediction_id
@@ -63,13 +63,12 @@ def start_prediction(run: Run) -> None:
         return result
 
     key = prediction_key(settings)
-    jobs().submit(
+    submit_job(
         key,
         f"Learning to predict {service.model_info(settings.model_name).title}",
         lambda control: prediction_service.measure_prediction(settings, control),
         finish,
     )
-    watch(key)
     rerun_outside_callback()
 
 
@@ -88,13 +87,12 @@ def start_verification(run: Run, configurations: Sequence[Configuration]) -> Non
 
     key = verification_key(settings)
     model = service.model_info(settings.model_name).title
-    jobs().submit(
+    submit_job(
         key,
         f"Running {model} under {plural(len(configurations), 'configuration')}",
         lambda control: prediction_service.verify(settings, known, configurations, control),
         finish,
     )
-    watch(key)
     rerun_outside_callback()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import service
+from dashboard.accuracy import share_text
 from dashboard.components.draft import (
     LayerBits,
     bits_of_override,
@@ -19,7 +20,7 @@ from dashboard.components.draft import (
     versioned,
     with_layer_bits,
 )
-from dashboard.figures.formatting import format_accuracy, format_bytes, format_count, plural
+from dashboard.figures.formatting import format_bytes, format_count, plural
 from dashboard.state import MAX_SEED, MIN_CALIBRATION_SAMPLES, Settings, preset_of
 from dashboard.wording import preset_about, preset_title
 from quant_engine.scheme import (
@@ -107,7 +108,8 @@ def _show_model(draft: Settings) -> tuple[str, int, int]:
     info = service.model_info(model_name)
     st.caption(
         f"{info.family} · {format_count(info.parameters)} parameters · "
-        f"{format_bytes(info.float_bytes)} in float · {format_accuracy(info.accuracy)} accurate"
+        f"{format_bytes(info.float_bytes)} in float · "
+        f"{share_text(info.accuracy, info.test_samples)} accurate"
     )
     available = service.calibration_available(model_name)
     samples = st.slider(

@@ -7,6 +7,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard import service
+from dashboard.components import run_state
 from dashboard.components.chart import file_stem
 from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.runs import Run
@@ -20,7 +21,13 @@ def show_downloads(run: Run) -> None:
     with st.container(horizontal=True, gap="small", key="downloads"):
         st.download_button(
             "Report (HTML)",
-            data=lambda: to_html(run.report, run.sensitivities, title=title, created=run.created),
+            data=lambda: to_html(
+                run.report,
+                run.sensitivities,
+                predicted=run_state.predicted_effects(run),
+                title=title,
+                created=run.created,
+            ),
             file_name=f"{stem}.html",
             mime="text/html",
             on_click="ignore",

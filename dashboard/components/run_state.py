@@ -28,6 +28,7 @@ from dashboard.components.link_widgets import (
     set_widget,
 )
 from dashboard.components.notices import add_notice, add_toast
+from dashboard.components.prediction_work import find_prediction
 from dashboard.components.work import (
     analysis_key,
     analysis_status,
@@ -36,11 +37,19 @@ from dashboard.components.work import (
     forget,
     job_status,
     jobs,
+    poll_seconds,
     sensitivity_key,
     start_sensitivity,
     store,
     submit_analysis,
     watched_jobs,
+)
+from dashboard.culprit import (
+    Culprit,
+    OutputEffects,
+    effects_under,
+    find_culprit,
+    output_effects,
 )
 from dashboard.links import shorten
 from dashboard.runs import Run, now
@@ -52,7 +61,7 @@ from dashboard.state import (
     settings_to_text,
 )
 from dashboard.wording import describe_recipe
-from quant_engine.report import LayerReport, ModelReport
+from quant_engine.report import ModelReport
 from quant_engine.scheme import Recipe
 
 __all__ = [
@@ -61,12 +70,16 @@ __all__ = [
     "analysis_key",
     "analysis_status",
     "cancel_job",
+    "culprit_of",
     "default_layer",
     "dismiss_job",
+    "effects_of",
     "find_run",
     "go_to",
     "job_status",
     "jobs",
+    "poll_seconds",
+    "predicted_effects",
     "read_link",
     "require_run",
     "rerun_with",
@@ -81,7 +94,6 @@ __all__ = [
     "store",
     "wanted_settings",
     "watched_jobs",
-    "worst_layer",
 ]
 
 _SEEN = "link_seen"
@@ -139,22 +151,13 @@ def _words(key: str) -> list[str]:
 def wanted_settings() -> Settings:
     """Return what was asked for last."""
     wanted: Settings | None = st.session_state.get(_WANTED)
-    return wanted or _first_settings()
-
-
-def _first_settings() -> Settings:
-    """What a new visitor sees: the stored example, or the usual settings of the first model."""
-    names = service.model_names()
-    for name in (service.EXAMPLE_MODEL, *names):
-        if name in names and (example := service.model_card(name).example) is not None:
-            return example.settings
-    return Settings(model_name=names[0])
+    return wanted or service.first_settings()
 
 
 def _adopt(settings: Settings | None) -> None:
     """Ask for these settings: show their run if it is known, else begin to analyse them."""
     st.session_state[_WANTED] = settings
-    wanted = settings or _first_settings()
+    wanted = settings or service.first_settings()
     if find_run(wanted) is None:
         if settings is not None:
             submit_analysis(wanted)
@@ -182,22 +185,14 @@ def shown_run() -> Run | None:
         return run
     shown_id = st.session_state.get(_SHOWN)
     if shown_id is not None:
-        shown = store().get(shown_id) or _example_of(shown_id)
+        shown = store().get(shown_id) or service.find_stored(shown_id)
         if shown is not None:
             return shown
     status = analysis_status(wanted)
     if status is not None and isinstance(status.partial, ModelReport):
         return Run(wanted, replace(status.partial, is_partial=True), created=now())
     if status is None or not status.is_active:
-        return service.example_run(wanted.model_name) or find_run(_first_settings())
-    return None
-
-
-def _example_of(run_id: str) -> Run | None:
-    for name in service.model_names():
-        example = service.model_card(name).example
-        if example is not None and example.id == run_id:
-            return service.example_run(name)
+        return service.example_run(wanted.model_name) or find_run(service.first_settings())
     return None
 
 
@@ -228,29 +223,38 @@ def _say_why_empty() -> NoReturn:
 # --- The selected layer ---------------------------------------------------------------------------
 
 
+def effects_of(run: Run) -> OutputEffects | None:
+    """Return what each layer of a run alone costs the output: measured, else predicted, or None."""
+    return output_effects(run.report, run.sensitivities, predicted_effects(run))
+
+
+def culprit_of(run: Run) -> Culprit | None:
+    """Return the layer of a run to look at first; every page names this one."""
+    return find_culprit(run.report, run.sensitivities, predicted_effects(run))
+
+
+def predicted_effects(run: Run) -> OutputEffects | None:
+    """Return what the stored prediction of these settings says of each layer; None without one."""
+    prediction = find_prediction(run.settings)
+    return None if prediction is None else effects_under(prediction, run.recipe)
+
+
 def selected_layer(report: ModelReport) -> str:
     """Return the selected layer, always one that `report` has."""
     names = [layer.name for layer in report.layers]
-    chosen = st.session_state.get(LAYER_KEY)
-    return chosen if chosen in names else default_layer(report)
+    for chosen in (st.session_state.get(LAYER_KEY), st.session_state.get(_DEFAULT_LAYER)):
+        if chosen in names:
+            return str(chosen)
+    return names[0] if names else ""
 
 
-def worst_layer(report: ModelReport) -> LayerReport | None:
-    """Return the quantized layer with the lowest SQNR of its own; None if none was measured."""
-    measured = [layer for layer in report.layers if layer.local_error is not None]
-    return min(
-        measured,
-        key=lambda layer: layer.local_error.sqnr_db if layer.local_error else 0.0,
-        default=None,
-    )
-
-
-def default_layer(report: ModelReport) -> str:
-    """Return the layer to look at first: the worst one, or else the first."""
-    worst = worst_layer(report)
-    if worst is not None:
-        return worst.name
-    return report.layers[0].name if report.layers else ""
+def default_layer(run: Run) -> str:
+    """Return the layer to look at first: the culprit, or else the first."""
+    culprit = culprit_of(run)
+    names = [layer.name for layer in run.report.layers]
+    if culprit is not None and culprit.name in names:
+        return culprit.name
+    return names[0] if names else ""
 
 
 def select_layer(name: str) -> None:
@@ -260,13 +264,17 @@ def select_layer(name: str) -> None:
         set_widget(LAYER_KEY, name)
 
 
-def settle_layer(report: ModelReport) -> None:
+def settle_layer(run: Run) -> str:
     """Give the picker its value before it is drawn: the link's layer, or the default one.
 
     A layer that nobody chose follows the default from run to run, and as a run grows.
+
+    Returns:
+        The default layer.
     """
+    report = run.report
     names = [layer.name for layer in report.layers]
-    default, before = default_layer(report), st.session_state.get(_DEFAULT_LAYER)
+    default, before = default_layer(run), st.session_state.get(_DEFAULT_LAYER)
     nobody_chose = before != st.session_state.get(_CHOSEN_LAYER)
     if nobody_chose and before is not None and st.session_state.get(LAYER_KEY) == before != default:
         st.session_state[LAYER_KEY] = default
@@ -280,8 +288,9 @@ def settle_layer(report: ModelReport) -> None:
             f"Showing {default}."
         )
     else:
-        return
+        return default
     st.session_state[_LINK_LAYER] = None
+    return default
 
 
 # --- Starting work --------------------------------------------------------------------------------
@@ -340,5 +349,5 @@ def dismiss_job(key: str) -> None:
     forget(key)
     if key == analysis_key(wanted_settings()):
         shown_id = st.session_state.get(_SHOWN)
-        shown = (store().get(shown_id) or _example_of(shown_id)) if shown_id else None
+        shown = (store().get(shown_id) or service.find_stored(shown_id)) if shown_id else None
         set_widget(RUN_KEY, settings_to_text(shown.settings) if shown is not None else "")

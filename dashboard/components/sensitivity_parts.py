@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from dashboard import tables
+from dashboard.accuracy import change_text, share_text
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.link_check import check_link_word
@@ -19,16 +20,15 @@ from dashboard.figures.cumulative import (
     float_layers,
     is_folded_first,
     most_quantized_without_loss,
+    point_change,
     point_with_float_layers,
 )
 from dashboard.figures.formatting import (
     MISSING,
-    format_accuracy,
     format_bytes,
     format_db,
     format_nats,
     format_percent,
-    format_points,
     plural,
     shorten_middle,
 )
@@ -86,10 +86,10 @@ def show_headline(report: SensitivityReport) -> None:
     best = most_quantized_without_loss(report)
     last = max((point.count for point in report.cumulative), default=0)
     box.metric(
-        "Quantized at float accuracy",
-        MISSING if best is None else f"{best.count} of {last}",
-        help=f"The most layers, least sensitive first, with no fewer of the {report.samples} test "
-        "samples right than in float.",
+        "Quantized without a loss of accuracy",
+        MISSING if best is None else f"{best.count} of {plural(last, 'layer')}",
+        help="The most layers, least sensitive first, up to which the "
+        f"{report.samples} test samples show no loss against float.",
         width="content",
     )
 
@@ -220,10 +220,10 @@ def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
         if point is not None:
             accuracy = ""
             if point.accuracy is not None:
-                accuracy = f"accuracy {format_accuracy(point.accuracy)}"
-                if report.accuracy_float is not None:
-                    change = format_points(point.accuracy - report.accuracy_float)
-                    accuracy += f" ({change})"
+                accuracy = f"accuracy {share_text(point.accuracy, report.samples)}"
+                change = point_change(report, point)
+                if change is not None:
+                    accuracy += f", against float {change_text(change)}"
             error = (
                 f"KL {format_nats(point.kl_divergence)}"
                 if point.kl_divergence is not None
@@ -256,21 +256,7 @@ def show_agreement(
             "The cheap numbers come from the analysis: they are about the run's own scheme, the "
             "measured ones about " + describe_sweep(sweep_of(report)) + "."
         )
-    with st.container(horizontal=True, gap="medium", key="correlations"):
-        for label, agreement in found.items():
-            st.metric(
-                label,
-                f"ρ = {correlation_text(agreement.spearman)}",
-                f"{describe_correlation(agreement.spearman)} · "
-                f"τ = {correlation_text(agreement.kendall)}",
-                delta_color="off",
-                delta_arrow="off",
-                help=f"Cheap number: {agreement.proxy.about}, for "
-                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
-                "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
-                "−1 the opposite.",
-                width=260,
-            )
+    _show_correlations(found)
     if prediction is None:
         st.page_link(
             "views/what_if.py",
@@ -301,6 +287,24 @@ def show_agreement(
         on_select=run_state.select_layer,
         file_name=f"{run.model_name}-agreement-{agreement.proxy.key}",
     )
+
+
+def _show_correlations(found: Mapping[str, Agreement]) -> None:
+    with st.container(horizontal=True, gap="medium", key="correlations"):
+        for label, agreement in found.items():
+            st.metric(
+                label,
+                f"ρ = {correlation_text(agreement.spearman)}",
+                f"{describe_correlation(agreement.spearman)} · "
+                f"τ = {correlation_text(agreement.kendall)}",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"Cheap number: {agreement.proxy.about}, for "
+                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
+                "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
+                "−1 the opposite.",
+                width=260,
+            )
 
 
 def describe_agreement(agreement: Agreement, metric: SensitivityMetric) -> str:

@@ -123,5 +123,5 @@ def show_running(run: Run, sweep: Sweep) -> bool:
             about="The ranking as far as it is measured. It changes until the measurement ends.",
         )
 
-    show_live(draw, key="live_ranking", run_every=LIVE_SECONDS)
+    show_live(draw, key="live_ranking", run_every=max(LIVE_SECONDS, run_state.poll_seconds()))
     return True

@@ -36,6 +36,7 @@ def show_shell() -> DeltaGenerator:
         _show_run(run)
         place = st.container()
         if run is not None and run.report.layers:
+            _show_culprit(run)
             _show_layer_picker(run)
         show_copy_link(LINK_KEYS)
         _show_presenter_mode()
@@ -87,13 +88,19 @@ def _show_origin(run: Run) -> None:
         st.caption(f"Computed {describe_age(run.created)}")
 
 
+def _show_culprit(run: Run) -> None:
+    culprit = run_state.culprit_of(run)
+    if culprit is not None:
+        st.caption(f"Culprit ({culprit.label}): {culprit.name}, {culprit.text}")
+
+
 def _show_layer_picker(run: Run) -> None:
     names = [layer.name for layer in run.report.layers]
-    run_state.settle_layer(run.report)
+    default = run_state.settle_layer(run)
     st.selectbox(
         "Layer",
         names,
-        index=names.index(run_state.default_layer(run.report)),
+        index=names.index(default),
         key=run_state.LAYER_KEY,
         bind="query-params",
         help="The layer that the Layer page shows. Clicking a bar or point sets it too.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import streamlit as st
 
@@ -40,34 +41,8 @@ BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
     """Draw the figures of the present choice, each beside the float model's and the run's."""
     base, own, row = rows
-    trusted = is_trusted(prediction)
-    samples = plural(prediction.response.report.samples, "test sample")
+    draw = partial(_predicted_metric, prediction, rows)
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
-
-    def draw(
-        name: str,
-        about: str,
-        predict: Callable[[ScoreRow], float | None],
-        measure: Callable[[ScoreRow], float | None],
-        unit: Formatter,
-    ) -> None:
-        value, known, run = predict(row), measure(row), measure(own)
-        if known is not None:
-            beside = f"measured {unit(known)}"
-        else:
-            beside = (
-                f"run {unit(predict(own) if run is None else run)}, float {unit(predict(base))}"
-            )
-        text = MISSING if value is None else unit(value)
-        origin = "predicted too" if run is None else "measured"
-        _metric(
-            name,
-            text if trusted else f"≈ {text}",
-            beside if trusted else f"not reliable; {beside}",
-            f"{about}, predicted on {samples}; nothing was run for it."
-            + (f" The run's figure is {origin}." if known is None else ""),
-        )
-
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
             "Predicted KL (nats)" if prediction.has_logits else "Predicted NMSE",
@@ -75,7 +50,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             + " from the float model's output",
             lambda r: r.predicted.harm,
             lambda r: r.measured_harm,
-            lambda v: format_number(v, 3 if trusted else 1),
+            lambda v: format_number(v, 3 if is_trusted(prediction) else 1),
         )
         draw(
             "Predicted agreement",
@@ -106,6 +81,33 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             f"float {format_number(float_size.effective_bits)}",
             "Mean bits for each weight of the layers below, with scales and zero points. Exact.",
         )
+
+
+def _predicted_metric(
+    prediction: Prediction,
+    rows: tuple[ScoreRow, ScoreRow, ScoreRow],
+    name: str,
+    about: str,
+    predict: Callable[[ScoreRow], float | None],
+    measure: Callable[[ScoreRow], float | None],
+    unit: Formatter,
+) -> None:
+    base, own, row = rows
+    value, known, run = predict(row), measure(row), measure(own)
+    if known is not None:
+        beside = f"measured {unit(known)}"
+    else:
+        beside = f"run {unit(predict(own) if run is None else run)}, float {unit(predict(base))}"
+    text = MISSING if value is None else unit(value)
+    samples = plural(prediction.response.report.samples, "test sample")
+    origin = "predicted too" if run is None else "measured"
+    _metric(
+        name,
+        text if is_trusted(prediction) else f"≈ {text}",
+        beside if is_trusted(prediction) else f"not reliable; {beside}",
+        f"{about}, predicted on {samples}; nothing was run for it."
+        + (f" The run's figure is {origin}." if known is None else ""),
+    )
 
 
 def _metric(name: str, value: str, beside: str, about: str) -> None:
@@ -158,32 +160,38 @@ def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence
             on_click=start_verification,
             args=(run, missing),
         )
-        stem = file_stem(f"{run.model_name}-what-if")
-        st.download_button(
-            "Configuration (JSON)",
-            data=lambda: to_json(run, row, prediction),
-            file_name=f"{stem}.json",
-            mime="application/json",
-            on_click="ignore",
-            icon=":material/data_object:",
-            help="The choice for each layer as a recipe, with predicted and measured figures.",
-        )
-        st.download_button(
-            "Comparison (CSV)",
-            data=lambda: csv_bytes(tables.table(data_rows(rows, prediction))),
-            file_name=f"{stem}-comparison.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/table:",
-        )
-        st.download_button(
-            "Layers (CSV)",
-            data=lambda: csv_bytes(tables.table(layer_data_rows(prediction, configuration))),
-            file_name=f"{stem}-layers.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/table:",
-        )
+        _show_downloads(run, prediction, row, rows)
+
+
+def _show_downloads(
+    run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]
+) -> None:
+    stem = file_stem(f"{run.model_name}-what-if")
+    st.download_button(
+        "Configuration (JSON)",
+        data=lambda: to_json(run, row, prediction),
+        file_name=f"{stem}.json",
+        mime="application/json",
+        on_click="ignore",
+        icon=":material/data_object:",
+        help="The choice for each layer as a recipe, with predicted and measured figures.",
+    )
+    st.download_button(
+        "Comparison (CSV)",
+        data=lambda: csv_bytes(tables.table(data_rows(rows, prediction))),
+        file_name=f"{stem}-comparison.csv",
+        mime="text/csv",
+        on_click="ignore",
+        icon=":material/table:",
+    )
+    st.download_button(
+        "Layers (CSV)",
+        data=lambda: csv_bytes(tables.table(layer_data_rows(prediction, row.configuration))),
+        file_name=f"{stem}-layers.csv",
+        mime="text/csv",
+        on_click="ignore",
+        icon=":material/table:",
+    )
 
 
 def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,30 @@ import streamlit as st
 
 from dashboard import service
 from dashboard.components.link_widgets import rerun_outside_callback
-from dashboard.components.notices import add_toast
-from dashboard.jobs import CANCELLED, DONE, FAILED, JobManager, JobStatus
+from dashboard.components.notices import add_notice, add_toast, drop_notices
+from dashboard.jobs import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    Finish,
+    JobControl,
+    JobManager,
+    JobStatus,
+    QueueFullError,
+)
 from dashboard.prediction import prediction_id
 from dashboard.runs import Run, now
 from dashboard.state import Settings
 from dashboard.store import RunStore, default_home
 from dashboard.sweeps import Sweep, describe_sweep
 
+POLL_SECONDS = 0.5
+SECONDS_PER_WATCHER = 0.1
+SLOWEST_POLL_SECONDS = 5.0
+
 _WATCHED = "watched_jobs"
+_VISITOR = "visitor"
+_QUEUE = "queue"  # topic of what is said about work that was not taken on
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
@@ -59,6 +76,33 @@ def verification_key(settings: Settings) -> str:
     return f"verification:{prediction_id(settings)}"
 
 
+def submit_job(key: str, title: str, work: Callable[[JobControl], Any], finish: Finish) -> None:
+    """Queue work for this session and watch it; where too much waits already, say so."""
+    try:
+        jobs().submit(key, title, work, finish, visitor=_visitor())
+    except QueueFullError as error:
+        add_notice(f"{title} was not begun. {error}", topic=_QUEUE)
+    else:
+        drop_notices(_QUEUE)
+        watch(key)
+
+
+def _visitor() -> str:
+    """Return a name for this session, which the queue is fair to."""
+    name: str = st.session_state.setdefault(_VISITOR, secrets.token_hex(8))
+    return name
+
+
+def poll_seconds() -> float:
+    """Return how long a live part of a page waits until it looks again.
+
+    Every look takes a little of the time that the work itself needs, so the more sessions look, the
+    longer each of them waits.
+    """
+    watchers = jobs().count_watchers(2 * SLOWEST_POLL_SECONDS)
+    return min(SLOWEST_POLL_SECONDS, max(POLL_SECONDS, SECONDS_PER_WATCHER * watchers))
+
+
 def submit_analysis(settings: Settings) -> None:
     """Analyse these settings in the background and keep the run.
 
@@ -75,13 +119,12 @@ def submit_analysis(settings: Settings) -> None:
         runs.put(run)
         return run
 
-    jobs().submit(
+    submit_job(
         key,
         f"Analysing {service.model_info(settings.model_name).title}",
         lambda control: service.analyze_settings(settings, control),
         finish,
     )
-    watch(key)
 
 
 def start_sensitivity(run: Run, sweep: Sweep) -> None:
@@ -96,10 +139,9 @@ def start_sensitivity(run: Run, sweep: Sweep) -> None:
 
     title = f"Measuring the sensitivity of {service.model_info(settings.model_name).title}"
     title += f" ({describe_sweep(sweep)})" if sweep.has_settings else ""
-    jobs().submit(
+    submit_job(
         key, title, lambda control: service.measure_settings(settings, sweep, control), finish
     )
-    watch(key)
     rerun_outside_callback()
 
 
@@ -115,7 +157,7 @@ def watched_jobs() -> tuple[JobStatus, ...]:
     """Return the jobs of this session that are on their way or ended without a result."""
     kept = []
     for key in st.session_state.get(_WATCHED, []):
-        status = jobs().status(key)
+        status = jobs().status(key, _visitor())
         if status is None:
             continue
         if status.state == DONE:

@@ -8,6 +8,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.accuracy import (
+    AccuracyChange,
+    changed_answers,
+    compare_accuracy,
+    share_interval,
+    share_text,
+)
 from dashboard.figures.axes import BYTES_AXIS, log_axis, two_lines
 from dashboard.figures.formatting import (
     format_accuracy,
@@ -23,6 +30,7 @@ from dashboard.figures.theme import (
     HIGHLIGHT,
     INT8,
     INT8_EDGE,
+    NEUTRAL,
     axis,
     empty_figure,
     new_figure,
@@ -47,16 +55,24 @@ def point_with_float_layers(report: SensitivityReport, kept: int) -> CumulativeP
     return next((p for p in report.cumulative if p.count == last - kept), None)
 
 
+def point_change(report: SensitivityReport, point: CumulativePoint) -> AccuracyChange | None:
+    """Compare a point's accuracy with float's on the same samples; None without labels."""
+    changed = changed_answers(point.top1_agreement, report.samples)
+    return compare_accuracy(report.accuracy_float, point.accuracy, report.samples, changed=changed)
+
+
 def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | None:
-    """Return the smallest model that gets no fewer samples right than float, or None."""
-    if report.accuracy_float is None:
-        return None
-    fit = [
-        point
-        for point in report.cumulative
-        if point.accuracy is not None and point.accuracy >= report.accuracy_float - 1e-9
-    ]
-    return max(fit, key=lambda point: point.count, default=None)
+    """Return the smallest model whose accuracy the samples do not show to be below float's.
+
+    All smaller steps of the curve are without such a loss too. None without labels.
+    """
+    best = None
+    for point in report.cumulative:
+        change = point_change(report, point)
+        if change is None or change.verdict == "worse":
+            break
+        best = point
+    return best
 
 
 def is_folded_first(report: SensitivityReport) -> bool:
@@ -89,7 +105,7 @@ def cumulative_figure(
     has_logits = any(point.kl_divergence is not None for point in points)
     has_labels = any(point.accuracy is not None for point in points)
     bottom, gap = (0.36, 0.46) if has_labels else (0.0, 0.0)
-    traces = [_error_trace(points, has_logits, is_log)]
+    traces = [_error_trace(report, has_logits, is_log)]
     layout: dict[str, Any] = {
         "yaxis": axis(
             "KL divergence (nats)" if has_logits else "Output SQNR (dB)",
@@ -98,7 +114,7 @@ def cumulative_figure(
         ),
     }
     if has_labels:
-        traces.append(_accuracy_trace(points))
+        traces.append(_accuracy_trace(report))
         if report.accuracy_float is not None:
             traces.append(_float_accuracy(points, report.accuracy_float))
         layout["yaxis2"] = axis(
@@ -132,12 +148,12 @@ def describe_curve(report: SensitivityReport) -> str:
     )
     best = most_quantized_without_loss(report)
     if best is not None:
-        text += f" Up to {plural(best.count, 'layer')} keep the accuracy of float."
+        text += f" Up to {plural(best.count, 'layer')} the samples show no loss of accuracy."
     return text
 
 
-def describe_point(point: CumulativePoint) -> str:
-    """Return what a point's hover shows."""
+def describe_point(point: CumulativePoint, samples: int) -> str:
+    """Return what a point's hover shows; it was measured on so many samples."""
     head = f"{plural(point.count, 'layer')} quantized" if point.count else "the float model"
     lines = [f"<b>{head}</b>"]
     if point.layer:
@@ -147,7 +163,7 @@ def describe_point(point: CumulativePoint) -> str:
         lines.append(f"KL divergence: {format_nats(point.kl_divergence)}")
     lines.append(f"output SQNR: {format_db(point.sqnr_db)}")
     if point.accuracy is not None:
-        lines.append(f"accuracy: {format_accuracy(point.accuracy)}")
+        lines.append(f"accuracy: {share_text(point.accuracy, samples)}")
     return "<br>".join(lines)
 
 
@@ -163,8 +179,9 @@ def _places(points: Sequence[CumulativePoint]) -> list[int]:
 
 
 def _points_trace(
-    points: Sequence[CumulativePoint], values: Sequence[float | None], name: str
+    report: SensitivityReport, values: Sequence[float | None], name: str
 ) -> dict[str, Any]:
+    points = report.cumulative
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -173,14 +190,12 @@ def _points_trace(
         "x": _places(points),
         "y": list(values),
         "customdata": [point.layer for point in points],
-        "hovertext": [describe_point(point) for point in points],
+        "hovertext": [describe_point(point, report.samples) for point in points],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
 
 
-def _error_trace(
-    points: Sequence[CumulativePoint], has_logits: bool, is_log: bool
-) -> dict[str, Any]:
+def _error_trace(report: SensitivityReport, has_logits: bool, is_log: bool) -> dict[str, Any]:
     def height(point: CumulativePoint) -> float | None:
         value = point.kl_divergence if has_logits else point.sqnr_db
         if value is None or not math.isfinite(value) or (has_logits and is_log and value <= 0):
@@ -188,16 +203,34 @@ def _error_trace(
         return value
 
     name = "KL divergence" if has_logits else "Output SQNR"
-    return _points_trace(points, [height(point) for point in points], name) | {
+    return _points_trace(report, [height(point) for point in report.cumulative], name) | {
         "line": {"color": ERROR},
         "marker": {"color": ERROR, "size": 8, "line": {"color": ERROR_EDGE, "width": 1}},
     }
 
 
-def _accuracy_trace(points: Sequence[CumulativePoint]) -> dict[str, Any]:
-    values = [None if p.accuracy is None else 100 * p.accuracy for p in points]
-    return _points_trace(points, values, "accuracy of this mixed model") | {
+def _accuracy_trace(report: SensitivityReport) -> dict[str, Any]:
+    shares = [point.accuracy for point in report.cumulative]
+    values = [None if share is None else 100 * share for share in shares]
+    spans = [share_interval(share, report.samples) or (share, share) for share in shares]
+    return _points_trace(report, values, "accuracy of this mixed model, 95 % interval") | {
+        "showlegend": True,
         "yaxis": "y2",
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [
+                None if share is None or high is None else 100 * (high - share)
+                for share, (_, high) in zip(shares, spans, strict=True)
+            ],
+            "arrayminus": [
+                None if share is None or low is None else 100 * (share - low)
+                for share, (low, _) in zip(shares, spans, strict=True)
+            ],
+            "color": NEUTRAL,
+            "thickness": 1.2,
+            "width": 3,
+        },
         "line": {"color": INT8},
         "marker": {
             "color": INT8,
@@ -209,10 +242,11 @@ def _accuracy_trace(points: Sequence[CumulativePoint]) -> dict[str, Any]:
 
 
 def _accuracy_range(report: SensitivityReport) -> list[float]:
-    """From the lowest accuracy to the highest, with room for markers; hardly above 100 %."""
+    """From the lowest interval to the highest, with room for markers; hardly above 100 %."""
     shares = [point.accuracy for point in report.cumulative if point.accuracy is not None]
-    shares += [] if report.accuracy_float is None else [report.accuracy_float]
-    low, high = 100 * min(shares), 100 * max(shares)
+    ends = [end for s in shares for end in (s, *(share_interval(s, report.samples) or ()))]
+    ends += [] if report.accuracy_float is None else [report.accuracy_float]
+    low, high = 100 * min(ends), 100 * max(ends)
     margin = max(0.15 * (high - low), 0.25)
     return [low - margin, min(high + margin, 100 + 0.5 * margin)]
 

@@ -7,6 +7,7 @@ infinite SQNR is the word "exact".
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 MISSING = "–"
@@ -204,6 +205,43 @@ def format_shape(shape: Iterable[int]) -> str:
         ('64 × 32 × 3 × 3', '–')
     """
     return " × ".join(str(side) for side in shape) or MISSING
+
+
+def short_names(names: Sequence[str], length: int = 30) -> list[str]:
+    """Shorten dotted names by whole parts in their middle, so that no two of them read alike.
+
+    A name that cannot be shortened without reading like another one, or that has no dots, stays
+    as it is: a figure makes room for it.
+
+    Args:
+        names: Names of layers, all that stand in one figure.
+        length: Characters that a name should have at most.
+
+    Example:
+        >>> short_names(["encoder.blocks.11.attention.out_proj", "head"], 24)
+        ['encoder…out_proj', 'head']
+        >>> short_names([f"encoder.blocks.{i}.attention.out_proj" for i in (1, 2)], 24)
+        ['encoder.blocks.1…out_proj', 'encoder.blocks.2…out_proj']
+    """
+    ways = {name: _shorter(name) for name in names}
+    readings = Counter(way for found in ways.values() for way in found)
+    labels = []
+    for name in names:
+        unique = [way for way in ways[name] if readings[way] == 1 and way not in ways]
+        fitting = [way for way in unique if len(way) <= length]
+        best = max(fitting, key=len) if fitting else min((*unique, name), key=len)
+        labels.append(name if len(name) <= length else best)
+    return labels
+
+
+def _shorter(name: str) -> list[str]:
+    """All ways to leave out parts of a name between its first and its last."""
+    parts = name.split(".")
+    return [
+        f"{'.'.join(parts[:head])}…{'.'.join(parts[tail:])}"
+        for head in range(1, len(parts) - 1)
+        for tail in range(head + 1, len(parts))
+    ]
 
 
 def shorten_middle(text: str, length: int = 28) -> str:

@@ -136,12 +136,43 @@ def frontier_figure(
         harm: What is predicted, with its unit.
         is_trusted: Whether predictions can be relied on for this model.
     """
+    place = _placing(points)
+    uniform = [number for number, point in enumerate(points) if point.group == UNIFORM]
+    notes = point_labels(
+        [(p.model_bytes, math.log10(place(p.predicted))) for p in points],
+        [p.name.removeprefix("all ") for p in points],
+        uniform[:0:-1] + uniform[:1],
+        most=len(uniform),
+    )
+    detail = f"predicted {harm}" if is_trusted else f"predicted {harm}, not reliable here"
+    ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
+    traces = _traces(points, harm, place, "solid" if is_trusted else "dot")
+    return new_figure(
+        two_lines("Bytes against harm", detail),
+        "Bytes of the model (1 kB = 1,000 bytes)",
+        harm[0].upper() + harm[1:],
+        traces=[t for t in traces if t["x"]],
+        height=520,
+        x_axis=dict(BYTES_AXIS),
+        y_axis=log_axis(ends),
+        annotations=notes,
+    )
+
+
+def _placing(points: Sequence[ChartPoint]) -> Callable[[float], float]:
+    """Return where a value stands on the axis: zero and infinity on its edges."""
     values = [v for p in points for v in (p.predicted, p.measured) if v and math.isfinite(v)]
     low, high = min(values, default=1.0) / _EDGE, max(values, default=1.0) * _EDGE
 
     def place(value: float) -> float:
         return high if value == math.inf else max(value, low)
 
+    return place
+
+
+def _traces(
+    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float], dash: str
+) -> list[dict[str, Any]]:
     def trace(group: str, mode: str, marker: dict[str, Any], **more: Any) -> dict[str, Any]:
         chosen = [point for point in points if point.group == group]
         return {
@@ -158,14 +189,8 @@ def frontier_figure(
             **more,
         }
 
-    dash = "solid" if is_trusted else "dot"
-    run = [point for point in points if point.measured is not None]
-    joints: dict[str, list[float | None]] = {"x": [], "y": []}
-    for point in run:
-        joints["x"] += [point.model_bytes, point.model_bytes, None]
-        joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
     edge = {"width": 1, "color": ERROR_EDGE}
-    traces = [
+    return [
         trace(
             FRONTIER,
             "lines+markers",
@@ -183,6 +208,26 @@ def frontier_figure(
             },
         ),
         trace(OTHER, "markers", {"color": NEUTRAL, "size": 9}),
+        *_measured_traces(points, harm, place),
+        trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
+        trace(
+            CURRENT,
+            "markers",
+            {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
+        ),
+    ]
+
+
+def _measured_traces(
+    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float]
+) -> list[dict[str, Any]]:
+    """Return measured values, and the lines from the predictions to them."""
+    run = [point for point in points if point.measured is not None]
+    joints: dict[str, list[float | None]] = {"x": [], "y": []}
+    for point in run:
+        joints["x"] += [point.model_bytes, point.model_bytes, None]
+        joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
+    return [
         {
             "type": "scatter",
             "mode": "lines",
@@ -205,32 +250,7 @@ def frontier_figure(
             "marker": {"color": GOOD, "size": 9, "symbol": "x-thin", "line": _line(GOOD, 2)},
             "error_y": _whiskers(run, place),
         },
-        trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
-        trace(
-            CURRENT,
-            "markers",
-            {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
-        ),
     ]
-    uniform = [place for place, point in enumerate(points) if point.group == UNIFORM]
-    notes = point_labels(
-        [(p.model_bytes, math.log10(place(p.predicted))) for p in points],
-        [p.name.removeprefix("all ") for p in points],
-        uniform[:0:-1] + uniform[:1],
-        most=len(uniform),
-    )
-    detail = f"predicted {harm}" if is_trusted else f"predicted {harm}, not reliable here"
-    ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
-    return new_figure(
-        two_lines("Bytes against harm", detail),
-        "Bytes of the model (1 kB = 1,000 bytes)",
-        harm[0].upper() + harm[1:],
-        traces=[t for t in traces if t["x"]],
-        height=520,
-        x_axis=dict(BYTES_AXIS),
-        y_axis=log_axis(ends),
-        annotations=notes,
-    )
 
 
 def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any]]:

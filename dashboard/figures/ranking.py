@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from dashboard.accuracy import Interval
 from dashboard.figures.sensitivity_metrics import (
     LEAVE_ONE_OUT,
     METRICS,
-    Interval,
     SensitivityMetric,
 )
 from quant_engine.report import LayerSensitivity, Ranking, SensitivityReport
@@ -202,8 +202,6 @@ def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
             "the same samples, by a paired bootstrap."
         )
     how = "layers whose intervals overlap count as tied, which calls more of them tied."
-    if not metric.interval_name:
-        how = "it has no intervals, so only equal values count as tied."
     if not report.rankings:
         return f"This stored measurement compares no neighbours. By {metric.label}, {how}"
     by = next((METRICS[k].label for k, name in _REPORTED_AS.items() if name == report.metric), "")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dashboard.accuracy import share_text
 from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
@@ -25,8 +26,6 @@ from quant_engine.serialization import encode
 
 BOTH = "predicted → measured"
 NOT_RUN = "not run"
-
-_Z = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +54,6 @@ class ScoreRow:
 def is_trusted(prediction: Prediction) -> bool:
     """Whether predictions at least order configurations of this model roughly."""
     return prediction.response.agreement.level in (GOOD, ROUGH)
-
-
-def accuracy_interval(accuracy: float, samples: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval for a share of samples (Wilson, 1927).
-
-    Example:
-        >>> [round(edge, 3) for edge in accuracy_interval(0.9, 100)]
-        [0.826, 0.945]
-    """
-    scale = 1 + _Z**2 / samples
-    centre = (accuracy + _Z**2 / (2 * samples)) / scale
-    spread = _Z * math.sqrt(accuracy * (1 - accuracy) / samples + _Z**2 / (4 * samples**2))
-    return max(0.0, centre - spread / scale), min(1.0, centre + spread / scale)
 
 
 def make_row(name: str, configuration: Configuration, prediction: Prediction) -> ScoreRow:
@@ -141,6 +127,7 @@ def measured_harm_text(row: ScoreRow, prediction: Prediction) -> str:
 def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
     """Return a row for people, results first; what was measured carries its 95 % interval."""
     predicted, measured = row.predicted, measured_harm_text(row, prediction)
+    samples = prediction.response.report.samples
     cells = {
         "Configuration": row.name,
         f"{'KL' if prediction.has_logits else 'NMSE'}, {BOTH}": (
@@ -150,29 +137,19 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
         ),
     }
     if predicted.accuracy is not None:
-        cells[f"Accuracy, {BOTH}"] = (
-            f"{format_accuracy(predicted.accuracy)} → {_measured_accuracy_text(row, prediction)}"
-        )
+        right = row.measured_accuracy
+        known = NOT_RUN if right is None else share_text(right, samples)
+        cells[f"Accuracy, {BOTH}"] = f"{format_accuracy(predicted.accuracy)} → {known}"
     if prediction.has_logits:
-        known = row.measured_agreement
-        agreement = NOT_RUN if known is None else format_accuracy(known)
-        cells["Same answer"] = f"{format_accuracy(predicted.top1_agreement)} → {agreement}"
+        same = row.measured_agreement
+        known = NOT_RUN if same is None else format_accuracy(same)
+        cells["Same answer"] = f"{format_accuracy(predicted.top1_agreement)} → {known}"
     return {
         **cells,
         "Bytes": format_bytes(predicted.size.model_bytes),
         "Bits a weight": format_number(predicted.size.effective_bits),
         "Bits": describe_choice(prediction, row.configuration),
     }
-
-
-def _measured_accuracy_text(row: ScoreRow, prediction: Prediction) -> str:
-    if row.measured_accuracy is None:
-        return NOT_RUN
-    samples = prediction.response.report.samples
-    if not samples:
-        return format_accuracy(row.measured_accuracy)
-    low, high = accuracy_interval(row.measured_accuracy, samples)
-    return f"{format_accuracy(row.measured_accuracy)} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def ratio_text(row: ScoreRow) -> str:

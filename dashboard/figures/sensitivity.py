@@ -210,7 +210,7 @@ def _bars(
         "y": list(range(len(rows))),
         "width": 0.72,
         "offset": -0.36,
-        "name": metric.label + (" with 95 % interval" if metric.interval_name else ""),
+        "name": f"{metric.label} with 95 % interval",
         "customdata": [row.name for row in rows],
         "hovertext": [describe_row(row, metric) for row in rows],
         "hovertemplate": "%{hovertext}<extra></extra>",

@@ -10,15 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dashboard.accuracy import AccuracyChange, Interval, changed_answers, share_interval
 from dashboard.figures.formatting import format_db, format_nats, format_number, format_percent
 from quant_engine.report import LayerSensitivity, SensitivityReport
 
 ONE_AT_A_TIME = "one_at_a_time"
 LEAVE_ONE_OUT = "leave_one_out"
-
-Interval = tuple[float, float]
-
-_Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class SensitivityMetric:
         about: One sentence that says what a value means.
         is_higher_worse: Whether a larger value is a larger error.
         allows_log: Whether a logarithmic axis makes sense.
-        interval_name: Where its interval comes from; empty where there is none.
+        interval_name: Where its interval comes from.
         read: Value of one layer, or None where it was not measured.
         read_interval: 95 % interval of that value given the number of samples, or None.
         format: A value as text with its unit.
@@ -73,28 +70,6 @@ class SensitivityMetric:
         return value if self.is_higher_worse else -value
 
 
-def wilson_interval(share: float, samples: int) -> Interval | None:
-    """Return the 95 % Wilson interval of a share counted on `samples` samples.
-
-    It stays inside 0 to 1 and does not shrink to nothing at the ends, where few or no samples
-    changed and the plain normal interval has no width.
-
-    Example:
-        >>> low, high = wilson_interval(0.0, 100)
-        >>> low, round(high, 3)
-        (0.0, 0.037)
-    """
-    if samples <= 0 or not 0.0 <= share <= 1.0:
-        return None
-    squared = _Z95**2
-    centre = (share + squared / (2 * samples)) / (1 + squared / samples)
-    spread = math.sqrt(share * (1 - share) / samples + squared / (4 * samples**2))
-    half = _Z95 * spread / (1 + squared / samples)
-    low = 0.0 if share == 0.0 else max(0.0, centre - half)
-    high = 1.0 if share == 1.0 else min(1.0, centre + half)
-    return low, high
-
-
 def _kl_interval(layer: LayerSensitivity, _samples: int) -> Interval | None:
     return None if layer.kl_divergence is None else layer.interval
 
@@ -119,7 +94,7 @@ def _changed(layer: LayerSensitivity) -> float | None:
 def _changed_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
     if layer.top1_agreement is None:
         return None
-    interval = wilson_interval(1 - layer.top1_agreement, samples)
+    interval = share_interval(1 - layer.top1_agreement, samples)
     return None if interval is None else (100 * interval[0], 100 * interval[1])
 
 
@@ -127,8 +102,13 @@ def _accuracy_drop(layer: LayerSensitivity) -> float | None:
     return None if layer.accuracy_drop is None else 100 * layer.accuracy_drop
 
 
-def _no_interval(_layer: LayerSensitivity, _samples: int) -> Interval | None:
-    return None
+def _accuracy_drop_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
+    changed = changed_answers(layer.top1_agreement, samples)
+    if layer.accuracy_drop is None or changed is None or samples <= 0:
+        return None
+    net = round(layer.accuracy_drop * samples)
+    low, high = AccuracyChange.of_net_loss(net, changed, samples).interval
+    return -100 * high, -100 * low
 
 
 def _percent_text(percent: float | None) -> str:
@@ -203,9 +183,9 @@ _ALL = (
         about="Float accuracy minus the accuracy now. Below 0, the change happened to help.",
         is_higher_worse=True,
         allows_log=False,
-        interval_name="",
+        interval_name="95 % interval of the difference in pairs",
         read=_accuracy_drop,
-        read_interval=_no_interval,
+        read_interval=_accuracy_drop_interval,
         format=_points_text,
     ),
 )

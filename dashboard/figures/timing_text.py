@@ -24,13 +24,13 @@ class Execution:
         label: Name shown to people.
         about: What really ran.
         color: Colour of its bars.
-        pattern: Plotly's fill pattern; empty for a plain bar.
+        opacity: Opacity of its bars, 0 to 1.
     """
 
     label: str
     about: str
     color: str
-    pattern: str = ""
+    opacity: float = 1.0
 
 
 EXECUTIONS: dict[str, Execution] = {
@@ -40,14 +40,14 @@ EXECUTIONS: dict[str, Execution] = {
         "the same float model with the channels of each pixel side by side in memory, "
         "often the faster layout for convolutions",
         FLOAT,
-        ".",
+        0.6,
     ),
     SIMULATED: Execution(
         "simulated int8",
         "int8 values, computed in float: every layer rounds its input, multiplies in float, "
         "so it is slower than float by design",
         INT8,
-        "x",
+        0.45,
     ),
     INTEGER: Execution(
         "integer int8",
@@ -58,7 +58,6 @@ EXECUTIONS: dict[str, Execution] = {
         "integer int8 (lowered)",
         "the same, and where the model allows it values stay int8 between layers too",
         INT8,
-        "/",
     ),
 }
 """How the known executions are shown; others are shown under their own name."""
@@ -82,6 +81,12 @@ def batch_sizes(timing: TimingReport) -> tuple[int, ...]:
 def baseline_of(timing: TimingReport, batch_size: int) -> TimingEntry | None:
     """Return what all times at a batch size are compared with: float in its faster layout."""
     return timing.float_baseline.get(batch_size)
+
+
+def fastest_integer(timing: TimingReport, batch_size: int) -> TimingEntry | None:
+    """Return the fastest time of those that multiply integers, lowered or not."""
+    found = [timing.model(kind, batch_size) for kind in (INTEGER, LOWERED)]
+    return min((e for e in found if e is not None), key=lambda e: e.median_ms, default=None)
 
 
 def ratio_to_baseline(timing: TimingReport, entry: TimingEntry) -> float | None:
@@ -126,23 +131,61 @@ def comparison_text(timing: TimingReport, entry: TimingEntry) -> str:
 
 
 def conditions_text(timing: TimingReport) -> str:
-    """Return where and how the times were measured, in one sentence."""
+    """Return where and how the times were measured, and what there is to doubt about them."""
     environment = timing.environment
     runs = sorted({entry.runs for entry in (*timing.models, *timing.layers)})
     counted = f"{runs[0]}" if len(set(runs)) == 1 else f"{runs[0]} to {runs[-1]}" if runs else "no"
-    return (
+    measured = (
         f"{environment.cpu}, {plural(environment.threads, 'thread')}, "
         f"{environment.platform}, PyTorch {environment.torch_version}; "
         f"{counted} timed runs each after {plural(timing.warmup_runs, 'warm-up run')}, "
         "the models in turn; medians with quartiles."
     )
+    parts = (measured, threads_text(timing), unreliable_text(timing), *timing.limits)
+    return " ".join(part for part in parts if part)
+
+
+def threads_text(timing: TimingReport) -> str:
+    """Return why this many threads computed; empty where there was no choice."""
+    if len(timing.thread_trials) < 2:
+        return ""
+    used, other = timing.thread_trials[:2]
+    return (
+        f"The float model takes {format_ms(used.median_ms)} with {plural(used.threads, 'thread')} "
+        f"and {format_ms(other.median_ms)} with {other.threads}, so all was timed with "
+        f"{used.threads}."
+    )
+
+
+def unreliable_text(timing: TimingReport) -> str:
+    """Return which times are unreliable, in one sentence; empty where none is."""
+    models = [entry for entry in timing.models if entry.is_unreliable]
+    layers = {entry.layer for entry in timing.layers if entry.is_unreliable}
+    found = [f"{execution(e.execution).label} at batch size {e.batch_size}" for e in models]
+    if layers:
+        found.append(f"{plural(len(layers), 'layer')}")
+    if not found:
+        return ""
+    return (
+        f"Unreliable (quartiles over 30 % of the median apart, or under three runs): "
+        f"{', '.join(found)}."
+    )
 
 
 def describe_times(timing: TimingReport, batch_size: int) -> str:
-    """Return the times at one batch size in a sentence."""
+    """Return the times at one batch size in a sentence: integers against float where both ran."""
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
-    times = ", ".join(f"{execution(e.execution).label} {format_ms(e.median_ms)}" for e in entries)
-    return f"Median time of one forward pass at batch size {batch_size}: {times or 'none'}."
+    if not entries:
+        return f"Nothing was timed at batch size {batch_size}."
+    best, base = fastest_integer(timing, batch_size), baseline_of(timing, batch_size)
+    if best is None or base is None or base.median_ms <= 0:
+        times = [f"{execution(e.execution).label} {format_ms(e.median_ms)}" for e in entries]
+        return f"Median time of a pass at batch size {batch_size}: {', '.join(times)}."
+    return (
+        f"At batch size {batch_size}, {execution(best.execution).label} takes "
+        f"{format_ms(best.median_ms)}: {format_ratio(best.median_ms / base.median_ms)} the "
+        f"{format_ms(base.median_ms)} of {execution(base.execution).label}."
+    )
 
 
 def what_was_timed(timing: TimingReport) -> str:

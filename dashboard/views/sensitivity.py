@@ -109,8 +109,7 @@ def _about_ranking(report: SensitivityReport, metric: SensitivityMetric) -> str:
                 if report.direction == LEAVE_ONE_OUT
                 else "Only this layer is switched: the more error, the more it matters."
             ),
-            f"{metric.about} "
-            + (f"Whiskers: {metric.interval_name}." if metric.interval_name else ""),
+            f"{metric.about} Whiskers: {metric.interval_name}.",
             f"{describe_ties(report, metric)} Click a bar to select its layer.",
         )
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from quant_engine.errors import DataError, UnsupportedLayerError
 
@@ -20,12 +20,11 @@ class ArgumentCheck(nn.Module):
 
     Args:
         kept: Argument -> the value that it was traced with.
-        tensors: Arguments that were traced as tensors by a forward that looks at their type.
     """
 
-    def __init__(self, kept: Mapping[str, Any], tensors: Collection[str]) -> None:
+    def __init__(self, kept: Mapping[str, Any]) -> None:
         super().__init__()
-        self.kept, self.tensors = dict(kept), tuple(tensors)
+        self.kept = dict(kept)
 
     def forward(self, given: Mapping[str, Any]) -> None:
         """Check the arguments of a call.
@@ -36,26 +35,19 @@ class ArgumentCheck(nn.Module):
         for name, kept in self.kept.items():
             value = given[name]
             if value is not kept and (type(value) is not type(kept) or value != kept):
-                raise DataError(_refusal(name, repr(kept)))
-        for name in self.tensors:
-            if not isinstance(given[name], Tensor):
-                raise DataError(_refusal(name, "a tensor"))
+                raise DataError(
+                    f"The lowered model takes {name}={kept!r} only: it was traced so, and another "
+                    "value may lead elsewhere in the forward. Use convert_execution(model), which "
+                    "does not lower."
+                )
 
 
-def _refusal(name: str, kept: str) -> str:
-    return (
-        f"The lowered model takes {name}={kept} only: it was traced so, and another value may lead "
-        "elsewhere in the forward. Use convert_execution(model), which does not lower."
-    )
-
-
-def check_arguments(root: nn.Module, graph: fx.Graph, tensors: Collection[str]) -> None:
+def check_arguments(root: nn.Module, graph: fx.Graph) -> None:
     """Let a graph take all the arguments of its model, and check those that it does not follow.
 
     Args:
         root: The model, which gets a module that checks.
         graph: Its graph; the arguments it follows are placeholders.
-        tensors: Arguments that must be tensors.
 
     Raises:
         UnsupportedLayerError: If a default cannot be written into a graph.
@@ -75,12 +67,12 @@ def check_arguments(root: nn.Module, graph: fx.Graph, tensors: Collection[str]) 
             kept[name] = _writable(name, parameter.default)
             places[name] = graph.placeholder(name, default_value=kept[name])
         graph.inserting_after(places[name])
-    if kept or tensors:
+    if kept:
         name = _NAME
         while hasattr(root, name):
             name += "_"
-        root.add_module(name, ArgumentCheck(kept, tensors))
-        checked = {key: node for key, node in places.items() if key in kept or key in tensors}
+        root.add_module(name, ArgumentCheck(kept))
+        checked = {key: node for key, node in places.items() if key in kept}
         graph.call_module(name, (checked,))
 
 

@@ -51,15 +51,15 @@ def trace_model(model: nn.Module) -> fx.GraphModule:
     try:
         if is_single_step(sketch):
             raise UnsupportedLayerError("The model is called as a whole: a layer, or with hooks.")
-        recorder.stand_in_for(sketch, "")
         with torch.inference_mode(False), torch.no_grad():
+            recorder.stand_in_for(sketch, "")
             result = sketch(*(recorder.placeholder(name) for name in input_names(model)))
         _require_plain_containers(result)
         if remembered_nodes(sketch):
             raise UnsupportedLayerError("The forward keeps a value in an attribute for later.")
         recorder.graph.output(recorder.create_arg(result))
         root = share_tensors(model)
-        check_arguments(root, recorder.graph, recorder.assumed_tensors)
+        check_arguments(root, recorder.graph)
         recorder.graph.lint()
         return fx.GraphModule(root, recorder.graph, type(model).__name__)
     except UnsupportedLayerError:
@@ -101,6 +101,13 @@ for _name in IN_PLACE_OPERATORS:
     setattr(_Symbol, f"__{_name}__", _overwriting(_name))
 
 
+def _contexts() -> tuple[object, ...]:
+    """Return what decides, besides its inputs, how torch computes a step."""
+    torch.autocast_increment_nesting()
+    depth = torch.autocast_decrement_nesting()
+    return depth, torch.is_grad_enabled(), torch.get_default_dtype()
+
+
 class _Recorder(SymbolTracer):
     """Writes the graph, and knows the names of parameters and buffers."""
 
@@ -108,6 +115,17 @@ class _Recorder(SymbolTracer):
         super().__init__()
         named = (*root.named_parameters(), *root.named_buffers())
         self._names = {id(tensor): name for name, tensor in named}
+        self._contexts: tuple[object, ...] | None = None
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Add a step, which must be computed as the ones before it: a graph has no contexts."""
+        contexts = _contexts()
+        if contexts != (self._contexts or contexts):
+            raise UnsupportedLayerError(
+                "The forward computes some steps in a context of their own (autocast, enable_grad)."
+            )
+        self._contexts = contexts
+        return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Symbol(node, self)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quant_engine.report.tensors import ErrorMetrics, TensorReport
+from quant_engine.report.tensors import (
+    ErrorMetrics,
+    InputChannels,
+    RelativeErrors,
+    TensorReport,
+)
 from quant_engine.scheme import TensorScheme
 
 QUANTIZED = "quantized"
@@ -59,6 +64,10 @@ class LayerReport:
             Known for float layers too: they pass on what reaches them.
         input_scheme: How the input is quantized; None where it stays float, and in reports from
             before this was noted.
+        input_channels: Ranges of the float input's channels; None where the layer has none, and in
+            reports from before they were kept.
+        local_relative: `local_error` channel by channel, over the RMS of each; None likewise.
+        accumulated_relative: The same of `accumulated_error`.
     """
 
     name: str
@@ -76,6 +85,9 @@ class LayerReport:
     local_error: ErrorMetrics | None = None
     accumulated_error: ErrorMetrics | None = None
     input_scheme: TensorScheme | None = None
+    input_channels: InputChannels | None = None
+    local_relative: RelativeErrors | None = None
+    accumulated_relative: RelativeErrors | None = None
 
     @property
     def is_quantized(self) -> bool:

@@ -15,6 +15,30 @@ from quant_engine.report.timing import Environment, TimingReport
 from quant_engine.scheme import Recipe
 from quant_engine.serialization import decode, encode
 
+TIMES_FOLLOW = "Times follow: the models are timed last."
+"""Note of a report that is complete but for its times, which are being measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The class that each model chooses for the first evaluation samples, in their order.
+
+    Attributes:
+        float: Choice of the float model for each sample.
+        quantized: Choice of the quantized model.
+        labels: What is right; empty without labels.
+    """
+
+    float: tuple[int, ...]
+    quantized: tuple[int, ...]
+    labels: tuple[int, ...] = ()
+
+    @property
+    def flipped(self) -> tuple[int, ...]:
+        """Places of the samples for which the two choose differently."""
+        pairs = zip(self.float, self.quantized, strict=True)
+        return tuple(place for place, (before, after) in enumerate(pairs) if before != after)
+
 
 @dataclass(frozen=True, slots=True)
 class OutputReport:
@@ -29,6 +53,8 @@ class OutputReport:
         labelled_samples: Samples that came with a label.
         accuracy_float: Share of labelled samples the float model gets right, 0 to 1.
         accuracy_quantized: Share the quantized model gets right.
+        answers: The choices for the first 4,096 samples; None where the output is no table
+            (samples, classes), and in reports from before they were kept.
     """
 
     samples: int
@@ -39,6 +65,7 @@ class OutputReport:
     labelled_samples: int = 0
     accuracy_float: float | None = None
     accuracy_quantized: float | None = None
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +117,8 @@ class ModelReport:
         layers: One entry for each layer that holds weights, in the order they run.
         output: Effect on the model's output; None while nothing was evaluated yet.
         size: Bytes before and after; None while nothing was converted yet.
-        timing: Measured times, or None where they were not asked for.
+        timing: Measured times, or None where they were not asked for, or are still measured (the
+            notes then hold `TIMES_FOLLOW`).
         environment: Where it was computed.
         calibration_samples: Samples the ranges come from.
         evaluation_samples: Samples the errors come from.

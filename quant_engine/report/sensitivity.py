@@ -95,6 +95,7 @@ class CumulativePoint:
         sqnr_db: SQNR of the output, in dB.
         accuracy: Share of labelled samples that are right; None without labels.
         model_bytes: Bytes of the model; with no layer quantized, of the model as it was given.
+        top1_agreement: Share of samples with float's largest logit, 0 to 1; None without logits.
     """
 
     count: int
@@ -103,6 +104,7 @@ class CumulativePoint:
     sqnr_db: float
     accuracy: float | None
     model_bytes: int
+    top1_agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,12 +92,65 @@ class ChannelRanges:
         lo: Smallest value of each channel.
         hi: Largest value of each channel.
         sqnr_db: Signal to quantization noise of each channel, in dB; inf where exact.
+        became_zero: Values of each channel that were not 0 and became 0; empty in reports from
+            before this was noted.
+        channel_size: Values in each channel, likewise.
     """
 
     axis: int
     lo: tuple[float, ...]
     hi: tuple[float, ...]
     sqnr_db: tuple[float, ...]
+    became_zero: tuple[int, ...] = ()
+    channel_size: int = 0
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Channels of which nothing is left: their error is as large as they are, in zeros."""
+        pairs = zip(self.became_zero, self.sqnr_db, strict=False)
+        return tuple(i for i, (zeros, sqnr_db) in enumerate(pairs) if zeros and sqnr_db == 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class InputChannels:
+    """Range of every channel of a layer's float input over the evaluation data.
+
+    Attributes:
+        axis: Axis of the input that is counted as channels, from the end.
+        lo: Smallest value of each channel.
+        hi: Largest value of each channel.
+    """
+
+    axis: int
+    lo: tuple[float, ...]
+    hi: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeErrors:
+    """Errors |x̂ - x| of a layer's output over the RMS of x's channel, on bins of half an octave.
+
+    Attributes:
+        lowest_octave: log2 of the left edge of the first bin; 0 is an error as large as the RMS.
+        counts: Values in each bin, half an octave wide.
+        below: Values with a smaller error, but not 0.
+        above: Values with a larger one.
+        exact: Values without error.
+        channels: Channels of the output.
+        flat_channels: Channels that are 0 all along, which have no RMS; they are not counted.
+        rms: Root of the mean over channels of Σ(x̂-x)² / Σx².
+        lost_channels: Channels whose error has at least half of their energy.
+    """
+
+    lowest_octave: int
+    counts: tuple[int, ...]
+    below: int
+    above: int
+    exact: int
+    channels: int
+    flat_channels: int
+    rms: float
+    lost_channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +242,11 @@ class TensorReport:
             only where it has a single scale, for an input only where its range is fixed.
         example: One element worked through; of a dynamic input one of the first batch, on the
             grid of that batch.
+        per_channel_sqnr_db: Of a weight with one scale, what a scale for each output channel would
+            give by the same rule: the mean over channels of Σ(x-x̂)² / Σx², in dB. None elsewhere,
+            and in reports from before this was noted.
+        examples: More elements worked through, of different sizes; those that became 0 first.
+            `example` is the one to begin with.
     """
 
     scheme: TensorScheme
@@ -204,6 +262,8 @@ class TensorReport:
     channels: ChannelRanges | None
     range_choices: tuple[RangeChoice, ...]
     example: WorkedExample
+    per_channel_sqnr_db: float | None = None
+    examples: tuple[WorkedExample, ...] = ()
 
     @property
     def is_dynamic(self) -> bool:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MOST_SPREAD = 0.3
+"""Quartiles further apart than this share of the median make a time unreliable."""
+
+LEAST_RUNS = 3
+"""Fewer runs say nothing about the spread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -68,18 +74,40 @@ class TimingEntry:
     runs: int
     layer: str = ""
 
+    @property
+    def is_unreliable(self) -> bool:
+        """Whether the quartiles lie over 30 % of the median apart, or the runs are under three."""
+        return self.runs < LEAST_RUNS or self.q3_ms - self.q1_ms > MOST_SPREAD * self.median_ms
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTrial:
+    """How long the float model takes with a number of threads.
+
+    Attributes:
+        threads: Number of threads.
+        median_ms: Median of a few passes of the largest timed batch, in ms.
+    """
+
+    threads: int
+    median_ms: float
+
 
 @dataclass(frozen=True, slots=True)
 class TimingReport:
     """How long the models take, measured in turn on one machine.
 
     Attributes:
-        environment: Where it was measured.
+        environment: Where it was measured, and with how many threads.
         warmup_runs: Untimed runs before each measurement.
         models: Whole models.
         layers: Single layers inside a whole run.
         executions: How each quantized layer was computed when the model ran on integers.
         notes: What could not be done, and why.
+        budget_s: Most seconds that timing was to take; None without a bound.
+        limits: What the budget left out.
+        thread_trials: The float model with one thread and with the number that was set. All times
+            were taken with the faster one. Empty in reports from before this was tried.
     """
 
     environment: Environment
@@ -88,6 +116,14 @@ class TimingReport:
     layers: tuple[TimingEntry, ...]
     executions: tuple[LayerExecution, ...] = ()
     notes: tuple[str, ...] = ()
+    budget_s: float | None = None
+    limits: tuple[str, ...] = ()
+    thread_trials: tuple[ThreadTrial, ...] = ()
+
+    @property
+    def unreliable(self) -> tuple[TimingEntry, ...]:
+        """The times, of whole models and of layers, whose runs differ too much to rely on."""
+        return tuple(entry for entry in (*self.models, *self.layers) if entry.is_unreliable)
 
     @property
     def float_baseline(self) -> Mapping[int, TimingEntry]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client
 
@@ -57,6 +59,40 @@ def test_a_cluster_that_does_not_answer_is_named(
     monkeypatch.setattr("dashboard.cluster._CONNECT_SECONDS", 1)
     with pytest.raises(WorkerError, match=f"{address}.*does not answer"), sweep_executor():
         pass
+
+
+def test_an_address_that_accepts_and_says_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server((HOST, 0)) as silent:  # the system accepts for it
+        address = f"tcp://{HOST}:{silent.getsockname()[1]}"
+        monkeypatch.setenv(SCHEDULER_VARIABLE, address)
+        monkeypatch.setattr("dashboard.cluster._CONNECT_SECONDS", 1)
+        with pytest.raises(WorkerError, match=r"does not answer: it said nothing for 1 s"):  # noqa: SIM117
+            with sweep_executor():
+                pass
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_called_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_cluster(tmp_path, workers=1) as cluster:
+        with Client(cluster.address) as client:
+            client.wait_for_workers(1, timeout=60)
+        children = psutil.Process().children()
+        (scheduler,) = (
+            one for one in children if "distributed.cli.dask_scheduler" in one.cmdline()
+        )
+
+        class Killing(Quiet):
+            def progress(self, done: int, total: int, text: str) -> None:
+                if done:
+                    scheduler.kill()
+
+        monkeypatch.setenv(SCHEDULER_VARIABLE, cluster.address)
+        with pytest.raises(WorkerError, match=f"The scheduler '{cluster.address}' .* died"):
+            service.measure_settings(Settings("mlp"), Sweep(), Killing())
 
 
 @pytest.mark.slow

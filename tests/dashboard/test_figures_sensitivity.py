@@ -312,9 +312,10 @@ def test_the_split_quantizes_the_least_sensitive_layers():
 
 
 def test_most_quantized_without_loss():
-    best = most_quantized_without_loss(curve(0.9, 0.89, 0.91, 0.8))
+    # 100 samples: one fewer right is no loss that they show, and after a loss no step counts.
+    best = most_quantized_without_loss(curve(0.9, 0.89, 0.6, 0.9))
     assert best is not None
-    assert best.count == 2
+    assert best.count == 1
     assert most_quantized_without_loss(make_report([], accuracy_float=None)) is None
 
 

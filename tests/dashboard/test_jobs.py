@@ -316,3 +316,150 @@ def test_active_keys_name_what_waits_and_runs(manager: JobManager) -> None:
     manager.cancel("b")
     assert manager.active_keys() == ("a",)
     running.go_on.set()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError])
+@pytest.mark.parametrize("where", ["work", "finish"])
+def test_what_would_end_a_thread_ends_only_its_job(
+    manager: JobManager, error: type[BaseException], where: str
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    manager.submit("a", "a", fail if where == "work" else lambda control: 1, fail)
+    assert wait_for(manager, "a", jobs.FAILED).failure is not None
+
+    manager.submit("b", "b", lambda control: "alive")
+    assert wait_for(manager, "b", jobs.DONE).result == "alive"
+
+
+def order_of(manager: JobManager, *keys: str) -> list[str]:
+    statuses = {key: manager.status(key) for key in keys}
+    return sorted(keys, key=lambda key: statuses[key].jobs_ahead)  # type: ignore[union-attr]
+
+
+def test_everybodys_first_job_comes_before_anybodys_second(manager: JobManager) -> None:
+    running = Gate()
+    manager.submit("running", "x", running, visitor="ann")
+    assert running.begun.wait(WAIT_SECONDS)
+    ended: list[str] = []
+    for key, visitor in (("a1", "ann"), ("b1", "bob"), ("b2", "bob"), ("c1", "cleo")):
+        manager.submit(key, key, lambda control, key=key: ended.append(key), visitor=visitor)
+
+    assert order_of(manager, "b2", "c1", "b1", "a1") == ["a1", "b1", "c1", "b2"]
+    running.go_on.set()
+    wait_for(manager, "b2", jobs.DONE)
+    assert ended == ["a1", "b1", "c1", "b2"]
+
+
+def test_who_comes_later_does_not_push_back_who_waits(manager: JobManager) -> None:
+    running, second = Gate(), Gate()
+    manager.submit("running", "x", running, visitor="ann")
+    assert running.begun.wait(WAIT_SECONDS)
+    manager.submit("a1", "x", second, visitor="ann")
+    manager.submit("a2", "x", Gate(), visitor="ann")
+    running.go_on.set()
+    assert second.begun.wait(WAIT_SECONDS)
+    for visitor in ("bob", "cleo", "dan"):
+        manager.submit(visitor, "x", Gate(), visitor=visitor)
+
+    assert order_of(manager, "dan", "cleo", "bob", "a2") == ["a2", "bob", "cleo", "dan"]
+    manager.close()
+
+
+def test_one_visitor_may_queue_only_so_much(manager: JobManager) -> None:
+    gate = Gate()
+    manager.submit("running", "x", gate, visitor="ann")
+    assert gate.begun.wait(WAIT_SECONDS)
+    for number in range(jobs.MAX_WAITING_PER_VISITOR):
+        manager.submit(str(number), "x", gate, visitor="ann")
+
+    with pytest.raises(jobs.QueueFullError, match=rf"Allowed: {jobs.MAX_WAITING_PER_VISITOR}\."):
+        manager.submit("more", "x", gate, visitor="ann")
+    assert manager.status("more") is None
+    manager.submit("0", "x", gate, visitor="ann")  # waits already
+    manager.submit("bob", "x", gate, visitor="bob")
+    manager.close()
+
+
+def fill(manager: JobManager, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    monkeypatch.setattr(jobs, "MAX_WAITING", 3)
+    gate = Gate()
+    manager.submit("running", "x", gate, visitor="ann")
+    assert gate.begun.wait(WAIT_SECONDS)
+    for number in range(3):
+        manager.submit(str(number), "x", Gate(), visitor=f"visitor {number}")
+    return gate
+
+
+def test_the_queue_is_bounded(manager: JobManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(manager, monkeypatch)
+
+    with pytest.raises(jobs.QueueFullError, match=r"3 computations of all visitors wait"):
+        manager.submit("more", "x", Gate(), visitor="zoe")
+    manager.close()
+
+
+def test_a_full_queue_drops_what_nobody_waits_for(
+    manager: JobManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+    fill(manager, monkeypatch)
+    clock[0] += jobs.WATCH_SECONDS + 1
+    for key in ("running", "0", "2"):
+        manager.status(key, "somebody")
+
+    assert order_of(manager, "0", "1", "2") == ["0", "2", "1"]
+    manager.submit("more", "x", Gate(), visitor="zoe")
+
+    dropped = manager.status("1")
+    assert dropped is not None
+    assert dropped.state == jobs.CANCELLED
+    assert dropped.failure is not None
+    monkeypatch.undo()
+    manager.close()
+
+
+def test_a_running_job_makes_way_only_when_it_is_left_and_somebody_waits(
+    manager: JobManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+    left, wanted = Gate(), Gate()
+    manager.submit("left", "x", left, visitor="ann")
+    assert left.begun.wait(WAIT_SECONDS)
+
+    def state(key: str) -> tuple[str, bool]:
+        status = manager.status(key)
+        assert status is not None
+        return status.state, status.is_cancelling
+
+    clock[0] += jobs.WATCH_SECONDS + 1
+    assert state("left") == (jobs.RUNNING, False)  # nobody needs its place
+    manager.status("left", "bob")
+    manager.submit("wanted", "x", wanted, visitor="cleo")
+    assert state("left") == (jobs.RUNNING, False)  # Bob looks at it
+
+    clock[0] += jobs.WATCH_SECONDS + 1
+    manager.status("wanted", "cleo")
+    assert wanted.begun.wait(WAIT_SECONDS)
+    status = manager.status("left")
+    assert status is not None
+    assert (status.state, status.result) == (jobs.CANCELLED, None)
+    assert status.failure is not None
+    assert "somebody else was waiting" in status.failure.message
+    wanted.go_on.set()
+
+
+def test_watchers_are_counted_once_each_while_work_goes_on(manager: JobManager) -> None:
+    gate = Gate()
+    manager.submit("a", "a", gate, visitor="ann")
+    manager.submit("b", "b", gate, visitor="ann")
+    manager.status("a", "bob")
+    manager.status("a", "bob")
+    assert manager.count_watchers(10.0) == 2
+
+    gate.go_on.set()
+    wait_for(manager, "b", jobs.DONE)
+    assert manager.count_watchers(10.0) == 0

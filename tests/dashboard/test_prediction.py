@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dashboard import prediction_service, service
+from dashboard.accuracy import share_interval
 from dashboard.figures.frontier import (
     CURRENT,
     FRONTIER,
@@ -24,7 +25,6 @@ from dashboard.figures.frontier import (
 )
 from dashboard.figures.proxies import measure_agreement, predicted_proxy
 from dashboard.figures.scores import (
-    accuracy_interval,
     compare_rows,
     data_rows,
     is_trusted,
@@ -339,13 +339,16 @@ def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> No
     assert row.measured_accuracy is not None
     assert row.measured_harm
     cells = table_row(row, prediction)
-    low, high = accuracy_interval(row.measured_accuracy, prediction.response.report.samples)
+    interval = share_interval(row.measured_accuracy, prediction.response.report.samples)
+    assert interval is not None
+    low, high = interval
     predicted, measured = cells["Accuracy, predicted → measured"].split(" → ")
     assert float(predicted.removesuffix(" %")) == pytest.approx(
         100 * row.predicted.accuracy, abs=0.01
     )
     assert measured.startswith(f"{100 * row.measured_accuracy:.2f}".rstrip("0").rstrip("."))
-    assert measured.endswith(f" % ({100 * low:.1f}–{100 * high:.1f})")
+    ends = "–".join(f"{100 * edge:.1f}".removesuffix(".0") for edge in interval)
+    assert measured.endswith(f" % ({ends})")
     unknown = table_row(replace(row, measured_harm=None, measured_accuracy=None), prediction)
     assert unknown["KL, predicted → measured"].endswith(" nats → not run")
     assert unknown["Accuracy, predicted → measured"].endswith(" % → not run")

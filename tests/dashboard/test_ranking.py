@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dashboard.accuracy import AccuracyChange
 from dashboard.figures.ranking import describe_ties, pareto_front, rank_layers, tie_runs
-from dashboard.figures.sensitivity_metrics import METRICS, available_metrics, wilson_interval
+from dashboard.figures.sensitivity_metrics import METRICS, available_metrics
 from quant_engine.report import NeighbourComparison, Ranking
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
@@ -52,11 +53,17 @@ def test_equal_values_keep_the_order_in_which_layers_run():
     assert names(rank_layers(report, KL)) == ["z", "a"]
 
 
-def test_equal_values_are_tied_even_without_intervals():
-    layers = [make_layer("a", drop=0.01), make_layer("b", drop=0.01), make_layer("c", drop=0.0)]
+def test_accuracy_is_ranked_with_paired_intervals():
+    layers = [
+        make_layer("a", drop=0.4, top1=0.6),
+        make_layer("b", drop=0.01, top1=0.98),
+        make_layer("c", drop=0.0),
+    ]
     ranked = rank_layers(make_report(layers), METRICS["accuracy"])
-    assert [row.is_tied for row in ranked] == [True, True, False]
-    assert [row.rank_text for row in ranked] == ["1 (1–2)", "2 (1–2)", "3"]
+    assert [row.is_tied for row in ranked] == [False, True, True]
+    assert [row.rank_text for row in ranked] == ["1", "2 (2–3)", "3 (2–3)"]
+    lost_one = AccuracyChange(100, lost=1, won=0).interval
+    assert ranked[1].interval == pytest.approx((-100 * lost_one[1], -100 * lost_one[0]))
 
 
 def test_layers_without_a_value_are_left_out():
@@ -187,13 +194,6 @@ def test_measures_nothing_has_are_not_offered():
     assert [metric.key for metric in available_metrics(report)] == ["nmse", "sqnr"]
 
 
-def test_wilson_interval_against_published_values():
-    # Newcombe (1998), method 3: 81 of 263, and 0 of 20.
-    assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson_interval(0.5, 0) is None
-
-
 def test_pareto_front_keeps_what_nothing_beats():
     points = [(1, 1), (2, 1), (3, 5), (3, 4), (0, 0.5), (2.5, 9)]
     assert pareto_front(points) == (4, 1, 3)
@@ -241,5 +241,4 @@ def test_it_is_said_how_ties_were_decided():
     assert "compared on the same samples" in describe_ties(report, KL)
     assert "by KL divergence only" in describe_ties(report, METRICS["top1"])
     assert "intervals overlap" in describe_ties(report, METRICS["top1"])
-    assert "only equal values" in describe_ties(report, METRICS["accuracy"])
     assert "compares no neighbours" in describe_ties(replace(report, rankings=()), KL)

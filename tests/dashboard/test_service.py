@@ -17,7 +17,7 @@ from dashboard.runs import write_example
 from dashboard.state import MAX_CALIBRATION_SAMPLES, Settings
 from dashboard.sweeps import Sweep
 from quant_engine.errors import StorageError
-from quant_engine.report import ModelReport
+from quant_engine.report import TIMES_FOLLOW, ModelReport
 from quant_engine.scheme import PRESETS, Recipe
 from sample_models import SampleModelError
 
@@ -155,7 +155,11 @@ def test_the_report_says_what_was_asked_for(analysed: tuple[ModelReport, Watcher
     assert report.output.accuracy_float == pytest.approx(service.model_info(SMALL).accuracy)
     assert watcher.told
     assert all(0 <= done <= total for done, total, _ in watcher.told)
-    assert all(isinstance(s, ModelReport) and s.is_partial for s in watcher.snapshots)
+    *partial, complete = watcher.snapshots
+    assert all(isinstance(s, ModelReport) and s.is_partial for s in partial)
+    assert isinstance(complete, ModelReport)
+    assert not complete.is_partial
+    assert TIMES_FOLLOW in complete.notes
 
 
 def test_a_sensitivity_covers_every_quantized_layer() -> None:

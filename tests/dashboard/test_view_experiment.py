@@ -12,6 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import service
+from dashboard.accuracy import share_text
 from dashboard.components import run_state
 from dashboard.state import Settings
 from dashboard.sweeps import Sweep
@@ -93,10 +94,10 @@ def draft(app: AppTest) -> Settings:
 
 def test_the_form_gives_the_accuracy_as_other_pages_do() -> None:
     app = open_experiment()
-    share = service.model_info(SMALL).accuracy
-    wanted = f"{100 * share:.2f}".rstrip("0").rstrip(".")
-    (text,) = [str(line.value) for line in app.caption if "% accurate" in str(line.value)]
-    assert text.endswith(f" · {wanted} % accurate")
+    info = service.model_info(SMALL)
+    wanted = share_text(info.accuracy, info.test_samples)
+    (text,) = [str(line.value) for line in app.caption if " accurate" in str(line.value)]
+    assert text.endswith(f" · {wanted} accurate")
 
 
 def test_idle_shows_the_form_an_estimate_and_the_last_result() -> None:
@@ -131,7 +132,7 @@ def test_a_real_run_ends_with_measured_figures_and_downloads() -> None:
         "Size, float → now",
         "Output SQNR",
         "Same answer as float",
-        "Worst layer",
+        "Culprit (own error)",
     }
     files = [button.label for button in app.download_button]
     assert files == ["Report (HTML)", "Analysis (JSON)", "Layers (CSV)"]
@@ -139,12 +140,12 @@ def test_a_real_run_ends_with_measured_figures_and_downloads() -> None:
     assert link_of(app)["run"].startswith(f"{SMALL} weight:4-")
 
 
-def test_a_run_that_quantizes_nothing_names_no_worst_layer() -> None:
+def test_a_run_that_quantizes_nothing_names_no_culprit() -> None:
     app = wait_for_jobs(open_experiment(f"{SMALL} int8_per_channel exclude:*"))
 
     assert_alive(app)
     shown = {metric.label: (metric.value, metric.delta) for metric in app.metric}
-    assert shown["Worst layer"] == ("–", "")
+    assert shown["Culprit"] == ("–", "")
     assert shown["Size, float → now"] == ("68.9 kB → 68.9 kB", "same size")
     assert shown["Output SQNR"][0] == "exact"
 

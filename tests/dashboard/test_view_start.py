@@ -201,6 +201,12 @@ def test_a_layer_in_the_link_is_selected() -> None:
     assert app.selectbox(key="layer").value == name
 
 
+def _culprit(run: Run) -> str:
+    """The layer with the largest measured KL divergence, read from the stored numbers."""
+    measured = next(s for s in run.sensitivities if s.direction == "one_at_a_time")
+    return max(measured.layers, key=lambda layer: layer.kl_divergence or 0.0).name
+
+
 def test_a_layer_nobody_chose_follows_the_worst_one_from_run_to_run() -> None:
     app = open_app()
     for name in service.model_names():
@@ -208,7 +214,7 @@ def test_a_layer_nobody_chose_follows_the_worst_one_from_run_to_run() -> None:
         app.run()
         example = service.example_run(name)
         assert example is not None
-        assert app.selectbox(key="layer").value == run_state.default_layer(example.report)
+        assert app.selectbox(key="layer").value == _culprit(example)
         assert "layer" not in link_of(app)
 
 
@@ -232,6 +238,15 @@ def test_accuracy_that_falls_is_shown_as_falling() -> None:
     assert accuracy.delta.startswith("-")
     assert accuracy.proto.color == MetricProto.RED
     assert accuracy.proto.direction == MetricProto.DOWN
+
+
+def test_an_accuracy_inside_its_interval_is_neither_green_nor_red() -> None:
+    app = open_app({"run": "resnet int8_per_channel"})
+
+    accuracy = next(metric for metric in app.metric if metric.label.startswith("Accuracy"))
+    assert "samples: no difference the data shows; now (" in accuracy.delta
+    assert accuracy.proto.color == MetricProto.GRAY
+    assert accuracy.proto.direction == MetricProto.NONE
 
 
 def test_an_unknown_layer_pattern_in_a_link_is_told_not_raised() -> None:

@@ -184,7 +184,7 @@ def test_arguments_of_any_name_may_hide_a_use() -> None:
 
 
 def test_what_the_forward_asks_of_its_arguments_is_not_known() -> None:
-    with pytest.raises(UnsupportedLayerError, match="type of its arguments"):
+    with pytest.raises(UnsupportedLayerError, match="asks for the type of x"):
         trace_links(Net(lambda net, x: net.norm(net.conv(x)) if isinstance(x, Tensor) else x))
 
 

@@ -1,11 +1,15 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from quant_engine import Recipe, analyze, quantize_model
+from quant_engine import DataError, Recipe, analyze, measure_times, quantize_model
 from quant_engine.batches import Batch
-from quant_engine.execution_timing import time_executions
-from quant_engine.timing import measure_timing
+from quant_engine.execution_timing import budget_after, time_executions
+from quant_engine.report import TIMES_FOLLOW, ThreadTrial, TimingEntry
+from quant_engine.timing import measure_timing, time_threads, using_threads
 from tests.quant_engine.layer_cases import fill, seeded
 from tests.quant_engine.unchanged import snapshot
 
@@ -54,7 +58,7 @@ def test_every_way_to_run_is_timed_on_one_sample_and_on_the_batch():
     found = {(entry.execution, entry.batch_size) for entry in report.models}
     ways = ("float", "float_channels_last", "simulated", "integer", "integer_lowered")
     assert found == {(way, size) for way in ways for size in (1, 2)}
-    assert {entry.execution for entry in report.layers} == set(ways[:4])
+    assert {entry.execution for entry in report.layers} == set(ways)
 
 
 def test_a_model_that_fails_on_channels_last_is_timed_without():
@@ -177,3 +181,153 @@ def test_one_sample_is_the_first_of_every_input():
     time_executions(model, quantize_model(model, [data]), batch)
 
     assert set(seen) == {((4, 6), (4, 5)), ((1, 6), (1, 5))}
+
+
+class Counting(nn.Sequential):
+    """Takes one unit of time for every sample, on a clock of its own."""
+
+    def __init__(self, clock):
+        super().__init__(nn.Linear(6, 2))
+        self.clock = clock
+
+    def forward(self, x):
+        self.clock.spend(len(x))
+        return super().forward(x)
+
+
+class Clock:
+    def __init__(self, of_thread=None):
+        self.now = 0.0
+        self.of_thread = of_thread or {}
+
+    def spend(self, seconds):
+        self.now += seconds * self.of_thread.get(torch.get_num_threads(), 1.0)
+
+    def perf_counter(self):
+        return self.now
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("quant_engine.timing.time", made)
+    return made
+
+
+def test_timing_keeps_to_its_budget_and_says_what_that_left_out(clock):
+    model = Counting(clock).eval()
+    x = seeded((64, 6))
+    quantized = quantize_model(model, x)
+    clock.now = 0.0
+    report = time_executions(model, quantized, Batch((x,), samples=64), ["0"], seconds=400)
+
+    # Four executions; a pass of all of them may take 400 / 20 = 20 units, so five samples; four.
+    assert {entry.batch_size for entry in report.models} == {1, 4}
+    assert clock.now <= 400
+    assert report.budget_s == 400
+    assert report.limits == (
+        "Of the batch of 64 samples, 4 were timed together: more would take too long for the "
+        "400 s that timing may take.",
+    )
+    assert min(entry.runs for entry in (*report.models, *report.layers)) >= 3
+    whole = time_executions(model, quantized, Batch((x,), samples=64), ["0"])
+    assert {entry.batch_size for entry in whole.models} == {1, 64}
+    assert {entry.runs for entry in whole.models} == {20}
+    assert (whole.budget_s, whole.limits) == (None, ())
+
+
+def test_what_there_is_no_time_for_at_all_is_named(clock):
+    model = Counting(clock).eval()
+    batches = {size: Batch((seeded((size, 6)),), samples=size) for size in (1, 8)}
+    report = measure_timing({"float": model}, batches, layers={"float": ["0"]}, seconds=0.5)
+
+    assert [(entry.batch_size, entry.runs) for entry in report.models] == [(1, 1)]
+    assert report.warmup_runs == 1
+    assert report.layers == ()
+    assert report.limits == (
+        "Batch size 8 was not timed: the time for it was spent.",
+        "Single layers were not timed: the time for it was spent.",
+    )
+
+
+@pytest.mark.parametrize(("slower", "faster"), [(2, 1), (1, 2)])
+def test_times_are_taken_with_as_many_threads_as_serve(clock, slower, faster):
+    clock.of_thread = {slower: 50.0, faster: 1.0}
+    model = Counting(clock).eval()
+    x = seeded((4, 6))
+    with using_threads(2):
+        report = time_executions(model, quantize_model(model, x), Batch((x,), samples=4), ["0"])
+        assert torch.get_num_threads() == 2
+
+    assert report.thread_trials == (ThreadTrial(faster, 4e3), ThreadTrial(slower, 200e3))
+    assert report.environment.threads == faster
+    assert {entry.median_ms for entry in report.models} == {1e3, 4e3}
+
+
+def test_one_thread_is_not_tried_twice(clock):
+    with using_threads(1):
+        (only,) = time_threads(Counting(clock).eval(), Batch((FOUR,), samples=4))
+    assert only == ThreadTrial(1, 4e3)
+
+
+@pytest.mark.parametrize(
+    ("q1", "q3", "runs", "is_unreliable"),
+    [(9, 11.9, 20, False), (9, 12.1, 20, True), (10, 10, 2, True), (10, 10, 3, False)],
+)
+def test_times_whose_runs_differ_are_unreliable(q1, q3, runs, is_unreliable):
+    assert TimingEntry("float", 1, 10.0, q1, q3, runs).is_unreliable == is_unreliable
+
+
+def test_timing_may_take_as_long_as_the_rest_between_two_and_ten_seconds():
+    assert [budget_after(s) for s in (0.0, 2.0, 4.4, 10.0, 600.0)] == [2.0, 2.0, 4.4, 10.0, 10.0]
+
+
+def test_errors_are_announced_before_times_are_measured(monkeypatch):
+    announced = []
+    model = fill(Masked())
+    report = analyze(
+        model, FOUR, on_update=lambda build: announced.append(build()), time_budget_s=0.5
+    )
+
+    assert [found.is_partial for found in announced] == [True] * (len(announced) - 1) + [False]
+    last = announced[-1]
+    assert last.timing is None
+    assert last.notes[-1] == TIMES_FOLLOW
+    assert last == replace(report, timing=None, notes=(*report.notes, TIMES_FOLLOW))
+    assert report.timing.budget_s == 0.5
+    assert TIMES_FOLLOW not in report.notes
+    untimed = analyze(model, FOUR, measure_time=False)
+    assert untimed == replace(report, timing=None)
+
+
+def test_times_can_be_measured_later():
+    model = fill(Masked())
+    before = analyze(model, FOUR, measure_time=False)
+    unchanged = snapshot(model)
+    report = measure_times(
+        replace(before, notes=(*before.notes, TIMES_FOLLOW)), model, iter([FOUR]), time_budget_s=0.5
+    )
+
+    assert replace(report, timing=None) == before
+    assert {entry.execution for entry in report.timing.models} == WAYS
+    assert {entry.layer for entry in report.timing.layers} == {"first", "last"}
+    assert report.timing.budget_s == 0.5
+    assert snapshot(model) == unchanged
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, math.nan])
+def test_a_budget_is_positive(seconds):
+    model = fill(Masked())
+    with pytest.raises(DataError, match="time_budget_s"):
+        analyze(model, FOUR, time_budget_s=seconds)
+    with pytest.raises(DataError, match="time_budget_s"):
+        measure_times(analyze(model, FOUR, measure_time=False), model, FOUR, time_budget_s=seconds)
+
+
+def test_times_of_another_model_are_refused():
+    report = analyze(fill(Masked()), FOUR, measure_time=False)
+    with pytest.raises(DataError, match=r"another model.*first.*'0'"):
+        measure_times(report, nn.Sequential(nn.Linear(6, 2)), FOUR)

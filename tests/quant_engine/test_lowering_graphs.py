@@ -40,10 +40,10 @@ def layer(kind: str) -> nn.Module:
 
 
 def as_tensor(value: Any) -> Any:
-    """Add up whatever a module returned; also symbols, which are no tensors."""
-    if isinstance(value, dict):
+    """Add up whatever a module returned; also symbols, which `isinstance` must not ask."""
+    if type(value) is dict:
         value = [item for item in value.values() if item is not None]
-    if isinstance(value, tuple | list):
+    if type(value) in (tuple, list):
         parts = [as_tensor(item) for item in value]
         return sum(parts[1:], parts[0])
     return value

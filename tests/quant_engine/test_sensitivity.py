@@ -46,6 +46,7 @@ OPTIONS = {
     ),
     "int3 mse": LayerScheme(TensorScheme(bits=3, observer="mse")),
 }
+THREE_BITS = Recipe(TensorScheme(bits=3), TensorScheme(bits=4))
 BATCHES = make_batches()
 INPUTS = torch.cat([inputs for inputs, _ in BATCHES])
 LABELS = torch.cat([labels for _, labels in BATCHES])
@@ -278,6 +279,19 @@ def test_a_metric_of_the_callers() -> None:
     ranked = sorted(report.layers, key=lambda entry: -(entry.value or 0.0))
     assert report.rankings[0].layers == tuple(entry.name for entry in ranked)
     assert report.cumulative[1].layer == ranked[-1].name
+
+
+def test_the_curve_says_how_many_answers_stay_those_of_float() -> None:
+    model = make_model()
+    report = measure_sensitivity(model, BATCHES, THREE_BITS)
+    answers = run(model).argmax(dim=-1)
+    calibration = calibrate(model, BATCHES, THREE_BITS)
+
+    for count, point in enumerate(report.cumulative):
+        kept = tuple(later.layer for later in report.cumulative[count + 1 :])
+        changed = run(quantize_model(model, calibration, THREE_BITS.with_excluded(*kept)))
+        same = (changed.argmax(dim=-1) == answers).double().mean()
+        assert point.top1_agreement == pytest.approx(float(same))
 
 
 def test_a_metric_may_do_what_it_likes_with_its_tensors() -> None:
