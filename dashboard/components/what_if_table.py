@@ -11,6 +11,7 @@ from dashboard.components.what_if_state import change_layer, try_configuration
 from dashboard.figures.formatting import format_count, format_nats, format_number, plural
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
+from dashboard.wording import no_effect_words
 from quant_engine.options import FLOAT_OPTION
 from quant_engine.report import LayerReport
 
@@ -132,17 +133,19 @@ def row_text(
     prediction: Prediction, name: str, option: str, layer: LayerReport | None, *, is_worst: bool
 ) -> str:
     """Return a row's text in three lines: name, kind and weights, harm of this choice alone."""
-    stored = prediction.response.report.layers[prediction.response.layers.index(name)].stored[0]
-    weights = f"{format_count(sum(tensor.weights for tensor in stored))} weights"
+    report = prediction.response.report
+    found = report.layers[prediction.response.layers.index(name)]
+    weights = f"{format_count(sum(tensor.weights for tensor in found.stored[0]))} weights"
     kind = weights if layer is None else f"{layer.kind} · {weights}"
     alone = "as trained"
     if option != FLOAT_OPTION:
         harm = prediction.alone[name, option]
-        alone = (
+        number = (
             f"KL {format_nats(harm, 2)} alone"
             if prediction.has_logits
             else f"NMSE {format_number(harm, 2)} alone"
         )
+        alone = no_effect_words(found.reaches_output, harm, report.samples) or number
     # In the last line, where it makes no row wider than its name does.
     mark = " :small[:red-badge[most harm]]" if is_worst else ""
     small = "  \n".join(f":small[:gray[{part}]]" for part in (kind, alone))

@@ -22,6 +22,7 @@ from dashboard.figures.formatting import format_accuracy
 from dashboard.prediction import Prediction, prediction_id
 from dashboard.runs import Run
 from dashboard.state import Settings
+from quant_engine import LogitResponse
 from quant_engine.errors import DataError
 from quant_engine.report import ConfigurationPoint
 from tests.dashboard.app_harness import (
@@ -270,6 +271,29 @@ def test_the_mark_of_most_harm_is_in_the_line_that_leaves_room(example: Predicti
     assert "weights" in kind
     assert "most harm" in harm
     assert re.search(r"KL [\d.e−-]+ nats alone", harm)
+
+
+def test_a_row_says_what_no_harm_means(example: Prediction) -> None:
+    response = example.response
+    first, second, *others = response.report.layers
+    arrays = response.arrays
+    shifts, roundings = arrays.shifts.copy(), arrays.roundings.copy()
+    shifts[:2], roundings[:2] = 0.0, 0.0
+    layers = (replace(first, reaches_output=False), second, *others)
+    changed = Prediction(
+        LogitResponse(
+            replace(response.report, layers=layers),
+            replace(arrays, shifts=shifts, roundings=roundings),
+        ),
+        example.frontier,
+    )
+
+    assert "does not reach the judged output" in row_text(
+        changed, first.name, FOUR, None, is_worst=False
+    )
+    assert f"no effect on these {response.report.samples} samples" in row_text(
+        changed, second.name, FOUR, None, is_worst=False
+    )
 
 
 def test_every_figure_has_a_text_an_explanation_and_its_data() -> None:
