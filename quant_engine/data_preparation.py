@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, first_samples, iterate_batches
 from quant_engine.errors import DataError, ModelForwardError
@@ -69,7 +70,9 @@ def prepare_for(
     if prepared.folded and not all(_folds_exactly(model, prepared, batch) for batch in batches):
         prepared = prepare(model, has_folding=False)
         prepared = replace(prepared, notes=(*prepared.notes, _NOTE))
-    if batches:
+    # Running a layer that has no weights yet would give it random ones.
+    is_lazy = any(isinstance(p, UninitializedParameter) for p in prepared.model.parameters())
+    if batches and not is_lazy:
         state = find_pass_state(prepared.model, batches[0])
         prepared = replace(
             prepared,

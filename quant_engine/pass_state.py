@@ -48,6 +48,10 @@ class _Absent:
     """Stands for an attribute that does not exist."""
 
 
+class _Uncopied:
+    """Stands for a value that Python cannot copy, which is left as it is."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PassState:
     """What a pass of a model changes, besides giving an answer.
@@ -79,6 +83,8 @@ class PassState:
         copied = _copied(self.initial if snapshot is None else snapshot, model)
         for (name, key), value in copied.items():
             module = modules[name]
+            if value is _Uncopied:
+                continue
             if key in module._buffers:
                 module._buffers[key] = value
             elif value is _Absent:
@@ -235,16 +241,23 @@ def _copied(snapshot: Snapshot, model: nn.Module) -> Snapshot:
     for tensor in nested_tensors(list(snapshot.values())):
         if not tensor.is_leaf:
             known[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(snapshot, known)
+    copied = {}
+    for key, value in snapshot.items():  # with one memory: what two of them share stays shared
+        try:
+            copied[key] = copy.deepcopy(value, known)
+        except Exception:
+            copied[key] = _Uncopied
+    return copied
 
 
 def _put_back(model: nn.Module, start: Snapshot) -> Snapshot:
     """Undo what has changed since a full snapshot; returns what it was before."""
     now = _snapshot(model)
+    pairs = {key: (start.get(key, _Absent), now.get(key, _Absent)) for key in {**start, **now}}
     changed = {
-        key: start.get(key, _Absent)
-        for key in {**start, **now}
-        if not _is_same(start.get(key, _Absent), now.get(key, _Absent))
+        key: before
+        for key, (before, after) in pairs.items()
+        if before is not _Uncopied and after is not _Uncopied and not _is_same(before, after)
     }
     PassState(changed).write(model)
     return changed

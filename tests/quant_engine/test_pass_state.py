@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -185,6 +186,19 @@ def test_what_cannot_be_explained_is_said() -> None:
 
     assert "answers differently each time" in state.notes[0]
     assert not state.reaches_next
+
+
+def test_what_cannot_be_copied_is_left_alone() -> None:
+    class Locked(Keeping):
+        def use_nothing(self, y: Tensor) -> Tensor:
+            if not hasattr(self, "lock"):
+                self.lock = threading.Lock()
+            return y
+
+    model = fill(Locked("nothing"))
+    state = find_pass_state(model, Batch((DATA[0],), samples=8))
+
+    assert (state.reaches_next, state.notes, dict(state.initial)) == (False, (), {})
 
 
 def test_a_state_of_one_batch_size_is_found_too() -> None:
