@@ -6,7 +6,6 @@ folded and an unfolded copy run on a few samples first, and must give the same.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, first_samples, iterate_batches
+from quant_engine.copying import copy_module
 from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.forward import primary_output, run_model
-from quant_engine.modules import nested_tensors
+from quant_engine.nesting import nested_tensors
 from quant_engine.pass_state import find_pass_state
 from quant_engine.preparation import PreparedModel, prepare
 
@@ -132,7 +132,7 @@ def _folds_exactly(model: nn.Module, prepared: PreparedModel, batch: Batch) -> b
         except ModelForwardError:
             continue  # a model may insist on its batch size; if it fails on all, others will say so
         try:
-            found = _outputs(copy.deepcopy(prepared.model), samples)
+            found = _outputs(copy_module(prepared.model), samples)
         except ModelForwardError:
             return False
         eps = _coarsest_eps(prepared.model, expected)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quant_engine.errors import QuantizationError
 from quant_engine.forward import primary_output, run_model
-from quant_engine.modules import nested_tensors
+from quant_engine.nesting import nested_tensors
 from quant_engine.output import has_logits, why_labels_are_dropped
 from quant_engine.preparation import PreparedModel
 

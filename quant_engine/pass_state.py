@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from quant_engine.batches import Batch, first_samples
 from quant_engine.errors import ModelForwardError
 from quant_engine.forward import primary_output, run_model
-from quant_engine.modules import nested_tensors, plain_attributes
+from quant_engine.modules import plain_attributes
+from quant_engine.nesting import nested_tensors
 from quant_engine.randomness import RandomNumbers
 
 Snapshot: TypeAlias = Mapping[tuple[str, str], Any]

@@ -38,6 +38,34 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return sign + _trim(f"{size:,.{decimals}f}")
 
 
+def format_within(value: float, interval: tuple[float, float] | None) -> str:
+    """Return a number and its interval, with no more digits than the interval supports.
+
+    Where there is no interval, three digits.
+
+    Example:
+        >>> format_within(0.014712, (0.01213, 0.01752)), format_within(0.9, (0.3, 1.7))
+        ('0.0147 (0.0121–0.0175)', '0.9 (0.3–1.7)')
+        >>> format_within(2.936e-05, (1.2e-05, 8.31e-05)), format_within(0.014712, None)
+        ('3e-05 (1e-05–8e-05)', '0.0147')
+    """
+    if interval is None or not all(math.isfinite(x) for x in (value, *interval)):
+        return format_number(value)
+    low, high = interval
+    half = (high - low) / 2
+    if half <= 0:
+        return format_number(value)
+    place = math.floor(math.log10(half))
+    place -= half < 3 * 10.0**place  # one digit more, or rounding takes a large part of it
+
+    def text(number: float) -> str:
+        if number == 0 or abs(number) < 0.5 * 10.0**place:
+            return "0"
+        return format_number(number, max(1, math.floor(math.log10(abs(number))) - place + 1))
+
+    return f"{text(value)} ({text(low)}–{text(high)})"
+
+
 def format_span(values: Sequence[float]) -> str:
     """Return the smallest and the largest of some numbers; one number where they read alike.
 

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import beside, two_lines
 from dashboard.figures.formatting import format_ms, plural
-from dashboard.figures.theme import MARGIN, NEUTRAL, empty_figure, new_figure
-from dashboard.figures.timing_text import comparison_text, execution
+from dashboard.figures.theme import FLOAT, INT8, MARGIN, NEUTRAL, empty_figure, new_figure
+from dashboard.figures.timing_text import (
+    CHANNELS_LAST,
+    FLOAT_EXECUTION,
+    INTEGER,
+    LOWERED,
+    SIMULATED,
+    comparison_text,
+    execution,
+)
 from quant_engine.report import TimingEntry, TimingReport
 
 ROW_HEIGHT = 32
 QUARTILES = "median, and the middle half of the runs as a whisker"
+_LOOKS: Mapping[str, tuple[str, float]] = {
+    FLOAT_EXECUTION: (FLOAT, 1.0),
+    CHANNELS_LAST: (FLOAT, 0.6),
+    SIMULATED: (INT8, 0.45),
+    INTEGER: (INT8, 1.0),
+    LOWERED: (INT8, 1.0),
+}
+"""Colour and opacity of the bar of each way to run the model."""
 
 
 def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
@@ -21,6 +39,7 @@ def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
     if not entries:
         return empty_figure(title, "Nothing was timed at this batch size.")
     shown = [execution(entry.execution) for entry in entries]
+    looks = [_LOOKS.get(entry.execution, (NEUTRAL, 1.0)) for entry in entries]
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -28,8 +47,8 @@ def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
         "y": list(range(len(entries))),
         "width": 0.6,
         "marker": {
-            "color": [look.color for look in shown],
-            "opacity": [look.opacity for look in shown],
+            "color": [color for color, _ in looks],
+            "opacity": [opacity for _, opacity in looks],
             "line": {"width": 0},
         },
         "error_x": {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dashboard.figures.formatting import format_ms, format_number, plural
-from dashboard.figures.theme import FLOAT, INT8, NEUTRAL
 from quant_engine.report import TimingEntry, TimingReport
 
 FLOAT_EXECUTION = "float"
@@ -23,54 +22,44 @@ class Execution:
     Attributes:
         label: Name shown to people.
         about: What really ran.
-        color: Colour of its bars.
-        opacity: Opacity of its bars, 0 to 1.
     """
 
     label: str
     about: str
-    color: str
-    opacity: float = 1.0
 
 
 EXECUTIONS: dict[str, Execution] = {
-    FLOAT_EXECUTION: Execution("float", "the float model as it is", FLOAT),
+    FLOAT_EXECUTION: Execution("float", "the float model as it is"),
     CHANNELS_LAST: Execution(
         "float (channels last)",
         "the same float model with the channels of each pixel side by side in memory, "
         "often the faster layout for convolutions",
-        FLOAT,
-        0.6,
     ),
     SIMULATED: Execution(
         "simulated int8",
         "int8 values, computed in float: every layer rounds its input, multiplies in float, "
         "so it is slower than float by design",
-        INT8,
-        0.45,
     ),
     INTEGER: Execution(
         "integer int8",
         "int8 values multiplied and summed as integers; between layers values are float again",
-        INT8,
     ),
     LOWERED: Execution(
         "integer int8 (lowered)",
         "the same, and where the model allows it values stay int8 between layers too",
-        INT8,
     ),
 }
-"""How the known executions are shown; others are shown under their own name."""
+"""The known executions; others are shown under their own name."""
 
 
 def execution(name: str) -> Execution:
-    """Return how an execution is shown.
+    """Return the name and the meaning of an execution.
 
     Example:
         >>> execution("simulated").label, execution("new_kernel").label
         ('simulated int8', 'new kernel')
     """
-    return EXECUTIONS.get(name) or Execution(name.replace("_", " "), "", NEUTRAL)
+    return EXECUTIONS.get(name) or Execution(name.replace("_", " "), "")
 
 
 def batch_sizes(timing: TimingReport) -> tuple[int, ...]:
