@@ -118,10 +118,10 @@ def _show_presenter_mode() -> None:
     elif st.session_state.get(PRESENT_KEY) and word is None:
         # Streamlit took the 1 out of the link, and writes its own word only when it is set again.
         st.session_state[PRESENT_KEY] = True
-    if st.toggle(
+    st.toggle(
         "Presenter mode",
         key=PRESENT_KEY,
         bind="query-params",
-        help="Larger text and fewer details, for a projector.",
-    ):
-        st.html(ASSETS / "present.css")
+        help="One figure a screen in large text, for a projector. The arrow keys go on and back, "
+        "Esc leaves.",
+    )
