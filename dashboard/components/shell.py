@@ -17,7 +17,7 @@ from dashboard.components.markdown import escape_markdown
 from dashboard.components.notices import show_notices
 from dashboard.components.unsaved import note_unsaved
 from dashboard.runs import Run
-from dashboard.state import LINK_KEYS
+from dashboard.state import LINK_KEYS, settings_to_text
 from dashboard.wording import describe_age, describe_recipe
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -40,7 +40,7 @@ def show_shell() -> DeltaGenerator:
         if run is not None and run.report.layers:
             _show_culprit(run)
             _show_layer_picker(run)
-        show_copy_link(LINK_KEYS)
+        show_copy_link(LINK_KEYS, "" if run is None else settings_to_text(run.settings))
         _show_presenter_mode()
     note_unsaved()
     show_notices()
