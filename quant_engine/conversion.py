@@ -155,13 +155,9 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
             f"Layer {layer.name!r} has its input quantized, which needs calibration data. "
             "Give some, or a recipe with activation=None."
         )
-    if layer.name not in calibration.histograms:
-        return LayerPlan(
-            layer,
-            None,
-            UNSUPPORTED,
-            "never ran on the calibration data, so the range of its input is unknown",
-        )
+    if unseen := calibration.unseen(layer.name):
+        reason = f"{unseen} on the calibration data, so the range of its input is unknown"
+        return LayerPlan(layer, None, UNSUPPORTED, reason)
     return LayerPlan(layer, scheme, QUANTIZED)
 
 
