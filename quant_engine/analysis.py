@@ -11,7 +11,13 @@ from torch import nn
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
-from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
+from quant_engine.conversion import (
+    LayerPlan,
+    check_layer_names,
+    convert,
+    describe_cut_ties,
+    plan_layers,
+)
 from quant_engine.coverage import measure_coverage
 from quant_engine.data_preparation import prepare_for
 from quant_engine.execution_timing import add_times, budget_after, check_budget
@@ -251,7 +257,7 @@ class _Analysis:
         )
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = describe_cut_ties(self.prepared.model, self.plans)
         for name, stats in self.comparison.layers.items():
             if stats.unmatched:
                 notes.append(
