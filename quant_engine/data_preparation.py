@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, first_samples, iterate_batches
 from quant_engine.batchnorm import Folding, find_foldings, has_batchnorm, sequential_foldings
@@ -24,6 +25,7 @@ from quant_engine.errors import DataError, ModelForwardError, UnsupportedLayerEr
 from quant_engine.forward import primary_output, run_model
 from quant_engine.graph import capture_graph
 from quant_engine.nesting import nested_tensors
+from quant_engine.pass_state import find_pass_state
 from quant_engine.preparation import PreparedModel, fold, prepare
 
 C = TypeVar("C")
@@ -46,6 +48,8 @@ def prepare_for(
 ) -> tuple[PreparedModel, C, E]:
     """Prepare a model, fold its BatchNorms, and check on the data that it computes the same.
 
+    What its passes leave behind is found on them too; see `pass_state`.
+
     Args:
         model: Any module. It is not changed.
         calibration_data: What it will run on: a tensor or an iterable of batches. A `Calibration`
@@ -59,24 +63,43 @@ def prepare_for(
         UnsupportedLayerError: If the model is no module or cannot be copied.
     """
     prepared = prepare(model)
-    if not has_batchnorm(prepared.model):
-        return prepared, calibration_data, evaluation_data
     known: tuple[Folding, ...] | None = getattr(calibration_data, "folded", None)
     is_separate = evaluation_data is not calibration_data
     first, calibration_data = _read_ahead(calibration_data)
-    batches = [first]
+    found = [first]
     if is_separate:
         first, evaluation_data = _read_ahead(evaluation_data)
-        batches.append(first)
-    found = [batch for batch in batches if batch is not None]
-    if known is None:
-        foldings, notes = _foldings(prepared.model, found)
-    else:
-        foldings, notes = known, ()
+        found.append(first)
+    batches = [batch for batch in found if batch is not None]
+    # Running a layer that has no weights yet would give it random ones.
+    is_lazy = any(isinstance(p, UninitializedParameter) for p in prepared.model.parameters())
+    if is_lazy:
+        return prepared, calibration_data, evaluation_data
+    if has_batchnorm(prepared.model):
+        prepared = _fold_for(prepared, known, batches)
+    if batches:
+        state = find_pass_state(prepared.model, batches[0])
+        prepared = replace(
+            prepared,
+            state=state,
+            samples=first_samples(batches[-1], _SAMPLES) or batches[-1],
+            notes=(*prepared.notes, *state.notes),
+        )
+    return prepared, calibration_data, evaluation_data
+
+
+def _fold_for(
+    prepared: PreparedModel, known: Sequence[Folding] | None, batches: Sequence[Batch]
+) -> PreparedModel:
+    """Fold BatchNorms where that is exact on the first samples of all data."""
+    notes: tuple[str, ...] = ()
+    foldings = known
+    if foldings is None:
+        foldings, notes = _foldings(prepared.model, batches)
     folded = fold(prepared, foldings)
-    if not all(_computes_the_same(folded.model, prepared.model, batch) for batch in found):
+    if not all(_computes_the_same(folded.model, prepared.model, batch) for batch in batches):
         folded, notes = prepared, (*notes, _NOTE)
-    return replace(folded, notes=(*folded.notes, *notes)), calibration_data, evaluation_data
+    return replace(folded, notes=(*folded.notes, *notes))
 
 
 def _foldings(

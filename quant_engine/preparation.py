@@ -8,11 +8,12 @@ folded into the layers before them. The caller's model is read only.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
+from quant_engine.batches import Batch
 from quant_engine.batchnorm import Folding, fold_batchnorm
 from quant_engine.copying import copy_model, materialize_weights, share_tensors
 from quant_engine.errors import SchemeError
@@ -25,6 +26,7 @@ from quant_engine.modules import (
     named_parameters_of,
     replace_module,
 )
+from quant_engine.pass_state import PassState
 
 _FOLDED = "folded_batchnorms"
 
@@ -38,12 +40,16 @@ class PreparedModel:
         notes: What was changed in it, in words.
         folded: The BatchNorms that were folded into the layers before them.
         split: Names of the attention modules that were split into plain Linears.
+        state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
+        samples: A few samples of the data that errors are measured on; None without data.
     """
 
     model: nn.Module
     notes: tuple[str, ...] = ()
     folded: tuple[Folding, ...] = ()
     split: tuple[str, ...] = ()
+    state: PassState = field(default_factory=PassState)
+    samples: Batch | None = None
 
 
 def prepare(model: nn.Module) -> PreparedModel:

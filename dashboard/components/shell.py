@@ -17,7 +17,7 @@ from dashboard.components.markdown import escape_markdown
 from dashboard.components.notices import show_notices
 from dashboard.components.unsaved import note_unsaved
 from dashboard.runs import Run
-from dashboard.state import LINK_KEYS
+from dashboard.state import LINK_KEYS, settings_to_text
 from dashboard.wording import describe_age, describe_recipe
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -40,12 +40,26 @@ def show_shell() -> DeltaGenerator:
         if run is not None and run.report.layers:
             _show_culprit(run)
             _show_layer_picker(run)
-        show_copy_link(LINK_KEYS)
+        show_copy_link(LINK_KEYS, "" if run is None else settings_to_text(run.settings))
         _show_presenter_mode()
     note_unsaved()
     show_notices()
+    _dim_older_result(run)
     show_job_panel(is_empty=run is None)
     return place
+
+
+def _dim_older_result(run: Run | None) -> None:
+    """Draw the result from before paler, and say what it is, while another one is computed."""
+    wanted = run_state.wanted_settings()
+    status = run_state.analysis_status(wanted)
+    if run is None or run.id == wanted.run_id or status is None or not status.is_active:
+        return
+    st.html(ASSETS / "older.css")
+    st.caption(
+        f"Being computed: {run_state.describe_settings(wanted)}. Until then the result before it, "
+        f"{run_state.describe_settings(run.settings)}, stands here."
+    )
 
 
 def show_draft(place: DeltaGenerator) -> None:

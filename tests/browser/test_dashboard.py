@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -32,10 +33,6 @@ HEADINGS = {
 
 def figures(page: Page) -> Locator:
     return page.locator(".stPlotlyChart .main-svg:first-child")
-
-
-def font_pixels(text: Locator) -> float:
-    return float(text.evaluate("e => parseFloat(getComputedStyle(e).fontSize)"))
 
 
 def test_the_first_page_shows_four_figures_of_a_stored_example(
@@ -160,6 +157,20 @@ def test_copy_link_puts_the_whole_address_on_the_clipboard(dashboard_url: str, p
     expect(page.get_by_role("button", name="Link copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == page.url
     assert "run=mlp" in page.url
+
+
+def test_a_copied_link_names_the_run_where_the_address_does_not(
+    dashboard_url: str, page: Page
+) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit(page, f"{dashboard_url}/size-time")
+    assert linked(page, "run") is None
+
+    page.get_by_role("button", name="Copy link").click()
+
+    expect(page.get_by_role("button", name="Link copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert parse_qs(urlsplit(copied).query)["run"][0].endswith("int8_per_channel")
 
 
 def test_copy_link_offers_the_address_where_copying_is_blocked(
