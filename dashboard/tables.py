@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from dashboard.culprit import OutputEffects
 from dashboard.figures.binning import bin_edges
+from dashboard.figures.four_errors import error_rows
 from dashboard.figures.timing_text import is_baseline, ratio_to_baseline
 from dashboard.layer_rows import layer_row, layer_sqnrs, percent, prefixed
 from dashboard.sweeps import split_options, sweep_of
@@ -236,6 +238,24 @@ def range_table(tensor: TensorReport) -> Table:
             "clipped_percent": percent(choice.clipped_fraction),
         }
         for choice in tensor.range_choices
+    )
+
+
+def four_errors_table(report: ModelReport, effects: OutputEffects | None = None) -> Table:
+    """Return the four errors of each layer, ranked; relative ones channel by channel in percent."""
+    effect = (
+        "output_nmse" if effects is not None and not effects.is_divergence else "output_kl_nats"
+    )
+    return table(
+        {
+            "layer": row.name,
+            "weight_percent": percent(row.weight),
+            "local_percent": percent(row.local),
+            "accumulated_percent": percent(row.accumulated),
+            effect: row.output,
+            "output_is": "" if effects is None else effects.basis,
+        }
+        for row in error_rows(report, effects)
     )
 
 
