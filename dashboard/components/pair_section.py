@@ -20,18 +20,11 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
     with st.grid(2, min_column_width=380, gap="small", key=f"{key}_sides"):
         for side, run in ((found.a, run_a), (found.b, run_b)):
             _show_side(side, run, key)
-    if found.cause is not None:
-        show_figure(
-            found.cause.figure,
-            key=f"{key}_cause",
-            alt=found.cause.text,
-            about="Both runs of the layer that costs the broken model most, side by side.\n\n"
-            "Each mark is one channel. The dashed line is half a step of the integer grid: what "
-            "lies below it is rounded to 0.\n\n"
-            "Where weights are drawn instead: blue is what they were, orange what they became.",
-            file_name=f"{run_a.model_name}-cause",
-        )
-    _show_flipped(found, run_a, key)
+    with st.container(horizontal=True, gap="medium", key=f"{key}_why"):
+        with st.container(width=690):
+            _show_cause(found, run_a, key)
+        with st.container(width=330):
+            _show_flipped(found, run_a, key)
     show_figure(
         found.errors.figure,
         key=f"{key}_errors",
@@ -47,6 +40,20 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
         on_select=run_state.select_layer,
         file_name=f"{run_a.model_name}-four-errors",
     )
+
+
+def _show_cause(found: Pair, run_a: Run, key: str) -> None:
+    if found.cause is not None:
+        show_figure(
+            found.cause.figure,
+            key=f"{key}_cause",
+            alt=found.cause.text,
+            about="Both runs of the layer that costs the broken model most, side by side.\n\n"
+            "Each mark is one channel. The dashed line is half a step of the integer grid: what "
+            "lies below it is rounded to 0.\n\n"
+            "Where weights are drawn instead: blue is what they were, orange what they became.",
+            file_name=f"{run_a.model_name}-cause",
+        )
 
 
 def _show_side(side: Side, run: Run, key: str) -> None:
@@ -80,7 +87,7 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
     images = service.sample_images(run.model_name)
     with st.container(horizontal=True, gap="small", key=f"{key}_flipped"):
         for sample in found.flipped:
-            with st.container(gap=None, width=88):
+            with st.container(gap=None, width=70):
                 st.image(
                     enlarged(images[sample.place]),
                     width=60,
@@ -88,9 +95,7 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
                 )
                 st.markdown(
                     f":small[:red[{escape_markdown(found.a.label)} **{sample.a}**]]  \n"
-                    f":small[:green[{escape_markdown(found.b.label)} **{sample.b}**]]",
-                    help=f"Float model: {sample.float_answer}."
-                    + ("" if sample.label is None else f" Right: {sample.label}."),
+                    f":small[:green[{escape_markdown(found.b.label)} **{sample.b}**]]"
                 )
 
 

@@ -186,7 +186,7 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
         unit = "nats" if effects is None or effects.is_divergence else "NMSE"
         high = max(values, default=1.0) * 3
         return axis(
-            f"KL divergence ({unit})" if unit == "nats" else unit,
+            f"KL ({unit})" if unit == "nats" else unit,
             type="log",
             range=[math.log10(low), math.log10(high)],
             domain=_domain(index),
@@ -202,9 +202,9 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
     ]
     low = max(_LEAST, min(values, default=1e-3)) / 2
     high = max(2.0, *values) * 1.3 if values else 2.0
-    ticks = [t for t in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0) if low <= t <= high]
+    ticks = [t for t in (1e-4, 1e-2, 1.0, 100.0) if low <= t <= high]
     return axis(
-        "error / signal",
+        "of the signal",
         type="log",
         range=[math.log10(low), math.log10(high)],
         domain=_domain(index),
@@ -216,7 +216,7 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
 
 
 def _dtick(low: float, high: float) -> int:
-    return max(1, math.ceil(math.log10(high / low) / 3))
+    return max(1, math.ceil(math.log10(high / low) / 2))
 
 
 def _dots(
@@ -292,7 +292,7 @@ def _not_measured() -> dict[str, Any]:
 
 
 def _tick(name: str, selected: str | None) -> str:
-    short = shorten_middle(name)
+    short = shorten_middle(name, 24)
     return f"<b>▶ {short}</b>" if name == selected else short
 
 

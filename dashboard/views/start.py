@@ -124,7 +124,7 @@ def _show_story(story: Story) -> None:
 st.title("See what int8 does to a neural network", anchor=False)
 st.markdown(
     "Quantization stores 32-bit numbers in 8 bits: a quarter of the bytes, a little less accuracy, "
-    "unless one **layer** breaks. Here is one model, broken and repaired."
+    "unless one **layer** breaks:"
 )
 shown = run_state.shown_run()
 _show_stories(shown)
@@ -147,6 +147,6 @@ with schemes:
         model = service.model_info(shown.model_name).title
         st.markdown(f"{model} again, quantized in another way. A click analyses it:")
         _show_presets(shown)
+    st.caption(EXECUTION_NOTE)
 with recent:
     show_recent_runs(shown)
-st.caption(EXECUTION_NOTE)
