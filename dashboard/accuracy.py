@@ -172,6 +172,19 @@ def changed_answers(agreement: float | None, samples: int) -> int | None:
     return None if agreement is None else round((1 - agreement) * samples)
 
 
+def answers_text(changed: int, samples: int) -> str:
+    """Return in words how many answers are no longer those of the float model.
+
+    Example:
+        >>> answers_text(0, 400), answers_text(1, 400), answers_text(12, 400)
+        ('no answer changes', '1 of 400 answers changes', '12 of 400 answers change')
+    """
+    if not changed:
+        return "no answer changes"
+    verb = "changes" if changed == 1 else "change"
+    return f"{format_count(changed)} of {format_count(samples)} answers {verb}"
+
+
 def change_text(change: AccuracyChange | None) -> str:
     """Return a difference of accuracies in words, with what the samples say about it.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from dashboard.state import Settings, canonical
+from dashboard.trust_region import TrustRegion, find_region
 from quant_engine import LogitResponse
 from quant_engine.options import FLOAT_OPTION
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
@@ -82,6 +83,25 @@ class Prediction:
                 self.response.options, arrays.harms(shifts.astype(float)), strict=True
             )
         }
+
+    @cached_property
+    def measured_alone(self) -> dict[tuple[str, str], float]:
+        """Measured harm of layers alone under an option, from the check of the predictions."""
+        return {
+            point.configuration[0]: point.measured
+            for point in self.response.report.agreement.single_points
+            if len(point.configuration) == 1
+        }
+
+    @cached_property
+    def region(self) -> TrustRegion:
+        """Up to which harm predictions hold here, by all that was predicted and run."""
+        agreement = self.response.report.agreement
+        checks = [
+            (p.predicted, p.measured) for p in (*agreement.single_points, *agreement.random_points)
+        ]
+        runs = [(p.predicted.harm, p.measured.harm) for p in self.measured if p.measured]
+        return find_region([*checks, *runs])
 
     def score(self, configuration: Configuration) -> ConfigurationScore:
         """Return what is predicted for a configuration; nothing is run."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from dashboard.accuracy import change_text, output_change, share_text
+from dashboard.coverage import coverage_remark, coverage_text
 from dashboard.culprit import OutputEffects, find_culprit
 from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
@@ -25,11 +26,11 @@ from dashboard.figures.formatting import (
     format_percent,
 )
 from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
-from dashboard.figures.layer_gains import (
-    describe_gains,
-    largest_gains,
-    layer_gains,
-    layer_gains_figure,
+from dashboard.figures.layer_times import (
+    describe_layer_times,
+    layer_times,
+    layer_times_figure,
+    most_telling,
 )
 from dashboard.figures.option_grid import describe_grid, option_grid
 from dashboard.figures.ranking import describe_ties, rank_layers
@@ -37,7 +38,7 @@ from dashboard.figures.sensitivity import describe_ranking, ranking_figure
 from dashboard.figures.sensitivity_metrics import available_metrics
 from dashboard.figures.size import layer_size_figure, reduction_text, waterfall_figure
 from dashboard.figures.size_items import describe_layers, layer_bytes, size_steps
-from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
+from dashboard.figures.timing import model_timing_figure
 from dashboard.figures.timing_text import baseline_text, batch_sizes, conditions_text
 from dashboard.layer_rows import layer_sqnrs
 from dashboard.sweeps import describe_sweep, split_options, sweep_of
@@ -88,6 +89,10 @@ def key_numbers(
     output, size = report.output, report.size
     quantized = len(report.quantized_layers)
     numbers = [KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}")]
+    if report.coverage is not None:
+        share, said = format_percent(report.coverage.share), coverage_text(report.coverage)
+        remark = f"{coverage_remark(report.coverage)}. {said}"
+        numbers.insert(0, KeyNumber("Weights on codes", share, remark))
     if output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:
@@ -178,15 +183,11 @@ def _timing_sections(report: ModelReport) -> list[Section]:
         )
         for batch in batch_sizes(timing)
     ]
-    gains = layer_gains(timing)
-    if gains:
-        text = f"{describe_gains(gains)} {describe_executions(timing)} {conditions}"
-        figure = layer_gains_figure(largest_gains(gains, MOST_LAYERS))
-        found.append(Section("Time integers save in each layer", text, figure))
-    names = slowest_layers(timing, MOST_LAYERS)
-    if names:
-        figure = layer_timing_figure(timing, names)
-        found.append(Section("Time of each layer", conditions, figure))
+    times = layer_times(timing)
+    if times:
+        text = f"{describe_layer_times(times, timing)} {describe_executions(timing)} {conditions}"
+        figure = layer_times_figure(most_telling(times, MOST_LAYERS))
+        found.append(Section("Time inside each layer", text, figure))
     return found
 
 

@@ -7,15 +7,17 @@ computes in float and rounds on top, so its time says nothing about int8.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from dashboard.figures.formatting import format_ms
-from dashboard.figures.layer_gains import LOSES, LayerGain, are_alike, layer_gains
+from dashboard.figures.layer_times import LOSES, LayerTime, are_alike, layer_times
 from dashboard.figures.timing_text import (
     INTEGER,
     LOWERED,
     SIMULATED,
     baseline_of,
     execution,
+    fastest_integer,
     format_ratio,
     ratio_to_baseline,
 )
@@ -32,14 +34,13 @@ def timing_verdicts(timing: TimingReport, batch_size: int) -> tuple[Verdict, ...
         timing: Measured times; without integer ones, as older runs have them, that is said.
         batch_size: The batch size in question.
     """
-    verdicts = [
-        _integer_verdict(timing, kind, batch_size) or _why_missing(timing, kind)
-        for kind in (INTEGER, LOWERED)
-    ]
-    if any(verdict is not None and verdict.tone == WATCH for verdict in verdicts):
-        verdicts.append(why_slower(timing, batch_size))
-    verdicts.append(_simulated_verdict(timing, batch_size))
-    return tuple(verdict for verdict in verdicts if verdict is not None)
+    integers = _integer_verdict(timing, batch_size)
+    others = (
+        _why_not_lowered(timing),
+        why_slower(timing, batch_size) if integers.tone == WATCH else None,
+        _simulated_verdict(timing, batch_size),
+    )
+    return (integers, *(verdict for verdict in others if verdict is not None))
 
 
 def timing_words(timing: TimingReport, batch_size: int) -> str:
@@ -57,60 +58,74 @@ def was_integer_tried(timing: TimingReport) -> bool:
     return has_integer_times(timing) or bool(timing.notes or timing.executions)
 
 
-def _integer_verdict(timing: TimingReport, kind: str, batch_size: int) -> Verdict | None:
-    entry, base = timing.model(kind, batch_size), baseline_of(timing, batch_size)
+def _integer_verdict(timing: TimingReport, batch_size: int) -> Verdict:
+    """Compare the fastest integer execution with the float baseline."""
+    entry, base = fastest_integer(timing, batch_size), baseline_of(timing, batch_size)
     if entry is None:
-        return None
-    name = execution(kind).label.capitalize()
+        return _why_missing(timing)
     if timing.executions and not any(e.execution == INTEGER for e in timing.executions):
         reason, _ = Counter(e.reason for e in timing.executions).most_common(1)[0]
-        text = f"{reason} Its time says nothing about int8 arithmetic."
-        return Verdict(INFO, f"{name}: no layer multiplies integers.", text)
+        text = f"{reason} The time says nothing about int8 arithmetic."
+        return Verdict(INFO, "On integers: no layer multiplies integers.", text)
+    own = f"{format_ms(entry.median_ms)} as {execution(entry.execution).label}"
     ratio = ratio_to_baseline(timing, entry)
     if base is None or ratio is None or entry.median_ms <= 0:
-        text = f"{format_ms(entry.median_ms)}, with no float time to compare it with."
-        return Verdict(INFO, f"{name}:", text)
-    numbers = (
-        f"{format_ms(entry.median_ms)} against {format_ms(base.median_ms)} for "
-        f"{execution(base.execution).label}"
-    )
+        return Verdict(INFO, "On integers:", f"{own}, with no float time to compare it with.")
+    numbers = f"{own} against {format_ms(base.median_ms)} for {execution(base.execution).label}"
+    rest = _slower_way(timing, entry)
     if are_alike(entry, base):
         text = f"{numbers}; the middle halves of the runs overlap ({_span(entry)}, {_span(base)})."
-        return Verdict(INFO, f"{name}: no clear difference.", text)
+        return Verdict(INFO, "On integers: no clear difference to float.", text + rest)
     if ratio < 1:
         text = f"{numbers}: {format_ratio(1 / ratio).removesuffix(' ×')} times as fast."
-        return Verdict(GOOD, f"{name}: faster than the baseline.", text)
+        return Verdict(GOOD, "On integers: faster than float.", text + rest)
     text = f"{numbers}: it takes {format_ratio(ratio).removesuffix(' ×')} times as long."
-    return Verdict(WATCH, f"{name}: slower than the baseline.", text)
+    return Verdict(WATCH, "On integers: slower than float.", text + rest)
+
+
+def _slower_way(timing: TimingReport, fastest: TimingEntry) -> str:
+    """Name the other way to compute on integers, where it was timed too."""
+    other = timing.model(INTEGER if fastest.execution == LOWERED else LOWERED, fastest.batch_size)
+    if other is None:
+        return ""
+    label = execution(other.execution).label
+    return f" The slower way, {label}, takes {format_ms(other.median_ms)}."
 
 
 def _span(entry: TimingEntry) -> str:
     return f"{format_ms(entry.q1_ms)} to {format_ms(entry.q3_ms)}"
 
 
-def _why_missing(timing: TimingReport, kind: str) -> Verdict | None:
-    name = execution(kind).label.capitalize()
-    notes = " ".join(timing.notes)
-    if kind == LOWERED:
-        if notes and has_integer_times(timing):
-            return Verdict(INFO, f"{name}: not possible here.", notes)
-        return None
-    if has_integer_times(timing):  # at another batch size
-        return None
+def _why_missing(timing: TimingReport) -> Verdict:
+    if has_integer_times(timing):
+        return Verdict(INFO, "On integers:", "Not timed at this batch size.")
     if was_integer_tried(timing):
-        return Verdict(INFO, f"{name}: not possible here.", notes or "No reason was recorded.")
-    text = "This run is from before integer execution was timed. Analyse it again to see it."
-    return Verdict(INFO, f"{name}: not timed.", text)
+        reason = " ".join(timing.notes) or "No reason was recorded."
+        return Verdict(INFO, "On integers: not possible here.", reason)
+    text = "The run holds no such times. Time it again to see them."
+    return Verdict(INFO, "On integers: not timed.", text)
+
+
+def _why_not_lowered(timing: TimingReport) -> Verdict | None:
+    """Say why int8 values do not stay int8 between layers, where the engine found a reason."""
+    if not timing.notes or not has_integer_times(timing):
+        return None
+    if any(entry.execution == LOWERED for entry in timing.models):
+        return None
+    return Verdict(
+        INFO, f"{execution(LOWERED).label.capitalize()}: not possible here.", " ".join(timing.notes)
+    )
 
 
 def why_slower(timing: TimingReport, batch_size: int) -> Verdict | None:
     """Say where the time goes when integers are slower, as far as the layers' own times show it."""
-    gains = layer_gains(timing)
-    if not gains:
+    times = layer_times(timing)
+    pairs = [(t.before.median_ms, t.after.median_ms) for t in times if t.after is not None]
+    if not pairs:
         return None
-    losers = [gain for gain in reversed(gains) if gain.kind == LOSES]
-    parts = [*(_fixed_cost(gains) if losers else ()), *_losers(losers, len(gains)), _total(gains)]
-    layers_at = gains[0].after.batch_size
+    losers = [time for time in reversed(times) if time.kind == LOSES]
+    parts = [*(_fixed_cost(pairs) if losers else ()), *_losers(losers, len(pairs)), _total(pairs)]
+    layers_at = times[0].before.batch_size
     if layers_at > batch_size:
         parts.append(
             f"Layers were timed at batch size {layers_at}; at {batch_size} each has less to "
@@ -119,9 +134,8 @@ def why_slower(timing: TimingReport, batch_size: int) -> Verdict | None:
     return Verdict(INFO, "Why slower?", " ".join(parts))
 
 
-def _fixed_cost(gains: tuple[LayerGain, ...]) -> list[str]:
-    quickest = min(gain.after.median_ms for gain in gains)
-    in_float = min(gain.before.median_ms for gain in gains)
+def _fixed_cost(pairs: Sequence[tuple[float, float]]) -> list[str]:
+    in_float, quickest = (min(times) for times in zip(*pairs, strict=True))
     if quickest <= in_float:
         return []
     return [
@@ -131,7 +145,7 @@ def _fixed_cost(gains: tuple[LayerGain, ...]) -> list[str]:
     ]
 
 
-def _losers(losers: list[LayerGain], count: int) -> list[str]:
+def _losers(losers: list[LayerTime], count: int) -> list[str]:
     if not losers:
         return ["No single layer is clearly slower."]
     worst = ", ".join(f"{g.name} ({format_ms(-g.gain_ms)})" for g in losers[:_NAMED_LAYERS])
@@ -140,15 +154,17 @@ def _losers(losers: list[LayerGain], count: int) -> list[str]:
     return [f"{len(losers)} of {count} layers {lose} time{most}: {worst}."]
 
 
-def _total(gains: tuple[LayerGain, ...]) -> str:
+def _total(pairs: Sequence[tuple[float, float]]) -> str:
     """Say whether the layers account for the loss at all."""
-    after = format_ms(sum(gain.after.median_ms for gain in gains))
-    before = format_ms(sum(gain.before.median_ms for gain in gains))
-    if sum(gain.gain_ms for gain in gains) < 0:
-        return f"All layers together take {after} on integers and {before} in float."
+    before, after = (sum(times) for times in zip(*pairs, strict=True))
+    if after > before:
+        return (
+            f"All layers together take {format_ms(after)} on integers and {format_ms(before)} in "
+            "float."
+        )
     return (
-        f"All layers together take {after} on integers, no more than the {before} in float: the "
-        "rest is spent between the layers."
+        f"All layers together take {format_ms(after)} on integers, no more than the "
+        f"{format_ms(before)} in float: the rest is spent between the layers."
     )
 
 

@@ -202,7 +202,7 @@ def time_executions(
     with using_threads(trials[0].threads):
         notes += _leave_out_failing(models, largest)
         has_layouts = FLOAT_CHANNELS_LAST in models
-        by_layer = (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER)
+        by_layer = (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER, INTEGER_LOWERED)
         batches = {largest.samples: largest}
         report = measure_timing(
             models,

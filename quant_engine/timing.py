@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import platform
 import statistics
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
+from quant_engine.copying import copy_module
 from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.forward import eval_mode, run_in_place, run_model
 from quant_engine.inputs import copy_inputs
@@ -268,7 +268,7 @@ def _cpu_name() -> str:
 
 def _with_channels_last(model: nn.Module) -> nn.Module:
     """Copy a model with its convolutions' weights laid out anew; its own stay as they are."""
-    result = copy.deepcopy(model)
+    result = copy_module(model)
     for parameter in result.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.figures.error_ridges import (
     PARTS,
@@ -70,6 +71,7 @@ def show_overview(run: Run) -> None:
         _show_ridges(run, part, None if is_all else MOST_ROWS)
 
 
+@contained("The error histograms")
 def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     selected = run_state.selected_layer(run.report)
     if part == "input" and (batches := measured_in_batches(run.report)):
@@ -94,6 +96,7 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     )
 
 
+@contained("The four errors")
 def _show_four(run: Run) -> None:
     selected, effects = run_state.selected_layer(run.report), run_state.effects_of(run)
     series = [Series("", error_rows(run.report, effects), effects, ONE_MARK)]
@@ -125,6 +128,7 @@ def _show_four(run: Run) -> None:
     )
 
 
+@contained("The relative errors")
 def _show_relative(run: Run) -> None:
     show_figure(
         relative_error_histograms(run.report, selected=run_state.selected_layer(run.report)),

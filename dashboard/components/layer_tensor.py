@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.causes import loud_channels
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.layer_actions import show_rule_change
 from dashboard.components.verdict_list import show_verdicts
 from dashboard.figures.cause import channel_panels, input_side
@@ -61,6 +62,7 @@ class TensorView:
         return f"{self.report.model_name}-{self.layer.name}-{self.part}-{what}"
 
 
+@contained("The values")
 def show_values(view: TensorView) -> None:
     """Draw the values before and after."""
     tensor = view.tensor
@@ -99,6 +101,7 @@ def _ends_of_values(tensor: TensorReport) -> str:
     )
 
 
+@contained("The errors")
 def show_error(view: TensorView) -> None:
     """Draw the error in LSB."""
     tensor = view.tensor
@@ -124,6 +127,7 @@ def show_error(view: TensorView) -> None:
     )
 
 
+@contained("The channels")
 def show_channels(view: TensorView) -> None:
     """Draw the ranges of all channels and the ten worst."""
     tensor = view.tensor
@@ -199,6 +203,7 @@ def _show_input_channels(view: TensorView) -> None:
     )
 
 
+@contained("The codes")
 def show_codes(view: TensorView) -> None:
     """Draw how often each code occurs."""
     show_verdicts((without_tick(code_use(view.tensor, view.subject), view.layer),))
@@ -232,6 +237,7 @@ def _ends_of_codes(tensor: TensorReport) -> tuple[str, str]:
     )
 
 
+@contained("The ranges")
 def show_ranges(view: TensorView) -> None:
     """Draw what every range rule would choose."""
     tensor = view.tensor
@@ -266,6 +272,7 @@ def show_ranges(view: TensorView) -> None:
     show_rule_change(view.layer, view.report, view.part)
 
 
+@contained("The worked example")
 def show_example(view: TensorView) -> None:
     """Work one element through the arithmetic: pick it, and step through."""
     tensor = view.tensor
@@ -324,6 +331,7 @@ def _element_text(example: WorkedExample) -> str:
     return f"[{place}]: {format_number(example.value)}{became}"
 
 
+@contained("The numbers")
 def show_numbers(view: TensorView) -> None:
     """Draw all numbers of the layer, weights and inputs side by side."""
     st.markdown("**How it was quantized**")

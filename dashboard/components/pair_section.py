@@ -8,6 +8,7 @@ import streamlit as st
 from dashboard import service, tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.markdown import escape_markdown
 from dashboard.pair import Pair, Side
 from dashboard.runs import Run
@@ -42,6 +43,7 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
     )
 
 
+@contained("The cause")
 def _show_cause(found: Pair, run_a: Run, key: str) -> None:
     if found.cause is not None:
         show_figure(
@@ -80,6 +82,7 @@ def _show_side(side: Side, run: Run, key: str) -> None:
         )
 
 
+@contained("The digits")
 def _show_flipped(found: Pair, run: Run, key: str) -> None:
     st.markdown(f"**{escape_markdown(found.difference)}** {escape_markdown(found.flipped_text)}")
     if not found.flipped:

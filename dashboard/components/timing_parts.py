@@ -7,94 +7,110 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.verdict_list import show_verdicts
 from dashboard.execution_rows import describe_executions, execution_rows
-from dashboard.figures.formatting import format_ms, plural
-from dashboard.figures.layer_gains import (
-    LayerGain,
-    describe_gains,
-    gain_rows,
-    largest_gains,
-    layer_gains,
-    layer_gains_figure,
+from dashboard.figures.formatting import plural
+from dashboard.figures.layer_times import (
+    describe_layer_times,
+    layer_time_rows,
+    layer_times,
+    layer_times_figure,
+    most_telling,
 )
-from dashboard.figures.timing import (
-    layer_timing_figure,
-    model_timing_figure,
-    slowest_layers,
-)
+from dashboard.figures.timing import model_timing_figure
 from dashboard.figures.timing_text import (
+    INTEGER,
     baseline_text,
     batch_sizes,
-    comparison_text,
     conditions_text,
     describe_times,
-    execution,
+    unreliable_text,
     what_was_timed,
 )
 from dashboard.runs import Run
 from dashboard.timing_verdicts import timing_verdicts, was_integer_tried
 from quant_engine.report import TimingReport
 
-TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
-DEFAULT_TOP = "20"
 
+def show_timing(run: Run, top: int | None) -> None:
+    """Draw the measured times of a run, or say that there are none and offer to measure them.
 
-def show_timing(run: Run) -> None:
-    """Draw the measured times of a run, or say that there are none and offer to measure them."""
-    st.subheader("Time", anchor=False)
+    Args:
+        run: The run.
+        top: Layers that are drawn at most; all if None.
+    """
     timing = run.report.timing
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        st.subheader("Time", anchor=False, width="content")
+        batch_size = _choose_batch(() if timing is None else batch_sizes(timing))
     if timing is None or not (timing.models or timing.layers):
         _show_empty(run)
         return
-    sizes = batch_sizes(timing)
-    if sizes:
-        _show_models(run, timing, _choose_batch(sizes))
+    if batch_size is not None:
+        _show_models(run, timing, batch_size)
     else:
         st.info("Whole models were not timed in this run.", icon=":material/timer_off:")
     _show_executions(timing)
-    _show_layers(run, timing)
+    _show_layers(run, timing, top)
 
 
 def is_on_its_way(run: Run) -> bool:
     """Whether the run is shown while it is still being computed."""
     status = run_state.analysis_status(run.settings)
-    return run.report.is_partial and status is not None and status.is_active
+    is_whole = not run.report.is_partial and run.report.timing is not None
+    return not is_whole and status is not None and status.is_active
 
 
 def _show_empty(run: Run) -> None:
-    if is_on_its_way(run):
+    status = run_state.timing_status(run.settings)
+    if is_on_its_way(run) or (status is not None and status.is_active):
         st.info(
-            "Times are measured last; they appear when the analysis has finished.",
+            "Times are measured last and appear here; all errors and the accuracy are known "
+            "before that."
+            if run.report.is_partial
+            else "Times are being measured and appear here; all else is known.",
             icon=":material/hourglass_top:",
         )
         return
     with st.container(border=True, key="timing_empty"):
         st.markdown("**This run has no measured times.**")
-        st.markdown(
-            "It was stopped before the models were timed."
-            if run.report.is_partial
-            else "They were not asked for when it was computed."
-        )
-        _show_again(run, "Analyse again with times")
+        if run.report.is_partial:
+            st.markdown("It was stopped before the models were timed.")
+            st.button(
+                "Analyse again with times",
+                key="measure_timing",
+                icon=":material/timer:",
+                on_click=run_state.start_settings,
+                args=(run.settings,),
+                kwargs={"is_forced": True},
+            )
+        else:
+            st.markdown(
+                "It was stopped before the models were timed, or they could not be. Its errors "
+                "are complete."
+            )
+            _show_again(run, "Measure times")
 
 
 def _show_again(run: Run, label: str) -> None:
+    """A button that times the models and leaves the rest of the run as it is."""
+    status = run_state.timing_status(run.settings)
     st.button(
         label,
         key="measure_timing",
         icon=":material/timer:",
-        on_click=run_state.start_settings,
-        args=(run.settings,),
-        kwargs={"is_forced": True},
+        disabled=status is not None and status.is_active,
+        on_click=run_state.start_timing,
+        args=(run,),
     )
 
 
-def _choose_batch(sizes: tuple[int, ...]) -> int:
-    if len(sizes) == 1:
-        return sizes[0]
+def _choose_batch(sizes: tuple[int, ...]) -> int | None:
+    if len(sizes) <= 1:
+        return sizes[0] if sizes else None
     labels = [str(size) for size in sizes]
     check_link_word("batch", labels)
     chosen = st.segmented_control(
@@ -109,25 +125,16 @@ def _choose_batch(sizes: tuple[int, ...]) -> int:
     return int(chosen or labels[-1])
 
 
+@contained("The times of the model")
 def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     with st.container(border=True, key="time_verdicts", gap="small"):
         st.markdown("**What the times say**")
         show_verdicts(timing_verdicts(timing, batch_size))
         if not was_integer_tried(timing):
-            _show_again(run, "Analyse again with integer times")
-    entries = [entry for entry in timing.models if entry.batch_size == batch_size]
-    with st.grid(5, min_column_width=160, gap="small", key="time_metrics"):
-        for entry in entries:
-            look = execution(entry.execution)
-            st.metric(
-                look.label.capitalize(),
-                format_ms(entry.median_ms),
-                comparison_text(timing, entry) or None,
-                delta_color="off",
-                delta_arrow="off",
-                help=f"{look.about or look.label}. Quartiles {format_ms(entry.q1_ms)} to "
-                f"{format_ms(entry.q3_ms)}{', unreliable' if entry.is_unreliable else ''}.",
-            )
+            _show_again(run, "Measure times again, with integers")
+        elif unreliable := unreliable_text(timing):
+            st.markdown(f":material/warning: {escape_markdown(unreliable)}")
+            _show_again(run, "Time again")
     show_figure(
         model_timing_figure(timing, batch_size),
         key="time_models",
@@ -147,12 +154,15 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
 
 
+@contained("The list of executions")
 def _show_executions(timing: TimingReport) -> None:
     """How each layer ran on integers, one click away; runs from before that was noted say none."""
     if not timing.executions:
         return
-    st.markdown(escape_markdown(describe_executions(timing)))
-    with st.expander("How each layer was computed on integers", icon=":material/memory:"):
+    ran = sum(entry.execution == INTEGER for entry in timing.executions)
+    layers = plural(len(timing.executions), "quantized layer")
+    with st.expander(f"{ran} of {layers} computed on integers", icon=":material/memory:"):
+        st.markdown(escape_markdown(describe_executions(timing)))
         for note in timing.notes:
             st.markdown(escape_markdown(note))
         st.dataframe(
@@ -171,71 +181,28 @@ def _show_executions(timing: TimingReport) -> None:
         )
 
 
-def _show_layers(run: Run, timing: TimingReport) -> None:
-    st.subheader("Time inside each layer", anchor=False)
+@contained("The times of the layers")
+def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
     if not timing.layers:
         st.info("Single layers were not timed in this run.", icon=":material/timer_off:")
         return
-    top = _choose_top()
-    if gains := layer_gains(timing):
-        _show_gains(run, gains, top)
-    _show_slowest(run, timing, top)
-
-
-def _choose_top() -> int | None:
-    check_link_word("slowest", list(TOPS))
-    top = st.selectbox(
-        "Layers shown",
-        list(TOPS),
-        index=list(TOPS).index(DEFAULT_TOP),
-        key="slowest",
-        bind="query-params",
-        width=140,
-        help="Those where the most time is gained or lost, and below the slowest ones.",
-    )
-    return TOPS[top]
-
-
-def _show_gains(run: Run, gains: tuple[LayerGain, ...], top: int | None) -> None:
-    summary = describe_gains(gains)
+    times = layer_times(timing)
     show_figure(
-        layer_gains_figure(
-            largest_gains(gains, top), selected=run_state.selected_layer(run.report)
-        ),
-        key="time_gains",
-        alt=summary,
-        about="\n\n".join(
-            (
-                "One bar a layer, the largest gain on top: how much less time it takes on "
-                "integers. Right of 0 integers are faster, left of it (crossed blue) float is.",
-                "Dotted grey: the middle halves of the runs overlap, so neither is clearly faster.",
-                "Small layers lose where rounding the input and launching the kernel cost more "
-                "than the multiplications save. Click a bar to select its layer.",
-            )
-        ),
-        data=lambda: tables.table(gain_rows(gains)),
-        on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-timing-gains",
-    )
-
-
-def _show_slowest(run: Run, timing: TimingReport, top: int | None) -> None:
-    names = slowest_layers(timing, top)
-    show_figure(
-        layer_timing_figure(timing, names, selected=run_state.selected_layer(run.report)),
+        layer_times_figure(most_telling(times, top), selected=run_state.selected_layer(run.report)),
         key="time_layers",
-        alt=f"Slowest of {plural(len(slowest_layers(timing)), 'timed layer')}: "
-        f"{', '.join(names[:3])}.",
+        alt=describe_layer_times(times, timing),
         about="\n\n".join(
             (
-                "The time spent inside each layer during a whole run, the slowest layer on top. "
-                "Watching costs a little, so the sum is not the model's time.",
-                "Simulated int8 adds the rounding of inputs to the same float computation: it is "
-                "slower by design. Float is shown in its faster layout.",
-                "Click a bar to select its layer.",
+                "Two dots a layer: blue in float, orange on integers. An orange line is time "
+                "saved, a blue one time lost; dotted grey: neither is clearly faster. The largest "
+                "gain stands on top.",
+                "Small layers lose where rounding the input and launching the kernel cost more "
+                "than the multiplications save. Watching costs a little, so the sum is not the "
+                "model's time.",
+                "Click a dot to select its layer. The data holds simulated int8 too.",
             )
         ),
-        data=lambda: tables.timing_table(timing),
+        data=lambda: tables.table(layer_time_rows(times, timing)),
         on_select=run_state.select_layer,
         file_name=f"{run.model_name}-timing-layers",
     )

@@ -9,6 +9,13 @@ from functools import partial
 import streamlit as st
 
 from dashboard import tables
+from dashboard.accuracy import (
+    AccuracyChange,
+    change_text,
+    changed_answers,
+    compare_accuracy,
+    share_text,
+)
 from dashboard.components.chart import csv_bytes, file_stem
 from dashboard.components.prediction_work import (
     find_best,
@@ -24,47 +31,56 @@ from dashboard.figures.formatting import (
     plural,
 )
 from dashboard.figures.scores import (
+    UNTRUSTED,
     ScoreRow,
     data_rows,
-    is_trusted,
+    harm_column,
     layer_data_rows,
+    measured_harm_text,
+    predicted_harm_text,
     to_json,
+    trust_limit,
+    trust_text,
 )
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
-
-Formatter = Callable[[float | None], str]
 
 BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
 
 
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
-    """Draw the figures of the present choice, each beside the float model's and the run's."""
+    """Draw the figures of the present choice: measured where it was run, else predicted.
+
+    What is predicted stands beside predictions for the run and for float, what was measured beside
+    its own prediction.
+    """
     base, own, row = rows
-    draw = partial(_predicted_metric, prediction, rows)
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
+    right, same = row.measured_accuracy, row.measured_agreement
+    samples = prediction.response.report.samples
+    harm, _, interval = measured_harm_text(row).partition(" (")
+    draw = partial(_result_metric, prediction, rows)
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
-            "Predicted KL (nats)" if prediction.has_logits else "Predicted NMSE",
-            ("KL divergence" if prediction.has_logits else "NMSE")
-            + " from the float model's output",
-            lambda r: r.predicted.harm,
-            lambda r: r.measured_harm,
-            lambda v: format_number(v, 3 if is_trusted(prediction) else 1),
-        )
-        draw(
-            "Predicted agreement",
-            "Share of samples with the same answer as the float model's",
-            lambda r: r.predicted.top1_agreement,
-            lambda r: r.measured_agreement,
-            format_accuracy,
-        )
-        draw(
-            "Predicted accuracy",
+            "Accuracy",
             "Share of samples answered right",
-            lambda r: r.predicted.accuracy,
-            lambda r: r.measured_accuracy,
-            format_accuracy,
+            lambda r: _share(r, r.predicted.accuracy, prediction),
+            None if right is None else share_text(right, samples),
+            f"against float {change_text(_change(rows, samples))}" if row.configuration else "",
+        )
+        draw(
+            "Same answer",
+            "Share of samples with the same answer as the float model's",
+            lambda r: _share(r, r.predicted.top1_agreement, prediction),
+            None if same is None else format_accuracy(same),
+        )
+        draw(
+            harm_column(prediction),
+            ("KL divergence of the answers' probabilities" if prediction.has_logits else "NMSE")
+            + " from the float model's output; 0 is the same output",
+            lambda r: predicted_harm_text(r.predicted.harm, prediction),
+            None if row.measured_harm is None else harm,
+            f"95 %: {interval.removesuffix(')')}" if interval else "",
         )
         _metric(
             "Model size",
@@ -83,31 +99,47 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
         )
 
 
-def _predicted_metric(
+def _result_metric(
     prediction: Prediction,
     rows: tuple[ScoreRow, ScoreRow, ScoreRow],
     name: str,
     about: str,
-    predict: Callable[[ScoreRow], float | None],
-    measure: Callable[[ScoreRow], float | None],
-    unit: Formatter,
+    predict: Callable[[ScoreRow], str],
+    measured: str | None,
+    beside: str = "",
 ) -> None:
+    """Draw one result: what was measured with its prediction, else the prediction among others."""
     base, own, row = rows
-    value, known, run = predict(row), measure(row), measure(own)
-    if known is not None:
-        beside = f"measured {unit(known)}"
-    else:
-        beside = f"run {unit(predict(own) if run is None else run)}, float {unit(predict(base))}"
-    text = MISSING if value is None else unit(value)
     samples = plural(prediction.response.report.samples, "test sample")
-    origin = "predicted too" if run is None else "measured"
+    if measured is not None:
+        note = f"{beside}; predicted {predict(row)}" if beside else f"predicted {predict(row)}"
+        _metric(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
+        return
+    note = f"run {predict(own)}, float {predict(base)}, predicted too"
     _metric(
-        name,
-        text if is_trusted(prediction) else f"≈ {text}",
-        beside if is_trusted(prediction) else f"not reliable; {beside}",
-        f"{about}, predicted on {samples}; nothing was run for it."
-        + (f" The run's figure is {origin}." if known is None else ""),
+        f"{name}, predicted",
+        predict(row),
+        note if _holds(row, prediction) else f"not reliable; {note}",
+        f"{about}, predicted on {samples}; nothing was run for it. {trust_text(prediction)}",
     )
+
+
+def _holds(row: ScoreRow, prediction: Prediction) -> bool:
+    return row.predicted.harm <= trust_limit(prediction)
+
+
+def _share(row: ScoreRow, value: float | None, prediction: Prediction) -> str:
+    """A predicted share, marked where predictions do not hold."""
+    if value is None:
+        return MISSING
+    return ("" if _holds(row, prediction) else UNTRUSTED) + format_accuracy(value)
+
+
+def _change(rows: Sequence[ScoreRow], samples: int) -> AccuracyChange | None:
+    """Compare the measured accuracy of the present choice with float's."""
+    base, row = rows[0], rows[-1]
+    changed = changed_answers(row.measured_agreement, samples)
+    return compare_accuracy(base.measured_accuracy, row.measured_accuracy, samples, changed=changed)
 
 
 def _metric(name: str, value: str, beside: str, about: str) -> None:
@@ -160,7 +192,8 @@ def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence
             on_click=start_verification,
             args=(run, missing),
         )
-        _show_downloads(run, prediction, row, rows)
+        with st.popover("Downloads", icon=":material/download:"):
+            _show_downloads(run, prediction, row, rows)
 
 
 def _show_downloads(

@@ -8,60 +8,66 @@ import streamlit as st
 
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.what_if_state import change_layer, try_configuration
-from dashboard.figures.formatting import format_count, format_nats, format_number, plural
+from dashboard.figures.formatting import format_count, plural
+from dashboard.layer_effects import LayerEffect, layer_effects
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
 from quant_engine.options import FLOAT_OPTION
 from quant_engine.report import LayerReport
 
 MOST_ROWS = 60
-TABLE_HEIGHT = 640
+TABLE_HEIGHT = 560
 IN_ORDER, BY_HARM = "In the order they run", "Most harm alone first"
 
 
 def show_layer_table(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     """Draw the presets and a row for each layer; a click takes effect at once."""
-    st.subheader("Bits for each layer", anchor=False)
+    st.markdown("**Bits for each layer**")
     _show_presets(run, prediction, configuration)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         text = st.text_input(
-            "Name contains", key="what_if_find", placeholder="such as conv2", width=180
+            "Name contains",
+            key="what_if_find",
+            placeholder="Name contains, such as conv2",
+            width=215,
+            label_visibility="collapsed",
         )
-        order = st.selectbox("Order", [IN_ORDER, BY_HARM], key="what_if_order", width=210)
+        order = st.selectbox(
+            "Order",
+            [IN_ORDER, BY_HARM],
+            key="what_if_order",
+            width=210,
+            label_visibility="collapsed",
+        )
     names = [n for n in prediction.response.layers if text.strip().lower() in n.lower()]
+    effects = layer_effects(run, prediction)
     if order == BY_HARM:
         reference = _reference_option(run, prediction)
-        names.sort(key=lambda name: -prediction.alone[name, reference])
+        alone = effects.comparable((name, reference) for name in prediction.response.layers)
+        names.sort(key=lambda name: -alone[name, reference].harm)
     if not names:
         st.info("No layer fits this name.", icon=":material/search_off:")
     kinds = {layer.name: layer for layer in run.report.layers}
-    worst = worst_part(prediction, configuration)
+    worst = effects.worst((n, o) for n, o in configuration.items() if o != FLOAT_OPTION)
     with st.container(height=TABLE_HEIGHT, key="what_if_rows", gap="xsmall"):
         for name in names[:MOST_ROWS]:
-            _show_row(run, prediction, configuration, name, kinds, is_worst=name == worst)
+            option = configuration.get(name, FLOAT_OPTION)
+            effect = None if option == FLOAT_OPTION else effects.of(name, option)
+            _show_row(run, prediction, name, option, effect, kinds, is_worst=name == worst)
     if len(names) > MOST_ROWS:
         st.caption(
             f"{plural(len(names) - MOST_ROWS, 'more layer')}: type a part of the name to see them."
         )
 
 
-def worst_part(prediction: Prediction, configuration: Configuration) -> str | None:
-    """Return the layer whose choice is predicted to do most harm alone; None if all are float."""
-    parts = {
-        name: prediction.alone[name, option]
-        for name, option in configuration.items()
-        if option != FLOAT_OPTION
-    }
-    return max(parts, key=lambda name: parts[name], default=None)
-
-
 def _show_presets(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     own, stand_ins = prediction.configuration_of(run.recipe)
     with st.container(horizontal=True, gap="xsmall", key="what_if_presets"):
         st.button(
-            "Reset to the run shown",
+            "Reset",
             key="what_if_reset",
             icon=":material/restart_alt:",
+            help="Back to the bits of the run shown.",
             disabled=dict(configuration) == own,
             on_click=try_configuration,
             args=(run, prediction, own),
@@ -92,13 +98,13 @@ def _reference_option(run: Run, prediction: Prediction) -> str:
 def _show_row(
     run: Run,
     prediction: Prediction,
-    configuration: Configuration,
     name: str,
+    option: str,
+    effect: LayerEffect | None,
     kinds: Mapping[str, LayerReport],
     *,
     is_worst: bool,
 ) -> None:
-    option = configuration.get(name, FLOAT_OPTION)
     key = f"what_if_{prediction.response.layers.index(name)}"
     st.session_state[key] = option
 
@@ -113,7 +119,7 @@ def _show_row(
         vertical_alignment="center",
         gap="small",
     ):
-        text = row_text(prediction, name, option, kinds.get(name), is_worst=is_worst)
+        text = row_text(prediction, name, effect, kinds.get(name), is_worst=is_worst)
         st.markdown(text, width="content")
         st.segmented_control(
             f"Bits of {name}",
@@ -129,21 +135,21 @@ def _show_row(
 
 
 def row_text(
-    prediction: Prediction, name: str, option: str, layer: LayerReport | None, *, is_worst: bool
+    prediction: Prediction,
+    name: str,
+    effect: LayerEffect | None,
+    layer: LayerReport | None,
+    *,
+    is_worst: bool,
 ) -> str:
     """Return a row's text in three lines: name, kind and weights, harm of this choice alone."""
     stored = prediction.response.report.layers[prediction.response.layers.index(name)].stored[0]
     weights = f"{format_count(sum(tensor.weights for tensor in stored))} weights"
     kind = weights if layer is None else f"{layer.kind} · {weights}"
     alone = "as trained"
-    if option != FLOAT_OPTION:
-        harm = prediction.alone[name, option]
-        alone = (
-            f"KL {format_nats(harm, 2)} alone"
-            if prediction.has_logits
-            else f"NMSE {format_number(harm, 2)} alone"
-        )
-    # In the last line, where it makes no row wider than its name does.
+    if effect is not None:
+        source = "measured" if effect.is_measured else "predicted"
+        alone = f"{'KL' if prediction.has_logits else 'NMSE'} {effect.text} alone, {source}"
+    # In the line that leaves room, where it makes no row wider than its name does.
     mark = " :small[:red-badge[most harm]]" if is_worst else ""
-    small = "  \n".join(f":small[:gray[{part}]]" for part in (kind, alone))
-    return f"**{escape_markdown(name)}**  \n{small}{mark}"
+    return f"**{escape_markdown(name)}**  \n:small[:gray[{kind}]]{mark}  \n:small[:gray[{alone}]]"

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import tables
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.what_if_state import try_text
 from dashboard.figures.agreement import correlation_text
 from dashboard.figures.formatting import (
@@ -17,13 +18,16 @@ from dashboard.figures.formatting import (
 )
 from dashboard.figures.frontier import harm_name
 from dashboard.figures.scores import (
-    BOTH,
     ScoreRow,
+    harm_column,
+    harm_text,
     make_row,
     ratio_text,
     table_row,
+    trust_limit,
+    trust_text,
 )
-from dashboard.figures.trust import describe_trust, trust_figure, trust_rows
+from dashboard.figures.trust import trust_figure, trust_rows
 from dashboard.prediction import Prediction
 from dashboard.runs import Run
 from quant_engine.report.response import GOOD, ROUGH
@@ -31,17 +35,28 @@ from quant_engine.report.response import GOOD, ROUGH
 RATIO = "Ratio"
 
 
-def show_verdict(prediction: Prediction) -> None:
-    """Say first how far predictions can be trusted on this model."""
+@contained("The verdict on the predictions")
+def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
+    """Say how far predictions can be trusted on this model, and for the present choice."""
     agreement = prediction.response.agreement
-    if agreement.level == GOOD:
-        st.success(agreement.verdict, icon=":material/verified:")
-    elif agreement.level == ROUGH:
-        st.warning(agreement.verdict, icon=":material/warning:")
-    else:
+    if agreement.level not in (GOOD, ROUGH):
         st.error(agreement.verdict, icon=":material/dangerous:")
+        return
+    text = trust_text(prediction)
+    if row.measured_harm is None and row.predicted.harm > trust_limit(prediction):
+        limit = harm_text(trust_limit(prediction), prediction)
+        st.warning(
+            f"This choice lies beyond {limit}, up to which predictions hold: press “Verify” before "
+            "you rely on it.",
+            icon=":material/warning:",
+        )
+    elif agreement.level == GOOD:
+        st.success(text, icon=":material/verified:")
+    else:
+        st.warning(text, icon=":material/warning:")
 
 
+@contained("The comparison")
 def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
     """Draw predicted and measured figures side by side."""
     st.dataframe(
@@ -49,23 +64,27 @@ def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
         key="what_if_comparison",
         width="stretch",
         hide_index=True,
-        column_config=_column_settings(bits_width=130),
+        column_config=_column_settings(bits_width=115),
     )
-    st.caption("What was measured stands with its 95 % interval, where that is known.")
+    st.caption("In brackets: 95 % intervals of what was measured, where they are known.")
 
 
 def _column_settings(bits_width: int) -> dict[str, Any]:
     """Widths that leave no column out of sight on a usual screen; what the rest leaves to bits."""
     texts = {
-        "Configuration": (155, "", True),
-        f"KL, {BOTH}": (240, "KL divergence in nats. 0 is the float model's output.", False),
-        f"NMSE, {BOTH}": (240, "Normalized error of the output. 0 is the float model's.", False),
+        "Configuration": (150, "", True),
+        "KL (nats)": (290, "KL divergence in nats. 0 is the float model's output.", False),
+        "NMSE": (290, "Normalized error of the output. 0 is the float model's.", False),
         RATIO: (70, "Predicted ÷ measured: 1 × is right; below, it makes too little of it.", False),
-        f"Accuracy, {BOTH}": (215, "Share of the test samples that are right.", False),
-        "Same answer": (130, f"Share of answers that stay the float model's, {BOTH}.", False),
-        "Bytes": (80, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
-        "Bits a weight": (100, "Mean bits for each weight, scales and zero points too.", False),
-        "Bits": (bits_width, "How many layers have how many bits.", False),
+        "Accuracy": (250, "Share of the test samples that are right.", False),
+        "Same answer": (180, "Share of answers that stay the float model's.", False),
+        "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
+        "Bits a weight": (
+            bits_width,
+            "Mean bits for each weight, scales and zero points too, and how many layers have how "
+            "many bits.",
+            False,
+        ),
     }
     return {
         name: st.column_config.TextColumn(name, width=width, help=about or None, pinned=pinned)
@@ -73,6 +92,7 @@ def _column_settings(bits_width: int) -> dict[str, Any]:
     }
 
 
+@contained("The list of measured configurations")
 def show_measured(run: Run, prediction: Prediction) -> None:
     """Draw everything that was really run, predicted beside measured; a row can be tried."""
     points = sorted(prediction.measured, key=lambda p: p.predicted.size.model_bytes)
@@ -88,8 +108,11 @@ def show_measured(run: Run, prediction: Prediction) -> None:
     for row in rows:
         known = table_row(row, prediction)
         del known["Configuration"]
-        (harm, text), *others = known.items()
-        cells.append({harm: text, RATIO: ratio_text(row), **dict(others)})
+        results: dict[str, str] = {
+            n: known.pop(n) for n in ("Accuracy", "Same answer") if n in known
+        }
+        harm = harm_column(prediction)
+        cells.append({**results, harm: known.pop(harm), RATIO: ratio_text(row), **known})
     key = f"what_if_measured_{len(rows)}"
 
     def choose() -> None:
@@ -106,11 +129,12 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         hide_index=True,
         on_select=choose,
         selection_mode="single-row",
-        column_config=_column_settings(bits_width=180),
+        column_config=_column_settings(bits_width=170),
     )
     st.caption("All that was run. Tick a row on the left to load its configuration.")
 
 
+@contained("The agreement")
 def show_trust(run: Run, prediction: Prediction) -> None:
     """Draw the check of the predictions against measurements on this very model."""
     agreement = prediction.response.agreement
@@ -126,7 +150,8 @@ def show_trust(run: Run, prediction: Prediction) -> None:
                 f"{figures.count} compared",
                 delta_color="off",
                 delta_arrow="off",
-                help="Spearman's ρ of predicted and measured values: 1 is the same order.",
+                help="Spearman's rank correlation ρ of predicted and measured values: 1 is the "
+                "same order, 0 no relation.",
             )
         st.metric(
             "Predicted ÷ measured, median",
@@ -134,7 +159,8 @@ def show_trust(run: Run, prediction: Prediction) -> None:
             f"single layers {format_number(agreement.single.median_ratio, 2)} ×",
             delta_color="off",
             delta_arrow="off",
-            help="1 × is right; below, predictions make too little of the harm.",
+            help="Over all random choices, many of them harsher than where predictions hold. "
+            "1 × is right; below, predictions make too little of the harm.",
         )
     by_option = " · ".join(
         f"{prediction.letters[name]} bits ρ {correlation_text(figures.rank_correlation)}, "
@@ -142,14 +168,15 @@ def show_trust(run: Run, prediction: Prediction) -> None:
         for name, figures in agreement.by_option
     )
     st.caption(
-        f"Single layers by bits: {by_option}. Checked on "
+        "ρ is Spearman's rank correlation of predicted and measured: +1 is the same order, 0 no "
+        f"relation. Single layers by bits: {by_option}. Checked on "
         f"{plural(agreement.samples, 'sample')} that the model really ran on."
     )
     harm = harm_name(prediction)
     show_figure(
-        trust_figure(prediction, harm),
+        trust_figure(prediction, harm, limit=trust_limit(prediction)),
         key="what_if_trust",
-        alt=describe_trust(prediction),
+        alt=trust_text(prediction),
         about="\n\n".join(
             (
                 "One point a configuration that was really run. Across: what was measured. "

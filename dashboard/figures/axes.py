@@ -6,6 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dashboard.figures.formatting import short_names
+from dashboard.figures.theme import HIGHLIGHT
+
+SELECTED_MARK = "▶ "
+
 BYTES_AXIS: dict[str, Any] = {"tickformat": "~s", "ticksuffix": "B"}
 """Ticks such as 20kB and 1.5MB; decimal, as everywhere."""
 
@@ -29,6 +34,33 @@ def beside(index: int, text: str, *, shift: int = 8) -> dict[str, Any]:
         "text": text,
         "showarrow": False,
         "font": {"size": 12},
+    }
+
+
+def layer_ticks(names: Sequence[str], selected: str = "") -> dict[str, Any]:
+    """Return a y axis with one layer a row, from the top, the selected one marked."""
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": [
+            (SELECTED_MARK if name and name == selected else "") + label
+            for name, label in zip(names, short_names(names), strict=True)
+        ],
+        "range": [len(names) - 0.5, -0.5],
+        "showgrid": False,
+        "fixedrange": True,
+    }
+
+
+def row_frame(row: int) -> dict[str, Any]:
+    """Return a frame around a row."""
+    return {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": row - 0.48,
+        "y1": row + 0.48,
+        "line": {"color": HIGHLIGHT, "width": 2},
     }
 
 

@@ -7,6 +7,7 @@ infinite SQNR is the word "exact".
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 MISSING = "–"
@@ -35,6 +36,34 @@ def format_number(value: float | None, digits: int = 3) -> str:
         return f"{sign}{_trim(mantissa)}e{exponent}"
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
     return sign + _trim(f"{size:,.{decimals}f}")
+
+
+def format_within(value: float, interval: tuple[float, float] | None) -> str:
+    """Return a number and its interval, with no more digits than the interval supports.
+
+    Where there is no interval, three digits.
+
+    Example:
+        >>> format_within(0.014712, (0.01213, 0.01752)), format_within(0.9, (0.3, 1.7))
+        ('0.0147 (0.0121–0.0175)', '0.9 (0.3–1.7)')
+        >>> format_within(2.936e-05, (1.2e-05, 8.31e-05)), format_within(0.014712, None)
+        ('3e-05 (1e-05–8e-05)', '0.0147')
+    """
+    if interval is None or not all(math.isfinite(x) for x in (value, *interval)):
+        return format_number(value)
+    low, high = interval
+    half = (high - low) / 2
+    if half <= 0:
+        return format_number(value)
+    place = math.floor(math.log10(half))
+    place -= half < 3 * 10.0**place  # one digit more, or rounding takes a large part of it
+
+    def text(number: float) -> str:
+        if number == 0 or abs(number) < 0.5 * 10.0**place:
+            return "0"
+        return format_number(number, max(1, math.floor(math.log10(abs(number))) - place + 1))
+
+    return f"{text(value)} ({text(low)}–{text(high)})"
 
 
 def format_span(values: Sequence[float]) -> str:
@@ -204,6 +233,43 @@ def format_shape(shape: Iterable[int]) -> str:
         ('64 × 32 × 3 × 3', '–')
     """
     return " × ".join(str(side) for side in shape) or MISSING
+
+
+def short_names(names: Sequence[str], length: int = 30) -> list[str]:
+    """Shorten dotted names by whole parts in their middle, so that no two of them read alike.
+
+    A name that cannot be shortened without reading like another one, or that has no dots, stays
+    as it is: a figure makes room for it.
+
+    Args:
+        names: Names of layers, all that stand in one figure.
+        length: Characters that a name should have at most.
+
+    Example:
+        >>> short_names(["encoder.blocks.11.attention.out_proj", "head"], 24)
+        ['encoder…out_proj', 'head']
+        >>> short_names([f"encoder.blocks.{i}.attention.out_proj" for i in (1, 2)], 24)
+        ['encoder.blocks.1…out_proj', 'encoder.blocks.2…out_proj']
+    """
+    ways = {name: _shorter(name) for name in names}
+    readings = Counter(way for found in ways.values() for way in found)
+    labels = []
+    for name in names:
+        unique = [way for way in ways[name] if readings[way] == 1 and way not in ways]
+        fitting = [way for way in unique if len(way) <= length]
+        best = max(fitting, key=len) if fitting else min((*unique, name), key=len)
+        labels.append(name if len(name) <= length else best)
+    return labels
+
+
+def _shorter(name: str) -> list[str]:
+    """All ways to leave out parts of a name between its first and its last."""
+    parts = name.split(".")
+    return [
+        f"{'.'.join(parts[:head])}…{'.'.join(parts[tail:])}"
+        for head in range(1, len(parts) - 1)
+        for tail in range(head + 1, len(parts))
+    ]
 
 
 def shorten_middle(text: str, length: int = 28) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.accuracy import answers_text, changed_answers
 from dashboard.figures.axes import BYTES_AXIS, log_axis, two_lines
-from dashboard.figures.formatting import format_bytes, format_nats, format_number, plural
+from dashboard.figures.formatting import format_bytes, format_nats, format_number
 from dashboard.figures.point_labels import point_labels
 from dashboard.figures.theme import (
     CLIPPED,
@@ -28,6 +29,7 @@ from dashboard.prediction import Configuration, Prediction
 from quant_engine.options import FLOAT_OPTION
 
 FRONTIER = "frontier"
+BEYOND = "frontier, not reliable"
 UNIFORM = "the same bits for all"
 RUN = "run shown"
 CURRENT = "this configuration"
@@ -49,6 +51,9 @@ class ChartPoint:
         predicted: Predicted KL divergence in nats, or NMSE.
         measured: The same, measured; None where it was not run.
         interval: 95 % interval of what was measured; None where it is not known.
+        changed: Answers that are no longer the float model's, of all samples: measured, else
+            predicted; None for an output without classes.
+        samples: Samples that it is about.
     """
 
     group: str
@@ -58,6 +63,8 @@ class ChartPoint:
     predicted: float
     measured: float | None = None
     interval: tuple[float, float] | None = None
+    changed: int | None = None
+    samples: int = 0
 
 
 def harm_name(prediction: Prediction) -> str:
@@ -65,14 +72,16 @@ def harm_name(prediction: Prediction) -> str:
     return f"KL divergence ({NATS})" if prediction.has_logits else "output NMSE"
 
 
-def format_harm(value: float, harm: str) -> str:
+def format_harm(value: float, harm: str, digits: int = 3) -> str:
     """Return an amount of what `harm_name` names: nats have a unit, an NMSE has none.
 
     Example:
         >>> format_harm(0.0123, "KL divergence (nats)"), format_harm(0.0123, "output NMSE")
         ('0.0123 nats', '0.0123')
     """
-    return format_nats(value) if harm.endswith(f"({NATS})") else format_number(value)
+    if harm.endswith(f"({NATS})"):
+        return format_nats(value, digits)
+    return format_number(value, digits)
 
 
 def describe_choice(prediction: Prediction, configuration: Configuration) -> str:
@@ -109,6 +118,7 @@ def chart_points(
     for group, name, configuration in named:
         score = prediction.score(configuration)
         measured = prediction.measured_score(configuration)
+        agreement = (measured or score).top1_agreement
         points.append(
             ChartPoint(
                 group,
@@ -118,23 +128,26 @@ def chart_points(
                 score.harm,
                 None if measured is None else measured.harm,
                 None if measured is None else measured.harm_interval,
+                changed_answers(agreement, prediction.response.report.samples),
+                prediction.response.report.samples,
             )
         )
     return tuple(points)
 
 
 def frontier_figure(
-    points: Sequence[ChartPoint], harm: str, *, is_trusted: bool = True
+    points: Sequence[ChartPoint], harm: str, *, limit: float = math.inf
 ) -> go.Figure:
     """Return bytes against predicted harm, with measured values joined to their predictions.
 
     `customdata` of a point is its configuration as text. What is predicted not to change the
-    output at all, such as the float model, stands on the lower edge.
+    output at all, such as the float model, stands on the lower edge. Where predictions do not hold,
+    the ground is shaded and the frontier grey.
 
     Args:
         points: What to show.
         harm: What is predicted, with its unit.
-        is_trusted: Whether predictions can be relied on for this model.
+        limit: Largest predicted harm up to which predictions hold on this model.
     """
     place = _placing(points)
     uniform = [number for number, point in enumerate(points) if point.group == UNIFORM]
@@ -144,9 +157,9 @@ def frontier_figure(
         uniform[:0:-1] + uniform[:1],
         most=len(uniform),
     )
-    detail = f"predicted {harm}" if is_trusted else f"predicted {harm}, not reliable here"
+    detail = f"predicted {harm}" if limit > 0 else f"predicted {harm}, not reliable here"
     ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
-    traces = _traces(points, harm, place, "solid" if is_trusted else "dot")
+    traces = _traces(points, harm, place, limit)
     return new_figure(
         two_lines("Bytes against harm", detail),
         "Bytes of the model (1 kB = 1,000 bytes)",
@@ -156,6 +169,7 @@ def frontier_figure(
         x_axis=dict(BYTES_AXIS),
         y_axis=log_axis(ends),
         annotations=notes,
+        shapes=[untrusted_ground(limit, ends)] if max(ends, default=0.0) > limit else [],
     )
 
 
@@ -171,14 +185,18 @@ def _placing(points: Sequence[ChartPoint]) -> Callable[[float], float]:
 
 
 def _traces(
-    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float], dash: str
+    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float], limit: float
 ) -> list[dict[str, Any]]:
-    def trace(group: str, mode: str, marker: dict[str, Any], **more: Any) -> dict[str, Any]:
+    def trace(
+        group: str, mode: str, marker: dict[str, Any], name: str = "", **more: Any
+    ) -> dict[str, Any]:
         chosen = [point for point in points if point.group == group]
+        if group == FRONTIER:
+            chosen = [p for p in chosen if (p.predicted > limit) == (name == BEYOND)]
         return {
             "type": "scatter",
             "mode": mode,
-            "name": group,
+            "name": name or group,
             "x": [p.model_bytes for p in chosen],
             "y": [place(p.predicted) for p in chosen],
             "customdata": [p.text for p in chosen],
@@ -195,7 +213,14 @@ def _traces(
             FRONTIER,
             "lines+markers",
             {"color": ERROR, "size": 9, "line": edge},
-            line={"color": ERROR, "width": 2, "dash": dash},
+            line={"color": ERROR, "width": 2},
+        ),
+        trace(
+            FRONTIER,
+            "lines+markers",
+            {"color": NEUTRAL, "size": 8, "symbol": "circle-open"},
+            BEYOND,
+            line={"color": NEUTRAL, "width": 1.5, "dash": "dot"},
         ),
         trace(
             UNIFORM,
@@ -253,6 +278,31 @@ def _measured_traces(
     ]
 
 
+def untrusted_ground(
+    limit: float, ends: Sequence[float], *, is_left: bool = False
+) -> dict[str, Any]:
+    """Return a shape: the ground beyond where predictions hold, up to the largest of `ends`."""
+    return {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": limit or min(ends),
+        "y1": max(ends) * 1.5,
+        "line": {"width": 0},
+        "fillcolor": NEUTRAL,
+        "opacity": 0.16,
+        "layer": "below",
+        "label": {
+            "text": f"predictions do not hold above {format_number(limit)}"
+            if limit
+            else "predictions do not hold here",
+            "textposition": "top left" if is_left else "top right",
+            "font": {"size": 12},
+        },
+    }
+
+
 def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any]]:
     """Return the numbers of the figure, one row a point."""
     column = "kl_divergence_nats" if harm.startswith("KL") else "output_nmse"
@@ -272,27 +322,41 @@ def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any
 
 
 def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
-    """Return the takeaway of the figure in a sentence or two."""
+    """Return the takeaway of the figure in a sentence or two.
+
+    What was measured is compared with what was measured, else predictions with each other.
+    """
     frontier = [point for point in points if point.group == FRONTIER]
     (current,) = [point for point in points if point.group == CURRENT]
-    run = sum(point.measured is not None for point in frontier)
-    text = (
-        f"Bytes against {_without_unit(harm)}: {plural(len(frontier), 'point')} on the "
-        f"frontier, {run} of them measured. This configuration: "
-        f"{format_bytes(current.model_bytes)}, predicted {format_harm(current.predicted, harm)}."
-    )
-    better = [
-        p
-        for p in frontier
-        if p.model_bytes <= current.model_bytes and p.predicted < 0.95 * current.predicted
+    run = [point for point in frontier if point.measured is not None]
+    is_measured = current.measured is not None and bool(run)
+    text = f"{format_bytes(current.model_bytes)}: {_result(current, harm)}."
+    rivals = [
+        (value, point)
+        for point in (run if is_measured else frontier)
+        for value in [point.measured if is_measured else point.predicted]
+        if value is not None and point.model_bytes <= current.model_bytes
     ]
+    own = current.measured if is_measured else current.predicted
+    better = [(value, point) for value, point in rivals if value < 0.95 * (own or 0.0)]
+    kind = "measured" if is_measured else "predicted"
     if not better:
-        return f"{text} Nothing on the frontier is smaller and better."
-    best = min(better, key=lambda p: p.predicted)
+        return f"{text} Nothing {kind} on the frontier is both smaller and better."
+    value, best = min(better, key=lambda pair: pair[0])
     return (
-        f"{text} On the frontier {format_bytes(best.model_bytes)} are predicted to do "
-        f"{format_harm(best.predicted, harm)}: smaller and better."
+        f"{text} On the frontier {format_bytes(best.model_bytes)} do better, {kind}: "
+        f"{format_harm(value, harm, 2)} against {format_harm(own or 0.0, harm, 2)}."
     )
+
+
+def _result(point: ChartPoint, harm: str) -> str:
+    """What a configuration does: changed answers first, then the harm, and where it is from."""
+    kind = "predicted" if point.measured is None else "measured"
+    value = point.predicted if point.measured is None else point.measured
+    number = f"{kind} {_without_unit(harm)} {format_harm(value, harm, 2)}"
+    if point.changed is None:
+        return number
+    return f"{answers_text(point.changed, point.samples)} ({number})"
 
 
 def _whiskers(run: Sequence[ChartPoint], place: Callable[[float], float]) -> dict[str, Any]:
@@ -329,8 +393,8 @@ def _describe(point: ChartPoint, harm: str) -> str:
     return "<br>".join(
         (
             f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
-            f"predicted {_without_unit(harm)}: {format_harm(point.predicted, harm)}",
-            f"measured: {measured}",
+            f"measured {_without_unit(harm)}: {measured}",
+            f"predicted: {format_harm(point.predicted, harm)}",
             "click to try it",
         )
     )

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from dashboard.accuracy import share_text
@@ -15,17 +16,20 @@ from dashboard.figures.formatting import (
     format_bytes,
     format_nats,
     format_number,
+    format_within,
 )
 from dashboard.figures.frontier import describe_choice
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
+from quant_engine.layer_forms import BOTH
 from quant_engine.options import FLOAT_OPTION
-from quant_engine.report import ConfigurationScore
+from quant_engine.report import ConfigurationPoint, ConfigurationScore
 from quant_engine.report.response import GOOD, ROUGH
+from quant_engine.response_agreement import as_pairs
 from quant_engine.serialization import encode
 
-BOTH = "predicted → measured"
-NOT_RUN = "not run"
+UNTRUSTED = "≈ "
+"""Stands before a prediction that lies where predictions do not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,37 @@ def is_trusted(prediction: Prediction) -> bool:
     return prediction.response.agreement.level in (GOOD, ROUGH)
 
 
+def trust_limit(prediction: Prediction) -> float:
+    """Return up to which predicted harm predictions hold; 0 where they hold nowhere."""
+    return prediction.region.limit if is_trusted(prediction) else 0.0
+
+
+def trust_text(prediction: Prediction) -> str:
+    """Return in words up to where predictions hold on this model.
+
+    Example: "Predictions hold up to KL 0.01 nats: 9 of 10 of the 119 that were checked there are
+    at most 1.4 × off. Beyond it, run what you consider."
+    """
+    agreement = prediction.response.agreement
+    if not is_trusted(prediction):
+        return agreement.verdict
+    if not trust_limit(prediction):
+        return "No region was found in which predictions hold: run what you consider."
+    region, harm = prediction.region, "KL" if prediction.has_logits else "NMSE"
+    return (
+        f"Predictions hold up to {harm} {harm_text(region.limit, prediction)}: 9 of 10 of the "
+        f"{region.checked} that were checked there are at most {format_number(region.factor, 2)} × "
+        "off. Beyond it, run what you consider."
+    )
+
+
+def predicted_harm_text(harm: float, prediction: Prediction) -> str:
+    """Return a predicted harm without its unit: two digits where predictions hold, else one."""
+    if harm == 0 or harm <= trust_limit(prediction):
+        return format_number(harm, 2)
+    return UNTRUSTED + format_number(harm, 1)
+
+
 def make_row(name: str, configuration: Configuration, prediction: Prediction) -> ScoreRow:
     """Return a configuration with its prediction, and its measured figures if it was run."""
     measured = prediction.measured_score(configuration)
@@ -79,32 +114,63 @@ def compare_rows(
 
     The response is about the prepared model, so its float model may be smaller than the one given.
 
-    What the run's own analysis measured counts for the run, unless it was cut short or has schemes
-    that are none of the options.
+    Args:
+        run: The run shown.
+        prediction: With the run's own analysis among its runs; see `with_run`.
+        configuration: What to compare with the two.
     """
     own, stand_ins = prediction.configuration_of(run.recipe)
-    output, size = run.report.output, run.report.size
+    size = run.report.size
     right = prediction.response.report.float_accuracy
     floats = prediction.score({})
     is_folded = size is not None and size.float_bytes != floats.size.model_bytes
     name = "Float, BatchNorm folded" if is_folded else "Float model"
     float_row = ScoreRow(name, {}, floats, 0.0, None, 1.0, right)
     own_row = make_row("Run shown", own, prediction)
-    is_whole = output is not None and not run.report.is_partial and not stand_ins
-    if is_whole and output is not None and own_row.measured_harm is None:
-        harm = output.kl_divergence if prediction.has_logits else output.error.nmse
-        own_row = replace(
-            own_row,
-            measured_harm=harm,
-            measured_agreement=output.top1_agreement,
-            measured_accuracy=output.accuracy_quantized,
-        )
+    if stand_ins:  # what was measured is about the options that stand in, not about the run
+        own_row = ScoreRow(own_row.name, own, own_row.predicted)
     name = "This configuration"
-    if dict(configuration) == own and not stand_ins:
-        return float_row, own_row, replace(own_row, name=name)
     if not configuration:
         return float_row, own_row, replace(float_row, name=name)
     return float_row, own_row, make_row(name, configuration, prediction)
+
+
+def with_run(run: Run, prediction: Prediction) -> Prediction:
+    """Return the prediction with what the run's own analysis measured among its runs.
+
+    An analysis that was cut short, or has schemes that are none of the options, adds nothing.
+    """
+    own, stand_ins = prediction.configuration_of(run.recipe)
+    output = run.report.output
+    is_known = prediction.measured_score(own) is not None
+    if output is None or run.report.is_partial or stand_ins or not own or is_known:
+        return prediction
+    predicted = prediction.score(own)
+    measured = replace(
+        predicted,
+        kl_divergence=output.kl_divergence,
+        nmse=output.error.nmse,
+        sqnr_db=output.error.sqnr_db,
+        top1_agreement=output.top1_agreement,
+        accuracy=output.accuracy_quantized,
+        harm_interval=_own_interval(run),
+    )
+    return _with_point(prediction, ConfigurationPoint(as_pairs(own), predicted, measured))
+
+
+@lru_cache(maxsize=8)
+def _with_point(prediction: Prediction, point: ConfigurationPoint) -> Prediction:
+    """The same prediction every time, which keeps what it has worked out already."""
+    return prediction.with_measured((point,))
+
+
+def _own_interval(run: Run) -> tuple[float, float] | None:
+    """The interval of the run's harm, where a sensitivity measured the whole run as well."""
+    for report in run.sensitivities:
+        is_own = report.parts == BOTH and not any(report.options) and not report.is_partial
+        if report.reference is not None and is_own:
+            return report.reference.interval
+    return None
 
 
 def harm_text(value: float | None, prediction: Prediction) -> str:
@@ -112,44 +178,52 @@ def harm_text(value: float | None, prediction: Prediction) -> str:
     return format_nats(value) if prediction.has_logits else format_number(value)
 
 
-def measured_harm_text(row: ScoreRow, prediction: Prediction) -> str:
-    """Return the measured harm with its interval, as text.
+def measured_harm_text(row: ScoreRow) -> str:
+    """Return the measured harm with its interval and the digits that the interval supports.
 
-    Example: "0.0147 (0.0121–0.0175) nats".
+    Example: "0.0147 (0.0121–0.0175)".
     """
-    if row.measured_harm is None or row.harm_interval is None:
-        return harm_text(row.measured_harm, prediction)
-    low, high = (format_number(edge) for edge in row.harm_interval)
-    unit = " nats" if prediction.has_logits else ""
-    return f"{format_number(row.measured_harm)} ({low}–{high}){unit}"
+    if row.measured_harm is None:
+        return MISSING
+    return format_within(row.measured_harm, row.harm_interval)
 
 
 def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
-    """Return a row for people, results first; what was measured carries its 95 % interval."""
-    predicted, measured = row.predicted, measured_harm_text(row, prediction)
-    samples = prediction.response.report.samples
-    cells = {
-        "Configuration": row.name,
-        f"{'KL' if prediction.has_logits else 'NMSE'}, {BOTH}": (
-            f"{format_number(predicted.harm)} → {measured}"
-            if row.measured_harm is not None
-            else f"{harm_text(predicted.harm, prediction)} → {NOT_RUN}"
-        ),
-    }
+    """Return a row for people, results first: what was measured, else what is predicted."""
+    predicted, samples = row.predicted, prediction.response.report.samples
+
+    def cell(measured: str | None, text: str) -> str:
+        if measured is None:
+            return f"predicted {text}"
+        return measured if measured == text else f"{measured}, predicted {text}"
+
+    right, same = row.measured_accuracy, row.measured_agreement
+    cells = {"Configuration": row.name}
     if predicted.accuracy is not None:
-        right = row.measured_accuracy
-        known = NOT_RUN if right is None else share_text(right, samples)
-        cells[f"Accuracy, {BOTH}"] = f"{format_accuracy(predicted.accuracy)} → {known}"
+        cells["Accuracy"] = cell(
+            None if right is None else share_text(right, samples),
+            format_accuracy(predicted.accuracy),
+        )
     if prediction.has_logits:
-        same = row.measured_agreement
-        known = NOT_RUN if same is None else format_accuracy(same)
-        cells["Same answer"] = f"{format_accuracy(predicted.top1_agreement)} → {known}"
+        cells["Same answer"] = cell(
+            None if same is None else format_accuracy(same),
+            format_accuracy(predicted.top1_agreement),
+        )
+    cells[harm_column(prediction)] = cell(
+        None if row.measured_harm is None else measured_harm_text(row),
+        predicted_harm_text(predicted.harm, prediction),
+    )
     return {
         **cells,
         "Bytes": format_bytes(predicted.size.model_bytes),
-        "Bits a weight": format_number(predicted.size.effective_bits),
-        "Bits": describe_choice(prediction, row.configuration),
+        "Bits a weight": f"{format_number(predicted.size.effective_bits)} "
+        f"({describe_choice(prediction, row.configuration)})",
     }
+
+
+def harm_column(prediction: Prediction) -> str:
+    """Return the heading of harm in tables, with its unit."""
+    return "KL (nats)" if prediction.has_logits else "NMSE"
 
 
 def ratio_text(row: ScoreRow) -> str:
@@ -185,13 +259,23 @@ def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str
 
 
 def layer_data_rows(prediction: Prediction, configuration: Configuration) -> list[dict[str, Any]]:
-    """Return each layer's choice and what it is predicted to do alone, one row a layer."""
+    """Return each layer's choice and what it does alone, predicted and measured."""
     harm = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
     rows = []
     for layer in prediction.response.layers:
         option = configuration.get(layer, FLOAT_OPTION)
-        alone = prediction.alone.get((layer, option), 0.0)
-        rows.append({"layer": layer, "choice": option, f"predicted_{harm}_alone": alone})
+        choice = (layer, option)
+        is_float = option == FLOAT_OPTION
+        rows.append(
+            {
+                "layer": layer,
+                "choice": option,
+                f"predicted_{harm}_alone": prediction.alone.get(choice, 0.0),
+                f"measured_{harm}_alone": 0.0
+                if is_float
+                else prediction.measured_alone.get(choice),
+            }
+        )
     return rows
 
 

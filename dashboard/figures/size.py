@@ -1,4 +1,4 @@
-"""Bytes before and after: by layer, step by step for the model, and counted against the file."""
+"""Bytes before and after: by layer, and step by step for the model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.figures.axes import BYTES_AXIS, beside, row_targets, two_lines
-from dashboard.figures.formatting import format_bytes, format_percent, shorten_middle
+from dashboard.figures.axes import (
+    BYTES_AXIS,
+    beside,
+    layer_ticks,
+    row_frame,
+    row_targets,
+    two_lines,
+)
+from dashboard.figures.formatting import format_bytes, format_percent
 from dashboard.figures.size_items import ITEMS, LayerBytes, SizeStep
 from dashboard.figures.theme import (
     FLOAT,
     GOOD,
-    HIGHLIGHT,
     INT8,
     MARGIN,
     NEUTRAL,
@@ -22,14 +28,11 @@ from dashboard.figures.theme import (
 )
 from quant_engine.report import SizeReport
 
-ROW_HEIGHT = 34
-NAME_LENGTH = 30
-SELECTED_MARK = "▶ "
+ROW_HEIGHT = 26
 _WIDTH = 0.36
 
 LAYERS_TITLE = two_lines("Bytes of each layer", "upper bar: float, lower bar: quantized")
 STEPS_TITLE = "Bytes of the model, step by step"
-FILE_TITLE = "Bytes of the model, counted and as a file"
 
 
 def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.Figure:
@@ -52,20 +55,12 @@ def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.F
         LAYERS_TITLE,
         "Bytes (1 kB = 1,000 bytes)",
         traces=[*traces, targets],
-        height=190 + 12 * len(traces) + ROW_HEIGHT * max(len(rows), 4),
+        height=170 + 6 * len(traces) + ROW_HEIGHT * max(len(rows), 4),
         x_axis={**BYTES_AXIS, "rangemode": "tozero"},
-        y_axis={
-            "tickvals": list(range(len(rows))),
-            "ticktext": [
-                (SELECTED_MARK if row.name and row.name == selected else "")
-                + shorten_middle(row.label, NAME_LENGTH)
-                for row in rows
-            ],
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-            "fixedrange": True,
-        },
-        shapes=_selected_band(rows, selected),
+        y_axis=layer_ticks([row.label for row in rows], selected),
+        shapes=[
+            row_frame(index) for index, row in enumerate(rows) if row.name and row.name == selected
+        ],
         annotations=[beside(index, _change_text(row)) for index, row in enumerate(rows)],
         layout={
             "barmode": "stack",
@@ -120,7 +115,7 @@ def waterfall_figure(steps: Sequence[SizeStep]) -> go.Figure:
         STEPS_TITLE,
         "Bytes (1 kB = 1,000 bytes)",
         traces=[bars],
-        height=130 + 36 * len(steps),
+        height=120 + 30 * len(steps),
         x_axis={**BYTES_AXIS, "rangemode": "tozero"},
         y_axis={
             "tickvals": list(range(len(steps))),
@@ -130,53 +125,6 @@ def waterfall_figure(steps: Sequence[SizeStep]) -> go.Figure:
         },
         shapes=[_connector(index, end) for index, end in enumerate(ends[:-1])],
         annotations=[beside(index, _step_text(step)) for index, step in enumerate(steps)],
-        layout={"margin": {"l": 64, "r": 90, "t": 56, "b": 56}},
-    )
-
-
-def file_size_figure(size: SizeReport) -> go.Figure:
-    """Return four bars: float and quantized, counted and as a file on disk."""
-    rows = (
-        ("float, counted", size.float_bytes, FLOAT, ""),
-        ("float, file", size.float_file_bytes, FLOAT, "-"),
-        ("quantized, counted", size.quantized_bytes, INT8, ""),
-        ("quantized, file", size.quantized_file_bytes, INT8, "-"),
-    )
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "x": [row[1] for row in rows],
-        "y": list(range(len(rows))),
-        "width": 0.66,
-        "marker": {
-            "color": [row[2] for row in rows],
-            "line": {"width": 0},
-            "pattern": {
-                "shape": [row[3] for row in rows],
-                "size": 6,
-                "solidity": 0.3,
-                "fillmode": "overlay",
-                "fgcolor": "#FFFFFF",
-                "fgopacity": 0.85,
-            },
-        },
-        "hovertext": [f"<b>{row[0]}</b><br>{row[1]:,} bytes" for row in rows],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "showlegend": False,
-    }
-    return new_figure(
-        FILE_TITLE,
-        "Bytes (1 kB = 1,000 bytes)",
-        traces=[bars],
-        height=280,
-        x_axis={**BYTES_AXIS, "rangemode": "tozero"},
-        y_axis={
-            "tickvals": list(range(len(rows))),
-            "ticktext": [row[0] for row in rows],
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-        },
-        annotations=[beside(index, format_bytes(row[1])) for index, row in enumerate(rows)],
         layout={"margin": {"l": 64, "r": 90, "t": 56, "b": 56}},
     )
 
@@ -200,28 +148,12 @@ def _stack(rows: Sequence[LayerBytes], item: Any) -> dict[str, Any]:
             for row, value in zip(rows, values, strict=True)
         ],
         "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {"color": FLOAT, "line": {"width": 0}} if item is None else item.marker,
+        "marker": {"color": FLOAT if item is None else item.color, "line": {"width": 0}},
     }
 
 
 def _change_text(row: LayerBytes) -> str:
     return f"{format_bytes(row.float_bytes)} → {format_bytes(row.quantized_bytes)}"
-
-
-def _selected_band(rows: Sequence[LayerBytes], selected: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": "rect",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": index - 0.48,
-            "y1": index + 0.48,
-            "line": {"color": HIGHLIGHT, "width": 2},
-        }
-        for index, row in enumerate(rows)
-        if row.name and row.name == selected
-    ]
 
 
 def _step_color(step: SizeStep, index: int) -> str:
@@ -262,12 +194,3 @@ def reduction_text(size: SizeReport) -> str:
     if after >= before:
         return f"+{share}"
     return f"{before / after:.3g} × smaller (−{share})"
-
-
-def describe_file(size: SizeReport) -> str:
-    """Return the takeaway of the comparison with the file in a sentence."""
-    return (
-        f"Float: {format_bytes(size.float_bytes)} counted, {format_bytes(size.float_file_bytes)} "
-        f"as a file. Quantized: {format_bytes(size.quantized_bytes)} counted, "
-        f"{format_bytes(size.quantized_file_bytes)} as a file."
-    )

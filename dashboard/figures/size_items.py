@@ -8,42 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboard.figures.formatting import format_bytes, plural
-from dashboard.figures.theme import FLOAT, INT8, NEUTRAL
+from dashboard.figures.theme import FLOAT, HIGHLIGHT, INT8, NEUTRAL
 from quant_engine.report import LayerReport, ModelReport
 
 
 @dataclass(frozen=True, slots=True)
 class SizeItem:
-    """One kind of bytes and how it is drawn; the pattern tells it apart without its colour.
+    """One kind of bytes and how it is drawn: stacked in the order of `ITEMS`, as in the legend.
 
     Attributes:
         key: Short name.
         label: Name shown to people.
         color: Colour of its bars.
-        pattern: Plotly's fill pattern; empty for a plain bar.
     """
 
     key: str
     label: str
     color: str
-    pattern: str
-
-    @property
-    def marker(self) -> dict[str, Any]:
-        """Marker of its bars."""
-        pattern = {"shape": self.pattern, "size": 5, "solidity": 0.35, "fillmode": "overlay"}
-        return {
-            "color": self.color,
-            "line": {"width": 0},
-            "pattern": {**pattern, "fgcolor": "#FFFFFF", "fgopacity": 0.85} if self.pattern else {},
-        }
 
 
-WEIGHTS = SizeItem("weight_bytes", "quantized weights", INT8, "")
-SCALES = SizeItem("scale_bytes", "scales", NEUTRAL, "|")
-ZERO_POINTS = SizeItem("zero_point_bytes", "zero points", NEUTRAL, "-")
-BIASES = SizeItem("bias_bytes", "biases (float)", FLOAT, ".")
-LEFTOVERS = SizeItem("float_leftover_bytes", "stays float", FLOAT, "x")
+WEIGHTS = SizeItem("weight_bytes", "quantized weights", INT8)
+SCALES = SizeItem("scale_bytes", "scales", NEUTRAL)
+ZERO_POINTS = SizeItem("zero_point_bytes", "zero points", "#B4BDC9")
+BIASES = SizeItem("bias_bytes", "biases (float)", HIGHLIGHT)
+LEFTOVERS = SizeItem("float_leftover_bytes", "stays float", FLOAT)
 ITEMS = (WEIGHTS, SCALES, ZERO_POINTS, BIASES, LEFTOVERS)
 
 

@@ -172,7 +172,7 @@ def empty_figure(title: str, reason: str, *, height: int = 160) -> go.Figure:
         "x": 0.5,
         "y": 0.5,
         "showarrow": False,
-        "font": {"size": 14, "color": NEUTRAL},
+        "font": {"size": 14},
     }
     return new_figure(title, height=height, x_axis=hidden, y_axis=hidden, annotations=[note])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dashboard.figures.formatting import format_ms, format_number, plural
-from dashboard.figures.theme import FLOAT, INT8, NEUTRAL
 from quant_engine.report import TimingEntry, TimingReport
 
 FLOAT_EXECUTION = "float"
@@ -23,55 +22,44 @@ class Execution:
     Attributes:
         label: Name shown to people.
         about: What really ran.
-        color: Colour of its bars.
-        pattern: Plotly's fill pattern; empty for a plain bar.
     """
 
     label: str
     about: str
-    color: str
-    pattern: str = ""
 
 
 EXECUTIONS: dict[str, Execution] = {
-    FLOAT_EXECUTION: Execution("float", "the float model as it is", FLOAT),
+    FLOAT_EXECUTION: Execution("float", "the float model as it is"),
     CHANNELS_LAST: Execution(
         "float (channels last)",
         "the same float model with the channels of each pixel side by side in memory, "
         "often the faster layout for convolutions",
-        FLOAT,
-        ".",
     ),
     SIMULATED: Execution(
         "simulated int8",
         "int8 values, computed in float: every layer rounds its input, multiplies in float, "
         "so it is slower than float by design",
-        INT8,
-        "x",
     ),
     INTEGER: Execution(
         "integer int8",
         "int8 values multiplied and summed as integers; between layers values are float again",
-        INT8,
     ),
     LOWERED: Execution(
         "integer int8 (lowered)",
         "the same, and where the model allows it values stay int8 between layers too",
-        INT8,
-        "/",
     ),
 }
-"""How the known executions are shown; others are shown under their own name."""
+"""The known executions; others are shown under their own name."""
 
 
 def execution(name: str) -> Execution:
-    """Return how an execution is shown.
+    """Return the name and the meaning of an execution.
 
     Example:
         >>> execution("simulated").label, execution("new_kernel").label
         ('simulated int8', 'new kernel')
     """
-    return EXECUTIONS.get(name) or Execution(name.replace("_", " "), "", NEUTRAL)
+    return EXECUTIONS.get(name) or Execution(name.replace("_", " "), "")
 
 
 def batch_sizes(timing: TimingReport) -> tuple[int, ...]:
@@ -82,6 +70,12 @@ def batch_sizes(timing: TimingReport) -> tuple[int, ...]:
 def baseline_of(timing: TimingReport, batch_size: int) -> TimingEntry | None:
     """Return what all times at a batch size are compared with: float in its faster layout."""
     return timing.float_baseline.get(batch_size)
+
+
+def fastest_integer(timing: TimingReport, batch_size: int) -> TimingEntry | None:
+    """Return the fastest time of those that multiply integers, lowered or not."""
+    found = [timing.model(kind, batch_size) for kind in (INTEGER, LOWERED)]
+    return min((e for e in found if e is not None), key=lambda e: e.median_ms, default=None)
 
 
 def ratio_to_baseline(timing: TimingReport, entry: TimingEntry) -> float | None:
@@ -168,10 +162,19 @@ def unreliable_text(timing: TimingReport) -> str:
 
 
 def describe_times(timing: TimingReport, batch_size: int) -> str:
-    """Return the times at one batch size in a sentence."""
+    """Return the times at one batch size in a sentence: integers against float where both ran."""
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
-    times = ", ".join(f"{execution(e.execution).label} {format_ms(e.median_ms)}" for e in entries)
-    return f"Median time of one forward pass at batch size {batch_size}: {times or 'none'}."
+    if not entries:
+        return f"Nothing was timed at batch size {batch_size}."
+    best, base = fastest_integer(timing, batch_size), baseline_of(timing, batch_size)
+    if best is None or base is None or base.median_ms <= 0:
+        times = [f"{execution(e.execution).label} {format_ms(e.median_ms)}" for e in entries]
+        return f"Median time of a pass at batch size {batch_size}: {', '.join(times)}."
+    return (
+        f"At batch size {batch_size}, {execution(best.execution).label} takes "
+        f"{format_ms(best.median_ms)}: {format_ratio(best.median_ms / base.median_ms)} the "
+        f"{format_ms(base.median_ms)} of {execution(base.execution).label}."
+    )
 
 
 def what_was_timed(timing: TimingReport) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import log_axis, two_lines
-from dashboard.figures.formatting import plural
-from dashboard.figures.frontier import format_harm
+from dashboard.figures.frontier import format_harm, untrusted_ground
 from dashboard.figures.theme import ERROR, ERROR_EDGE, GOOD, INT8, INT8_EDGE, NEUTRAL, empty_figure
 from dashboard.figures.theme import new_figure as _new_figure
 from dashboard.prediction import Prediction
@@ -22,10 +21,11 @@ RANDOM = "random configurations"
 RUN = "run from this page"
 
 
-def trust_figure(prediction: Prediction, harm: str) -> go.Figure:
+def trust_figure(prediction: Prediction, harm: str, *, limit: float = math.inf) -> go.Figure:
     """Return predicted against measured; on the dotted line the prediction is right.
 
-    `customdata` of a point is its configuration as text.
+    `customdata` of a point is its configuration as text. Above `limit`, up to which predictions
+    hold, the ground is shaded.
     """
     agreement = prediction.response.agreement
     title = two_lines("Predicted against measured", harm)
@@ -75,6 +75,7 @@ def trust_figure(prediction: Prediction, harm: str) -> go.Figure:
     return _new_figure(
         title, f"Measured {harm}", f"Predicted {harm}", traces=traces, height=460, x_axis=axis,
         y_axis=axis,
+        shapes=[untrusted_ground(limit, ends, is_left=True)] if max(ends) > limit else [],
     )  # fmt: skip
 
 
@@ -96,16 +97,6 @@ def trust_rows(prediction: Prediction) -> list[dict[str, Any]]:
         for name, points in groups
         for point in points
     ]
-
-
-def describe_trust(prediction: Prediction) -> str:
-    """Return the takeaway of the figure in a sentence."""
-    agreement = prediction.response.agreement
-    return (
-        f"{plural(agreement.single.count, 'single layer')} under an option and "
-        f"{plural(agreement.random.count, 'random configuration')}, predicted against measured. "
-        f"{agreement.verdict}"
-    )
 
 
 def _as_point(point: ConfigurationPoint) -> AgreementPoint:

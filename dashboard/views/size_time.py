@@ -7,12 +7,11 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.timing_parts import is_on_its_way, show_timing
 from dashboard.figures.formatting import format_bytes, format_number, plural
 from dashboard.figures.size import (
-    describe_file,
-    file_size_figure,
     layer_size_figure,
     layer_size_rows,
     reduction_text,
@@ -31,10 +30,11 @@ from dashboard.runs import Run
 from quant_engine.report import SizeReport
 
 TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
-DEFAULT_TOP = "20"
+DEFAULT_TOP = "10"
 LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
 
 
+@contained("The headline")
 def _show_headline(size: SizeReport) -> None:
     box = st.container(horizontal=True, gap="medium", key="size_headline")
     box.metric(
@@ -60,14 +60,17 @@ def _show_headline(size: SizeReport) -> None:
         f"float file {format_bytes(size.float_file_bytes)}",
         delta_color="off",
         delta_arrow="off",
-        help="Length of the model written as a safetensors file.",
+        help="Length of the model written as a safetensors file, whose header lists every "
+        "tensor's name, type and shape: that is what it has more than the counted bytes.",
         width="content",
     )
 
 
+@contained("The bytes of the model")
 def _show_model_size(run: Run) -> None:
-    st.subheader("From float to quantized", anchor=False)
     steps = size_steps(run.report)
+    narrow = "Weights of fewer than 8 bits are packed without gaps, in the count and in the file; "
+    narrow += "in memory each still takes a whole byte."
     show_figure(
         waterfall_figure(steps),
         key="size_steps",
@@ -79,6 +82,7 @@ def _show_model_size(run: Run) -> None:
                 f"Storing weights as {bits_text(run.report)} saves the most. Scales and zero "
                 "points are the price: a few numbers for each tensor, or for each channel.",
                 "Biases stay float, and so does every layer that is not quantized.",
+                *([narrow] if has_narrow_weights(run.report) else ()),
             )
         ),
         data=lambda: tables.table(step_rows(steps)),
@@ -86,9 +90,8 @@ def _show_model_size(run: Run) -> None:
     )
 
 
-def _show_layer_sizes(run: Run) -> None:
-    layers = run.report.layers
-    st.subheader("Bytes of each layer", anchor=False)
+def _choose_rows() -> tuple[int | None, str]:
+    """How many layers the figures show, and in which order the bytes stand."""
     check_link_word("rows", list(TOPS))
     check_link_word("order", [LARGEST_FIRST, AS_THEY_RUN])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -99,7 +102,8 @@ def _show_layer_sizes(run: Run) -> None:
             key="rows",
             bind="query-params",
             width=140,
-            help="The largest ones; the rest is added up in one row.",
+            help="The largest ones, the rest added up in one row; and below, those whose time "
+            "changes the most.",
         )
         order = st.segmented_control(
             "Order",
@@ -109,7 +113,13 @@ def _show_layer_sizes(run: Run) -> None:
             key="order",
             bind="query-params",
         )
-    rows = layer_bytes(layers, top=TOPS[top], is_sorted=order != AS_THEY_RUN)
+    return TOPS[top], order or LARGEST_FIRST
+
+
+@contained("The bytes of the layers")
+def _show_layer_sizes(run: Run, top: int | None, order: str) -> None:
+    layers = run.report.layers
+    rows = layer_bytes(layers, top=top, is_sorted=order != AS_THEY_RUN)
     show_figure(
         layer_size_figure(rows, selected=run_state.selected_layer(run.report)),
         key="size_layers",
@@ -118,8 +128,8 @@ def _show_layer_sizes(run: Run) -> None:
             (
                 "Two bars a layer: above in float, below quantized and split by what the bytes "
                 "hold.",
-                "Small layers with many channels pay most for their scales. A crossed blue bar is "
-                "a layer that stays float; hover it for the reason.",
+                "Small layers with many channels pay most for their scales. A blue bar below is a "
+                "layer that stays float; hover it for the reason.",
                 "Click a bar to select its layer.",
             )
         ),
@@ -129,33 +139,11 @@ def _show_layer_sizes(run: Run) -> None:
     )
 
 
-def _show_file(run: Run, size: SizeReport) -> None:
-    st.subheader("Counted, and on disk", anchor=False)
-    notes = [
-        "Counted: the sum of the items above. File: the measured length of the model as a "
-        "safetensors file, whose header lists every tensor's name, type and shape.",
-    ]
-    if has_narrow_weights(run.report):
-        notes.append(
-            "Weights of fewer than 8 bits are packed without gaps in the file, and counted so; in "
-            "memory each still takes a whole byte."
-        )
-    st.markdown(" ".join(notes))
-    show_figure(
-        file_size_figure(size),
-        key="size_file",
-        alt=describe_file(size),
-        about="\n\n".join((*notes, "The two agree when nothing was forgotten in the count.")),
-        data=lambda: tables.size_table(size),
-        file_name=f"{run.model_name}-size-file",
-    )
-
-
 st.title("Size & time", anchor=False)
 st.caption("Where the bytes of the model are, before and after, and how long it takes to run.")
 shown = run_state.require_run()
 report = shown.report
-if is_on_its_way(shown):
+if is_on_its_way(shown) and report.is_partial:
     st.info(
         f"Not finished yet: {plural(len(report.layers), 'layer')} known so far.",
         icon=":material/hourglass_top:",
@@ -175,7 +163,6 @@ if report.size is None:
 else:
     _show_headline(report.size)
     _show_model_size(shown)
-_show_layer_sizes(shown)
-if report.size is not None:
-    _show_file(shown, report.size)
-show_timing(shown)
+top, order = _choose_rows()
+_show_layer_sizes(shown, top, order)
+show_timing(shown, top)

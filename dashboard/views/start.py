@@ -7,7 +7,9 @@ import streamlit as st
 from dashboard import service
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.headline import show_headline
+from dashboard.components.markdown import escape_markdown
 from dashboard.components.model_table import show_model_table, show_recent_runs
 from dashboard.components.pair_section import show_pair
 from dashboard.figures.four_errors import (
@@ -45,11 +47,12 @@ def _show_presets(run: Run) -> None:
             )
 
 
+@contained("The run shown")
 def _show_run(run: Run) -> None:
     """A run that belongs to no story: how it went, and its four errors."""
     title = service.model_info(run.model_name).title
     origin = "Stored example" if run.is_example else "Your run"
-    st.subheader(f"{origin}: {title}, {describe_recipe(run.recipe)}", anchor=False)
+    st.subheader(f"{origin}: {title}, {escape_markdown(describe_recipe(run.recipe))}", anchor=False)
     show_headline(run, key="start")
     effects = run_state.effects_of(run)
     series = [Series("", error_rows(run.report, effects), effects, ONE_MARK)]
@@ -109,6 +112,7 @@ def _show_stories(shown: Run | None) -> None:
         _show_story(current)
 
 
+@contained("The story")
 def _show_story(story: Story) -> None:
     runs = service.find_example(story.broken), service.find_example(story.repaired)
     broken, repaired = runs

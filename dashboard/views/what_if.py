@@ -7,8 +7,9 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.markdown import escape_markdown
-from dashboard.components.prediction_work import find_prediction, predictions
+from dashboard.components.prediction_work import find_prediction
 from dashboard.components.what_if_parts import show_actions, show_budget, show_prediction
 from dashboard.components.what_if_state import (
     current_configuration,
@@ -31,18 +32,18 @@ from dashboard.figures.frontier import (
     frontier_rows,
     harm_name,
 )
-from dashboard.figures.scores import compare_rows, is_trusted
+from dashboard.figures.scores import compare_rows, trust_limit, with_run
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
 
 
+@contained("The frontier")
 def _show_frontier(run: Run, prediction: Prediction, configuration: Configuration) -> None:
-    st.subheader("Bytes against harm", anchor=False)
     own, _ = prediction.configuration_of(run.recipe)
     show_budget(run, prediction, own)
     points, harm = chart_points(prediction, configuration, own), harm_name(prediction)
     show_figure(
-        frontier_figure(points, harm, is_trusted=is_trusted(prediction)),
+        frontier_figure(points, harm, limit=trust_limit(prediction)),
         key="what_if_frontier",
         alt=describe_frontier(points, harm),
         about="\n\n".join(
@@ -51,9 +52,9 @@ def _show_frontier(run: Run, prediction: Prediction, configuration: Configuratio
                 "ten times the one before. The star is the table's present choice. A prediction of "
                 "exactly 0, such as the float model's, has no place on such an axis: it stands on "
                 "the lower edge.",
-                "The line is the frontier: the least harm that a search found for every size. "
-                "Diamonds give all layers the same bits. What lies above the line can be had "
-                "smaller, or better.",
+                "The line is the frontier: the least harm that a search found for every size. On "
+                "shaded ground it is grey: there predictions were found not to hold. Diamonds give "
+                "all layers the same bits. What lies above the line can be had smaller, or better.",
                 "A green × is what running the model gave, joined to its prediction. Click a point "
                 "to load its configuration into the table.",
             )
@@ -65,10 +66,11 @@ def _show_frontier(run: Run, prediction: Prediction, configuration: Configuratio
 
 
 def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
+    prediction = with_run(run, prediction)
     configuration = current_configuration(run, prediction, text)
     rows = compare_rows(run, prediction, configuration)
-    show_verdict(prediction)
     show_prediction(prediction, rows)
+    show_verdict(prediction, rows[-1])
     show_actions(run, prediction, rows[-1], rows)
     with st.grid(2, min_column_width=460, gap="medium", key="what_if_body"):
         with st.container():
@@ -96,13 +98,12 @@ def _notes(prediction: Prediction) -> str:
 st.title("What if", anchor=False)
 st.caption(
     "Choose bits for every layer. What that does to the model is predicted at once from one "
-    "measurement, without running it; “Verify” runs it."
+    "measurement, without running it; “Verify” runs it. KL divergence says how far the answers' "
+    "probabilities move from the float model's, in nats: 0 is not at all."
 )
 shown = run_state.require_run()
 linked = hold_link(shown)
 known = find_prediction(shown.settings)
-if predictions().problem:
-    st.warning(predictions().problem, icon=":material/save:")
 if known is None:
     show_no_prediction(shown)
 else:

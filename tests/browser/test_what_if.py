@@ -26,7 +26,7 @@ def choose(page: Page, layer: str, letter: str) -> None:
 
 def test_choosing_finding_verifying_and_using(dashboard_url: str, page: Page) -> None:
     visit(page, f"{dashboard_url}/what_if?{RUN}")
-    size, harm = metric(page, "Model size"), metric(page, "Predicted KL")
+    size, harm = metric(page, "Model size"), metric(page, "KL (nats)")
     before = (size.inner_text(), harm.inner_text())
 
     choose(page, "features.2", "2")
@@ -63,7 +63,7 @@ def test_a_click_on_a_point_loads_its_configuration(dashboard_url: str, page: Pa
     visit(page, f"{dashboard_url}/what_if?{RUN}")
     size = metric(page, "Model size")
     before = size.inner_text()
-    chart = page.locator(".st-key-what_if_frontier .scatterlayer .trace").nth(1)
+    chart = page.locator(".st-key-what_if_frontier .scatterlayer .trace").nth(2)
     point = chart.locator(".point").nth(3)  # all layers with 4 bits
 
     click_mark(page, point)

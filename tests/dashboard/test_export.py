@@ -13,7 +13,7 @@ from dashboard import export
 from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.report_page import LAYER_COLUMNS, key_numbers, layer_cells, sections
 from dashboard.sweeps import Sweep
-from quant_engine.report import ModelReport, SensitivityReport
+from quant_engine.report import Coverage, LeftOut, ModelReport, SensitivityReport
 from tests.dashboard.factories import (
     EXACT_LAYER,
     EXCLUDED_LAYER,
@@ -60,6 +60,10 @@ def test_the_page_shows_the_key_numbers() -> None:
         assert words in html.unescape(text), words
     assert "−1 of 360 samples: no difference the data shows" in html.unescape(text)
     numbers = {number.name: number for number in key_numbers(make_report())}
+    coverage = Coverage(1000, 1, (LeftOut("ScaledConv2d is a subclass.", 999, ("stem",)),))
+    first, *_ = key_numbers(replace(make_report(), coverage=coverage))
+    assert (first.name, first.value) == ("Weights on codes", "0.1 %")
+    assert first.remark.endswith("Left out: 99.9 % (stem): ScaledConv2d is a subclass.")
     assert numbers["Model size"].value == "77.3 kB"
     assert numbers["Quantized layers"].value == "10 of 12"
     assert "slower than float" in text
@@ -154,9 +158,9 @@ def test_the_page_keeps_executions_apart_and_says_what_gains() -> None:
     text = html.unescape(page(report))
     titles = [section.title for section in sections(report)]
 
-    assert "Time integers save in each layer" in titles
+    assert "Time inside each layer" in titles
     for words in (
-        "Integer int8: slower than the baseline.",
+        "On integers: slower than float.",
         "Simulated int8: never a speed-up.",
         "Baseline: float (channels last), the faster of the two float layouts.",
         "9 of 10 quantized layers computed on integers, by kernel: oneDNN.",
@@ -167,10 +171,7 @@ def test_the_page_keeps_executions_apart_and_says_what_gains() -> None:
 
 
 def test_a_run_without_integer_times_makes_no_claim_about_them() -> None:
-    titles = [section.title for section in sections(make_report())]
-
-    assert "Time integers save in each layer" not in titles
-    assert "Integer int8: not timed." in page(make_report())
+    assert "On integers: not timed." in page(make_report())
 
 
 def test_csv_and_json_hold_every_execution() -> None:

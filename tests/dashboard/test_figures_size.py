@@ -5,8 +5,6 @@ from dataclasses import replace
 import pytest
 
 from dashboard.figures.size import (
-    describe_file,
-    file_size_figure,
     layer_size_figure,
     layer_size_rows,
     reduction_text,
@@ -149,11 +147,12 @@ def test_layer_bars_stack_the_items_and_carry_the_names():
     assert figure.layout.yaxis.ticktext[1].startswith("▶")
 
 
-def test_items_are_told_apart_by_more_than_their_colour():
-    assert len({(item.color, item.pattern) for item in ITEMS}) == len(ITEMS)
-    for color in {item.color for item in ITEMS}:
-        patterns = [item.pattern for item in ITEMS if item.color == color]
-        assert len(set(patterns)) == len(patterns)
+def test_items_are_told_apart_by_their_colour_and_stand_in_the_order_of_the_legend():
+    assert len({item.color for item in ITEMS}) == len(ITEMS)
+    _, *items, _ = layer_size_figure(layer_bytes(REPORT.layers)).data
+    order = [item.label for item in ITEMS]
+    assert [trace.name for trace in items] == [name for name in order if name in order]
+    assert not [trace for trace in items if trace.marker.pattern.shape]
 
 
 def test_items_that_no_layer_has_are_not_in_the_legend():
@@ -169,8 +168,9 @@ def test_many_long_names_stay_apart():
     ]
     figure = layer_size_figure(layer_bytes(layers))
     assert len(set(figure.data[0].y)) == 120
-    assert figure.layout.height > 120 * 30
+    assert figure.layout.height > 120 * 25
     assert max(len(text) for text in figure.layout.yaxis.ticktext) < 40
+    assert len(set(figure.layout.yaxis.ticktext)) == 120
 
 
 def test_no_layers_say_so():
@@ -178,24 +178,10 @@ def test_no_layers_say_so():
     assert describe_layers(()) == "The report holds no layers."
 
 
-def test_the_file_stands_beside_the_count():
-    assert REPORT.size is not None
-    (bars,) = file_size_figure(REPORT.size).data
-    size = REPORT.size
-    assert list(bars.x) == [
-        size.float_bytes,
-        size.float_file_bytes,
-        size.quantized_bytes,
-        size.quantized_file_bytes,
-    ]
-    assert bars.marker.pattern.shape[0] != bars.marker.pattern.shape[1]
-
-
 def test_words_name_the_figures():
     assert REPORT.size is not None
     assert "188 kB in float" in describe_steps(size_steps(REPORT))
     assert "layer3.0.conv1" in describe_layers(layer_bytes(REPORT.layers))
-    assert "as a file" in describe_file(REPORT.size)
 
 
 def test_tables_hold_what_the_figures_show():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dashboard.figures.theme import is_empty_figure
-from dashboard.figures.timing import layer_timing_figure, model_timing_figure, slowest_layers
+from dashboard.figures.timing import model_timing_figure
 from dashboard.figures.timing_text import (
     baseline_text,
     batch_sizes,
@@ -13,6 +13,7 @@ from dashboard.figures.timing_text import (
     conditions_text,
     describe_times,
     execution,
+    fastest_integer,
     is_baseline,
     ratio_to_baseline,
     what_was_timed,
@@ -52,7 +53,7 @@ def test_bars_are_medians_with_quartiles():
 def test_a_batch_size_nobody_timed_says_so():
     assert is_empty_figure(model_timing_figure(TIMING, 7))
     assert batch_sizes(TIMING) == (1, 64)
-    assert describe_times(TIMING, 7).endswith("none.")
+    assert describe_times(TIMING, 7) == "Nothing was timed at batch size 7."
 
 
 def test_ratios_are_to_the_faster_float_layout_and_it_is_named():
@@ -82,16 +83,6 @@ def test_a_float_time_of_zero_gives_no_ratio():
     assert len(model_timing_figure(timing, 1).data[0].x) == 2
 
 
-def test_layers_show_float_in_the_layout_that_is_the_baseline():
-    names = slowest_layers(INTEGER_TIMING, 3)
-    *bars, _ = layer_timing_figure(INTEGER_TIMING, names).data
-    assert [trace.name for trace in bars] == [
-        "simulated int8",
-        "float (channels last)",
-        "integer int8",
-    ]
-
-
 def test_executions_of_the_future_are_shown_under_their_own_name():
     timing = with_models(
         TimingEntry("float", 1, 10.0, 9.0, 11.0, 20),
@@ -102,15 +93,32 @@ def test_executions_of_the_future_are_shown_under_their_own_name():
     assert list(figure.layout.yaxis.ticktext) == ["float", "integer int8", "fused kernel"]
     assert figure.layout.annotations[2].text == "2 ms (0.20 × baseline)"
     assert figure.layout.annotations[1].text == "4 ms (0.40 × baseline, unreliable)"
-    assert "fused kernel 2 ms" in describe_times(timing, 1)
+    assert "integer int8 takes 4 ms: 0.40 × the 10 ms of float" in describe_times(timing, 1)
 
 
-def test_executions_are_told_apart_without_colour():
+def test_executions_are_told_apart_without_colour_and_without_hatches():
     names = ("float", "float_channels_last", "simulated", "integer", "integer_lowered")
     looks = [execution(name) for name in names]
     assert len({look.label for look in looks}) == 5
-    assert len({(look.color, look.pattern) for look in looks}) == 5
     assert all(look.about for look in looks)
+    figure = model_timing_figure(INTEGER_TIMING, 64)
+    assert list(figure.layout.yaxis.ticktext) == [look.label for look in looks]
+    assert figure.data[0].marker.pattern.shape is None
+
+
+def test_the_fastest_integer_execution_is_meant_lowered_or_not():
+    assert fastest_integer(INTEGER_TIMING, 64).execution == "integer_lowered"
+    assert describe_times(INTEGER_TIMING, 64) == (
+        "At batch size 64, integer int8 (lowered) takes 7.8 ms: 0.40 × the 19.5 ms of float "
+        "(channels last)."
+    )
+    slower = with_models(
+        TimingEntry("float", 1, 10.0, 9.0, 11.0, 20),
+        TimingEntry("integer", 1, 4.0, 3.0, 5.0, 20),
+        TimingEntry("integer_lowered", 1, 6.0, 5.0, 7.0, 20),
+    )
+    assert fastest_integer(slower, 1).execution == "integer"
+    assert fastest_integer(TIMING, 64) is None
 
 
 def test_conditions_name_everything_that_matters():
@@ -146,40 +154,3 @@ def test_what_was_timed_is_said_for_each_execution():
     text = what_was_timed(TIMING)
     assert "simulated int8: int8 values, computed in float" in text
     assert "integer int8" not in text
-
-
-def test_slowest_layers_come_first():
-    names = slowest_layers(TIMING)
-    longest = {
-        name: max(entry.median_ms for entry in TIMING.layers if entry.layer == name)
-        for name in names
-    }
-    assert list(names) == sorted(names, key=lambda name: -longest[name])
-    assert slowest_layers(TIMING, 3) == names[:3]
-    assert set(names) == {entry.layer for entry in TIMING.layers}
-
-
-def test_layer_bars_stand_in_their_row_and_carry_the_name():
-    names = slowest_layers(TIMING, 4)
-    figure = layer_timing_figure(TIMING, names, selected=names[2])
-    *bars, targets = figure.data
-    assert [trace.name for trace in bars] == ["float", "simulated int8"]
-    assert list(targets.customdata) == list(names)
-    assert list(targets.y) == [0, 1, 2, 3]
-    for trace in bars:
-        for name, y in zip(trace.customdata, trace.y, strict=True):
-            assert abs(y - names.index(name)) < 0.5
-    assert set(figure.data[0].y).isdisjoint(figure.data[1].y)
-    assert figure.layout.yaxis.ticktext[2].startswith("▶")
-    (frame,) = figure.layout.shapes
-    assert frame.y0 < 2 < frame.y1
-
-
-def test_layers_that_were_not_timed_say_so():
-    assert is_empty_figure(layer_timing_figure(with_models(), ()))
-    assert slowest_layers(with_models()) == ()
-
-
-def test_a_selected_layer_that_is_not_shown_is_not_framed():
-    names = slowest_layers(TIMING, 2)
-    assert not layer_timing_figure(TIMING, names, selected="elsewhere").layout.shapes

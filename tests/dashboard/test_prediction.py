@@ -13,6 +13,7 @@ import pytest
 
 from dashboard import prediction_service, service
 from dashboard.accuracy import share_interval
+from dashboard.figures.formatting import format_number, format_within
 from dashboard.figures.frontier import (
     CURRENT,
     FRONTIER,
@@ -30,12 +31,16 @@ from dashboard.figures.scores import (
     is_trusted,
     layer_data_rows,
     make_row,
+    predicted_harm_text,
     ratio_text,
     table_row,
     to_json,
+    trust_text,
+    with_run,
 )
 from dashboard.figures.sensitivity_metrics import METRICS
-from dashboard.figures.trust import RANDOM, describe_trust, trust_figure, trust_rows
+from dashboard.figures.theme import NEUTRAL
+from dashboard.figures.trust import RANDOM, trust_figure, trust_rows
 from dashboard.prediction import Prediction, bare_settings, prediction_id, widths_of
 from dashboard.prediction_files import pack_prediction, unpack_prediction
 from dashboard.prediction_store import PredictionStore
@@ -255,16 +260,50 @@ def test_whiskers_span_the_interval_of_what_was_measured(prediction: Prediction)
 def test_a_point_above_the_frontier_is_told_what_beats_it(prediction: Prediction) -> None:
     worst = {name: option(prediction, 2) for name in prediction.response.layers[:-1]}
     own = prediction.uniform(option(prediction, 8))
-    assert "smaller and better" in describe_frontier(chart_points(prediction, worst, own), HARM)
+    assert "do better, predicted: " in describe_frontier(chart_points(prediction, worst, own), HARM)
+    bare = replace(prediction, measured=())
     best = prediction.frontier.points[5].as_dict()
-    assert "Nothing on the frontier" in describe_frontier(chart_points(prediction, best, own), HARM)
+    assert "Nothing predicted on the frontier" in describe_frontier(
+        chart_points(bare, best, own), HARM
+    )
+    smallest = min(prediction.frontier.points, key=lambda p: p.predicted.size.model_bytes).as_dict()
+    assert "Nothing measured on the frontier" in describe_frontier(
+        chart_points(prediction, smallest, own), HARM
+    )
 
 
-def test_predictions_that_are_not_trusted_are_drawn_dotted(prediction: Prediction) -> None:
+def test_the_frontier_is_grey_beyond_where_predictions_hold(prediction: Prediction) -> None:
     points = chart_points(prediction, {}, {})
-    figure = frontier_figure(points, HARM, is_trusted=False)
-    assert "not reliable" in figure.layout.title.text
-    assert figure.data[0].line.dash == "dot"
+    limit = prediction.region.limit
+    frontier = [point for point in points if point.group == "frontier"]
+    beyond = [p.predicted for p in frontier if p.predicted > limit]
+    assert beyond
+    assert len(beyond) < len(frontier)
+
+    figure = frontier_figure(points, HARM, limit=limit)
+    (trusted,) = [trace for trace in figure.data if trace.name == "frontier"]
+    (grey,) = [trace for trace in figure.data if trace.name == "frontier, not reliable"]
+    assert max(trusted.y) <= limit < min(grey.y)
+    assert sorted(grey.y) == sorted(beyond)
+    assert (grey.line.dash, grey.line.color) == ("dot", NEUTRAL)
+    (ground,) = figure.layout.shapes
+    assert ground.y0 == limit
+
+    nowhere = frontier_figure(points, HARM, limit=0.0)
+    assert "not reliable" in nowhere.layout.title.text
+    assert not frontier_figure(points, HARM).layout.shapes
+    (ground,) = trust_figure(prediction, HARM, limit=limit).layout.shapes
+    assert ground.y0 == limit
+
+
+def test_beyond_the_region_numbers_have_one_digit_and_a_mark(prediction: Prediction) -> None:
+    limit = prediction.region.limit
+    assert predicted_harm_text(limit * 0.987, prediction) == format_number(limit * 0.987, 2)
+    assert predicted_harm_text(limit * 1.234, prediction) == f"≈ {format_number(limit * 1.234, 1)}"
+    assert predicted_harm_text(0.0, prediction) == "0"
+    assert predicted_harm_text(limit / 2, with_level(prediction, "poor")).startswith("≈ ")
+    text = trust_text(prediction)
+    assert text.startswith(f"Predictions hold up to KL {format_number(limit)} nats: ")
 
 
 def test_the_scatter_shows_what_was_compared(prediction: Prediction) -> None:
@@ -278,7 +317,6 @@ def test_the_scatter_shows_what_was_compared(prediction: Prediction) -> None:
     assert list(diagonal.x) == list(diagonal.y)
     count = agreement.single.count + agreement.random.count + len(prediction.measured)
     assert len(trust_rows(prediction)) == count
-    assert agreement.verdict in describe_trust(prediction)
 
 
 @pytest.mark.parametrize(
@@ -298,15 +336,25 @@ def test_the_run_shown_is_measured_by_its_own_analysis(prediction: Prediction, r
     unmeasured = replace(prediction, measured=())
     own, _ = unmeasured.configuration_of(run.recipe)
     first = unmeasured.response.layers[0]
-    floats, shown, this = compare_rows(run, unmeasured, {**own, first: option(prediction, 2)})
+    known = with_run(run, unmeasured)
+    assert with_run(run, unmeasured) is known
+    floats, shown, this = compare_rows(run, known, {**own, first: option(prediction, 2)})
     assert run.report.output is not None
     assert floats.measured_harm == 0
     assert shown.measured_harm == run.report.output.kl_divergence
     assert shown.predicted.size.model_bytes == run.report.size.quantized_bytes  # type: ignore[union-attr]
     assert this.measured_harm is None
     partial = replace(run, report=replace(run.report, is_partial=True))
-    assert compare_rows(partial, unmeasured, own)[1].measured_harm is None
-    assert compare_rows(run, unmeasured, own)[2].measured_harm == shown.measured_harm
+    assert compare_rows(partial, with_run(partial, unmeasured), own)[1].measured_harm is None
+    assert compare_rows(run, known, own)[2].measured_harm == shown.measured_harm
+    (point,) = [p for p in chart_points(known, own, own) if p.group == CURRENT]
+    assert point.measured == shown.measured_harm
+    assert "answers change (measured KL divergence" in describe_frontier(
+        chart_points(known, own, own), HARM
+    ) or "no answer changes (measured KL divergence" in describe_frontier(
+        chart_points(known, own, own), HARM
+    )
+    assert shown.harm_interval == run.sensitivities[0].reference.interval  # type: ignore[union-attr]
 
 
 def test_the_float_model_is_named_after_what_makes_it_smaller(
@@ -324,12 +372,12 @@ def test_the_float_model_is_named_after_what_makes_it_smaller(
 def test_amounts_carry_their_unit(prediction: Prediction) -> None:
     own = prediction.uniform(prediction.response.options[0])
     points = chart_points(prediction, own, own)
-    assert re.search(r"predicted [\d.e−-]+ nats\.", describe_frontier(points, HARM))
+    assert re.search(r"predicted KL divergence [\d.e−-]+ nats\)", describe_frontier(points, HARM))
     hover = [text for trace in frontier_figure(points, HARM).data for text in trace.hovertext or ()]
-    assert all(re.search(r"predicted KL divergence: [\d.e−-]+ nats<br>", text) for text in hover)
+    assert all(re.search(r"<br>predicted: [\d.e−-]+ nats<br>", text) for text in hover)
     measured = [text for text in hover if "not run" not in text]
     assert measured
-    assert all(re.search(r"measured: [\d.e−-]+ nats", text) for text in measured)
+    assert all(re.search(r"measured KL divergence: [\d.e−-]+ nats", text) for text in measured)
     without = frontier_figure(points, "output NMSE")
     assert not any("nats" in text for trace in without.data for text in trace.hovertext or ())
 
@@ -342,7 +390,7 @@ def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> No
     interval = share_interval(row.measured_accuracy, prediction.response.report.samples)
     assert interval is not None
     low, high = interval
-    predicted, measured = cells["Accuracy, predicted → measured"].split(" → ")
+    measured, predicted = cells["Accuracy"].split(", predicted ")
     assert float(predicted.removesuffix(" %")) == pytest.approx(
         100 * row.predicted.accuracy, abs=0.01
     )
@@ -350,8 +398,11 @@ def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> No
     ends = "–".join(f"{100 * edge:.1f}".removesuffix(".0") for edge in interval)
     assert measured.endswith(f" % ({ends})")
     unknown = table_row(replace(row, measured_harm=None, measured_accuracy=None), prediction)
-    assert unknown["KL, predicted → measured"].endswith(" nats → not run")
-    assert unknown["Accuracy, predicted → measured"].endswith(" % → not run")
+    assert unknown["KL (nats)"].startswith("predicted ")
+    assert unknown["Accuracy"] == f"predicted {predicted}"
+    # What was measured is rounded by its own interval, wherever predictions hold.
+    measured, predicted = cells["KL (nats)"].split(", predicted ")
+    assert measured == format_within(row.measured_harm, row.harm_interval)
     assert low < row.measured_accuracy < high
     ratio = row.predicted.harm / row.measured_harm
     assert float(ratio_text(row).split()[0]) == pytest.approx(ratio, rel=0.06)

@@ -15,10 +15,12 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from dashboard import prediction_service, service
+from dashboard.accuracy import share_text
 from dashboard.components import run_state
 from dashboard.components.prediction_work import predictions
 from dashboard.components.what_if_table import row_text
 from dashboard.figures.formatting import format_accuracy
+from dashboard.layer_effects import LayerEffect, layer_effects
 from dashboard.prediction import Prediction, prediction_id
 from dashboard.runs import Run
 from dashboard.state import Settings
@@ -29,6 +31,7 @@ from tests.dashboard.app_harness import (
     link_of,
     open_app,
     texts,
+    unescaped,
     use_home,
     wait_for_jobs,
 )
@@ -103,7 +106,7 @@ def test_the_stored_example_shows_at_once_and_runs_nothing(
     assert_alive(app)
     assert not forwards
     assert len(specs(app)) == 2
-    assert example.response.agreement.verdict in texts(app)
+    assert "Predictions hold up to KL " in texts(app)
     assert len([c for c in app.segmented_control if c.label.startswith("Bits of")]) == len(
         example.response.layers
     )
@@ -128,8 +131,11 @@ def test_a_choice_moves_the_figures_without_running_the_model(
     assert_alive(app)
     assert not forwards
     after = {m.label: m.value for m in app.metric}
-    for label in ("Predicted KL (nats)", "Model size", "Bits a weight"):
+    for label in ("Model size", "Bits a weight"):
         assert after[label] != before[label]
+    # What was measured for the run shown is not: the new choice was not run.
+    assert {"KL (nats), measured", "Accuracy, measured"} <= set(before)
+    assert {"KL (nats), predicted", "Accuracy, predicted"} <= set(after)
     layers = example.response.layers
     assert link_of(app)["whatif"] == "888" + "4" + "8" * (len(layers) - 4)
     assert app.session_state["layer"] == layers[3]
@@ -174,10 +180,10 @@ def test_presets_fill_the_table(label: str, text: str, example: Prediction) -> N
 def test_reset_goes_back_to_the_run_shown(example: Prediction) -> None:
     app = open_app({**LINK, "whatif": "4" * len(example.response.layers)}, page=PAGE)
 
-    button(app, "Reset to the run shown").click().run()
+    button(app, "Reset").click().run()
 
     assert "whatif" not in link_of(app)
-    assert button(app, "Reset to the run shown").disabled
+    assert button(app, "Reset").disabled
 
 
 def test_a_float_model_has_nothing_to_use() -> None:
@@ -187,7 +193,7 @@ def test_a_float_model_has_nothing_to_use() -> None:
     assert_alive(app)
     assert button(app, "Use this").disabled
     assert button(app, "Verify").disabled
-    assert metric(app, "Predicted KL (nats)") == "0"
+    assert metric(app, "KL (nats), measured") == "0"
 
 
 def test_the_filter_and_the_order_change_the_rows_only(example: Prediction) -> None:
@@ -204,7 +210,10 @@ def test_the_filter_and_the_order_change_the_rows_only(example: Prediction) -> N
     app.selectbox(key="what_if_order").set_value("Most harm alone first").run()
     rows = [c.label for c in app.segmented_control if c.label.startswith("Bits of")]
     eight = example.response.options[0]
-    worst = max(example.response.layers, key=lambda layer: example.alone[layer, eight])
+    run = service.find_example(SETTINGS)
+    assert run is not None
+    effects = layer_effects(run, example)
+    worst = effects.worst((layer, eight) for layer in example.response.layers)
     assert rows[0] == f"Bits of {worst}"
     assert len(rows) == len(example.response.layers)
 
@@ -232,7 +241,7 @@ def test_a_budget_that_nothing_keeps_to_is_explained() -> None:
     button(app, "Find the best").click().run()
 
     assert_alive(app)
-    (text,) = [word.value for word in app.warning if "bits a weight" in word.value]
+    (text,) = [unescaped(word.value) for word in app.warning if "bits a weight" in word.value]
     least = re.fullmatch(
         r"No choice of bits comes to 0\.5 bits a weight: the least is ([\d.]+)\.", text
     )
@@ -252,7 +261,7 @@ def test_a_budget_in_bytes_is_refused_in_the_units_of_its_field() -> None:
     size.set_value(10.0).run()
     button(app, "Find the best").click().run()
 
-    (text,) = [word.value for word in app.warning if "kB" in word.value]
+    (text,) = [unescaped(word.value) for word in app.warning if "kB" in word.value]
     least = re.fullmatch(
         r"No choice of bits fits into 10 kB: the smallest model takes ([\d.]+) kB\.", text
     )
@@ -263,13 +272,19 @@ def test_a_budget_in_bytes_is_refused_in_the_units_of_its_field() -> None:
     assert "whatif" in link_of(app)
 
 
-def test_the_mark_of_most_harm_is_in_the_line_that_leaves_room(example: Prediction) -> None:
+def test_a_row_says_what_the_layer_does_alone_and_whether_that_was_measured(
+    example: Prediction,
+) -> None:
     layer = example.response.layers[0]
-    name, kind, harm = row_text(example, layer, FOUR, None, is_worst=True).split("  \n")
+    effect = LayerEffect(0.01234, is_measured=True, interval=(0.01, 0.015))
+    name, kind, harm = row_text(example, layer, effect, None, is_worst=True).split("  \n")
     assert name == f"**{layer}**"
     assert "weights" in kind
-    assert "most harm" in harm
-    assert re.search(r"KL [\d.e−-]+ nats alone", harm)
+    assert "most harm" in kind
+    assert harm == ":small[:gray[KL 0.0123 alone, measured]]"
+    predicted = LayerEffect(0.01234, is_measured=False)
+    assert "KL 0.012 alone, predicted" in row_text(example, layer, predicted, None, is_worst=False)
+    assert "as trained" in row_text(example, layer, None, None, is_worst=False)
 
 
 def test_every_figure_has_a_text_an_explanation_and_its_data() -> None:
@@ -286,41 +301,53 @@ def test_predictions_that_do_not_hold_are_said_not_to_first(example: Prediction)
     verdict = "Do not rely on predictions for this model. Run what you consider."
     predictions().put(prediction_id(SETTINGS), with_level(example, "poor", verdict))
 
-    app = open_app(LINK, page=PAGE)
+    text = "4" + "8" * (len(example.response.layers) - 1)
+    app = open_app({**LINK, "whatif": text}, page=PAGE)
 
     assert_alive(app)
     assert [error.value for error in app.error] == [verdict]
-    assert metric(app, "Predicted KL (nats)").startswith("≈ ")
-    assert metric(app, "Predicted accuracy").startswith("≈ ")
+    assert metric(app, "KL (nats), predicted").startswith("≈ ")
+    assert metric(app, "Accuracy, predicted").startswith("≈ ")
     assert any("not reliable" in s["layout"]["title"]["text"] for s in specs(app))
     assert not metric(app, "Model size").startswith("≈")
 
 
-def test_the_headline_says_what_was_measured_where_it_is_known(example: Prediction) -> None:
+def test_measured_wins_and_predicted_stands_beside_predicted(example: Prediction) -> None:
     stored = service.find_example(SETTINGS)
     assert stored is not None
     assert stored.report.output is not None
-    right = format_accuracy(stored.report.output.accuracy_quantized)
+    own, _ = example.configuration_of(SETTINGS.recipe)
+    predicted = format_accuracy(example.score(own).accuracy)
+    right = share_text(stored.report.output.accuracy_quantized, 400)
 
-    (own,) = [m for m in open_app(LINK, page=PAGE).metric if m.label == "Predicted accuracy"]
-    assert own.delta == f"measured {right}"
-    text = "4" + "8" * (len(example.response.layers) - 1)
-    (other,) = [
-        m
-        for m in open_app({**LINK, "whatif": text}, page=PAGE).metric
-        if m.label == "Predicted accuracy"
-    ]
-    floats = format_accuracy(stored.report.output.accuracy_float)
-    assert other.delta == f"run {right}, float {floats}"
+    (shown,) = [m for m in open_app(LINK, page=PAGE).metric if m.label == "Accuracy, measured"]
+    assert shown.value == right
+    assert shown.delta.endswith(f"; predicted {predicted}")
+    assert "no difference the data shows" in shown.delta
+    text = "8" * (len(example.response.layers) - 1) + "6"
+    app = open_app({**LINK, "whatif": text}, page=PAGE)
+    (other,) = [m for m in app.metric if m.label == "Accuracy, predicted"]
+    floats = format_accuracy(example.score({}).accuracy)
+    assert other.delta == f"run {predicted}, float {floats}, predicted too"
+
+
+def test_a_choice_beyond_the_region_is_said_to_be_there(example: Prediction) -> None:
+    layers = example.response.layers
+    app = open_app({**LINK, "whatif": "2" * (len(layers) - 1) + "3"}, page=PAGE)
+
+    (warning,) = [w.value for w in app.warning]
+    assert "up to which predictions hold" in warning
+    assert metric(app, "KL (nats), predicted").startswith("≈ ")
 
 
 def test_rough_predictions_carry_a_warning(example: Prediction) -> None:
-    rough = with_level(example, "rough", "Predictions order configurations roughly.")
+    rough = with_level(example, "rough", "Not shown: the region says where.")
     predictions().put(prediction_id(SETTINGS), rough)
 
     app = open_app(LINK, page=PAGE)
 
-    assert "Predictions order configurations roughly." in [w.value for w in app.warning]
+    (warning,) = [w.value for w in app.warning]
+    assert warning.startswith("Predictions hold up to KL ")
 
 
 def test_a_run_without_a_prediction_offers_to_measure_one() -> None:
@@ -364,7 +391,7 @@ def test_a_prediction_is_measured_shown_and_there_again(
     use_home(monkeypatch, tmp_path)  # a restart: what is in memory is gone
     again = open_app(OTHER_LINK, page=PAGE)
     assert len(specs(again)) == 2
-    assert "Nothing was run from this page yet" in texts(again)
+    assert len(again.dataframe[1].value) == 1  # the run shown, by its own analysis
 
 
 def test_cancelling_keeps_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,8 +453,8 @@ def test_verifying_places_the_measured_point_beside_the_predicted_one(
     assert text in measured["customdata"]
     assert button(app, "Verify").disabled
     table = app.dataframe[0].value
-    cell = table["KL, predicted → measured"].iloc[2]
-    assert re.fullmatch(r"\S+ → \S+ \(\S+–\S+\) nats", cell)
+    cell = table["KL (nats)"].iloc[2]
+    assert re.fullmatch(r"\S+ \(\S+–\S+\), predicted .+", cell)
     kept = predictions().get(prediction_id(SETTINGS))
     assert kept is not None
     assert kept.measured_score(
@@ -486,8 +513,8 @@ def test_measured_points_are_listed_and_what_was_run_is_kept_with_its_prediction
     table = app.dataframe[1].value
     run = [p for p in example.measured if p.configuration]
 
-    assert len(table) == len(run)
-    assert table.columns[1] == "Ratio"
+    assert len(table) == len(run) + 1  # and the run shown, by its own analysis
+    assert list(table.columns[:4]) == ["Accuracy", "Same answer", "KL (nats)", "Ratio"]
     assert all(isinstance(p, ConfigurationPoint) and p.measured for p in run)
 
 

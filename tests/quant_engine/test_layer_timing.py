@@ -54,10 +54,10 @@ def convolutional() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
 
 
-def test_an_analysis_times_layers_in_both_float_layouts(images):
+def test_an_analysis_times_layers_in_every_execution(images):
     timing = analyze(convolutional(), [images]).timing
     found = {(entry.execution, entry.layer) for entry in timing.layers}
-    kinds = ("float", "float_channels_last", "simulated", "integer")
+    kinds = ("float", "float_channels_last", "simulated", "integer", "integer_lowered")
     assert found == {(kind, layer) for kind in kinds for layer in ("0", "3")}
 
 
