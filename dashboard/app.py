@@ -1,36 +1,55 @@
-"""The dashboard's entry: page settings and navigation, nothing else.
+"""The dashboard's server; start it with `streamlit run dashboard/app.py`.
 
-Start it with `streamlit run dashboard/app.py`.
+Streamlit has no setting for the headers that keep a page from loading, sending and being framed
+elsewhere, so its own web application gets them here. Every visitor runs `navigation.py`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import streamlit as st
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.starlette import App
 
-from dashboard.components.shell import show_draft, show_shell
+# Streamlit's page and Plotly need inline styles and scripts made at run time. Nothing may come
+# from, or go to, another address.
+POLICY = {
+    "default-src": "'self'",
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+}
+HEADERS = {
+    "content-security-policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
-# A file: an icon by name would be fetched from another machine.
-ICON = Path(__file__).with_name("assets") / "icon.svg"
 
-st.set_page_config(page_title="Int8 quantization", page_icon=ICON, layout="wide")
+class SecurityHeaders:
+    """Adds `HEADERS` to every answer of an application."""
 
-page = st.navigation(
-    [
-        st.Page("views/start.py", title="Start", icon=":material/home:", default=True),
-        st.Page("views/experiment.py", title="Experiment", icon=":material/science:"),
-        st.Page("views/sensitivity.py", title="Sensitivity", icon=":material/leaderboard:"),
-        st.Page("views/what_if.py", title="What if", icon=":material/tune:"),
-        st.Page("views/layer.py", title="Layer", icon=":material/layers:"),
-        st.Page(
-            "views/size_time.py",
-            title="Size & time",
-            icon=":material/speed:",
-            url_path="size-time",
-        ),
-    ]
-)
-place = show_shell()
-page.run()
-show_draft(place)
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+app = App(Path(__file__).with_name("navigation.py"), middleware=[Middleware(SecurityHeaders)])
