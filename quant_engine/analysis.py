@@ -12,6 +12,7 @@ from torch import nn
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
+from quant_engine.coverage import measure_coverage
 from quant_engine.data_preparation import prepare_for
 from quant_engine.execution_timing import add_times, budget_after, check_budget
 from quant_engine.layers import QuantizedLayer
@@ -192,6 +193,7 @@ class _Analysis:
             notes=(*self.prepared.notes, *self._notes()),
             evaluation_batches=self.comparison.batches,
             evaluation_batch_size=self.comparison.batch_size,
+            coverage=measure_coverage(self.prepared.model, self.quantized, self.plans),
         )
 
     def _quantized_layers(self) -> dict[str, QuantizedLayer]:
