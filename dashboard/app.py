@@ -1,7 +1,7 @@
 """The dashboard's server; start it with `streamlit run dashboard/app.py`.
 
-Streamlit has no setting for the headers that keep a page from loading, sending and being framed
-elsewhere, so its own web application gets them here. Every visitor runs `navigation.py`.
+Streamlit has no setting for security headers, so its own web application gets them here. Every
+visitor runs `navigation.py`.
 """
 
 from __future__ import annotations
@@ -9,47 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.starlette import App
 
-# Streamlit's page and Plotly need inline styles and scripts made at run time. Nothing may come
-# from, or go to, another address.
-POLICY = {
-    "default-src": "'self'",
-    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
-    "style-src": "'self' 'unsafe-inline'",
-    "img-src": "'self' data: blob:",
-    "font-src": "'self' data:",
-    "worker-src": "'self' blob:",
-    "object-src": "'none'",
-    "base-uri": "'self'",
-    "form-action": "'self'",
-    "frame-ancestors": "'none'",
-}
-HEADERS = {
-    "content-security-policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
-    "x-frame-options": "DENY",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-
-
-class SecurityHeaders:
-    """Adds `HEADERS` to every answer of an application."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *added]
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
-
+from dashboard.security_headers import SecurityHeaders
 
 app = App(Path(__file__).with_name("navigation.py"), middleware=[Middleware(SecurityHeaders)])

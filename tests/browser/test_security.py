@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page
 
-from dashboard.app import HEADERS
+from dashboard.security_headers import HEADERS
 from tests.browser.harness import wait_until_idle
 
 MARKUP = "![](//other.example/a)"
