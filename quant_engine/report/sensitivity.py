@@ -30,6 +30,8 @@ class LayerSensitivity:
         quantized_bytes: Bytes of the layer under the option.
         parameters: Weights and biases of the layer.
         value: The report's `metric`; None in reports that were stored without it.
+        reaches_output: Whether there is a way from the layer to the judged output. If there is and
+            the NMSE is 0 nevertheless, it had no effect on these samples.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LayerSensitivity:
     quantized_bytes: int
     parameters: int
     value: float | None = None
+    reaches_output: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class SensitivityReport:
         parts: What was quantized: "both", "weights" or "activations" (the inputs of layers).
         references: The model with every layer quantized, once for each option.
         rankings: One for each option, with what cannot be told apart.
+        judged: Which output is judged, how it is read, and which labels are not used.
     """
 
     model_name: str
@@ -147,6 +151,7 @@ class SensitivityReport:
     parts: str = "both"
     references: tuple[LayerSensitivity, ...] = ()
     rankings: tuple[Ranking, ...] = ()
+    judged: str = ""
 
     @property
     def options(self) -> tuple[str, ...]:
