@@ -159,7 +159,7 @@ class _Analysis:
                 histogram = self.calibration.histograms[name]
                 self.choices[name] = range_choices(histogram.binned(), layer.scheme.activation)
             self._announce(on_update)
-            meter.step(f"layer {number}/{len(layers)} {name} - weight error")
+            meter.step(f"weights of layer {number} of {len(layers)}: {name}")
 
     def compare(
         self, batches: Iterator[Batch], meter: ProgressMeter, on_update: OnUpdate | None
@@ -170,7 +170,7 @@ class _Analysis:
             first = first or batch
             self.comparison.update(batch)
             self._announce(on_update)
-            meter.step(f"evaluate: batch {number}, every layer's error")
+            meter.step(f"comparing every layer with float, batch {number}")
         assert first is not None
         return first
 

@@ -81,7 +81,7 @@ class Measurement:
 
     def measure_layers(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
         """Measure every layer under every option, and all layers together."""
-        for outcome in self._run(self._variants, self._bases, "sensitivity", meter):
+        for outcome in self._run(self._variants, self._bases, "switching layers one by one", meter):
             self._outcomes.append(outcome)
             measure = choose_measure(self._metric, _has_logits(outcome.variants))
             measure.read(outcome.variants[0], outcome.correct_float)
@@ -95,7 +95,9 @@ class Measurement:
         variants = [
             self._forms.uniform(option, ranking[:count]) for count in range(len(ranking) + 1)
         ]
-        outcomes = list(self._run(variants, self._bases[:1], "k least sensitive layers", meter))
+        outcomes = list(
+            self._run(variants, self._bases[:1], "quantizing more and more layers", meter)
+        )
         signal = float(np.concatenate([part.signal for part in outcomes]).sum())
         points = []
         for count, variant in enumerate(variants):
@@ -141,11 +143,20 @@ class Measurement:
                 value=values[place],
             )
 
+        base_places = {
+            option: self._places[_key(base)]
+            for option, base in zip(self._forms.by_option, self._bases, strict=True)
+        }
         layers = []
         for name, option in self._entries:
             text = self._forms.by_option[option][name].text
             footprint = self._forms.footprint(option, [name])
-            layers.append(entry(self._variant(name, option), name, text, footprint))
+            layer = entry(self._variant(name, option), name, text, footprint)
+            if self._is_left_out:
+                place = self._place(name, option)
+                gain = harms.gain_interval(base_places[option], place)
+                layer = replace(layer, gain_interval=gain)
+            layers.append(layer)
         references = tuple(
             entry(base, "", option or _ALL_LAYERS, self._forms.footprint(option))
             for option, base in zip(self._forms.by_option, self._bases, strict=True)
@@ -189,7 +200,7 @@ class Measurement:
 
         def on_progress(batch: int, steps: int) -> None:
             finished[batch] = finished.get(batch, 0) + steps
-            message = f"{text}: batch {batch}, run {finished[batch]}/{len(variants)}"
+            message = f"{text}: batch {batch}, run {finished[batch]} of {len(variants)}"
             if steps:
                 meter.step(message, steps)
             else:

@@ -87,7 +87,7 @@ def build_option_layers(
             }
         except QuantizationError as error:
             raise type(error)(f"Layer {name!r}: {error}") from error
-        meter.step(f"layer {number}/{len(names)} {name} - quantize under every option")
+        meter.step(f"quantizing layer {number} of {len(names)} in every way: {name}")
     quantizable = tuple(plan.layer.name for plan in plans if plan.layer.is_quantizable)
     return OptionLayers(forms, skipped, quantizable)
 

@@ -89,7 +89,7 @@ def start_verification(run: Run, configurations: Sequence[Configuration]) -> Non
     model = service.model_info(settings.model_name).title
     submit_job(
         key,
-        f"Running {model} under {plural(len(configurations), 'configuration')}",
+        f"Running {model} with {plural(len(configurations), 'choice')} of bits",
         lambda control: prediction_service.verify(settings, known, configurations, control),
         finish,
     )
