@@ -10,6 +10,7 @@ Streamlit.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -80,6 +81,8 @@ class JobStatus:
         result: What the job gave, also a cancelled one that was kept; None before its end.
         failure: Why it failed, or was stopped though nobody asked for that; or None.
         is_cancelling: Whether it was asked to stop and has not stopped yet.
+        step_seconds: Mean time of a step in the slowest stage so far; None while no step is done.
+        idle_seconds: Time since the last step was done.
     """
 
     key: str
@@ -94,6 +97,8 @@ class JobStatus:
     result: Any
     failure: JobFailure | None
     is_cancelling: bool = False
+    step_seconds: float | None = None
+    idle_seconds: float = 0.0
 
     @property
     def is_active(self) -> bool:
@@ -107,15 +112,25 @@ class JobStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time that is left if the rest goes on as before; None while it cannot be told."""
-        if self.state != RUNNING or self.fraction < 0.04 or self.elapsed_seconds < 1.0:
+        """Time that is left if the rest goes on as its slowest stage did; None if not known.
+
+        A step that takes longer than any before, as the last one does that times the models, leaves
+        nothing to tell it by: then there is no estimate, rather than one of no time at all.
+        """
+        if self.state != RUNNING or self.step_seconds is None or self.elapsed_seconds < 1.0:
             return None
-        return self.elapsed_seconds * (1.0 - self.fraction) / self.fraction
+        left = (self.total - self.done) * self.step_seconds - self.idle_seconds
+        return left if left >= 1.0 else None
 
 
 Progress = Callable[[int, int, str], None]
 Snapshot = Callable[[], Any]
 Finish = Callable[[Any, float], Any]
+Keep = Callable[[Any, float], None]
+
+
+def _keep_nothing(_value: Any, _seconds: float) -> None:
+    """What becomes of a job's partial results where nobody keeps them."""
 
 
 @dataclass(eq=False)
@@ -126,10 +141,13 @@ class _Job:
     finish: Finish
     visitor: str
     turn: int
+    keep: Keep = _keep_nothing
     state: str = QUEUED
     done: int = 0
     total: int = 0
     text: str = ""
+    step_seconds: float | None = None
+    stepped: float = 0.0
     began: float = 0.0
     ended: float = 0.0
     partial: Any = None
@@ -150,6 +168,7 @@ class JobControl:
         self._job = job
         self._last_update = time.monotonic()
         self.last_snapshot: Snapshot | None = None
+        self._stages: dict[str, tuple[float, int]] = {}
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Note how far the work is.
@@ -157,14 +176,24 @@ class JobControl:
         Raises:
             JobCancelled: If somebody asked the job to stop.
         """
-        self._job.done, self._job.total, self._job.text = done, total, text
+        job, now = self._job, time.monotonic()
+        if done > job.done:
+            stage = re.split(r"[\d:(]", text, maxsplit=1)[0]
+            seconds, steps = self._stages.get(stage, (0.0, 0))
+            seconds += now - (job.stepped or job.began)
+            self._stages[stage] = seconds, steps + done - job.done
+            job.step_seconds = max(taken / count for taken, count in self._stages.values())
+            job.stepped = now
+        job.done, job.total, job.text = done, total, text
         self.check()
 
     def on_update(self, snapshot: Snapshot) -> None:
-        """Keep what is known so far; builds it twice a second at most."""
+        """Keep what is known so far; builds it twice a second at most, and before the last step."""
+        job, now = self._job, time.monotonic()
         self.last_snapshot = snapshot
-        if time.monotonic() - self._last_update >= UPDATE_SECONDS:
-            self._job.partial = snapshot()
+        if now - self._last_update >= UPDATE_SECONDS or 0 < job.total <= job.done + 1:
+            job.partial = snapshot()
+            job.keep(job.partial, now - job.began)
             self._last_update = time.monotonic()
         self.check()
 
@@ -194,6 +223,7 @@ class JobManager:
         finish: Finish = lambda value, seconds: value,
         *,
         visitor: str = "",
+        keep: Keep = _keep_nothing,
     ) -> None:
         """Queue `work`, unless a job of this key waits or runs already.
 
@@ -204,6 +234,7 @@ class JobManager:
             finish: Called there with the work's result, or with the last partial result of a
                 cancelled job, and the seconds it took; what it returns is the job's result.
             visitor: Who asks for it.
+            keep: Called there with each partial result that is built, and the seconds so far.
 
         Raises:
             QueueFullError: If too many jobs wait, of this visitor or altogether.
@@ -214,7 +245,7 @@ class JobManager:
                 self._look(known, visitor)
                 return
             self._make_room(visitor)
-            job = _Job(key, title, work, finish, visitor, self._next_turn(visitor))
+            job = _Job(key, title, work, finish, visitor, self._next_turn(visitor), keep)
             self._jobs[key] = job
             self._jobs.move_to_end(key)
             self._forget_oldest()
@@ -254,6 +285,8 @@ class JobManager:
                 result=job.result,
                 failure=job.failure,
                 is_cancelling=job.cancel.is_set() and job.state in ACTIVE,
+                step_seconds=job.step_seconds,
+                idle_seconds=time.monotonic() - job.stepped if job.stepped else 0.0,
             )
 
     def count_watchers(self, within: float) -> int:

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from dashboard.links import shorten
 from quant_engine.scheme import Overrides, Recipe
 
+MOST_NAMES = 256
+"""Names and wildcards of layers that a link may give for each key; the rest is left out."""
+
+MOST_NOTICES = 5
+LONGEST_NAME = 200
+
 _MOST_SUGGESTIONS = 3
 _LEAST_LIKENESS = 0.3
+
+
+def bound_names(params: Mapping[str, Sequence[str]], key: str, notices: list[str]) -> list[str]:
+    """Return what a link gives for a key that names layers, as many as are read.
+
+    Every name is compared with every layer, so what is read is bounded.
+    """
+    given = [name for name in params.get(key, ()) if name]
+    kept = [name for name in given if len(name) <= LONGEST_NAME][:MOST_NAMES]
+    if len(kept) < len(given):
+        notices.append(
+            f"The link's {key} names {len(given)} layers. Allowed: {MOST_NAMES}, each in at most "
+            f"{LONGEST_NAME} characters. {len(given) - len(kept)} left out."
+        )
+    return kept
 
 
 def drop_unknown_layers(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:
@@ -39,6 +60,11 @@ def drop_unknown_layers(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, t
         for name in recipe.overrides
         if name not in overrides
     ]
+    if len(notices) > MOST_NOTICES:
+        more = len(notices) - MOST_NOTICES
+        notices[MOST_NOTICES:] = [
+            f"The link names {more} more layers that this model does not have."
+        ]
     kept = replace(recipe, exclude_layers=excluded, overrides=Overrides(overrides))
     return kept, tuple(notices)
 

@@ -18,7 +18,9 @@ import numpy as np
 from dashboard.prediction import Prediction
 from quant_engine import LogitResponse
 from quant_engine.errors import StorageError
+from quant_engine.reading import open_archive, parse_json, read_arrays, storage_errors
 from quant_engine.report import FrontierReport
+from quant_engine.response_storage import response_from_arrays
 
 _POINTS = "points.json"
 _CODED = ("shifts", "roundings")
@@ -46,24 +48,17 @@ def unpack_prediction(data: bytes) -> Prediction:
     Raises:
         StorageError: If the bytes are something else.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            frontier, measured = json.loads(file.read(_POINTS))
-            is_small = any(name.startswith(f"{_CODED[0]}{_CODES}") for name in file.namelist())
-        response = LogitResponse.from_bytes(_grow(data) if is_small else data)
-    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(f"This is no stored prediction: {error}") from error
-    points = FrontierReport.from_json(measured).points
-    return Prediction(response, FrontierReport.from_json(frontier), points)
-
-
-def _load(data: bytes) -> dict[str, Any]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if name != _POINTS}
+    with storage_errors("The stored prediction"):
+        with open_archive(data) as file:
+            frontier, measured = parse_json(file.read(_POINTS))
+        stored = _grow(read_arrays(data, leave_out=_POINTS))
+        response = LogitResponse(*response_from_arrays(stored))
+        points = FrontierReport.from_json(measured).points
+        return Prediction(response, FrontierReport.from_json(frontier), points)
 
 
 def _shrink(data: bytes) -> bytes:
-    stored = _load(data)
+    stored = read_arrays(data)
     for name in _CODED:
         values = stored.pop(name)
         largest = np.abs(values).max(axis=2, keepdims=True, initial=0.0)
@@ -75,11 +70,12 @@ def _shrink(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _grow(data: bytes) -> bytes:
-    stored = _load(data)
+def _grow(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays of a response; those held as codes are multiplied out."""
     for name in _CODED:
-        codes, scales = stored.pop(name + _CODES), stored.pop(name + _SCALES)
-        stored[name] = (codes * scales).astype(np.float32)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **stored)
-    return buffer.getvalue()
+        if name + _CODES in stored:
+            codes, scales = stored.pop(name + _CODES), stored.pop(name + _SCALES)
+            if codes.shape != np.broadcast_shapes(codes.shape, scales.shape):
+                raise StorageError(f"The scales of {name} do not fit its codes.")
+            stored[name] = (codes * scales).astype(np.float32)
+    return stored

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import OrderedDict
-from contextlib import suppress
 from pathlib import Path
 
 from dashboard.prediction import Prediction
 from dashboard.prediction_files import pack_prediction, unpack_prediction
-from quant_engine.errors import StorageError
+from dashboard.store import HOME_VARIABLE
+from dashboard.stored_files import read_stored, remove_oldest, write_stored
 
 MAX_FILES = 20
 MAX_IN_MEMORY = 4
+MAX_BYTES = 256 * 2**20
 SUFFIX = ".prediction.npz"
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ class PredictionStore:
     def __init__(self, home: Path, max_files: int = MAX_FILES) -> None:
         self.folder = home / "predictions"
         self.problem: str | None = None  # why the newest prediction is not on disk
+        self.unsaved = 0  # predictions that could only be kept in memory so far
         self._max_files = max_files
         self._memory: OrderedDict[str, Prediction] = OrderedDict()
         self._broken: dict[Path, int] = {}
@@ -42,10 +43,10 @@ class PredictionStore:
             stamp = path.stat().st_mtime_ns
             if self._broken.get(path) == stamp:
                 return None
-            prediction = unpack_prediction(path.read_bytes())
-        except FileNotFoundError:
+            prediction = unpack_prediction(read_stored(path, MAX_BYTES))
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, StorageError) as error:
+        except Exception as error:  # nothing that a file holds may end a page
             _LOG.warning("stored prediction %s cannot be read: %.300s", path, error)
             self._broken[path] = stamp
             return None
@@ -56,23 +57,20 @@ class PredictionStore:
         """Keep a prediction; `problem` says why it could only be kept in memory."""
         self._remember(key, prediction)
         path = self._path(key)
-        part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-        self.problem = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(pack_prediction(prediction))
-            part.replace(path)
-            aged = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda old: old.stat().st_mtime_ns)
-            for old in aged[: max(0, len(aged) - self._max_files)]:
-                old.unlink(missing_ok=True)
+            write_stored(path, pack_prediction(prediction))
         except OSError as error:
             _LOG.warning("prediction %s cannot be saved: %s", key, error)
-            with suppress(OSError):
-                part.unlink()
             reason = error.strerror or type(error).__name__
             self.problem = (
-                f"The prediction could not be saved to disk ({reason}); it stays until a restart."
+                f"The prediction could not be saved in {self.folder} ({reason}): it is gone when "
+                f"the server ends. Make room there, or name another folder in {HOME_VARIABLE}, and "
+                "measure it again."
             )
+            self.unsaved += 1
+        else:
+            self.problem = None
+            remove_oldest(path, self._max_files, spared=tuple(self._broken))
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from dashboard.accuracy import change_text, output_change, share_text
+from dashboard.coverage import coverage_remark, coverage_text
 from dashboard.culprit import OutputEffects, find_culprit
 from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
@@ -88,6 +89,10 @@ def key_numbers(
     output, size = report.output, report.size
     quantized = len(report.quantized_layers)
     numbers = [KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}")]
+    if report.coverage is not None:
+        share, said = format_percent(report.coverage.share), coverage_text(report.coverage)
+        remark = f"{coverage_remark(report.coverage)}. {said}"
+        numbers.insert(0, KeyNumber("Weights on codes", share, remark))
     if output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:

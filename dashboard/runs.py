@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dashboard.state import Settings
 from dashboard.sweeps import Sweep, split_options, sweep_of
-from quant_engine.errors import QuantizationError, StorageError
+from quant_engine.errors import StorageError
+from quant_engine.reading import parse_json, read_file, storage_errors, unpack_gzip
 from quant_engine.report import Environment, ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 from quant_engine.serialization import decode, encode
@@ -152,10 +152,8 @@ def run_from_text(text: str) -> Run:
     if len(lines) != 3:
         raise StorageError(f"A saved run has 3 lines, this one has {len(lines)}.")
     head = summary_from_line(lines[0])
-    try:
-        sensitivities = json.loads(lines[2])
-    except json.JSONDecodeError as error:
-        raise StorageError(f"The sensitivities are not JSON: {error}.") from error
+    with storage_errors("The sensitivities"):
+        sensitivities = parse_json(lines[2])
     if not isinstance(sensitivities, list):
         raise StorageError("The sensitivities are not a list.")
     return Run(
@@ -174,20 +172,22 @@ def read_example(path: Path) -> Run:
     Raises:
         StorageError: If the file is not such a run.
     """
-    return run_from_text(_unpack(path))
+    text = _unpack(path)
+    with storage_errors(path.name):
+        return run_from_text(text)
 
 
 def read_example_summary(path: Path) -> RunSummary:
     """Read only the headline figures of a run that came with the dashboard."""
-    return summary_from_line(_unpack(path, first_line=True))
+    line = _unpack(path, first_line=True)
+    with storage_errors(path.name):
+        return summary_from_line(line)
 
 
 def _unpack(path: Path, *, first_line: bool = False) -> str:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return file.readline() if first_line else file.read()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise StorageError(f"{path.name} cannot be unpacked: {error}.") from error
+    data = read_file(path)
+    with storage_errors(path.name):
+        return unpack_gzip(data, first_line=first_line)
 
 
 def write_example(run: Run, path: Path) -> None:
@@ -218,22 +218,27 @@ def _summary_to_dict(summary: RunSummary) -> dict[str, Any]:
 
 def summary_from_line(line: str) -> RunSummary:
     """Read the first line of a saved run; raises StorageError where it is none."""
-    try:
-        head = json.loads(line)
-        if head["file_version"] != FILE_VERSION:
-            raise StorageError(
-                f"The file has version {head['file_version']!r}, not {FILE_VERSION}."
-            )
+    with storage_errors("The summary"):
+        head = parse_json(line)
+        version = head["file_version"]
+        if version != FILE_VERSION:
+            raise StorageError(f"The file has version {version!s:.80}, not {FILE_VERSION}.")
+        if head.keys() != {"file_version", "summary"}:
+            raise StorageError(f"The first line has the keys {sorted(head)!s:.80}.")
         data = dict(head["summary"])
-        settings = Settings(
-            model_name=str(data.pop("model_name")),
-            recipe=Recipe.from_dict(data.pop("recipe")),
-            calibration_samples=int(data.pop("calibration_samples")),
-            seed=int(data.pop("seed")),
-        )
-        environment = decode(Environment, data.pop("environment"))
-        return RunSummary(settings=settings, environment=environment, **data)
-    except QuantizationError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"The file does not begin with a run's summary: {error}.") from error
+        settings = {field.name: data.pop(field.name) for field in fields(Settings)}
+        summary = decode(RunSummary, {"settings": settings, **data})
+        _check_summary(summary)
+        return summary
+
+
+def _check_summary(summary: RunSummary) -> None:
+    """Raise StorageError where a figure cannot be one: negative, infinite, or a share above 1."""
+    shares = (summary.accuracy_float, summary.accuracy_quantized)
+    counts = (summary.seconds, summary.float_bytes, summary.quantized_bytes, summary.layers)
+    for values, most in ((shares, 1.0), (counts, 1e18)):
+        for value in values:
+            if value is not None and not 0 <= value <= most:
+                raise StorageError(f"The summary holds {value}, which should be 0 to {most:g}.")
+    if summary.created:
+        datetime.fromisoformat(summary.created)

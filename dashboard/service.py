@@ -229,6 +229,17 @@ def analyze_settings(settings: Settings, control: Control) -> ModelReport:
     )
 
 
+def time_report(report: ModelReport, settings: Settings, control: Control) -> ModelReport:
+    """Add measured times to a report of these settings; runs for seconds."""
+    return quant_engine.measure_times(
+        report,
+        sample_models.load_model(settings.model_name),
+        calibration_batches(settings),
+        evaluation_data=evaluation_batches(settings.model_name),
+        progress=control.progress,
+    )
+
+
 def measure_settings(settings: Settings, sweep: Sweep, control: Control) -> SensitivityReport:
     """Measure what a sweep switches on every layer; runs for seconds and reports to `control`.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
-from dashboard.link_layers import drop_unknown_layers
+from dashboard.link_layers import bound_names, drop_unknown_layers
 from dashboard.links import (
     LinkError,
     activation_from_text,
@@ -245,9 +245,9 @@ def _schemes(params: Params, notices: list[str]) -> Recipe:
 
 
 def _layers(params: Params, recipe: Recipe, notices: list[str]) -> Recipe:
-    excluded = tuple(name for name in params.get("exclude", ()) if name)
+    excluded = tuple(bound_names(params, "exclude", notices))
     overrides = {}
-    for text in params.get("bits", ()):
+    for text in bound_names(params, "bits", notices):
         try:
             name, scheme = override_from_text(text, recipe)
         except (LinkError, QuantizationError) as error:

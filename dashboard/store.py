@@ -1,7 +1,6 @@
 """Finished runs: the newest in memory, all of them on disk, so that they survive a restart.
 
-A file is written under another name and then moved into place, so a reader never sees half of
-one. A file that cannot be read is skipped and named. The number of files is bounded.
+A file that cannot be read is named and left alone, whatever it is. The number of files is bounded.
 """
 
 from __future__ import annotations
@@ -10,18 +9,20 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from dashboard.runs import Run, RunSummary, run_from_text, run_to_text, summary_from_line
-from quant_engine.errors import QuantizationError
+from dashboard.stored_files import read_first_line, read_stored, remove_oldest, write_stored
+from quant_engine.errors import StorageError
 
 __all__ = ["HOME_VARIABLE", "Run", "RunStore", "RunSummary", "default_home"]
 
 HOME_VARIABLE = "QUANT_DASHBOARD_HOME"
 MAX_RUNS = 50
 MAX_IN_MEMORY = 12
+MAX_BYTES = 64 * 2**20
+MAX_SUMMARY_BYTES = 2**20
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class RunStore:
     def __init__(self, home: Path, max_runs: int = MAX_RUNS) -> None:
         self.folder = home / "runs"
         self.problem: str | None = None  # why the newest run is not on disk
+        self.unsaved = 0  # runs that could only be kept in memory so far
         self._max_runs = max_runs
         self._memory: OrderedDict[str, Run] = OrderedDict()
         self._heads: dict[Path, tuple[int, RunSummary | None]] = {}
@@ -58,10 +60,11 @@ class RunStore:
             stamp = path.stat().st_mtime_ns
             if self._broken.get(path) == stamp:
                 return None
-            run = run_from_text(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            run = run_from_text(read_stored(path, MAX_BYTES).decode())
+            _check_name(path, run.id)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, UnicodeDecodeError, QuantizationError) as error:
+        except Exception as error:  # nothing that a file holds may end a page
             _LOG.warning("saved run %s cannot be read: %.300s", path, error)
             self._broken[path] = stamp
             return None
@@ -72,22 +75,21 @@ class RunStore:
         """Keep a run; return a plain sentence if it could only be kept in memory."""
         self._remember(run)
         path = self._path(run.id)
-        part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(run_to_text(run), encoding="utf-8")
-            part.replace(path)
-            self._drop_oldest()
+            write_stored(path, run_to_text(run).encode())
         except OSError as error:
             _LOG.warning("run %s cannot be saved: %s", run.id, error)
-            with suppress(OSError):
-                part.unlink()
             reason = error.strerror or type(error).__name__
             self.problem = (
-                f"The run could not be saved to disk ({reason}); it stays until a restart."
+                f"The run could not be saved in {self.folder} ({reason}): it is gone when the "
+                f"server ends. Make room there, or name another folder in {HOME_VARIABLE}, and run "
+                "it again; or download its results now."
             )
+            self.unsaved += 1
         else:
             self.problem = None
+            broken = [other for other in self._files() if self._head(other) is None]
+            remove_oldest(path, self._max_runs, spared=broken)
         return self.problem
 
     def remove(self, run_id: str) -> None:
@@ -103,7 +105,10 @@ class RunStore:
         """Return the runs, newest first, and the names of files that cannot be read."""
         found: dict[str, RunSummary] = {}
         broken: list[str] = []
-        for path in self._files():
+        files = self._files()
+        with self._lock:
+            self._heads = {path: head for path, head in self._heads.items() if path in files}
+        for path in files:
             summary = self._head(path)
             if summary is None:
                 broken.append(path.name)
@@ -118,7 +123,7 @@ class RunStore:
     def _path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}.jsonl"
 
-    def _files(self) -> Iterable[Path]:
+    def _files(self) -> Sequence[Path]:
         try:
             return sorted(self.folder.glob("*.jsonl"))
         except OSError:
@@ -130,13 +135,16 @@ class RunStore:
             stamp = path.stat().st_mtime_ns
             with self._lock:
                 known = self._heads.get(path)
+                is_broken = self._broken.get(path) == stamp
+            if is_broken:
+                return None
             if known is not None and known[0] == stamp:
                 return known[1]
             summary: RunSummary | None
             try:
-                with path.open(encoding="utf-8") as file:
-                    summary = summary_from_line(file.readline())
-            except (UnicodeDecodeError, QuantizationError) as error:
+                summary = summary_from_line(read_first_line(path, MAX_SUMMARY_BYTES).decode())
+                _check_name(path, summary.id)
+            except Exception as error:  # nothing that a file holds may end a page
                 _LOG.warning("saved run %s cannot be read: %.300s", path, error)
                 summary = None
             with self._lock:
@@ -152,10 +160,8 @@ class RunStore:
             while len(self._memory) > MAX_IN_MEMORY:
                 self._memory.popitem(last=False)
 
-    def _drop_oldest(self) -> None:
-        """Remove the oldest files, so that the folder stays bounded."""
-        aged = sorted(self._files(), key=lambda path: path.stat().st_mtime_ns)
-        for path in aged[: max(0, len(aged) - self._max_runs)]:
-            path.unlink(missing_ok=True)
-            with self._lock:
-                self._heads.pop(path, None)
+
+def _check_name(path: Path, run_id: str) -> None:
+    """A run is found by its name, so a copy under another name would never open."""
+    if path.stem != run_id:
+        raise StorageError(f"{path.name} holds the run {run_id}, which {run_id}.jsonl should hold.")

@@ -26,6 +26,9 @@ from quant_engine.report import (
     TimingReport,
 )
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet take a cell for a formula."""
+
 Table: TypeAlias = pd.DataFrame
 """What a figure's data comes as; other modules name the type without importing pandas."""
 
@@ -46,9 +49,26 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = Non
 
 
 def to_csv(data: Table) -> bytes:
-    """Return a table as CSV; it begins with a byte order mark, so that Excel reads UTF-8."""
-    text: str = data.to_csv(index=False)
+    """Return a table as CSV; it begins with a byte order mark, so that Excel reads UTF-8.
+
+    Text that a spreadsheet would run as a formula gets a quote before it; numbers stay numbers.
+    """
+    kept = data.copy(deep=False)
+    for name in data.columns:
+        if not pd.api.types.is_numeric_dtype(data[name]):
+            kept[name] = data[name].map(_without_formula)
+    text: str = kept.to_csv(index=False)
     return text.encode("utf-8-sig")
+
+
+def _without_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def layers_table(report: ModelReport, sensitivities: Iterable[SensitivityReport] = ()) -> Table:

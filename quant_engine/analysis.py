@@ -12,6 +12,7 @@ from torch import nn
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
 from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
+from quant_engine.coverage import measure_coverage
 from quant_engine.data_preparation import prepare_for
 from quant_engine.execution_timing import add_times, budget_after, check_budget
 from quant_engine.layers import QuantizedLayer
@@ -159,7 +160,7 @@ class _Analysis:
                 histogram = self.calibration.histograms[name]
                 self.choices[name] = range_choices(histogram.binned(), layer.scheme.activation)
             self._announce(on_update)
-            meter.step(f"weights of layer {number} of {len(layers)}: {name}")
+            meter.step(f"measure the weights of {name} (layer {number} of {len(layers)})")
 
     def compare(
         self, batches: Iterator[Batch], meter: ProgressMeter, on_update: OnUpdate | None
@@ -170,7 +171,7 @@ class _Analysis:
             first = first or batch
             self.comparison.update(batch)
             self._announce(on_update)
-            meter.step(f"comparing every layer with float, batch {number}")
+            meter.step(f"measure every layer's error: batch {number}")
         assert first is not None
         return first
 
@@ -192,6 +193,7 @@ class _Analysis:
             notes=(*self.prepared.notes, *self._notes()),
             evaluation_batches=self.comparison.batches,
             evaluation_batch_size=self.comparison.batch_size,
+            coverage=measure_coverage(self.prepared.model, self.quantized, self.plans),
         )
 
     def _quantized_layers(self) -> dict[str, QuantizedLayer]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import DataError
-from quant_engine.modules import map_nested, nested_tensors
+from quant_engine.nesting import map_nested, nested_tensors
 
 Data: TypeAlias = Tensor | Iterable[Any]
 

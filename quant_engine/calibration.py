@@ -151,7 +151,7 @@ def calibrate_prepared(
             run_model(prepared.model, batch)
             samples += batch.samples
             count += 1
-            meter.step(f"measuring value ranges, batch {count}")
+            meter.step(f"measure value ranges: batch {count}")
     per_pass = {name: round(total / count) for name, total in calls.items()}
     return Calibration(recipe, histograms, per_pass, samples, count, prepared.has_folding)
 

@@ -19,6 +19,7 @@ from quant_engine.forward import eval_mode, model_output
 from quant_engine.metrics import calculate_quantization_error, top1_agreement
 from quant_engine.model_size import calculate_model_size
 from quant_engine.quantizer import Int8Quantizer
+from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.timing import benchmark_inference
 
 _CONFIG_KEYS = (
@@ -227,12 +228,9 @@ def load_quantization_config(filepath: str | Path) -> dict[str, Any]:
         StorageError: If the file cannot be read or does not hold a quantizer's settings.
     """
     where = repr(str(filepath))
-    try:
-        config = json.loads(Path(filepath).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError(f"Cannot read {where}: {error.strerror}.") from error
-    except ValueError as error:
-        raise StorageError(f"{where} is not JSON: {error}.") from error
+    content = read_file(filepath)
+    with storage_errors(str(filepath)):
+        config = parse_json(content)
     if not isinstance(config, Mapping):
         raise StorageError(f"{where} holds a {type(config).__name__}, not an object with settings.")
     allowed = (*_CONFIG_KEYS, "bits")
@@ -262,6 +260,6 @@ def _checked_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise SchemeError(f"is_calibrated is {config['is_calibrated']!r}. Use true or false.")
         elif config["scale"] is not None or config["zero_point"] is not None:
             raise SchemeError("scale and zero_point must be null where is_calibrated is false.")
-    except (SchemeError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what torch raises on numbers of any kind and size
         raise StorageError(f"{where} holds no quantizer's settings: {error}") from error
     return quantizer.get_quantization_params()

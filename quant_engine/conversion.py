@@ -191,7 +191,7 @@ def convert(
         else:
             shared[key] = layer
         model = replace_module(model, name, layer)
-        meter.step(f"quantizing layer {number} of {len(chosen)}: {name}")
+        meter.step(f"quantize {name} (layer {number} of {len(chosen)})")
     return model
 
 

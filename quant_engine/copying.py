@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.modules import nested_tensors, plain_attributes
+from quant_engine.modules import has_own_forward, plain_attributes, rebind_attributes
+from quant_engine.nesting import nested_tensors
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COMPILED = "OptimizedModule"  # what torch.compile returns; importing its module is slow
@@ -39,13 +41,32 @@ def copy_model(model: nn.Module) -> tuple[nn.Module, list[str]]:
         notes.append(f"The model was taken out of its {type(model).__name__} wrapper.")
         model = inner
     try:
-        result = copy.deepcopy(model, {id(t): t.detach().clone() for t in _graph_tensors(model)})
+        result = copy_module(model, {id(t): t.detach().clone() for t in _graph_tensors(model)})
     except Exception as error:
         raise UnsupportedLayerError(
             f"The model {type(model).__name__} cannot be copied: {type(error).__name__}: {error} "
             "Remove from it what copy.deepcopy cannot copy, such as locks and open files."
         ) from error
-    return result.eval(), notes
+    notes += [
+        f"The forward of {name!r} was replaced on the instance; its copy runs the copy's layers."
+        for name, module in result.named_modules()
+        if has_own_forward(module)
+    ]
+    result.eval()  # not what it returns: an `eval` or `train` of the model's own may return nothing
+    return result, notes
+
+
+def copy_module(module: nn.Module, copies: Mapping[int, Any] | None = None) -> nn.Module:
+    """Deep-copy a module; functions that it keeps run the copy's layers, not the module's.
+
+    Args:
+        module: It is not changed.
+        copies: id of an object in it -> what stands for that in the copy.
+    """
+    memo = dict[int, Any](copies or {})
+    result = copy.deepcopy(module, memo)
+    rebind_attributes(result, memo)
+    return result
 
 
 def materialize_weights(model: nn.Module) -> list[str]:

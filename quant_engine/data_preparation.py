@@ -6,7 +6,6 @@ folded and an unfolded copy run on a few samples first, and must give the same.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch, first_samples, iterate_batches
+from quant_engine.copying import copy_module
 from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.forward import primary_output, run_model
-from quant_engine.modules import nested_tensors
+from quant_engine.nesting import nested_tensors
 from quant_engine.preparation import PreparedModel, prepare
 
 C = TypeVar("C")
@@ -119,7 +119,7 @@ def _folds_exactly(model: nn.Module, prepared: PreparedModel, batch: Batch) -> b
         except ModelForwardError:
             continue  # a model may insist on its batch size; if it fails on all, others will say so
         try:
-            found = _outputs(copy.deepcopy(prepared.model), samples)
+            found = _outputs(copy_module(prepared.model), samples)
         except ModelForwardError:
             return False
         eps = _coarsest_eps(prepared.model, expected)

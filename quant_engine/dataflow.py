@@ -7,7 +7,6 @@ runs, and another thread's model would be caught in it.
 
 from __future__ import annotations
 
-import copy
 import dis
 import inspect
 from collections import Counter
@@ -19,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from quant_engine.copying import copy_module
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.modules import has_hooks, map_nested, plain_attributes
+from quant_engine.modules import has_hooks, plain_attributes
+from quant_engine.nesting import map_nested
 from quant_engine.symbols import LIBRARIES, SymbolTracer
 
 Links = list[tuple[str, str]]
@@ -92,7 +93,7 @@ def _trace(model: nn.Module, given: frozenset[str]) -> _Trace:
         id(p): nn.Parameter(p.data, p.is_floating_point()) for p in model.parameters()
     }
     try:
-        sketch = copy.deepcopy(model, memo)
+        sketch = copy_module(model, memo)
         recorder = _Recorder()
         recorder.stand_in_for(sketch)
         with torch.inference_mode(False), torch.enable_grad():

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from quant_engine.batches import Batch
 from quant_engine.errors import QuantizationError, SchemeError, WorkerError
-from quant_engine.modules import map_nested
+from quant_engine.nesting import map_nested
 from quant_engine.outcomes import BatchOutcome
 from quant_engine.sweep import Variant, VariantRunner
 

@@ -135,7 +135,7 @@ def add_times(
     meter: ProgressMeter,
 ) -> ModelReport:
     """Time the models; where they fail, the rest of the report stands, and a note says so."""
-    meter.say("timing the model in float, simulated and on integers")
+    meter.say("time the model in float, simulated and on integers")
     names = [layer.name for layer in report.quantized_layers]
     notes = tuple(note for note in report.notes if note != TIMES_FOLLOW)
     timing = None

@@ -95,13 +95,18 @@ def model_output(model: nn.Module, batch: Batch) -> Tensor:
 
     Raises:
         ModelForwardError: If the model raises.
-        DataError: If the output holds no float tensor, or NaN or Inf.
+        DataError: If the output holds no float tensor, no values, or NaN or Inf.
     """
     output = primary_output(run_model(model, batch))
     if output is None or not output.is_floating_point():
         raise DataError(
             f"The model's output on {batch.where} holds no float tensor. "
             "Return a tensor, or a tuple or mapping with one."
+        )
+    if not output.numel():
+        raise DataError(
+            f"The model's output on {batch.where} has the shape {tuple(output.shape)} and so no "
+            "values. Give batches on which the model answers something."
         )
     if not is_finite(output):
         raise DataError(

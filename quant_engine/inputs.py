@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
-from quant_engine.modules import map_nested, nested_tensors
+from quant_engine.nesting import map_nested, nested_tensors
 
 _ALIGNMENT = 64
 

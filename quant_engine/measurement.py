@@ -81,7 +81,7 @@ class Measurement:
 
     def measure_layers(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
         """Measure every layer under every option, and all layers together."""
-        for outcome in self._run(self._variants, self._bases, "switching layers one by one", meter):
+        for outcome in self._run(self._variants, self._bases, "switch layers one by one", meter):
             self._outcomes.append(outcome)
             measure = choose_measure(self._metric, _has_logits(outcome.variants))
             measure.read(outcome.variants[0], outcome.correct_float)
@@ -96,7 +96,7 @@ class Measurement:
             self._forms.uniform(option, ranking[:count]) for count in range(len(ranking) + 1)
         ]
         outcomes = list(
-            self._run(variants, self._bases[:1], "quantizing more and more layers", meter)
+            self._run(variants, self._bases[:1], "quantize more and more layers", meter)
         )
         signal = float(np.concatenate([part.signal for part in outcomes]).sum())
         points = []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+
+from quant_engine.nesting import map_nested
+from quant_engine.rebinding import Rebinder
 
 _HOOKS = (
     "_forward_hooks",
@@ -22,7 +25,7 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> nn.Module:
     """Put `new` where the module called `name` is, in place, and return the root.
 
     A module that is reachable by several names is replaced at all of them, and also in lists,
-    tuples and dictionaries that a module keeps as plain attributes.
+    tuples, dictionaries and functions that a module keeps as plain attributes or hooks.
 
     Args:
         root: The model.
@@ -46,46 +49,34 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> nn.Module:
     if not name:
         return new
     old = root.get_submodule(name)
-
-    def swapped(value: object) -> object:
-        return new if value is old else value
-
     for parent in list(root.modules()):
         for key, child in list(parent._modules.items()):
             if child is old:
                 parent.add_module(key, new)
-        for key, value in plain_attributes(parent).items():
-            changed = map_nested(value, swapped)
-            if changed is not value:
-                parent.__dict__[key] = changed
+    rebind_attributes(root, {id(old): new})
     return root
+
+
+def rebind_attributes(root: nn.Module, replaced: Mapping[int, Any]) -> None:
+    """Exchange objects in what modules keep besides submodules, in place; also in functions.
+
+    Args:
+        root: A model; functions that its modules keep are their own `forward` and hooks too.
+        replaced: id of an object -> what is meant instead. The objects must be alive.
+    """
+    rebind = Rebinder(replaced)
+    for module in root.modules():
+        for key, value in plain_attributes(module).items():
+            if key in _HOOKS:
+                for number, hook in value.items():
+                    value[number] = rebind(hook)
+            elif (changed := map_nested(value, rebind)) is not value:
+                module.__dict__[key] = changed
 
 
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
     """Return what `module` holds besides parameters, buffers and submodules."""
     return {key: value for key, value in vars(module).items() if key not in _MODULE_STATE}
-
-
-def map_nested(value: Any, change: Callable[[object], object]) -> Any:
-    """Apply `change` to a value and to all that lists, tuples and dictionaries in it hold.
-
-    A container is rebuilt only if something in it changed; otherwise it is returned as it is.
-
-    Example:
-        >>> map_nested([1, (2, {"a": 3})], lambda v: -3 if v == 3 else v)
-        [1, (2, {'a': -3})]
-    """
-    changed = change(value)
-    if changed is not value:
-        return changed
-    if type(value) is dict:
-        items = {key: map_nested(item, change) for key, item in value.items()}
-        return items if any(items[key] is not value[key] for key in items) else value
-    if type(value) is list or type(value) is tuple:
-        entries = [map_nested(item, change) for item in value]
-        is_same = all(new is old for new, old in zip(entries, value, strict=True))
-        return value if is_same else type(value)(entries)
-    return value
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -124,15 +115,3 @@ def names_of_modules(model: nn.Module) -> dict[int, tuple[str, ...]]:
     for name, module in model.named_modules(remove_duplicate=False):
         names[id(module)] = (*names.get(id(module), ()), name)
     return names
-
-
-def nested_tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a value, and in lists, tuples and dictionaries within it."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from nested_tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from nested_tensors(item)

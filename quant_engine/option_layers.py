@@ -87,7 +87,7 @@ def build_option_layers(
             }
         except QuantizationError as error:
             raise type(error)(f"Layer {name!r}: {error}") from error
-        meter.step(f"quantizing layer {number} of {len(names)} in every way: {name}")
+        meter.step(f"quantize {name} in every way (layer {number} of {len(names)})")
     quantizable = tuple(plan.layer.name for plan in plans if plan.layer.is_quantizable)
     return OptionLayers(forms, skipped, quantizable)
 

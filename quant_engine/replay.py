@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from quant_engine.batches import Batch
 from quant_engine.errors import QuantizationError
 from quant_engine.forward import model_output
-from quant_engine.modules import nested_tensors
+from quant_engine.nesting import nested_tensors
 
 _PLAIN = (type(None), bool, int, float, str)
 

@@ -34,6 +34,7 @@ from quant_engine.histogram import FloatArray
 from quant_engine.option_layers import Configuration, build_option_layers
 from quant_engine.options import FLOAT_OPTION, Options, bit_options, name_options
 from quant_engine.progress import Progress, ProgressMeter, in_part
+from quant_engine.reading import read_file, storage_errors
 from quant_engine.report import (
     ConfigurationScore,
     ConfigurationSize,
@@ -312,11 +313,9 @@ class LogitResponse:
         Raises:
             StorageError: If the file cannot be read or holds none.
         """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
-        return cls.from_bytes(data)
+        data = read_file(path)
+        with storage_errors(str(path)):
+            return cls.from_bytes(data)
 
     @cached_property
     def _places(self) -> dict[str, int]:

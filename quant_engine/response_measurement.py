@@ -192,7 +192,7 @@ class ResponseMeasurement:
         forms, size = self.option_layers.forms, len(self.options)
 
         def passed() -> None:
-            meter.step(f"{text}: following errors back through the model")
+            meter.step(f"{text}: follow errors back through the model")
 
         found = linear_response(
             self.prepared.model, forms, list(self._roundings), batch, directions, passed
@@ -234,7 +234,7 @@ class ResponseMeasurement:
 
         def keep(number: int, expected: Tensor, output: Tensor) -> None:
             shifts[pairs[number]] = directions.along(output.double() - expected.double())
-            meter.step(f"{text}: running single layers")
+            meter.step(f"{text}: run single layers")
 
         variants = [{name: option} for name, option in pairs]
         _, self._full_forwards_because = self._runner.run_each(batch, variants, keep)
@@ -253,7 +253,7 @@ class ResponseMeasurement:
 
         def compare(number: int, expected: Tensor, output: Tensor) -> None:
             self._sums[number].update(expected, output)
-            meter.step(f"{text}: checking predictions by running the model")
+            meter.step(f"{text}: check predictions by running the model")
 
         variants = [as_variant(configuration) for configuration in configurations]
         _, self._full_forwards_because = self._runner.run_each(batch, variants, compare)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-import zipfile
+import math
 from typing import Any
 
 import numpy as np
 
 from quant_engine.errors import StorageError
+from quant_engine.reading import read_arrays, storage_errors
 from quant_engine.report import ResponseReport
 from quant_engine.report.response import LOGITS
-from quant_engine.response_arrays import ResponseArrays
+from quant_engine.response_arrays import IntArray, ResponseArrays
 
 _REQUIRED = {
     "base": np.float32,
@@ -46,11 +47,16 @@ def unpack_response(data: bytes) -> tuple[ResponseReport, ResponseArrays]:
     Raises:
         StorageError: If the bytes are something else, or arrays and report do not fit each other.
     """
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise StorageError(f"This is no stored response: {error}") from error
+    return response_from_arrays(read_arrays(data))
+
+
+def response_from_arrays(stored: dict[str, Any]) -> tuple[ResponseReport, ResponseArrays]:
+    """Return what the arrays of a file say; raises as `unpack_response`."""
+    with storage_errors("The stored response"):
+        return _response(stored)
+
+
+def _response(stored: dict[str, Any]) -> tuple[ResponseReport, ResponseArrays]:
     missing = [name for name in (_REPORT, _SHAPE, *_REQUIRED) if name not in stored]
     if missing:
         raise StorageError(f"The stored response lacks {', '.join(missing)}. Measure it again.")
@@ -80,9 +86,10 @@ def unpack_response(data: bytes) -> tuple[ResponseReport, ResponseArrays]:
 
 def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
     leading = (len(report.layers), len(report.options), report.samples)
-    kept = int(np.prod(arrays.shape))
+    kept = math.prod(arrays.shape)
     is_fitting = (
-        arrays.base.shape == (report.samples, kept)
+        min(arrays.shape, default=0) >= 0
+        and arrays.base.shape == (report.samples, kept)
         and arrays.shifts.ndim == 4
         and arrays.shifts.shape[:3] == leading
         and arrays.shifts.shape[3] >= kept
@@ -90,10 +97,18 @@ def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
         and arrays.roundings.shape[3:] == arrays.shifts.shape[3:]
         and arrays.rounding_of.shape == (leading[1],)
         and arrays.sources.shape == (leading[0], leading[0])
+        and (arrays.rounding_of >= -1).all()
         and (arrays.rounding_of < arrays.roundings.shape[1]).all()
         and arrays.signal.shape == (report.samples,)
-        and (arrays.labels is None or len(arrays.labels) == report.samples)
+        and _is_column(arrays.labels, (report.samples, *arrays.shape[:-1]), -1, arrays.shape[-1:])
         and (arrays.output is None) == (arrays.classes is None)
+        and (arrays.output is None or arrays.output.shape[0] == report.samples)
+        and _is_column(
+            arrays.classes,
+            (report.samples, kept - 1),
+            0,
+            () if arrays.output is None else arrays.output.shape[1:],
+        )
         and all(len(layer.stored) == leading[1] + 1 for layer in report.layers)
     )
     if not is_fitting:
@@ -101,3 +116,17 @@ def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
             f"The arrays of the stored response do not fit its {leading[0]} layers, {leading[1]} "
             f"options and {leading[2]} samples. Measure it again."
         )
+    numbers = (arrays.base, arrays.shifts, arrays.roundings, arrays.signal)
+    if not all(np.isfinite(values).all() for values in numbers) or (arrays.signal < 0).any():
+        raise StorageError(
+            "The stored response holds NaN, Inf or a negative signal. Measure it again."
+        )
+
+
+def _is_column(
+    places: IntArray | None, shape: tuple[int, ...], least: int, ends: tuple[int, ...]
+) -> bool:
+    """Whether places along an axis have a shape and lie from `least` to before its end."""
+    if places is None:
+        return True
+    return places.shape == shape and all(((places >= least) & (places < end)).all() for end in ends)

@@ -169,7 +169,7 @@ class Overrides(Mapping[str, LayerScheme]):
         """Copy `items`; later changes to them are not seen."""
         checked: dict[str, LayerScheme] = {}
         for name, scheme in (items or {}).items():
-            if not isinstance(name, str) or not name:
+            if not isinstance(name, str):
                 raise SchemeError(f"overrides has the key {name!r}. Keys are layer names.")
             if not isinstance(scheme, LayerScheme):
                 raise SchemeError(
@@ -207,7 +207,8 @@ class Recipe:
     Attributes:
         weight: Scheme of every quantized layer's weight.
         activation: Scheme of every quantized layer's input; None quantizes weights only.
-        exclude_layers: Layer names, or shell wildcards such as "blocks.*.fc?", that stay float.
+        exclude_layers: Layer names, or shell wildcards such as "blocks.*.fc?", that stay float. A
+            model that is a single layer has the name "".
         overrides: Layer name or wildcard -> LayerScheme that replaces both schemes there. An exact
             name wins over a wildcard, the first matching wildcard over later ones.
         name: What to call the recipe; it changes nothing else.
@@ -238,7 +239,7 @@ class Recipe:
             )
         excluded = tuple(self.exclude_layers)
         for pattern in excluded:
-            if not isinstance(pattern, str) or not pattern:
+            if not isinstance(pattern, str):
                 raise SchemeError(f"exclude_layers holds {pattern!r}. It takes layer names.")
         if not isinstance(self.name, str):
             raise SchemeError(f"name is {self.name!r}. It must be text.")

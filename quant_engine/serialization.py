@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _OWN_CODEC = (TensorScheme, Recipe)
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+_MAX_INT = 2**63 - 1
 
 
 @cache
@@ -72,7 +73,7 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
     if hint in _OWN_CODEC:
         try:
             return hint.from_dict(data)
-        except SchemeError as error:
+        except (SchemeError, TypeError, AttributeError) as error:
             raise StorageError(f"{where}: {error}") from error
     if dataclasses.is_dataclass(hint):
         return _decode_fields(cast(type, hint), data, where)
@@ -102,7 +103,11 @@ def _decode_fields(cls: type, data: Any, where: str) -> Any:
     missing = [name for name in needed if name not in data]
     if missing:
         raise StorageError(f"{where} lacks {', '.join(missing)}.")
-    return cls(**{key: _decode(hints[key], data[key], f"{where}.{key}") for key in data})
+    values = {key: _decode(hints[key], data[key], f"{where}.{key}") for key in data}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise StorageError(f"{where}: {error}") from error
 
 
 def _has_no_default(field: dataclasses.Field[Any]) -> bool:
@@ -117,6 +122,12 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
             return _NON_FINITE[data]
         if isinstance(data, float) or (is_whole and abs(data) <= sys.float_info.max):
             return float(data)
-    elif (hint is int and is_whole) or (hint in (bool, str) and isinstance(data, hint)):
+    elif hint is int and is_whole:
+        if abs(data) <= _MAX_INT:
+            return data
+        raise StorageError(f"{where} is a whole number of {data.bit_length()} bits; 63 are read.")
+    elif hint in (bool, str) and isinstance(data, hint):
         return data
-    raise StorageError(f"{where} must be of type {hint.__name__}, got {data!r}.")
+    # Python refuses to write out whole numbers of thousands of digits.
+    got = f"{data.bit_length()} bits" if is_whole and abs(data) > _MAX_INT else f"{data!r:.80}"
+    raise StorageError(f"{where} must be of type {hint.__name__}, got {got}.")

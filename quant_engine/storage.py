@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,16 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from quant_engine.copying import copy_model
-from quant_engine.errors import DataError, StorageError
+from quant_engine.errors import StorageError
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.lowering import is_lowered
 from quant_engine.modules import replace_module
 from quant_engine.packing import unpack_codes
 from quant_engine.preparation import prepare
+from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.scheme import MAX_BITS, LayerScheme
 from quant_engine.serialization import decode, encode
 from quant_engine.tensor_file import TensorAlias, stored_tensors, tensor_name
@@ -131,7 +132,8 @@ def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Mo
     except StorageError as error:
         model = _less_prepared_skeleton(float_model, structure, tensors, error)
     _fill(model, structure, tensors)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _less_prepared_skeleton(
@@ -172,47 +174,64 @@ def _stored_layers(model: nn.Module) -> tuple[StoredLayer, ...]:
 
 
 def _read_structure(path: Path) -> StoredModel:
-    content = _read(path)
-    try:
-        data = json.loads(content.decode("utf-8"))
-    except ValueError as error:
-        raise StorageError(f"{path} is not JSON: {error}. Save the model again.") from error
+    content = read_file(path)
+    with storage_errors(str(path)):
+        data = parse_json(content)
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise StorageError(
             f"{path} has format version {version!r}; this version reads {FORMAT_VERSION}. "
             "Save the model again."
         )
-    return decode(StoredModel, data)
+    with storage_errors(str(path)):
+        return decode(StoredModel, data)
 
 
 def _read_tensors(path: Path, structure: StoredModel) -> dict[str, Tensor]:
     """Read the tensors and unpack the codes."""
-    content = _read(path)
+    content = read_file(path)
     if hashlib.sha256(content).hexdigest() != structure.weights_sha256:
         raise StorageError(
             f"{path} is damaged, or from another save than the {STRUCTURE_FILE} beside it. "
             "Save the model again."
         )
-    try:
+    with storage_errors(str(path)):
         tensors = safetensors.torch.load(content)
-    except (SafetensorError, ValueError) as error:
-        raise StorageError(f"{path} is no safetensors file: {error}") from error
-    for layer in structure.layers:
-        name, bits = tensor_name(layer.name, "quantized_weight"), layer.scheme.weight.bits
-        if name in tensors and bits < MAX_BITS:
-            try:
-                tensors[name] = unpack_codes(tensors[name], bits, layer.weight_shape)
-            except DataError as error:
-                raise StorageError(f"{path}: {name}: {error}") from error
+        for layer in structure.layers:
+            name, bits = tensor_name(layer.name, "quantized_weight"), layer.scheme.weight.bits
+            if name in tensors and bits < MAX_BITS:
+                if min(layer.weight_shape, default=0) < 0:
+                    raise StorageError(f"{name} has the shape {layer.weight_shape}.")
+                with storage_errors(name):
+                    tensors[name] = unpack_codes(tensors[name], bits, layer.weight_shape)
+        aliases = {alias.name: alias.stored for alias in structure.aliases}
+        for layer in structure.layers:
+            _check_grid(layer, tensors, aliases)
     return tensors
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror}. Is the path right?") from error
+def _check_grid(
+    layer: StoredLayer, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]
+) -> None:
+    """Raise StorageError unless the layer's scales are positive, and its codes codes."""
+    for part, scheme in (("weight", layer.scheme.weight), ("input", layer.scheme.activation)):
+        for tensor in ("scale", "zero_point", *(("codes",) if part == "weight" else ())):
+            attribute = "quantized_weight" if tensor == "codes" else f"{part}_{tensor}"
+            name = tensor_name(layer.name, attribute)
+            values = tensors.get(aliases.get(name, name))
+            if values is None or scheme is None or not values.numel():
+                continue
+            if tensor == "scale" and not (torch.isfinite(values) & (values > 0)).all():
+                raise StorageError(f"{name} holds scales that are not above 0 and finite.")
+            if (tensor != "scale" and part == "weight") or tensor == "zero_point":
+                lowest, highest = int(values.min()), int(values.max())
+                if lowest < scheme.qmin or highest > scheme.qmax:
+                    raise StorageError(
+                        f"{name} holds {lowest} to {highest}; codes of {scheme.bits} bits lie in "
+                        f"[{scheme.qmin}, {scheme.qmax}]."
+                    )
+                if tensor == "zero_point" and scheme.symmetric and (lowest, highest) != (0, 0):
+                    raise StorageError(f"{name} is not 0, and the scheme is symmetric.")
 
 
 def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) -> nn.Module:

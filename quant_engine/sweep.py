@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
+from quant_engine.copying import copy_module
 from quant_engine.forward import model_output
 from quant_engine.modules import replace_module
 from quant_engine.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
@@ -232,4 +232,4 @@ def _find_switch(model: nn.Module, name: str) -> Switch:
 def share_tensors(model: nn.Module) -> nn.Module:
     """Copy the modules of a model but share its parameters and buffers."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    return copy_module(model, shared)

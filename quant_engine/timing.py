@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import platform
 import statistics
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
+from quant_engine.copying import copy_module
 from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.forward import eval_mode, run_in_place, run_model
 from quant_engine.inputs import copy_inputs
@@ -140,14 +140,14 @@ def measure_timing(
         times, warmed = _time_models(models, inputs, runs, warmup_runs, left)
         warmed_up = min(warmed_up, warmed)
         entries += [_entry(name, size, values) for name, values in times.items()]
-        meter.step(f"timing the models at batch size {size}")
+        meter.step(f"time the models at batch size {size}")
     if layers and watch.seconds > seconds:
         limits.append("Single layers were not timed: the time for it was spent.")
     elif layers:
         size = max(batches)
         measured = _time_layers(models, layers, inputs, runs, seconds - watch.seconds)
         layer_entries = [_entry(way, size, v, n) for (way, n), v in measured.items()]
-        meter.step(f"timing the layers at batch size {size}")
+        meter.step(f"time the layers at batch size {size}")
     return TimingReport(
         describe_environment(),
         warmed_up,
@@ -268,7 +268,7 @@ def _cpu_name() -> str:
 
 def _with_channels_last(model: nn.Module) -> nn.Module:
     """Copy a model with its convolutions' weights laid out anew; its own stay as they are."""
-    result = copy.deepcopy(model)
+    result = copy_module(model)
     for parameter in result.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contain
 from dashboard.figures.error_ridges import describe_errors, layer_error_histograms
 from dashboard.figures.ranking import rank_layers
 from dashboard.figures.sensitivity import describe_ranking, ranking_figure, ranking_rows
@@ -44,7 +45,8 @@ def show_gallery(run: Run) -> None:
                 ):
                     st.markdown(f"**{icon} {title}**", width="content")
                     st.page_link(page, label=link, icon=":material/arrow_forward:")
-                draw(run)
+                with contain(title):
+                    draw(run)
 
 
 def _show_errors(run: Run) -> None:

@@ -13,6 +13,8 @@ from dashboard.accuracy import (
 )
 from dashboard.components import run_state
 from dashboard.components.link_widgets import PRESENT_KEY
+from dashboard.components.markdown import escape_markdown
+from dashboard.coverage import coverage_text
 from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
@@ -84,3 +86,6 @@ def show_headline(run: Run, *, key: str) -> None:
             if culprit is not None
             else "No layer is quantized, or none was measured.",
         )
+    # What the figures are about comes with them: a report on a tenth of the weights says so.
+    if said := coverage_text(run.report.coverage):
+        st.caption(escape_markdown(said))

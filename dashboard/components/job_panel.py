@@ -24,21 +24,31 @@ def show_job_panel(*, is_empty: bool) -> None:
     if not statuses:
         return
     active = frozenset(status.key for status in statuses if status.is_active)
-    seconds = run_state.poll_seconds()
+    seconds, shown = run_state.poll_seconds(), _shown_version()
     show_live(
-        lambda: _draw(active, is_empty, seconds),
+        lambda: _draw(active, shown, seconds),
         key="live_jobs",
         run_every=seconds if active else None,
     )
 
 
-def _draw(active_before: frozenset[str], is_empty: bool, seconds: float) -> None:
+def _shown_version() -> object:
+    """What tells the run shown from another one, and from the same one with more in it.
+
+    What is known of a run on its way counts once: the page does not follow every layer.
+    """
+    run = run_state.shown_run()
+    if run is None or run.report.is_partial:
+        return run is None
+    return run.id, run.created, run.seconds
+
+
+def _draw(active_before: frozenset[str], shown: object, seconds: float) -> None:
     statuses = run_state.watched_jobs()
     active = {status.key for status in statuses if status.is_active}
-    has_first_figures = is_empty and run_state.shown_run() is not None
     # The clock of this part is set where the whole page is drawn.
     is_crowded = bool(active) and run_state.poll_seconds() >= 2 * seconds
-    if active != active_before or has_first_figures or is_crowded:
+    if active != active_before or _shown_version() != shown or is_crowded:
         st.rerun()  # the whole page: something ended, or there is something to show at last
     for index, status in enumerate(statuses):
         with st.container(border=True, key=f"job_{index}"):

@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.figures.error_ridges import (
     PARTS,
@@ -54,6 +55,7 @@ def show_overview(run: Run) -> None:
         _show_ridges(run, part, None if is_all else MOST_ROWS)
 
 
+@contained("The error histograms")
 def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     selected = run_state.selected_layer(run.report)
     if part == "input" and (batches := measured_in_batches(run.report)):
@@ -78,6 +80,7 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     )
 
 
+@contained("The SQNR of the layers")
 def _show_dots(run: Run) -> None:
     selected = run_state.selected_layer(run.report)
     show_figure(

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import tables
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.layer_actions import show_rule_change
 from dashboard.components.verdict_list import show_verdicts
 from dashboard.figures.channels import (
@@ -59,6 +60,7 @@ class TensorView:
         return f"{self.report.model_name}-{self.layer.name}-{self.part}-{what}"
 
 
+@contained("The values")
 def show_values(view: TensorView) -> None:
     """Draw the values before and after."""
     tensor = view.tensor
@@ -97,6 +99,7 @@ def _ends_of_values(tensor: TensorReport) -> str:
     )
 
 
+@contained("The errors")
 def show_error(view: TensorView) -> None:
     """Draw the error in LSB."""
     tensor = view.tensor
@@ -122,6 +125,7 @@ def show_error(view: TensorView) -> None:
     )
 
 
+@contained("The channels")
 def show_channels(view: TensorView) -> None:
     """Draw the ranges of all channels and the ten worst."""
     tensor = view.tensor
@@ -175,6 +179,7 @@ def show_channels(view: TensorView) -> None:
     )
 
 
+@contained("The codes")
 def show_codes(view: TensorView) -> None:
     """Draw how often each code occurs."""
     show_verdicts((code_use(view.tensor, view.subject),))
@@ -208,6 +213,7 @@ def _ends_of_codes(tensor: TensorReport) -> tuple[str, str]:
     )
 
 
+@contained("The ranges")
 def show_ranges(view: TensorView) -> None:
     """Draw what every range rule would choose."""
     tensor = view.tensor
@@ -242,6 +248,7 @@ def show_ranges(view: TensorView) -> None:
     show_rule_change(view.layer, view.report, view.part)
 
 
+@contained("The worked example")
 def show_example(view: TensorView) -> None:
     """Work one element through the arithmetic."""
     tensor, example = view.tensor, view.tensor.example
@@ -275,6 +282,7 @@ def show_example(view: TensorView) -> None:
     )
 
 
+@contained("The numbers")
 def show_numbers(view: TensorView) -> None:
     """Draw all numbers of the layer, weights and inputs side by side."""
     st.markdown("**How it was quantized**")

@@ -1,8 +1,8 @@
-"""Text from reports inside Markdown."""
+"""Text from reports, links and files inside Markdown."""
 
 from __future__ import annotations
 
-_SPECIAL = "\\`*_{}[]<>$#|~:"
+_SPECIAL = "\\`*_{}[]<>$#|~:&!"
 
 
 def escape_markdown(text: str) -> str:

@@ -10,7 +10,9 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard import service
 from dashboard.accuracy import share_text
 from dashboard.components import run_state
-from dashboard.figures.formatting import format_accuracy, format_bytes, format_count
+from dashboard.components.guard import contain
+from dashboard.components.markdown import escape_markdown
+from dashboard.figures.formatting import format_accuracy, format_bytes, format_count, plural
 from dashboard.runs import Run, RunSummary
 from dashboard.state import Settings
 from dashboard.wording import describe_age, describe_recipe, describe_seconds
@@ -151,8 +153,9 @@ def show_recent_runs(shown: Run | None) -> None:
     """Draw the newest runs computed here, each with a button that shows it."""
     runs, broken = run_state.store().recent()
     if broken:
+        names = escape_markdown(", ".join(broken[:3]))
         st.warning(
-            f"{len(broken)} saved runs cannot be read and are left out: {', '.join(broken[:3])}"
+            f"{plural(len(broken), 'saved run')} cannot be read, and left as found: {names}"
             + (" …" if len(broken) > 3 else ""),
             icon=":material/broken_image:",
         )
@@ -174,13 +177,14 @@ def show_recent_runs(shown: Run | None) -> None:
                 args=(run.settings,),
                 kwargs={"is_kept": True},
             )
-            st.markdown(_run_line(run))
+            with contain(f"The run {run.id}"):
+                st.markdown(_run_line(run))
 
 
 def _run_line(run: RunSummary) -> str:
     parts = [
         f"**{service.model_info(run.settings.model_name).title}**",
-        describe_recipe(run.settings.recipe),
+        escape_markdown(describe_recipe(run.settings.recipe)),
     ]
     if run.accuracy_quantized is not None:
         samples = service.model_info(run.settings.model_name).test_samples

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from dashboard.components.markdown import escape_markdown
+
 _KEY = "notices"
 _TOAST = "toast"
 MAX_NOTICES = 12
@@ -20,7 +22,7 @@ class Notice:
 
     Attributes:
         level: "info", "warning" or "error".
-        text: One or two sentences.
+        text: One or two sentences, shown as they are.
         topic: What it is about, where only the latest word on that counts.
     """
 
@@ -61,13 +63,13 @@ def show_notices() -> None:
     """Draw the messages, each with a button that dismisses it, and what is said in passing."""
     toast = st.session_state.pop(_TOAST, None)
     if toast is not None:
-        st.toast(toast, icon=":material/info:")
+        st.toast(escape_markdown(toast), icon=":material/info:")
     for index, notice in enumerate(st.session_state.get(_KEY, [])):
         with st.container(
             horizontal=True, wrap=False, vertical_alignment="center", key=f"notice_{index}"
         ):
             draw = {"error": st.error, "info": st.info}.get(notice.level, st.warning)
-            draw(notice.text)
+            draw(escape_markdown(notice.text))  # it may repeat a link or a file
             st.button(
                 "Dismiss",
                 key=f"dismiss_{index}",

@@ -89,7 +89,7 @@ def start_verification(run: Run, configurations: Sequence[Configuration]) -> Non
     model = service.model_info(settings.model_name).title
     submit_job(
         key,
-        f"Running {model} with {plural(len(configurations), 'choice')} of bits",
+        f"Verifying {plural(len(configurations), 'choice')} of bits by running {model}",
         lambda control: prediction_service.verify(settings, known, configurations, control),
         finish,
     )

@@ -40,8 +40,10 @@ from dashboard.components.work import (
     poll_seconds,
     sensitivity_key,
     start_sensitivity,
+    start_timing,
     store,
     submit_analysis,
+    timing_status,
     watched_jobs,
 )
 from dashboard.culprit import (
@@ -91,7 +93,9 @@ __all__ = [
     "start_analysis",
     "start_sensitivity",
     "start_settings",
+    "start_timing",
     "store",
+    "timing_status",
     "wanted_settings",
     "watched_jobs",
 ]

@@ -10,6 +10,7 @@ from dashboard import tables
 from dashboard.accuracy import change_text, share_text
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.prediction_work import find_prediction
 from dashboard.components.sensitivity_table import exclude_and_rerun
@@ -53,6 +54,7 @@ from quant_engine.layer_forms import ACTIVATIONS, BOTH
 from quant_engine.report import SensitivityReport
 
 
+@contained("The headline")
 def show_headline(run: Run, report: SensitivityReport) -> None:
     """Draw the four figures that sum a measurement up."""
     metric = available_metrics(report)[0]
@@ -100,6 +102,7 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     )
 
 
+@contained("The trade-off")
 def show_tradeoff(
     report: SensitivityReport,
     ranked: Sequence[RankedLayer],
@@ -142,6 +145,7 @@ def show_tradeoff(
     )
 
 
+@contained("The curve")
 def show_curve(
     run: Run,
     measured: SensitivityReport,
@@ -240,6 +244,7 @@ def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
     return kept
 
 
+@contained("The agreement")
 def show_agreement(
     run: Run, report: SensitivityReport, metric: SensitivityMetric, *, selected: str
 ) -> None:

@@ -13,7 +13,9 @@ from dashboard.components.copy_link import show_copy_link
 from dashboard.components.draft import current_draft
 from dashboard.components.job_panel import show_job_panel
 from dashboard.components.link_widgets import PRESENT_KEY, leave_if_asked
+from dashboard.components.markdown import escape_markdown
 from dashboard.components.notices import show_notices
+from dashboard.components.unsaved import note_unsaved
 from dashboard.runs import Run
 from dashboard.state import LINK_KEYS
 from dashboard.wording import describe_age, describe_recipe
@@ -40,18 +42,19 @@ def show_shell() -> DeltaGenerator:
             _show_layer_picker(run)
         show_copy_link(LINK_KEYS)
         _show_presenter_mode()
+    note_unsaved()
     show_notices()
     show_job_panel(is_empty=run is None)
     return place
 
 
 def show_draft(place: DeltaGenerator) -> None:
-    """Say whether the settings that somebody is choosing differ from the run shown."""
-    run, draft = run_state.shown_run(), current_draft()
-    if run is None or draft.run_id == run.id:
+    """Say whether somebody has chosen settings other than those that were asked for."""
+    draft = current_draft()
+    if draft.run_id == run_state.wanted_settings().run_id:
         return
     with place:
-        st.badge("Settings differ from the shown run", icon=":material/edit:", color="orange")
+        st.badge("Settings changed, not run yet", icon=":material/edit:", color="orange")
         status = run_state.analysis_status(draft)
         st.button(
             "Re-run",
@@ -71,7 +74,7 @@ def _show_run(run: Run | None) -> None:
             st.caption("None yet.")
         else:
             st.markdown(service.model_info(run.model_name).title)
-            st.caption(describe_recipe(run.recipe))
+            st.caption(escape_markdown(describe_recipe(run.recipe)))
             _show_origin(run)
 
 

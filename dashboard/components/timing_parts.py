@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.verdict_list import show_verdicts
@@ -26,6 +27,7 @@ from dashboard.figures.timing_text import (
     batch_sizes,
     conditions_text,
     describe_times,
+    unreliable_text,
     what_was_timed,
 )
 from dashboard.runs import Run
@@ -58,34 +60,51 @@ def show_timing(run: Run, top: int | None) -> None:
 def is_on_its_way(run: Run) -> bool:
     """Whether the run is shown while it is still being computed."""
     status = run_state.analysis_status(run.settings)
-    return run.report.is_partial and status is not None and status.is_active
+    is_whole = not run.report.is_partial and run.report.timing is not None
+    return not is_whole and status is not None and status.is_active
 
 
 def _show_empty(run: Run) -> None:
-    if is_on_its_way(run):
+    status = run_state.timing_status(run.settings)
+    if is_on_its_way(run) or (status is not None and status.is_active):
         st.info(
-            "Times are measured last; they appear when the analysis has finished.",
+            "Times are measured last and appear here; all errors and the accuracy are known "
+            "before that."
+            if run.report.is_partial
+            else "Times are being measured and appear here; all else is known.",
             icon=":material/hourglass_top:",
         )
         return
     with st.container(border=True, key="timing_empty"):
         st.markdown("**This run has no measured times.**")
-        st.markdown(
-            "It was stopped before the models were timed."
-            if run.report.is_partial
-            else "They were not asked for when it was computed."
-        )
-        _show_again(run, "Analyse again with times")
+        if run.report.is_partial:
+            st.markdown("It was stopped before the models were timed.")
+            st.button(
+                "Analyse again with times",
+                key="measure_timing",
+                icon=":material/timer:",
+                on_click=run_state.start_settings,
+                args=(run.settings,),
+                kwargs={"is_forced": True},
+            )
+        else:
+            st.markdown(
+                "It was stopped before the models were timed, or they could not be. Its errors "
+                "are complete."
+            )
+            _show_again(run, "Measure times")
 
 
 def _show_again(run: Run, label: str) -> None:
+    """A button that times the models and leaves the rest of the run as it is."""
+    status = run_state.timing_status(run.settings)
     st.button(
         label,
         key="measure_timing",
         icon=":material/timer:",
-        on_click=run_state.start_settings,
-        args=(run.settings,),
-        kwargs={"is_forced": True},
+        disabled=status is not None and status.is_active,
+        on_click=run_state.start_timing,
+        args=(run,),
     )
 
 
@@ -106,12 +125,16 @@ def _choose_batch(sizes: tuple[int, ...]) -> int | None:
     return int(chosen or labels[-1])
 
 
+@contained("The times of the model")
 def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     with st.container(border=True, key="time_verdicts", gap="small"):
         st.markdown("**What the times say**")
         show_verdicts(timing_verdicts(timing, batch_size))
         if not was_integer_tried(timing):
-            _show_again(run, "Analyse again with integer times")
+            _show_again(run, "Measure times again, with integers")
+        elif unreliable := unreliable_text(timing):
+            st.markdown(f":material/warning: {escape_markdown(unreliable)}")
+            _show_again(run, "Time again")
     show_figure(
         model_timing_figure(timing, batch_size),
         key="time_models",
@@ -131,6 +154,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
 
 
+@contained("The list of executions")
 def _show_executions(timing: TimingReport) -> None:
     """How each layer ran on integers, one click away; runs from before that was noted say none."""
     if not timing.executions:
@@ -157,6 +181,7 @@ def _show_executions(timing: TimingReport) -> None:
         )
 
 
+@contained("The times of the layers")
 def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
     if not timing.layers:
         st.info("Single layers were not timed in this run.", icon=":material/timer_off:")

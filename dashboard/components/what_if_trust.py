@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import tables
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.what_if_state import try_text
 from dashboard.figures.agreement import correlation_text
 from dashboard.figures.formatting import (
@@ -34,6 +35,7 @@ from quant_engine.report.response import GOOD, ROUGH
 RATIO = "Ratio"
 
 
+@contained("The verdict on the predictions")
 def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
     """Say how far predictions can be trusted on this model, and for the present choice."""
     agreement = prediction.response.agreement
@@ -54,6 +56,7 @@ def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
         st.warning(text, icon=":material/warning:")
 
 
+@contained("The comparison")
 def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
     """Draw predicted and measured figures side by side."""
     st.dataframe(
@@ -89,6 +92,7 @@ def _column_settings(bits_width: int) -> dict[str, Any]:
     }
 
 
+@contained("The list of measured configurations")
 def show_measured(run: Run, prediction: Prediction) -> None:
     """Draw everything that was really run, predicted beside measured; a row can be tried."""
     points = sorted(prediction.measured, key=lambda p: p.predicted.size.model_bytes)
@@ -130,6 +134,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
     st.caption("All that was run. Tick a row on the left to load its configuration.")
 
 
+@contained("The agreement")
 def show_trust(run: Run, prediction: Prediction) -> None:
     """Draw the check of the predictions against measurements on this very model."""
     agreement = prediction.response.agreement

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import streamlit as st
 
 from dashboard import service
 from dashboard.components.link_widgets import rerun_outside_callback
+from dashboard.components.markdown import escape_markdown
 from dashboard.components.notices import add_notice, add_toast, drop_notices
 from dashboard.jobs import (
     CANCELLED,
@@ -28,6 +30,7 @@ from dashboard.runs import Run, now
 from dashboard.state import Settings
 from dashboard.store import RunStore, default_home
 from dashboard.sweeps import Sweep, describe_sweep
+from dashboard.wording import describe_recipe
 
 POLL_SECONDS = 0.5
 SECONDS_PER_WATCHER = 0.1
@@ -61,6 +64,11 @@ def analysis_key(settings: Settings) -> str:
     return f"analysis:{settings.run_id}"
 
 
+def timing_key(settings: Settings) -> str:
+    """Return the name of the job that measures the times of these settings' run."""
+    return f"timing:{settings.run_id}"
+
+
 def sensitivity_key(settings: Settings, sweep: Sweep) -> str:
     """Return the name of the job that measures a sweep of these settings."""
     return f"sensitivity:{sweep.key}:{settings.run_id}"
@@ -76,10 +84,16 @@ def verification_key(settings: Settings) -> str:
     return f"verification:{prediction_id(settings)}"
 
 
-def submit_job(key: str, title: str, work: Callable[[JobControl], Any], finish: Finish) -> None:
+def submit_job(
+    key: str,
+    title: str,
+    work: Callable[[JobControl], Any],
+    finish: Finish,
+    keep: Finish = lambda value, seconds: None,
+) -> None:
     """Queue work for this session and watch it; where too much waits already, say so."""
     try:
-        jobs().submit(key, title, work, finish, visitor=_visitor())
+        jobs().submit(key, title, work, finish, visitor=_visitor(), keep=keep)
     except QueueFullError as error:
         add_notice(f"{title} was not begun. {error}", topic=_QUEUE)
     else:
@@ -106,7 +120,8 @@ def poll_seconds() -> float:
 def submit_analysis(settings: Settings) -> None:
     """Analyse these settings in the background and keep the run.
 
-    One that was cut short is kept too, unless there is a whole one already.
+    It is kept, and so shown, as soon as its errors are known, while its times are measured. One
+    that was cut short is kept too, unless there is a whole one already.
     """
     key, runs = analysis_key(settings), store()
 
@@ -119,12 +134,43 @@ def submit_analysis(settings: Settings) -> None:
         runs.put(run)
         return run
 
+    def keep(report: Any, seconds: float) -> None:
+        if not report.is_partial:
+            finish(report, seconds)
+
     submit_job(
         key,
-        f"Analysing {service.model_info(settings.model_name).title}",
+        f"Analysing {describe_settings(settings)}",
         lambda control: service.analyze_settings(settings, control),
         finish,
+        keep,
     )
+
+
+def describe_settings(settings: Settings) -> str:
+    """Return the model and the recipe in words, as Markdown."""
+    recipe = escape_markdown(describe_recipe(settings.recipe))
+    return f"{service.model_info(settings.model_name).title}, {recipe}"
+
+
+def start_timing(run: Run) -> None:
+    """Measure a run's times in the background, or measure them again; its errors stay."""
+    settings, runs = run.settings, store()
+
+    def finish(report: Any, seconds: float) -> Run:
+        kept = runs.get(settings.run_id) or run
+        times = replace(kept.report, timing=report.timing, notes=report.notes)
+        finished = replace(kept, report=times, is_example=False, created=kept.created or now())
+        runs.put(finished)
+        return finished
+
+    submit_job(
+        timing_key(settings),
+        f"Timing {describe_settings(settings)}",
+        lambda control: service.time_report(run.report, settings, control),
+        finish,
+    )
+    rerun_outside_callback()
 
 
 def start_sensitivity(run: Run, sweep: Sweep) -> None:
@@ -182,6 +228,11 @@ def job_status() -> JobStatus | None:
 def analysis_status(settings: Settings) -> JobStatus | None:
     """Return the job that analyses these settings, or None if there is none."""
     return jobs().status(analysis_key(settings))
+
+
+def timing_status(settings: Settings) -> JobStatus | None:
+    """Return the job that measures the times of these settings' run, or None."""
+    return jobs().status(timing_key(settings))
 
 
 def cancel_job(key: str) -> None:

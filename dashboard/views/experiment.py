@@ -9,6 +9,7 @@ from dashboard.components import run_state
 from dashboard.components.draft import current_draft
 from dashboard.components.headline import show_headline
 from dashboard.components.live_table import show_layers, show_live_table
+from dashboard.components.markdown import escape_markdown
 from dashboard.components.recipe_form import show_recipe_form
 from dashboard.components.results import show_downloads
 from dashboard.runs import Run
@@ -62,7 +63,7 @@ def _estimate(settings: Settings, known: Run | None, is_active: bool) -> str:
 
 def _show_result(run: Run, settings: Settings) -> None:
     title = service.model_info(run.model_name).title
-    st.subheader(f"Result: {title}, {describe_recipe(run.recipe)}", anchor=False)
+    st.subheader(f"Result: {title}, {escape_markdown(describe_recipe(run.recipe))}", anchor=False)
     if run.is_example:
         st.caption(f"A stored example, computed on {run.report.environment.cpu}.")
     if run.id != settings.run_id:

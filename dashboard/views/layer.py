@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.components import run_state
+from dashboard.components.guard import contained
 from dashboard.components.layer_actions import show_actions
 from dashboard.components.layer_overview import show_overview
 from dashboard.components.layer_tensor import TABS, TensorView
@@ -66,6 +67,7 @@ _SQNRS = (
 )
 
 
+@contained("The headline")
 def _show_headline(layer: LayerReport) -> None:
     sqnrs, size = layer_sqnrs(layer), layer.size
     with st.grid(5, min_column_width=160, key="layer_headline"):
@@ -126,6 +128,7 @@ def _why_no_tensor(layer: LayerReport, report: ModelReport, part: str) -> str:
     return f"This layer's {part} was not quantized."
 
 
+@contained("The verdicts")
 def _show_verdicts(layer: LayerReport, report: ModelReport) -> None:
     """What needs attention stands open, what is fine is one click away."""
     details: list[Verdict] = []

@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.sensitivity_controls import choose_option, choose_sweep, choose_view
 from dashboard.components.sensitivity_parts import (
     show_agreement,
@@ -34,6 +35,7 @@ from dashboard.sweeps import Sweep, split_options, sweep_of
 from quant_engine.report import SensitivityReport
 
 
+@contained("The ranking")
 def _show_measured(run: Run, measured: SensitivityReport) -> None:
     if not measured.layers or not available_metrics(measured):
         st.info("Nothing was measured yet.", icon=":material/hourglass_top:")
@@ -69,6 +71,7 @@ def _show_measured(run: Run, measured: SensitivityReport) -> None:
     show_sensitivity_table(run, ranked, metric, sweep, option)
 
 
+@contained("The table of widths")
 def _show_grid(
     options: dict[str, SensitivityReport],
     option: str,

@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.timing_parts import is_on_its_way, show_timing
 from dashboard.figures.formatting import format_bytes, format_number, plural
@@ -33,6 +34,7 @@ DEFAULT_TOP = "10"
 LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
 
 
+@contained("The headline")
 def _show_headline(size: SizeReport) -> None:
     box = st.container(horizontal=True, gap="medium", key="size_headline")
     box.metric(
@@ -64,6 +66,7 @@ def _show_headline(size: SizeReport) -> None:
     )
 
 
+@contained("The bytes of the model")
 def _show_model_size(run: Run) -> None:
     steps = size_steps(run.report)
     narrow = "Weights of fewer than 8 bits are packed without gaps, in the count and in the file; "
@@ -113,6 +116,7 @@ def _choose_rows() -> tuple[int | None, str]:
     return TOPS[top], order or LARGEST_FIRST
 
 
+@contained("The bytes of the layers")
 def _show_layer_sizes(run: Run, top: int | None, order: str) -> None:
     layers = run.report.layers
     rows = layer_bytes(layers, top=top, is_sorted=order != AS_THEY_RUN)
@@ -139,7 +143,7 @@ st.title("Size & time", anchor=False)
 st.caption("Where the bytes of the model are, before and after, and how long it takes to run.")
 shown = run_state.require_run()
 report = shown.report
-if is_on_its_way(shown):
+if is_on_its_way(shown) and report.is_partial:
     st.info(
         f"Not finished yet: {plural(len(report.layers), 'layer')} known so far.",
         icon=":material/hourglass_top:",

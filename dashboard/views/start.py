@@ -8,6 +8,7 @@ from dashboard import service
 from dashboard.components import run_state
 from dashboard.components.gallery import show_gallery
 from dashboard.components.headline import show_headline
+from dashboard.components.markdown import escape_markdown
 from dashboard.components.model_cards import show_model_cards, show_recent_runs, show_tries
 from dashboard.runs import Run
 from dashboard.wording import EXECUTION_NOTE, describe_recipe, preset_about, preset_title
@@ -36,7 +37,7 @@ def _show_presets(run: Run) -> None:
 def _show_run(run: Run) -> None:
     title = service.model_info(run.model_name).title
     origin = "Stored example" if run.is_example else "Your run"
-    st.subheader(f"{origin}: {title}, {describe_recipe(run.recipe)}", anchor=False)
+    st.subheader(f"{origin}: {title}, {escape_markdown(describe_recipe(run.recipe))}", anchor=False)
     show_headline(run, key="start")
     show_gallery(run)
 

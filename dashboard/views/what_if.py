@@ -7,8 +7,9 @@ import streamlit as st
 from dashboard import tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
+from dashboard.components.guard import contained
 from dashboard.components.markdown import escape_markdown
-from dashboard.components.prediction_work import find_prediction, predictions
+from dashboard.components.prediction_work import find_prediction
 from dashboard.components.what_if_parts import show_actions, show_budget, show_prediction
 from dashboard.components.what_if_state import (
     current_configuration,
@@ -36,6 +37,7 @@ from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
 
 
+@contained("The frontier")
 def _show_frontier(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     own, _ = prediction.configuration_of(run.recipe)
     show_budget(run, prediction, own)
@@ -102,8 +104,6 @@ st.caption(
 shown = run_state.require_run()
 linked = hold_link(shown)
 known = find_prediction(shown.settings)
-if predictions().problem:
-    st.warning(predictions().problem, icon=":material/save:")
 if known is None:
     show_no_prediction(shown)
 else:

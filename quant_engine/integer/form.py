@@ -18,7 +18,7 @@ from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
 from quant_engine.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
 from quant_engine.kernels.operands import finish
 from quant_engine.kernels.reference import LONGEST_SUM
-from quant_engine.layers import QuantizedLayer
+from quant_engine.layers import QuantizedConvTranspose2d, QuantizedLayer
 from quant_engine.layers.base import IntegerForm
 from quant_engine.layers.precision import full_precision
 
@@ -71,10 +71,11 @@ def why_not_integer(layer: QuantizedLayer) -> str:
 
 
 def _terms(layer: QuantizedLayer) -> int:
-    """Return an upper bound of the products in one output."""
+    """Return the products in one output, in a transposed convolution at most so many."""
     assert layer.quantized_weight is not None
     codes = layer.quantized_weight
-    return codes.numel() // codes.shape[0] if layer.channel_axis == 0 else codes.numel()
+    groups = layer.groups if isinstance(layer, QuantizedConvTranspose2d) else 1
+    return codes.numel() // (codes.shape[layer.channel_axis] * groups)
 
 
 def weights_of(layer: QuantizedLayer, codes: Tensor) -> IntegerWeights:

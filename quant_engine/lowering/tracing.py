@@ -46,7 +46,8 @@ def trace_model(model: nn.Module) -> fx.GraphModule:
         UnsupportedLayerError: If the forward cannot be followed with symbols, for example because
             it decides on values or shapes; the message says why.
     """
-    sketch = share_tensors(model).eval()
+    sketch = share_tensors(model)
+    sketch.eval()
     recorder = _Recorder(sketch)
     try:
         if is_single_step(sketch):

@@ -6,6 +6,10 @@ round-trip through JSON exactly. A new field has a default, so that older report
 `SCHEMA_VERSION` changes whenever one is taken away or means something else.
 """
 
+from quant_engine.report.coverage import (
+    Coverage,
+    LeftOut,
+)
 from quant_engine.report.layers import (
     EXCLUDED,
     QUANTIZED,
@@ -79,6 +83,7 @@ __all__ = [
     "ConfigurationPoint",
     "ConfigurationScore",
     "ConfigurationSize",
+    "Coverage",
     "CumulativePoint",
     "Environment",
     "ErrorHistogram",
@@ -89,6 +94,7 @@ __all__ = [
     "LayerReport",
     "LayerSensitivity",
     "LayerSize",
+    "LeftOut",
     "ModelReport",
     "NeighbourComparison",
     "OutputReport",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quant_engine.choices import suggest
+from quant_engine.report.checks import check_layers
+from quant_engine.report.coverage import Coverage
 from quant_engine.report.layers import LayerReport
 from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
 from quant_engine.report.tensors import ErrorMetrics
@@ -130,6 +132,8 @@ class ModelReport:
             this was noted.
         evaluation_batch_size: Samples in the largest of them. Dynamic input ranges, and what they
             cost, are those for batches of this size. None as above.
+        coverage: How much of the model's weights is on codes, and why the rest is not; None in
+            reports from before it was counted.
     """
 
     model_name: str
@@ -147,6 +151,7 @@ class ModelReport:
     schema_version: int = SCHEMA_VERSION
     evaluation_batches: int | None = None
     evaluation_batch_size: int | None = None
+    coverage: Coverage | None = None
 
     def layer(self, name: str) -> LayerReport:
         """Return the layer called `name`.
@@ -174,7 +179,9 @@ class ModelReport:
     def from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
         """Rebuild a report; raises StorageError where `data` does not fit."""
         require_version(data)
-        return decode(cls, data)
+        report = decode(cls, data)
+        check_layers(report.layers)
+        return report
 
     def to_json(self) -> str:
         """Return the report as JSON text."""

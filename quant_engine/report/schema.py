@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from quant_engine.errors import StorageError
+from quant_engine.reading import parse_json
 
 SCHEMA_VERSION = 1
 
 
 def parse_report(text: str) -> Mapping[str, Any]:
     """Return the JSON object that `text` holds; raises StorageError for anything else."""
-    try:
-        data = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StorageError(f"The text is not JSON: {error}.") from error
+    data = parse_json(text)
     if not isinstance(data, Mapping):
         raise StorageError(f"A report is a JSON object, got {type(data).__name__}.")
     return data

@@ -58,7 +58,7 @@ def test_from_a_run_to_a_layer_and_back_by_its_link(
     wait_until_idle(page)
     page.get_by_role("button", name="Int8, smallest error").click()
     wait_until_idle(page)
-    expect(page.get_by_text("Settings differ from the shown run")).to_be_visible()
+    expect(page.get_by_text("Settings changed, not run yet")).to_be_visible()
 
     page.keyboard.press("Control+Enter")
     expect(page.get_by_text("Layers so far")).to_be_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,11 +55,16 @@ def wait_for_jobs(app: AppTest, timeout: float = 120.0) -> AppTest:
 
 
 def texts(app: AppTest) -> str:
-    """Return all text of the page and its sidebar, joined."""
+    """Return all text of the page and its sidebar, joined, without Markdown's backslashes."""
     kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
     found = [str(element.value) for kind in kinds for element in app.get(kind)]
     found += [f"{metric.label}: {metric.value} {metric.delta}" for metric in app.metric]
-    return "\n".join(found)
+    return unescaped("\n".join(found))
+
+
+def unescaped(text: str) -> str:
+    """Return text without Markdown's backslashes."""
+    return re.sub(r"\\([^A-Za-z0-9\s])", r"\1", text)
 
 
 def link_of(app: AppTest) -> dict[str, Any]:

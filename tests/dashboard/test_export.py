@@ -13,7 +13,7 @@ from dashboard import export
 from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.report_page import LAYER_COLUMNS, key_numbers, layer_cells, sections
 from dashboard.sweeps import Sweep
-from quant_engine.report import ModelReport, SensitivityReport
+from quant_engine.report import Coverage, LeftOut, ModelReport, SensitivityReport
 from tests.dashboard.factories import (
     EXACT_LAYER,
     EXCLUDED_LAYER,
@@ -60,6 +60,10 @@ def test_the_page_shows_the_key_numbers() -> None:
         assert words in html.unescape(text), words
     assert "−1 of 360 samples: no difference the data shows" in html.unescape(text)
     numbers = {number.name: number for number in key_numbers(make_report())}
+    coverage = Coverage(1000, 1, (LeftOut("ScaledConv2d is a subclass.", 999, ("stem",)),))
+    first, *_ = key_numbers(replace(make_report(), coverage=coverage))
+    assert (first.name, first.value) == ("Weights on codes", "0.1 %")
+    assert first.remark.endswith("Left out: 99.9 % (stem): ScaledConv2d is a subclass.")
     assert numbers["Model size"].value == "77.3 kB"
     assert numbers["Quantized layers"].value == "10 of 12"
     assert "slower than float" in text

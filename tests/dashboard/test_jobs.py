@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -273,12 +274,15 @@ def test_ended_jobs_are_forgotten_and_bounded(manager: JobManager) -> None:
 
 
 def test_time_left_is_told_from_what_is_done() -> None:
-    def status(state: str, done: int, elapsed: float) -> JobStatus:
-        return JobStatus("a", "a", state, done, 100, "", 0, elapsed, None, None, None)
+    def status(state: str, done: int, elapsed: float, step: float | None = 0.2) -> JobStatus:
+        return JobStatus(
+            "a", "a", state, done, 100, "", 0, elapsed, None, None, None, step_seconds=step
+        )
 
     assert status(jobs.RUNNING, 25, 5.0).seconds_left == pytest.approx(15.0)
-    assert status(jobs.RUNNING, 1, 5.0).seconds_left is None
+    assert status(jobs.RUNNING, 0, 5.0, None).seconds_left is None
     assert status(jobs.RUNNING, 50, 0.2).seconds_left is None
+    assert status(jobs.RUNNING, 97, 20.0).seconds_left is None, "never under 1 s"
     assert status(jobs.DONE, 100, 9.0).seconds_left is None
 
 
@@ -463,3 +467,49 @@ def test_watchers_are_counted_once_each_while_work_goes_on(manager: JobManager) 
     gate.go_on.set()
     wait_for(manager, "b", jobs.DONE)
     assert manager.count_watchers(10.0) == 0
+
+
+def test_the_time_left_comes_from_the_slowest_stage(manager: JobManager) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(control: JobControl) -> None:
+        for step in range(1, 11):
+            control.progress(step, 20, f"calibrate: batch {step}")
+        time.sleep(0.2)
+        control.progress(11, 20, "measure every layer's error: batch 1")
+        begun.set()
+        go_on.wait(WAIT_SECONDS)
+
+    manager.submit("a", "a", work)
+    assert begun.wait(WAIT_SECONDS)
+    status = manager.status("a")
+    assert status is not None
+    assert status.step_seconds is not None
+    assert 0.2 <= status.step_seconds < 0.4
+    later = replace(status, elapsed_seconds=2.0, idle_seconds=0.0)
+    assert later.seconds_left == pytest.approx(9 * status.step_seconds)
+    go_on.set()
+
+
+def test_what_is_known_before_the_last_step_is_kept_at_once(manager: JobManager) -> None:
+    kept: list[tuple[object, bool]] = []
+    go_on = threading.Event()
+
+    def work(control: JobControl) -> str:
+        control.progress(1, 3, "first")
+        control.on_update(lambda: "one of two")
+        control.progress(2, 3, "second")
+        control.on_update(lambda: "all but the last")
+        go_on.wait(WAIT_SECONDS)
+        return "all"
+
+    manager.submit("a", "a", work, keep=lambda value, seconds: kept.append((value, seconds >= 0)))
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not kept and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert kept == [("all but the last", True)]
+    status = manager.status("a")
+    assert status is not None
+    assert status.partial == "all but the last"
+    go_on.set()
+    assert wait_for(manager, "a", jobs.DONE).result == "all"

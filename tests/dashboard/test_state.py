@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dashboard import link_layers
 from dashboard.links import (
     LinkError,
     override_from_text,
@@ -264,4 +265,27 @@ def test_a_dynamic_range_where_there_can_be_none_falls_back(params: dict[str, li
 
     assert read is not None
     assert read.recipe == Recipe.default()
+    assert len(notices) == 1
+
+
+def test_the_number_of_layers_in_a_link_is_bounded() -> None:
+    names = [f"unknown{number}" for number in range(5000)]
+    params = {"exclude": names, "bits": [f"{name}:4" for name in names]}
+
+    settings, notices = settings_from_params(params, ["mlp"], lambda _: ["stem", "head"])
+
+    assert settings == Settings("mlp")
+    assert notices[0].startswith("The link's exclude names 5000 layers. Allowed: 256")
+    assert notices[1].startswith("The link's bits names 5000 layers. Allowed: 256")
+    assert len(notices) == 2 + link_layers.MOST_NOTICES + 1
+    assert notices[-1] == "The link names 507 more layers that this model does not have."
+
+
+def test_a_name_in_a_link_is_bounded() -> None:
+    pattern = "*" * (link_layers.LONGEST_NAME + 1)
+    settings, notices = settings_from_params(
+        {"exclude": [pattern, "stem"]}, ["mlp"], lambda _: ["stem", "head"]
+    )
+
+    assert settings == Settings("mlp", Recipe.default().with_excluded("stem"))
     assert len(notices) == 1

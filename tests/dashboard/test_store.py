@@ -305,3 +305,130 @@ def test_a_run_measured_at_several_widths_only_shows_the_widest_elsewhere() -> N
 
     assert run.sensitivity is not None
     assert {x.option for x in run.sensitivity.layers} == {"int8 weights + int8 inputs"}
+
+
+def hostile(kind: str, path: Path, good: bytes) -> None:
+    """Put something in the place of a saved run that no page may stumble over."""
+    head, report, rest = good.splitlines()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to("/nowhere")
+    elif kind == "endless line":
+        path.write_bytes(b"[]" * 2**20)
+    elif kind == "nested":
+        path.write_bytes(b"[" * 100_000 + b"\n" + report + b"\n" + rest)
+    elif kind == "nested report":
+        path.write_bytes(head + b"\n" + b"[" * 100_000 + b"\n" + rest)
+    elif kind == "another run's":
+        path.write_bytes(good)
+    else:
+        raise ValueError(kind)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices are no files there")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("pipe", "device", "folder", "dangling link", "endless line", "nested"),
+        *("nested report", "another run's"),
+    ],
+)
+def test_what_is_no_saved_run_is_named_and_left_alone(
+    store: RunStore, tmp_path: Path, kind: str
+) -> None:
+    good, bad = make_run(0), make_run(1)
+    store.put(good)
+    path = store.folder / f"{bad.id}.jsonl"
+    hostile(kind, path, (store.folder / f"{good.id}.jsonl").read_bytes())
+
+    again = RunStore(tmp_path, max_runs=1)
+    assert again.get(bad.id) is None
+    assert again.recent() == ((good.summary(),), (path.name,))
+    again.put(make_run(2))  # one too many: the good run goes, what nobody can read stays
+    assert path.exists() or path.is_symlink()
+    assert [summary.id for summary in RunStore(tmp_path).recent()[0]] == [make_run(2).id]
+
+
+def test_a_file_that_is_too_large_is_not_read(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = make_run()
+    store.put(run)
+    monkeypatch.setattr(store_module, "MAX_BYTES", 1000)
+
+    assert RunStore(tmp_path).get(run.id) is None
+
+
+def test_the_run_just_written_stays_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    store = RunStore(tmp_path, max_runs=2)
+    for seed in range(2):
+        store.put(make_run(seed))
+        future = 4_000_000_000 + seed
+        os.utime(store.folder / f"{make_run(seed).id}.jsonl", (future, future))
+    for seed in (2, 3):
+        store.put(make_run(seed))
+
+    kept = {path.stem for path in store.folder.glob("*.jsonl")}
+    assert kept == {make_run(2).id, make_run(3).id}
+
+
+def test_half_written_files_of_a_dead_server_go(store: RunStore) -> None:
+    store.folder.mkdir(parents=True)
+    old, new = store.folder / "x.jsonl.1-2.part", store.folder / "y.jsonl.3-4.part"
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
+    store.put(make_run())
+
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_file_that_another_server_removes_first_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(tmp_path, max_runs=1)
+    store.put(make_run(0))
+    (store.folder / f"{make_run(0).id}.jsonl").rename(tmp_path / "kept")
+    real = Path.glob
+
+    def glob(self: Path, pattern: str, **settings: object) -> list[Path]:
+        return [*real(self, pattern), self / f"{make_run(0).id}.jsonl"]  # listed, then gone
+
+    monkeypatch.setattr(Path, "glob", glob)
+
+    assert store.put(make_run(1)) is None
+    assert store.unsaved == 0
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "x")])
+def test_what_cannot_be_removed_is_no_failure_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    store = RunStore(tmp_path, max_runs=1)
+    store.put(make_run(0))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    assert store.put(make_run(1)) is None
+
+
+def test_a_home_that_is_a_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.write_text("a file")
+    store = RunStore(home)
+
+    assert store.get("unknown") is None
+    assert store.recent() == ((), ())
+    problem = store.put(make_run())
+    assert problem is not None
+    assert str(home) in problem
+    assert HOME_VARIABLE in problem
+    assert store.unsaved == 1

@@ -204,3 +204,23 @@ def test_the_numbers_of_a_layer_in_words() -> None:
     assert {r["Inputs"] for r in grid_rows(weights_only)} == {"stays float"}
     exact = {r["Number"]: r for r in error_rows(make_report().layer(EXACT_LAYER))}
     assert exact["SQNR (higher is better)"]["Weights"] == "exact"
+
+
+def test_text_that_a_spreadsheet_would_run_is_quoted_and_numbers_stay() -> None:
+    rows = [
+        {"layer": '=HYPERLINK("http://other.example")', "error": -1.5, "count": None},
+        {"layer": "-2+3", "error": None, "count": -3},
+        {"layer": "@x", "error": 0.0, "count": 4},
+        {"layer": "+1", "error": 0.0, "count": 4},
+        {"layer": "conv1", "error": float("inf"), "count": 5},
+    ]
+
+    data = tables.table(rows)
+    read = list(csv.reader(io.StringIO(tables.to_csv(data).decode("utf-8-sig"))))
+
+    assert [row[0] for row in read[1:]] == [
+        """'=HYPERLINK("http://other.example")""", "'-2+3", "'@x", "+1", "conv1"
+    ]  # fmt: skip
+    assert [row[1] for row in read[1:]] == ["-1.5", "", "0.0", "0.0", "inf"]
+    assert [row[2] for row in read[1:]] == ["", "-3", "4", "4", "5"]
+    assert data["layer"][0].startswith("=")  # the table itself is as it was

@@ -52,10 +52,10 @@ class SlowAnalysis:
         self.settings.append(settings)
         control.progress(0, 10, "calibrate: batch 1")
         control.on_update(lambda: replace(make_partial_report(), model_name=settings.model_name))
-        control.progress(4, 10, "layer 4/10 layer1.0.conv1 - weight error")
+        control.progress(4, 10, "measure the weights of layer1.0.conv1 (layer 4 of 10)")
         self.begun.set()
         while not self.go_on.wait(0.01):
-            control.progress(4, 10, "layer 4/10 layer1.0.conv1 - weight error")
+            control.progress(4, 10, "measure the weights of layer1.0.conv1 (layer 4 of 10)")
         return replace(make_report(), model_name=settings.model_name, recipe=settings.recipe)
 
 
@@ -116,7 +116,7 @@ def test_idle_shows_the_form_an_estimate_and_the_last_result() -> None:
 def test_a_real_run_ends_with_measured_figures_and_downloads() -> None:
     app = open_experiment()
     change(app, "slider", "Weight bits", 4)
-    assert "Settings differ from the shown run" in texts(app)
+    assert "Settings changed, not run yet" in texts(app)
 
     press(app, "Run")
     wait_for_jobs(app)
@@ -158,7 +158,7 @@ def test_running_shows_progress_partial_layers_and_cancel(slow: SlowAnalysis) ->
 
     assert_alive(app)
     bar = app.get("progress")[0].proto
-    assert "layer 4/10" in bar.text
+    assert "layer 4 of 10" in bar.text
     assert bar.value == 40
     assert "Cancel" in [button.label for button in app.button]
     assert "Layers so far" in texts(app)

@@ -210,7 +210,7 @@ def test_an_old_run_without_integer_times_still_shows_and_can_be_timed_anew(
 ) -> None:
     keep_run()
     monkeypatch.setattr(
-        service, "analyze_settings", lambda settings, control: with_integer_times(make_report())
+        service, "time_report", lambda report, settings, control: with_integer_times(make_report())
     )
 
     app = open_page(LINK)
@@ -225,11 +225,9 @@ def test_an_old_run_without_integer_times_still_shows_and_can_be_timed_anew(
     assert "On integers: faster than float." in words(app)
 
 
-def test_a_run_without_times_says_so_and_can_be_analysed_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_run_without_times_says_so_and_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_run(replace(make_report(), timing=None))
-    monkeypatch.setattr(service, "analyze_settings", lambda settings, control: make_report())
+    monkeypatch.setattr(service, "time_report", lambda report, settings, control: make_report())
 
     app = open_page(LINK)
     assert_alive(app)
@@ -239,6 +237,55 @@ def test_a_run_without_times_says_so_and_can_be_analysed_again(
     app.button(key="measure_timing").click().run()
     wait_for_jobs(app)
     assert_alive(app)
+    assert len(figures(app)) == 4
+
+
+def test_unreliable_times_are_said_to_be_and_can_be_taken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = with_integer_times(make_report())
+    assert good.timing is not None
+    first, *others = good.timing.models
+    shaky = replace(first, q3_ms=2 * first.median_ms)
+    keep_run(replace(good, timing=replace(good.timing, models=(shaky, *others))))
+    monkeypatch.setattr(service, "time_report", lambda report, settings, control: good)
+
+    app = open_page(LINK)
+    assert "Unreliable (quartiles over 30 % of the median apart" in words(app)
+    press = [button for button in app.button if button.label == "Time again"]
+    assert len(press) == 1
+    press[0].click().run()
+    wait_for_jobs(app)
+    assert_alive(app)
+    assert "Unreliable" not in words(app)
+    assert "Time again" not in [button.label for button in app.button]
+
+
+def test_errors_are_shown_and_kept_while_times_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits, go_on = threading.Event(), threading.Event()
+
+    def analyze(settings: Settings, control: Any) -> ModelReport:
+        control.progress(9, 10, "measure every layer's error: batch 1")
+        control.on_update(lambda: replace(make_report(), timing=None))
+        waits.set()
+        assert go_on.wait(60)
+        return make_report()
+
+    monkeypatch.setattr(service, "analyze_settings", analyze)
+    app = open_page(LINK)
+    assert waits.wait(60)
+    app.run()
+
+    assert_alive(app)
+    kept = run_state.store().get(SETTINGS.run_id)
+    assert kept is not None
+    assert kept.report.output == make_report().output
+    assert "Times are being measured and appear here; all else is known." in texts(app)
+    assert titles(app) == ["Bytes of the model, step by step", "Bytes of each layer"]
+    go_on.set()
+    wait_for_jobs(app)
     assert len(figures(app)) == 4
 
 

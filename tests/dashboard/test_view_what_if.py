@@ -31,6 +31,7 @@ from tests.dashboard.app_harness import (
     link_of,
     open_app,
     texts,
+    unescaped,
     use_home,
     wait_for_jobs,
 )
@@ -240,7 +241,7 @@ def test_a_budget_that_nothing_keeps_to_is_explained() -> None:
     button(app, "Find the best").click().run()
 
     assert_alive(app)
-    (text,) = [word.value for word in app.warning if "bits a weight" in word.value]
+    (text,) = [unescaped(word.value) for word in app.warning if "bits a weight" in word.value]
     least = re.fullmatch(
         r"No choice of bits comes to 0\.5 bits a weight: the least is ([\d.]+)\.", text
     )
@@ -260,7 +261,7 @@ def test_a_budget_in_bytes_is_refused_in_the_units_of_its_field() -> None:
     size.set_value(10.0).run()
     button(app, "Find the best").click().run()
 
-    (text,) = [word.value for word in app.warning if "kB" in word.value]
+    (text,) = [unescaped(word.value) for word in app.warning if "kB" in word.value]
     least = re.fullmatch(
         r"No choice of bits fits into 10 kB: the smallest model takes ([\d.]+) kB\.", text
     )

@@ -11,12 +11,11 @@ from quant_engine.modules import (
     count_parameter_uses,
     has_hooks,
     has_own_forward,
-    map_nested,
     named_parameters_of,
     names_of_modules,
-    nested_tensors,
     replace_module,
 )
+from quant_engine.nesting import map_nested, nested_tensors
 
 
 class Listed(nn.Module):

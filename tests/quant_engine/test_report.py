@@ -18,6 +18,7 @@ from quant_engine.serialization import decode, encode
 from tests.quant_engine.layer_cases import layer_schemes
 from tests.quant_engine.strategies import schemes
 
+st.register_type_strategy(int, st.integers(-(2**63) + 1, 2**63 - 1))
 st.register_type_strategy(TensorScheme, schemes())
 st.register_type_strategy(LayerScheme, layer_schemes)
 st.register_type_strategy(Recipe, st.sampled_from(list(PRESETS.values())))
@@ -133,7 +134,7 @@ def test_timings_are_found_by_execution_and_batch_size(model_report):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        (None, "not JSON"),
+        (None, "Not JSON: a NoneType"),
         ("[" * 100_000, "not JSON"),
         ("[]", "A report is a JSON object, got list"),
         ("null", "A report is a JSON object, got NoneType"),

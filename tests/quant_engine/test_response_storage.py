@@ -71,7 +71,7 @@ def test_files_that_do_not_fit_are_refused(arrays):
 
 @pytest.mark.parametrize("data", [b"", b"nonsense"])
 def test_what_is_no_response_is_refused(data):
-    with pytest.raises(StorageError, match="no stored response"):
+    with pytest.raises(StorageError, match="The archive cannot be read"):
         LogitResponse.from_bytes(data)
 
 

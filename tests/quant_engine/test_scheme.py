@@ -116,7 +116,7 @@ def test_a_recipe_survives_json_and_pickle(recipe):
         (Recipe, {}, "needs the key 'weight'"),
         (Recipe, {"weight": {}, "exclude_layers": "head"}, "must be a list of layer names"),
         (Recipe, {"weight": {}, "exclude_layers": 3}, "must be a list of layer names"),
-        (Recipe, {"weight": {}, "exclude_layers": [""]}, "takes layer names"),
+        (Recipe, {"weight": {}, "exclude_layers": [None]}, "takes layer names"),
         (Recipe, {"weight": {}, "overrides": []}, "must be a mapping by layer name"),
         (Recipe, {"weight": {}, "name": 3}, "must be text"),
         (Recipe, None, "must be a mapping of settings, got NoneType"),
@@ -138,7 +138,7 @@ def test_stored_settings_that_do_not_fit_are_refused(cls, data, message):
         (lambda: Recipe(INT8, exclude_layers=(3,)), "exclude_layers holds 3"),
         (lambda: Recipe(INT8, overrides=[("a", LAYER8)]), "must be a mapping"),
         (lambda: Recipe(INT8, overrides={"a": INT8}), "must be a LayerScheme, got TensorScheme"),
-        (lambda: Recipe(INT8, overrides={"": LAYER8}), "Keys are layer names"),
+        (lambda: Recipe(INT8, overrides={3: LAYER8}), "Keys are layer names"),
         (lambda: Recipe(INT8, name=None), "must be text"),
     ],
 )

@@ -37,15 +37,14 @@ class Outer:
     share: float | None = None
 
 
-inners = st.builds(
-    Inner, st.floats(allow_nan=False), st.integers(), st.text(max_size=5), st.booleans()
-)
+WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
+inners = st.builds(Inner, st.floats(allow_nan=False), WHOLE, st.text(max_size=5), st.booleans())
 outers = st.builds(
     Outer,
     inners,
     st.none() | inners,
     st.lists(inners, max_size=3).map(tuple),
-    st.tuples(st.floats(allow_nan=False), st.integers()),
+    st.tuples(st.floats(allow_nan=False), WHOLE),
     schemes(),
     st.sampled_from(list(PRESETS.values())),
     st.none() | st.floats(allow_nan=False),
@@ -108,7 +107,8 @@ def changed(**changes):
         (changed(pair=[1.0, 1.5]), "Outer.pair[1] must be of type int, got 1.5"),
         (changed(pair=[True, 1]), "Outer.pair[0] must be of type float, got True"),
         (changed(pair=["infinite", 1]), "Outer.pair[0] must be of type float, got 'infinite'"),
-        (changed(pair=[10**400, 1]), "Outer.pair[0] must be of type float, got 1000"),
+        (changed(pair=[10**400, 1]), "Outer.pair[0] must be of type float, got 1329 bits"),
+        (changed(pair=[1.0, 10**400]), "Outer.pair[1] is a whole number of 1329 bits"),
         (changed(share="x"), "Outer.share must be of type float, got 'x'"),
         (changed(scheme={"bits": 99}), "Outer.scheme: bits is 99"),
         (changed(scheme=[8]), "Outer.scheme: TensorScheme must be a mapping"),

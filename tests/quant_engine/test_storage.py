@@ -398,11 +398,11 @@ TENSOR_CHANGES: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "wrong type": (lambda t: t.update({"2.bias": torch.ones(3).half()}), "float16"),
     "codes too short": (
         lambda t: t.update({"0.quantized_weight": t["0.quantized_weight"][1:].clone()}),
-        "0.quantized_weight: 30 codes of 4 bits take 15 bytes",
+        "30 codes of 4 bits take 15 bytes",
     ),
     "codes not packed": (
         lambda t: t.update({"0.quantized_weight": torch.zeros(5, 6, dtype=torch.int8)}),
-        "0.quantized_weight",
+        "30 codes of 4 bits take 15 bytes",
     ),
 }
 
@@ -431,7 +431,7 @@ def test_a_file_of_another_format(saved: Path) -> None:
     digest = hashlib.sha256(b"PK not a tensor file").hexdigest()
     edit(saved, lambda data: data.update(weights_sha256=digest))
 
-    with pytest.raises(StorageError, match="is no safetensors file"):
+    with pytest.raises(StorageError, match=r"model\.safetensors cannot be read"):
         load_quantized_model(build_pair(), saved)
 
 

@@ -1,0 +1,19 @@
+"""A part of a page that fails takes down only itself: here that is a failure of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dashboard.components import guard
+
+
+@pytest.fixture(autouse=True)
+def no_part_fails(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    yield
+    if request.node.get_closest_marker("draws_damaged") is None:
+        failed = [r for r in caplog.get_records("call") if r.name == guard.__name__]
+        assert not failed, [record.getMessage() for record in failed]
