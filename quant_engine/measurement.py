@@ -143,18 +143,14 @@ class Measurement:
                 value=values[place],
             )
 
-        base_places = {
-            option: self._places[_key(base)]
-            for option, base in zip(self._forms.by_option, self._bases, strict=True)
-        }
         layers = []
         for name, option in self._entries:
             text = self._forms.by_option[option][name].text
             footprint = self._forms.footprint(option, [name])
             layer = entry(self._variant(name, option), name, text, footprint)
             if self._is_left_out:
-                place = self._place(name, option)
-                gain = harms.gain_interval(base_places[option], place)
+                base = self._places[_key(self._forms.uniform(option))]
+                gain = harms.gain_interval(base, self._place(name, option))
                 layer = replace(layer, gain_interval=gain)
             layers.append(layer)
         references = tuple(
