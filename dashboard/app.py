@@ -10,27 +10,33 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.components.shell import show_draft, show_shell
+from dashboard.components.slides import show_slide_bar
 
 # A file: an icon by name would be fetched from another machine.
 ICON = Path(__file__).with_name("assets") / "icon.svg"
 
 st.set_page_config(page_title="Int8 quantization", page_icon=ICON, layout="wide")
 
-page = st.navigation(
-    [
-        st.Page("views/start.py", title="Start", icon=":material/home:", default=True),
-        st.Page("views/experiment.py", title="Experiment", icon=":material/science:"),
-        st.Page("views/sensitivity.py", title="Sensitivity", icon=":material/leaderboard:"),
-        st.Page("views/what_if.py", title="What if", icon=":material/tune:"),
-        st.Page("views/layer.py", title="Layer", icon=":material/layers:"),
-        st.Page(
-            "views/size_time.py",
-            title="Size & time",
-            icon=":material/speed:",
-            url_path="size-time",
-        ),
-    ]
-)
+PAGES = {
+    "views/start.py": ("Start", ":material/home:"),
+    "views/experiment.py": ("Experiment", ":material/science:"),
+    "views/sensitivity.py": ("Sensitivity", ":material/leaderboard:"),
+    "views/what_if.py": ("What if", ":material/tune:"),
+    "views/layer.py": ("Layer", ":material/layers:"),
+    "views/size_time.py": ("Size & time", ":material/speed:"),
+}
+pages = [
+    st.Page(
+        file,
+        title=title,
+        icon=icon,
+        default=title == "Start",
+        url_path="size-time" if title == "Size & time" else None,
+    )
+    for file, (title, icon) in PAGES.items()
+]
+page = st.navigation(pages)
 place = show_shell()
+show_slide_bar(list(PAGES), pages.index(page))
 page.run()
 show_draft(place)

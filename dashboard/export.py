@@ -28,6 +28,7 @@ from dashboard.wording import (
     EXECUTION_NOTE,
     describe_recipe,
     describe_schemes,
+    judged_caption,
     measured_in_batches,
 )
 from quant_engine.report import ModelReport, SensitivityReport
@@ -85,6 +86,7 @@ def to_html(
     body = "\n".join(
         (
             _head(report, name, created),
+            _judged(report),
             _numbers(key_numbers(report, measured, predicted)),
             *(_section(index, section) for index, section in enumerate(figures)),
             _layers(report),
@@ -201,6 +203,11 @@ def _number_class(is_number: bool) -> str:
     return " class='number'" if is_number else ""
 
 
+def _judged(report: ModelReport) -> str:
+    caption = judged_caption(report.judged)
+    return f"<p>{html.escape(caption)}</p>" if caption else ""
+
+
 def _conditions(report: ModelReport) -> str:
     machine = report.environment
     lines = [
@@ -210,6 +217,6 @@ def _conditions(report: ModelReport) -> str:
         f"{machine.cpu}, {machine.threads} threads, {machine.platform}, "
         f"PyTorch {machine.torch_version}.",
         *(report.timing.notes if report.timing is not None else ()),
-        *report.notes,
+        *(note for note in report.notes if note != report.judged),
     ]
     return "<footer>" + "".join(f"<p>{html.escape(line)}</p>" for line in lines) + "</footer>"

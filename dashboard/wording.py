@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from dashboard.figures.formatting import format_number, plural
 from dashboard.state import preset_of
+from quant_engine.reach import NO_PATH
 from quant_engine.report import LayerReport, ModelReport
 from quant_engine.scheme import PRESETS, Recipe, TensorScheme
 
@@ -151,6 +152,32 @@ def describe_recipe(recipe: Recipe) -> str:
     if recipe.overrides:
         parts.append(f"own bits for {plural(len(recipe.overrides), 'layer')}")
     return ", ".join(parts)
+
+
+def judged_caption(judged: str) -> str:
+    """Return what a reader must know of what is judged; "" for one output read as usual.
+
+    Example:
+        >>> judged_caption("judged: the output, read as values by NMSE")
+        ''
+        >>> judged_caption(
+        ...     "judged: the first of 2 outputs, read as values by NMSE; output 2 is not"
+        ... )
+        'Judged: the first of 2 outputs, read as values by NMSE; output 2 is not.'
+    """
+    return f"{judged[0].upper()}{judged[1:]}." if "; " in judged else ""
+
+
+def no_effect_words(reaches_output: bool, error: float | None, samples: int) -> str:
+    """Return what an error of 0 at the output means; "" if there is an error.
+
+    Example:
+        >>> no_effect_words(False, 0.0, 32), no_effect_words(True, 0.0, 32)
+        ('does not reach the judged output', 'no effect on these 32 samples')
+    """
+    if not reaches_output:
+        return NO_PATH
+    return f"no effect on these {plural(samples, 'sample')}" if error == 0.0 else ""
 
 
 def describe_age(created: str, now: datetime | None = None) -> str:

@@ -11,10 +11,17 @@ from torch import nn
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
-from quant_engine.conversion import LayerPlan, check_layer_names, convert, plan_layers
+from quant_engine.conversion import (
+    LayerPlan,
+    check_layer_names,
+    convert,
+    describe_cut_ties,
+    plan_layers,
+)
 from quant_engine.coverage import measure_coverage
 from quant_engine.data_preparation import prepare_for
 from quant_engine.execution_timing import add_times, budget_after, check_budget
+from quant_engine.judged import Judged, describe_judged
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layerwise import LayerwiseComparison
 from quant_engine.model_size import layer_size, measure_size
@@ -97,6 +104,7 @@ def analyze(
     calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    judged = describe_judged(prepared)
     meter = ProgressMeter(progress, _count_steps(prepared, calibration_data, batches))
     if isinstance(calibration_data, Calibration):
         calibration = calibration_data
@@ -104,7 +112,9 @@ def analyze(
         calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
     plans = plan_layers(prepared, recipe, calibration)
     quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
-    run = _Analysis(model, prepared, quantized, calibration, plans, recipe, model_name, is_separate)
+    run = _Analysis(
+        model, prepared, judged, quantized, calibration, plans, recipe, model_name, is_separate
+    )
     run.describe_weights(meter, on_update)
     first = run.compare(iterate_batches(batches, "evaluation_data"), meter, on_update)
     run.size = measure_size(model, quantized, plans)
@@ -128,6 +138,7 @@ class _Analysis:
 
     original: nn.Module
     prepared: PreparedModel
+    judged: Judged
     quantized: nn.Module
     calibration: Calibration
     plans: tuple[LayerPlan, ...]
@@ -146,7 +157,7 @@ class _Analysis:
             if seen.count
         }
         self.comparison = LayerwiseComparison(
-            self.prepared.model, self.quantized, self.plans, ranges
+            self.prepared.model, self.quantized, self.plans, ranges, self.prepared.state
         )
 
     def describe_weights(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
@@ -190,7 +201,8 @@ class _Analysis:
             evaluation_samples=self.comparison.samples,
             evaluated_on_calibration_data=not self.has_evaluation_data,
             is_partial=is_partial,
-            notes=(*self.prepared.notes, *self._notes()),
+            notes=(*self.judged.notes, *self.prepared.notes, *self._notes()),
+            judged=self.judged.line,
             evaluation_batches=self.comparison.batches,
             evaluation_batch_size=self.comparison.batch_size,
             coverage=measure_coverage(self.prepared.model, self.quantized, self.plans),
@@ -245,7 +257,7 @@ class _Analysis:
         )
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = describe_cut_ties(self.prepared.model, self.plans)
         for name, stats in self.comparison.layers.items():
             if stats.unmatched:
                 notes.append(

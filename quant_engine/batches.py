@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -27,6 +27,7 @@ class Batch:
         labels: Class of each sample, shape (samples,), or None.
         samples: Length of the first axis of the first tensor.
         where: What to call the batch in a message.
+        number: Its index in the data.
     """
 
     args: tuple[Any, ...]
@@ -34,6 +35,7 @@ class Batch:
     labels: Tensor | None = None
     samples: int = 0
     where: str = "batch 0"
+    number: int = 0
 
 
 def iterate_batches(data: Data, what: str = "calibration_data") -> Iterator[Batch]:
@@ -42,7 +44,7 @@ def iterate_batches(data: Data, what: str = "calibration_data") -> Iterator[Batc
     Args:
         data: A tensor (one batch), or an iterable of batches. A batch is a tensor, a pair
             (inputs, labels), or a mapping passed as keyword arguments whose key "labels" is kept
-            back for accuracy.
+            back for accuracy. The inputs of a pair are a tensor, or a tuple or mapping of several.
         what: Name of the data in messages.
 
     Yields:
@@ -65,7 +67,7 @@ def iterate_batches(data: Data, what: str = "calibration_data") -> Iterator[Batc
         )
     count = 0
     for count, item in enumerate(data, start=1):
-        yield _to_batch(item, f"{what}, batch {count - 1}")
+        yield replace(_to_batch(item, f"{what}, batch {count - 1}"), number=count - 1)
     if count == 0:
         raise DataError(f"{what} holds no batches. Give at least one.")
 
@@ -94,6 +96,10 @@ def _to_batch(item: Any, where: str) -> Batch:
         args = (item[0],)
     elif isinstance(item, tuple | list) and len(item) == 2:
         args, labels = (item[0],), item[1]
+        if type(item[0]) in (tuple, list) and all(isinstance(x, Tensor) for x in item[0]):
+            args = tuple(item[0])
+        elif isinstance(item[0], Mapping):
+            args, kwargs = (), {str(key): value for key, value in item[0].items()}
     else:
         size = f" of {len(item)}" if isinstance(item, tuple | list) else ""
         raise DataError(

@@ -39,6 +39,7 @@ class Calibration:
         batches: Batches seen.
         has_folding: Whether BatchNorms may be folded; False if that changed what the model computes
             on this data.
+        forms: Layer name -> its type and arguments, of layers that can be quantized.
     """
 
     recipe: Recipe
@@ -47,6 +48,18 @@ class Calibration:
     samples: int = 0
     batches: int = 0
     has_folding: bool = True
+    forms: Mapping[str, str] = field(default_factory=dict)
+
+    def unseen(self, name: str) -> str:
+        """Say why nothing is known of a layer, such as an expert that no row was sent to.
+
+        Returns:
+            "never ran", "ran but saw no rows", or "" if values entered it.
+        """
+        if name not in self.calls:
+            return "never ran"
+        histogram = self.histograms.get(name)
+        return "ran but saw no rows" if histogram is not None and not histogram.count else ""
 
 
 def calibrate(
@@ -121,7 +134,7 @@ def require_quantizable(layers: Sequence[LayerInfo]) -> None:
 def calibrate_prepared(
     prepared: PreparedModel, batches: Data, recipe: Recipe, meter: ProgressMeter
 ) -> Calibration:
-    """Calibrate a model that is already prepared; see `calibrate`."""
+    """Calibrate a model that is already prepared, and leave it in its state; see `calibrate`."""
     listed = list_layers(prepared.model)
     require_quantizable(listed)
     layers = {layer.name: layer.module for layer in listed}
@@ -152,8 +165,15 @@ def calibrate_prepared(
             samples += batch.samples
             count += 1
             meter.step(f"measure value ranges: batch {count}")
+    prepared.state.write(prepared.model)
     per_pass = {name: round(total / count) for name, total in calls.items()}
-    return Calibration(recipe, histograms, per_pass, samples, count, prepared.has_folding)
+    forms = {layer.name: layer_form(layer) for layer in listed if layer.is_quantizable}
+    return Calibration(recipe, histograms, per_pass, samples, count, prepared.has_folding, forms)
+
+
+def layer_form(layer: LayerInfo) -> str:
+    """Return a layer's type and arguments, such as widths and strides, as torch prints them."""
+    return f"{layer.kind}({layer.module.extra_repr()})"
 
 
 def read_twice(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -12,6 +12,7 @@ from quant_engine.batches import Data, count_batches
 from quant_engine.calibration import (
     Calibration,
     calibrate_prepared,
+    layer_form,
     recipe_or_default,
     require_quantizable,
 )
@@ -130,6 +131,13 @@ def plan_layers(
             f"The calibration is of another model: it knows a layer {strange[0]!r}, which this "
             "model does not have. Calibrate this model."
         )
+    for layer in layers:
+        known = calibration.forms.get(layer.name) if calibration else None
+        if known is not None and layer.is_quantizable and known != layer_form(layer):
+            raise DataError(
+                f"The calibration is of another model: its layer {layer.name!r} is {known}, this "
+                f"model's {layer_form(layer)}. Calibrate this model."
+            )
     return tuple(_plan(layer, recipe, calibration) for layer in layers)
 
 
@@ -147,13 +155,9 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
             f"Layer {layer.name!r} has its input quantized, which needs calibration data. "
             "Give some, or a recipe with activation=None."
         )
-    if layer.name not in calibration.histograms:
-        return LayerPlan(
-            layer,
-            None,
-            UNSUPPORTED,
-            "never ran on the calibration data, so the range of its input is unknown",
-        )
+    if unseen := calibration.unseen(layer.name):
+        reason = f"{unseen} on the calibration data, so the range of its input is unknown"
+        return LayerPlan(layer, None, UNSUPPORTED, reason)
     return LayerPlan(layer, scheme, QUANTIZED)
 
 
@@ -170,7 +174,8 @@ def convert(
 ) -> nn.Module:
     """Replace the planned layers of `model`, in place, and return it.
 
-    Layers that share a weight and are quantized alike go on sharing it.
+    Layers that share a weight and are quantized alike go on sharing it; whatever shares a bias
+    goes on sharing it.
 
     Raises:
         QuantizationError: If a layer cannot be quantized; the message names it.
@@ -192,7 +197,50 @@ def convert(
             shared[key] = layer
         model = replace_module(model, name, layer)
         meter.step(f"quantize {name} (layer {number} of {len(chosen)})")
+    _tie_biases(model, originals)
     return model
+
+
+def _tie_biases(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
+    """Give all that shared a bias with a layer, before it was quantized, the layer's new one."""
+    tied: dict[int, nn.Parameter] = {}
+    for name, module in originals.items():
+        bias, layer = module._parameters.get("bias"), model.get_submodule(name)
+        if bias is not None and isinstance(layer, QuantizedLayer) and layer.bias is not None:
+            layer.bias = tied.setdefault(id(bias), layer.bias)
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in tied:
+                module._parameters[key] = tied[id(parameter)]
+
+
+def describe_cut_ties(model: nn.Module, plans: Sequence[LayerPlan]) -> list[str]:
+    """Say which modules of a float model share a weight that they do not share once quantized.
+
+    Args:
+        model: The prepared float model.
+        plans: What is done with each layer.
+    """
+    schemes = {plan.layer.name: plan.scheme for plan in plans}
+    holders: dict[int, list[tuple[str, object]]] = {}
+    for name, module in model.named_modules():
+        scheme = schemes.get(name)
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                has_codes = scheme is not None and key == "weight"
+                axis = get_quantized_type(module).channel_axis if has_codes else None
+                form = (scheme.weight, axis) if scheme is not None and has_codes else None
+                full = f"{name}.{key}" if name else key
+                holders.setdefault(id(parameter), []).append((full, form))
+    notes = []
+    for found in holders.values():
+        if len({form for _, form in found}) > 1:
+            names = " and ".join(name for name, _ in found)
+            notes.append(
+                f"{names} were one tensor. They are quantized in different ways, so each is stored "
+                "on its own, and counted in the size."
+            )
+    return notes
 
 
 def _quantized(

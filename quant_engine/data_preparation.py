@@ -15,12 +15,14 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, first_samples, iterate_batches
 from quant_engine.copying import copy_module
 from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.forward import primary_output, run_model
 from quant_engine.nesting import nested_tensors
+from quant_engine.pass_state import find_pass_state
 from quant_engine.preparation import PreparedModel, prepare
 
 C = TypeVar("C")
@@ -43,6 +45,8 @@ def prepare_for(
 ) -> tuple[PreparedModel, C, E]:
     """Prepare a model, and check on the first samples of the data that it computes the same.
 
+    What its passes leave behind is found on them too; see `pass_state`.
+
     Args:
         model: Any module. It is not changed.
         calibration_data: What it will run on: a tensor or an iterable of batches. A `Calibration`
@@ -56,17 +60,26 @@ def prepare_for(
         UnsupportedLayerError: If the model is no module or cannot be copied.
     """
     prepared = prepare(model, has_folding=getattr(calibration_data, "has_folding", True))
-    if not prepared.folded:
-        return prepared, calibration_data, evaluation_data
     is_separate = evaluation_data is not calibration_data
     first, calibration_data = _read_ahead(calibration_data)
-    batches = [first]
+    found = [first]
     if is_separate:
         first, evaluation_data = _read_ahead(evaluation_data)
-        batches.append(first)
-    if not all(_folds_exactly(model, prepared, batch) for batch in batches if batch is not None):
+        found.append(first)
+    batches = [batch for batch in found if batch is not None]
+    if prepared.folded and not all(_folds_exactly(model, prepared, batch) for batch in batches):
         prepared = prepare(model, has_folding=False)
         prepared = replace(prepared, notes=(*prepared.notes, _NOTE))
+    # Running a layer that has no weights yet would give it random ones.
+    is_lazy = any(isinstance(p, UninitializedParameter) for p in prepared.model.parameters())
+    if batches and not is_lazy:
+        state = find_pass_state(prepared.model, batches[0])
+        prepared = replace(
+            prepared,
+            state=state,
+            samples=first_samples(batches[-1], _SAMPLES) or batches[-1],
+            notes=(*prepared.notes, *state.notes),
+        )
     return prepared, calibration_data, evaluation_data
 
 

@@ -44,8 +44,18 @@ def run_in_place(model: nn.Module, batch: Batch) -> Any:
         module = _innermost_module(model, error.__traceback__)
         raise ModelForwardError(
             f"The model failed on {batch.where} ({_describe(batch)}) in {module}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{_hint(batch, error)}"
         ) from error
+
+
+def _hint(batch: Batch, error: Exception) -> str:
+    is_short_of_inputs = isinstance(error, TypeError) and "missing" in str(error)
+    if batch.labels is None or not is_short_of_inputs:
+        return ""
+    return (
+        ". The second part of the batch was read as labels. Give several inputs as a mapping of "
+        "keyword arguments, or as ((x1, x2), labels)."
+    )
 
 
 def _describe(batch: Batch) -> str:

@@ -23,6 +23,7 @@ from quant_engine.forward import (
 from quant_engine.grid_statistics import GridStats
 from quant_engine.layers import QuantizedLayer
 from quant_engine.output import OutputStats
+from quant_engine.pass_state import PassState
 from quant_engine.relative_errors import RelativeErrorStats, input_axis, output_axis
 from quant_engine.statistics import ErrorStats
 
@@ -99,8 +100,9 @@ class LayerwiseComparison:
         quantized_model: nn.Module,
         plans: Sequence[LayerPlan],
         input_ranges: Mapping[str, tuple[float, float]],
+        state: PassState,
     ) -> None:
-        """Start empty; neither model is changed.
+        """Start empty, both models in the same state; each keeps its own from batch to batch.
 
         Args:
             float_model: The prepared float model.
@@ -108,7 +110,11 @@ class LayerwiseComparison:
             plans: What was done to each layer.
             input_ranges: Layer name -> smallest and largest input to draw, where ranges are
                 dynamic; that of its first call for a layer that is not named.
+            state: What passes of the models change.
         """
+        for model in (float_model, quantized_model):
+            state.write(model)
+        self._state = state
         self._float_model = float_model
         self._quantized_model = quantized_model
         self._float_layers = {p.layer.name: float_model.get_submodule(p.layer.name) for p in plans}
@@ -135,12 +141,15 @@ class LayerwiseComparison:
             # A model that draws random numbers draws the same ones twice, so that the difference
             # is what quantization does.
             random_state = torch.random.get_rng_state()
-            with watched_layers(self._float_layers, self._on_float):
+            with self._state.same_numbers(), watched_layers(self._float_layers, self._on_float):
                 logits = model_output(self._float_model, batch)
             for name in self._outputs:
                 self.layers[name].passes += 1
             torch.random.set_rng_state(random_state)
-            with watched_layers(self._quantized_layers, self._on_quantized):
+            with (
+                self._state.same_numbers(),
+                watched_layers(self._quantized_layers, self._on_quantized),
+            ):
                 changed = model_output(self._quantized_model, batch)
         for name, left in self._outputs.items():
             self.layers[name].unmatched += len(left)

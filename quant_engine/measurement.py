@@ -47,6 +47,7 @@ class Measurement:
         forms: LayerForms,
         metric: str | Metric | None,
         empty: SensitivityReport,
+        unreached: frozenset[str] = frozenset(),
     ) -> None:
         """Plan the variants.
 
@@ -56,7 +57,9 @@ class Measurement:
             forms: The layers under every option.
             metric: What to rank by.
             empty: A report with the settings, to be filled.
+            unreached: The layers that do not reach the judged output.
         """
+        self._unreached = unreached
         self._sweep = sweep
         self._data = data
         self._forms = forms
@@ -141,6 +144,7 @@ class Measurement:
                 quantized_bytes=footprint.quantized_bytes,
                 parameters=footprint.parameters,
                 value=values[place],
+                reaches_output=name not in self._unreached,
             )
 
         layers = []
@@ -169,7 +173,7 @@ class Measurement:
             samples=len(signal),
             accuracy_float=accuracy,
             is_partial=is_partial,
-            notes=_notes(self._outcomes),
+            notes=(*self._empty.notes, *_notes(self._outcomes)),
             metric=harms.measure.name,
             references=references,
             rankings=tuple(rankings),

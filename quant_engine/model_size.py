@@ -59,12 +59,15 @@ def mixed_bytes(
     seen: set[int] = set()
     total = 0
     for module in model.modules():
-        layer = swapped.get(id(module))
+        layer, own = swapped.get(id(module)), list(_own_stored_tensors(module))
         if layer is not None and layer.quantized_weight is not None:
             if not _is_seen(layer.quantized_weight, seen):
                 total += packed_bytes(layer)
-            module = layer
-        total += sum(_bytes(tensor) for tensor in _unique(_own_stored_tensors(module), seen))
+            # A bias stays float, and tied to what it was tied to.
+            bias = module._parameters.get("bias")
+            own = [t for t in _own_stored_tensors(layer) if t is not layer.bias]
+            own += [] if bias is None else [bias]
+        total += sum(_bytes(tensor) for tensor in _unique(own, seen))
     return total
 
 

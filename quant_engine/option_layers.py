@@ -22,8 +22,6 @@ from quant_engine.sweep import Variant
 Configuration: TypeAlias = Mapping[str, str]
 """Layer name -> option name; layers left out stay float."""
 
-NEVER_RAN = "never ran on the calibration data, so nothing can be said about it"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OptionLayers:
@@ -69,8 +67,8 @@ def build_option_layers(
         name = plan.layer.name
         if plan.scheme is None:
             skipped[name] = plan.reason
-        elif name not in calibration.calls:
-            skipped[name] = NEVER_RAN
+        elif unseen := calibration.unseen(name):
+            skipped[name] = f"{unseen} on the calibration data, so nothing can be said about it"
         else:
             names.append(name)
     if not names:

@@ -14,7 +14,7 @@ from quant_engine.batches import Batch
 from quant_engine.errors import DataError, QuantizationError
 from quant_engine.histogram import FloatArray
 from quant_engine.metrics import kl_divergences
-from quant_engine.output import fitting_labels, has_logits
+from quant_engine.output import IGNORED, fitting_labels, has_logits
 
 Metric: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Any]
 """Called as metric(float_output, changed_output, labels) on one batch.
@@ -31,7 +31,7 @@ class Outcome:
         noise: Σ(x-x̂)² of the output.
         divergence: KL(float || variant) in nats; None without logits.
         agreement: Share of the sample's rows with the same largest logit; None without logits.
-        correct: Share of the sample's rows that match the label; None without labels.
+        correct: Share of the sample's labelled rows that are right; None without labels.
         custom: What the caller's own metric says; None without one.
     """
 
@@ -151,7 +151,10 @@ def _correct(logits: Tensor, labels: Tensor | None) -> FloatArray | None:
     labels = fitting_labels(logits, labels)
     if labels is None:
         return None
-    return _sample_means((logits.argmax(dim=-1) == labels).double())
+    is_counted = by_sample(labels != IGNORED).double()
+    is_right = by_sample(logits.argmax(dim=-1) == labels).double()
+    shares: FloatArray = (is_right.sum(dim=1) / is_counted.sum(dim=1)).cpu().numpy()
+    return shares
 
 
 def by_sample(values: Tensor) -> Tensor:

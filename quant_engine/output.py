@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from quant_engine.errors import DataError
 from quant_engine.metrics import kl_divergences
 from quant_engine.report import Answers, OutputReport
 from quant_engine.statistics import ErrorStats
+
+IGNORED = -100
+"""Label of a row that does not count, as in torch's cross entropy."""
 
 
 def has_logits(output: Tensor, labels: Tensor | None) -> bool:
@@ -21,16 +26,45 @@ def has_logits(output: Tensor, labels: Tensor | None) -> bool:
     return output.dim() == 2 or (labels is not None and labels.shape == output.shape[:-1])
 
 
+def why_labels_are_dropped(output: Tensor, labels: Tensor | None, *, is_read: bool = True) -> str:
+    """Say why labels are not used for accuracy; empty if they are, or if there are none.
+
+    Args:
+        output: The judged output.
+        labels: The labels.
+        is_read: False if the output is not to be read as logits.
+    """
+    if labels is None:
+        return ""
+    shape = _shape_words(labels.shape)
+    if not is_read or not has_logits(output, labels):
+        return (
+            f"the labels, of shape {shape}, are not used, as the output, of shape "
+            f"{_shape_words(output.shape)}, is not read as logits (classes stand on the last axis)"
+        )
+    if labels.shape != output.shape[:-1]:
+        return (
+            f"the labels, of shape {shape}, are not used: give the class of each row of the "
+            f"output, in the shape {_shape_words(output.shape[:-1])}"
+        )
+    return ""
+
+
+def _shape_words(shape: Sequence[int]) -> str:
+    return f"({', '.join(['N', *map(str, shape[1:])])})"
+
+
 def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     """Return the labels, on the logits' device, where there is one for each row; None otherwise.
 
     Returns:
-        int64, shape of the logits without their last axis.
+        int64, shape of the logits without their last axis; `IGNORED` where a row does not count.
 
     Raises:
-        DataError: If a label is no class of the output, so that no answer could be right.
+        DataError: If a label is no class of the output, so that no answer could be right, or a
+            sample has none that counts.
     """
-    if labels is None or not has_logits(logits, labels) or labels.shape != logits.shape[:-1]:
+    if labels is None or why_labels_are_dropped(logits, labels):
         return None
     classes = logits.shape[-1]
     wrong = _not_whole(labels)
@@ -41,13 +75,20 @@ def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
             "labels."
         )
     labels = labels.long()
-    if labels.numel():
-        lo, hi = int(labels.min()), int(labels.max())
+    counted = labels[labels != IGNORED]
+    if counted.numel():
+        lo, hi = int(counted.min()), int(counted.max())
         if lo < 0 or hi >= classes:
             raise DataError(
                 f"The labels go from {lo} to {hi}, but the model's output has {classes} classes, "
-                f"0 to {classes - 1}. Give the labels of this model, or none."
+                f"0 to {classes - 1}. Give the labels of this model, or none; {IGNORED} marks rows "
+                "that are ignored."
             )
+    by_sample = (labels != IGNORED).reshape(len(labels), -1)
+    if not by_sample.any(dim=1).all():
+        raise DataError(
+            f"A sample has no label but {IGNORED}, which marks rows that are ignored. Leave it out."
+        )
     return labels.to(logits.device)
 
 
@@ -68,9 +109,10 @@ class OutputStats:
         samples: Samples compared.
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, *, is_read: bool = True) -> None:
+        """Start empty; with `is_read` False, no output is read as logits."""
         self.errors = ErrorStats()
+        self._is_read = is_read
         self.samples = 0
         self._classes: int | None = None
         self._rows = 0
@@ -91,7 +133,7 @@ class OutputStats:
         """
         self.errors.update(logits, changed)
         self.samples += len(logits) if logits.dim() else 1
-        if not has_logits(logits, labels):
+        if not self._is_read or not has_logits(logits, labels):
             return
         self._classes = logits.shape[-1]
         divergences = kl_divergences(logits, changed)
@@ -103,7 +145,7 @@ class OutputStats:
         if logits.dim() == 2:
             self._keep_answers(best, best_changed, labels)
         if labels is not None:
-            self._labelled += labels.numel()
+            self._labelled += int((labels != IGNORED).sum())
             self._correct_float += int((best == labels).sum())
             self._correct_quantized += int((best_changed == labels).sum())
 

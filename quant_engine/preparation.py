@@ -7,11 +7,12 @@ the convolutions before them, attention is split into plain Linears, and recompu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from quant_engine.batches import Batch
 from quant_engine.batchnorm import can_fold, fold_batchnorm, is_batchnorm
 from quant_engine.copying import copy_model, materialize_weights
 from quant_engine.dataflow import sequential_links, trace_links
@@ -25,6 +26,7 @@ from quant_engine.modules import (
     named_parameters_of,
     replace_module,
 )
+from quant_engine.pass_state import PassState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,8 @@ class PreparedModel:
             `nn.Identity` now.
         split: Names of the attention modules that were split into plain Linears.
         has_folding: Whether BatchNorms were folded where the forward allows it.
+        state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
+        samples: A few samples of the data that errors are measured on; None without data.
     """
 
     model: nn.Module
@@ -45,6 +49,8 @@ class PreparedModel:
     folded: tuple[tuple[str, str], ...] = ()
     split: tuple[str, ...] = ()
     has_folding: bool = True
+    state: PassState = field(default_factory=PassState)
+    samples: Batch | None = None
 
 
 def prepare(model: nn.Module, *, has_folding: bool = True) -> PreparedModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ class RandomNumbers:
         if not self.are_drawn:
             before = current_state()
             try:
-                with _AtFirstDraw(_stop):
+                with _RefuseToDraw():  # type: ignore[no-untyped-call]
                     return forward()
             except _DrawnError:
                 self.are_drawn = True
@@ -75,26 +75,13 @@ class RandomNumbers:
         if not self.are_drawn:
             yield
             return
-        with _held(self._state, current_state()):
-            yield
-
-    @contextmanager
-    def once(self) -> Iterator[None]:
-        """Draw these numbers in a block that cannot be repeated, as one that counts what it sees.
-
-        The source is held from the first number on until the end of the block. Numbers for which
-        the block seeds the source itself are its own.
-        """
-        before, seed = current_state(), torch.initial_seed()
-        with ExitStack() as held:
-
-            def take() -> None:
-                self.are_drawn = True
-                is_seeded = torch.initial_seed() != seed
-                held.enter_context(_held(None if is_seeded else self._state, before))
-
-            with _AtFirstDraw(take):
+        with _SOURCE:
+            before = torch.random.get_rng_state()
+            torch.random.set_rng_state(self._state)
+            try:
                 yield
+            finally:
+                torch.random.set_rng_state(before)
 
 
 def current_state() -> Tensor:
@@ -103,35 +90,14 @@ def current_state() -> Tensor:
         return torch.random.get_rng_state()
 
 
-@contextmanager
-def _held(start: Tensor | None, end: Tensor) -> Iterator[None]:
-    """Keep the source from others that hold it; start from a state if given, leave it at one."""
-    with _SOURCE:
-        if start is not None:
-            torch.random.set_rng_state(start)
-        try:
-            yield
-        finally:
-            torch.random.set_rng_state(end)
-
-
 class _DrawnError(BaseException):
     """A pass was about to draw; no model catches it, and it never leaves this module."""
 
 
-def _stop() -> None:
-    raise _DrawnError
-
-
-class _AtFirstDraw(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees the operations of this thread, and calls a function before the first one that draws."""
+class _RefuseToDraw(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees the operations of this thread, and stops before the first one that draws."""
 
     supports_higher_order_operators = True
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._act = act
-        self._has_acted = False
 
     def __torch_dispatch__(
         self,
@@ -141,9 +107,8 @@ class _AtFirstDraw(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if not self._has_acted and _draws(func, args, kwargs):
-            self._has_acted = True
-            self._act()
+        if _draws(func, args, kwargs):
+            raise _DrawnError
         return func(*args, **kwargs)
 
 

@@ -6,12 +6,14 @@ whole subtrees at once, so a stage of twenty layers costs one look-up. Nothing i
 `nn.Module` works, also one that calls a layer several times.
 
 Answers must be what the call would have returned, bit for bit. So a call is made for real if it
-changed one of its inputs in place or returned one of them, or if its answer was changed later; a
-second recording copies such answers in time, and replays copies of what they were. A layer whose
-weight is read instead of called is recorded as well, if whoever holds the weight says so by `read`:
-what ran before is replayed, and the modules around the read are run. A pass that
-does not repeat the recorded calls ends replay for this model: `reason` then says why, and runs are
-full forwards. So does `give_up`, for what is found out elsewhere.
+changed one of its inputs, in place or by filling a list or dictionary, or returned one of them, or
+if its answer was changed later; a second recording copies such answers in time, and replays copies
+of what they were. A layer whose weight is read instead of called is recorded as well, if whoever
+holds the weight says so by `read`: what ran before is replayed, and the modules around the read are
+run. What a call does besides, such as filling an object that it was handed, cannot be seen from its
+inputs: so `verify` lets the record stand in for every call once. Where the output then differs, the
+model raises, or a pass does not repeat the recorded calls, replay ends for this model: `reason`
+says why, and runs are full forwards. So does `give_up`, for what is found out elsewhere.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class _Call:
     Attributes:
         module: What was called or read.
         shapes: Shapes of the tensors it was called with; None if it was read.
+        depth: Number of calls that were under way when it began.
         next_call: Index of the first call that began after this one ended.
         answer: What it returned, with `_Kept` in the place of tensors; None if it cannot be told.
         is_replayable: Whether the answer may stand in for the call.
@@ -67,6 +70,7 @@ class _Call:
 
     module: nn.Module
     shapes: tuple[torch.Size, ...] | None
+    depth: int = 0
     next_call: int = 0
     answer: Any = None
     is_replayable: bool = False
@@ -97,6 +101,8 @@ class Replay:
         self._calls: list[_Call] = []
         self._pointer = 0
         self._boundary = 0
+        self._least_depth = 0
+        self._depth = 0
         self._is_recording = False
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._held: list[Tensor] = []
@@ -115,7 +121,7 @@ class Replay:
             ModelForwardError: If the model raises.
             DataError: If the output holds NaN or Inf, or no float tensor.
         """
-        self._calls = []
+        self._calls, self._depth = [], 0
         self._is_recording = not self.reason
         try:
             return model_output(self._model, batch).detach().clone()
@@ -124,15 +130,21 @@ class Replay:
             self._settle()
 
     def verify(self, batch: Batch, output: Tensor) -> None:
-        """Replay the first three quarters of the recorded calls; give up if the answer differs.
+        """Let the record stand in for every call once; give up if the answer differs.
+
+        A pass for each depth of nesting answers the calls at that depth, and with them all that is
+        inside; the modules around them run. So it costs little.
 
         Args:
             batch: The batch that was recorded.
             output: What `record` returned for it.
         """
-        boundary = len(self._calls) * 3 // 4
-        if not self.reason and not torch.equal(self.run(batch, boundary), output):
-            self.give_up("a replayed pass does not give the recorded answer")
+        deepest = max((call.depth for call in self._calls if call.is_replayable), default=0)
+        for depth in range(1, deepest + 1):
+            if not self.reason:
+                found = self.run(batch, len(self._calls), depth)
+                if not torch.equal(found, output):
+                    self.give_up("a replayed pass does not give the recorded answer")
 
     def first_call(self, modules: Iterable[nn.Module]) -> int:
         """Return where in the record one of these modules was first called or read.
@@ -146,12 +158,13 @@ class Replay:
                 return index
         return len(self._calls)
 
-    def run(self, batch: Batch, first_change: int) -> Tensor:
+    def run(self, batch: Batch, first_change: int, depth: int = 0) -> Tensor:
         """Run the model again on the recorded batch, from a call on.
 
         Args:
             batch: The batch that was recorded.
             first_change: Index of the first call that may answer differently, from `first_call`.
+            depth: Calls at a smaller depth are run in any case.
 
         Returns:
             The model's primary output: bit for bit what a full forward gives.
@@ -161,7 +174,8 @@ class Replay:
             DataError: If the output holds NaN or Inf, or no float tensor.
         """
         if not self.reason:
-            self._pointer, self._boundary, self._sent = 0, first_change, []
+            self._pointer, self._boundary, self._least_depth = 0, first_change, depth
+            self._sent = []
             try:
                 output = model_output(self._model, batch).detach()
                 if all(count_changes(kept.tensor) == kept.version for kept in self._sent):
@@ -169,6 +183,8 @@ class Replay:
                 self.give_up("a layer changes in place what an earlier one returned")
             except _MismatchError as mismatch:
                 self.give_up(str(mismatch))
+            except QuantizationError:  # a full pass raises it again if it is not of our making
+                self.give_up("the model cannot run on what is left when calls are replayed")
         return model_output(self._model, batch).detach()
 
     def read(self, module: nn.Module) -> None:
@@ -178,7 +194,7 @@ class Replay:
         happened in began before it and ended after it, and is not replayed either.
         """
         if self._is_recording:
-            self._calls.append(_Call(module, None))
+            self._calls.append(_Call(module, None, self._depth))
         elif self._is_replaying():
             self._expect(module, None)
             self._pointer += 1
@@ -200,7 +216,11 @@ class Replay:
         if not self._is_replaying():
             return forward(*args, **kwargs)
         call = self._expect(module, _shapes(args, kwargs))
-        if call.is_replayable and call.next_call <= self._boundary:
+        if (
+            call.is_replayable
+            and call.next_call <= self._boundary
+            and call.depth >= self._least_depth
+        ):
             self._pointer = call.next_call
             return _rebuild(call.answer, self._send)
         self._pointer += 1
@@ -219,13 +239,16 @@ class Replay:
     def _record_call(
         self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
-        call = _Call(module, _shapes(args, kwargs))
+        call = _Call(module, _shapes(args, kwargs), self._depth)
         self._calls.append(call)
         inputs = list(nested_tensors((args, kwargs)))
-        versions = [count_changes(tensor) for tensor in inputs]
+        before = [(id(tensor), count_changes(tensor)) for tensor in inputs]
+        self._depth += 1
         output = forward(*args, **kwargs)
+        self._depth -= 1
         call.next_call = len(self._calls)
-        is_unchanged = versions == [count_changes(tensor) for tensor in inputs]
+        left = list(nested_tensors((args, kwargs)))
+        is_unchanged = before == [(id(tensor), count_changes(tensor)) for tensor in left]
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs}
         answers = [tensor.untyped_storage().data_ptr() for tensor in nested_tensors(output)]
         is_new = memory.isdisjoint(answers) and len(set(answers)) == len(answers)

@@ -31,9 +31,11 @@ from quant_engine.conversion import check_layer_names
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, SchemeError, StorageError
 from quant_engine.histogram import FloatArray
+from quant_engine.judged import NMSE, describe_judged
 from quant_engine.option_layers import Configuration, build_option_layers
 from quant_engine.options import FLOAT_OPTION, Options, bit_options, name_options
 from quant_engine.progress import Progress, ProgressMeter, in_part
+from quant_engine.reach import find_unreached
 from quant_engine.reading import read_file, storage_errors
 from quant_engine.report import (
     ConfigurationScore,
@@ -76,6 +78,7 @@ class LogitResponse:
         *,
         options: Options | None = None,
         evaluation_data: Data | None = None,
+        metric: str | None = None,
         classes: int = 32,
         top_k: int = 16,
         projections: int = 16,
@@ -94,6 +97,9 @@ class LogitResponse:
                 4, 3 and 2 bits.
             evaluation_data: What predictions are about. If None, the calibration data; needed if
                 that is a Calibration.
+            metric: What predictions, searches and verifications are about. "nmse": the output is
+                not read as logits. If None, the KL divergence, or the NMSE where the output has not
+                the shape of logits.
             classes: Outputs of up to this many values a sample are predicted completely, at one
                 backward pass a value. Of larger ones some directions are; see `response_output`.
             top_k: Largest logits that are then predicted one by one.
@@ -121,7 +127,12 @@ class LogitResponse:
             configurations=_at_least(1, "agreement_configurations", agreement_configurations),
             agreement_samples=_at_least(1, "agreement_samples", agreement_samples),
             seed=_at_least(0, "seed", seed),
+            metric=metric,
         )
+        if metric not in (None, NMSE):
+            raise SchemeError(
+                f"metric is {metric!r}. Give {NMSE!r}, or None for the KL divergence of logits."
+            )
         if top_k >= classes:
             raise SchemeError(
                 f"top_k is {top_k} and classes {classes}. top_k must be smaller: outputs of up to "
@@ -140,7 +151,14 @@ class LogitResponse:
             calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
         meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
         layers = build_option_layers(prepared, named, calibration, recipe, meter)
-        measurement = ResponseMeasurement(prepared, layers, named, settings)
+        measurement = ResponseMeasurement(
+            prepared,
+            layers,
+            named,
+            settings,
+            describe_judged(prepared, metric),
+            find_unreached(prepared, list(layers.forms)),
+        )
         measurement.run(batches, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
         return cls(*measurement.finish(recipe))
 
@@ -208,8 +226,7 @@ class LogitResponse:
         if arrays.has_logits and kept:
             answers = arrays.answers(arrays.base + shift[:, :kept])
             agreement = float((answers == arrays.float_answers).mean())
-            if arrays.labels is not None:
-                accuracy = float((answers == arrays.labels).mean())
+            accuracy = arrays.accuracy(arrays.base + shift[:, :kept])
         return ConfigurationScore(
             kl_divergence=harm if arrays.has_logits else None,
             nmse=nmse,

@@ -13,6 +13,7 @@ import torch
 
 from quant_engine.histogram import FloatArray
 from quant_engine.metrics import kl_divergences
+from quant_engine.output import IGNORED
 
 IntArray = npt.NDArray[np.int64]
 SingleArray = npt.NDArray[np.float32]
@@ -40,8 +41,8 @@ class ResponseArrays:
         has_logits: Whether the output is read as logits.
         is_complete: Whether `base` is the whole output. If not, its last column is all other
             logits as one, and projections stand for what differs among them.
-        labels: Column of `base` that is right, -1 for one not kept, shape (rows, *shape[:-1]);
-            None without labels.
+        labels: Column of `base` that is right, -1 for one not kept, `IGNORED` for a row that does
+            not count, shape (rows, *shape[:-1]); None without labels.
         output: The whole float output where `base` is not, shape (rows, classes); else None.
         classes: Which logits `base` holds one by one, shape (rows, kept - 1); None if all.
     """
@@ -184,6 +185,13 @@ class ResponseArrays:
             logits = logits[..., :-1]  # the rest as one is no class
         best: IntArray = logits.argmax(axis=-1)
         return best
+
+    def accuracy(self, base: FloatArray | SingleArray) -> float | None:
+        """Return the share of labelled rows that an output gets right; None without labels."""
+        if self.labels is None:
+            return None
+        is_right = self.answers(base.astype(np.float64)) == self.labels
+        return float(is_right[self.labels != IGNORED].mean())
 
     @cached_property
     def float_answers(self) -> IntArray:

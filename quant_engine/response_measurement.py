@@ -11,10 +11,12 @@ from torch import Tensor
 
 from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.configuration_size import list_stored
+from quant_engine.judged import NMSE, Judged
 from quant_engine.option_layers import Configuration, OptionLayers, as_variant
 from quant_engine.output import fitting_labels
 from quant_engine.preparation import PreparedModel
 from quant_engine.progress import ProgressMeter
+from quant_engine.reach import NO_PATH
 from quant_engine.report import (
     AgreementPoint,
     ResponseAgreement,
@@ -44,6 +46,7 @@ class ResponseSettings:
         configurations: Random configurations that are run for the agreement.
         agreement_samples: No more batches are run for it once this many rows were.
         seed: Seed of projections and configurations.
+        metric: "nmse" if the output is not to be read as logits.
     """
 
     classes: int
@@ -52,6 +55,7 @@ class ResponseSettings:
     configurations: int
     agreement_samples: int
     seed: int
+    metric: str | None
 
 
 @dataclass(slots=True, eq=False)
@@ -76,12 +80,16 @@ class ResponseMeasurement:
         option_layers: Its layers under every option.
         options: Option name -> scheme.
         settings: How it is measured.
+        judged: Which output it is about.
+        unreached: The layers that do not reach that output.
     """
 
     prepared: PreparedModel
     option_layers: OptionLayers
     options: Mapping[str, LayerScheme]
     settings: ResponseSettings
+    judged: Judged
+    unreached: frozenset[str]
     _runner: VariantRunner = field(init=False)
     _single: list[Configuration] = field(init=False)
     _random: list[Configuration] = field(init=False)
@@ -102,7 +110,7 @@ class ResponseMeasurement:
                 schemes.append(scheme.activation)
                 self._roundings[name] = scheme.activation
         forms = self.option_layers.forms
-        self._runner = VariantRunner(self.prepared.model, forms)
+        self._runner = VariantRunner(self.prepared.model, forms, state=self.prepared.state)
         generator = np.random.default_rng(self.settings.seed)
         self._single = draw_single(list(forms), list(self.options), generator)
         count = self.settings.configurations
@@ -118,7 +126,12 @@ class ResponseMeasurement:
             if self._plan is None:
                 s = self.settings
                 self._plan = OutputPlan.choose(
-                    output, batch.labels, s.classes, s.top_k, s.projections
+                    output,
+                    batch.labels,
+                    s.classes,
+                    s.top_k,
+                    s.projections,
+                    is_read=s.metric != NMSE,
                 )
             directions = Directions(self._plan, output, generator)
             if number == 1:
@@ -150,9 +163,7 @@ class ResponseMeasurement:
         layers, leftovers = list_stored(
             self.prepared.model, self.option_layers.forms, self.option_layers.quantizable
         )
-        accuracy = None
-        if arrays.labels is not None:
-            accuracy = float((arrays.float_answers == arrays.labels).mean())
+        reasons = self._reasons | dict.fromkeys(self.unreached, NO_PATH)
         report = ResponseReport(
             recipe=recipe,
             options=tuple(ResponseOption(name, scheme) for name, scheme in self.options.items()),
@@ -160,9 +171,10 @@ class ResponseMeasurement:
                 ResponseLayer(
                     name=name,
                     method=BY_RUNNING if name in self._reasons else BY_GRADIENT,
-                    reason=self._reasons.get(name, ""),
+                    reason=reasons.get(name, ""),
                     tied_to=tied,
                     stored=layers[name],
+                    reaches_output=name not in self.unreached,
                 )
                 for name, tied in self._ties().items()
             ),
@@ -173,10 +185,11 @@ class ResponseMeasurement:
             is_complete=plan.is_complete,
             projection_error=float(np.median(known)) if len(known) else 0.0,
             samples=arrays.rows,
-            float_accuracy=accuracy,
+            float_accuracy=arrays.accuracy(arrays.base),
             agreement=self._agreement(arrays),
             seed=self.settings.seed,
-            notes=(*self.prepared.notes, *self._notes()),
+            notes=(*self.judged.notes, *self.prepared.notes, *self._notes()),
+            judged=self.judged.line,
         )
         return report, arrays
 
@@ -194,8 +207,11 @@ class ResponseMeasurement:
         def passed() -> None:
             meter.step(f"{text}: follow errors back through the model")
 
-        found = linear_response(
-            self.prepared.model, forms, list(self._roundings), batch, directions, passed
+        model, roundings = self.prepared.model, list(self._roundings)
+        found = self._runner.run_like_float(
+            batch,
+            model,
+            lambda: linear_response(model, forms, roundings, batch, directions, passed),
         )
         self._sources = self._sources or found.sources
         reasons = found.reasons | dict.fromkeys(read, READ)

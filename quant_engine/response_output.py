@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import DataError
-from quant_engine.output import has_logits
+from quant_engine.output import IGNORED, has_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,21 @@ class OutputPlan:
 
     @classmethod
     def choose(
-        cls, output: Tensor, labels: Tensor | None, bound: int, top: int, projections: int
+        cls,
+        output: Tensor,
+        labels: Tensor | None,
+        bound: int,
+        top: int,
+        projections: int,
+        *,
+        is_read: bool = True,
     ) -> OutputPlan:
-        """Decide by the first output; up to `bound` values a row are all kept."""
+        """Decide by the first output; up to `bound` values a row are all kept.
+
+        With `is_read` False, it is not read as logits.
+        """
         shape = tuple(output.shape[1:]) if output.dim() > 1 else ()
-        is_logits = has_logits(output, labels)
+        is_logits = is_read and has_logits(output, labels)
         if math.prod(shape) <= bound:
             return cls(shape, is_logits, None, 0)
         is_one_row = is_logits and len(shape) == 1
@@ -121,11 +131,13 @@ class Directions:
         return torch.stack([(direction * flat).sum(dim=1) for direction in self], dim=1)
 
     def label_columns(self, labels: Tensor | None) -> Tensor | None:
-        """Return for each label its column in `base`, -1 where it is not kept."""
+        """Return for each label its column in `base`, -1 where it is not kept, or `IGNORED`."""
         if labels is None or self.classes is None:
             return labels
-        is_kept = self.classes == labels.to(self.classes.device)[:, None]
-        return torch.where(is_kept.any(dim=1), is_kept.int().argmax(dim=1), -1)
+        labels = labels.to(self.classes.device)
+        is_kept = self.classes == labels[:, None]
+        columns = torch.where(is_kept.any(dim=1), is_kept.int().argmax(dim=1), -1)
+        return torch.where(labels == IGNORED, IGNORED, columns)
 
     def _direction(self, number: int) -> Tensor:
         kept = self._plan.kept

@@ -48,7 +48,8 @@ class SearchSpace:
     """Assignments of a choice to every unit.
 
     A unit is a layer, or all layers with one shared weight: only if they get the same option is the
-    weight stored once. Choice 0 is float, choice n the n-th option of the response.
+    weight stored once. Choice 0 is float, choice n the n-th option of the response. A layer that
+    does not reach the judged output is left at the recipe's own option: no prediction is about it.
 
     Attributes:
         response: What predicts.
@@ -62,19 +63,43 @@ class SearchSpace:
         groups: dict[str, list[int]] = {}
         for place, layer in enumerate(response.report.layers):
             groups.setdefault(layer.tied_to, []).append(place)
-        self.units: list[list[int]] = list(groups.values())
+        layers = response.report.layers
+        reached = {
+            name: any(layers[place].reaches_output for place in groups[name]) for name in groups
+        }
+        self.units: list[list[int]] = [groups[name] for name in groups if reached[name]]
+        # No harm of these would ever be seen.
+        self._kept = {
+            layers[place].name: self._own_option(layers[place].name)
+            for name in groups
+            if not reached[name]
+            for place in groups[name]
+        }
         self.choices = len(response.options) + 1
         self._known: dict[bytes, float] = {}
 
     def configuration(self, assignment: IntArray) -> dict[str, str]:
         """Return layer name -> option name; float layers are left out."""
         names, options = self.response.layers, self.response.options
-        return {
-            names[place]: options[choice - 1]
+        chosen = {
+            place: options[choice - 1]
             for places, choice in zip(self.units, assignment, strict=True)
             for place in places
             if choice
         }
+        return {
+            name: chosen[place] if place in chosen else self._kept[name]
+            for place, name in enumerate(names)
+            if place in chosen or name in self._kept
+        }
+
+    def _own_option(self, name: str) -> str:
+        """Return the option that the recipe itself gives a layer, or the one with most bits."""
+        report = self.response.report
+        scheme = report.recipe.layer_scheme(name)
+        own = [option for option in report.options if option.scheme == scheme]
+        widest = max(report.options, key=lambda option: option.scheme.weight.bits)
+        return own[0].name if own else widest.name
 
     def uniform(self, choice: int) -> IntArray:
         """Return the assignment in which all units have the same choice."""
@@ -82,7 +107,7 @@ class SearchSpace:
 
     def limit(self, what: str, most: float, measure: Callable[[ConfigurationSize], float]) -> Limit:
         """Return a budget on a figure that adds up over units."""
-        fixed = measure(self.response.size({}))
+        fixed = measure(self.response.size(self.configuration(self.uniform(0))))
         costs = np.zeros((len(self.units), self.choices))
         for unit in range(len(self.units)):
             for choice in range(1, self.choices):

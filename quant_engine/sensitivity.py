@@ -14,16 +14,23 @@ from quant_engine.conversion import check_layer_names
 from quant_engine.data_preparation import prepare_for
 from quant_engine.distribution import run_elsewhere, run_here
 from quant_engine.errors import SchemeError
+from quant_engine.judged import describe_judged
 from quant_engine.layer_forms import BOTH, PARTS, build_forms
 from quant_engine.measurement import DIRECTIONS, ONE_AT_A_TIME, Measurement, OnUpdate, Sweep
 from quant_engine.options import Options
 from quant_engine.outcomes import Metric
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.ranking import check_metric
+from quant_engine.reach import find_unreached
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
 from quant_engine.sweep import VariantRunner
+
+_NOT_ELSEWHERE = (
+    "It was measured in this process and not on the executor, as no batch can do without the state "
+    "that the one before it left."
+)
 
 
 def measure_sensitivity(
@@ -95,6 +102,7 @@ def measure_sensitivity(
     calibration_data, evaluation_data = _both_data(calibration_data, evaluation_data)
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    judged = describe_judged(prepared)
     meter = ProgressMeter(progress, 0)
     if isinstance(calibration_data, Calibration):
         calibration = calibration_data
@@ -102,16 +110,33 @@ def measure_sensitivity(
         calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
     forms = build_forms(model, prepared, recipe, options, parts, calibration, meter)
     own_metric = None if metric is None or isinstance(metric, str) else metric
-    runner = VariantRunner(prepared.model, forms.modules, metric=own_metric)
+    runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
     sweep: Sweep = partial(run_here, runner)
-    if executor is not None:
+    notes = (*judged.notes, *prepared.state.notes)
+    if executor is not None and prepared.state.reaches_next:
+        notes = (*notes, _NOT_ELSEWHERE)
+    elif executor is not None:
         sweep = partial(run_elsewhere, executor, runner)
     measurement = Measurement(
         sweep,
         batches,
         forms,
         metric,
-        SensitivityReport(model_name, recipe, direction, (), None, (), 0, None, seed, parts=parts),
+        SensitivityReport(
+            model_name,
+            recipe,
+            direction,
+            (),
+            None,
+            (),
+            0,
+            None,
+            seed,
+            notes=notes,
+            parts=parts,
+            judged=judged.line,
+        ),
+        find_unreached(prepared, forms.names),
     )
     meter.extend(measurement.count_runs(with_cumulative) * (count_batches(batches) or 1))
     measurement.measure_layers(meter, on_update)

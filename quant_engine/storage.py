@@ -46,6 +46,7 @@ class StoredLayer:
         scheme: How weight and input are quantized.
         weight_shape: Shape of the codes; those of fewer than 8 bits are packed in the file.
         weight_dtype: Type of the float weight, such as "float32".
+        arguments: What else decides what it computes, such as "stride=(2, 2)".
     """
 
     name: str
@@ -53,6 +54,20 @@ class StoredLayer:
     scheme: LayerScheme
     weight_shape: tuple[int, ...]
     weight_dtype: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraState:
+    """What a module's `get_extra_state` returned, if that is no tensor.
+
+    Attributes:
+        name: Its name in the state dict.
+        content: The same as JSON text.
+    """
+
+    name: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +79,14 @@ class StoredModel:
         weights_sha256: Digest of the safetensors file that belongs to it.
         layers: The quantized layers.
         aliases: Tensors that are shared.
+        extra_states: Plain values that modules keep besides tensors.
     """
 
     format_version: int
     weights_sha256: str
     layers: tuple[StoredLayer, ...]
     aliases: tuple[TensorAlias, ...]
+    extra_states: tuple[ExtraState, ...] = ()
 
 
 def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
@@ -90,13 +107,14 @@ def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
             "The model is lowered: layers and what follows them were joined. Save the model it was "
             "made from, and lower it again after loading: convert_execution(model, lowered=True)."
         )
-    extra = [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]
-    if extra:
-        raise StorageError(f"{extra[0]!r} is no tensor, so it cannot be stored. Remove it.")
     tensors, aliases = stored_tensors(model)
     content = safetensors.torch.save(tensors)
     structure = StoredModel(
-        FORMAT_VERSION, hashlib.sha256(content).hexdigest(), _stored_layers(model), aliases
+        FORMAT_VERSION,
+        hashlib.sha256(content).hexdigest(),
+        _stored_layers(model),
+        aliases,
+        _extra_states(model),
     )
     text = json.dumps(encode(structure), indent=1, allow_nan=False) + "\n"
     folder = Path(directory)
@@ -167,10 +185,35 @@ def _stored_layers(model: nn.Module) -> tuple[StoredLayer, ...]:
             layer.scheme,
             tuple(layer.quantized_weight.shape),
             str(layer.weight_dtype).removeprefix("torch."),
+            _arguments(layer),
         )
         for name, layer in model.named_modules()
         if isinstance(layer, QuantizedLayer) and layer.quantized_weight is not None
     )
+
+
+def _extra_states(model: nn.Module) -> tuple[ExtraState, ...]:
+    """Return the plain values in the state dict; raises StorageError where JSON changes them."""
+    found = []
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            continue
+        try:
+            content = json.dumps(value, allow_nan=False)
+            is_exact = json.loads(content) == value
+        except (TypeError, ValueError, RecursionError):
+            is_exact = False
+        if not is_exact or not _is_extra(name):
+            raise StorageError(
+                f"{name!r} is no tensor, and no plain value that JSON holds, so it cannot be "
+                "stored. Let get_extra_state return numbers, text, lists or dicts with text keys."
+            )
+        found.append(ExtraState(name, content))
+    return tuple(found)
+
+
+def _is_extra(name: str) -> bool:
+    return name.rpartition(".")[2] == "_extra_state"
 
 
 def _read_structure(path: Path) -> StoredModel:
@@ -250,9 +293,10 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
         layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
         model = replace_module(model, stored.name, layer)
     expected = {aliases.get(name, name) for name in model.state_dict()}
+    stored_names = tensors.keys() | {extra.name for extra in structure.extra_states}
     for what, names in (
-        ("lacks", expected - tensors.keys()),
-        ("holds, beyond what the model has,", tensors.keys() - expected),
+        ("lacks", expected - stored_names),
+        ("holds, beyond what the model has,", stored_names - expected),
     ):
         if names:
             some = ", ".join(sorted(names)[:3])
@@ -284,7 +328,16 @@ def _empty_layer(module: nn.Module, stored: StoredLayer) -> QuantizedLayer:
             f"the model's a {have[0]} with {have[1]} {have[2]}. "
             "Give a model of the architecture that was saved."
         )
+    if _arguments(layer) != stored.arguments:
+        raise StorageError(
+            f"The stored layer {stored.name!r} has {', '.join(stored.arguments)}; the model's has "
+            f"{', '.join(_arguments(layer))}. Give a model of the architecture that was saved."
+        )
     return layer
+
+
+def _arguments(layer: QuantizedLayer) -> tuple[str, ...]:
+    return tuple(f"{name}={getattr(layer, name)}" for name in layer.float_arguments)
 
 
 def _fill(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) -> None:
@@ -292,8 +345,16 @@ def _fill(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) 
     aliases = {alias.name: alias.stored for alias in structure.aliases}
     filled: dict[int, str] = {}
     state: dict[str, Any] = model.state_dict(keep_vars=True)
+    extra = {entry.name: entry.content for entry in structure.extra_states}
     for name, target in state.items():
         source = aliases.get(name, name)
+        if _is_extra(name):
+            module = model.get_submodule(name.rpartition(".")[0])
+            with storage_errors(f"The stored {name!r}"):
+                module.set_extra_state(
+                    parse_json(extra[name]) if name in extra else tensors[source]
+                )
+            continue
         value = tensors[source]
         if (value.shape, value.dtype) != (target.shape, target.dtype):
             raise StorageError(

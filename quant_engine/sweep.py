@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from quant_engine.copying import copy_module
 from quant_engine.forward import model_output
 from quant_engine.modules import replace_module
 from quant_engine.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
+from quant_engine.pass_state import PassState, StateHistory
 from quant_engine.randomness import RandomNumbers, current_state
 from quant_engine.replay import Replay
 from quant_engine.stand_ins import Switch
@@ -21,6 +22,7 @@ from quant_engine.stand_ins import Switch
 Variant: TypeAlias = Mapping[str, str]
 """Layer name -> which of its forms stands in its place; layers left out are float."""
 
+T = TypeVar("T")
 OnOutput: TypeAlias = Callable[[int, Tensor, Tensor], None]
 
 FLOAT: Variant = {}
@@ -40,6 +42,7 @@ class VariantRunner:
         float_model: nn.Module,
         forms: Mapping[str, Mapping[str, nn.Module]],
         *,
+        state: PassState | None = None,
         metric: Metric | None = None,
         has_replay: bool = True,
     ) -> None:
@@ -48,12 +51,16 @@ class VariantRunner:
         Args:
             float_model: The prepared float model.
             forms: Layer name -> name of a form -> what stands in the layer's place then.
+            state: What passes of the model change, if anything. Every variant then goes through the
+                batches in order, each from the state that it left after the one before.
             metric: A function of the caller's to apply to every variant's output.
             has_replay: False runs every variant in full, to compare with.
         """
         self._names = tuple(forms)
         self._metric = metric
-        self._has_replay = has_replay
+        self._state = PassState() if state is None else state
+        self._history = StateHistory(self._state.initial)
+        self._full_because = self._state.full_passes_because if has_replay else _SWITCHED_OFF
         self._random_state = current_state()
         self._changed_later: frozenset[int] = frozenset()
         self._is_watched = True  # until a watched pass has drawn nothing
@@ -112,9 +119,24 @@ class VariantRunner:
         for switch in switches.values():
             switch.on_read = read.append
         drawn = RandomNumbers(self._random_state)
+        forward = self._from_its_state(model, FLOAT, batch, lambda: model_output(model, batch))
         with torch.inference_mode(False):
-            output = drawn.run(lambda: model_output(model, batch), is_watched=self._is_watched)
+            output = drawn.run(forward, is_watched=self._is_watched)
+        self._is_watched = drawn.are_drawn
         return output.detach(), tuple(n for n, switch in switches.items() if switch in read)
+
+    def run_like_float(self, batch: Batch, model: nn.Module, forward: Callable[[], T]) -> T:
+        """Run a pass of the caller's, once, as `run_float` ran on this batch: from the same state.
+
+        Args:
+            batch: The batch.
+            model: What the pass runs.
+            forward: The pass.
+        """
+        drawn = RandomNumbers(self._random_state)
+        drawn.are_drawn = self._is_watched
+        with drawn.again():
+            return self._from_its_state(model, FLOAT, batch, forward)()
 
     def run_each(
         self,
@@ -143,21 +165,40 @@ class VariantRunner:
             DataError: If an output holds NaN or Inf.
         """
         model = share_tensors(self._model)
-        replay = Replay(model, "" if self._has_replay else _SWITCHED_OFF, self._changed_later)
+        replay = Replay(model, self._full_because, self._changed_later)
         switches = {name: _find_switch(model, name) for name in self._names}
         for switch in switches.values():
             switch.on_read = replay.read
         with torch.inference_mode(False):
             try:
-                logits = self._run(replay, switches, batch, variants, bases, on_output)
+                logits = self._run(model, replay, switches, batch, variants, bases, on_output)
                 return logits, replay.reason
             finally:
                 # The next batch need not find out again.
                 self._changed_later = replay.changed_later
                 replay.forget()
 
+    def _from_its_state(
+        self, model: nn.Module, variant: Variant, batch: Batch, forward: Callable[[], T]
+    ) -> Callable[[], T]:
+        """Let a pass of a variant begin in the state that its last batch left."""
+
+        def run() -> T:
+            key = frozenset(variant.items())
+            start = self._history.start(key, batch, frozenset(FLOAT))
+            if self._state.reaches_next:
+                self._state.write(model, start)
+            with self._state.same_numbers():
+                result = forward()
+            if self._state.reaches_next:
+                self._history.keep(key, batch, start, self._state.read(model))
+            return result
+
+        return run
+
     def _run(
         self,
+        model: nn.Module,
         replay: Replay,
         switches: Mapping[str, Switch],
         batch: Batch,
@@ -171,7 +212,8 @@ class VariantRunner:
             """Record a pass and check once that replaying most of it gives the same."""
             _set(switches, base)
             for _ in range(2):
-                output = drawn.run(lambda: replay.record(batch), is_watched=self._is_watched)
+                run = self._from_its_state(model, base, batch, lambda: replay.record(batch))
+                output = drawn.run(run, is_watched=self._is_watched)
                 if not replay.lacks_copies:
                     break
             self._is_watched = drawn.are_drawn
@@ -192,7 +234,8 @@ class VariantRunner:
             # after a pass that left something else in them.
             for number in sorted(numbers, key=lambda n: -starts[n]):
                 _set(switches, variants[number])
-                run = partial(replay.run, batch, starts[number])
+                replayed = partial(replay.run, batch, starts[number])
+                run = self._from_its_state(model, variants[number], batch, replayed)
                 on_output(number, logits, drawn.run(run, is_watched=False))
         return logits
 

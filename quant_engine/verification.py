@@ -17,9 +17,10 @@ from quant_engine.intervals import bootstrap_means, percentile_intervals
 from quant_engine.metrics import kl_divergences
 from quant_engine.option_layers import Configuration, as_variant, build_option_layers
 from quant_engine.outcomes import by_sample
-from quant_engine.output import OutputStats, has_logits
+from quant_engine.output import OutputStats
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
+from quant_engine.report.response import LOGITS
 from quant_engine.response import LogitResponse
 from quant_engine.sweep import VariantRunner
 
@@ -70,9 +71,9 @@ def verify_configurations(
             "The response was measured on another model: its layers are not this model's. "
             "Measure it again."
         )
-    runner = VariantRunner(prepared.model, forms)
+    runner = VariantRunner(prepared.model, forms, state=prepared.state)
     variants = [as_variant(configuration) for configuration in configurations]
-    stats = [_Measured() for _ in configurations]
+    stats = [_Measured(response.report.kind == LOGITS) for _ in configurations]
     meter.extend((count_batches(batches) or 1) * len(configurations))
     for count, batch in enumerate(iterate_batches(batches, "evaluation_data"), start=1):
 
@@ -120,14 +121,15 @@ def verify_frontier(
 class _Measured:
     """What one configuration answered, and the harm of each sample."""
 
-    def __init__(self) -> None:
-        self._stats = OutputStats()
+    def __init__(self, is_logits: bool) -> None:
+        self._is_logits = is_logits
+        self._stats = OutputStats(is_read=is_logits)
         self._harms: list[FloatArray] = []
         self._weights: list[FloatArray] = []
 
     def update(self, expected: Tensor, output: Tensor, labels: Tensor | None) -> None:
         self._stats.update(expected, output, labels)
-        if has_logits(expected, labels):
+        if self._is_logits:
             harms = by_sample(kl_divergences(expected, output))
             weights = harms.new_ones(harms.shape)
         else:

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.components.link_widgets import PRESENT_KEY
 from dashboard.components.markdown import escape_markdown
+from dashboard.components.slides import is_on_screen, is_presenting
 from dashboard.figures.presenting import enlarge
 from dashboard.tables import Table, to_csv
 
@@ -40,6 +40,8 @@ def show_figure(
 ) -> None:
     """Show a figure under its result in words, with an explanation and a download of its data.
 
+    In presenter mode only the figure whose turn it is appears, larger.
+
     Args:
         figure: What to draw.
         key: Name of the figure, unique on its page.
@@ -51,6 +53,8 @@ def show_figure(
             layers in `customdata`, alone or as the first entry of a row.
         file_name: Name of the download without its ending; the key if not given.
     """
+    if not is_on_screen(key):
+        return
     config = {
         **CONFIG,
         "toImageButtonOptions": {
@@ -58,7 +62,7 @@ def show_figure(
             "filename": file_stem(file_name or key),
         },
     }
-    if st.session_state.get(PRESENT_KEY):
+    if is_presenting():
         figure = enlarge(figure)
     with st.container(key=f"figure_{key}", gap="xsmall"):
         st.markdown(f"**{escape_markdown(alt)}**")

@@ -25,6 +25,7 @@ from dashboard.figures.formatting import (
     shorten_middle,
 )
 from dashboard.runs import Run
+from dashboard.wording import judged_caption
 
 LONGEST_NAME, LONGEST_PRESENTED = 20, 14
 
@@ -32,6 +33,8 @@ LONGEST_NAME, LONGEST_PRESENTED = 20, 14
 def show_headline(run: Run, *, key: str) -> None:
     """Draw accuracy, bytes and output error before and after, and the culprit."""
     output, size = run.report.output, run.report.size
+    if caption := judged_caption(run.report.judged):
+        st.caption(escape_markdown(caption))
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
         if output is not None and output.accuracy_quantized is not None:
             before, after = output.accuracy_float, output.accuracy_quantized

@@ -67,7 +67,9 @@ def leave_if_asked() -> None:
 def go_to(page: str) -> NoReturn:
     """Open a page such as "views/layer.py" with the same run and layer; not in a callback."""
     values: Mapping[str, Any] = {
-        key: st.session_state[key] for key in (RUN_KEY, LAYER_KEY) if key in st.session_state
+        key: st.session_state[key]
+        for key in (RUN_KEY, LAYER_KEY, PRESENT_KEY)
+        if key in st.session_state
     }
     st.session_state[_PENDING] = {**values, **st.session_state.get(_PENDING, {})}
     # The empty mapping matters: with None, Streamlit refuses to leave a page with bound keys.

@@ -21,6 +21,7 @@ from dashboard.figures.sensitivity_metrics import (
 from dashboard.figures.theme import ERROR, INT8
 from dashboard.runs import Run
 from dashboard.sweeps import Sweep, split_options
+from dashboard.wording import no_effect_words
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 
@@ -33,6 +34,7 @@ def table_rows(
 ) -> list[dict[str, Any]]:
     """Return the table's rows in the order of the ranking; an exact SQNR is an empty cell."""
     layers = {layer.name: layer for layer in report.layers}
+    remarks = {row.name: _remark(row, report.evaluation_samples) for row in ranked}
     changed, drop = METRICS["top1"], METRICS["accuracy"]
     rows = []
     for row in ranked:
@@ -44,7 +46,8 @@ def table_rows(
         rows.append(
             {
                 "Layer": row.name,
-                metric.title: _finite(row.value),
+                metric.title: None if remarks[row.name] else _finite(row.value),
+                **({"Effect": remarks[row.name]} if any(remarks.values()) else {}),
                 "Rank": row.position,
                 "Could be": _rank_range(row),
                 "Answers changed (%)": changed.value(row.layer),
@@ -260,6 +263,11 @@ def _select_newest(chosen: Sequence[str]) -> None:
     newest = [name for name in chosen if name not in before]
     if newest:
         run_state.select_layer(newest[-1])
+
+
+def _remark(row: RankedLayer, samples: int) -> str:
+    """What stands in place of a bare 0."""
+    return no_effect_words(row.layer.reaches_output, row.layer.nmse, samples)
 
 
 def _rank_range(row: RankedLayer) -> str:

@@ -17,7 +17,7 @@ from dashboard.components.markdown import escape_markdown
 from dashboard.components.notices import show_notices
 from dashboard.components.unsaved import note_unsaved
 from dashboard.runs import Run
-from dashboard.state import LINK_KEYS
+from dashboard.state import LINK_KEYS, settings_to_text
 from dashboard.wording import describe_age, describe_recipe
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -40,7 +40,7 @@ def show_shell() -> DeltaGenerator:
         if run is not None and run.report.layers:
             _show_culprit(run)
             _show_layer_picker(run)
-        show_copy_link(LINK_KEYS)
+        show_copy_link(LINK_KEYS, "" if run is None else settings_to_text(run.settings))
         _show_presenter_mode()
     note_unsaved()
     show_notices()
@@ -118,10 +118,10 @@ def _show_presenter_mode() -> None:
     elif st.session_state.get(PRESENT_KEY) and word is None:
         # Streamlit took the 1 out of the link, and writes its own word only when it is set again.
         st.session_state[PRESENT_KEY] = True
-    if st.toggle(
+    st.toggle(
         "Presenter mode",
         key=PRESENT_KEY,
         bind="query-params",
-        help="Larger text and fewer details, for a projector.",
-    ):
-        st.html(ASSETS / "present.css")
+        help="One figure a screen in large text, for a projector. The arrow keys go on and back, "
+        "Esc leaves.",
+    )

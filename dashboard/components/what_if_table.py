@@ -12,6 +12,7 @@ from dashboard.figures.formatting import format_count, plural
 from dashboard.layer_effects import LayerEffect, layer_effects
 from dashboard.prediction import Configuration, Prediction
 from dashboard.runs import Run
+from dashboard.wording import no_effect_words
 from quant_engine.options import FLOAT_OPTION
 from quant_engine.report import LayerReport
 
@@ -143,13 +144,15 @@ def row_text(
     is_worst: bool,
 ) -> str:
     """Return a row's text in three lines: name, kind and weights, harm of this choice alone."""
-    stored = prediction.response.report.layers[prediction.response.layers.index(name)].stored[0]
-    weights = f"{format_count(sum(tensor.weights for tensor in stored))} weights"
+    report = prediction.response.report
+    found = report.layers[prediction.response.layers.index(name)]
+    weights = f"{format_count(sum(tensor.weights for tensor in found.stored[0]))} weights"
     kind = weights if layer is None else f"{layer.kind} · {weights}"
     alone = "as trained"
     if effect is not None:
         source = "measured" if effect.is_measured else "predicted"
-        alone = f"{'KL' if prediction.has_logits else 'NMSE'} {effect.text} alone, {source}"
+        number = f"{'KL' if prediction.has_logits else 'NMSE'} {effect.text} alone, {source}"
+        alone = no_effect_words(found.reaches_output, effect.harm, report.samples) or number
     # In the line that leaves room, where it makes no row wider than its name does.
     mark = " :small[:red-badge[most harm]]" if is_worst else ""
     return f"**{escape_markdown(name)}**  \n:small[:gray[{kind}]]{mark}  \n:small[:gray[{alone}]]"

@@ -1,4 +1,4 @@
-"""Figures for a projector: everything in them a quarter larger."""
+"""Figures for a projector: text that the last row reads, and a height that fills the screen."""
 
 from __future__ import annotations
 
@@ -7,27 +7,37 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-FACTOR = 1.25
+FACTOR = 22 / 12
+"""The smallest text of a figure, 12 px, becomes 22 px."""
+LEAST_PIXELS = 22
+HEIGHT = 760
+"""Pixels that a screen 1080 pixels high leaves for a figure under its sentence."""
+ROW_PIXELS = 30
 _USUAL_FONT = 12
 
 
 def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
-    """Return a copy with larger text and, so that it still fits, a taller frame and wider margins.
+    """Return a copy with larger text, wider margins, and the height of a screen.
+
+    A figure with more rows than fit one above the other at this size is higher.
 
     Example:
         >>> enlarge(go.Figure(layout={"font": {"size": 12}, "height": 400})).layout.font.size
-        15.0
+        22.0
     """
     spec: dict[str, Any] = figure.to_dict()
     layout: dict[str, Any] = spec["layout"]
     template: dict[str, Any] = layout.get("template", {}).get("layout", {})
-    if layout.get("height"):
-        layout["height"] *= factor
     layout["margin"] = {
         side: value * factor if isinstance(value, int | float) else value
         for side, value in layout.get("margin", {}).items()
     }
+    layout["height"] = max(HEIGHT, _height_of_rows(layout))
     _scale_font(layout, template, factor)
+    for trace in spec["data"]:
+        for key in ("textfont", "insidetextfont", "outsidetextfont"):
+            if key in trace:
+                _scale_font(trace, {}, factor, key=key)
     _scale_pixels(layout.setdefault("title", {}), factor)
     _scale_font(layout.setdefault("title", {}), template.get("title", {}), factor, 17)
     _scale_font(layout.setdefault("legend", {}), template.get("legend", {}), factor)
@@ -39,6 +49,13 @@ def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
     for note in layout.get("annotations", ()):
         _scale_font(note, {}, factor)
     return go.Figure(spec)
+
+
+def _height_of_rows(layout: dict[str, Any]) -> float:
+    """Return the height at which the labels of a figure's rows do not touch."""
+    rows = len(layout.get("yaxis", {}).get("tickvals") or ())
+    margin = layout["margin"]
+    return ROW_PIXELS * rows + sum(margin.get(side, 0) for side in ("t", "b"))
 
 
 def _scale_pixels(title: dict[str, Any], factor: float) -> None:
@@ -58,5 +75,6 @@ def _scale_font(
 ) -> None:
     """Scale a font where its size stands, else where the template has it, else the library's."""
     font = dict(part.get(key) or {})
-    font["size"] = factor * (font.get("size") or usual.get(key, {}).get("size") or size)
+    usual_size = usual.get(key, {}).get("size") or size
+    font["size"] = max(LEAST_PIXELS, factor * (font.get("size") or usual_size))
     part[key] = font

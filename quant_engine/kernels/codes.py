@@ -69,7 +69,7 @@ def to_codes(x: Tensor, qparams: QParams, grid: Grid | None = None) -> Tensor:
     # Piece by piece, in a buffer that stays in the processor's cache.
     result = torch.empty_like(x, dtype=torch.uint8)
     values, flat = (t.as_strided((x.numel(),), (1,)) for t in (x, result))
-    buffer = torch.empty(_PIECE, device=x.device)
+    buffer = torch.empty(_PIECE, dtype=torch.float32, device=x.device)
     for start in range(0, len(values), _PIECE):
         piece = values[start : start + _PIECE]
         steps = torch.div(piece, qparams.scale, out=buffer[: len(piece)])

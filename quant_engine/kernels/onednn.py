@@ -64,7 +64,7 @@ def _is_exact_product(terms: int) -> bool:
     weights = torch.full((20, terms), -128, dtype=torch.int8)
     weights[1::2] = 127
     weights[2::3, ::2] = 127
-    unit = IntegerWeights(weights, torch.ones(20))
+    unit = IntegerWeights(weights, torch.ones(20, dtype=torch.float32))
     found = OnednnLinear(unit)(codes, _UNIT, PLAIN)
     return torch.equal(found, ReferenceLinear(unit).sums(codes, SHIFT).float())
 
@@ -72,7 +72,9 @@ def _is_exact_product(terms: int) -> bool:
 def _is_exact_window() -> bool:
     weights = torch.full((20, 32, 3, 3), -128, dtype=torch.int8)
     weights[1::2] = 127
-    layer = OnednnConvolution(IntegerWeights(weights, torch.ones(20)), Convolution())
+    layer = OnednnConvolution(
+        IntegerWeights(weights, torch.ones(20, dtype=torch.float32)), Convolution()
+    )
     return layer.is_exact_on((2, 32, 9, 9), _UNIT, PLAIN)
 
 
@@ -90,7 +92,7 @@ class OnednnLinear:
         counted = weights if weights.zero_point is None else with_counters(weights)
         self._packed = torch.ops.onednn.qlinear_prepack(counted.codes.contiguous(), None)
         self._zeros = torch.zeros(len(counted.codes), dtype=torch.int32)
-        self._ones = torch.ones(len(counted.codes))
+        self._ones = torch.ones(len(counted.codes), dtype=torch.float32)
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes (rows, in_features)."""
@@ -137,7 +139,9 @@ class OnednnConvolution:
         counted = weights
         if weights.zero_point is not None:
             counted = with_counters(weights, convolution.groups)
-        self._unit = IntegerWeights(counted.codes, torch.ones(len(counted.codes)))
+        self._unit = IntegerWeights(
+            counted.codes, torch.ones(len(counted.codes), dtype=torch.float32)
+        )
         self._padding = [0, 0]
         if convolution.is_plainly_padded:
             self._padding = [convolution.edges[2], convolution.edges[0]]

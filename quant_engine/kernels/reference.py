@@ -184,10 +184,10 @@ def has_exact_float_convolution() -> bool:
 
     Algorithms such as Winograd's compute with fractions and are not exact on whole numbers.
     """
-    x = torch.full((2, 16, 12, 12), 255.0)
+    x = torch.full((2, 16, 12, 12), 255.0, dtype=torch.float32)
     x[:, ::3] = -254.0
     for groups in (2, 16):
-        w = torch.full((16, 16 // groups, 3, 3), -128.0)
+        w = torch.full((16, 16 // groups, 3, 3), -128.0, dtype=torch.float32)
         w[::2, :, 1:] = 127.0
         exact = F.conv2d(x.double(), w.double(), padding=1, groups=groups)
         if not torch.equal(F.conv2d(x, w, padding=1, groups=groups).double(), exact):

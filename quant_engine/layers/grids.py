@@ -34,9 +34,9 @@ def empty_grids(codes: Tensor, scheme: LayerScheme, channel_axis: int) -> dict[s
     has_grid = activation is not None and not activation.is_dynamic
     has_points = activation is not None and has_grid and not activation.symmetric
     return {
-        "weight_scale": torch.ones(shape, device=device),
+        "weight_scale": torch.ones(shape, dtype=torch.float32, device=device),
         "weight_zero_point": None if weight.symmetric else points,
-        "input_scale": torch.ones((), device=device) if has_grid else None,
+        "input_scale": torch.ones((), dtype=torch.float32, device=device) if has_grid else None,
         "input_zero_point": (
             torch.zeros((), dtype=torch.int8, device=device) if has_points else None
         ),

@@ -132,6 +132,7 @@ class ModelReport:
             this was noted.
         evaluation_batch_size: Samples in the largest of them. Dynamic input ranges, and what they
             cost, are those for batches of this size. None as above.
+        judged: Which output is judged, how it is read, and which labels are not used.
         coverage: How much of the model's weights is on codes, and why the rest is not; None in
             reports from before it was counted.
     """
@@ -151,6 +152,7 @@ class ModelReport:
     schema_version: int = SCHEMA_VERSION
     evaluation_batches: int | None = None
     evaluation_batch_size: int | None = None
+    judged: str = ""
     coverage: Coverage | None = None
 
     def layer(self, name: str) -> LayerReport:

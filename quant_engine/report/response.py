@@ -184,6 +184,7 @@ class ResponseLayer:
         reason: Why it was run; empty for "gradient".
         tied_to: Name of the first layer with the same weight; its own name for most.
         stored: Its tensors under every choice: first float, then each option in order.
+        reaches_output: Whether there is a way from the layer to the judged output.
     """
 
     name: str
@@ -191,6 +192,7 @@ class ResponseLayer:
     reason: str
     tied_to: str
     stored: tuple[tuple[StoredTensor, ...], ...]
+    reaches_output: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,7 @@ class ResponseReport:
         seed: Seed of projections and random configurations.
         notes: What happened on the way.
         schema_version: Version of this layout.
+        judged: Which output is judged, how it is read, and which labels are not used.
     """
 
     recipe: Recipe
@@ -232,6 +235,7 @@ class ResponseReport:
     seed: int
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    judged: str = ""
 
     def to_json(self) -> str:
         """Return the report as JSON text."""

@@ -33,6 +33,8 @@ class LayerSensitivity:
         gain_interval: With the layer left out, the 95 % interval of how much less harm is done than
             with all layers quantized, in pairs, in the unit of the metric (of the NMSE for
             "sqnr_db", of the disagreement for "top1_agreement"); None for a layer alone.
+        reaches_output: Whether there is a way from the layer to the judged output. If there is and
+            the NMSE is 0 nevertheless, it had no effect on these samples.
     """
 
     name: str
@@ -48,6 +50,7 @@ class LayerSensitivity:
     parameters: int
     value: float | None = None
     gain_interval: tuple[float, float] | None = None
+    reaches_output: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ class SensitivityReport:
         parts: What was quantized: "both", "weights" or "activations" (the inputs of layers).
         references: The model with every layer quantized, once for each option.
         rankings: One for each option, with what cannot be told apart.
+        judged: Which output is judged, how it is read, and which labels are not used.
     """
 
     model_name: str
@@ -151,6 +155,7 @@ class SensitivityReport:
     parts: str = "both"
     references: tuple[LayerSensitivity, ...] = ()
     rankings: tuple[Ranking, ...] = ()
+    judged: str = ""
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -32,10 +33,6 @@ HEADINGS = {
 
 def figures(page: Page) -> Locator:
     return page.locator(".stPlotlyChart .main-svg:first-child")
-
-
-def font_pixels(text: Locator) -> float:
-    return float(text.evaluate("e => parseFloat(getComputedStyle(e).fontSize)"))
 
 
 def test_the_first_page_shows_four_figures_of_a_stored_example(
@@ -162,6 +159,20 @@ def test_copy_link_puts_the_whole_address_on_the_clipboard(dashboard_url: str, p
     assert "run=mlp" in page.url
 
 
+def test_a_copied_link_names_the_run_where_the_address_does_not(
+    dashboard_url: str, page: Page
+) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit(page, f"{dashboard_url}/size-time")
+    assert linked(page, "run") is None
+
+    page.get_by_role("button", name="Copy link").click()
+
+    expect(page.get_by_role("button", name="Link copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert parse_qs(urlsplit(copied).query)["run"][0].endswith("int8_per_channel")
+
+
 def test_copy_link_offers_the_address_where_copying_is_blocked(
     dashboard_url: str, page: Page
 ) -> None:
@@ -173,19 +184,59 @@ def test_copy_link_offers_the_address_where_copying_is_blocked(
     assert page.get_by_label("Copy this by hand").input_value() == page.url
 
 
-def test_presenter_mode_enlarges_the_text_and_travels_in_the_link(
-    dashboard_url: str, page: Page
+def test_presenter_mode_shows_one_figure_a_screen_and_the_arrow_keys_go_on(
+    dashboard_url: str, open_page: Callable[..., Page]
 ) -> None:
-    visit(page, f"{dashboard_url}/?present=1")
-    heading = page.locator("h1")
-    large = font_pixels(heading)
-    open_from_menu(page, "Layer")
+    page = visit(open_page(viewport=(1920, 1080)), f"{dashboard_url}/size-time?present=1")
+    expect(figures(page)).to_have_count(1)
+    expect(page.get_by_test_id("stSidebar")).not_to_be_visible()
+    sizes = page.eval_on_selector_all(
+        ".stMain .main-svg text, .stMain p",
+        "all => all.filter(e => e.checkVisibility() && e.textContent && !e.closest('button'))"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize))",
+    )
+    assert min(sizes) >= 22
+    assert page.evaluate("document.querySelector('.stMain').scrollHeight") <= 1080
+
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".st-key-figure_size_layers")).to_be_visible()
+    expect(figures(page)).to_have_count(1)
     expect_link(page, "present", lambda word: word == "true")
-
-    page.get_by_test_id("stSidebar").get_by_text("Presenter mode").click()
-
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".st-key-figure_size_steps")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_test_id("stSidebar")).to_be_visible(timeout=30_000)
     expect_link(page, "present", lambda word: word is None)
-    expect(heading).to_have_css("font-size", f"{large / 1.25:g}px")
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+def test_the_text_of_figures_has_enough_contrast(
+    dashboard_url: str, open_page: Callable[..., Page], color_scheme: str
+) -> None:
+    page = visit(open_page(color_scheme=color_scheme), f"{dashboard_url}/size-time")
+    back = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
+    expect(page.locator(".main-svg .xtick text").first).to_be_visible()
+    fills = page.eval_on_selector_all(
+        ".main-svg text:not(.bartext)",
+        "all => all.filter(e => e.textContent).map(e => getComputedStyle(e).fill)",
+    )
+    assert fills
+    for fill in set(fills):
+        assert contrast(fill, back) >= 4.5, fill
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast of two colours as the browser writes them."""
+
+    def luminance(color: str) -> float:
+        shares = [float(part) / 255 for part in re.findall(r"[\d.]+", color)[:3]]
+        red, green, blue = (
+            s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -471,6 +471,33 @@ def test_table_rows_hold_measured_and_cheap_numbers() -> None:
     )
     assert by_name[EXACT_LAYER]["Weight SQNR (dB)"] is None  # exact: no finite number
     assert [row["Rank"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [row["Layer"] for row in rows if row["Effect"]] == [EXACT_LAYER]
+
+
+def test_the_table_says_what_an_error_of_zero_means() -> None:
+    report, sensitivity, metric = make_report(), make_sensitivity(), METRICS["kl"]
+    first, second, *others = sensitivity.layers
+    unreached = replace(first, nmse=0.0, kl_divergence=0.0, reaches_output=False)
+    unmoved = replace(second, nmse=0.0, kl_divergence=0.0)
+    ranked = rank_layers(replace(sensitivity, layers=(unreached, unmoved, *others)), metric)
+
+    by_name = {row["Layer"]: row for row in table_rows(report, ranked, metric)}
+
+    assert by_name[first.name]["Effect"] == "does not reach the judged output"
+    samples = report.evaluation_samples
+    assert by_name[second.name]["Effect"] == f"no effect on these {samples} samples"
+    assert by_name[first.name][metric.title] is by_name[second.name][metric.title] is None
+    assert by_name[others[0].name]["Effect"] == ""
+
+
+def test_the_headline_says_what_is_judged_where_that_is_not_plain() -> None:
+    line = "judged: the first of 2 outputs, read as values by NMSE; output 2 is not judged"
+    keep_run(report=replace(make_report(), judged=line))
+
+    app = open_app(LINK, page=PAGE)
+
+    captions = [str(caption.value).replace("\\", "") for caption in app.caption]
+    assert f"J{line[1:]}." in captions
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from dashboard.layer_effects import LayerEffect, layer_effects
 from dashboard.prediction import Prediction, prediction_id
 from dashboard.runs import Run
 from dashboard.state import Settings
+from quant_engine import LogitResponse
 from quant_engine.errors import DataError
 from quant_engine.report import ConfigurationPoint
 from tests.dashboard.app_harness import (
@@ -285,6 +286,21 @@ def test_a_row_says_what_the_layer_does_alone_and_whether_that_was_measured(
     predicted = LayerEffect(0.01234, is_measured=False)
     assert "KL 0.012 alone, predicted" in row_text(example, layer, predicted, None, is_worst=False)
     assert "as trained" in row_text(example, layer, None, None, is_worst=False)
+
+
+def test_a_row_says_what_no_harm_means(example: Prediction) -> None:
+    report = example.response.report
+    first, second, *others = report.layers
+    layers = (replace(first, reaches_output=False), second, *others)
+    response = LogitResponse(replace(report, layers=layers), example.response.arrays)
+    changed = Prediction(response, example.frontier)
+    none = LayerEffect(0.0, is_measured=True)
+
+    unreached = row_text(changed, first.name, none, None, is_worst=False)
+    unmoved = row_text(changed, second.name, none, None, is_worst=False)
+
+    assert "does not reach the judged output" in unreached
+    assert f"no effect on these {report.samples} samples" in unmoved
 
 
 def test_every_figure_has_a_text_an_explanation_and_its_data() -> None:

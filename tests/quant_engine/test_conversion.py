@@ -259,7 +259,7 @@ def test_progress_names_batches_and_layers_and_ends_full():
     quantize_model(mlp(), data(4), progress=lambda *call: calls.append(call))
     assert [call[0] for call in calls] == list(range(1, len(calls) + 1))
     assert calls[-1][0] == calls[-1][1]
-    assert "layer 2/2 2" in calls[-1][2]
+    assert calls[-1][2] == "quantize 2 (layer 2 of 2)"
 
 
 @pytest.mark.parametrize("at", [1, 3, 4, 5])

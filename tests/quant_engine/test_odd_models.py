@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine import (
+    PRESETS,
     LogitResponse,
     Recipe,
     analyze,
@@ -20,8 +22,10 @@ from quant_engine import (
     search_configuration,
     verify_configurations,
 )
+from quant_engine.affine import QParams
 from quant_engine.errors import DataError, SchemeError
 from quant_engine.execution import convert_execution
+from quant_engine.kernels.codes import to_codes
 from tests.quant_engine.layer_cases import fill, seeded
 
 X = seeded((9, 6))
@@ -130,3 +134,51 @@ def test_a_transposed_convolution_of_too_many_products_says_how_many() -> None:
 
     assert found.execution == "simulated"
     assert "33040 products" in found.reason
+
+
+@pytest.fixture
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "preset"), [(torch.float32, "int8_per_channel"), (torch.float64, "int8_dynamic")]
+)
+@torch.no_grad()
+def test_the_default_dtype_changes_no_number(
+    dtype: torch.dtype, preset: str, tmp_path: Any, float64_by_default: None
+) -> None:
+    model = fill(nn.Sequential(nn.Conv2d(3, 4, 3, dtype=dtype), nn.Flatten()))
+    model.append(fill(nn.Linear(64, 3, dtype=dtype)))
+    images, recipe = seeded((4, 3, 6, 6)).to(dtype), PRESETS[preset]
+
+    def everything() -> list[Any]:
+        quantized = quantize_model(model, images, recipe)
+        save_quantized_model(quantized, tmp_path)
+        runs = [
+            quantized,
+            load_quantized_model(model, tmp_path),
+            convert_execution(quantized),
+            convert_execution(quantized, lowered=True),
+        ]
+        answers = [run(images) for run in runs]
+        kernels = [execution.kernel for execution in list_executions(runs[2])]
+        report = measure_sensitivity(model, images, recipe)
+        return [*answers, kernels, report, analyze(model, images, recipe, measure_time=False)]
+
+    found = everything()
+    torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, everything(), strict=True):
+        is_same = torch.equal(one, other) if isinstance(one, Tensor) else one == other
+        assert is_same
+
+
+def test_values_are_rounded_in_float32_whatever_the_default(float64_by_default: None) -> None:
+    values = seeded((40, 7, 33, 17)) * 3
+    grid = QParams(torch.tensor(0.0371, dtype=torch.float32), torch.tensor(3), -128, 127)
+    codes = to_codes(values, grid)
+    torch.set_default_dtype(torch.float32)
+
+    assert torch.equal(codes, to_codes(values, grid))

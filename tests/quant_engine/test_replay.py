@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from quant_engine import calibrate, measure_sensitivity
+from quant_engine import Recipe, calibrate, measure_sensitivity, quantize_model
 from quant_engine.batches import Batch
 from quant_engine.forward import model_output
+from quant_engine.modules import replace_module
 from quant_engine.replay import Replay
 from quant_engine.sweep import VariantRunner, share_tensors
 from sample_models import get_model_info, list_models, load_model
@@ -166,8 +168,9 @@ def test_answers_changed_in_place_later_are_replayed_too(is_in_place: bool) -> N
         assert runner.run(batch, [{"6": "other"}]).full_forwards_because == ""
         passes.append(tuple(ran))
 
-    recorded, verified = ("0", "2", "4", "6"), ("6",)
-    # The last layer is the one that is changed: nothing before it runs again.
+    # Verifying calls every layer once more; the record answers.
+    recorded = verified = ("0", "2", "4", "6")
+    # The last layer is the one that is changed: nothing before it is called again.
     once = (*recorded, *verified)
     # Only on the first batch is it news that answers are changed later.
     assert passes == [(*recorded, *once) if is_in_place else once, once]
@@ -285,6 +288,103 @@ def test_the_report_says_why_nothing_was_replayed() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         report = measure_sensitivity(Noisy(), torch.ones(8, 4))
-    assert report.notes == ("Every run was a full forward pass: the model draws random numbers.",)
+    assert report.notes[-1] == "Every run was a full forward pass: the model draws random numbers."
     # The same noise in every run: what differs is quantization alone.
     assert all(layer.sqnr_db > 30 for layer in report.layers)
+
+
+class Bag:
+    """An object of the caller's that layers leave something in."""
+
+    def __init__(self) -> None:
+        self.items: list[Tensor] = []
+
+
+class Filling(nn.Module):
+    """A layer that leaves its answer in an argument."""
+
+    def __init__(self, is_filling: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.is_filling = is_filling
+
+    def forward(self, x: Tensor, seen: Any) -> Tensor:
+        x = torch.tanh(self.layer(x))
+        if self.is_filling and isinstance(seen, dict):
+            seen["sum"] = seen.get("sum", 0) + x
+        elif self.is_filling:
+            (seen.items if isinstance(seen, Bag) else seen).append(x)
+        return x * 0.9
+
+
+class Pyramid(nn.Module):
+    """Layers in two stages that fill one argument, which the head reads."""
+
+    def __init__(self, kind: Callable[[], Any], filling: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.steps = nn.ModuleList(Filling(number in filling) for number in range(6))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.kind()
+        for step in self.steps:
+            x = step(x, seen)
+        found = seen.items if isinstance(seen, Bag) else list(seen)
+        found = list(seen.values()) if isinstance(seen, dict) else found
+        result: Tensor = self.head(x) + 3 * sum(found)[:, :3]
+        return result
+
+
+@pytest.mark.parametrize("filling", [(5,), (4,), (1, 3, 5)], ids=str)
+@pytest.mark.parametrize("kind", [list, dict, Bag])
+@pytest.mark.parametrize("direction", ["one_at_a_time", "leave_one_out"])
+def test_what_calls_leave_in_their_arguments_is_there(
+    kind: Callable[[], Any], filling: tuple[int, ...], direction: str
+) -> None:
+    """Oracle: quantized copies, each run by itself."""
+    torch.manual_seed(0)
+    model, x = Pyramid(kind, filling).eval(), torch.randn(6, 4)
+    calibration = calibrate(model, [x])
+    with torch.no_grad():
+        expected = model(x)
+    report = measure_sensitivity(model, [x], direction=direction, with_cumulative=False)
+    names = [layer.name for layer in report.layers]
+    for layer in report.layers:
+        others = [name for name in names if name != layer.name]
+        excluded = others if direction == "one_at_a_time" else [layer.name]
+        recipe = Recipe.default().with_excluded(*excluded)
+        with torch.no_grad():
+            found = quantize_model(model, calibration, recipe)(x)
+        error = float((found - expected).square().sum() / expected.square().sum())
+        assert layer.nmse == pytest.approx(error, rel=1e-3), layer.name
+    is_seen_in_inputs = kind is not Bag
+    assert (report.notes == ()) == is_seen_in_inputs
+
+
+def test_a_model_that_fails_on_what_replay_leaves_out_runs_in_full() -> None:
+    class Indexed(Pyramid):
+        def forward(self, x: Tensor) -> Tensor:
+            seen = Bag()
+            for number, step in enumerate(self.steps):
+                x = step(x, seen) + seen.items[number]
+            result: Tensor = self.head(x)
+            return result
+
+    torch.manual_seed(0)
+    model, x = Indexed(Bag, tuple(range(6))).eval(), torch.randn(6, 4)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    forms = {
+        name: {"other": nn.Linear(*model.get_submodule(name).weight.T.shape)} for name in names
+    }
+    runner = VariantRunner(model, forms)
+    variants = [{name: "other"} for name in names]
+    batch, found = Batch((x,), samples=6), {}
+
+    _, reason = runner.run_each(batch, variants, lambda n, _y, output: found.update({n: output}))
+
+    assert "cannot run" in reason
+    for number, name in enumerate(names):
+        changed = replace_module(copy.deepcopy(model), name, forms[name]["other"])
+        with torch.no_grad():
+            assert torch.equal(found[number], changed(x))

@@ -5,14 +5,24 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import bootstrap
 from torch import nn
 
-from quant_engine import LogitResponse, Recipe, calibrate, quantize_model, verify_configurations
+from quant_engine import (
+    PRESETS,
+    LogitResponse,
+    Recipe,
+    calibrate,
+    quantize_model,
+    verify_configurations,
+)
+from quant_engine.affine import choose_dynamic_qparams, fake_quantize
 from quant_engine.calibration import calibrate_prepared
 from quant_engine.errors import DataError, SchemeError, UnsupportedLayerError
 from quant_engine.metrics import kl_divergence
+from quant_engine.observers import choose_input_qparams
 from quant_engine.option_layers import build_option_layers
 from quant_engine.preparation import prepare
 from quant_engine.progress import ProgressMeter
 from quant_engine.response_gradients import NO_GRADIENT, NO_ROWS
+from quant_engine.scheme import LayerScheme
 from tests.quant_engine.layer_cases import fill, seeded
 from tests.quant_engine.response_cases import (
     CASES,
@@ -209,6 +219,28 @@ def test_rounding_behind_a_quantized_layer_counts_as_noise():
     alone, no_noise = arrays.effect(pairs[1:])
     np.testing.assert_array_equal(alone, arrays.shift(pairs[1:]))
     assert not no_noise.any()
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_that_rounds_inputs_has_rounding_noise(preset):
+    """Oracle: the float layer on its input rounded by the definition of the preset's grid."""
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), seeded((20, 6))
+    fill(model)
+    response = measure(model, x, options={"preset": LayerScheme(preset.weight, preset.activation)})
+    _, noise = response.arrays.effect(response.chosen({"0": "preset", "1": "preset"}))
+    if preset.activation is None:
+        assert not noise.any()
+        return
+    with torch.no_grad():
+        y = model[0](x)
+        scheme = preset.activation
+        if scheme.is_dynamic:
+            params = choose_dynamic_qparams(y, scheme)
+        else:
+            params = choose_input_qparams(calibrate(model, [x]).histograms["1"], scheme)
+        shift = model[1](fake_quantize(y, params)) - model[1](y)
+    np.testing.assert_allclose(response.arrays.roundings[1, 0], shift, rtol=1e-4, atol=1e-6)
+    assert noise.mean() > 0.0
 
 
 def test_the_callers_model_stays_as_it_is_even_when_cancelled():

@@ -15,14 +15,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
+from quant_engine.analysis import analyze
+from quant_engine.calibration import calibrate
 from quant_engine.conversion import quantize_model
-from quant_engine.errors import StorageError
+from quant_engine.errors import DataError, StorageError
 from quant_engine.execution import convert_execution
 from quant_engine.layers import QuantizedEmbedding, QuantizedLinear
 from quant_engine.modules import replace_module
 from quant_engine.packing import packed_length
 from quant_engine.preparation import prepare
-from quant_engine.scheme import LayerScheme
+from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.selection import list_layers
 from quant_engine.storage import load_quantized_model, save_quantized_model, serialized_bytes
 from tests.quant_engine.layer_cases import (
@@ -460,14 +462,125 @@ def test_a_model_that_ties_what_the_file_does_not(tmp_path: Path) -> None:
         load_quantized_model(tied, tmp_path)
 
 
-def test_state_that_is_no_tensor(tmp_path: Path) -> None:
-    class Extra(nn.Linear):
-        def get_extra_state(self) -> dict[str, int]:
-            return {"step": 3}
+class Stepping(nn.Module):
+    """Keeps something besides its parameters, which `set_extra_state` takes back."""
 
-    with pytest.raises(StorageError, match="'_extra_state' is no tensor"):
-        save_quantized_model(Extra(2, 2), tmp_path)
-    assert serialized_bytes(Extra(2, 2)) > 0
+    def __init__(self, extra: Any = None) -> None:
+        super().__init__()
+        self.layer, self.extra = nn.Linear(6, 3), extra
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("extra", [{"step": 3, "names": ["a"]}, 2.5, torch.arange(4)])
+def test_extra_state_comes_back(tmp_path: Path, extra: Any) -> None:
+    model = quantize_model(fill(Stepping(extra)), seeded((8, 6)))
+    save_quantized_model(model, tmp_path)
+    loaded = load_quantized_model(
+        Stepping(torch.zeros(4) if isinstance(extra, Tensor) else 0), tmp_path
+    )
+
+    assert (
+        torch.equal(torch.as_tensor(loaded.extra), extra)
+        if isinstance(extra, Tensor)
+        else (loaded.extra == extra)
+    )
+
+
+@pytest.mark.parametrize("extra", [{1: 2}, (1, 2), object(), float("nan")])
+def test_extra_state_that_json_would_change_is_refused(tmp_path: Path, extra: Any) -> None:
+    with pytest.raises(StorageError, match="'_extra_state' is no tensor, and no plain value"):
+        save_quantized_model(Stepping(extra), tmp_path)
+
+
+class MaskedLanguage(nn.Module):
+    """The head of BERT and its kin: the decoder's weight is the table, its bias the head's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.body = nn.Embedding(20, 6), nn.Linear(6, 6)
+        self.decoder = nn.Linear(6, 20)
+        self.bias = nn.Parameter(torch.zeros(20))
+        self.decoder.weight, self.decoder.bias = self.table.weight, self.bias
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.decoder(torch.relu(self.body(self.table(ids))))
+
+
+class TwoBiases(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.bias = self.first.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("build", "excluded", "has_cut"),
+    [
+        (MaskedLanguage, (), False),
+        (MaskedLanguage, ("decoder",), True),
+        (MaskedLanguage, ("table",), True),
+        (TwoBiases, (), False),
+        (TwoBiases, ("first",), False),
+        (TwoBiases, ("second",), False),
+    ],
+)
+def test_ties_of_weights_and_biases_survive(
+    tmp_path: Path, build: Callable[[], nn.Module], excluded: tuple[str, ...], has_cut: bool
+) -> None:
+    model, recipe = fill(build()), Recipe.default().with_excluded(*excluded)
+    x = torch.arange(20).view(4, 5) if build is MaskedLanguage else seeded((4, 6))
+    quantized_model = quantize_model(model, x, recipe)
+    save_quantized_model(quantized_model, tmp_path)
+    loaded = load_quantized_model(build(), tmp_path)
+
+    assert_same_bits(quantized_model, loaded, x)
+    for one in (quantized_model, loaded):
+        if build is MaskedLanguage:
+            assert one.decoder.bias is one.bias
+            codes = one.decoder._buffers.get("quantized_weight")
+            assert has_cut or codes is one.table.quantized_weight
+        else:
+            assert one.first.bias is one.second.bias
+    report = analyze(model, x, recipe, measure_time=False)
+    assert any("were one tensor" in note for note in report.notes) == has_cut
+    stored = (tmp_path / WEIGHTS).stat().st_size
+    assert report.size.quantized_file_bytes == stored
+    header = int.from_bytes((tmp_path / WEIGHTS).read_bytes()[:8], "little")
+    assert report.size.quantized_bytes == stored - 8 - header
+
+
+@pytest.mark.parametrize(
+    ("stored", "other", "message"),
+    [
+        (nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(3, 4, 3), r"stride=\(2, 2\).*stride=\(1, 1\)"),
+        (nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3), "padding"),
+        (nn.Conv2d(3, 4, 3), nn.Conv2d(3, 5, 3), "another model|weight"),
+    ],
+)
+def test_files_and_calibrations_of_another_model_are_refused(
+    tmp_path: Path, stored: nn.Module, other: nn.Module, message: str
+) -> None:
+    model, another, x = (
+        nn.Sequential(fill(stored)),
+        nn.Sequential(fill(other)),
+        seeded((2, 3, 8, 8)),
+    )
+    save_quantized_model(quantize_model(model, x), tmp_path)
+    with pytest.raises(StorageError, match=message):
+        load_quantized_model(another, tmp_path)
+    with pytest.raises(DataError, match="calibration is of another model: its layer '0' is Conv2d"):
+        quantize_model(another, calibrate(model, x))
 
 
 def test_a_lowered_model_is_not_stored(tmp_path):
