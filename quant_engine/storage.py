@@ -86,7 +86,7 @@ class StoredModel:
     weights_sha256: str
     layers: tuple[StoredLayer, ...]
     aliases: tuple[TensorAlias, ...]
-    extra_states: tuple[ExtraState, ...] = ()
+    extra_states: tuple[ExtraState, ...]
 
 
 def save_quantized_model(model: nn.Module, directory: str | Path) -> None:

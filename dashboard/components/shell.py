@@ -44,8 +44,22 @@ def show_shell() -> DeltaGenerator:
         _show_presenter_mode()
     note_unsaved()
     show_notices()
+    _dim_older_result(run)
     show_job_panel(is_empty=run is None)
     return place
+
+
+def _dim_older_result(run: Run | None) -> None:
+    """Draw the result from before paler, and say what it is, while another one is computed."""
+    wanted = run_state.wanted_settings()
+    status = run_state.analysis_status(wanted)
+    if run is None or run.id == wanted.run_id or status is None or not status.is_active:
+        return
+    st.html(ASSETS / "older.css")
+    st.caption(
+        f"Being computed: {run_state.describe_settings(wanted)}. Until then the result before it, "
+        f"{run_state.describe_settings(run.settings)}, stands here."
+    )
 
 
 def show_draft(place: DeltaGenerator) -> None:

@@ -422,3 +422,29 @@ def test_layers_can_be_clicked_and_single_figures_of_the_model_cannot() -> None:
         for trace in figure(app, title)["data"]:
             assert trace.get("mode") == "lines" or trace["customdata"]
     assert "customdata" not in figure(app, "Bytes of the model, step")["data"][0]
+
+
+def test_the_older_result_is_named_and_dimmed_while_another_one_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep_run()
+    go_on = threading.Event()
+
+    def analyze(settings: Settings, control: Any) -> ModelReport:
+        assert go_on.wait(60)
+        return make_report()
+
+    monkeypatch.setattr(service, "analyze_settings", analyze)
+    app = open_page(LINK)
+    assert "Being computed" not in texts(app)
+    app.text_input(key="run").set_value("resnet int8_entropy").run()
+
+    assert_alive(app)
+    text = words(app)
+    assert "Being computed: ResNet-20, Int8, entropy." in text
+    assert "the result before it, ResNet-20, Int8, smallest error, stands here" in text
+    assert "Settings changed" not in text
+    assert len(figures(app)) == 4
+    go_on.set()
+    wait_for_jobs(app)
+    assert "Being computed" not in texts(app)
