@@ -1,42 +1,16 @@
-"""The dashboard's entry: page settings and navigation, nothing else.
+"""The dashboard's server; start it with `streamlit run dashboard/app.py`.
 
-Start it with `streamlit run dashboard/app.py`.
+Streamlit has no setting for security headers, so its own web application gets them here. Every
+visitor runs `navigation.py`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import streamlit as st
+from starlette.middleware import Middleware
+from streamlit.starlette import App
 
-from dashboard.components.shell import show_draft, show_shell
-from dashboard.components.slides import show_slide_bar
+from dashboard.security_headers import SecurityHeaders
 
-# A file: an icon by name would be fetched from another machine.
-ICON = Path(__file__).with_name("assets") / "icon.svg"
-
-st.set_page_config(page_title="Int8 quantization", page_icon=ICON, layout="wide")
-
-PAGES = {
-    "views/start.py": ("Start", ":material/home:"),
-    "views/experiment.py": ("Experiment", ":material/science:"),
-    "views/sensitivity.py": ("Sensitivity", ":material/leaderboard:"),
-    "views/what_if.py": ("What if", ":material/tune:"),
-    "views/layer.py": ("Layer", ":material/layers:"),
-    "views/size_time.py": ("Size & time", ":material/speed:"),
-}
-pages = [
-    st.Page(
-        file,
-        title=title,
-        icon=icon,
-        default=title == "Start",
-        url_path="size-time" if title == "Size & time" else None,
-    )
-    for file, (title, icon) in PAGES.items()
-]
-page = st.navigation(pages)
-place = show_shell()
-show_slide_bar(list(PAGES), pages.index(page))
-page.run()
-show_draft(place)
+app = App(Path(__file__).with_name("navigation.py"), middleware=[Middleware(SecurityHeaders)])

@@ -14,10 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 import quant_engine
 import sample_models
+import sample_models.data
 from dashboard.cluster import sweep_executor
 from dashboard.runs import Run, RunSummary, read_example, read_example_summary
 from dashboard.state import Settings
@@ -37,6 +40,7 @@ EXAMPLE_MODEL = "resnet"
 BATCH_SIZE = 100
 MAX_MODELS = 64
 
+IntImages = npt.NDArray[np.uint8]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 _LOG = logging.getLogger(__name__)
@@ -282,6 +286,17 @@ def calibration_batches(settings: Settings) -> Batches:
 def evaluation_batches(name: str) -> Batches:
     """Return the whole test split with its labels."""
     return _batches(*model_info(name).load_inputs("test"))
+
+
+@lru_cache(maxsize=MAX_MODELS)
+def sample_images(name: str) -> IntImages:
+    """Return a model's test samples as images, uint8 of shape (samples, 8, 8); 255 is ink.
+
+    Every sample model reads the same digits, whatever form it takes them in.
+    """
+    pixels, labels = sample_models.data.load_pixels("test")
+    assert len(labels) == model_info(name).test_samples
+    return (pixels * (255 / sample_models.data.MAX_PIXEL)).round().byte().numpy()
 
 
 def _batches(inputs: torch.Tensor, labels: torch.Tensor) -> Batches:

@@ -164,7 +164,7 @@ def calibrate_prepared(
             run_model(prepared.model, batch)
             samples += batch.samples
             count += 1
-            meter.step(f"calibrate: batch {count}")
+            meter.step(f"measure value ranges: batch {count}")
     prepared.state.write(prepared.model)
     per_pass = {name: round(total / count) for name, total in calls.items()}
     forms = {layer.name: layer_form(layer) for layer in listed if layer.is_quantizable}

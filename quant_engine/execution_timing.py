@@ -135,7 +135,7 @@ def add_times(
     meter: ProgressMeter,
 ) -> ModelReport:
     """Time the models; where they fail, the rest of the report stands, and a note says so."""
-    meter.say("time the model: float, simulated, integer")
+    meter.say("time the model in float, simulated and on integers")
     names = [layer.name for layer in report.quantized_layers]
     notes = tuple(note for note in report.notes if note != TIMES_FOLLOW)
     timing = None
@@ -150,7 +150,7 @@ def add_times(
         )
     except ModelForwardError as error:
         notes += (f"The models were not timed. {error}",)
-    meter.step("timed")
+    meter.step("times are measured")
     return replace(report, timing=timing, notes=notes)
 
 

@@ -84,7 +84,7 @@ class Measurement:
 
     def measure_layers(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
         """Measure every layer under every option, and all layers together."""
-        for outcome in self._run(self._variants, self._bases, "sensitivity", meter):
+        for outcome in self._run(self._variants, self._bases, "switch layers one by one", meter):
             self._outcomes.append(outcome)
             measure = choose_measure(self._metric, _has_logits(outcome.variants))
             measure.read(outcome.variants[0], outcome.correct_float)
@@ -98,7 +98,9 @@ class Measurement:
         variants = [
             self._forms.uniform(option, ranking[:count]) for count in range(len(ranking) + 1)
         ]
-        outcomes = list(self._run(variants, self._bases[:1], "k least sensitive layers", meter))
+        outcomes = list(
+            self._run(variants, self._bases[:1], "quantize more and more layers", meter)
+        )
         signal = float(np.concatenate([part.signal for part in outcomes]).sum())
         points = []
         for count, variant in enumerate(variants):
@@ -149,7 +151,12 @@ class Measurement:
         for name, option in self._entries:
             text = self._forms.by_option[option][name].text
             footprint = self._forms.footprint(option, [name])
-            layers.append(entry(self._variant(name, option), name, text, footprint))
+            layer = entry(self._variant(name, option), name, text, footprint)
+            if self._is_left_out:
+                base = self._places[_key(self._forms.uniform(option))]
+                gain = harms.gain_interval(base, self._place(name, option))
+                layer = replace(layer, gain_interval=gain)
+            layers.append(layer)
         references = tuple(
             entry(base, "", option or _ALL_LAYERS, self._forms.footprint(option))
             for option, base in zip(self._forms.by_option, self._bases, strict=True)
@@ -193,7 +200,7 @@ class Measurement:
 
         def on_progress(batch: int, steps: int) -> None:
             finished[batch] = finished.get(batch, 0) + steps
-            message = f"{text}: batch {batch}, run {finished[batch]}/{len(variants)}"
+            message = f"{text}: batch {batch}, run {finished[batch]} of {len(variants)}"
             if steps:
                 meter.step(message, steps)
             else:

@@ -177,6 +177,16 @@ class Harms:
             found.append((min(one, other), max(one, other)))
         return found
 
+    def gain_interval(self, base: int, variant: int) -> tuple[float, float]:
+        """Return the 95 % interval, in pairs, of how much less harm a variant does than another.
+
+        Args:
+            base: Index of the variant that it is compared with.
+            variant: Index of the variant itself.
+        """
+        (ends,) = percentile_intervals((self.resampled[base] - self.resampled[variant])[None])
+        return ends
+
     def rank(
         self, option: str, names: Sequence[str], variants: Sequence[int], *, is_left_out: bool
     ) -> Ranking:

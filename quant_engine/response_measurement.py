@@ -121,7 +121,7 @@ class ResponseMeasurement:
         generator = torch.Generator().manual_seed(self.settings.seed)
         batches = count_batches(data)
         for number, batch in enumerate(iterate_batches(data, "evaluation_data"), start=1):
-            text = f"response: batch {number}" + (f"/{batches}" if batches else "")
+            text = f"batch {number}" + (f" of {batches}" if batches else "")
             output, read = self._runner.run_float(batch)
             if self._plan is None:
                 s = self.settings
@@ -205,7 +205,7 @@ class ResponseMeasurement:
         forms, size = self.option_layers.forms, len(self.options)
 
         def passed() -> None:
-            meter.step(f"{text}, backward passes")
+            meter.step(f"{text}: follow errors back through the model")
 
         model, roundings = self.prepared.model, list(self._roundings)
         found = self._runner.run_like_float(
@@ -250,7 +250,7 @@ class ResponseMeasurement:
 
         def keep(number: int, expected: Tensor, output: Tensor) -> None:
             shifts[pairs[number]] = directions.along(output.double() - expected.double())
-            meter.step(f"{text}, layers by running")
+            meter.step(f"{text}: run single layers")
 
         variants = [{name: option} for name, option in pairs]
         _, self._full_forwards_because = self._runner.run_each(batch, variants, keep)
@@ -269,7 +269,7 @@ class ResponseMeasurement:
 
         def compare(number: int, expected: Tensor, output: Tensor) -> None:
             self._sums[number].update(expected, output)
-            meter.step(f"{text}, check by running")
+            meter.step(f"{text}: check predictions by running the model")
 
         variants = [as_variant(configuration) for configuration in configurations]
         _, self._full_forwards_because = self._runner.run_each(batch, variants, compare)

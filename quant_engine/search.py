@@ -111,7 +111,7 @@ def pareto_frontier(
         best = _best(space, limits, starts, meter, _FRONTIER_KICKS)
         if best is not None:
             found.append(best)
-        meter.step(f"frontier: size {number}/{points}")
+        meter.step(f"find the best bits, model size {number} of {points}")
     chosen = [_point(space, assignment) for assignment in [*found, space.uniform(0)]]
     return FrontierReport(_undominated(chosen), response.agreement.verdict)
 
@@ -147,7 +147,7 @@ def _best(
     ranked = [starts[0], *sorted(starts[1:], key=lambda start: float(space.harms([start])[0]))]
 
     def improved(start: IntArray) -> tuple[IntArray, float]:
-        return improve(space, start, limits, lambda: meter.say("search: next round of moves"))
+        return improve(space, start, limits, lambda: meter.say("find the best bits"))
 
     best, harm = min((improved(start) for start in ranked[:_STARTS]), key=lambda end: end[1])
     generator = np.random.default_rng(0)

@@ -140,14 +140,14 @@ def measure_timing(
         times, warmed = _time_models(models, inputs, runs, warmup_runs, left)
         warmed_up = min(warmed_up, warmed)
         entries += [_entry(name, size, values) for name, values in times.items()]
-        meter.step(f"time the models, batch size {size}")
+        meter.step(f"time the models at batch size {size}")
     if layers and watch.seconds > seconds:
         limits.append("Single layers were not timed: the time for it was spent.")
     elif layers:
         size = max(batches)
         measured = _time_layers(models, layers, inputs, runs, seconds - watch.seconds)
         layer_entries = [_entry(way, size, v, n) for (way, n), v in measured.items()]
-        meter.step(f"time the layers, batch size {size}")
+        meter.step(f"time the layers at batch size {size}")
     return TimingReport(
         describe_environment(),
         warmed_up,

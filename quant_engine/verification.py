@@ -81,7 +81,7 @@ def verify_configurations(
             number: int, expected: Tensor, output: Tensor, batch: Batch = batch, count: int = count
         ) -> None:
             stats[number].update(expected, output, batch.labels)
-            meter.step(f"verify: batch {count}")
+            meter.step(f"run the chosen models: batch {count}")
 
         runner.run_each(batch, variants, compare)
     return tuple(

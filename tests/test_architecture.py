@@ -26,6 +26,7 @@ ALLOWED = {
         *("quant_engine", "sample_models"),
         *("streamlit", "plotly", "pandas", "torch", "numpy", "scipy", "safetensors"),
         "distributed",
+        "starlette",  # what Streamlit serves with
     },
 }
 ONLY_PANDAS_MODULE = "dashboard.tables"

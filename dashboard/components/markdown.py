@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 _SPECIAL = "\\`*_{}[]<>$#|~:&!"
+
+
+_LINK_BEGINS = re.compile(r"(https?(?=:)|www(?=\.)|@)", re.IGNORECASE)
+"""What Streamlit makes a link of, marked as one or not; an invisible character keeps it apart."""
 
 
 def escape_markdown(text: str) -> str:
@@ -12,4 +18,5 @@ def escape_markdown(text: str) -> str:
         >>> escape_markdown("a_b")
         'a\\_b'
     """
+    text = _LINK_BEGINS.sub("\\1\u2060", text)
     return "".join(f"\\{char}" if char in _SPECIAL else char for char in text)

@@ -55,16 +55,22 @@ from quant_engine.report import SensitivityReport
 
 
 @contained("The headline")
-def show_headline(report: SensitivityReport) -> None:
+def show_headline(run: Run, report: SensitivityReport) -> None:
     """Draw the four figures that sum a measurement up."""
     metric = available_metrics(report)[0]
     ranked = rank_layers(report, metric)
     rivals = sum(1 for row in ranked if row.first_possible == 1) - 1
     box = st.container(horizontal=True, gap="medium", key="sensitivity_headline")
+    culprit = run_state.culprit_of(run)
+    is_culprit = culprit is not None and culprit.name == ranked[0].name
+    first, _ = ranked[0].drawn
     box.metric(
-        "Most sensitive layer",
+        "Culprit (measured)" if is_culprit else "Most sensitive in this measurement",
         shorten_middle(ranked[0].name, 24),
-        metric.format(ranked[0].value),
+        metric.format(first) + (" gained without it" if ranked[0].gain is not None else ""),
+        help=None
+        if is_culprit or culprit is None
+        else f"The run's culprit, by its own schemes and one layer at a time: {culprit.sentence}",
         delta_color="off",
         delta_arrow="off",
         width="content",

@@ -207,7 +207,7 @@ def watched_jobs() -> tuple[JobStatus, ...]:
         if status is None:
             continue
         if status.state == DONE:
-            add_toast(f"{status.title}: finished.")
+            add_toast(f"Done: {status.title[0].lower()}{status.title[1:]}.")
             continue
         if status.state == CANCELLED and status.result is not None:
             continue

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
-from dashboard.figures.axes import two_lines
-from dashboard.figures.formatting import EXACT, MISSING, format_number, shorten_middle
-from dashboard.figures.sensitivity import NAME_LENGTH, SELECTED_MARK, switch_text
+from dashboard.figures.axes import SELECTED_MARK, two_lines
+from dashboard.figures.formatting import EXACT, MISSING, format_number, short_names
+from dashboard.figures.sensitivity import switch_text
 from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.figures.theme import HIGHLIGHT, MARGIN, empty_figure, new_figure
 from quant_engine.report import LayerSensitivity, SensitivityReport
@@ -71,7 +71,7 @@ def option_grid(
         },
         y_axis={
             "tickvals": list(range(len(rows))),
-            "ticktext": [_tick(name, selected) for name in rows],
+            "ticktext": _ticks(rows, selected),
             "range": [len(rows) - 0.5, -0.5],
             "showgrid": False,
             "fixedrange": True,
@@ -233,6 +233,10 @@ def _text(value: float | None, metric: SensitivityMetric) -> str:
     return f"{mantissa}e{int(exponent)}"  # without leading zeros: cells are narrow
 
 
-def _tick(name: str, selected: str) -> str:
-    mark = SELECTED_MARK if name and name == selected else ""
-    return mark + (shorten_middle(name, NAME_LENGTH) if name else f"<b>{ALL_LAYERS}</b>")
+def _ticks(rows: Sequence[str], selected: str) -> list[str]:
+    """The layers' names, which stay apart where they are shortened; first all layers together."""
+    labels = [f"<b>{ALL_LAYERS}</b>", *short_names(rows[1:])]
+    return [
+        (SELECTED_MARK if name and name == selected else "") + label
+        for name, label in zip(rows, labels, strict=True)
+    ]

@@ -46,6 +46,9 @@ class RankedLayer:
         value: Value of the chosen measure; may be infinite.
         interval: 95 % interval of the value, or None.
         span: The interval, or the value alone, widened to hold the value.
+        gain: With the layer left out, how much better that is than all layers quantized, in the
+            measure's own unit; None for a layer alone.
+        gain_interval: Its 95 % interval in pairs, where the report ranks by this measure.
         is_tied_with_previous: Whether it cannot be told apart from the layer one position above.
         is_tied_with_next: Whether it cannot be told apart from the layer one position below.
     """
@@ -59,6 +62,15 @@ class RankedLayer:
     span: Interval
     is_tied_with_previous: bool
     is_tied_with_next: bool
+    gain: float | None = None
+    gain_interval: Interval | None = None
+
+    @property
+    def drawn(self) -> tuple[float, Interval | None]:
+        """What a figure of the ranking draws: what sparing the layer gains, else its value."""
+        if self.gain is None:
+            return self.value, self.interval
+        return self.gain, self.gain_interval
 
     @property
     def name(self) -> str:
@@ -145,9 +157,20 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
                 span=(low, high),
                 is_tied_with_previous=index > 0 and ties[index - 1],
                 is_tied_with_next=index < len(ties) and ties[index],
+                gain=_gain(report, metric, value),
+                gain_interval=layer.gain_interval if ranking and metric.has_harm_unit else None,
             )
         )
     return tuple(ranked)
+
+
+def _gain(report: SensitivityReport, metric: SensitivityMetric, value: float) -> float | None:
+    """How much better it is to spare a layer than to quantize all; None for a layer alone."""
+    whole = None if report.reference is None else metric.value(report.reference)
+    if report.direction != LEAVE_ONE_OUT or whole is None:
+        return None
+    gain = metric.badness(whole) - metric.badness(value)
+    return None if math.isnan(gain) else gain
 
 
 def tie_runs(rows: Sequence[RankedLayer]) -> tuple[tuple[int, int], ...]:

@@ -1,4 +1,4 @@
-"""The ranked bars of a sensitivity measurement."""
+"""The ranking of a sensitivity measurement."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.figures.axes import beside, log_axis, row_targets, two_lines
-from dashboard.figures.formatting import format_bytes, plural, shorten_middle
+from dashboard.accuracy import answers_text, changed_answers
+from dashboard.figures.axes import SELECTED_MARK, beside, log_axis, row_targets, two_lines
+from dashboard.figures.formatting import format_bytes, plural, short_names
 from dashboard.figures.ranking import RankedLayer, tie_runs
 from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.figures.theme import (
@@ -26,8 +27,6 @@ from quant_engine.layer_forms import ACTIVATIONS, BOTH, WEIGHTS
 from quant_engine.report import SensitivityReport
 
 ROW_HEIGHT = 24
-NAME_LENGTH = 30
-SELECTED_MARK = "▶ "
 _SETTINGS = {
     BOTH: ("only this layer quantized", "all layers quantized but this one"),
     WEIGHTS: (
@@ -70,29 +69,34 @@ def ranking_figure(
     is_log: bool = False,
     selected: str = "",
 ) -> go.Figure:
-    """Return horizontal bars, the most sensitive layer on top, each with its interval.
+    """Return a dot a layer, the most sensitive on top, each with its interval.
 
-    A bracket on the right joins neighbours that are tied. `customdata` of a bar is the
+    With one layer left out, what sparing it gains is drawn, against all layers quantized.
+
+    A bracket on the right joins neighbours that are tied. `customdata` of a row is the
     layer's name.
 
     Args:
         report: The measurement the rows come from.
         rows: The layers to draw, in their order.
         metric: The measure they are ranked by.
-        is_log: Draw a logarithmic axis; bars of 0 are named instead of drawn.
+        is_log: Draw a logarithmic axis; values of 0 are named instead of drawn. What sparing a
+            layer gains may be negative and stands on a linear one.
         selected: Name of the layer to point out.
     """
-    title = two_lines(metric.title, setting_text(report))
+    is_gain = any(row.gain is not None for row in rows)
+    name = f"What sparing one layer gains: {metric.title}" if is_gain else metric.title
+    title = two_lines(name, setting_text(report))
     if not rows:
         return empty_figure(title, "No layer fits the filter.")
-    is_log = is_log and metric.allows_log
+    is_log = is_log and metric.allows_log and not is_gain
     x_axis = _x_axis(rows, is_log)
     floor = 10 ** x_axis["range"][0] if "range" in x_axis else None
     shapes = _brackets(rows)
-    traces = [_bars(rows, metric, floor, selected)]
+    traces = [_dots(rows, metric, floor, selected)]
     if shapes:
         traces.append(_key("bracket: neighbours that cannot be told apart", "solid"))
-    reference = _reference(report, metric, is_log)
+    reference = None if is_gain else _reference(report, metric, is_log)
     if reference is not None:
         shapes.append(vertical_line(reference))
         traces.append(_key(f"all layers quantized: {metric.format(reference)}", "dot"))
@@ -100,23 +104,22 @@ def ranking_figure(
             x_axis["range"][1] = max(x_axis["range"][1], math.log10(reference) + 0.1)
     return new_figure(
         title,
-        metric.axis,
+        f"{metric.label} gained ({metric.unit})" if is_gain else metric.axis,
         traces=[*traces, _targets(rows, metric, floor)],
         height=170 + ROW_HEIGHT * max(len(rows), 4),
         x_axis=x_axis,
         y_axis={
             "tickvals": list(range(len(rows))),
-            "ticktext": [_tick(row, selected) for row in rows],
+            "ticktext": _ticks(rows, selected),
             "range": [len(rows) - 0.5, -0.5],
             "showgrid": False,
             "fixedrange": True,
         },
         shapes=shapes,
         annotations=[
-            beside(index, metric.format(row.value), shift=16) for index, row in enumerate(rows)
+            beside(index, metric.format(row.drawn[0]), shift=16) for index, row in enumerate(rows)
         ],
         layout={
-            "bargap": 0.28,
             "margin": {**MARGIN, "r": 108},
         },
     )
@@ -152,10 +155,21 @@ def describe_ranking(
     if not ranked:
         return f"No layer has a {metric.label}."
     first = ranked[0]
-    text = (
-        f"{metric.title}, {setting_text(report)}: the most sensitive of "
-        f"{plural(len(ranked), 'layer')} is {first.name} with {metric.format(first.value)}."
-    )
+    value, _ = first.drawn
+    if first.gain is not None:
+        assert report.reference is not None
+        whole = metric.format(metric.value(report.reference))
+        text = (
+            f"Sparing {first.name} gains most of {plural(len(ranked), 'layer')}: "
+            f"{metric.format(value)} of {metric.label}, from {whole} with all layers quantized."
+        )
+    else:
+        changed = changed_answers(first.layer.top1_agreement, report.samples)
+        answers = "" if changed is None else f"{answers_text(changed, report.samples)}, "
+        text = (
+            f"{first.name} matters most of {plural(len(ranked), 'layer')} "
+            f"({setting_text(report)}): {answers}{metric.label} {metric.format(value)}."
+        )
     rivals = sum(1 for row in ranked[1:] if row.first_possible == 1)
     if rivals:
         text += f" {plural(rivals, 'other layer')} cannot be told apart from it."
@@ -167,11 +181,17 @@ def describe_row(row: RankedLayer, metric: SensitivityMetric) -> str:
     lines = [
         f"<b>{row.name}</b>",
         f"Rank {row.rank_text}",
-        f"{metric.label}: {metric.format(row.value)}",
     ]
-    if row.interval is not None:
-        low, high = (metric.format(end) for end in row.interval)
-        lines.append(f"{metric.interval_name}: {low} to {high}")
+    value, interval = row.drawn
+    if row.gain is not None:
+        lines.append(f"Sparing it gains {metric.format(value)}")
+        lines.append(f"{metric.label} without it: {metric.format(row.value)}")
+    else:
+        lines.append(f"{metric.label}: {metric.format(value)}")
+    if interval is not None:
+        low, high = (metric.format(end) for end in interval)
+        source = "95 % paired bootstrap interval" if row.gain is not None else metric.interval_name
+        lines.append(f"{source}: {low} to {high}")
     if row.is_tied:
         neighbours = [
             word
@@ -186,43 +206,40 @@ def describe_row(row: RankedLayer, metric: SensitivityMetric) -> str:
     return "<br>".join(lines)
 
 
-def _bars(
+def _dots(
     rows: Sequence[RankedLayer],
     metric: SensitivityMetric,
     floor: float | None,
     selected: str,
 ) -> dict[str, Any]:
-    drawn = [_drawable(row.value, floor) for row in rows]
     above, below = [], []
-    for row, value in zip(rows, drawn, strict=True):
-        low, high = row.interval or (row.value, row.value)
+    for value, interval in (row.drawn for row in rows):
+        low, high = interval or (value, value)
         low = low if floor is None else max(low, floor)
-        is_drawn = value is not None and math.isfinite(low) and math.isfinite(high)
-        above.append(max(0.0, high - row.value) if is_drawn else 0.0)
-        below.append(max(0.0, row.value - low) if is_drawn else 0.0)
+        is_drawn = _drawable(value, floor) is not None and math.isfinite(low + high)
+        above.append(max(0.0, high - value) if is_drawn else 0.0)
+        below.append(max(0.0, value - low) if is_drawn else 0.0)
     is_selected = [row.name == selected for row in rows]
-    start = floor or 0.0  # from 0, a bar on a logarithmic axis could be neither hovered nor clicked
     trace: dict[str, Any] = {
-        "type": "bar",
-        "orientation": "h",
-        "base": start,
-        "x": [None if value is None else value - start for value in drawn],
+        "type": "scatter",
+        "mode": "markers",
+        "x": [_drawable(row.drawn[0], floor) for row in rows],
         "y": list(range(len(rows))),
-        "width": 0.72,
-        "offset": -0.36,
         "name": f"{metric.label} with 95 % interval",
         "customdata": [row.name for row in rows],
         "hovertext": [describe_row(row, metric) for row in rows],
         "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {
             "color": ERROR,
+            "opacity": 1.0,  # an array of sizes would make the points transparent
+            "size": [14 if chosen else 10 for chosen in is_selected],
             "line": {
                 "color": [HIGHLIGHT if chosen else ERROR_EDGE for chosen in is_selected],
-                "width": [3 if chosen else 0 for chosen in is_selected],
+                "width": [3 if chosen else 1 for chosen in is_selected],
             },
         },
     }
-    if any(row.interval is not None for row in rows):
+    if any(row.drawn[1] is not None for row in rows):
         trace["error_x"] = {
             "type": "data",
             "symmetric": False,
@@ -238,8 +255,9 @@ def _bars(
 def _targets(
     rows: Sequence[RankedLayer], metric: SensitivityMetric, floor: float | None
 ) -> dict[str, Any]:
-    """Click targets as long as the longest bar or whisker."""
-    ends = [row.value for row in rows] + [end for row in rows for end in row.interval or ()]
+    """Click targets as long as the row with the furthest dot or whisker."""
+    drawn = [row.drawn for row in rows]
+    ends = [value for value, _ in drawn] + [end for _, span in drawn for end in span or ()]
     ends = [end for end in ends if math.isfinite(end)]
     low = floor if floor is not None else min([0.0, *ends])
     texts = [describe_row(row, metric) for row in rows]
@@ -247,7 +265,7 @@ def _targets(
 
 
 def _drawable(value: float, floor: float | None) -> float | None:
-    """The value, or None where a bar cannot show it: infinite, or 0 on a logarithmic axis."""
+    """The value, or None where the axis cannot show it: infinite, or 0 on a logarithmic axis."""
     if not math.isfinite(value) or (floor is not None and value <= 0):
         return None
     return value
@@ -271,9 +289,13 @@ def _x_axis(rows: Sequence[RankedLayer], is_log: bool) -> dict[str, Any]:
     return log_axis([10.0**low, 10.0**high]) | {"range": [float(low), high]}
 
 
-def _tick(row: RankedLayer, selected: str) -> str:
-    mark = SELECTED_MARK if row.name == selected else ""
-    return f"{mark}{shorten_middle(row.name, NAME_LENGTH)}  {row.position}"
+def _ticks(rows: Sequence[RankedLayer], selected: str) -> list[str]:
+    """Each layer's rank and name; names stay apart where they are shortened."""
+    labels = short_names([row.name for row in rows])
+    return [
+        f"{SELECTED_MARK if row.name == selected else ''}{row.position}. {label}"
+        for row, label in zip(rows, labels, strict=True)
+    ]
 
 
 def _brackets(rows: Sequence[RankedLayer]) -> list[dict[str, Any]]:

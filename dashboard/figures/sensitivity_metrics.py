@@ -49,6 +49,11 @@ class SensitivityMetric:
     format: Callable[[float | None], str]
 
     @property
+    def has_harm_unit(self) -> bool:
+        """Whether its differences are in the unit in which the engine compares harm."""
+        return self.key in ("kl", "nmse")
+
+    @property
     def title(self) -> str:
         """Name and unit."""
         return f"{self.label} ({self.unit})"

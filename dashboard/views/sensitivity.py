@@ -43,7 +43,7 @@ def _show_measured(run: Run, measured: SensitivityReport) -> None:
     options, sweep = split_options(measured), sweep_of(measured)
     option = choose_option(options)
     report = options[option]
-    show_headline(report)
+    show_headline(run, report)
     metric, top, is_log, text = choose_view(report)
     ranked = rank_layers(report, metric)
     rows = find_layers(ranked, text, top)
@@ -105,15 +105,15 @@ def _show_grid(
 def _about_ranking(report: SensitivityReport, metric: SensitivityMetric) -> str:
     return "\n\n".join(
         (
-            "One bar a layer, the most sensitive on top. "
+            "One dot a layer, the most sensitive on top. "
             + (
-                "Every layer is switched but this one: the **less** error is left, the more "
-                "this layer was to blame."
+                "Every layer is switched but this one. Drawn is what sparing it gains, from the "
+                "model with all layers switched: the more, the more this layer was to blame."
                 if report.direction == LEAVE_ONE_OUT
                 else "Only this layer is switched: the more error, the more it matters."
             ),
             f"{metric.about} Whiskers: {metric.interval_name}.",
-            f"{describe_ties(report, metric)} Click a bar to select its layer.",
+            f"{describe_ties(report, metric)} Click a row to select its layer.",
         )
     )
 
@@ -121,7 +121,8 @@ def _about_ranking(report: SensitivityReport, metric: SensitivityMetric) -> str:
 st.title("Sensitivity", anchor=False)
 st.caption(
     "Which layers does the model's output depend on? Measured by really running the model on its "
-    "test data, with one layer switched at a time."
+    "test data, with one layer switched at a time. KL divergence says how far the answers' "
+    "probabilities move from the float model's, in nats: 0 is not at all."
 )
 shown = run_state.require_run()
 sweep: Sweep = choose_sweep(shown)

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.components import run_state
 from dashboard.store import HOME_VARIABLE
 
-APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
+APP = Path(__file__).resolve().parents[2] / "dashboard" / "navigation.py"
 TIMEOUT_SECONDS = 60.0
 
 

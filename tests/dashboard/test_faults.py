@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from dashboard import jobs, service
-from dashboard.components import gallery, run_state, work
+from dashboard.components import pair_section, run_state, work
+from tests import damaged_files
 from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home, wait_for_jobs
 from tests.dashboard.factories import make_report
 
@@ -34,18 +36,16 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("page", ["views/start.py", "views/experiment.py"])
 def test_damaged_files_leave_start_and_experiment_standing(home: Path, page: str) -> None:
     folder = home / "runs"
-    folder.mkdir()
-    os.mkfifo(folder / "pipe.jsonl")
+    example = gzip.decompress(service.example_path(SMALL).read_bytes())
+    names = sorted([*damaged_files.write_runs(folder, example), "brackets_*.jsonl"])
     (folder / "brackets_*.jsonl").write_text("[" * 100_000)
-    (folder / "nothing.jsonl").write_text("")
-    names = sorted(path.name for path in folder.iterdir())
 
     app = open_app(page=page)
 
     assert_alive(app)
     if page == "views/start.py":
-        assert "3 saved runs cannot be read" in texts(app)
-        assert all(name in texts(app) for name in names)
+        assert f"{len(names)} saved runs cannot be read" in texts(app)
+        assert all(name in texts(app) for name in names[:3])
     assert sorted(path.name for path in folder.iterdir()) == names
 
 
@@ -56,14 +56,14 @@ def test_a_figure_that_fails_takes_down_only_itself(
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("inner words")
 
-    monkeypatch.setattr(gallery, "waterfall_figure", fail)
+    monkeypatch.setattr(pair_section, "enlarged", fail)
 
     app = open_app()
 
     assert_alive(app)
-    assert len(app.get("plotly_chart")) == 3
+    assert len(app.get("plotly_chart")) == 2
     [error] = [element.value for element in app.error]
-    assert error == "Size (bytes) could not be drawn: the server's log says why."
+    assert error == "The digits could not be drawn: the server's log says why."
     assert "inner words" not in texts(app)
     assert "inner words" in caplog.text
     assert "Traceback" in caplog.text

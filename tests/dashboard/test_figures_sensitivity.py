@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dashboard.figures.agreement import agreement_figure, agreement_rows
+from dashboard.figures.axes import SELECTED_MARK
 from dashboard.figures.cumulative import (
     cumulative_figure,
     float_layers,
@@ -18,7 +19,7 @@ from dashboard.figures.point_labels import point_labels
 from dashboard.figures.proxies import PROXIES, measure_agreement
 from dashboard.figures.ranking import rank_layers
 from dashboard.figures.sensitivity import (
-    SELECTED_MARK,
+    describe_ranking,
     find_layers,
     ranking_figure,
     ranking_rows,
@@ -96,8 +97,11 @@ def test_a_zero_is_not_drawn_on_a_logarithmic_axis_but_its_number_stands_beside(
     figure = ranking_figure(report, rank_layers(report, KL), KL, is_log=True)
     bars = figure.data[0]
     assert bars.x[1] is None
-    assert bars.base + bars.x[0] == pytest.approx(1e-4)
-    assert bars.base == pytest.approx(10 ** figure.layout.xaxis.range[0])
+    assert bars.x[0] == pytest.approx(1e-4)
+    assert bars.type == "scatter"  # a bar has no beginning on a logarithmic axis
+    targets = figure.data[-1]
+    assert targets.marker.color == "rgba(0,0,0,0)"
+    assert not [t for t in figure.data if t.type == "bar" and t is not targets]
     assert [note.text for note in figure.layout.annotations] == ["1e-04 nats", "0 nats"]
 
 
@@ -143,16 +147,41 @@ def test_the_selected_layer_is_marked_by_a_sign_and_not_by_colour_alone():
     report = three_layers()
     figure = ranking_figure(report, rank_layers(report, KL), KL, selected="c")
     marked = [text for text in figure.layout.yaxis.ticktext if text.startswith(SELECTED_MARK)]
-    assert marked == [f"{SELECTED_MARK}c  2"]
-    assert list(figure.data[0].marker.line.width) == [0, 3, 0]
+    assert marked == [f"{SELECTED_MARK}2. c"]
+    assert list(figure.data[0].marker.line.width) == [1, 3, 1]
 
 
-def test_leave_one_out_shows_the_model_with_all_layers_quantized():
-    report = three_layers(direction="leave_one_out", reference=make_layer("", 5e-3))
-    figure = ranking_figure(report, rank_layers(report, KL), KL)
-    assert [shape.x0 for shape in figure.layout.shapes if shape.type == "line"] == [5e-3]
-    assert any("all layers quantized" in (t.name or "") for t in figure.data)
+def test_leave_one_out_draws_what_sparing_a_layer_gains():
+    layers = [
+        replace(make_layer("little", 4.5e-3), gain_interval=(2e-4, 8e-4)),
+        replace(make_layer("much", 1e-3), gain_interval=(3e-3, 5e-3)),
+        replace(make_layer("worse", 5.5e-3), gain_interval=(-8e-4, 1e-4)),
+    ]
+    reference = make_layer("", 5e-3)
+    report = make_report(layers, direction="leave_one_out", reference=reference)
+    names = ("much", "little", "worse")
+    report = replace(report, rankings=(Ranking("", names, ()),))
+    ranked = rank_layers(report, KL)
+    figure = ranking_figure(report, ranked, KL, is_log=True)
+
+    dots = figure.data[0]
+    assert list(dots.customdata) == list(names)
+    assert list(dots.x) == pytest.approx([4e-3, 5e-4, -5e-4])
+    assert list(dots.error_x.array) == pytest.approx([1e-3, 3e-4, 6e-4])
+    assert figure.layout.xaxis.type != "log"  # a gain may be negative
+    assert figure.layout.title.text.startswith("What sparing one layer gains")
     assert "but this one" in figure.layout.title.text
+    text = describe_ranking(report, ranked, KL)
+    assert text.startswith("Sparing much gains most of 3 layers: 0.004 nats of KL divergence")
+    assert "from 0.005 nats with all layers quantized" in text
+
+
+def test_the_ranking_says_first_whether_an_answer_changes():
+    report = make_report([make_layer("a", 2.94e-5, top1=1.0), make_layer("b", 1e-6, top1=0.97)])
+    text = describe_ranking(report, rank_layers(report, KL), KL)
+    assert "no answer changes, KL divergence 2.94e-05 nats" in text
+    report = make_report([make_layer("a", 0.3, top1=0.97)])
+    assert "3 of 100 answers change, " in describe_ranking(report, rank_layers(report, KL), KL)
 
 
 def test_a_large_reference_does_not_flatten_linear_bars_of_single_layers():

@@ -97,7 +97,7 @@ def test_a_measured_run_shows_four_figures_and_the_table() -> None:
     assert list(table.value["Layer"]) == expected
     bars = figure(app, "KL divergence")["data"][0]
     assert bars["customdata"] == expected
-    assert f"Most sensitive layer: {expected[0]}" in texts(app)
+    assert f"Culprit (measured): {expected[0]}" in texts(app)
 
 
 def test_the_stored_example_shows_without_computing() -> None:

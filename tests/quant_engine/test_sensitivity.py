@@ -281,6 +281,23 @@ def test_a_metric_of_the_callers() -> None:
     assert report.cumulative[1].layer == ranked[-1].name
 
 
+def test_what_sparing_a_layer_gains_is_compared_on_the_same_samples() -> None:
+    report = measure_sensitivity(make_model(), BATCHES, THREE_BITS, direction="leave_one_out")
+    alone = measure_sensitivity(make_model(), BATCHES, THREE_BITS)
+    whole = report.reference
+    assert whole is not None
+    assert whole.kl_divergence is not None
+
+    for layer in report.layers:
+        assert layer.gain_interval is not None
+        assert layer.kl_divergence is not None
+        low, high = layer.gain_interval
+        assert low <= whole.kl_divergence - layer.kl_divergence <= high
+        apart = (whole.interval[1] - layer.interval[0]) - (whole.interval[0] - layer.interval[1])
+        assert high - low < apart  # samples that are hard for both do not widen it
+    assert all(layer.gain_interval is None for layer in alone.layers)
+
+
 def test_the_curve_says_how_many_answers_stay_those_of_float() -> None:
     model = make_model()
     report = measure_sensitivity(model, BATCHES, THREE_BITS)

@@ -1,0 +1,39 @@
+"""What runs for every visitor: page settings and navigation, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard.components.shell import show_draft, show_shell
+from dashboard.components.slides import show_slide_bar
+
+# A file: an icon by name would be fetched from another machine.
+ICON = Path(__file__).with_name("assets") / "icon.svg"
+
+st.set_page_config(page_title="Int8 quantization", page_icon=ICON, layout="wide")
+
+PAGES = {
+    "views/start.py": ("Start", ":material/home:"),
+    "views/experiment.py": ("Experiment", ":material/science:"),
+    "views/sensitivity.py": ("Sensitivity", ":material/leaderboard:"),
+    "views/what_if.py": ("What if", ":material/tune:"),
+    "views/layer.py": ("Layer", ":material/layers:"),
+    "views/size_time.py": ("Size & time", ":material/speed:"),
+}
+pages = [
+    st.Page(
+        file,
+        title=title,
+        icon=icon,
+        default=title == "Start",
+        url_path="size-time" if title == "Size & time" else None,
+    )
+    for file, (title, icon) in PAGES.items()
+]
+page = st.navigation(pages)
+place = show_shell()
+show_slide_bar(list(PAGES), pages.index(page))
+page.run()
+show_draft(place)
