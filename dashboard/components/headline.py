@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard import service
 from dashboard.accuracy import (
     change_text,
     delta_arrow,
@@ -19,20 +20,32 @@ from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
     format_bytes,
+    format_count,
     format_db,
     format_nats,
     format_shrinking,
+    plural,
     shorten_middle,
 )
 from dashboard.runs import Run
-from dashboard.wording import judged_caption
+from dashboard.wording import gloss, judged_caption
 
 LONGEST_NAME, LONGEST_PRESENTED = 20, 14
+
+
+def samples_covered(run: Run) -> str:
+    """Return how many of the test samples the figures of a run cover."""
+    known, planned = run.report.evaluation_samples, service.model_info(run.model_name).test_samples
+    return f"{format_count(known)} of {plural(planned, 'sample')}"
 
 
 def show_headline(run: Run, *, key: str) -> None:
     """Draw accuracy, bytes and output error before and after, and the culprit."""
     output, size = run.report.output, run.report.size
+    given = service.model_info(run.model_name).float_bytes
+    folded = "; BatchNorm folded" if size is not None and size.float_bytes != given else ""
+    if run.report.is_partial:
+        st.caption(f"Measured on {samples_covered(run)}.")
     if caption := judged_caption(run.report.judged):
         st.caption(escape_markdown(caption))
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
@@ -56,10 +69,11 @@ def show_headline(run: Run, *, key: str) -> None:
             f"{format_bytes(size.float_bytes)} → {format_bytes(size.quantized_bytes)}"
             if size
             else MISSING,
-            format_shrinking(size.float_bytes, size.quantized_bytes) if size else None,
+            format_shrinking(size.float_bytes, size.quantized_bytes) + folded if size else None,
             delta_color="off",
             delta_arrow="off",
-            help="All parameters and buffers. 1 kB is 1,000 bytes.",
+            help="All parameters and buffers. 1 kB is 1,000 bytes. BatchNorms are folded into the "
+            f"layers before them first; the float model as given has {format_bytes(given)}.",
         )
         st.metric(
             "Output SQNR",
@@ -89,6 +103,7 @@ def show_headline(run: Run, *, key: str) -> None:
             if culprit is not None
             else "No layer is quantized, or none was measured.",
         )
+    st.caption(gloss("SQNR", "KL"))
     # What the figures are about comes with them: a report on a tenth of the weights says so.
     if said := coverage_text(run.report.coverage):
         st.caption(escape_markdown(said))

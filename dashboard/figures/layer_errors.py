@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.figures.formatting import format_db, shorten_middle
+from dashboard.figures.axes import marked_names
+from dashboard.figures.formatting import format_db
 from dashboard.figures.theme import (
     ERROR,
     FLOAT,
@@ -54,7 +56,7 @@ def layer_error_dots(report: ModelReport, *, selected: str | None = None) -> go.
         y_axis={
             "tickmode": "array",
             "tickvals": list(range(rows)),
-            "ticktext": [_tick(layer, selected) for layer in layers],
+            "ticktext": _ticks(layers, selected),
             "range": [rows - 0.4, -0.6],
             "fixedrange": True,
         },
@@ -67,11 +69,12 @@ def _finite(layer: LayerReport) -> list[float]:
     return [x for x in layer_sqnrs(layer).values() if x is not None and math.isfinite(x)]
 
 
-def _tick(layer: LayerReport, selected: str | None) -> str:
-    name = shorten_middle(layer.name)
-    if not layer.is_quantized:
-        name += " (float)"
-    return f"<b>▶ {name}</b>" if layer.name == selected else name
+def _ticks(layers: Sequence[LayerReport], selected: str | None) -> list[str]:
+    names = marked_names([layer.name for layer in layers], selected)
+    return [
+        name if layer.is_quantized else f"{name} (float)"
+        for name, layer in zip(names, layers, strict=True)
+    ]
 
 
 def _dots(

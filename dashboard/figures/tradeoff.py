@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import BYTES_AXIS, log_axis
-from dashboard.figures.formatting import plural, shorten_middle
+from dashboard.figures.formatting import plural, short_names
 from dashboard.figures.point_labels import point_labels
 from dashboard.figures.ranking import RankedLayer, pareto_front
 from dashboard.figures.sensitivity import describe_row
@@ -87,7 +87,7 @@ def tradeoff_figure(
             (r.saved_bytes, math.log10(h) if is_log else h)
             for r, h in zip(rows, heights, strict=True)
         ],
-        [shorten_middle(row.name, 22) for row in rows],
+        short_names([row.name for row in rows], 22),
         on_front[::-1],  # the largest saving first
     )
     return new_figure(
@@ -211,7 +211,7 @@ def _selected_ring(
             return {
                 "type": "scatter",
                 "mode": "markers",
-                "name": f"selected: {shorten_middle(selected, 24)}",
+                "name": f"selected: {selected}",
                 "x": [row.saved_bytes],
                 "y": [height],
                 "marker": {
