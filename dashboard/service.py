@@ -14,19 +14,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 import quant_engine
 import sample_models
+import sample_models.data
 from dashboard.cluster import sweep_executor
 from dashboard.runs import Run, RunSummary, read_example, read_example_summary
 from dashboard.state import Settings
 from dashboard.stories import STORIES, example_stem, story_settings
 from dashboard.sweeps import Sweep
+from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import QuantizationError
-from quant_engine.preparation import prepare
 from quant_engine.report import UNSUPPORTED, ModelReport, SensitivityReport
-from quant_engine.selection import list_layers
+from quant_engine.selection import LayerInfo, list_layers
 from sample_models import SampleModel, SampleModelError
 
 EXAMPLES = Path(__file__).with_name("examples")
@@ -37,6 +40,7 @@ EXAMPLE_MODEL = "resnet"
 BATCH_SIZE = 100
 MAX_MODELS = 64
 
+IntImages = npt.NDArray[np.uint8]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 _LOG = logging.getLogger(__name__)
@@ -162,7 +166,7 @@ def layer_names(name: str) -> tuple[str, ...]:
     example = example_run(name)
     if example is not None:
         return tuple(layer.name for layer in example.report.layers)
-    return tuple(layer.name for layer in list_layers(prepare(sample_models.load_model(name)).model))
+    return tuple(layer.name for layer in _prepared_layers(name))
 
 
 @lru_cache(maxsize=MAX_MODELS)
@@ -175,12 +179,16 @@ def layer_options(name: str) -> tuple[LayerOption, ...]:
             for layer in example.report.layers
             if layer.status != UNSUPPORTED
         )
-    layers = list_layers(prepare(sample_models.load_model(name)).model)
     return tuple(
         LayerOption(layer.name, layer.kind, sum(p.numel() for p in layer.module.parameters()))
-        for layer in layers
+        for layer in _prepared_layers(name)
         if layer.is_quantizable
     )
+
+
+def _prepared_layers(name: str) -> tuple[LayerInfo, ...]:
+    model = sample_models.load_model(name)
+    return list_layers(prepare_for(model, evaluation_batches(name))[0].model)
 
 
 @lru_cache(maxsize=MAX_MODELS)
@@ -278,6 +286,17 @@ def calibration_batches(settings: Settings) -> Batches:
 def evaluation_batches(name: str) -> Batches:
     """Return the whole test split with its labels."""
     return _batches(*model_info(name).load_inputs("test"))
+
+
+@lru_cache(maxsize=MAX_MODELS)
+def sample_images(name: str) -> IntImages:
+    """Return a model's test samples as images, uint8 of shape (samples, 8, 8); 255 is ink.
+
+    Every sample model reads the same digits, whatever form it takes them in.
+    """
+    pixels, labels = sample_models.data.load_pixels("test")
+    assert len(labels) == model_info(name).test_samples
+    return (pixels * (255 / sample_models.data.MAX_PIXEL)).round().byte().numpy()
 
 
 def _batches(inputs: torch.Tensor, labels: torch.Tensor) -> Batches:

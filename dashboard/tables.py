@@ -11,13 +11,17 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from dashboard.culprit import OutputEffects
 from dashboard.figures.binning import bin_edges
+from dashboard.figures.four_errors import error_rows
+from dashboard.figures.relative_errors import relative_of
 from dashboard.figures.timing_text import is_baseline, ratio_to_baseline
 from dashboard.layer_rows import layer_row, layer_sqnrs, percent, prefixed
 from dashboard.sweeps import split_options, sweep_of
 from quant_engine.choices import is_whole_number
 from quant_engine.layer_forms import BOTH
 from quant_engine.report import (
+    LayerReport,
     LayerSensitivity,
     ModelReport,
     SensitivityReport,
@@ -235,6 +239,36 @@ def channel_table(tensor: TensorReport) -> Table:
     )
 
 
+def input_channel_table(layer: LayerReport) -> Table:
+    """Return the range of each channel of a layer's float input."""
+    seen = layer.input_channels
+    if seen is None:
+        return pd.DataFrame(columns=["channel", "lo", "hi"])
+    return pd.DataFrame({"channel": range(len(seen.lo)), "lo": seen.lo, "hi": seen.hi})
+
+
+def relative_error_table(report: ModelReport, kind: str = "local") -> Table:
+    """Return the relative errors of each layer's output: figures and the counts of all bins."""
+    return table(
+        {
+            "layer": layer.name,
+            "rms_percent": percent(kept.rms),
+            "channels": kept.channels,
+            "lost_channels": kept.lost_channels,
+            "flat_channels": kept.flat_channels,
+            "exact": kept.exact,
+            "below": kept.below,
+            **{
+                f"from_2^{kept.lowest_octave + index / 2:g}": count
+                for index, count in enumerate(kept.counts)
+            },
+            "above": kept.above,
+        }
+        for layer in report.layers
+        if (kept := relative_of(layer, kind)) is not None
+    )
+
+
 def code_table(tensor: TensorReport) -> Table:
     """Return how often each integer code occurs."""
     counts = tensor.codes.counts
@@ -256,6 +290,24 @@ def range_table(tensor: TensorReport) -> Table:
             "clipped_percent": percent(choice.clipped_fraction),
         }
         for choice in tensor.range_choices
+    )
+
+
+def four_errors_table(report: ModelReport, effects: OutputEffects | None = None) -> Table:
+    """Return the four errors of each layer, ranked; relative ones channel by channel in percent."""
+    effect = (
+        "output_nmse" if effects is not None and not effects.is_divergence else "output_kl_nats"
+    )
+    return table(
+        {
+            "layer": row.name,
+            "weight_percent": percent(row.weight),
+            "local_percent": percent(row.local),
+            "accumulated_percent": percent(row.accumulated),
+            effect: row.output,
+            "output_is": "" if effects is None else effects.basis,
+        }
+        for row in error_rows(report, effects)
     )
 
 

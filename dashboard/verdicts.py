@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from dashboard.causes import local_relative, loud_channels, zeros_of
 from dashboard.figures.channels import channels_of, median_sqnr, worst_channels
 from dashboard.figures.formatting import (
     format_bytes,
@@ -51,11 +52,32 @@ class Verdict:
         tone: "good", "watch", "bad" or "info".
         subject: What it is about, such as "Weights: rounding or clipping?".
         text: The statement, with the numbers it rests on.
+        opens: Whose channels show it, "Weights" or "Inputs"; empty for a statement about no
+            channels.
     """
 
     tone: str
     subject: str
     text: str
+    opens: str = ""
+
+
+_DESTROYED = 0.3
+"""From this share of the signal on, an error of the layer's own output is no detail."""
+
+
+def is_destroyed(layer: LayerReport) -> bool:
+    """Whether quantization destroys the layer: channels fall silent, or a third of it is wrong."""
+    zeros, local = zeros_of(layer.weight), local_relative(layer)
+    has_silent = zeros is not None and zeros.silent > 0
+    return has_silent or (local is not None and local >= _DESTROYED)
+
+
+def without_tick(verdict: Verdict | None, layer: LayerReport) -> Verdict | None:
+    """Return a verdict on a tensor; what is fine in itself gets no tick in a destroyed layer."""
+    if verdict is None or verdict.tone != GOOD or not is_destroyed(layer):
+        return verdict
+    return replace(verdict, tone=INFO)
 
 
 def tone_of_sqnr(sqnr_db: float) -> str:
@@ -148,6 +170,9 @@ def code_use(tensor: TensorReport, subject: str) -> Verdict | None:
 
 def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
     """Say whether another range rule would do better on the calibration data."""
+    per_channel = _per_channel(tensor, subject)
+    if per_channel is not None:
+        return per_channel
     best = best_choice(tensor.range_choices)
     used = _choice(tensor, tensor.scheme.observer)
     if best is None or used is None:
@@ -163,6 +188,23 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
         f"{_range_text(used)}, and clips {format_percent(best.clipped_fraction)}."
     )
     return Verdict(WATCH if gain > _MATTERS_DB else INFO, title, text)
+
+
+def _per_channel(tensor: TensorReport, subject: str) -> Verdict | None:
+    """Say what a scale for each channel promises, where it beats every range for all of them."""
+    promised, channels = tensor.per_channel_sqnr_db, tensor.channels
+    if promised is None or channels is None or not channels.sqnr_db:
+        return None
+    share = sum(10 ** (-sqnr_db / 10) for sqnr_db in channels.sqnr_db) / len(channels.sqnr_db)
+    own = math.inf if share == 0 else -10 * math.log10(share)
+    if not promised - own > _CHANNEL_GAP_DB:
+        return None
+    text = (
+        f"No range for all channels together helps: one scale per channel promises "
+        f"{format_db(promised)}, the one scale in use gives {format_db(own)} (each channel counted "
+        "alike)."
+    )
+    return Verdict(BAD if own < BAD_DB else WATCH, f"{subject}: range", text, opens=subject)
 
 
 def _choice(tensor: TensorReport, observer: str) -> RangeChoice | None:
@@ -197,7 +239,7 @@ def weak_channel(tensor: TensorReport, subject: str) -> Verdict | None:
             f" Its range is {format_number(widest.reach / channel.reach, 2)} times smaller than "
             f"that of channel {widest.index}, and both share one scale. Scales per channel help."
         )
-    return Verdict(BAD if lost else WATCH, title, text)
+    return Verdict(BAD if lost else WATCH, title, text, opens=subject)
 
 
 TensorRule = Callable[[TensorReport, str], Verdict | None]
@@ -221,7 +263,7 @@ def weight_or_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
             f"Neither as a whole: {numbers}, yet the output has only {format_db(local.sqnr_db)}. "
             "A number over a whole tensor hides channels that are lost: look at the channels."
         )
-        return Verdict(WATCH, title, text)
+        return Verdict(WATCH, title, text, opens="Weights")
     if weight.nmse > _DOMINATES * entry.nmse:
         return Verdict(INFO, title, f"The weights cost more ({numbers}).")
     if entry.nmse > _DOMINATES * weight.nmse:
@@ -246,6 +288,33 @@ def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
         "size have other ranges, so other errors."
     )
     return Verdict(INFO, title, text)
+
+
+def lost_weights(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say how many weights became 0, and which channels say nothing any more."""
+    zeros = zeros_of(layer.weight)
+    if zeros is None or not zeros.is_cause:
+        return None
+    remedy = ""
+    if layer.weight is not None and not layer.weight.scheme.is_per_channel:
+        remedy = " One scale per channel keeps them."
+    title = "Lost weights"
+    return Verdict(BAD, title, f"{zeros.sentence}.{remedy}", opens="Weights")
+
+
+def loud_inputs(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say which input channels stretch the range for all others."""
+    loud = loud_channels(layer)
+    if loud is None:
+        return None
+    text = f"{loud.sentence[:1].upper()}{loud.sentence[1:]}."
+    if layer.input is None:
+        text += " The inputs stay float, so the others keep their values."
+        return Verdict(INFO, "Loud inputs", text, opens="Inputs")
+    text += " All channels share one scale, which is as coarse as the loudest needs."
+    local = local_relative(layer)
+    tone = BAD if local is not None and local >= _DESTROYED else WATCH
+    return Verdict(tone, "Loud inputs", text, opens="Inputs")
 
 
 def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
@@ -302,6 +371,8 @@ def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
 LayerRule = Callable[[LayerReport, ModelReport], Verdict | None]
 
 LAYER_RULES: tuple[LayerRule, ...] = (
+    lost_weights,
+    loud_inputs,
     own_or_inherited,
     weight_or_input,
     dynamic_input,
@@ -310,14 +381,19 @@ LAYER_RULES: tuple[LayerRule, ...] = (
 """What is said about a layer as a whole, in this order."""
 
 
-def tensor_verdicts(tensor: TensorReport, subject: str) -> tuple[Verdict, ...]:
+def tensor_verdicts(
+    tensor: TensorReport, subject: str, layer: LayerReport | None = None
+) -> tuple[Verdict, ...]:
     """Return what can be said about a weight or an input.
 
     Args:
         tensor: What quantization did to it.
         subject: "Weights" or "Inputs".
+        layer: Its layer; in one that is destroyed, nothing gets a tick.
     """
     verdicts = (rule(tensor, subject) for rule in TENSOR_RULES)
+    if layer is not None:
+        verdicts = (without_tick(verdict, layer) for verdict in verdicts)
     return tuple(verdict for verdict in verdicts if verdict is not None)
 
 

@@ -18,6 +18,7 @@ from quant_engine.conversion import (
     describe_cut_ties,
     plan_layers,
 )
+from quant_engine.copying import share_tensors
 from quant_engine.coverage import measure_coverage
 from quant_engine.data_preparation import prepare_for
 from quant_engine.execution_timing import add_times, budget_after, check_budget
@@ -37,7 +38,6 @@ from quant_engine.report import (
 )
 from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
-from quant_engine.sweep import share_tensors
 from quant_engine.tensor_reports import (
     input_channels,
     input_report,

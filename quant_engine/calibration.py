@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iterate_batches
+from quant_engine.batchnorm import Folding
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, SchemeError, UnsupportedLayerError
 from quant_engine.forward import layer_input, run_model, watched_layers
@@ -37,8 +38,7 @@ class Calibration:
             runs; layers that cannot be quantized are here too.
         samples: Samples seen.
         batches: Batches seen.
-        has_folding: Whether BatchNorms may be folded; False if that changed what the model computes
-            on this data.
+        folded: The BatchNorms that were folded for this data.
         forms: Layer name -> its type and arguments, of layers that can be quantized.
     """
 
@@ -47,7 +47,7 @@ class Calibration:
     calls: Mapping[str, int] = field(default_factory=dict)
     samples: int = 0
     batches: int = 0
-    has_folding: bool = True
+    folded: tuple[Folding, ...] = ()
     forms: Mapping[str, str] = field(default_factory=dict)
 
     def unseen(self, name: str) -> str:
@@ -168,7 +168,7 @@ def calibrate_prepared(
     prepared.state.write(prepared.model)
     per_pass = {name: round(total / count) for name, total in calls.items()}
     forms = {layer.name: layer_form(layer) for layer in listed if layer.is_quantizable}
-    return Calibration(recipe, histograms, per_pass, samples, count, prepared.has_folding, forms)
+    return Calibration(recipe, histograms, per_pass, samples, count, prepared.folded, forms)
 
 
 def layer_form(layer: LayerInfo) -> str:

@@ -69,6 +69,17 @@ def copy_module(module: nn.Module, copies: Mapping[int, Any] | None = None) -> n
     return result
 
 
+def share_tensors(model: nn.Module) -> nn.Module:
+    """Copy the modules of a model but share its parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy_module(model, shared)
+
+
+def share_parameters(model: nn.Module) -> nn.Module:
+    """Copy the modules and buffers of a model, whose forward may change them, but no parameters."""
+    return copy_module(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
 def materialize_weights(model: nn.Module) -> list[str]:
     """Turn recomputed weights into plain ones: weight_norm, spectral_norm, pruning and the like.
 

@@ -1,7 +1,8 @@
 """Preparing a model for the data at hand: the copy computes on them what the model computes.
 
-Tracing tells where BatchNorms may be folded, but a forward may have ways that no trace sees. So a
-folded and an unfolded copy run on a few samples first, and must give the same.
+The graph of the first batch tells which BatchNorms can be folded. Another batch may take another
+way through forward, so a folded and an unfolded copy run on a few samples of each data first, and
+must give the same.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.batches import Batch, first_samples, iterate_batches
-from quant_engine.copying import copy_module
-from quant_engine.errors import DataError, ModelForwardError
+from quant_engine.batchnorm import Folding, find_foldings, has_batchnorm, sequential_foldings
+from quant_engine.copying import share_parameters
+from quant_engine.errors import DataError, ModelForwardError, UnsupportedLayerError
 from quant_engine.forward import primary_output, run_model
+from quant_engine.graph import capture_graph
 from quant_engine.nesting import nested_tensors
 from quant_engine.pass_state import find_pass_state
-from quant_engine.preparation import PreparedModel, prepare
+from quant_engine.preparation import PreparedModel, fold, prepare
 
 C = TypeVar("C")
 D = TypeVar("D")
@@ -34,7 +37,7 @@ _TENSORFLOAT_EPS = 2.0**-10  # GPUs may multiply float32 with these digits
 
 _NOTE = (
     "BatchNorms were not folded: on the data, the model would compute something else then. Its "
-    "forward reads the output of a convolution in a way that tracing does not see."
+    "forward reads the output of a layer in a way that its graph on the first batch does not show."
 )
 
 
@@ -43,14 +46,14 @@ def prepare_for(
     calibration_data: C,
     evaluation_data: E = None,  # type: ignore[assignment]
 ) -> tuple[PreparedModel, C, E]:
-    """Prepare a model, and check on the first samples of the data that it computes the same.
+    """Prepare a model, fold its BatchNorms, and check on the data that it computes the same.
 
     What its passes leave behind is found on them too; see `pass_state`.
 
     Args:
         model: Any module. It is not changed.
         calibration_data: What it will run on: a tensor or an iterable of batches. A `Calibration`
-            remembers what was found on its data. What holds no data is not looked at.
+            remembers what was folded for its data. What holds no data is not looked at.
         evaluation_data: The same.
 
     Returns:
@@ -59,7 +62,8 @@ def prepare_for(
     Raises:
         UnsupportedLayerError: If the model is no module or cannot be copied.
     """
-    prepared = prepare(model, has_folding=getattr(calibration_data, "has_folding", True))
+    prepared = prepare(model)
+    known: tuple[Folding, ...] | None = getattr(calibration_data, "folded", None)
     is_separate = evaluation_data is not calibration_data
     first, calibration_data = _read_ahead(calibration_data)
     found = [first]
@@ -67,12 +71,13 @@ def prepare_for(
         first, evaluation_data = _read_ahead(evaluation_data)
         found.append(first)
     batches = [batch for batch in found if batch is not None]
-    if prepared.folded and not all(_folds_exactly(model, prepared, batch) for batch in batches):
-        prepared = prepare(model, has_folding=False)
-        prepared = replace(prepared, notes=(*prepared.notes, _NOTE))
     # Running a layer that has no weights yet would give it random ones.
     is_lazy = any(isinstance(p, UninitializedParameter) for p in prepared.model.parameters())
-    if batches and not is_lazy:
+    if is_lazy:
+        return prepared, calibration_data, evaluation_data
+    if has_batchnorm(prepared.model):
+        prepared = _fold_for(prepared, known, batches)
+    if batches:
         state = find_pass_state(prepared.model, batches[0])
         prepared = replace(
             prepared,
@@ -81,6 +86,34 @@ def prepare_for(
             notes=(*prepared.notes, *state.notes),
         )
     return prepared, calibration_data, evaluation_data
+
+
+def _fold_for(
+    prepared: PreparedModel, known: Sequence[Folding] | None, batches: Sequence[Batch]
+) -> PreparedModel:
+    """Fold BatchNorms where that is exact on the first samples of all data."""
+    notes: tuple[str, ...] = ()
+    foldings = known
+    if foldings is None:
+        foldings, notes = _foldings(prepared.model, batches)
+    folded = fold(prepared, foldings)
+    if not all(_computes_the_same(folded.model, prepared.model, batch) for batch in batches):
+        folded, notes = prepared, (*notes, _NOTE)
+    return replace(folded, notes=(*folded.notes, *notes))
+
+
+def _foldings(
+    model: nn.Module, batches: Sequence[Batch]
+) -> tuple[tuple[Folding, ...], tuple[str, ...]]:
+    """Find what can be folded, and say why the rest cannot."""
+    if not batches:
+        return sequential_foldings(model), ()
+    try:
+        graph = capture_graph(model, batches[0], is_functional=False)
+        return find_foldings(model, graph)
+    except UnsupportedLayerError as error:
+        note = f"BatchNorms were folded only inside nn.Sequential. {error}"
+        return sequential_foldings(model), (note,)
 
 
 class _ReadAhead(Iterable[Any]):
@@ -121,21 +154,20 @@ def _as_batch(item: Any) -> Batch | None:
         return None
 
 
-def _folds_exactly(model: nn.Module, prepared: PreparedModel, batch: Batch) -> bool:
-    """Whether a prepared model computes on a batch what it does without folded BatchNorms."""
-    few = first_samples(batch, _SAMPLES)
-    for samples in (few, batch):
+def _computes_the_same(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> bool:
+    """Whether a model computes on a batch what it does without folded BatchNorms."""
+    for samples in (first_samples(batch, _SAMPLES), batch):
         if samples is None:
             continue
         try:
-            expected = _outputs(prepare(model, has_folding=False).model, samples)
+            expected = _outputs(share_parameters(unfolded), samples)
         except ModelForwardError:
             continue  # a model may insist on its batch size; if it fails on all, others will say so
         try:
-            found = _outputs(copy_module(prepared.model), samples)
+            found = _outputs(share_parameters(folded), samples)
         except ModelForwardError:
             return False
-        eps = _coarsest_eps(prepared.model, expected)
+        eps = _coarsest_eps(folded, expected)
         return len(found) == len(expected) and all(map(partial(_is_near, eps), found, expected))
     return True
 

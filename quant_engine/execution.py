@@ -7,13 +7,13 @@ from dataclasses import replace
 from torch import nn
 
 from quant_engine.choices import require_choice
+from quant_engine.copying import share_tensors
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.integer import KernelForm, why_not_integer
 from quant_engine.kernels import AUTO, require_kernel
 from quant_engine.layers import QuantizedEmbedding, QuantizedLayer
 from quant_engine.lowering import LoweredStep, is_lowered, lower_model, lowered_layers
 from quant_engine.report import LayerExecution
-from quant_engine.sweep import share_tensors
 
 SIMULATED = "simulated"
 INTEGER = "integer"

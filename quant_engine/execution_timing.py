@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quant_engine.batches import Batch, Data, first_samples, iterate_batches
 from quant_engine.calibration import Calibration, calibrate_prepared, read_twice
 from quant_engine.conversion import convert, plan_layers
+from quant_engine.copying import share_tensors
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import (
     DataError,
@@ -30,7 +31,6 @@ from quant_engine.lowering import is_lowered
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import TIMES_FOLLOW, ModelReport, TimingReport
 from quant_engine.selection import list_layers
-from quant_engine.sweep import share_tensors
 from quant_engine.timing import (
     Stopwatch,
     measure_timing,

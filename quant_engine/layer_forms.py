@@ -12,6 +12,7 @@ from quant_engine.affine import QParams, choose_dynamic_qparams, fake_quantize
 from quant_engine.calibration import Calibration
 from quant_engine.choices import require_choice
 from quant_engine.conversion import LayerPlan, convert, plan_layers
+from quant_engine.copying import share_tensors
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.layers import QuantizedLayer, get_quantized_type
 from quant_engine.model_size import mixed_bytes, total_bytes
@@ -21,7 +22,7 @@ from quant_engine.preparation import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
 from quant_engine.stand_ins import StandIn
-from quant_engine.sweep import Variant, share_tensors
+from quant_engine.sweep import Variant
 
 BOTH = "both"
 WEIGHTS = "weights"

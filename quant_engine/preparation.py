@@ -1,22 +1,22 @@
 """From the caller's model to a private float copy whose layers can be quantized one by one.
 
-The copy is in eval mode and computes what the original computes. In it, BatchNorms are folded into
-the convolutions before them, attention is split into plain Linears, and recomputed weights
-(weight_norm and the like) are plain ones. The caller's model is read only.
+The copy is in eval mode and computes what the original computes. In it, attention is split into
+plain Linears, recomputed weights (weight_norm and the like) are plain ones, and BatchNorms can be
+folded into the layers before them. The caller's model is read only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from quant_engine.batches import Batch
-from quant_engine.batchnorm import can_fold, fold_batchnorm, is_batchnorm
-from quant_engine.copying import copy_model, materialize_weights
-from quant_engine.dataflow import sequential_links, trace_links
-from quant_engine.errors import UnsupportedLayerError
+from quant_engine.batchnorm import Folding, fold_batchnorm
+from quant_engine.copying import copy_model, materialize_weights, share_tensors
+from quant_engine.errors import SchemeError
 from quant_engine.layers.attention import SplitMultiheadAttention
 from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
 from quant_engine.modules import (
@@ -28,6 +28,8 @@ from quant_engine.modules import (
 )
 from quant_engine.pass_state import PassState
 
+_FOLDED = "folded_batchnorms"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedModel:
@@ -36,30 +38,28 @@ class PreparedModel:
     Attributes:
         model: The copy, in eval mode; nothing of it is shared with the caller's model.
         notes: What was changed in it, in words.
-        folded: Names (BatchNorm, convolution) of what was folded; the BatchNorm is an
-            `nn.Identity` now.
+        folded: The BatchNorms that were folded into the layers before them.
         split: Names of the attention modules that were split into plain Linears.
-        has_folding: Whether BatchNorms were folded where the forward allows it.
         state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
         samples: A few samples of the data that errors are measured on; None without data.
     """
 
     model: nn.Module
     notes: tuple[str, ...] = ()
-    folded: tuple[tuple[str, str], ...] = ()
+    folded: tuple[Folding, ...] = ()
     split: tuple[str, ...] = ()
-    has_folding: bool = True
     state: PassState = field(default_factory=PassState)
     samples: Batch | None = None
 
 
-def prepare(model: nn.Module, *, has_folding: bool = True) -> PreparedModel:
+def prepare(model: nn.Module) -> PreparedModel:
     """Copy a model and rebuild the copy so that every layer stands on its own.
+
+    BatchNorms stay: which of them can be folded depends on what the model computes on data, so
+    `prepare_for` folds them.
 
     Args:
         model: Any module, even a single layer. It is not changed.
-        has_folding: Whether to fold BatchNorms where the forward allows it, as far as tracing can
-            tell; `prepare_for` checks it on data.
 
     Returns:
         The copy and what was done to it.
@@ -68,21 +68,46 @@ def prepare(model: nn.Module, *, has_folding: bool = True) -> PreparedModel:
         UnsupportedLayerError: If the model is no module or cannot be copied.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-        >>> prepare(model).notes
-        ('1 (BatchNorm2d) was folded into 0 (Conv2d).',)
+        >>> prepare(nn.MultiheadAttention(4, 2)).notes
+        ('The model was split into plain Linears.',)
     """
     result, notes = copy_model(model)
     notes += materialize_weights(result)
     result, split = _split_attention(result)
     notes += [f"{_label(name)} was split into plain Linears." for name in split]
     result = _rebuild_encoders(result)
-    folded: tuple[tuple[str, str], ...] = ()
-    if has_folding:
-        result, folded, fold_notes = _fold_batchnorms(result)
-        notes += fold_notes
     notes += _shorten_embeddings(result)
-    return PreparedModel(result, tuple(notes), folded, split, has_folding)
+    return PreparedModel(result, tuple(notes), split=split)
+
+
+def fold(
+    prepared: PreparedModel, foldings: Iterable[Folding], *, is_checked: bool = True
+) -> PreparedModel:
+    """Fold BatchNorms of a prepared model into the layers before them.
+
+    Args:
+        prepared: The model. It is not changed; the result shares all other tensors with it.
+        foldings: What to fold.
+        is_checked: Whether what would not give finite numbers stays; not where other weights are
+            loaded next.
+
+    Raises:
+        SchemeError: If the model has no such layers.
+    """
+    try:
+        model, folded, notes = _fold_batchnorms(share_tensors(prepared.model), foldings, is_checked)
+    except AttributeError as error:
+        raise SchemeError(
+            f"The calibration is of another model: {error}. Calibrate this model."
+        ) from error
+    vars(model)[_FOLDED] = folded
+    return replace(prepared, model=model, folded=folded, notes=(*prepared.notes, *notes))
+
+
+def folded_batchnorms(model: nn.Module) -> tuple[Folding, ...]:
+    """Return what was folded in a model, or in the model that it is a copy of."""
+    folded: tuple[Folding, ...] = vars(model).get(_FOLDED, ())
+    return folded
 
 
 def reads_children_directly(module: nn.Module) -> bool:
@@ -145,28 +170,20 @@ def _rebuild_encoders(model: nn.Module) -> nn.Module:
 
 
 def _fold_batchnorms(
-    model: nn.Module,
-) -> tuple[nn.Module, tuple[tuple[str, str], ...], list[str]]:
-    if not any(is_batchnorm(module) for module in model.modules()):
-        return model, (), []
+    model: nn.Module, foldings: Iterable[Folding], is_checked: bool
+) -> tuple[nn.Module, tuple[Folding, ...], list[str]]:
     notes, folded = [], []
-    try:
-        links = trace_links(model)
-    except UnsupportedLayerError as error:
-        links = sequential_links(model)
-        notes.append(
-            "The forward could not be traced, so BatchNorms were folded only inside "
-            f"nn.Sequential. ({error})"
-        )
-    uses = count_parameter_uses(model)
-    for first, second in links:
-        convolution, batchnorm = model.get_submodule(first), model.get_submodule(second)
-        if not can_fold(convolution, batchnorm, uses) or not fold_batchnorm(convolution, batchnorm):
+    for folding in foldings:
+        layer, batchnorm = (model.get_submodule(n) for n in (folding.layer, folding.batchnorm))
+        result = fold_batchnorm(model, folding, is_checked=is_checked)
+        if result is None:
             continue
-        kind = type(batchnorm).__name__
-        model = replace_module(model, second, nn.Identity().eval())
-        folded.append((second, first))
-        notes.append(f"{second} ({kind}) was folded into {first} ({type(convolution).__name__}).")
+        model = result
+        folded.append(folding)
+        notes.append(
+            f"{folding.batchnorm} ({type(batchnorm).__name__}) was folded into "
+            f"{_label(folding.layer)} ({type(layer).__name__})."
+        )
     return model, tuple(folded), notes
 
 

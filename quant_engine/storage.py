@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from quant_engine.batchnorm import Folding
 from quant_engine.copying import copy_model
-from quant_engine.errors import StorageError
+from quant_engine.errors import SchemeError, StorageError
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.lowering import is_lowered
 from quant_engine.modules import replace_module
 from quant_engine.packing import unpack_codes
-from quant_engine.preparation import prepare
+from quant_engine.preparation import fold, folded_batchnorms, prepare
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.scheme import MAX_BITS, LayerScheme
 from quant_engine.serialization import decode, encode
@@ -79,6 +79,7 @@ class StoredModel:
         weights_sha256: Digest of the safetensors file that belongs to it.
         layers: The quantized layers.
         aliases: Tensors that are shared.
+        folded: The BatchNorms that were folded into the layers before them.
         extra_states: Plain values that modules keep besides tensors.
     """
 
@@ -86,6 +87,7 @@ class StoredModel:
     weights_sha256: str
     layers: tuple[StoredLayer, ...]
     aliases: tuple[TensorAlias, ...]
+    folded: tuple[Folding, ...]
     extra_states: tuple[ExtraState, ...]
 
 
@@ -114,6 +116,7 @@ def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
         hashlib.sha256(content).hexdigest(),
         _stored_layers(model),
         aliases,
+        folded_batchnorms(model),
         _extra_states(model),
     )
     text = json.dumps(encode(structure), indent=1, allow_nan=False) + "\n"
@@ -146,23 +149,16 @@ def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Mo
     structure = _read_structure(folder / STRUCTURE_FILE)
     tensors = _read_tensors(folder / WEIGHTS_FILE, structure)
     try:
-        model = _skeleton(prepare(float_model).model, structure, tensors)
-    except StorageError as error:
-        model = _less_prepared_skeleton(float_model, structure, tensors, error)
+        prepared = fold(prepare(float_model), structure.folded, is_checked=False)
+        model = _skeleton(prepared.model, structure, tensors)
+    except (StorageError, SchemeError) as error:
+        try:  # a model whose layers were quantized by hand
+            model = _skeleton(copy_model(float_model)[0], structure, tensors)
+        except StorageError:
+            raise error from None
     _fill(model, structure, tensors)
     model.eval()
     return model
-
-
-def _less_prepared_skeleton(
-    float_model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor], error: StorageError
-) -> nn.Module:
-    """Return the skeleton of a model without folded BatchNorms, or of one quantized by hand."""
-    with suppress(StorageError):
-        return _skeleton(prepare(float_model, has_folding=False).model, structure, tensors)
-    with suppress(StorageError):
-        return _skeleton(copy_model(float_model)[0], structure, tensors)
-    raise error
 
 
 def serialized_bytes(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch
-from quant_engine.copying import copy_module
+from quant_engine.copying import share_tensors
 from quant_engine.forward import model_output
 from quant_engine.modules import replace_module
 from quant_engine.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
@@ -270,9 +270,3 @@ def _find_switch(model: nn.Module, name: str) -> Switch:
     switch = model.get_submodule(name)
     assert isinstance(switch, Switch)
     return switch
-
-
-def share_tensors(model: nn.Module) -> nn.Module:
-    """Copy the modules of a model but share its parameters and buffers."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy_module(model, shared)

@@ -14,8 +14,8 @@ from quant_engine import (
     LogitResponse,
     verify_configurations,
 )
+from quant_engine.data_preparation import prepare_for
 from quant_engine.options import bit_options
-from quant_engine.preparation import prepare
 from quant_engine.report import AgreementPoint
 from sample_models import load_model
 
@@ -97,7 +97,7 @@ def _repeat(
 ) -> float:
     """How well measured values agree with measured values of nearly the same model."""
     generator = torch.Generator().manual_seed(0)
-    neighbour = prepare(model).model
+    neighbour = prepare_for(model, samples.calibration)[0].model
     with torch.no_grad():
         for parameter in neighbour.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -15,9 +15,9 @@ from quant_engine import (
     verify_configurations,
 )
 from quant_engine.calibration import calibrate_prepared
+from quant_engine.data_preparation import prepare_for
 from quant_engine.option_layers import build_option_layers
 from quant_engine.options import bit_options
-from quant_engine.preparation import prepare
 from quant_engine.progress import ProgressMeter
 from quant_engine.statistics import ErrorStats
 from sample_models import load_model
@@ -113,7 +113,7 @@ def _local_noise(
     model: nn.Module, samples: Samples, response: LogitResponse
 ) -> dict[tuple[str, str], float]:
     """NMSE of every layer's output, quantized and fed its float input."""
-    prepared, meter = prepare(model), ProgressMeter(None, 0)
+    prepared, meter = prepare_for(model, samples.calibration)[0], ProgressMeter(None, 0)
     calibration = calibrate_prepared(prepared, samples.calibration, RECIPE, meter)
     named = {option.name: option.scheme for option in response.report.options}
     forms = build_option_layers(prepared, named, calibration, RECIPE, meter).forms

@@ -17,9 +17,9 @@ from quant_engine import (
 )
 from quant_engine.batches import iterate_batches
 from quant_engine.calibration import calibrate_prepared
+from quant_engine.data_preparation import prepare_for
 from quant_engine.option_layers import build_option_layers
 from quant_engine.options import bit_options
-from quant_engine.preparation import prepare
 from quant_engine.progress import ProgressMeter
 from quant_engine.response_measurement import ResponseMeasurement, ResponseSettings
 from quant_engine.sweep import VariantRunner
@@ -41,7 +41,7 @@ COST_HEAD = (
 
 def cost_rows(name: str) -> list[list[str]]:
     samples = load_samples(name)
-    prepared = prepare(load_model(name))
+    prepared = prepare_for(load_model(name), samples.calibration)[0]
     meter = ProgressMeter(None, 0)
     named = bit_options(RECIPE, OPTION_BITS)
     calibration = calibrate_prepared(prepared, samples.calibration, RECIPE, meter)

@@ -17,8 +17,8 @@ from benchmarks.networks import Encoder, ResNet18, seeded
 from benchmarks.onnx_models import onnx_runs
 from benchmarks.registry import Options, register_topic
 from quant_engine import Recipe, convert_execution, quantize_model
+from quant_engine.data_preparation import prepare_for
 from quant_engine.execution import execution_notes, list_executions
-from quant_engine.preparation import prepare
 from sample_models import get_model_info, load_model
 
 FLOAT, CHANNELS_LAST = "float", "float, channels last"
@@ -67,7 +67,7 @@ def _workloads() -> list[tuple[str, int, nn.Module, Tensor]]:
 
 @torch.no_grad()
 def _measure_one(name: str, batch: int, model: nn.Module, x: Tensor, rounds: int) -> dict[str, Any]:
-    prepared = prepare(model).model
+    prepared = prepare_for(model, x)[0].model
     quantized = quantize_model(model, x, Recipe.default())
     models: dict[str, tuple[nn.Module, Tensor]] = {FLOAT: (prepared, x)}
     images = x

@@ -15,12 +15,24 @@ from dashboard.figures.error_ridges import (
     layer_error_histograms,
     tensors_of,
 )
-from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
+from dashboard.figures.four_errors import (
+    ONE_MARK,
+    Series,
+    describe_four_errors,
+    error_rows,
+    four_errors_figure,
+)
+from dashboard.figures.relative_errors import (
+    describe_relative_errors,
+    relative_error_histograms,
+)
 from dashboard.runs import Run
+from dashboard.sweeps import Sweep
 from dashboard.wording import measured_in_batches
 
-WEIGHTS, INPUTS, FOUR = "Weights", "Inputs", "Four errors side by side"
-VIEWS = {WEIGHTS: "weight", INPUTS: "input", FOUR: None}
+FOUR, RELATIVE = "Four errors", "Relative error"
+WEIGHTS, INPUTS = "Weights (steps)", "Inputs (steps)"
+VIEWS = {FOUR: None, RELATIVE: None, WEIGHTS: "weight", INPUTS: "input"}
 MOST_ROWS = 16
 
 
@@ -32,14 +44,16 @@ def show_overview(run: Run) -> None:
         view = st.segmented_control(
             "Errors of",
             list(VIEWS),
-            default=WEIGHTS,
+            default=FOUR,
             required=True,
             key="overview",
             bind="query-params",
-            help="**Weights**, **Inputs**: how far each value moved when it was rounded. "
-            "**Four errors**: weights, inputs, this layer alone, and all layers so far.",
+            help="**Four errors**: weight, this layer alone, all layers so far, and the answer. "
+            "**Relative error**: how much of each channel of the output is wrong. **Steps**: how "
+            "far each value moved on its grid, which tells rounding from clipping, and nothing "
+            "about how much it matters.",
         )
-        part = VIEWS.get(view or WEIGHTS)
+        part = VIEWS.get(view or FOUR)
         count = len(run.report.layers) if part is None else len(tensors_of(run.report, part))
         is_all = True
         if part is not None and count > MOST_ROWS:
@@ -49,8 +63,10 @@ def show_overview(run: Run) -> None:
                 bind="query-params",
                 help=f"Otherwise the {MOST_ROWS} layers with the lowest local SQNR.",
             )
-    if part is None:
-        _show_dots(run)
+    if view == RELATIVE:
+        _show_relative(run)
+    elif part is None:
+        _show_four(run)
     else:
         _show_ridges(run, part, None if is_all else MOST_ROWS)
 
@@ -80,25 +96,54 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     )
 
 
-@contained("The SQNR of the layers")
-def _show_dots(run: Run) -> None:
-    selected = run_state.selected_layer(run.report)
+@contained("The four errors")
+def _show_four(run: Run) -> None:
+    selected, effects = run_state.selected_layer(run.report), run_state.effects_of(run)
+    series = [Series("", error_rows(run.report, effects), effects, ONE_MARK)]
+    if effects is None:
+        st.button(
+            "Measure what each layer does to the output",
+            key="overview_measure",
+            icon=":material/play_arrow:",
+            on_click=run_state.start_sensitivity,
+            args=(run, Sweep()),
+        )
     show_figure(
-        layer_error_dots(run.report, selected=selected),
-        key="overview_dots",
-        alt=describe_layer_errors(run.report),
+        four_errors_figure(series, selected=selected),
+        key="overview_four",
+        alt=describe_four_errors(series),
         about="\n\n".join(
             (
-                "One row a layer, in the order they run. Further left is worse: 10 dB less is ten "
-                "times the error energy.",
-                "**Local** is the layer's output when it alone is quantized, **accumulated** its "
-                "output inside the fully quantized model. The line between them is what earlier "
-                "layers add.",
-                "A mark at the right edge beyond the axis numbers is exact. Click a mark to "
-                "select its layer.",
+                "One row a layer, the one to look at first on top. Further right is worse.",
+                "**Weight**, **Local** (this layer alone quantized), **Accumulated** (inside the "
+                "quantized model) are shares of the signal, each channel counted alike: 100 % is "
+                "an error as large as what should be there.",
+                "**Output** is what the layer alone does to the model's answer: the KL divergence "
+                "of its probabilities from the float model's, in nats. Click a mark to select.",
             )
         ),
-        data=lambda: tables.layer_errors_table(run.report),
+        data=lambda: tables.four_errors_table(run.report, effects),
         on_select=run_state.select_layer,
         file_name=f"{run.model_name}-four-errors",
+    )
+
+
+@contained("The relative errors")
+def _show_relative(run: Run) -> None:
+    show_figure(
+        relative_error_histograms(run.report, selected=run_state.selected_layer(run.report)),
+        key="overview_relative",
+        alt=describe_relative_errors(run.report),
+        about="\n\n".join(
+            (
+                "One row a layer, in the order they run: how far each value of its output is off "
+                "when it alone is quantized, as a share of the RMS of the value's channel.",
+                "A healthy layer has a hill near 1 %. Values near 100 % are lost: the error is as "
+                "large as the signal.",
+                "Channels that are always 0 have no RMS and are counted apart.",
+            )
+        ),
+        data=lambda: tables.relative_error_table(run.report),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-relative-errors",
     )

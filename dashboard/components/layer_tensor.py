@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard import tables
+from dashboard.causes import loud_channels
 from dashboard.components.chart import show_figure
 from dashboard.components.guard import contained
 from dashboard.components.layer_actions import show_rule_change
 from dashboard.components.verdict_list import show_verdicts
+from dashboard.figures.cause import channel_panels, input_side
 from dashboard.figures.channels import (
     channel_ranges,
     channels_of,
@@ -28,11 +30,11 @@ from dashboard.figures.range_choices import (
     range_choices,
     why_no_choice,
 )
-from dashboard.figures.worked_example import worked_number_line, worked_steps
+from dashboard.figures.worked_example import STEP_NAMES, worked_number_line, worked_steps
 from dashboard.layer_numbers import error_rows, grid_rows
-from dashboard.verdicts import better_range, cause, code_use, weak_channel
+from dashboard.verdicts import better_range, cause, code_use, weak_channel, without_tick
 from dashboard.wording import describe_batches
-from quant_engine.report import LayerReport, ModelReport, TensorReport
+from quant_engine.report import LayerReport, ModelReport, TensorReport, WorkedExample
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def show_error(view: TensorView) -> None:
     """Draw the error in LSB."""
     tensor = view.tensor
     own = " of its own batch" if tensor.is_dynamic else ""
-    show_verdicts((cause(tensor, view.subject),))
+    show_verdicts((without_tick(cause(tensor, view.subject), view.layer),))
     show_figure(
         lsb_histogram(tensor, view.subject, is_log=view.is_log),
         key="layer_lsb",
@@ -130,6 +132,9 @@ def show_channels(view: TensorView) -> None:
     """Draw the ranges of all channels and the ten worst."""
     tensor = view.tensor
     channels = channels_of(tensor)
+    if not channels and view.layer.input_channels is not None:
+        _show_input_channels(view)
+        return
     if not channels:
         st.info(
             "Inputs have one scale for all channels: a scale that differs between input channels "
@@ -137,7 +142,7 @@ def show_channels(view: TensorView) -> None:
             icon=":material/info:",
         )
         return
-    show_verdicts((weak_channel(tensor, view.subject),))
+    show_verdicts((without_tick(weak_channel(tensor, view.subject), view.layer),))
     worst = worst_channels(tensor, 1)
     middle = format_db(median_sqnr(tensor))
     takeaway = (
@@ -179,10 +184,29 @@ def show_channels(view: TensorView) -> None:
     )
 
 
+def _show_input_channels(view: TensorView) -> None:
+    """Draw how far every input channel reaches, whatever the scale, against half a step."""
+    side, loud = input_side(view.layer), loud_channels(view.layer)
+    name = "No input channel stands out" if loud is None else loud.sentence
+    text = f"{name[:1].upper()}{name[1:]}; {side.words}."
+    title = f"Largest input of each input channel of {view.layer.name}, and half a step of the grid"
+    show_figure(
+        channel_panels(title, [side], ("Inputs",), "input channel", "Largest |input|"),
+        key="layer_input_channels",
+        alt=text,
+        about="One mark an input channel, the loudest first, on a logarithmic axis.\n\n"
+        "All input channels share one scale: one that differs between them could not be taken out "
+        "of the integer sum. Dashed is half a step of it.\n\n"
+        "A channel near or below the dashed line is hardly more than 0 after rounding.",
+        data=lambda: tables.input_channel_table(view.layer),
+        file_name=view.file_name("channels"),
+    )
+
+
 @contained("The codes")
 def show_codes(view: TensorView) -> None:
     """Draw how often each code occurs."""
-    show_verdicts((code_use(view.tensor, view.subject),))
+    show_verdicts((without_tick(code_use(view.tensor, view.subject), view.layer),))
     show_figure(
         code_usage(view.tensor, view.subject, is_log=view.is_log),
         key="layer_codes",
@@ -221,7 +245,7 @@ def show_ranges(view: TensorView) -> None:
         st.info(why_no_choice(tensor), icon=":material/info:")
         show_rule_change(view.layer, view.report, view.part)
         return
-    show_verdicts((better_range(tensor, view.subject),))
+    show_verdicts((without_tick(better_range(tensor, view.subject), view.layer),))
     best = best_choice(tensor.range_choices)
     takeaway = (
         "The rules are compared only where one range serves the whole tensor."
@@ -250,26 +274,45 @@ def show_ranges(view: TensorView) -> None:
 
 @contained("The worked example")
 def show_example(view: TensorView) -> None:
-    """Work one element through the arithmetic."""
-    tensor, example = view.tensor, view.tensor.example
-    place = ", ".join(str(i) for i in example.index)
+    """Work one element through the arithmetic: pick it, and step through."""
+    tensor = view.tensor
+    examples = tensor.examples or (tensor.example,)
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        chosen = st.selectbox(
+            "Element",
+            range(len(examples)),
+            format_func=lambda i: _element_text(examples[i]),
+            key=f"element_{view.layer.name}_{view.part}",
+            width=340,
+        )
+        step = st.slider(
+            "Step",
+            1,
+            len(STEP_NAMES),
+            len(STEP_NAMES),
+            key="example_step",
+            width=300,
+            help="Move it to follow the calculation line by line.",
+        )
+    example = examples[chosen or 0]
     where, its = (" of the first batch", "that batch's") if tensor.is_dynamic else ("", "its")
+    place = ", ".join(str(i) for i in example.index)
     st.markdown(
         f"The element at [{place}]{where} is **x = {format_number(example.value, 5)}**, "
         f"{its} scale **s = {format_number(example.scale, 5)}**, "
         f"{its} zero point **z = {example.zero_point}**."
     )
-    steps = worked_steps(tensor)
     rows = [
         {"Step": s.name, "Numbers": s.formula, "Result": s.result, "Meaning": s.meaning}
-        for s in steps
+        for s in worked_steps(tensor, example)
     ]
-    st.table(tables.table(rows).set_index("Step"))
+    st.table(tables.table(rows[:step]).set_index("Step"))
+    became = " It became 0." if example.value and not example.dequantized else ""
     show_figure(
-        worked_number_line(tensor),
+        worked_number_line(tensor, example),
         key="layer_example",
         alt=f"{format_number(example.value, 5)} becomes code {example.code}, which stands for "
-        f"{format_number(example.dequantized, 5)}.",
+        f"{format_number(example.dequantized, 5)}.{became}",
         about="\n\n".join(
             (
                 "The grey marks are the values the grid can hold, with their integer codes.",
@@ -280,6 +323,12 @@ def show_example(view: TensorView) -> None:
         data=lambda: tables.table(rows),
         file_name=view.file_name("example"),
     )
+
+
+def _element_text(example: WorkedExample) -> str:
+    became = ", became 0" if example.value and not example.dequantized else ""
+    place = ", ".join(str(i) for i in example.index)
+    return f"[{place}]: {format_number(example.value)}{became}"
 
 
 @contained("The numbers")

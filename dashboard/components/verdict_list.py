@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import streamlit as st
 
+from dashboard.components.link_widgets import set_widget
 from dashboard.components.markdown import escape_markdown
 from dashboard.verdicts import BAD, GOOD, INFO, WATCH, Verdict
 
@@ -17,13 +18,33 @@ _MARKS = {
 }
 
 
-def show_verdicts(verdicts: Iterable[Verdict | None]) -> None:
-    """Draw verdicts below each other; None is skipped."""
+def show_verdicts(verdicts: Iterable[Verdict | None], *, key: str = "") -> None:
+    """Draw verdicts below each other; None is skipped.
+
+    Args:
+        verdicts: The statements.
+        key: Name of the list; with one, statements about channels get a button that opens them.
+    """
+    found = [verdict for verdict in verdicts if verdict is not None]
     lines = [
         f"{_MARKS[verdict.tone]} **{escape_markdown(verdict.subject)}** "
         f"{escape_markdown(verdict.text)}"
-        for verdict in verdicts
-        if verdict is not None
+        for verdict in found
     ]
     if lines:
         st.markdown("\n\n".join(lines))
+    opened = dict.fromkeys(verdict.opens for verdict in found if verdict.opens and key)
+    with st.container(horizontal=True, gap="small"):
+        for part in opened:
+            st.button(
+                f"Open the channels of the {part.lower()}",
+                key=f"{key}_{part.lower()}",
+                icon=":material/view_week:",
+                on_click=_open_channels,
+                args=(part,),
+            )
+
+
+def _open_channels(part: str) -> None:
+    set_widget("part", part)
+    set_widget("tab", "Channels")

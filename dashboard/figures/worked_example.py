@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from dashboard.figures.formatting import format_number
 from dashboard.figures.theme import FLOAT, INT8, INT8_EDGE, NEUTRAL, new_figure
-from quant_engine.report import TensorReport
+from quant_engine.report import TensorReport, WorkedExample
 
 _MINUS = "\N{MINUS SIGN}"
 _NEIGHBOURS = 3
@@ -46,9 +46,20 @@ def _term(value: int) -> str:
     return f"({_whole(value)})" if value < 0 else _whole(value)
 
 
-def worked_steps(tensor: TensorReport) -> tuple[Step, ...]:
-    """Return the calculation of the report's example, line by line."""
-    example, scheme = tensor.example, tensor.scheme
+STEP_NAMES = (
+    "Divide by the scale",
+    "Round",
+    "Add the zero point",
+    "Clamp",
+    "Dequantize",
+    "Error",
+)
+"""The lines of the calculation, in their order."""
+
+
+def worked_steps(tensor: TensorReport, example: WorkedExample | None = None) -> tuple[Step, ...]:
+    """Return the calculation of an element, line by line; of the report's own if None."""
+    example, scheme = example or tensor.example, tensor.scheme
     ratio = example.value / example.scale if example.scale else 0.0
     rounded = round(ratio)
     shifted = rounded + example.zero_point
@@ -59,28 +70,28 @@ def worked_steps(tensor: TensorReport) -> tuple[Step, ...]:
     codes = f"{_whole(scheme.qmin)} … {_whole(scheme.qmax)}"
     x, s = _number(example.value), _number(example.scale)
     return (
-        Step("Divide by the scale", f"{x} / {s}", _number(ratio), "how many steps from zero"),
-        Step("Round", f"round({_number(ratio)})", _whole(rounded), "to the nearest step"),
+        Step(STEP_NAMES[0], f"{x} / {s}", _number(ratio), "how many steps from zero"),
+        Step(STEP_NAMES[1], f"round({_number(ratio)})", _whole(rounded), "to the nearest step"),
         Step(
-            "Add the zero point",
+            STEP_NAMES[2],
             f"{_whole(rounded)} + {_term(example.zero_point)}",
             _whole(shifted),
             "shifts the codes" if example.zero_point else "0 here: nothing is shifted",
         ),
         Step(
-            "Clamp",
+            STEP_NAMES[3],
             f"{_whole(shifted)} into {codes}",
             _whole(example.code),
             "outside the codes: clipped" if is_clipped else "already inside the codes",
         ),
         Step(
-            "Dequantize",
+            STEP_NAMES[4],
             f"({_whole(example.code)} − {_term(example.zero_point)}) × {s}",
             _number(example.dequantized),
             "the value the layer computes with",
         ),
         Step(
-            "Error",
+            STEP_NAMES[5],
             f"{_number(example.dequantized)} − {f'({x})' if example.value < 0 else x}",
             _number(error),
             f"{format_number(lsb)} LSB" + ("" if is_clipped else "; rounding stays within ±0.5"),
@@ -88,9 +99,9 @@ def worked_steps(tensor: TensorReport) -> tuple[Step, ...]:
     )
 
 
-def worked_number_line(tensor: TensorReport) -> go.Figure:
-    """Return the codes around the example as points on the value axis, with x before and after."""
-    example, scheme = tensor.example, tensor.scheme
+def worked_number_line(tensor: TensorReport, example: WorkedExample | None = None) -> go.Figure:
+    """Return the codes around an element as points on the value axis, with x before and after."""
+    example, scheme = example or tensor.example, tensor.scheme
     first = max(scheme.qmin, example.code - _NEIGHBOURS)
     last = min(scheme.qmax, example.code + _NEIGHBOURS)
     codes = list(range(first, last + 1))

@@ -134,12 +134,12 @@ def _show_verdicts(layer: LayerReport, report: ModelReport) -> None:
     details: list[Verdict] = []
     for tensor, subject in ((layer.weight, WEIGHTS), (layer.input, INPUTS)):
         if tensor is not None:
-            details += tensor_verdicts(tensor, subject)
+            details += tensor_verdicts(tensor, subject, layer)
     fine = [verdict for verdict in details if verdict.tone not in (BAD, WATCH)]
     with st.container(border=True, key="verdicts", gap="small"):
         st.markdown("**What the numbers say**")
         shown = (*layer_verdicts(layer, report), *(v for v in details if v not in fine))
-        show_verdicts(shown)
+        show_verdicts(shown, key="finding")
         if fine:
             with st.expander(f"{plural(len(fine), 'more finding')}: nothing to worry about"):
                 show_verdicts(fine)

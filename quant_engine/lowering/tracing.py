@@ -6,19 +6,20 @@ patches `nn.Module` for the whole process while it runs, and another thread's mo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from quant_engine.dataflow import input_names, remembered_nodes
+from quant_engine.copying import share_tensors
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
 from quant_engine.lowering.arguments import check_arguments
 from quant_engine.lowering.writes import IN_PLACE_OPERATORS
-from quant_engine.modules import has_hooks
-from quant_engine.sweep import share_tensors
+from quant_engine.modules import has_hooks, plain_attributes
+from quant_engine.nesting import map_nested
 from quant_engine.symbols import LIBRARIES, Symbol, SymbolTracer
 
 _CONTAINERS = (
@@ -54,9 +55,9 @@ def trace_model(model: nn.Module) -> fx.GraphModule:
             raise UnsupportedLayerError("The model is called as a whole: a layer, or with hooks.")
         with torch.inference_mode(False), torch.no_grad():
             recorder.stand_in_for(sketch, "")
-            result = sketch(*(recorder.placeholder(name) for name in input_names(model)))
+            result = sketch(*(recorder.placeholder(name) for name in _input_names(model)))
         _require_plain_containers(result)
-        if remembered_nodes(sketch):
+        if _remembered_nodes(sketch):
             raise UnsupportedLayerError("The forward keeps a value in an attribute for later.")
         recorder.graph.output(recorder.create_arg(result))
         root = share_tensors(model)
@@ -150,3 +151,28 @@ class _Recorder(SymbolTracer):
                     cast(dict[str, Any], tensors)[key] = self.create_proxy("get_attr", path, (), {})
         for key, child in module.named_children():
             self.stand_in_for(child, f"{name}.{key}" if name else key)
+
+
+def _input_names(module: nn.Module) -> list[str]:
+    """Return the arguments of a module's forward that must be given; at least one if it has any."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [p.name for p in positional if p.default is p.empty]
+    if not names:
+        names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD][:1]
+    return names
+
+
+def _remembered_nodes(model: nn.Module) -> set[fx.Node]:
+    """Return what modules kept as attributes: somebody may read it later."""
+    found: set[fx.Node] = set()
+
+    def note(value: object) -> object:
+        if isinstance(value, fx.Proxy):
+            found.add(value.node)
+        return value
+
+    for module in model.modules():
+        for value in plain_attributes(module).values():
+            map_nested(value, note)
+    return found

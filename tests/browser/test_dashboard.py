@@ -35,21 +35,25 @@ def figures(page: Page) -> Locator:
     return page.locator(".stPlotlyChart .main-svg:first-child")
 
 
-def test_the_first_page_shows_four_figures_of_a_stored_example(
-    dashboard_url: str, page: Page
-) -> None:
+def test_the_first_page_shows_a_model_broken_and_repaired(dashboard_url: str, page: Page) -> None:
     visit(page, dashboard_url)
 
     expect(page.locator("h1")).to_have_text(HEADINGS[""])
-    expect(figures(page)).to_have_count(4)
-    expect(page.get_by_text("Stored example:")).to_be_visible()
+    expect(figures(page)).to_have_count(2)
+    expect(page.get_by_text("287 of 576 weights became 0").first).to_be_visible()
+    expect(page.locator(".st-key-pair_flipped img")).to_have_count(8)
+    # Two screens at 1440 x 900.
+    page.wait_for_function(
+        """() => document.querySelector('[data-testid="stMain"]').scrollHeight <= 1850""",
+        timeout=10_000,
+    )
     expect(page.get_by_role("button", name="Set up your own run")).to_be_visible()
 
 
 def test_from_a_run_to_a_layer_and_back_by_its_link(
     dashboard_url: str, page: Page, open_page: Callable[..., Page]
 ) -> None:
-    visit(page, dashboard_url)
+    visit(page, f"{dashboard_url}/?run=resnet+int8_per_channel")
     page.get_by_role("button", name="Set up your own run").click()
     expect(page.locator("h1")).to_have_text("Experiment")
     wait_until_idle(page)
@@ -94,7 +98,7 @@ def test_going_back_restores_the_run_that_was_shown(dashboard_url: str, page: Pa
     visit(page, f"{dashboard_url}/?run=mlp+int8_per_channel")
     sidebar = page.get_by_test_id("stSidebar")
     expect(sidebar.get_by_text("MLP", exact=True)).to_be_visible()
-    page.get_by_role("button", name="Show this model").last.click()
+    page.locator(".st-key-model_table").get_by_role("button", name="Show").last.click()
     expect(sidebar.get_by_text("MLP", exact=True)).not_to_be_visible()
     wait_until_idle(page)
 
@@ -282,7 +286,8 @@ def test_a_saved_run_is_shown_at_once_after_a_restart(
         page.goto("about:blank")
     with run_server(tmp_path / "second.log", home=home) as url:
         visit(page, url)
-        page.get_by_role("button", name="Show", exact=True).click()
+        page.get_by_role("tab", name="Recent runs").click()
+        page.locator("[class*='st-key-show_']").get_by_role("button", name="Show").click()
         expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=5_000)
         expect_link(page, "run", lambda run: run == "mlp int8_mse")
         page.goto("about:blank")

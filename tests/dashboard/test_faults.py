@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dashboard import jobs, service
-from dashboard.components import gallery, run_state, work
+from dashboard.components import pair_section, run_state, work
 from tests import damaged_files
 from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home, wait_for_jobs
 from tests.dashboard.factories import make_report
@@ -56,14 +56,14 @@ def test_a_figure_that_fails_takes_down_only_itself(
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("inner words")
 
-    monkeypatch.setattr(gallery, "waterfall_figure", fail)
+    monkeypatch.setattr(pair_section, "enlarged", fail)
 
     app = open_app()
 
     assert_alive(app)
-    assert len(app.get("plotly_chart")) == 3
+    assert len(app.get("plotly_chart")) == 2
     [error] = [element.value for element in app.error]
-    assert error == "Size (bytes) could not be drawn: the server's log says why."
+    assert error == "The digits could not be drawn: the server's log says why."
     assert "inner words" not in texts(app)
     assert "inner words" in caplog.text
     assert "Traceback" in caplog.text

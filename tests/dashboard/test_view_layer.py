@@ -83,9 +83,68 @@ def test_the_example_is_shown_without_computing(monkeypatch: pytest.MonkeyPatch)
     app = open_app(page=PAGE)
 
     assert_alive(app)
-    assert "Error of the weights, 16 of 22 layers (LSB)" in figures(app)
+    first = next(iter(figures(app)))
+    assert first == "Four errors of each layer, ranked by the measured error of the output"
     assert "Weights: float and dequantized (values per bin)" in figures(app)
-    assert "Rank 1 of" in texts(app)
+    text = texts(app)
+    assert text.index("287 of 576 weights became 0; 31 of 64 channels are silent") < text.index(
+        "Own error or inherited?"
+    )
+    assert ":green[:material/check_circle:]" not in text
+    app.button(key="finding_weights").click().run()
+    assert_alive(app)
+    assert link_of(app)["tab"] == "Channels"
+    assert any("output channels, widest first" in title for title in figures(app))
+
+
+def test_a_broken_layer_starts_at_a_value_that_became_zero() -> None:
+    app = open_app({"tab": "One value"}, page=PAGE)
+
+    assert_alive(app)
+    (table,) = [table.value for table in app.table]
+    assert table.loc["Dequantize", "Result"] == "0"
+    assert table.loc["Round", "Result"] == "0"
+    element = next(box for box in app.selectbox if box.label == "Element")
+    assert "became 0" in element.options[0]
+    element.set_value(2).run()
+    (other,) = [table.value for table in app.table]
+    assert list(other["Numbers"]) != list(table["Numbers"])
+    next(slider for slider in app.slider if slider.label == "Step").set_value(2).run()
+    (part,) = [table.value for table in app.table]
+    assert list(part.index) == ["Divide by the scale", "Round"]
+
+
+def test_loud_input_channels_are_named_and_drawn() -> None:
+    link = {
+        "run": "vit_outlier_channels int8_per_channel",
+        "layer": "blocks.0.attention.k_proj",
+        "part": "Inputs",
+        "tab": "Channels",
+    }
+    app = open_app(link, page=PAGE)
+
+    assert_alive(app)
+    assert "Input channels 0 and 7: up to 148 × the median" in texts(app)
+    title = next(title for title in figures(app) if "Largest input of each" in title)
+    assert max(figures(app)[title]["data"][0]["y"]) > 100
+
+
+def test_relative_errors_tell_a_broken_layer_from_a_healthy_one() -> None:
+    shown = []
+    for preset in ("int8_per_tensor", "int8_per_channel"):
+        link = {"run": f"mobilenet_unequal_channels {preset}", "overview": "Relative error"}
+        app = open_app(link, page=PAGE)
+        assert_alive(app)
+        spec = next(s for title, s in figures(app).items() if title.startswith("Relative error"))
+        bars = spec["data"][0]
+        mine = [
+            (x, share)
+            for x, (name, _, share) in zip(bars["x"], bars["customdata"], strict=True)
+            if name == "blocks.2.depthwise"
+        ]
+        shown.append(sum(share for x, share in mine if x > -2))  # errors above a quarter
+    assert shown[0] > 0.25
+    assert shown[1] < 0.1
 
 
 def test_a_quantized_layer_shows_its_four_errors_side_by_side() -> None:
@@ -103,7 +162,7 @@ def test_a_quantized_layer_shows_its_four_errors_side_by_side() -> None:
 
 
 def test_the_selected_layer_is_marked_in_the_overview() -> None:
-    spec = figures(open_layer())["Error of every layer's weights (LSB)"]
+    spec = figures(open_layer(overview="Weights (steps)"))["Error of every layer's weights (LSB)"]
 
     marked = [text for text in spec["layout"]["yaxis"]["ticktext"] if "▶" in text]
     assert marked == [f"<b>▶ {LAYER}</b>"]
@@ -157,7 +216,9 @@ def test_a_partial_run_says_what_is_missing() -> None:
 
 
 def test_weights_only_says_that_inputs_stay_float() -> None:
-    app = open_layer(LAYER, make_report("int8_weights_only"), part="Inputs", overview="Inputs")
+    app = open_layer(
+        LAYER, make_report("int8_weights_only"), part="Inputs", overview="Inputs (steps)"
+    )
 
     assert "only its weights are quantized" in texts(app)
     overview = figures(app)["Error of every layer's inputs (LSB)"]
@@ -244,9 +305,9 @@ def test_one_value_is_worked_through() -> None:
 
 
 def test_the_overview_can_show_inputs_and_four_errors() -> None:
-    assert "Error of every layer's inputs (LSB)" in figures(open_layer(overview="Inputs"))
-    four = open_layer(overview="Four errors side by side")
-    assert "Four errors of every layer (SQNR, dB)" in figures(four)
+    assert "Error of every layer's inputs (LSB)" in figures(open_layer(overview="Inputs (steps)"))
+    four = open_layer(overview="Four errors")
+    assert any(title.startswith("Four errors of each layer, ranked by") for title in figures(four))
 
 
 def test_many_layers_are_cut_to_the_worst_until_all_are_asked_for() -> None:
@@ -257,8 +318,12 @@ def test_many_layers_are_cut_to_the_worst_until_all_are_asked_for() -> None:
     report = replace(report, layers=tuple(many))
     title = "Error of every layer's weights (LSB)"
 
-    few = figures(open_layer(many[0].name, report))["Error of the weights, 16 of 30 layers (LSB)"]
-    everything = figures(open_layer(many[0].name, report, overview_all="true"))[title]
+    few = figures(open_layer(many[0].name, report, overview="Weights (steps)"))[
+        "Error of the weights, 16 of 30 layers (LSB)"
+    ]
+    everything = figures(
+        open_layer(many[0].name, report, overview="Weights (steps)", overview_all="true")
+    )[title]
     assert len(few["layout"]["yaxis"]["ticktext"]) == 16
     assert len(everything["layout"]["yaxis"]["ticktext"]) == 30
 

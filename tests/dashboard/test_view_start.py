@@ -10,8 +10,10 @@ from streamlit.proto.Metric_pb2 import Metric as MetricProto
 
 from dashboard import service
 from dashboard.components import run_state
+from dashboard.pair import MOST_FLIPPED
 from dashboard.runs import Run
-from dashboard.state import Settings
+from dashboard.state import Settings, settings_to_text
+from dashboard.stories import STORIES, Story
 from dashboard.wording import preset_title
 from quant_engine.scheme import PRESETS, Recipe
 from tests.dashboard.app_harness import (
@@ -43,16 +45,39 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_computing")
-def test_the_first_paint_shows_four_figures_of_the_example_without_computing() -> None:
+def test_the_first_paint_is_a_pair_without_computing() -> None:
     app = open_app()
 
     assert_alive(app)
     figures = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-    assert len(figures) == 4
+    assert len(figures) == 2
     assert all(figure["data"] for figure in figures)
-    assert "Stored example" in texts(app)
+    text = texts(app)
+    for words in ("287 of 576 weights became 0", "16.5 %", "99.25 %", "335 of 400 answers changed"):
+        assert words in text, words
+    assert text.count(":red[broken **") == MOST_FLIPPED
     assert link_of(app) == {}
-    assert run_state.jobs().status(run_state.analysis_key(Settings(service.EXAMPLE_MODEL))) is None
+    assert not run_state.watched_jobs()
+
+
+@pytest.mark.usefixtures("no_computing")
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.key)
+def test_a_story_opens_at_once_and_so_does_all_it_leads_to(story: Story) -> None:
+    app = open_app()
+
+    app.get("button_group")[0].set_value(story.title).run()  # type: ignore[attr-defined]
+    assert_alive(app)
+    assert story.text in texts(app)
+    assert len(app.get("plotly_chart")) == 2
+    for page in ("sensitivity", "what_if", "layer", "size_time"):
+        app.switch_page(f"views/{page}.py").run()
+        assert_alive(app)
+        assert app.get("plotly_chart"), page
+    app.switch_page("views/start.py").run()
+    app.button(key="pair_open_repaired").click().run()
+    assert_alive(app)
+    assert link_of(app)["run"] == settings_to_text(story.repaired)
+    assert app.button(key="pair_open_repaired").disabled
 
 
 @pytest.mark.usefixtures("no_computing")
@@ -65,20 +90,19 @@ def test_each_page_is_one_click_away() -> None:
 
 
 @pytest.mark.usefixtures("no_computing")
-def test_every_model_has_a_card_with_measured_figures() -> None:
+def test_every_model_has_a_row_with_measured_figures() -> None:
     app = open_app()
 
     text = texts(app)
     for name in service.model_names():
         card = service.model_card(name)
         assert f"**{card.info.title}**" in text
-        assert f"{card.info.parameters:,} parameters" in text
-    assert text.count("to analyse") == len(service.model_names())
-    assert "Seconds: one analysis on" in text
+        assert f"{card.info.parameters:,}" in text
+    assert "To analyse: on" in text
 
 
 @pytest.mark.usefixtures("no_computing")
-def test_a_card_shows_its_models_stored_result_at_once() -> None:
+def test_a_row_shows_its_models_stored_result_at_once() -> None:
     app = open_app()
 
     app.button(key=f"card_{SMALL}").click().run()
@@ -232,7 +256,7 @@ def test_a_chosen_layer_stays_where_the_next_run_has_it() -> None:
 
 
 def test_accuracy_that_falls_is_shown_as_falling() -> None:
-    app = open_app({"run": "vit_outlier_channels int8_per_channel"})
+    app = open_app({"run": "vit_outlier_channels int8_per_channel"}, page="views/experiment.py")
 
     accuracy = next(metric for metric in app.metric if metric.label.startswith("Accuracy"))
     assert accuracy.delta.startswith("-")
@@ -256,7 +280,7 @@ def test_an_unknown_layer_pattern_in_a_link_is_told_not_raised() -> None:
     assert "“nothing.like.this” in float, which this model does not have" in texts(app)
     assert "failed" not in texts(app)
     assert "Stored example" in texts(app)
-    assert len(app.get("plotly_chart")) == 4
+    assert len(app.get("plotly_chart")) == 1
 
 
 def test_recipes_in_the_engine_and_in_links_are_the_same_words() -> None:

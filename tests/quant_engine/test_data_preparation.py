@@ -22,10 +22,10 @@ from quant_engine import (
     save_quantized_model,
     verify_configurations,
 )
+from quant_engine.batchnorm import Folding
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError
 from quant_engine.metrics import kl_divergence
-from quant_engine.preparation import prepare
 from tests.quant_engine.layer_cases import fill, seeded
 from tests.quant_engine.unchanged import snapshot
 
@@ -143,8 +143,8 @@ def test_a_calibration_remembers_it() -> None:
     calibration = calibrate(model, data)
     quantized = quantize_model(model, calibration)
 
-    assert not calibration.has_folding
-    assert calibrate(fill(Plain()), X).has_folding
+    assert calibration.folded == ()
+    assert calibrate(fill(Plain()), X).folded == (Folding("norm", "conv"),)
     assert isinstance(quantized.norm, nn.BatchNorm2d)
     assert torch.equal(run(quantized, data), run(quantize_model(model, data), data))
 
@@ -209,7 +209,7 @@ def test_random_numbers_and_state_of_the_model_stay() -> None:
     prepared, _, _ = prepare_for(model, X)
 
     assert torch.equal(torch.get_rng_state(), before)
-    assert prepared.folded == (("features.1", "features.0"),)
+    assert prepared.folded == (Folding("features.1", "features.0"),)
     assert prepared.model.runs == 0
     assert model.runs == 0
 
@@ -269,6 +269,8 @@ def test_bad_data_are_refused_as_ever() -> None:
             calibrate(fill(Plain()), copy.copy(data))  # type: ignore[arg-type]
 
 
-def test_without_data_only_what_tracing_is_sure_of_is_folded() -> None:
-    assert prepare(fill(Plain())).folded == (("norm", "conv"),)
-    assert prepare(fill(Optional())).folded == ()
+def test_without_data_only_neighbours_in_a_sequential_are_folded() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))
+
+    assert prepare_for(fill(model), None)[0].folded == (Folding("1", "0"),)
+    assert prepare_for(fill(Plain()), None)[0].folded == ()

@@ -107,8 +107,8 @@ class Residual(nn.Module):
     def __init__(self, is_in_place=False, has_shortcut=False):
         super().__init__()
         self.stem, self.c1, self.c2 = conv(3, 8), conv(8, 8), conv(8, 8)
-        self.after = conv(8, 4)
         self.shortcut = nn.Conv2d(8, 8, 1) if has_shortcut else nn.Sequential()
+        self.after = conv(8, 4)  # the last in the list of modules, whose step bounds differences
         self.relu = nn.ReLU(inplace=is_in_place)
         self.is_in_place = is_in_place
 

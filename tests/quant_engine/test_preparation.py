@@ -53,19 +53,6 @@ class Net(nn.Module):
         return self.head(self.up_norm(self.up(x)).mean(dim=(2, 3)))
 
 
-class Deciding(nn.Module):
-    """Cannot be traced: its forward looks at values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(self.features(x)))
-        return x if x.sum() > 0 else -x
-
-
 class Language(nn.Module):
     """Token ids to logits, with the head tied to the embedding."""
 
@@ -110,7 +97,6 @@ def assert_unchanged(model: nn.Module, before: dict[str, Any]) -> None:
 IMAGE, IDS = seeded((2, 3, 9, 9)), torch.tensor([[1, 2, 3], [4, 5, 10]])
 MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "net": (Net, IMAGE),
-    "deciding": (Deciding, IMAGE),
     "language": (Language, IDS),
     "linear": (lambda: nn.Linear(9, 2), IMAGE),
     "sequential": (lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)), IMAGE),
@@ -164,41 +150,6 @@ def test_the_callers_model_stays(build: Callable[[], nn.Module], x: Tensor) -> N
 
     assert_unchanged(model, before)
     assert not any(module.training for module in prepared.model.modules())
-
-
-def test_batchnorms_are_folded_and_said() -> None:
-    prepared = prepare(fill(Net()))
-
-    assert prepared.folded == (
-        ("stem.1", "stem.0"),
-        ("blocks.0.bn1", "blocks.0.conv1"),
-        ("blocks.0.bn2", "blocks.0.conv2"),
-        ("blocks.1.bn1", "blocks.1.conv1"),
-        ("blocks.1.bn2", "blocks.1.conv2"),
-        ("up_norm", "up"),
-    )
-    assert prepared.notes[0] == "stem.1 (BatchNorm2d) was folded into stem.0 (Conv2d)."
-    assert type(prepared.model.blocks[0].bn1) is nn.Identity
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in prepared.model.modules())
-    assert prepared.model.blocks[0].conv1.bias is not None
-
-
-def test_an_untraceable_model_is_folded_inside_sequentials() -> None:
-    prepared = prepare(fill(Deciding()))
-
-    assert prepared.folded == (("features.1", "features.0"),)
-    assert "could not be traced" in prepared.notes[0]
-    assert isinstance(prepared.model.norm, nn.BatchNorm2d)
-
-
-def test_a_convolution_used_twice_is_not_folded() -> None:
-    conv = nn.Conv2d(3, 3, 1)
-    model = fill(nn.Sequential(conv, nn.BatchNorm2d(3), conv, nn.BatchNorm2d(3)))
-
-    prepared = prepare(model)
-
-    assert prepared.folded == ()
-    torch.testing.assert_close(prepared.model(IMAGE), model(IMAGE))
 
 
 def test_attention_is_split_at_every_depth() -> None:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from quant_engine import Recipe, calibrate, measure_sensitivity, quantize_model
 from quant_engine.batches import Batch
+from quant_engine.copying import share_tensors
 from quant_engine.forward import model_output
 from quant_engine.modules import replace_module
 from quant_engine.replay import Replay
-from quant_engine.sweep import VariantRunner, share_tensors
+from quant_engine.sweep import VariantRunner
 from sample_models import get_model_info, list_models, load_model
 
 
