@@ -22,7 +22,7 @@ from dashboard.figures.formatting import (
     format_db,
     format_nats,
     format_shrinking,
-    shorten_middle,
+    short_name,
 )
 from dashboard.runs import Run
 from dashboard.wording import judged_caption
@@ -65,9 +65,10 @@ def show_headline(run: Run, *, key: str) -> None:
         )
         culprit = run_state.culprit_of(run)
         longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
+        names = [layer.name for layer in run.report.layers]
         st.metric(
             f"Culprit ({culprit.label})" if culprit is not None else "Culprit",
-            shorten_middle(culprit.name, longest) if culprit is not None else MISSING,
+            MISSING if culprit is None else short_name(culprit.name, names, longest),
             culprit.text if culprit is not None else None,
             delta_color="off",
             delta_arrow="off",
