@@ -25,10 +25,11 @@ from dashboard.figures.formatting import (
     format_nats,
     format_shrinking,
     plural,
-    shorten_middle,
+    short_name,
 )
 from dashboard.runs import Run
 from dashboard.wording import gloss, judged_caption
+from quant_engine.report import OutputReport
 
 LONGEST_NAME, LONGEST_PRESENTED = 20, 14
 
@@ -41,40 +42,14 @@ def samples_covered(run: Run) -> str:
 
 def show_headline(run: Run, *, key: str) -> None:
     """Draw accuracy, bytes and output error before and after, and the culprit."""
-    output, size = run.report.output, run.report.size
-    given = service.model_info(run.model_name).float_bytes
-    folded = "; BatchNorm folded" if size is not None and size.float_bytes != given else ""
+    output = run.report.output
     if run.report.is_partial:
         st.caption(f"Measured on {samples_covered(run)}.")
     if caption := judged_caption(run.report.judged):
         st.caption(escape_markdown(caption))
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
-        if output is not None and output.accuracy_quantized is not None:
-            before, after = output.accuracy_float, output.accuracy_quantized
-            change, samples = output_change(output), output.labelled_samples
-            st.metric(
-                "Accuracy, float → now",
-                f"{format_accuracy(before)} → {format_accuracy(after)}",
-                # Streamlit takes the direction from an ASCII minus.
-                f"{change_text(change)}; now{interval_suffix(after, samples)}".replace("−", "-", 1),
-                delta_color=delta_color(change),
-                delta_arrow=delta_arrow(change),
-                help=f"On {samples} test samples. In brackets: 95 % intervals, of the difference "
-                "on the same samples and of the accuracy now, in percent.",
-            )
-        else:
-            st.metric("Accuracy, float → now", MISSING)
-        st.metric(
-            "Size, float → now",
-            f"{format_bytes(size.float_bytes)} → {format_bytes(size.quantized_bytes)}"
-            if size
-            else MISSING,
-            format_shrinking(size.float_bytes, size.quantized_bytes) + folded if size else None,
-            delta_color="off",
-            delta_arrow="off",
-            help="All parameters and buffers. 1 kB is 1,000 bytes. BatchNorms are folded into the "
-            f"layers before them first; the float model as given has {format_bytes(given)}.",
-        )
+        _show_accuracy(output)
+        _show_size(run)
         st.metric(
             "Output SQNR",
             format_db(output.error.sqnr_db if output else None),
@@ -92,9 +67,10 @@ def show_headline(run: Run, *, key: str) -> None:
         )
         culprit = run_state.culprit_of(run)
         longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
+        names = [layer.name for layer in run.report.layers]
         st.metric(
             f"Culprit ({culprit.label})" if culprit is not None else "Culprit",
-            shorten_middle(culprit.name, longest) if culprit is not None else MISSING,
+            MISSING if culprit is None else short_name(culprit.name, names, longest),
             culprit.text if culprit is not None else None,
             delta_color="off",
             delta_arrow="off",
@@ -107,3 +83,41 @@ def show_headline(run: Run, *, key: str) -> None:
     # What the figures are about comes with them: a report on a tenth of the weights says so.
     if said := coverage_text(run.report.coverage):
         st.caption(escape_markdown(said))
+
+
+def _show_size(run: Run) -> None:
+    """Bytes before and after; where BatchNorms were folded, "before" is the folded model."""
+    size, given = run.report.size, service.model_info(run.model_name).float_bytes
+    value, change = MISSING, None
+    if size is not None:
+        before, after = size.float_bytes, size.quantized_bytes
+        value = f"{format_bytes(before)} → {format_bytes(after)}"
+        folded = "" if before == given else "; BatchNorm folded"
+        change = format_shrinking(before, after) + folded
+    st.metric(
+        "Size, float → now",
+        value,
+        change,
+        delta_color="off",
+        delta_arrow="off",
+        help="All parameters and buffers. 1 kB is 1,000 bytes. BatchNorms are folded into the "
+        f"layers before them first; the float model as given has {format_bytes(given)}.",
+    )
+
+
+def _show_accuracy(output: OutputReport | None) -> None:
+    if output is not None and output.accuracy_quantized is not None:
+        before, after = output.accuracy_float, output.accuracy_quantized
+        change, samples = output_change(output), output.labelled_samples
+        st.metric(
+            "Accuracy, float → now",
+            f"{format_accuracy(before)} → {format_accuracy(after)}",
+            # Streamlit takes the direction from an ASCII minus.
+            f"{change_text(change)}; now{interval_suffix(after, samples)}".replace("−", "-", 1),
+            delta_color=delta_color(change),
+            delta_arrow=delta_arrow(change),
+            help=f"On {samples} test samples. In brackets: 95 % intervals, of the difference "
+            "on the same samples and of the accuracy now, in percent.",
+        )
+    else:
+        st.metric("Accuracy, float → now", MISSING)

@@ -37,19 +37,6 @@ def beside(index: int, text: str, *, shift: int = 8) -> dict[str, Any]:
     }
 
 
-def marked_names(names: Sequence[str], selected: str | None, length: int = 28) -> list[str]:
-    """Return the labels of layers in one figure, short but no two alike, the selected one bold.
-
-    Example:
-        >>> marked_names(["stem", "head"], "head")
-        ['stem', '<b>▶ head</b>']
-    """
-    return [
-        f"<b>{SELECTED_MARK}{label}</b>" if name == selected else label
-        for name, label in zip(names, short_names(names, length), strict=True)
-    ]
-
-
 def layer_ticks(names: Sequence[str], selected: str = "") -> dict[str, Any]:
     """Return a y axis with one layer a row, from the top, the selected one marked."""
     return {
@@ -62,6 +49,14 @@ def layer_ticks(names: Sequence[str], selected: str = "") -> dict[str, Any]:
         "showgrid": False,
         "fixedrange": True,
     }
+
+
+def marked_names(names: Sequence[str], selected: str | None, length: int = 30) -> list[str]:
+    """Return names of layers for an axis, short and apart, the selected one bold and marked."""
+    return [
+        f"<b>{SELECTED_MARK}{label}</b>" if name == selected else label
+        for name, label in zip(names, short_names(names, length), strict=True)
+    ]
 
 
 def row_frame(row: int) -> dict[str, Any]:
