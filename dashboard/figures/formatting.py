@@ -267,7 +267,7 @@ def short_name(name: str, among: Iterable[str], length: int = 30) -> str:
 
     Example:
         >>> short_name("encoder.blocks.11.attention.out_proj", ["head"], 24)
-        'encoder…out_proj'
+        'encoder.blocks…out_proj'
     """
     return short_names(list(dict.fromkeys((name, *among))), length)[0]
 
