@@ -95,11 +95,7 @@ def measure_sensitivity(
         WorkerError: If the executor fails.
     """
     recipe = recipe_or_default(recipe)
-    require_choice("direction", direction, DIRECTIONS)
-    require_choice("parts", parts, PARTS)
-    check_metric(metric)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
+    _check_words(direction, parts, metric, seed)
     calibration_data, evaluation_data = _both_data(calibration_data, evaluation_data)
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
@@ -139,6 +135,14 @@ def measure_sensitivity(
     if with_cumulative:
         measurement.accumulate(meter)
     return measurement.report(is_partial=False)
+
+
+def _check_words(direction: str, parts: str, metric: str | Metric | None, seed: int) -> None:
+    require_choice("direction", direction, DIRECTIONS)
+    require_choice("parts", parts, PARTS)
+    check_metric(metric)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
 
 
 def _where_to_run(
