@@ -174,7 +174,7 @@ def test_a_copied_link_names_the_run_where_the_address_does_not(
 
     expect(page.get_by_role("button", name="Link copied")).to_be_visible()
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert parse_qs(urlsplit(copied).query)["run"][0].endswith("int8_per_channel")
+    assert parse_qs(urlsplit(copied).query)["run"] == ["mobilenet_unequal_channels int8_per_tensor"]
 
 
 def test_copy_link_offers_the_address_where_copying_is_blocked(
