@@ -32,7 +32,11 @@ def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
         side: value * factor if isinstance(value, int | float) else value
         for side, value in layout.get("margin", {}).items()
     }
+    before = layout.get("height")
     layout["height"] = max(HEIGHT, _height_of_rows(layout))
+    legend = layout.setdefault("legend", {})
+    if before and legend.get("yref") == "container":  # a share of the height, below the title
+        legend["y"] = 1 - (1 - legend["y"]) * before * factor / layout["height"]
     _scale_font(layout, template, factor)
     for trace in spec["data"]:
         for key in ("textfont", "insidetextfont", "outsidetextfont"):

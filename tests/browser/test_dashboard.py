@@ -123,6 +123,31 @@ def test_cancelling_ends_the_work_and_the_page_lives(dashboard_url: str, page: P
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
+def test_nothing_jumps_when_work_begins(dashboard_url: str, page: Page) -> None:
+    visit(page, f"{dashboard_url}/sensitivity?run=mlp+int8_symmetric")
+    wait_until_idle(page)
+    top = "() => document.querySelector('h1').getBoundingClientRect().top"
+    before = page.evaluate(top)
+    open_from_menu(page, "Experiment")
+    page.get_by_role("button", name="Int8, entropy").click()
+    page.get_by_role("button", name="Run", exact=False).first.wait_for()
+    page.keyboard.press("Control+Enter")
+    panel = page.locator(".st-key-live_jobs")
+    expect(panel).to_be_visible()
+    assert page.evaluate(top) == before
+    box = panel.bounding_box()
+    assert box is not None
+    assert box["y"] > 600, "it lies over the lower edge of the window"
+
+
+def test_the_rows_and_what_is_wrong_with_a_layer_are_in_sight_together(
+    dashboard_url: str, page: Page
+) -> None:
+    visit(page, f"{dashboard_url}/layer?run=mobilenet_unequal_channels+int8_per_tensor")
+    expect(figures(page).first).to_be_in_viewport()
+    expect(page.get_by_text("287 of 576 weights became 0").first).to_be_in_viewport(ratio=1)
+
+
 def test_a_reload_does_not_lose_the_work_that_runs(dashboard_url: str, page: Page) -> None:
     visit(page, f"{dashboard_url}/sensitivity?run=vit+int8_symmetric")
     analysing = page.get_by_text("Analysing ViT,")

@@ -33,6 +33,15 @@ def test_text_and_margins_grow_and_the_height_fills_a_screen() -> None:
     assert large.data == figure.data
 
 
+def test_the_legend_stays_right_below_the_title() -> None:
+    figure = layer_error_histograms(make_report())
+    large = enlarge(figure)
+
+    before = (1 - figure.layout.legend.y) * figure.layout.height
+    after = (1 - large.layout.legend.y) * large.layout.height
+    assert after == pytest.approx(FACTOR * before)
+
+
 def test_more_rows_than_a_screen_holds_make_the_figure_higher() -> None:
     rows = {"yaxis": {"tickvals": list(range(50))}, "height": 400}
     large = enlarge(go.Figure(go.Bar(x=[1], y=[2]), layout=rows))
