@@ -150,6 +150,7 @@ def calibrate_prepared(
     calls: Counter[str] = Counter()
     samples = count = 0
     batch: Batch
+    first: Batch | None = None
 
     def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
         calls[name] += 1
@@ -169,13 +170,15 @@ def calibrate_prepared(
     with watched_layers(layers, observe):
         for batch in iterate_batches(batches):
             run_model(prepared.model, batch)
+            first = first or batch
             samples += batch.samples
             count += 1
             meter.step(f"measure value ranges: batch {count}")
     prepared.state.write(prepared.model)
     per_pass = {name: round(total / count) for name, total in calls.items()}
     forms = {layer.name: layer_form(layer) for layer in listed if layer.is_quantizable}
-    readers = find_readers(prepared, [name for name in sorted(quantizable) if name not in calls])
+    idle = [name for name in sorted(quantizable) if name not in calls]
+    readers = find_readers(prepared, first, idle)
     return Calibration(
         recipe, histograms, per_pass, samples, count, prepared.folded, forms, readers
     )

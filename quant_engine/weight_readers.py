@@ -10,26 +10,30 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from quant_engine.batches import Batch
 from quant_engine.errors import QuantizationError
 from quant_engine.forward import run_model
 from quant_engine.nesting import nested_tensors
 from quant_engine.preparation import PreparedModel
 
 
-def find_readers(prepared: PreparedModel, names: Collection[str]) -> dict[str, str]:
+def find_readers(
+    prepared: PreparedModel, batch: Batch | None, names: Collection[str]
+) -> dict[str, str]:
     """Run a model once, and see which functions of torch read the parameters of some layers.
 
     What compiled code reads (TorchScript, operators of C++) is not seen.
 
     Args:
-        prepared: The float model, in its initial state, with the samples it was prepared with.
+        prepared: The float model, in its initial state.
+        batch: What to run it on.
         names: Layers that do not run.
 
     Returns:
         Layer name -> words such as "its weight is read by `F.linear` in `layers.0.attn`"; layers
         that nothing was seen to read are left out.
     """
-    model, batch = prepared.model, prepared.samples
+    model = prepared.model
     if batch is None or not names:
         return {}
     parameters = {

@@ -138,7 +138,7 @@ def test_reports_say_it_and_repeated_blocks_are_one_group() -> None:
 def test_looking_leaves_the_model_as_it_was() -> None:
     prepared, _, _ = prepare_for(fill(Blocks()).eval(), X)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in prepared.model.modules()]
-    find_readers(prepared, ["layers.0.q"])
+    find_readers(prepared, prepared.samples, ["layers.0.q"])
     after = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in prepared.model.modules()]
     assert after == hooks
 
