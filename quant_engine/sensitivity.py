@@ -19,6 +19,7 @@ from quant_engine.layer_forms import BOTH, PARTS, build_forms
 from quant_engine.measurement import DIRECTIONS, ONE_AT_A_TIME, Measurement, OnUpdate, Sweep
 from quant_engine.options import Options
 from quant_engine.outcomes import Metric
+from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.ranking import check_metric
 from quant_engine.reach import find_unreached
@@ -94,11 +95,7 @@ def measure_sensitivity(
         WorkerError: If the executor fails.
     """
     recipe = recipe_or_default(recipe)
-    require_choice("direction", direction, DIRECTIONS)
-    require_choice("parts", parts, PARTS)
-    check_metric(metric)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
+    _check_words(direction, parts, metric, seed)
     calibration_data, evaluation_data = _both_data(calibration_data, evaluation_data)
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
@@ -111,12 +108,7 @@ def measure_sensitivity(
     forms = build_forms(model, prepared, recipe, options, parts, calibration, meter)
     own_metric = None if metric is None or isinstance(metric, str) else metric
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
-    sweep: Sweep = partial(run_here, runner)
-    notes = (*judged.notes, *prepared.state.notes)
-    if executor is not None and prepared.state.reaches_next:
-        notes = (*notes, _NOT_ELSEWHERE)
-    elif executor is not None:
-        sweep = partial(run_elsewhere, executor, runner)
+    sweep, notes = _where_to_run(runner, executor, prepared)
     measurement = Measurement(
         sweep,
         batches,
@@ -132,7 +124,7 @@ def measure_sensitivity(
             0,
             None,
             seed,
-            notes=notes,
+            notes=(*judged.notes, *notes),
             parts=parts,
             judged=judged.line,
         ),
@@ -143,6 +135,26 @@ def measure_sensitivity(
     if with_cumulative:
         measurement.accumulate(meter)
     return measurement.report(is_partial=False)
+
+
+def _check_words(direction: str, parts: str, metric: str | Metric | None, seed: int) -> None:
+    require_choice("direction", direction, DIRECTIONS)
+    require_choice("parts", parts, PARTS)
+    check_metric(metric)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
+
+
+def _where_to_run(
+    runner: VariantRunner, executor: Executor | None, prepared: PreparedModel
+) -> tuple[Sweep, tuple[str, ...]]:
+    """Return what runs variants, here or on the executor, and what the report says about it."""
+    notes = prepared.state.notes
+    if executor is None:
+        return partial(run_here, runner), notes
+    if prepared.state.reaches_next:
+        return partial(run_here, runner), (*notes, _NOT_ELSEWHERE)
+    return partial(run_elsewhere, executor, runner), notes
 
 
 def _both_data(

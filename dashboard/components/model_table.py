@@ -67,7 +67,8 @@ def _show_model(card: service.ModelCard, shown: Run | None) -> None:
         describe_seconds(example.seconds) if example is not None else MISSING,
     ]
     columns = st.columns(COLUMNS, gap="small", vertical_alignment="center")
-    columns[0].image(enlarged(service.sample_images(info.name)[0], 4), width=24)
+    sample = enlarged(service.sample_images(info.name)[0], 4)
+    columns[0].image(sample, width=24, alt=f"A sample that {info.title} reads")
     for column, text in zip(columns[1:-1], cells, strict=True):
         kind = " (teaching variant)" if info.is_teaching_variant else ""
         about = f"{info.family}{kind}. {info.description} {info.teaches}"

@@ -95,6 +95,8 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
                     enlarged(images[sample.place]),
                     width=60,
                     output_format="PNG",
+                    alt=f"Test sample {sample.place}: {found.a.label} says {sample.a}, "
+                    f"{found.b.label} says {sample.b}",
                 )
                 st.markdown(
                     f":small[:red[{escape_markdown(found.a.label)} **{sample.a}**]]  \n"

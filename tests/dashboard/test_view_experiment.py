@@ -254,7 +254,7 @@ def test_a_known_failure_stays_until_it_is_dismissed(monkeypatch: pytest.MonkeyP
 
     assert_alive(app)
     assert "the weight holds NaN" in texts(app)
-    assert r"layer 3/10 conv\_3\*1 - calibrate" in texts(app)
+    assert "layer 3/10 conv_3*1 - calibrate" in texts(app)
     app.switch_page("views/layer.py").run()
     assert "the weight holds NaN" in texts(app)
 
