@@ -66,7 +66,7 @@ class _ReadWatch(TorchFunctionMode):
     """
 
     def __init__(self, running: list[str], parameters: list[nn.Parameter]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.readers: dict[int, tuple[str, str]] = {}
         self._running = running
         self._views: dict[int, tuple[Tensor, int]] = {id(p): (p, id(p)) for p in parameters}
@@ -101,7 +101,7 @@ def _shares_memory(one: Tensor, other: Tensor) -> bool:
 
 def _name_of(function: Any) -> str:
     """Return the name under which people call a function of torch."""
-    name = resolve_name(function) or getattr(function, "__name__", str(function))
+    name = str(resolve_name(function) or getattr(function, "__name__", function))
     return name.replace("torch.nn.functional.", "F.").replace("torch.functional.", "torch.")
 
 
