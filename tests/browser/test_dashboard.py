@@ -283,6 +283,8 @@ def test_a_saved_run_is_shown_at_once_after_a_restart(
     with run_server(tmp_path / "first.log", home=home) as url:
         visit(page, f"{url}/?run=mlp+int8_mse")
         expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=RUN_SECONDS * 1000)
+        # Results come before times; a run is saved when all of it is known.
+        expect(page.get_by_text("Analysing MLP,")).to_have_count(0, timeout=RUN_SECONDS * 1000)
         page.goto("about:blank")
     with run_server(tmp_path / "second.log", home=home) as url:
         visit(page, url)
