@@ -39,7 +39,8 @@ def show_model_table(shown: Run | None) -> None:
         threads = {e.environment.threads for e in examples}
         counts = sorted({service.model_info(name).test_samples for name in names})
         st.caption(
-            "All of them read handwritten digits of 8 × 8 pixels. Right: of "
+            "All of them read handwritten digits of 8 × 8 pixels. Float sizes are those of the "
+            "models as given, before BatchNorms are folded. Right: of "
             f"{'/'.join(format_count(count) for count in counts)} test samples never used in "
             f"training or calibration. To analyse: on {' / '.join(sorted(machines))}, "
             f"{'/'.join(str(n) for n in sorted(threads))} threads."
@@ -123,7 +124,11 @@ def _run_line(run: RunSummary) -> str:
     ]
     if run.accuracy_quantized is not None:
         samples = service.model_info(run.settings.model_name).test_samples
-        parts.append(f"{share_text(run.accuracy_quantized, samples)} right")
+        parts.append(
+            f"{format_accuracy(run.accuracy_quantized)} right of those it came to"
+            if run.is_partial
+            else f"{share_text(run.accuracy_quantized, samples)} right"
+        )
     if run.quantized_bytes is not None:
         parts.append(format_bytes(run.quantized_bytes))
     if run.is_partial:
