@@ -290,6 +290,6 @@ def test_a_saved_run_is_shown_at_once_after_a_restart(
         visit(page, url)
         page.get_by_role("tab", name="Recent runs").click()
         page.locator("[class*='st-key-show_']").get_by_role("button", name="Show").click()
-        expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=5_000)
+        expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=30_000)
         expect_link(page, "run", lambda run: run == "mlp int8_mse")
         page.goto("about:blank")
