@@ -82,7 +82,7 @@ def to_html(
     """
     name = title or report.model_name or "model"
     measured = tuple(sensitivities)
-    figures = sections(report, measured)
+    figures = sections(report, measured, predicted)
     body = "\n".join(
         (
             _head(report, name, created),

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from dashboard.accuracy import change_text, output_change, share_text
 from dashboard.coverage import coverage_remark, coverage_text
-from dashboard.culprit import OutputEffects, find_culprit
+from dashboard.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.execution_rows import describe_executions, execution_of, execution_words
 from dashboard.figures.error_ridges import (
     describe_errors,
@@ -25,7 +25,14 @@ from dashboard.figures.formatting import (
     format_nats,
     format_percent,
 )
-from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
+from dashboard.figures.four_errors import (
+    COLUMNS,
+    ONE_MARK,
+    Series,
+    describe_four_errors,
+    error_rows,
+    four_errors_figure,
+)
 from dashboard.figures.layer_times import (
     describe_layer_times,
     layer_times,
@@ -34,6 +41,12 @@ from dashboard.figures.layer_times import (
 )
 from dashboard.figures.option_grid import describe_grid, option_grid
 from dashboard.figures.ranking import describe_ties, rank_layers
+from dashboard.figures.relative_errors import (
+    KINDS,
+    describe_relative_errors,
+    relative_error_histograms,
+    relative_of,
+)
 from dashboard.figures.sensitivity import describe_ranking, ranking_figure
 from dashboard.figures.sensitivity_metrics import available_metrics
 from dashboard.figures.size import layer_size_figure, reduction_text, waterfall_figure
@@ -114,24 +127,42 @@ def key_numbers(
 
 
 def sections(
-    report: ModelReport, sensitivities: Iterable[SensitivityReport] = ()
+    report: ModelReport,
+    sensitivities: Iterable[SensitivityReport] = (),
+    predicted: OutputEffects | None = None,
 ) -> tuple[Section, ...]:
-    """Return the figures that this report has data for."""
-    found = list(_error_sections(report))
-    found += [section for s in sensitivities for section in _sensitivity_sections(s)]
+    """Return the figures that this report has data for, in the order of the pages.
+
+    Args:
+        report: What the analysis found.
+        sensitivities: What was measured on top.
+        predicted: What a prediction says of each layer, if there is one.
+    """
+    measured = tuple(sensitivities)
+    found = list(_error_sections(report, output_effects(report, measured, predicted)))
+    found += [section for s in measured for section in _sensitivity_sections(s)]
     found += _size_sections(report)
     found += _timing_sections(report)
     return tuple(found)
 
 
-def _error_sections(report: ModelReport) -> Iterable[Section]:
-    for part, title in (("weight", "Errors of the weights"), ("input", "Errors of the inputs")):
+def _error_sections(report: ModelReport, effects: OutputEffects | None) -> Iterable[Section]:
+    """What matters first: the four errors, then relative errors, then steps of the grid."""
+    rows = error_rows(report, effects)
+    if any(row.value(column) is not None for row in rows for column in COLUMNS):
+        series = [Series("", rows, effects, ONE_MARK)]
+        figure = four_errors_figure(series, most=MOST_LAYERS)
+        yield Section("Four errors of every layer", describe_four_errors(series), figure)
+    for kind, words in KINDS.items():
+        if any(relative_of(layer, kind) is not None for layer in report.layers):
+            figure = relative_error_histograms(report, kind)
+            text = describe_relative_errors(report, kind)
+            yield Section(f"Relative error of every layer, {words}", text, figure)
+    for part, word in (("weight", "weights"), ("input", "inputs")):
         if tensors_of(report, part):
             figure = layer_error_histograms(report, part)
+            title = f"Errors of the {word} in steps of the grid"
             yield Section(title, describe_errors(report, part), figure)
-    if any(layer.accumulated_error is not None for layer in report.layers):
-        text = describe_layer_errors(report)
-        yield Section("Where the error comes from", text, layer_error_dots(report))
 
 
 def _sensitivity_sections(measured: SensitivityReport) -> Iterable[Section]:

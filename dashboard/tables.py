@@ -16,7 +16,7 @@ from dashboard.figures.binning import bin_edges
 from dashboard.figures.four_errors import error_rows
 from dashboard.figures.relative_errors import relative_of
 from dashboard.figures.timing_text import is_baseline, ratio_to_baseline
-from dashboard.layer_rows import layer_row, layer_sqnrs, percent, prefixed
+from dashboard.layer_rows import layer_row, percent, prefixed
 from dashboard.sweeps import split_options, sweep_of
 from quant_engine.choices import is_whole_number
 from quant_engine.layer_forms import BOTH
@@ -308,16 +308,4 @@ def four_errors_table(report: ModelReport, effects: OutputEffects | None = None)
             "output_is": "" if effects is None else effects.basis,
         }
         for row in error_rows(report, effects)
-    )
-
-
-def layer_errors_table(report: ModelReport) -> Table:
-    """Return the SQNR of weight, input, local and accumulated error of each layer."""
-    return table(
-        {
-            "layer": layer.name,
-            "status": layer.status,
-            **{f"{part}_sqnr_db": sqnr for part, sqnr in layer_sqnrs(layer).items()},
-        }
-        for layer in report.layers
     )

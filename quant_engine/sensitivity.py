@@ -17,6 +17,7 @@ from quant_engine.layer_forms import BOTH, PARTS, build_forms
 from quant_engine.measurement import DIRECTIONS, ONE_AT_A_TIME, Measurement, OnUpdate, Sweep
 from quant_engine.options import Options
 from quant_engine.outcomes import Metric
+from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.ranking import check_metric
 from quant_engine.reach import find_unreached
@@ -104,12 +105,7 @@ def measure_sensitivity(
     forms = build_forms(model, prepared, recipe, options, parts, calibration, meter)
     own_metric = None if metric is None or isinstance(metric, str) else metric
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
-    sweep: Sweep = partial(run_here, runner)
-    notes = (*judged.notes, *prepared.state.notes)
-    if executor is not None and prepared.state.reaches_next:
-        notes = (*notes, _NOT_ELSEWHERE)
-    elif executor is not None:
-        sweep = partial(run_elsewhere, executor, runner)
+    sweep, notes = _where_to_run(runner, executor, prepared)
     measurement = Measurement(
         sweep,
         setup.evaluation_data,
@@ -125,7 +121,7 @@ def measure_sensitivity(
             0,
             None,
             seed,
-            notes=notes,
+            notes=(*judged.notes, *notes),
             parts=parts,
             judged=judged.line,
         ),
@@ -136,3 +132,15 @@ def measure_sensitivity(
     if with_cumulative:
         measurement.accumulate(meter)
     return measurement.report(is_partial=False)
+
+
+def _where_to_run(
+    runner: VariantRunner, executor: Executor | None, prepared: PreparedModel
+) -> tuple[Sweep, tuple[str, ...]]:
+    """Return what runs variants, here or on the executor, and what the report says about it."""
+    notes = prepared.state.notes
+    if executor is None:
+        return partial(run_here, runner), notes
+    if prepared.state.reaches_next:
+        return partial(run_here, runner), (*notes, _NOT_ELSEWHERE)
+    return partial(run_elsewhere, executor, runner), notes

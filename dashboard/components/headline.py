@@ -22,10 +22,11 @@ from dashboard.figures.formatting import (
     format_db,
     format_nats,
     format_shrinking,
-    shorten_middle,
+    short_name,
 )
 from dashboard.runs import Run
 from dashboard.wording import judged_caption
+from quant_engine.report import OutputReport
 
 LONGEST_NAME, LONGEST_PRESENTED = 20, 14
 
@@ -36,21 +37,7 @@ def show_headline(run: Run, *, key: str) -> None:
     if caption := judged_caption(run.report.judged):
         st.caption(escape_markdown(caption))
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
-        if output is not None and output.accuracy_quantized is not None:
-            before, after = output.accuracy_float, output.accuracy_quantized
-            change, samples = output_change(output), output.labelled_samples
-            st.metric(
-                "Accuracy, float → now",
-                f"{format_accuracy(before)} → {format_accuracy(after)}",
-                # Streamlit takes the direction from an ASCII minus.
-                f"{change_text(change)}; now{interval_suffix(after, samples)}".replace("−", "-", 1),
-                delta_color=delta_color(change),
-                delta_arrow=delta_arrow(change),
-                help=f"On {samples} test samples. In brackets: 95 % intervals, of the difference "
-                "on the same samples and of the accuracy now, in percent.",
-            )
-        else:
-            st.metric("Accuracy, float → now", MISSING)
+        _show_accuracy(output)
         st.metric(
             "Size, float → now",
             f"{format_bytes(size.float_bytes)} → {format_bytes(size.quantized_bytes)}"
@@ -78,9 +65,10 @@ def show_headline(run: Run, *, key: str) -> None:
         )
         culprit = run_state.culprit_of(run)
         longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
+        names = [layer.name for layer in run.report.layers]
         st.metric(
             f"Culprit ({culprit.label})" if culprit is not None else "Culprit",
-            shorten_middle(culprit.name, longest) if culprit is not None else MISSING,
+            MISSING if culprit is None else short_name(culprit.name, names, longest),
             culprit.text if culprit is not None else None,
             delta_color="off",
             delta_arrow="off",
@@ -92,3 +80,21 @@ def show_headline(run: Run, *, key: str) -> None:
     # What the figures are about comes with them: a report on a tenth of the weights says so.
     if said := coverage_text(run.report.coverage):
         st.caption(escape_markdown(said))
+
+
+def _show_accuracy(output: OutputReport | None) -> None:
+    if output is not None and output.accuracy_quantized is not None:
+        before, after = output.accuracy_float, output.accuracy_quantized
+        change, samples = output_change(output), output.labelled_samples
+        st.metric(
+            "Accuracy, float → now",
+            f"{format_accuracy(before)} → {format_accuracy(after)}",
+            # Streamlit takes the direction from an ASCII minus.
+            f"{change_text(change)}; now{interval_suffix(after, samples)}".replace("−", "-", 1),
+            delta_color=delta_color(change),
+            delta_arrow=delta_arrow(change),
+            help=f"On {samples} test samples. In brackets: 95 % intervals, of the difference "
+            "on the same samples and of the accuracy now, in percent.",
+        )
+    else:
+        st.metric("Accuracy, float → now", MISSING)

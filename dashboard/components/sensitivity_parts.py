@@ -14,7 +14,12 @@ from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
 from dashboard.components.prediction_work import find_prediction
 from dashboard.components.sensitivity_table import exclude_and_rerun
-from dashboard.figures.agreement import agreement_figure, agreement_rows, correlation_text
+from dashboard.figures.agreement import (
+    agreement_figure,
+    agreement_rows,
+    correlation_text,
+    describe_agreement,
+)
 from dashboard.figures.cumulative import (
     cumulative_figure,
     describe_curve,
@@ -31,7 +36,7 @@ from dashboard.figures.formatting import (
     format_nats,
     format_percent,
     plural,
-    shorten_middle,
+    short_name,
 )
 from dashboard.figures.proxies import (
     PROXIES,
@@ -66,7 +71,7 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     first, _ = ranked[0].drawn
     box.metric(
         "Culprit (measured)" if is_culprit else "Most sensitive in this measurement",
-        shorten_middle(ranked[0].name, 24),
+        short_name(ranked[0].name, [row.name for row in ranked], 24),
         metric.format(first) + (" gained without it" if ranked[0].gain is not None else ""),
         help=None
         if is_culprit or culprit is None
@@ -127,9 +132,13 @@ def show_tradeoff(
         alt=describe_front(report, ranked, metric),
         about="\n\n".join(
             (
-                "One point a layer: how many bytes are "
-                + ("given back when it stays float" if is_left_out else "saved by quantizing it")
-                + f", against {metric.label}.",
+                "One point a layer: "
+                + (
+                    "how many bytes are given back when it stays float, against what that gains "
+                    f"in {metric.label} over all layers quantized."
+                    if is_left_out
+                    else f"how many bytes quantizing it saves, against {metric.label}."
+                ),
                 "Diamonds form the Pareto front: no other layer is better in both. "
                 + (
                     "Layers on the front are the cheapest to keep in float."
@@ -250,6 +259,11 @@ def show_agreement(
 ) -> None:
     """Draw whether the cheap numbers of the analysis order the layers as the measurement does."""
     st.subheader("Would a cheap estimate have told you?", anchor=False)
+    st.caption(
+        "An analysis gives each layer's SQNR almost for free: the signal-to-quantization-noise "
+        "ratio in decibels, where 10 dB less is ten times the error energy. ρ and τ say how far "
+        "two numbers put the layers in the same order: +1 the same, 0 unrelated, −1 the opposite."
+    )
     prediction = find_prediction(run.settings)
     proxies = list(PROXIES.values())
     if prediction is not None:
@@ -316,18 +330,3 @@ def _show_correlations(found: Mapping[str, Agreement]) -> None:
                 "−1 the opposite.",
                 width=260,
             )
-
-
-def describe_agreement(agreement: Agreement, metric: SensitivityMetric) -> str:
-    """Return the takeaway of the agreement figure in a sentence."""
-    text = (
-        f"{agreement.proxy.label} against measured {metric.label}: Spearman's rank correlation "
-        f"{correlation_text(agreement.spearman)}, {describe_correlation(agreement.spearman)}."
-    )
-    worst = agreement.worst
-    if worst is None or not worst.gap:
-        return text
-    return (
-        f"{text} Furthest apart: {worst.name}, rank {worst.proxy_rank:g} by the cheap number, "
-        f"measured {worst.measured_rank:g}."
-    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.figures.proxies import Agreement, LayerPair
+from dashboard.figures.proxies import Agreement, LayerPair, describe_correlation
 from dashboard.figures.sensitivity_metrics import SensitivityMetric
 from dashboard.figures.theme import (
     ERROR,
@@ -81,6 +81,24 @@ def agreement_figure(
         height=420,
         x_axis=ticks,
         y_axis=ticks,
+    )
+
+
+def describe_agreement(agreement: Agreement, metric: SensitivityMetric) -> str:
+    """Return the takeaway of the figure in a sentence: how far the orders agree, and where not."""
+    label = agreement.proxy.label
+    if agreement.spearman is None:
+        return f"Too few layers have both a {label} and a measurement to compare their orders."
+    text = (
+        f"{label} against measured {metric.label}: {describe_correlation(agreement.spearman)} "
+        f"(ρ = {correlation_text(agreement.spearman)}"
+    )
+    worst = agreement.worst
+    if worst is None or not worst.gap:
+        return f"{text})."
+    return (
+        f"{text}), furthest apart at {worst.name}, rank {worst.proxy_rank:g} by {label} and "
+        f"{worst.measured_rank:g} measured."
     )
 
 

@@ -51,6 +51,14 @@ def layer_ticks(names: Sequence[str], selected: str = "") -> dict[str, Any]:
     }
 
 
+def marked_names(names: Sequence[str], selected: str | None, length: int = 30) -> list[str]:
+    """Return names of layers for an axis, short and apart, the selected one bold and marked."""
+    return [
+        f"<b>{SELECTED_MARK}{label}</b>" if name == selected else label
+        for name, label in zip(names, short_names(names, length), strict=True)
+    ]
+
+
 def row_frame(row: int) -> dict[str, Any]:
     """Return a frame around a row."""
     return {

@@ -262,6 +262,16 @@ def short_names(names: Sequence[str], length: int = 30) -> list[str]:
     return labels
 
 
+def short_name(name: str, among: Iterable[str], length: int = 30) -> str:
+    """Shorten one layer's name so that none of the model's other layers reads like it.
+
+    Example:
+        >>> short_name("encoder.blocks.11.attention.out_proj", ["head"], 24)
+        'encoder…out_proj'
+    """
+    return short_names(list(dict.fromkeys((name, *among))), length)[0]
+
+
 def _shorter(name: str) -> list[str]:
     """All ways to leave out parts of a name between its first and its last."""
     parts = name.split(".")
@@ -270,16 +280,3 @@ def _shorter(name: str) -> list[str]:
         for head in range(1, len(parts) - 1)
         for tail in range(head + 1, len(parts))
     ]
-
-
-def shorten_middle(text: str, length: int = 28) -> str:
-    """Shorten a name in its middle: layer names differ at both ends.
-
-    Example:
-        >>> shorten_middle("encoder.blocks.11.attention.out_proj", 20)
-        'encoder.bl….out_proj'
-    """
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[-tail:]}"

@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 
 from dashboard.causes import accumulated_relative, local_relative, weight_relative
 from dashboard.culprit import MEASURED, OutputEffects
-from dashboard.figures.formatting import format_percent, shorten_middle
+from dashboard.figures.axes import marked_names
+from dashboard.figures.formatting import format_percent
 from dashboard.figures.theme import (
     CLIPPED,
     GOOD,
@@ -152,7 +153,7 @@ def four_errors_figure(
         y_axis={
             "tickmode": "array",
             "tickvals": list(range(len(shown))),
-            "ticktext": [_tick(name, selected) for name in shown],
+            "ticktext": marked_names(shown, selected, 24),
             "range": [len(shown) - 0.4, -0.6],
             "fixedrange": True,
         },
@@ -289,11 +290,6 @@ def _not_measured() -> dict[str, Any]:
         "showarrow": False,
         "font": {"size": 13},
     }
-
-
-def _tick(name: str, selected: str | None) -> str:
-    short = shorten_middle(name, 24)
-    return f"<b>▶ {short}</b>" if name == selected else short
 
 
 def _band(row: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Layers × options: what every layer does to the output at every width, as a table of bars.
 
+With one layer left out, what sparing it gains against all layers quantized.
+
 Cells are bars, because a heatmap cannot be clicked. Each one holds its value as text, so that
 colour only helps the eye along.
 """
@@ -13,7 +15,8 @@ from typing import Any, TypeAlias
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import SELECTED_MARK, two_lines
-from dashboard.figures.formatting import EXACT, MISSING, format_number, short_names
+from dashboard.figures.formatting import EXACT, MISSING, format_number, plural, short_names
+from dashboard.figures.ranking import spared_gain
 from dashboard.figures.sensitivity import switch_text
 from dashboard.figures.sensitivity_metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.figures.theme import HIGHLIGHT, MARGIN, empty_figure, new_figure
@@ -44,6 +47,7 @@ def option_grid(
     """Return a row for each layer and a column for each option, darker for a more sensitive layer.
 
     The first row is the model with all its layers quantized. `customdata` of a cell is its layer.
+    With one layer left out, a cell is what sparing the layer gains, and the darker the more.
 
     Args:
         options: The options from left to right.
@@ -53,7 +57,8 @@ def option_grid(
         shown: Label of the option that the rest of the page is about.
     """
     detail = next((switch_text(report) for report in options.values()), "")
-    title = two_lines(f"{metric.title}, layers × widths", detail)
+    name = f"What sparing one layer gains: {metric.title}" if _is_gain(options) else metric.title
+    title = two_lines(f"{name}, layers × widths", detail)
     if not options or not names:
         return empty_figure(title, "No layer fits the filter.")
     rows = ["", *names]
@@ -71,7 +76,7 @@ def option_grid(
         },
         y_axis={
             "tickvals": list(range(len(rows))),
-            "ticktext": _ticks(rows, selected),
+            "ticktext": _ticks(rows, selected, _whole(options)),
             "range": [len(rows) - 0.5, -0.5],
             "showgrid": False,
             "fixedrange": True,
@@ -85,11 +90,14 @@ def grid_rows(
 ) -> list[dict[str, str | float | None]]:
     """Return the numbers of the figure, one row a layer and one column an option."""
     found = _values(options, ["", *names], metric)
+    gained = "_gained" if _is_gain(options) else ""
     return [
         {
-            "layer": name or ALL_LAYERS,
+            "layer": name or _whole(options),
             **{
-                f"{metric.key}_at_{label.replace(' ', '_')}": found[name, label]
+                f"{metric.key}{gained if name else ''}_at_{label.replace(' ', '_')}": found[
+                    name, label
+                ]
                 for label in options
             },
         }
@@ -98,7 +106,7 @@ def grid_rows(
 
 
 def describe_grid(options: Options, metric: SensitivityMetric) -> str:
-    """Return the takeaway: the worst cell, and what all layers together do at each width."""
+    """Return the takeaway in a sentence: the largest cell, and all layers at each width."""
     labels = list(options)
     names = dict.fromkeys(layer.name for report in options.values() for layer in report.layers)
     values = {
@@ -109,29 +117,47 @@ def describe_grid(options: Options, metric: SensitivityMetric) -> str:
     layers = {cell: value for cell, value in values.items() if cell[0]}
     if not layers:
         return f"No layer has a {metric.label}."
-    name, label = max(layers, key=lambda cell: metric.badness(layers[cell]))
     together = ", ".join(
         f"{metric.format(values['', label])} at {label}"
         for label in labels
         if ("", label) in values
     )
-    text = (
-        f"{metric.label} of {len(names)} layers at {', '.join(labels)}. "
-        f"Largest error: {name} at {label} with {metric.format(layers[name, label])}."
-    )
-    return f"{text} All layers together: {together}." if together else text
+    if _is_gain(options):
+        name, label = max(layers, key=lambda cell: layers[cell])
+        text = f"sparing {name} gains most at {label}: {metric.format(layers[name, label])}"
+    else:
+        name, label = max(layers, key=lambda cell: metric.badness(layers[cell]))
+        text = f"{name} does most harm at {label}: {metric.format(layers[name, label])}"
+    whole = f"; all layers together: {together}" if together else ""
+    return f"Of {plural(len(names), 'layer')}, {text} of {metric.label}{whole}."
 
 
 def _values(options: Options, rows: Sequence[str], metric: SensitivityMetric) -> Values:
-    """Return (layer, option) -> value; the empty name stands for all layers together."""
+    """Return (layer, option) -> value; the empty name stands for all layers together.
+
+    With one layer left out, a layer's value is what sparing it gains; of all layers together, the
+    error that there is to gain from.
+    """
     found: Values = {}
     for label, report in options.items():
         layers: dict[str, LayerSensitivity | None] = {x.name: x for x in report.layers}
         layers[""] = report.reference
         for name in rows:
             layer = layers.get(name)
-            found[name, label] = None if layer is None else metric.value(layer)
+            value = None if layer is None else metric.value(layer)
+            if name and value is not None and report.direction == LEAVE_ONE_OUT:
+                value = spared_gain(report, metric, value)
+            found[name, label] = value
     return found
+
+
+def _is_gain(options: Options) -> bool:
+    return any(report.direction == LEAVE_ONE_OUT for report in options.values())
+
+
+def _whole(options: Options) -> str:
+    """What the first row is called; among gains it is an error, so it says so."""
+    return f"{ALL_LAYERS} (error)" if _is_gain(options) else ALL_LAYERS
 
 
 def _cells(
@@ -159,7 +185,8 @@ def _cells(
         "insidetextfont": {"size": 12, "color": [_text_color(color) for color in colors]},
         "hovertext": [
             f"<b>{name or ALL_LAYERS}</b><br>{label}<br>"
-            f"{metric.label}: {metric.format(values[name, label])}"
+            f"{metric.label}{' gained' if name and _is_gain(options) else ''}: "
+            f"{metric.format(values[name, label])}"
             for name, label in cells
         ],
         "hovertemplate": "%{hovertext}<extra></extra>",
@@ -177,18 +204,24 @@ def _shades(options: Options, values: Values, metric: SensitivityMetric) -> Valu
     """Return how dark each cell is, 0 to 1: by powers of ten where the measure spans them.
 
     The model with all layers together is far beyond any layer, so it does not stretch the scale.
-    With one layer left out, what is left of the error grows with every bit less, whatever the
-    layer: there each column has a scale of its own.
+    What sparing a layer gains may be negative and grows with every bit less, whatever the layer:
+    there the scale is linear, each column has its own, and the row of errors stays light.
     """
-    is_left_out = any(report.direction == LEAVE_ONE_OUT for report in options.values())
+    is_gain = _is_gain(options)
 
     def height(value: float) -> float:
+        if is_gain:
+            return value
         if metric.allows_log:
             value = math.log10(value) if value > 0 else -math.inf
-        return metric.badness(value) * (-1 if is_left_out else 1)
+        return metric.badness(value)
 
-    heights = {cell: height(value) for cell, value in values.items() if value is not None}
-    columns = [[label] for label in options] if is_left_out else [list(options)]
+    heights = {
+        cell: height(value)
+        for cell, value in values.items()
+        if value is not None and (cell[0] or not is_gain)
+    }
+    columns = [[label] for label in options] if is_gain else [list(options)]
     found: Values = dict.fromkeys(values)
     for labels in columns:
         cells = [cell for cell in heights if cell[1] in labels]
@@ -233,9 +266,9 @@ def _text(value: float | None, metric: SensitivityMetric) -> str:
     return f"{mantissa}e{int(exponent)}"  # without leading zeros: cells are narrow
 
 
-def _ticks(rows: Sequence[str], selected: str) -> list[str]:
+def _ticks(rows: Sequence[str], selected: str, whole: str) -> list[str]:
     """The layers' names, which stay apart where they are shortened; first all layers together."""
-    labels = [f"<b>{ALL_LAYERS}</b>", *short_names(rows[1:])]
+    labels = [f"<b>{whole}</b>", *short_names(rows[1:])]
     return [
         (SELECTED_MARK if name and name == selected else "") + label
         for name, label in zip(rows, labels, strict=True)

@@ -157,14 +157,14 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
                 span=(low, high),
                 is_tied_with_previous=index > 0 and ties[index - 1],
                 is_tied_with_next=index < len(ties) and ties[index],
-                gain=_gain(report, metric, value),
+                gain=spared_gain(report, metric, value),
                 gain_interval=layer.gain_interval if ranking and metric.has_harm_unit else None,
             )
         )
     return tuple(ranked)
 
 
-def _gain(report: SensitivityReport, metric: SensitivityMetric, value: float) -> float | None:
+def spared_gain(report: SensitivityReport, metric: SensitivityMetric, value: float) -> float | None:
     """How much better it is to spare a layer than to quantize all; None for a layer alone."""
     whole = None if report.reference is None else metric.value(report.reference)
     if report.direction != LEAVE_ONE_OUT or whole is None:

@@ -8,7 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.causes import accumulated_relative, local_relative
-from dashboard.figures.formatting import plural, shorten_middle
+from dashboard.figures.axes import marked_names
+from dashboard.figures.formatting import plural
 from dashboard.figures.four_errors import format_relative
 from dashboard.figures.theme import ERROR, ERROR_EDGE, HIGHLIGHT, empty_figure, new_figure
 from quant_engine.report import LayerReport, ModelReport, RelativeErrors
@@ -82,7 +83,7 @@ def relative_error_histograms(
         y_axis={
             "tickmode": "array",
             "tickvals": [last - place + FILL / 2 for place in range(len(rows))],
-            "ticktext": [_tick(name, selected) for name, _ in rows],
+            "ticktext": marked_names([name for name, _ in rows], selected),
             "range": [-0.15, len(rows) + 0.2],
             "showgrid": False,
             "fixedrange": True,
@@ -94,11 +95,6 @@ def relative_error_histograms(
 
 def _octaves(share: float) -> float:
     return math.log2(share)
-
-
-def _tick(name: str, selected: str | None) -> str:
-    short = shorten_middle(name)
-    return f"<b>▶ {short}</b>" if name == selected else short
 
 
 def _band(base: int) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dashboard.figures.axes import marked_names
 from dashboard.figures.binning import Bin, bins_of, join_bins
 from dashboard.figures.distributions import IDEAL_EDGE, is_beyond
-from dashboard.figures.formatting import MISSING, format_percent, shorten_middle
+from dashboard.figures.formatting import MISSING, format_percent
 from dashboard.figures.theme import HIGHLIGHT, NEUTRAL, vertical_line
 from quant_engine.report import ErrorHistogram, TensorReport
 
@@ -60,15 +61,10 @@ def _floor_and_top(rows: Sequence[Row]) -> list[float]:
 
 def names_axis(rows: Sequence[Row], selected: str | None) -> dict[str, Any]:
     """The left axis: the layers' names, the selected one marked."""
-    names = [shorten_middle(row.name) for row in rows]
-    marked = [
-        f"<b>▶ {name}</b>" if row.name == selected else name
-        for name, row in zip(names, rows, strict=True)
-    ]
     return {
         "tickmode": "array",
         "tickvals": [row.base + FILL / 2 for row in rows],
-        "ticktext": marked,
+        "ticktext": marked_names([row.name for row in rows], selected),
         "range": _floor_and_top(rows),
         "showgrid": False,
         "fixedrange": True,

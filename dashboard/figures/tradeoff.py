@@ -1,4 +1,8 @@
-"""What quantizing one layer buys and what it costs: bytes against error, with the Pareto front."""
+"""What one layer buys and costs, with the Pareto front.
+
+One at a time, bytes saved against error; with one layer left out, bytes given back against what
+sparing it gains.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.axes import BYTES_AXIS, log_axis
-from dashboard.figures.formatting import plural, shorten_middle
+from dashboard.figures.formatting import format_bytes, plural, short_names
 from dashboard.figures.point_labels import point_labels
 from dashboard.figures.ranking import RankedLayer, pareto_front
 from dashboard.figures.sensitivity import describe_row
@@ -31,7 +35,7 @@ def layer_front(
     """Return the indices of the rows that no other row beats in both bytes and error.
 
     One at a time, a good row saves much and errs little. Leaving one out, a good row gives little
-    back and leaves little error.
+    back and gains much, which is to leave little error.
     """
     sign = -1 if report.direction == LEAVE_ONE_OUT else 1
     return pareto_front([(sign * row.saved_bytes, metric.badness(row.value)) for row in rows])
@@ -41,13 +45,24 @@ def describe_front(
     report: SensitivityReport, rows: Sequence[RankedLayer], metric: SensitivityMetric
 ) -> str:
     """Return the takeaway of the trade-off in a sentence."""
-    front = [rows[i].name for i in layer_front(report, rows, metric)]
+    front = [rows[i] for i in layer_front(report, rows, metric)]
     if not front:
         return "No layer has a value to show."
-    names = ", ".join(front[:5]) + (f" and {len(front) - 5} more" if len(front) > 5 else "")
+    share = f"{len(front)} of {plural(len(rows), 'layer')}"
+    if any(row.gain is not None for row in rows):
+        best = max(front, key=lambda row: row.drawn[0])
+        return (
+            f"Keeping {best.name} in float gains most, {metric.format(best.drawn[0])} of "
+            f"{metric.label} for {format_bytes(best.saved_bytes)} given back; for {share} none "
+            "gains more with fewer bytes."
+        )
+    if report.direction == LEAVE_ONE_OUT:
+        return f"For {share} none leaves less {metric.label} with fewer bytes given back."
+    best = max(front, key=lambda row: row.saved_bytes)
     return (
-        f"Bytes against {metric.label}: {plural(len(front), 'layer')} of {len(rows)} on the "
-        f"Pareto front, from little to much saved: {names}."
+        f"Quantizing {best.name} saves most, {format_bytes(best.saved_bytes)} at a "
+        f"{metric.label} of {metric.format(best.value)}; for {share} none saves more with less "
+        "harm."
     )
 
 
@@ -61,17 +76,22 @@ def tradeoff_figure(
 ) -> go.Figure:
     """Return one point a layer, bytes saved against error, with the Pareto front as a line.
 
+    With one layer left out, bytes given back against what sparing it gains, which may be negative
+    and stands on a linear axis.
+
     `customdata` of a point is the layer's name. Points that the axis cannot show (0 on a
     logarithmic axis, an infinite SQNR) stand on its edge, as triangles.
     """
     is_left_out = report.direction == LEAVE_ONE_OUT
-    title = f"Bytes {'given back' if is_left_out else 'saved'} against {metric.label}"
+    is_gain = any(row.gain is not None for row in rows)
+    what = f"what sparing a layer gains in {metric.label}" if is_gain else metric.label
+    title = f"Bytes {'given back' if is_left_out else 'saved'} against {what}"
     if not rows:
         return empty_figure(title, "No layer has a value to show.")
-    is_log = is_log and metric.allows_log
+    is_log = is_log and metric.allows_log and not is_gain
     front = layer_front(report, rows, metric)
-    heights = _heights([row.value for row in rows], is_log)
-    is_on_edge = [height != row.value for height, row in zip(heights, rows, strict=True)]
+    heights = _heights([row.drawn[0] for row in rows], is_log)
+    is_on_edge = [height != row.drawn[0] for height, row in zip(heights, rows, strict=True)]
     on_front = [i for i in front if not is_on_edge[i]]
     others = [i for i in range(len(rows)) if not is_on_edge[i] and i not in set(front)]
     on_edge = [i for i in range(len(rows)) if is_on_edge[i]]
@@ -87,7 +107,7 @@ def tradeoff_figure(
             (r.saved_bytes, math.log10(h) if is_log else h)
             for r, h in zip(rows, heights, strict=True)
         ],
-        [shorten_middle(row.name, 22) for row in rows],
+        short_names([row.name for row in rows], 22),
         on_front[::-1],  # the largest saving first
     )
     return new_figure(
@@ -95,7 +115,7 @@ def tradeoff_figure(
         "Bytes given back when the layer stays float"
         if is_left_out
         else "Bytes saved by quantizing the layer",
-        metric.title,
+        f"{metric.label} gained ({metric.unit})" if is_gain else metric.title,
         traces=[trace for trace in traces if trace is not None],
         height=440,
         x_axis={**BYTES_AXIS, "range": _byte_range(rows)},
@@ -144,24 +164,21 @@ def _points(
         "marker": {
             "color": ERROR,
             "size": 13 if is_front else 9,
-            "symbol": [_symbol(rows[i].value, heights[i], is_front) for i in chosen],
+            "symbol": [_symbol(rows[i].drawn[0], heights[i], is_front) for i in chosen],
             "line": {"color": ERROR_EDGE, "width": 2 if is_front else 1},
         },
     }
-    intervals = [rows[i].interval for i in chosen]
-    if name != "beyond the axis" and any(interval is not None for interval in intervals):
-        ends = [
-            interval or (rows[i].value, rows[i].value)
-            for i, interval in zip(chosen, intervals, strict=True)
-        ]
+    drawn = [rows[i].drawn for i in chosen]
+    if name != "beyond the axis" and any(interval is not None for _, interval in drawn):
+        ends = [interval or (value, value) for value, interval in drawn]
         trace["error_y"] = {
             "type": "data",
             "symmetric": False,
             "array": [
-                _reach(high - rows[i].value) for i, (_, high) in zip(chosen, ends, strict=True)
+                _reach(high - value) for (value, _), (_, high) in zip(drawn, ends, strict=True)
             ],
             "arrayminus": [
-                _reach(rows[i].value - low) for i, (low, _) in zip(chosen, ends, strict=True)
+                _reach(value - low) for (value, _), (low, _) in zip(drawn, ends, strict=True)
             ],
             "color": NEUTRAL,
             "thickness": 1,
@@ -206,12 +223,13 @@ def _front_line(
 def _selected_ring(
     rows: Sequence[RankedLayer], heights: Sequence[float], selected: str
 ) -> dict[str, Any] | None:
-    for row, height in zip(rows, heights, strict=True):
+    names = short_names([row.name for row in rows], 24)
+    for row, name, height in zip(rows, names, heights, strict=True):
         if row.name == selected:
             return {
                 "type": "scatter",
                 "mode": "markers",
-                "name": f"selected: {shorten_middle(selected, 24)}",
+                "name": f"selected: {name}",
                 "x": [row.saved_bytes],
                 "y": [height],
                 "marker": {

@@ -86,11 +86,11 @@ def _show_grid(
         key="sensitivity_grid",
         alt=describe_grid(options, metric),
         about="One row a layer, in the order of the ranking below; one column a width of the "
-        f"weights. Each cell holds its {metric.label}. The first row is the model with **all** "
-        "layers at that width.\n\n"
+        f"weights. Each cell is in {metric.unit} of {metric.label}. The first row is the model "
+        "with **all** layers at that width.\n\n"
         + (
-            "Every layer is switched but that one: the less error is left, the darker the cell, "
-            "compared within its column.\n\nDark cells are the layers worth more bits."
+            "Every layer is switched but that one, and a cell holds what that gains: the more, the "
+            "darker, compared within its column.\n\nDark cells are the layers worth more bits."
             if options[option].direction == LEAVE_ONE_OUT
             else "Only that layer is switched: the darker the cell, the worse.\n\nLook for rows "
             "that stay light to the right: those layers can do with few bits."

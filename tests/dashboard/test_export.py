@@ -10,10 +10,17 @@ from dataclasses import replace
 import pytest
 
 from dashboard import export
+from dashboard.culprit import OutputEffects
 from dashboard.export import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.report_page import LAYER_COLUMNS, key_numbers, layer_cells, sections
 from dashboard.sweeps import Sweep
-from quant_engine.report import Coverage, LeftOut, ModelReport, SensitivityReport
+from quant_engine.report import (
+    Coverage,
+    LeftOut,
+    ModelReport,
+    RelativeErrors,
+    SensitivityReport,
+)
 from tests.dashboard.factories import (
     EXACT_LAYER,
     EXCLUDED_LAYER,
@@ -83,7 +90,8 @@ def test_the_page_has_the_four_pictures_and_each_names_its_takeaway() -> None:
     titles = [section.title for section in sections(make_report(), (make_sensitivity(),))]
 
     for title in (
-        "Errors of the weights",
+        "Four errors of every layer",
+        "Errors of the weights in steps of the grid",
         "Sensitivity, one at a time",
         "Size of the model",
         "Time at batch size 64",
@@ -93,6 +101,23 @@ def test_the_page_has_the_four_pictures_and_each_names_its_takeaway() -> None:
     assert len(figures(text)) == len(titles)
     assert text.count("aria-label=") == len(titles)
     assert "aria-label=''" not in text
+
+
+def test_what_matters_stands_first_and_names_the_culprit() -> None:
+    kept = RelativeErrors(-10, (1, 3), 0, 0, 0, 0.5, 8, 1, 0)
+    report = replace_layer(make_report(), "conv1", local_relative=kept)
+    predicted = OutputEffects("predicted", {"conv1": 2.0, "head.0": 1e-4})
+    found = sections(report, (), predicted)
+
+    assert [section.title for section in found[:4]] == [
+        "Four errors of every layer",
+        "Relative error of every layer, alone",
+        "Errors of the weights in steps of the grid",
+        "Errors of the inputs in steps of the grid",
+    ]
+    assert found[0].text.startswith("conv1 costs the output most: ")
+    assert found[0].text.endswith("the answer moves by 2 nats.")
+    assert found[0].figure.layout.yaxis.ticktext[0] == "conv1"
 
 
 def test_figures_carry_their_own_colours_and_no_other_template() -> None:
@@ -212,7 +237,9 @@ def test_dynamic_inputs_are_not_called_float() -> None:
 
     assert cells["Input bits"] == "8, range found anew for each batch"
     assert "range found anew for each batch" in page(report)
-    assert "Errors of the inputs" in [section.title for section in sections(report)]
+    assert "Errors of the inputs in steps of the grid" in [
+        section.title for section in sections(report)
+    ]
     assert page(report).count("4 batches of at most 100 samples") == 3  # head, figure, its alt
     assert "batches" not in page(make_report())
     row = to_layer_csv(report).decode("utf-8-sig").splitlines()[1]
@@ -229,7 +256,7 @@ def test_several_widths_give_a_grid_and_a_ranking_each() -> None:
         f"{name}: ranked at 8 bits",
         f"{name}: ranked at 4 bits",
     ]
-    assert "All layers together" in found[0].text
+    assert "; all layers together: " in found[0].text
     assert "compared on the same samples" in found[1].text
     text = to_html(make_report(), (measured,)).decode()
     assert html.escape(name) in text

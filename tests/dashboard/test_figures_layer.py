@@ -21,7 +21,6 @@ from dashboard.figures.channels import (
 from dashboard.figures.codes import code_usage, describe_codes, end_code_share
 from dashboard.figures.distributions import grid_range, lsb_histogram, value_histogram
 from dashboard.figures.error_ridges import describe_errors, layer_error_histograms, tensors_of
-from dashboard.figures.layer_errors import describe_layer_errors, layer_error_dots
 from dashboard.figures.range_choices import best_choice, range_choices
 from dashboard.figures.ridge_rows import FILL, TALLEST
 from dashboard.figures.theme import CLIPPED, FLOAT, INT8, TEMPLATE, is_empty_figure
@@ -36,7 +35,6 @@ from quant_engine.report import (
 from tests.dashboard.factories import (
     EXACT_LAYER,
     WIDE_LAYER,
-    make_partial_report,
     make_report,
     replace_layer,
 )
@@ -351,49 +349,6 @@ def test_the_takeaway_names_the_worst_layer_and_the_clipping() -> None:
     text = describe_errors(make_report("int8_entropy"), "input")
     assert WIDE_LAYER in text
     assert "10 of 10 layers clip" in text
-
-
-# --- Four errors ----------------------------------------------------------------------------------
-
-
-def test_dots_are_the_four_sqnrs_of_each_layer() -> None:
-    report = make_report()
-    figure = layer_error_dots(report, selected=LAYER)
-
-    assert_valid(figure)
-    row = [layer.name for layer in report.layers].index(LAYER)
-    layer = report.layer(LAYER)
-    assert layer.weight is not None
-    assert layer.local_error is not None
-    for name, value in (
-        ("weight", layer.weight.error.sqnr_db),
-        ("local", layer.local_error.sqnr_db),
-    ):
-        dots = trace(figure, name)
-        place = list(dots.y).index(row)
-        assert dots.x[place] == value
-        assert dots.customdata[place][0] == LAYER
-    assert len({t.marker.symbol for t in figure.data if t.mode == "markers"}) == 4
-
-
-def test_an_exact_dot_stands_right_of_all_others_and_is_named_so() -> None:
-    dots = trace(layer_error_dots(make_report()), "weight")
-
-    exact = [i for i, row in enumerate(dots.customdata) if row[0] == EXACT_LAYER]
-    assert dots.customdata[exact[0]][1] == "exact"
-    assert dots.x[exact[0]] == max(dots.x)
-
-
-def test_dots_of_a_partial_report_skip_what_is_not_known() -> None:
-    report = make_partial_report(3)
-    figure = layer_error_dots(report)
-
-    assert_valid(figure)
-    assert len(trace(figure, "local").x) == 3
-    assert len(trace(figure, "weight").x) == 5
-    empty = layer_error_dots(replace(report, layers=()))
-    assert is_empty_figure(empty)
-    assert "not measured" in describe_layer_errors(replace(report, layers=()))
 
 
 # --- Channels -------------------------------------------------------------------------------------

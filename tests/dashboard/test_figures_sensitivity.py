@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.figures.agreement import agreement_figure, agreement_rows
+from dashboard.figures.agreement import agreement_figure, agreement_rows, describe_agreement
 from dashboard.figures.axes import SELECTED_MARK
 from dashboard.figures.cumulative import (
     cumulative_figure,
@@ -16,7 +16,7 @@ from dashboard.figures.cumulative import (
     point_with_float_layers,
 )
 from dashboard.figures.point_labels import point_labels
-from dashboard.figures.proxies import PROXIES, measure_agreement
+from dashboard.figures.proxies import PROXIES, Agreement, LayerPair, measure_agreement
 from dashboard.figures.ranking import rank_layers
 from dashboard.figures.sensitivity import (
     describe_ranking,
@@ -27,7 +27,7 @@ from dashboard.figures.sensitivity import (
 )
 from dashboard.figures.sensitivity_metrics import METRICS, available_metrics
 from dashboard.figures.theme import is_empty_figure
-from dashboard.figures.tradeoff import layer_front, tradeoff_figure
+from dashboard.figures.tradeoff import describe_front, layer_front, tradeoff_figure
 from quant_engine.report import CumulativePoint, Ranking
 from tests.dashboard.factories import EXACT_LAYER, make_sensitivity
 from tests.dashboard.factories import make_report as make_model_report
@@ -257,6 +257,39 @@ def test_leave_one_out_front_wants_few_bytes_and_little_error():
     ranked = rank_layers(report, KL)
     # b leaves least error for 7,000 bytes, c leaves less than a for fewer bytes.
     assert {ranked[i].name for i in layer_front(report, ranked, KL)} == {"b", "c"}
+
+
+def test_left_out_tradeoff_draws_what_sparing_a_layer_gains():
+    report = replace(three_layers(direction="leave_one_out"), reference=make_layer("", 1.0))
+    ranked = rank_layers(report, KL)
+    figure = tradeoff_figure(report, ranked, KL, is_log=True)
+    front = trace(figure, "on the front")
+    gains = {layer.name: 1.0 - layer.kl_divergence for layer in report.layers}
+
+    assert list(front.y) == pytest.approx([gains[name] for name in front.customdata])
+    assert figure.layout.yaxis.type != "log"
+    assert figure.layout.yaxis.title.text == "KL divergence gained (nats)"
+    assert "gains" in figure.layout.title.text
+    best = max(gains, key=gains.get)
+    assert describe_front(report, ranked, KL).startswith(f"Keeping {best} in float gains most, ")
+
+
+def test_agreement_says_in_one_sentence_how_far_the_orders_agree():
+    report = make_report(
+        [make_layer(name, kl) for name, kl in zip("abcd", (4, 3, 2, 1), strict=True)]
+    )
+    ranks = dict(zip("abcd", (4, 1, 2, 3), strict=True))
+    pairs = tuple(
+        LayerPair(layer.name, 0.0, layer.kl_divergence, ranks[layer.name], place)
+        for place, layer in enumerate(report.layers, start=1)
+    )
+    agreement = Agreement(PROXIES["weight"], pairs, 0.93, 0.8)
+
+    assert describe_agreement(agreement, KL) == (
+        "Weight SQNR against measured KL divergence: nearly the same order (ρ = +0.93), furthest "
+        "apart at a, rank 4 by Weight SQNR and 1 measured."
+    )
+    assert "Too few" in describe_agreement(replace(agreement, spearman=None), KL)
 
 
 def test_names_cover_neither_points_nor_each_other():

@@ -95,9 +95,25 @@ def test_left_out_layers_are_shaded_within_their_column() -> None:
     options = two("leave_one_out", wide=[("a", 1e-6), ("b", 2e-6)], narrow=[("a", 0.1), ("b", 0.2)])
     cells = cells_of(option_grid(options, ["a", "b"], KL))
 
-    for column in (0, 1):  # sparing "a" leaves less error: it is to blame
+    # What is left is 1e-6 and 2e-6 of 9: sparing "a" gains the more.
+    assert [cells[name, 1]["text"] for name in ("", "a", "b")] == ["9", "8.9", "8.8"]
+    for column in (0, 1):
         assert luminance(cells["a", column]["color"]) < luminance(cells["b", column]["color"])
     assert cells["a", 0]["color"] == cells["a", 1]["color"]
+    assert describe_grid(options, KL).startswith(
+        "Of 2 layers, sparing a gains most at 8 bits: 9 nats of KL divergence; all layers together:"
+    )
+    whole, first, _ = grid_rows(options, ["a", "b"], KL)
+    assert whole["layer"] == f"{ALL_LAYERS} (error)"
+    assert first["kl_gained_at_4_bits"] == pytest.approx(8.9)
+
+
+def test_sparing_a_layer_that_helps_is_a_loss_and_is_light() -> None:
+    options = two("leave_one_out", wide=[("a", 10.0), ("b", 5.0)])
+    cells = cells_of(option_grid(options, ["a", "b"], KL))
+
+    assert cells["a", 0]["text"] == "−1"
+    assert luminance(cells["a", 0]["color"]) > luminance(cells["b", 0]["color"])
 
 
 @pytest.mark.parametrize("key", list(METRICS))
@@ -146,8 +162,10 @@ def test_rows_and_description_hold_the_numbers() -> None:
         {"layer": "a", "kl_at_8_bits": 1e-6, "kl_at_4_bits": 1e-2},
     ]
     text = describe_grid(options, KL)
-    assert "Largest error: a at 4 bits with 0.01 nats" in text
-    assert "9 nats at 8 bits" in text
+    assert text == (
+        "Of 2 layers, a does most harm at 4 bits: 0.01 nats of KL divergence; "
+        "all layers together: 9 nats at 8 bits, 9 nats at 4 bits."
+    )
 
 
 def test_a_filter_that_fits_nothing_is_said_in_words() -> None:
