@@ -216,7 +216,9 @@ def _conditions(report: ModelReport) -> str:
         "“exact” means no error. LSB: one step of the integer grid. 1 kB is 1,000 bytes.",
         f"{machine.cpu}, {machine.threads} threads, {machine.platform}, "
         f"PyTorch {machine.torch_version}.",
-        *(report.timing.notes if report.timing is not None else ()),
-        *(note for note in report.notes if note != report.judged),
+        " ".join(report.timing.notes if report.timing is not None else ()),
+        " ".join(note for note in report.notes if note != report.judged),
     ]
-    return "<footer>" + "".join(f"<p>{html.escape(line)}</p>" for line in lines) + "</footer>"
+    return (
+        "<footer>" + "".join(f"<p>{html.escape(line)}</p>" for line in lines if line) + "</footer>"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
@@ -180,7 +180,7 @@ def _sensitivity_sections(measured: SensitivityReport) -> Iterable[Section]:
         yield Section(
             f"{title}: ranked at {label}" if len(options) > 1 else title,
             f"{describe_ranking(report, ranked, metric)} {describe_ties(report, metric)}",
-            ranking_figure(report, ranked[:MOST_LAYERS], metric, is_log=len(options) > 1),
+            ranking_figure(report, ranked[:MOST_LAYERS], metric, is_log=True),
         )
 
 
@@ -205,20 +205,23 @@ def _timing_sections(report: ModelReport) -> list[Section]:
     timing = report.timing
     if timing is None:
         return []
-    conditions = conditions_text(timing)
     found = [
         Section(
             f"Time at batch size {batch}",
-            f"{timing_words(timing, batch)} {baseline_text(timing, batch)} {conditions}",
+            f"{timing_words(timing, batch)} {baseline_text(timing, batch)}",
             model_timing_figure(timing, batch),
         )
         for batch in batch_sizes(timing)
     ]
     times = layer_times(timing)
     if times:
-        text = f"{describe_layer_times(times, timing)} {describe_executions(timing)} {conditions}"
+        text = f"{describe_layer_times(times, timing)} {describe_executions(timing)}"
         figure = layer_times_figure(most_telling(times, MOST_LAYERS))
         found.append(Section("Time inside each layer", text, figure))
+    # How all of them were timed is said once, where the last of them is read.
+    found[-1:] = [
+        replace(last, text=f"{last.text} {conditions_text(timing)}") for last in found[-1:]
+    ]
     return found
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from dashboard.culprit import OutputEffects
 from dashboard.figures.binning import bin_edges
 from dashboard.figures.four_errors import error_rows
+from dashboard.figures.range_choices import channel_sqnrs
 from dashboard.figures.relative_errors import relative_of
 from dashboard.figures.timing_text import is_baseline, ratio_to_baseline
 from dashboard.layer_rows import layer_row, percent, prefixed
@@ -277,8 +278,11 @@ def code_table(tensor: TensorReport) -> Table:
 
 
 def range_table(tensor: TensorReport) -> Table:
-    """Return what every observer would choose for this tensor."""
-    return table(
+    """Return what every observer would choose for this tensor, and what a scale per channel gives.
+
+    The last two rows, of a weight with one scale, count the channels alike; the others all values.
+    """
+    rows: list[dict[str, Any]] = [
         {
             "observer": choice.observer,
             "is_used": choice.observer == tensor.scheme.observer,
@@ -290,7 +294,14 @@ def range_table(tensor: TensorReport) -> Table:
             "clipped_percent": percent(choice.clipped_fraction),
         }
         for choice in tensor.range_choices
-    )
+    ]
+    if (by_channel := channel_sqnrs(tensor)) is not None:
+        names = ("one scale, each channel alike", "per channel, each channel alike")
+        rows += [
+            {"observer": name, "is_used": name == names[0], "estimated_sqnr_db": sqnr_db}
+            for name, sqnr_db in zip(names, by_channel, strict=True)
+        ]
+    return table(rows)
 
 
 def four_errors_table(report: ModelReport, effects: OutputEffects | None = None) -> Table:

@@ -20,7 +20,7 @@ from dashboard.figures.formatting import (
     format_span,
     plural,
 )
-from dashboard.figures.range_choices import best_choice, observer_name
+from dashboard.figures.range_choices import best_choice, channel_sqnrs, observer_name
 from dashboard.wording import UNMEASURED_INPUTS, describe_batches, describe_input
 from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, RangeChoice, TensorReport
 
@@ -192,11 +192,10 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
 
 def _per_channel(tensor: TensorReport, subject: str) -> Verdict | None:
     """Say what a scale for each channel promises, where it beats every range for all of them."""
-    promised, channels = tensor.per_channel_sqnr_db, tensor.channels
-    if promised is None or channels is None or not channels.sqnr_db:
+    by_channel = channel_sqnrs(tensor)
+    if by_channel is None:
         return None
-    share = sum(10 ** (-sqnr_db / 10) for sqnr_db in channels.sqnr_db) / len(channels.sqnr_db)
-    own = math.inf if share == 0 else -10 * math.log10(share)
+    own, promised = by_channel
     if not promised - own > _CHANNEL_GAP_DB:
         return None
     text = (

@@ -225,3 +225,21 @@ def describe_seconds(seconds: float | None) -> str:
         return "under 1 s"
     whole = round(seconds)
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
+
+
+GLOSSES = {
+    "SQNR": "**SQNR**: signal over noise; 20 dB is an error of 10 %, 40 dB of 1 %",
+    "KL": "**KL**: how far the answer's probabilities move from the float model's; 0 is not at all",
+    "LSB": "**LSB**: one step of the integer grid",
+}
+"""Terms of the field in a few words (Markdown)."""
+
+
+def gloss(*terms: str) -> str:
+    """Return what terms mean, for the place where they first stand on a page.
+
+    Example:
+        >>> gloss("LSB")
+        '**LSB**: one step of the integer grid.'
+    """
+    return ". ".join(GLOSSES[term] for term in terms) + "."

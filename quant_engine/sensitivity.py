@@ -92,11 +92,7 @@ def measure_sensitivity(
         UnsupportedLayerError: If there is nothing to quantize under one of the options.
         WorkerError: If the executor fails.
     """
-    require_choice("direction", direction, DIRECTIONS)
-    require_choice("parts", parts, PARTS)
-    check_metric(metric)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
+    _check_words(direction, parts, metric, seed)
     setup = set_up(model, calibration_data, recipe, evaluation_data, reads_often=True)
     prepared, recipe = setup.prepared, setup.recipe
     judged = describe_judged(prepared)
@@ -132,6 +128,14 @@ def measure_sensitivity(
     if with_cumulative:
         measurement.accumulate(meter)
     return measurement.report(is_partial=False)
+
+
+def _check_words(direction: str, parts: str, metric: str | Metric | None, seed: int) -> None:
+    require_choice("direction", direction, DIRECTIONS)
+    require_choice("parts", parts, PARTS)
+    check_metric(metric)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
 
 
 def _where_to_run(

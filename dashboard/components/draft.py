@@ -11,15 +11,24 @@ from dataclasses import replace
 
 import streamlit as st
 
+from dashboard import service
 from dashboard.components import run_state
+from dashboard.components.link_widgets import DRAFT_KEY
+from dashboard.components.notices import add_notice
 from dashboard.links import override_to_text
-from dashboard.state import Settings
+from dashboard.state import (
+    Settings,
+    params_from_text,
+    settings_from_params,
+    settings_to_text,
+)
 from quant_engine.scheme import LayerScheme, Overrides, Recipe
 
 _DRAFT = "draft_settings"
 _BASE = "draft_base_id"
 _START = "draft_start"
 _VERSION = "draft_version"
+_LINK_READ = "draft_link_read"
 
 LayerBits = tuple[int, int | None]
 """Bits of a layer's weight and of its input; None where the input stays as the recipe says."""
@@ -41,6 +50,31 @@ def set_draft(settings: Settings) -> None:
     """Begin a draft with these settings; the form's widgets follow."""
     st.session_state[_DRAFT] = st.session_state[_START] = settings
     st.session_state[_VERSION] = draft_version() + 1
+
+
+def follow_draft_link() -> None:
+    """Begin with the draft that a link names; before the form of a page is drawn."""
+    text = st.query_params.get(DRAFT_KEY, "")
+    if _LINK_READ in st.session_state or not text:
+        return
+    st.session_state[_LINK_READ] = True
+    settings, notices = settings_from_params(
+        params_from_text(text), service.model_names(), service.layer_names
+    )
+    for notice in notices:
+        add_notice(notice)
+    if settings is not None:
+        st.session_state[_BASE] = run_state.wanted_settings().run_id
+        set_draft(settings)
+
+
+def write_draft_link(settings: Settings) -> None:
+    """Draw the hidden field that holds what the form says in the link, where it was not run."""
+    st.session_state[_LINK_READ] = True
+    is_run = settings.run_id == run_state.wanted_settings().run_id
+    st.session_state[DRAFT_KEY] = "" if is_run else settings_to_text(settings)
+    with st.container(key="link_state_draft"):
+        st.text_input("Settings in the link", key=DRAFT_KEY, bind="query-params")
 
 
 def draft_start(form_key: str) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard import service
 from dashboard.accuracy import (
     change_text,
     delta_arrow,
@@ -19,35 +20,36 @@ from dashboard.figures.formatting import (
     MISSING,
     format_accuracy,
     format_bytes,
+    format_count,
     format_db,
     format_nats,
     format_shrinking,
+    plural,
     short_name,
 )
 from dashboard.runs import Run
-from dashboard.wording import judged_caption
+from dashboard.wording import gloss, judged_caption
 from quant_engine.report import OutputReport
 
 LONGEST_NAME, LONGEST_PRESENTED = 20, 14
 
 
+def samples_covered(run: Run) -> str:
+    """Return how many of the test samples the figures of a run cover."""
+    known, planned = run.report.evaluation_samples, service.model_info(run.model_name).test_samples
+    return f"{format_count(known)} of {plural(planned, 'sample')}"
+
+
 def show_headline(run: Run, *, key: str) -> None:
     """Draw accuracy, bytes and output error before and after, and the culprit."""
-    output, size = run.report.output, run.report.size
+    output = run.report.output
+    if run.report.is_partial:
+        st.caption(f"Measured on {samples_covered(run)}.")
     if caption := judged_caption(run.report.judged):
         st.caption(escape_markdown(caption))
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
         _show_accuracy(output)
-        st.metric(
-            "Size, float → now",
-            f"{format_bytes(size.float_bytes)} → {format_bytes(size.quantized_bytes)}"
-            if size
-            else MISSING,
-            format_shrinking(size.float_bytes, size.quantized_bytes) if size else None,
-            delta_color="off",
-            delta_arrow="off",
-            help="All parameters and buffers. 1 kB is 1,000 bytes.",
-        )
+        _show_size(run)
         st.metric(
             "Output SQNR",
             format_db(output.error.sqnr_db if output else None),
@@ -77,9 +79,30 @@ def show_headline(run: Run, *, key: str) -> None:
             if culprit is not None
             else "No layer is quantized, or none was measured.",
         )
+    st.caption(gloss("SQNR", "KL"))
     # What the figures are about comes with them: a report on a tenth of the weights says so.
     if said := coverage_text(run.report.coverage):
         st.caption(escape_markdown(said))
+
+
+def _show_size(run: Run) -> None:
+    """Bytes before and after; where BatchNorms were folded, "before" is the folded model."""
+    size, given = run.report.size, service.model_info(run.model_name).float_bytes
+    value, change = MISSING, None
+    if size is not None:
+        before, after = size.float_bytes, size.quantized_bytes
+        value = f"{format_bytes(before)} → {format_bytes(after)}"
+        folded = "" if before == given else "; BatchNorm folded"
+        change = format_shrinking(before, after) + folded
+    st.metric(
+        "Size, float → now",
+        value,
+        change,
+        delta_color="off",
+        delta_arrow="off",
+        help="All parameters and buffers. 1 kB is 1,000 bytes. BatchNorms are folded into the "
+        f"layers before them first; the float model as given has {format_bytes(given)}.",
+    )
 
 
 def _show_accuracy(output: OutputReport | None) -> None:

@@ -12,11 +12,12 @@ from dashboard.jobs import CANCELLED, QUEUED, JobStatus
 from dashboard.wording import describe_estimate
 
 
-def show_job_panel(*, is_empty: bool) -> None:
+def show_job_panel(*, is_empty: bool, remark: str = "") -> None:
     """Draw what is on its way for this session; it keeps itself up to date.
 
     Args:
         is_empty: Whether the shell found no run to show.
+        remark: What the page shows until the first of the jobs ends.
     """
     statuses = run_state.watched_jobs()
     if is_empty and run_state.shown_run() is not None:
@@ -26,7 +27,7 @@ def show_job_panel(*, is_empty: bool) -> None:
     active = frozenset(status.key for status in statuses if status.is_active)
     seconds, shown = run_state.poll_seconds(), _shown_version()
     show_live(
-        lambda: _draw(active, shown, seconds),
+        lambda: _draw(active, shown, seconds, remark),
         key="live_jobs",
         run_every=seconds if active else None,
     )
@@ -43,7 +44,7 @@ def _shown_version() -> object:
     return run.id, run.created, run.seconds
 
 
-def _draw(active_before: frozenset[str], shown: object, seconds: float) -> None:
+def _draw(active_before: frozenset[str], shown: object, seconds: float, remark: str) -> None:
     statuses = run_state.watched_jobs()
     active = {status.key for status in statuses if status.is_active}
     # The clock of this part is set where the whole page is drawn.
@@ -54,6 +55,8 @@ def _draw(active_before: frozenset[str], shown: object, seconds: float) -> None:
         with st.container(border=True, key=f"job_{index}"):
             if status.is_active:
                 _show_active(status, index)
+                if remark and index == 0:
+                    st.caption(remark)
             else:
                 _show_ended(status, index)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from dashboard import tables
@@ -9,6 +11,7 @@ from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.guard import contained
 from dashboard.components.link_check import check_link_word
+from dashboard.components.slides import is_presenting
 from dashboard.figures.error_ridges import (
     PARTS,
     describe_errors,
@@ -34,11 +37,15 @@ FOUR, RELATIVE = "Four errors", "Relative error"
 WEIGHTS, INPUTS = "Weights (steps)", "Inputs (steps)"
 VIEWS = {FOUR: None, RELATIVE: None, WEIGHTS: "weight", INPUTS: "input"}
 MOST_ROWS = 16
+PLACE_HEIGHT = 340
+"""Pixels; on a screen 900 pixels high, what is wrong with the layer is in sight below."""
 
 
 def show_overview(run: Run) -> None:
-    """Draw the errors of all layers; a click selects a layer."""
-    st.subheader("Error of every layer", anchor=False)
+    """Draw the errors of all layers; a click selects a layer.
+
+    The rows scroll in a place of their own, so that the details of the layer are in sight below.
+    """
     check_link_word("overview", list(VIEWS))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         view = st.segmented_control(
@@ -63,12 +70,14 @@ def show_overview(run: Run) -> None:
                 bind="query-params",
                 help=f"Otherwise the {MOST_ROWS} layers with the lowest local SQNR.",
             )
-    if view == RELATIVE:
-        _show_relative(run)
-    elif part is None:
-        _show_four(run)
-    else:
-        _show_ridges(run, part, None if is_all else MOST_ROWS)
+    height: int | Literal["content"] = "content" if is_presenting() else PLACE_HEIGHT
+    with st.container(height=height, border=False, key="overview_place"):
+        if view == RELATIVE:
+            _show_relative(run)
+        elif part is None:
+            _show_four(run)
+        else:
+            _show_ridges(run, part, None if is_all else MOST_ROWS)
 
 
 @contained("The error histograms")
@@ -86,7 +95,7 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
                 "steps of its own grid (LSB). All rows have one scale.",
                 "Ideal rounding is flat between −0.5 and 0.5, as high as the dotted line. A spike "
                 "at 0 means that many values lie on the grid already, such as zeros after a ReLU.",
-                "Hatched red beyond ±0.5 is clipping; it is drawn at least a sliver high. "
+                "Red beyond ±0.5 is clipping; it is drawn at least a sliver high. "
                 "Click a bar to select its layer.",
             )
         ),

@@ -26,6 +26,7 @@ from dashboard.figures.distributions import lsb_histogram, value_histogram
 from dashboard.figures.formatting import format_db, format_number, format_percent, plural
 from dashboard.figures.range_choices import (
     best_choice,
+    channel_sqnrs,
     observer_name,
     range_choices,
     why_no_choice,
@@ -89,14 +90,14 @@ def _ends_of_values(tensor: TensorReport) -> str:
     if tensor.is_dynamic:
         return (
             "Every batch has a grid of its own, so no line can show where it ends. The bins span "
-            "what the calibration saw; hatched bars at the side are values beyond that, which the "
+            "what the calibration saw; bars apart at the side are values beyond that, which the "
             "range of their batch holds all the same. Steps differ from batch to batch, so a bin "
             "may catch one code more than its neighbour: small teeth in orange are no error."
         )
     if len(tensor.scale) == 1:
-        return "Hatched bars at the side are values beyond the grid: they are clipped to its end."
+        return "Bars apart at the side are values beyond the grid: they are clipped to its end."
     return (
-        "Every channel has a grid of its own, so no line can show where it ends; hatched bars at "
+        "Every channel has a grid of its own, so no line can show where it ends; bars apart at "
         "the side are values beyond the outermost bins."
     )
 
@@ -119,7 +120,7 @@ def show_error(view: TensorView) -> None:
                 "read on the same axis.",
                 "The dashed box is ideal rounding: even between −0.5 and 0.5. A spike at 0 means "
                 "values that were on the grid already.",
-                "Hatched red beyond ±0.5 is clipping: the value was outside the grid's range.",
+                "Red beyond ±0.5 is clipping: the value was outside the grid's range.",
             )
         ),
         data=lambda: tables.lsb_table(tensor),
@@ -227,12 +228,12 @@ def _ends_of_codes(tensor: TensorReport) -> tuple[str, str]:
     if tensor.is_dynamic:
         return (
             "Codes of all batches together: in each the same code stands for another value. The "
-            "extreme values of a batch have the hatched end codes.",
+            "extreme values of a batch have the end codes.",
             "Dotted: the zero point, the code that stands for exactly 0, or the smallest and the "
             "largest that a batch had.",
         )
     return (
-        "The hatched bars at both ends also hold every clipped value.",
+        "The bars at both ends also hold every clipped value.",
         "The dotted line is the zero point, the code that stands for exactly 0.",
     )
 
@@ -253,6 +254,9 @@ def show_ranges(view: TensorView) -> None:
         else f"Best estimate: {observer_name(best.observer)} with {format_db(best.sqnr_db)}; in "
         f"use: {observer_name(tensor.scheme.observer)}."
     )
+    if (by_channel := channel_sqnrs(tensor)) is not None:
+        own, promised = map(format_db, by_channel)
+        takeaway += f" One scale per channel: {promised} instead of {own}, each channel alike."
     show_figure(
         range_choices(tensor, view.subject),
         key="layer_ranges",

@@ -11,6 +11,7 @@ from streamlit.errors import StreamlitAPIException
 RUN_KEY = "run"
 LAYER_KEY = "layer"
 PRESENT_KEY = "present"
+DRAFT_KEY = "draft"
 
 _PENDING = "pending_widget_values"
 _DESTINATION = "page_to_open"

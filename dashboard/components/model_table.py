@@ -39,7 +39,8 @@ def show_model_table(shown: Run | None) -> None:
         threads = {e.environment.threads for e in examples}
         counts = sorted({service.model_info(name).test_samples for name in names})
         st.caption(
-            "All of them read handwritten digits of 8 × 8 pixels. Right: of "
+            "All of them read handwritten digits of 8 × 8 pixels. Float sizes are those of the "
+            "models as given, before BatchNorms are folded. Right: of "
             f"{'/'.join(format_count(count) for count in counts)} test samples never used in "
             f"training or calibration. To analyse: on {' / '.join(sorted(machines))}, "
             f"{'/'.join(str(n) for n in sorted(threads))} threads."
@@ -67,7 +68,8 @@ def _show_model(card: service.ModelCard, shown: Run | None) -> None:
         describe_seconds(example.seconds) if example is not None else MISSING,
     ]
     columns = st.columns(COLUMNS, gap="small", vertical_alignment="center")
-    columns[0].image(enlarged(service.sample_images(info.name)[0], 4), width=24)
+    sample = enlarged(service.sample_images(info.name)[0], 4)
+    columns[0].image(sample, width=24, alt=f"A sample that {info.title} reads")
     for column, text in zip(columns[1:-1], cells, strict=True):
         kind = " (teaching variant)" if info.is_teaching_variant else ""
         about = f"{info.family}{kind}. {info.description} {info.teaches}"
@@ -122,7 +124,11 @@ def _run_line(run: RunSummary) -> str:
     ]
     if run.accuracy_quantized is not None:
         samples = service.model_info(run.settings.model_name).test_samples
-        parts.append(f"{share_text(run.accuracy_quantized, samples)} right")
+        parts.append(
+            f"{format_accuracy(run.accuracy_quantized)} right of those it came to"
+            if run.is_partial
+            else f"{share_text(run.accuracy_quantized, samples)} right"
+        )
     if run.quantized_bytes is not None:
         parts.append(format_bytes(run.quantized_bytes))
     if run.is_partial:

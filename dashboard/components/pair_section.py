@@ -10,22 +10,33 @@ from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.guard import contained
 from dashboard.components.markdown import escape_markdown
+from dashboard.components.slides import is_on_screen, is_presenting
 from dashboard.pair import Pair, Side
 from dashboard.runs import Run
 
+DIGIT = 70
+"""Width of a digit and its two answers, in pixels; twice that in presenter mode."""
 _TONES = {"broken": ("red", ":material/error:"), "repaired": ("green", ":material/check_circle:")}
 
 
 def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
-    """Draw a pair; a click on a layer selects it, a button opens one of the runs."""
-    with st.grid(2, min_column_width=380, gap="small", key=f"{key}_sides"):
-        for side, run in ((found.a, run_a), (found.b, run_b)):
-            _show_side(side, run, key)
+    """Draw a pair; a click on a layer selects it, a button opens one of the runs.
+
+    In presenter mode the two sides and the digits are the first slide, and each figure is one more.
+    """
+    if is_on_screen(f"{key}_sides"):
+        with st.container(key=f"figure_{key}_sides"):
+            with st.grid(2, min_column_width=380, gap="small", key=f"{key}_sides"):
+                for side, run in ((found.a, run_a), (found.b, run_b)):
+                    _show_side(side, run, key)
+            if is_presenting():
+                _show_flipped(found, run_a, key)
     with st.container(horizontal=True, gap="medium", key=f"{key}_why"):
-        with st.container(width=690):
+        with st.container(width="stretch" if is_presenting() else 690):
             _show_cause(found, run_a, key)
-        with st.container(width=330):
-            _show_flipped(found, run_a, key)
+        if not is_presenting():
+            with st.container(width=330):
+                _show_flipped(found, run_a, key)
     show_figure(
         found.errors.figure,
         key=f"{key}_errors",
@@ -90,11 +101,13 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
     images = service.sample_images(run.model_name)
     with st.container(horizontal=True, gap="small", key=f"{key}_flipped"):
         for sample in found.flipped:
-            with st.container(gap=None, width=70):
+            with st.container(gap=None, width=DIGIT * (2 if is_presenting() else 1)):
                 st.image(
                     enlarged(images[sample.place]),
-                    width=60,
+                    width=(DIGIT - 10) * (2 if is_presenting() else 1),
                     output_format="PNG",
+                    alt=f"Test sample {sample.place}: {found.a.label} says {sample.a}, "
+                    f"{found.b.label} says {sample.b}",
                 )
                 st.markdown(
                     f":small[:red[{escape_markdown(found.a.label)} **{sample.a}**]]  \n"

@@ -108,7 +108,7 @@ def _show_model(draft: Settings) -> tuple[str, int, int]:
     info = service.model_info(model_name)
     st.caption(
         f"{info.family} · {format_count(info.parameters)} parameters · "
-        f"{format_bytes(info.float_bytes)} in float · "
+        f"{format_bytes(info.float_bytes)} in float, as given · "
         f"{share_text(info.accuracy, info.test_samples)} accurate"
     )
     available = service.calibration_available(model_name)

@@ -144,7 +144,8 @@ def choose_view(
             key="log",
             bind="query-params",
             disabled=not metric.allows_log,
-            help="Every grid line is ten times the one before. Values of 0 have no place on it."
+            help="Every grid line is ten times the one before. Values of 0 have no place on it. "
+            "What sparing a layer gains may be negative, and stands on a linear axis."
             if metric.allows_log
             else "This measure is shown on a linear axis.",
         )

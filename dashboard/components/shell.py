@@ -11,6 +11,7 @@ from dashboard import service
 from dashboard.components import run_state
 from dashboard.components.copy_link import show_copy_link
 from dashboard.components.draft import current_draft
+from dashboard.components.headline import samples_covered
 from dashboard.components.job_panel import show_job_panel
 from dashboard.components.link_widgets import PRESENT_KEY, leave_if_asked
 from dashboard.components.markdown import escape_markdown
@@ -44,21 +45,20 @@ def show_shell() -> DeltaGenerator:
         _show_presenter_mode()
     note_unsaved()
     show_notices()
-    _dim_older_result(run)
-    show_job_panel(is_empty=run is None)
+    show_job_panel(is_empty=run is None, remark=_dim_older_result(run))
     return place
 
 
-def _dim_older_result(run: Run | None) -> None:
-    """Draw the result from before paler, and say what it is, while another one is computed."""
+def _dim_older_result(run: Run | None) -> str:
+    """Draw the result from before paler while another one is computed; return what it is."""
     wanted = run_state.wanted_settings()
     status = run_state.analysis_status(wanted)
     if run is None or run.id == wanted.run_id or status is None or not status.is_active:
-        return
+        return ""
     st.html(ASSETS / "older.css")
-    st.caption(
-        f"Being computed: {run_state.describe_settings(wanted)}. Until then the result before it, "
-        f"{run_state.describe_settings(run.settings)}, stands here."
+    return (
+        f"Being computed: {run_state.describe_settings(wanted)}. Until then the page shows, paler, "
+        f"the result before it: {run_state.describe_settings(run.settings)}."
     )
 
 
@@ -100,7 +100,11 @@ def _show_origin(run: Run) -> None:
         if status is not None and status.is_active:
             st.badge("Still running", icon=":material/hourglass_top:", color="blue")
         else:
-            st.badge("Partial: stopped early", icon=":material/hourglass_bottom:", color="orange")
+            st.badge(
+                f"Partial: {samples_covered(run)}",
+                icon=":material/hourglass_bottom:",
+                color="orange",
+            )
     if not run.is_example:
         st.caption(f"Computed {describe_age(run.created)}")
 

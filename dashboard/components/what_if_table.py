@@ -116,6 +116,7 @@ def _show_row(
 
     with st.container(
         horizontal=True,
+        wrap=False,
         horizontal_alignment="distribute",
         vertical_alignment="center",
         gap="small",

@@ -64,7 +64,7 @@ def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
         key="what_if_comparison",
         width="stretch",
         hide_index=True,
-        column_config=_column_settings(bits_width=115),
+        column_config=_column_settings(bits_width=120),
     )
     st.caption("In brackets: 95 % intervals of what was measured, where they are known.")
 
@@ -72,11 +72,11 @@ def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
 def _column_settings(bits_width: int) -> dict[str, Any]:
     """Widths that leave no column out of sight on a usual screen; what the rest leaves to bits."""
     texts = {
-        "Configuration": (150, "", True),
-        "KL (nats)": (290, "KL divergence in nats. 0 is the float model's output.", False),
-        "NMSE": (290, "Normalized error of the output. 0 is the float model's.", False),
+        "Configuration": (160, "", True),
+        "KL (nats)": (275, "KL divergence in nats. 0 is the float model's output.", False),
+        "NMSE": (275, "Normalized error of the output. 0 is the float model's.", False),
         RATIO: (70, "Predicted ÷ measured: 1 × is right; below, it makes too little of it.", False),
-        "Accuracy": (250, "Share of the test samples that are right.", False),
+        "Accuracy": (235, "Share of the test samples that are right.", False),
         "Same answer": (180, "Share of answers that stay the float model's.", False),
         "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
         "Bits a weight": (
@@ -162,14 +162,14 @@ def show_trust(run: Run, prediction: Prediction) -> None:
             help="Over all random choices, many of them harsher than where predictions hold. "
             "1 × is right; below, predictions make too little of the harm.",
         )
-    by_option = " · ".join(
-        f"{prediction.letters[name]} bits ρ {correlation_text(figures.rank_correlation)}, "
-        f"{format_number(figures.median_ratio, 2)} ×"
+    by_option = "; ".join(
+        f"at {prediction.letters[name]} bits ρ = {correlation_text(figures.rank_correlation)}, "
+        f"{format_number(figures.median_ratio, 2)} × what was measured"
         for name, figures in agreement.by_option
     )
     st.caption(
         "ρ is Spearman's rank correlation of predicted and measured: +1 is the same order, 0 no "
-        f"relation. Single layers by bits: {by_option}. Checked on "
+        f"relation. Single layers {by_option}. Checked on "
         f"{plural(agreement.samples, 'sample')} that the model really ran on."
     )
     harm = harm_name(prediction)

@@ -11,7 +11,6 @@ from dashboard.figures.spikes import count_axis
 from dashboard.figures.theme import (
     CLIPPED,
     CLIPPED_EDGE,
-    CLIPPED_HATCH,
     INT8,
     INT8_EDGE,
     label,
@@ -31,7 +30,7 @@ def end_code_share(tensor: TensorReport) -> float:
 def code_usage(
     tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
 ) -> go.Figure:
-    """Return one bar for each code; the two end codes, where clipped values land, are hatched.
+    """Return one bar for each code; the two end codes, where clipped values land, stand out.
 
     Each batch of a dynamic input has a zero point of its own: the smallest and largest are marked.
 
@@ -81,7 +80,7 @@ def _bars(
     marker: dict[str, Any] = {"color": INT8, "line": {"width": 0.4, "color": INT8_EDGE}}
     if is_end:
         color, edge = (CLIPPED, CLIPPED_EDGE) if is_clipped else (INT8, INT8_EDGE)
-        marker = {"color": color, "pattern": CLIPPED_HATCH, "line": {"width": 1, "color": edge}}
+        marker = {"color": color, "line": {"width": 1, "color": edge}}
     return {
         "type": "bar",
         "name": name,

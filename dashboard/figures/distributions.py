@@ -12,7 +12,6 @@ from dashboard.figures.spikes import count_axis
 from dashboard.figures.theme import (
     CLIPPED,
     CLIPPED_EDGE,
-    CLIPPED_HATCH,
     ERROR,
     ERROR_EDGE,
     FLOAT,
@@ -106,7 +105,7 @@ def _value_bars(
 def _open_bars(
     edge: float, step: float, counts: tuple[int, int], *, is_clipped: bool
 ) -> list[dict[str, Any]]:
-    """Two hatched bars, float and dequantized, for what lies beyond the last bin.
+    """Two labelled bars, float and dequantized, for what lies beyond the last bin.
 
     With one scale the bins end where the grid does, so such float values are the clipped ones. With
     a scale a batch they are not.
@@ -125,9 +124,12 @@ def _open_bars(
             "x": [edge + step * (_OPEN_GAP + _OPEN_WIDTH * (place + 0.5))],
             "y": [counts[index]],
             "width": abs(step) * _OPEN_WIDTH * 0.9,
+            "text": ["clipped" if is_clipped and index == 0 else "beyond"],
+            "textposition": "outside",
+            "textangle": -90,
+            "cliponaxis": False,
             "marker": {
                 "color": kinds[index][1],
-                "pattern": CLIPPED_HATCH,
                 "line": {"width": 1, "color": kinds[index][2]},
             },
             "hovertemplate": f"{kinds[index][0]}: %{{y:,}} values {where}<extra></extra>",
@@ -218,8 +220,6 @@ def _error_bars(name: str, bins: list[Bin], width: float, *, is_clipped: bool) -
         "color": CLIPPED if is_clipped else ERROR,
         "line": {"width": 0.5, "color": edge},
     }
-    if is_clipped:
-        marker["pattern"] = CLIPPED_HATCH
     return {
         "type": "bar",
         "name": name,
@@ -244,7 +244,6 @@ def _open_error_bar(count: int, edge: float, step: float) -> dict[str, Any]:
         "width": 2 * abs(step),
         "marker": {
             "color": CLIPPED,
-            "pattern": CLIPPED_HATCH,
             "line": {"width": 1, "color": CLIPPED_EDGE},
         },
         "hovertemplate": f"{format_count(count)} values {where}<extra></extra>",

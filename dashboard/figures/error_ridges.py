@@ -25,7 +25,6 @@ from dashboard.figures.ridge_rows import (
 )
 from dashboard.figures.theme import (
     CLIPPED,
-    CLIPPED_HATCH,
     ERROR,
     ERROR_EDGE,
     NEUTRAL,
@@ -130,7 +129,7 @@ def why_empty(report: ModelReport, part: str) -> str:
 def _bar_trace(is_clipped: bool) -> dict[str, Any]:
     marker: dict[str, Any] = {"color": ERROR, "line": {"width": 0.4, "color": ERROR_EDGE}}
     if is_clipped:
-        marker = {"color": CLIPPED, "pattern": CLIPPED_HATCH, "line": {"width": 0}}
+        marker = {"color": CLIPPED, "line": {"width": 0}}
     return {
         "type": "bar",
         "name": "clipping" if is_clipped else "rounding",

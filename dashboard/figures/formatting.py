@@ -247,7 +247,7 @@ def short_names(names: Sequence[str], length: int = 30) -> list[str]:
 
     Example:
         >>> short_names(["encoder.blocks.11.attention.out_proj", "head"], 24)
-        ['encoder…out_proj', 'head']
+        ['encoder.blocks…out_proj', 'head']
         >>> short_names([f"encoder.blocks.{i}.attention.out_proj" for i in (1, 2)], 24)
         ['encoder.blocks.1…out_proj', 'encoder.blocks.2…out_proj']
     """
@@ -267,7 +267,7 @@ def short_name(name: str, among: Iterable[str], length: int = 30) -> str:
 
     Example:
         >>> short_name("encoder.blocks.11.attention.out_proj", ["head"], 24)
-        'encoder…out_proj'
+        'encoder.blocks…out_proj'
     """
     return short_names(list(dict.fromkeys((name, *among))), length)[0]
 

@@ -23,7 +23,7 @@ def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
 
     Example:
         >>> enlarge(go.Figure(layout={"font": {"size": 12}, "height": 400})).layout.font.size
-        22.0
+        22
     """
     spec: dict[str, Any] = figure.to_dict()
     layout: dict[str, Any] = spec["layout"]

@@ -40,6 +40,22 @@ def best_choice(choices: Sequence[RangeChoice]) -> RangeChoice | None:
     return max(choices, key=lambda choice: choice.sqnr_db, default=None)
 
 
+def channel_sqnrs(tensor: TensorReport) -> tuple[float, float] | None:
+    """Return the SQNR of a weight's one scale, and what one scale per channel would give, in dB.
+
+    Both count the channels alike (the mean over channels of noise over signal), so that a loud
+    channel hides no other; they are compared with each other, not with the SQNR of all values.
+
+    Returns:
+        The two, or None where the weight has a scale per channel already, or it is an input.
+    """
+    promised, channels = tensor.per_channel_sqnr_db, tensor.channels
+    if promised is None or channels is None or not channels.sqnr_db:
+        return None
+    share = sum(10 ** (-sqnr_db / 10) for sqnr_db in channels.sqnr_db) / len(channels.sqnr_db)
+    return (math.inf if share == 0 else -10 * math.log10(share)), promised
+
+
 def range_choices(tensor: TensorReport, subject: str = "Weights") -> go.Figure:
     """Return the ranges as floating bars, and beside them the SQNR each would give.
 
@@ -57,10 +73,13 @@ def range_choices(tensor: TensorReport, subject: str = "Weights") -> go.Figure:
         _range_bars(names, choices, tensor.scheme.observer),
         _sqnr_bars(names, choices, tensor.scheme.observer),
     ]
+    by_channel = channel_sqnrs(tensor)
+    if by_channel is not None:
+        traces.append(_channel_bars(*by_channel))
     return new_figure(
         title,
         traces=traces,
-        height=120 + 48 * len(choices),
+        height=120 + 48 * (len(choices) + (0 if by_channel is None else 2)),
         y_axis={"autorange": "reversed", "showgrid": False},
         shapes=shapes,
         layout={
@@ -157,6 +176,23 @@ def _sqnr_bars(names: list[str], choices: Sequence[RangeChoice], used: str) -> d
         "marker": _marker(choices, used, ERROR, ERROR_EDGE),
         "customdata": _custom(choices),
         "hovertemplate": _HOVER,
+    }
+
+
+def _channel_bars(own: float, promised: float) -> dict[str, Any]:
+    """One scale against one per channel, whose ranges differ and are not drawn."""
+    rows = (("one scale, each channel alike", own), ("per channel, each channel alike", promised))
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": "SQNR, each channel alike",
+        "showlegend": False,
+        "xaxis": "x2",
+        "y": [f"{name}<br>{format_db(sqnr_db)}" for name, sqnr_db in rows],
+        "x": [sqnr_db if math.isfinite(sqnr_db) else 0.0 for _, sqnr_db in rows],
+        "width": 0.62,
+        "marker": {"color": NEUTRAL, "line": {"width": 1, "color": NEUTRAL}},
+        "hovertemplate": "%{y}<extra></extra>",
     }
 
 

@@ -220,12 +220,13 @@ def _dots(
         above.append(max(0.0, high - value) if is_drawn else 0.0)
         below.append(max(0.0, value - low) if is_drawn else 0.0)
     is_selected = [row.name == selected for row in rows]
+    has_intervals = any(interval is not None for _, interval in (row.drawn for row in rows))
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
         "x": [_drawable(row.drawn[0], floor) for row in rows],
         "y": list(range(len(rows))),
-        "name": f"{metric.label} with 95 % interval",
+        "name": f"{metric.label} with 95 % interval" if has_intervals else metric.label,
         "customdata": [row.name for row in rows],
         "hovertext": [describe_row(row, metric) for row in rows],
         "hovertemplate": "%{hovertext}<extra></extra>",
@@ -239,7 +240,7 @@ def _dots(
             },
         },
     }
-    if any(row.drawn[1] is not None for row in rows):
+    if has_intervals:
         trace["error_x"] = {
             "type": "data",
             "symmetric": False,

@@ -1,8 +1,8 @@
 """One look for every figure: what the colours mean, and an empty figure to start from.
 
 The colours are Okabe-Ito's, which stay apart under every common form of colour blindness, and each
-one reads on white and on near-black. Colour is never the only mark: clipped values are hatched,
-dequantized bars are narrow, ideals are dotted.
+one reads on white and on near-black. Colour is never the only mark: clipped values are
+labelled and stand apart, dequantized bars are narrow, ideals are dotted.
 
 Figures carry their own template, so they look the same in a file as on a page; on a page Streamlit
 replaces text and grid colours by those of the light or dark theme.
@@ -28,16 +28,6 @@ NEUTRAL = "#7C8694"
 INT8_EDGE = "#B87E00"
 ERROR_EDGE = "#A85A86"
 CLIPPED_EDGE = "#C04F00"
-
-CLIPPED_HATCH: dict[str, Any] = {
-    "shape": "/",
-    "size": 5,
-    "solidity": 0.35,
-    "fillmode": "overlay",
-    "fgcolor": "#FFFFFF",
-    "fgopacity": 0.9,
-}
-"""Bar pattern that marks clipped values besides their colour."""
 
 TEXT = "#1B2430"
 _GRID = "rgba(124, 134, 148, 0.28)"

@@ -21,6 +21,7 @@ from dashboard.figures.timing_text import (
 from quant_engine.report import TimingEntry, TimingReport
 
 ROW_HEIGHT = 32
+_CHARACTER = 6.5  # pixels that a character takes beside the plot
 QUARTILES = "median, and the middle half of the runs as a whisker"
 _LOOKS: Mapping[str, tuple[str, float]] = {
     FLOAT_EXECUTION: (FLOAT, 1.0),
@@ -64,6 +65,7 @@ def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
         "hovertemplate": "%{hovertext}<extra></extra>",
         "showlegend": False,
     }
+    texts = [_time_text(timing, entry) for entry in entries]
     return new_figure(
         title,
         "Milliseconds in one forward pass",
@@ -76,10 +78,8 @@ def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
             "range": [len(entries) - 0.5, -0.5],
             "showgrid": False,
         },
-        annotations=[
-            beside(index, _time_text(timing, entry)) for index, entry in enumerate(entries)
-        ],
-        layout={"margin": {**MARGIN, "r": 160}},
+        annotations=[beside(index, text) for index, text in enumerate(texts)],
+        layout={"margin": {**MARGIN, "r": 24 + _CHARACTER * max(map(len, texts))}},
     )
 
 

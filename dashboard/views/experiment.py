@@ -6,8 +6,8 @@ import streamlit as st
 
 from dashboard import service
 from dashboard.components import run_state
-from dashboard.components.draft import current_draft
-from dashboard.components.headline import show_headline
+from dashboard.components.draft import current_draft, follow_draft_link, write_draft_link
+from dashboard.components.headline import samples_covered, show_headline
 from dashboard.components.live_table import show_layers, show_live_table
 from dashboard.components.markdown import escape_markdown
 from dashboard.components.recipe_form import show_recipe_form
@@ -70,7 +70,7 @@ def _show_result(run: Run, settings: Settings) -> None:
         st.caption("The settings above differ from this result. Press Run to compute them.")
     if run.report.is_partial:
         st.warning(
-            "Stopped early: the figures cover what was done until then.",
+            f"Stopped early: the figures cover {samples_covered(run)}.",
             icon=":material/hourglass_bottom:",
         )
     show_headline(run, key="experiment")
@@ -87,10 +87,13 @@ def _show_result(run: Run, settings: Settings) -> None:
 
 st.title("Experiment", anchor=False)
 st.caption("Choose a model and how to quantize it. Then press Run, or Ctrl+Enter.")
+follow_draft_link()
 current_draft()
 settings = show_recipe_form()
+write_draft_link(settings)
 _show_run_bar(settings)
-if not show_live_table():
-    shown = run_state.shown_run()
-    if shown is not None:
-        _show_result(shown, settings)
+with st.container(key="result_place"):
+    if not show_live_table():
+        shown = run_state.shown_run()
+        if shown is not None:
+            _show_result(shown, settings)

@@ -20,7 +20,7 @@ from dashboard.figures.formatting import (
 from dashboard.layer_rows import layer_sqnrs
 from dashboard.runs import Run
 from dashboard.verdicts import BAD, WATCH, Verdict, layer_verdicts, tensor_verdicts
-from dashboard.wording import UNMEASURED_INPUTS, describe_input
+from dashboard.wording import UNMEASURED_INPUTS, describe_input, gloss
 from quant_engine.report import LayerReport, ModelReport
 
 WEIGHTS, INPUTS = "Weights", "Inputs"
@@ -158,17 +158,16 @@ def _show_layer(run: Run) -> None:
             icon=":material/hourglass_bottom:",
         )
     _show_verdicts(layer, report)
+    st.caption(gloss("SQNR", "LSB"))
     show_actions(layer, report)
     if layer.is_quantized:
         _show_tensor(layer, report)
 
 
 st.title("Layer", anchor=False)
-st.caption("Where the error of each layer comes from. Click a row, or pick a layer in the sidebar.")
 shown = run_state.require_run()
 if not shown.report.layers:
     st.info("This model has no layer that holds weights.", icon=":material/info:")
 else:
     show_overview(shown)
-    st.divider()
     _show_layer(shown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import tables
+from dashboard import service, tables
 from dashboard.components import run_state
 from dashboard.components.chart import show_figure
 from dashboard.components.guard import contained
@@ -35,7 +35,7 @@ LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
 
 
 @contained("The headline")
-def _show_headline(size: SizeReport) -> None:
+def _show_headline(size: SizeReport, given_bytes: int) -> None:
     box = st.container(horizontal=True, gap="medium", key="size_headline")
     box.metric(
         "Quantized model",
@@ -46,7 +46,12 @@ def _show_headline(size: SizeReport) -> None:
         help="All parameters and buffers, counted. 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes.",
         width="content",
     )
-    box.metric("Float model", format_bytes(size.float_bytes), width="content")
+    box.metric(
+        "Float model, BatchNorm folded" if size.float_bytes != given_bytes else "Float model",
+        format_bytes(size.float_bytes),
+        help=f"As given it has {format_bytes(given_bytes)}.",
+        width="content",
+    )
     box.metric(
         "Effective bits for a weight",
         format_number(size.effective_bits),
@@ -161,7 +166,7 @@ if report.size is None:
         icon=":material/data_usage:",
     )
 else:
-    _show_headline(report.size)
+    _show_headline(report.size, service.model_info(shown.model_name).float_bytes)
     _show_model_size(shown)
 top, order = _choose_rows()
 _show_layer_sizes(shown, top, order)

@@ -21,10 +21,11 @@ from dashboard.figures.channels import (
 from dashboard.figures.codes import code_usage, describe_codes, end_code_share
 from dashboard.figures.distributions import grid_range, lsb_histogram, value_histogram
 from dashboard.figures.error_ridges import describe_errors, layer_error_histograms, tensors_of
-from dashboard.figures.range_choices import best_choice, range_choices
+from dashboard.figures.range_choices import best_choice, channel_sqnrs, range_choices
 from dashboard.figures.ridge_rows import FILL, TALLEST
 from dashboard.figures.theme import CLIPPED, FLOAT, INT8, TEMPLATE, is_empty_figure
 from dashboard.figures.worked_example import worked_number_line, worked_steps
+from dashboard.tables import range_table
 from quant_engine.report import (
     ChannelRanges,
     CodeUsage,
@@ -171,7 +172,7 @@ def test_value_bars_are_the_reports_counts(preset: str) -> None:
     assert (before.marker.color, after.marker.color) == (FLOAT, INT8)
 
 
-def test_values_beyond_the_bins_have_hatched_bars_outside_them() -> None:
+def test_values_beyond_the_bins_have_labelled_bars_outside_them() -> None:
     histogram = replace(
         entry().values, float_below=3, float_above=5, quantized_below=0, quantized_above=7
     )
@@ -180,7 +181,9 @@ def test_values_beyond_the_bins_have_hatched_bars_outside_them() -> None:
     open_bars = [t for t in figure.data if "below" in t.name or "above" in t.name]
     assert sorted(t.y[0] for t in open_bars) == [3, 5, 7]
     for bar in open_bars:
-        assert bar.marker.pattern.shape == "/"
+        assert bar.marker.pattern.shape is None, "hatches flicker"
+        is_clipped = bar.name.startswith("float")
+        assert list(bar.text) == ["clipped" if is_clipped else "beyond"]
         x, (low, high) = bar.x[0], figure.layout.xaxis.range
         assert low < x - bar.width / 2
         assert x + bar.width / 2 < high
@@ -212,7 +215,7 @@ def test_lsb_bars_are_the_reports_counts_split_at_half_a_step() -> None:
     assert list(inside.y) == [30, 40, 50, 60]
     assert list(outside.y) == [1, 2, 3, 4]
     assert outside.marker.color == CLIPPED
-    assert outside.marker.pattern.shape == "/"
+    assert outside.marker.pattern.shape is None
     assert trace(figure, "below -1 LSB").y[0] == 6
     assert trace(figure, "above 1 LSB").y[0] == 7
     low, high = figure.layout.xaxis.range
@@ -302,7 +305,7 @@ def test_few_clipped_values_are_still_visible() -> None:
     figure = layer_error_histograms(make_report("int8_entropy"), "input")
 
     clipped = trace(figure, "clipping")
-    assert clipped.marker.pattern.shape == "/"
+    assert clipped.marker.pattern.shape is None
     assert min(clipped.y) > 0.1
     low, high = figure.layout.xaxis.range
     assert all(low < x < high for x in clipped.x)
@@ -422,7 +425,7 @@ def test_code_bars_are_the_reports_counts(preset: str) -> None:
     assert codes == expected
     assert len(inner.x) + len(ends.x) == len(expected), "no code is drawn twice"
     assert set(ends.x) == {tensor.scheme.qmin, tensor.scheme.qmax}
-    assert ends.marker.pattern.shape == "/"
+    assert ends.marker.pattern.shape is None
     assert f"{tensor.codes.codes_used} of {len(tensor.codes.counts)}" in figure.layout.title.text
 
 
@@ -452,6 +455,21 @@ def test_each_rule_has_its_range_and_its_sqnr() -> None:
     assert best is not None
     assert best.sqnr_db == max(c.sqnr_db for c in tensor.range_choices)
     assert best_choice(()) is None
+
+
+def test_one_scale_is_compared_with_one_per_channel() -> None:
+    channels = weight().channels
+    assert channels is not None
+    channels = replace(channels, sqnr_db=(10.0, 30.0))
+    tensor = replace(entry(), channels=channels, per_channel_sqnr_db=40.0)
+
+    own = -10 * math.log10((0.1 + 0.001) / 2)
+    assert channel_sqnrs(tensor) == (pytest.approx(own), 40.0)
+    bars = range_choices(tensor).data[-1]
+    assert list(bars.x) == [pytest.approx(own), 40.0]
+    assert "per channel" in bars.y[1]
+    assert list(range_table(tensor)["estimated_sqnr_db"])[-2:] == [pytest.approx(own), 40.0]
+    assert channel_sqnrs(weight()) is None, "it has a scale per channel already"
 
 
 def test_channels_with_own_ranges_say_why_nothing_is_compared() -> None:

@@ -89,3 +89,13 @@ def _title(app: AppTest) -> str:
     figure: dict[str, Any] = json.loads(chart.proto.spec)
     assert figure["layout"]["height"] >= HEIGHT
     return str(figure["layout"]["title"]["text"]).split("<br>")[0]
+
+
+def test_the_pair_is_slides_of_its_own_words_first_then_its_figures() -> None:
+    app = open_app({"present": "true"})
+
+    assert any("of 400 answers changed" in text.value for text in app.markdown)
+    assert not app.get("plotly_chart"), "the figures have slides of their own"
+    app.button(key="slide_next").click().run()
+    assert len(app.get("plotly_chart")) == 1
+    assert not any("of 400 answers changed" in text.value for text in app.markdown)

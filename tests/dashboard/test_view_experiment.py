@@ -14,8 +14,9 @@ from streamlit.testing.v1 import AppTest
 from dashboard import service
 from dashboard.accuracy import share_text
 from dashboard.components import run_state
-from dashboard.state import Settings
+from dashboard.state import Settings, settings_to_text
 from dashboard.sweeps import Sweep
+from dashboard.wording import gloss
 from quant_engine.errors import DataError
 from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS, Recipe, TensorScheme
@@ -194,6 +195,8 @@ def test_cancelling_keeps_what_is_known_and_marks_it(slow: SlowAnalysis) -> None
     assert kept is not None
     assert kept.report.is_partial
     assert "Stopped early" in texts(app)
+    samples = service.model_info(SMALL).test_samples
+    assert f"{kept.report.evaluation_samples} of {samples} samples" in texts(app)
     assert "cancelled before it had a result" not in texts(app)
     assert not app.get("progress")
 
@@ -254,7 +257,7 @@ def test_a_known_failure_stays_until_it_is_dismissed(monkeypatch: pytest.MonkeyP
 
     assert_alive(app)
     assert "the weight holds NaN" in texts(app)
-    assert r"layer 3/10 conv\_3\*1 - calibrate" in texts(app)
+    assert "layer 3/10 conv_3*1 - calibrate" in texts(app)
     app.switch_page("views/layer.py").run()
     assert "the weight holds NaN" in texts(app)
 
@@ -522,3 +525,20 @@ def test_a_link_with_an_unknown_layer_falls_back_with_a_notice(slow: SlowAnalysi
     assert "“zzz” in float, which this model does not have" in texts(app)
     assert draft(app) == Settings(SMALL)
     assert app.session_state["run"] == f"{SMALL} int8_per_channel"
+
+
+def test_settings_that_were_not_run_are_in_the_link_and_come_back_from_it() -> None:
+    app = open_experiment()
+    assert not link_of(app).get("draft")
+    change(app, "slider", "Weight bits", 3)
+    text = link_of(app)["draft"]
+    assert text == settings_to_text(draft(app))
+
+    other = open_app({"run": f"{SMALL} int8_per_channel", "draft": text}, page=PAGE)
+    assert_alive(other)
+    assert draft(other) == draft(app)
+    assert "Settings changed, not run yet" in texts(other)
+
+
+def test_terms_are_explained_where_they_first_stand() -> None:
+    assert gloss("SQNR", "KL") in texts(open_experiment())
