@@ -22,6 +22,7 @@ from quant_engine.preparation import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.scheme import Recipe
 from quant_engine.selection import LayerInfo, list_layers
+from quant_engine.weight_readers import find_readers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,7 @@ class Calibration:
         batches: Batches seen.
         folded: The BatchNorms that were folded for this data.
         forms: Layer name -> its type and arguments, of layers that can be quantized.
+        readers: Name of a layer that never ran -> what reads its weight instead, in words.
     """
 
     recipe: Recipe
@@ -49,17 +51,22 @@ class Calibration:
     batches: int = 0
     folded: tuple[Folding, ...] = ()
     forms: Mapping[str, str] = field(default_factory=dict)
+    readers: Mapping[str, str] = field(default_factory=dict)
 
     def unseen(self, name: str) -> str:
         """Say why nothing is known of a layer, such as an expert that no row was sent to.
 
         Returns:
-            "never ran", "ran but saw no rows", or "" if values entered it.
+            "it never ran on the calibration data", "it ran but saw no rows of the calibration
+            data", "its weight is read by `F.linear` in `layers.0.attn`", or "" if values entered
+            it.
         """
         if name not in self.calls:
-            return "never ran"
+            return self.readers.get(name, "it never ran on the calibration data")
         histogram = self.histograms.get(name)
-        return "ran but saw no rows" if histogram is not None and not histogram.count else ""
+        if histogram is not None and not histogram.count:
+            return "it ran but saw no rows of the calibration data"
+        return ""
 
 
 def calibrate(
@@ -143,6 +150,7 @@ def calibrate_prepared(
     calls: Counter[str] = Counter()
     samples = count = 0
     batch: Batch
+    first: Batch | None = None
 
     def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
         calls[name] += 1
@@ -162,13 +170,18 @@ def calibrate_prepared(
     with watched_layers(layers, observe):
         for batch in iterate_batches(batches):
             run_model(prepared.model, batch)
+            first = first or batch
             samples += batch.samples
             count += 1
             meter.step(f"measure value ranges: batch {count}")
     prepared.state.write(prepared.model)
     per_pass = {name: round(total / count) for name, total in calls.items()}
     forms = {layer.name: layer_form(layer) for layer in listed if layer.is_quantizable}
-    return Calibration(recipe, histograms, per_pass, samples, count, prepared.folded, forms)
+    idle = [name for name in sorted(quantizable) if name not in calls]
+    readers = find_readers(prepared, first, idle)
+    return Calibration(
+        recipe, histograms, per_pass, samples, count, prepared.folded, forms, readers
+    )
 
 
 def layer_form(layer: LayerInfo) -> str:

@@ -84,7 +84,7 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
             "Give some, or a recipe with activation=None."
         )
     if unseen := calibration.unseen(layer.name):
-        reason = f"{unseen} on the calibration data, so the range of its input is unknown"
+        reason = f"{unseen}, so the range of its input is unknown"
         return LayerPlan(layer, None, UNSUPPORTED, reason)
     return LayerPlan(layer, scheme, QUANTIZED)
 

@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.modules import has_own_forward, plain_attributes, rebind_attributes
-from quant_engine.nesting import nested_tensors
+from quant_engine.nesting import map_nested, nested_tensors
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COMPILED = "OptimizedModule"  # what torch.compile returns; importing its module is slow
@@ -59,11 +59,22 @@ def copy_model(model: nn.Module) -> tuple[nn.Module, list[str]]:
 def copy_module(module: nn.Module, copies: Mapping[int, Any] | None = None) -> nn.Module:
     """Deep-copy a module; functions that it keeps run the copy's layers, not the module's.
 
+    Compiled functions (`torch.jit.script`) that it keeps are shared.
+
     Args:
         module: It is not changed.
         copies: id of an object in it -> what stands for that in the copy.
     """
-    memo = dict[int, Any](copies or {})
+    scripted: dict[int, Any] = {}  # deepcopy refuses them, and they hold nothing to copy
+
+    def keep(value: object) -> object:
+        if isinstance(value, torch.jit.ScriptFunction):
+            scripted[id(value)] = value
+        return value
+
+    for part in module.modules():
+        map_nested(plain_attributes(part), keep)
+    memo = scripted | dict(copies or {})
     result = copy.deepcopy(module, memo)
     rebind_attributes(result, memo)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from quant_engine.layers import QuantizedLayer
 from quant_engine.report import Coverage, LeftOut
 
 _NO_LAYER = "{kind} is no layer that this engine knows; what reads its parameters is not known."
+_NAME = re.compile(r"`[^`]*`")
+_INDEX = re.compile(r"(?<=[`.])\d+(?=[`.])")
 _NOT_WEIGHT = "It is a parameter of {kind} besides its weight; only the weight gets codes."
 
 
@@ -19,6 +22,8 @@ def measure_coverage(
     float_model: nn.Module, quantized_model: nn.Module, plans: Sequence[LayerPlan]
 ) -> Coverage:
     """Return the share of the weights that is on codes; see `Coverage` for what counts.
+
+    Reasons that differ in the index of a repeated block are one: "... in `layers.*.attn`".
 
     Args:
         float_model: The prepared float model.
@@ -42,12 +47,17 @@ def measure_coverage(
             own = _NOT_WEIGHT if has_codes else _NO_LAYER
             reason = reasons.get(name) or own.format(kind=kind)
             floats.setdefault(identity, (reason, name))
-    groups: dict[str, list[tuple[int, str]]] = {}
+    groups: dict[str, list[tuple[int, str, str]]] = {}
     for identity, (reason, name) in floats.items():
-        groups.setdefault(reason, []).append((sizes[identity], name))
+        alike = _NAME.sub(lambda found: _INDEX.sub("*", found[0]), reason)
+        groups.setdefault(alike, []).append((sizes[identity], name, reason))
     left_out = [
-        LeftOut(reason, sum(size for size, _ in found), tuple(dict.fromkeys(n for _, n in found)))
-        for reason, found in groups.items()
+        LeftOut(
+            found[0][2] if len({reason for _, _, reason in found}) == 1 else alike,
+            sum(size for size, _, _ in found),
+            tuple(dict.fromkeys(name for _, name, _ in found)),
+        )
+        for alike, found in groups.items()
     ]
     total = sum(sizes.values())
     return Coverage(

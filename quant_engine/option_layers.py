@@ -68,7 +68,7 @@ def build_option_layers(
         if plan.scheme is None:
             skipped[name] = plan.reason
         elif unseen := calibration.unseen(name):
-            skipped[name] = f"{unseen} on the calibration data, so nothing can be said about it"
+            skipped[name] = f"{unseen}, so nothing can be said about it"
         else:
             names.append(name)
     if not names:

@@ -16,14 +16,14 @@ import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch, first_samples
-from quant_engine.errors import ModelForwardError
+from quant_engine.errors import ModelForwardError, UnsupportedLayerError
 from quant_engine.forward import primary_output, run_model
 from quant_engine.modules import plain_attributes
 from quant_engine.nesting import nested_tensors
@@ -51,6 +51,13 @@ class _Absent:
 
 class _Uncopied:
     """Stands for a value that Python cannot copy, which is left as it is."""
+
+
+class _Buffer(NamedTuple):
+    """The value of a buffer, and whether it is part of the state dict."""
+
+    value: Any
+    is_persistent: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,9 +93,13 @@ class PassState:
             module = modules[name]
             if value is _Uncopied:
                 continue
-            if key in module._buffers:
-                module._buffers[key] = value
-            elif value is _Absent:
+            if isinstance(value, _Buffer):
+                module.__dict__.pop(key, None)
+                module.register_buffer(key, value.value, value.is_persistent)
+                continue
+            module._buffers.pop(key, None)
+            module._non_persistent_buffers_set.discard(key)
+            if value is _Absent:
                 module.__dict__.pop(key, None)
             else:
                 module.__dict__[key] = value
@@ -142,6 +153,9 @@ def find_pass_state(model: nn.Module, batch: Batch) -> PassState:
     """Find out what passes of a model leave behind, on a few samples; the model stays as it is.
 
     A model that fails on them is taken for one that leaves nothing: others will say why it fails.
+
+    Raises:
+        UnsupportedLayerError: If the first pass makes modules or parameters.
     """
     for samples in (first_samples(batch, _SAMPLES), batch):
         if samples is not None:
@@ -158,11 +172,17 @@ def _watch_passes(model: nn.Module, samples: Batch) -> PassState:
     Other samples, because a model that keeps what it computed for these would answer the same.
     """
     start = _snapshot(model)
+    names = _names_with_weights(model)
     numbers, before = RandomNumbers(), _read_sources(_SOURCES)
     other = first_samples(samples, max(1, samples.samples // 2)) or samples
     sources: Mapping[str, Any] = {}
     try:
         numbers.run(lambda: run_model(model, other))
+        if made := _names_with_weights(model) - names:
+            raise UnsupportedLayerError(
+                f"The forward makes {min(made)!r} when it runs for the first time, so it would "
+                "differ from copy to copy. Run the model once on data, then try again."
+            )
         sources = _moved(before)
         with PassState(sources=sources).same_numbers():
             after = _try_answer(model, samples, numbers)
@@ -181,6 +201,10 @@ def _watch_passes(model: nn.Module, samples: Batch) -> PassState:
     finally:
         _put_back(model, start)
         _write_sources({name: before[name] for name in sources})
+
+
+def _names_with_weights(model: nn.Module) -> set[str]:
+    return {name for name, _ in (*model.named_modules(), *model.named_parameters())}
 
 
 def _described(state: PassState, draws_from_torch: bool, is_explained: bool) -> PassState:
@@ -227,13 +251,19 @@ def _snapshot(model: nn.Module, keys: Iterable[tuple[str, str]] | None = None) -
     found: dict[tuple[str, str], Any] = {}
     if keys is None:
         for name, module in modules.items():
-            values = {**module._buffers, **plain_attributes(module)}
-            found |= {(name, k): v for k, v in values.items() if k not in _OF_TORCH}
+            attributes = {k: v for k, v in plain_attributes(module).items() if k not in _OF_TORCH}
+            buffers = {key: _buffer(module, key) for key in module._buffers}
+            found |= {(name, key): value for key, value in {**buffers, **attributes}.items()}
     else:
         for name, key in keys:
             module = modules[name]
-            found[name, key] = module._buffers.get(key, vars(module).get(key, _Absent))
+            is_buffer = key in module._buffers
+            found[name, key] = _buffer(module, key) if is_buffer else vars(module).get(key, _Absent)
     return _copied(found, model)
+
+
+def _buffer(module: nn.Module, key: str) -> _Buffer:
+    return _Buffer(module._buffers[key], key not in module._non_persistent_buffers_set)
 
 
 def _copied(snapshot: Snapshot, model: nn.Module) -> Snapshot:

@@ -138,7 +138,7 @@ def test_progress_tells_every_batch():
     calls = []
     calibrate(mlp(), batches(), progress=lambda *call: calls.append(call))
     assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
-    assert all("calibrate" in text for *_, text in calls)
+    assert all("measure value ranges" in text for *_, text in calls)
 
 
 def test_progress_of_an_unknown_length_never_passes_its_total():

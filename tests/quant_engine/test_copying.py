@@ -171,3 +171,17 @@ def test_parametrized_buffers_stay_buffers_and_frozen_weights_frozen() -> None:
 
 def test_plain_models_get_no_notes() -> None:
     assert materialize_weights(fill(nn.Linear(2, 2))) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_compiled_functions_are_shared_with_the_copy():
+    def swish(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+    model = nn.Sequential(nn.Linear(3, 3))
+    model.activation = torch.jit.script(swish)
+    model.table = {"swish": [model.activation]}
+    copied, _ = copy_model(model)
+    assert copied.activation is model.activation
+    assert copied.table["swish"][0] is model.activation
+    assert copied.table is not model.table

@@ -8,6 +8,7 @@ import random
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from quant_engine import (
     LogitResponse,
     Recipe,
+    UnsupportedLayerError,
     analyze,
     calibrate,
+    load_quantized_model,
     measure_sensitivity,
     quantize_model,
+    save_quantized_model,
     verify_configurations,
 )
 from quant_engine.batches import Batch
@@ -309,3 +313,64 @@ def test_data_that_can_be_read_once_still_holds_its_first_batch() -> None:
     _, data, _ = prepare_for(make("nothing"), iter(DATA))
 
     assert len(list(data)) == len(DATA)
+
+
+class Making(nn.Module):
+    """Makes something in its first pass."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.first, self.last, self.what = nn.Linear(6, 6), nn.Linear(6, 4), what
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if not hasattr(self, "made"):
+            scale = y.abs().mean(0) if "data" in self.what else torch.arange(1.0, 7.0)
+            if "buffer" in self.what:
+                self.register_buffer("made", scale, persistent="lasting" in self.what)
+            elif self.what == "parameter":
+                self.made = nn.Parameter(scale)
+            elif self.what == "module":
+                self.made = nn.Linear(6, 6)
+            else:
+                self.made = scale
+        z: Tensor = self.last(self.made(y) if self.what == "module" else y / self.made)
+        return z
+
+
+@pytest.mark.parametrize(
+    "what", ["buffer", "lasting buffer", "attribute", "buffer of the data", "attribute of the data"]
+)
+@torch.no_grad()
+def test_what_the_first_pass_makes_is_made_in_every_variant(what: str, tmp_path: Path) -> None:
+    model, data = fill(Making(what)).eval(), [seeded((8, 6)), 3 * seeded((8, 6), 1)]
+    quantized = quantize_model(model, data)
+    assert not hasattr(quantized, "made")
+    save_quantized_model(quantized, tmp_path)
+    loaded = load_quantized_model(model, tmp_path)
+    float_copy = copy.deepcopy(model)
+    answers = [[m(x) for x in data] for m in (float_copy, quantized, loaded)]
+    expected, found, again = (torch.cat(parts).double() for parts in answers)
+    assert torch.equal(found, again)
+    nmse = float((found - expected).square().sum() / expected.square().sum())
+
+    report = analyze(model, data, measure_time=False)
+    response = LogitResponse.measure(model, data, agreement_configurations=2)
+    (score,) = verify_configurations(
+        model, data, response, [response.uniform("int8 weights + int8 inputs")]
+    )
+
+    assert report.layer("last").accumulated_error.nmse == pytest.approx(nmse, rel=1e-3)
+    assert score.nmse == pytest.approx(nmse, rel=1e-3)
+    assert not hasattr(model, "made")
+    assert "made" in " ".join(report.notes) or "data" not in what
+
+
+@pytest.mark.parametrize("what", ["parameter", "module"])
+def test_weights_that_the_first_pass_makes_must_be_there_before(what: str) -> None:
+    model, x = fill(Making(what)).eval(), seeded((8, 6))
+    with pytest.raises(UnsupportedLayerError, match=r"makes 'made'.*Run the model once"):
+        quantize_model(model, x)
+
+    model(x)
+    quantize_model(model, x)
