@@ -7,6 +7,7 @@ inside, and its content security policy forbids everything else.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -149,7 +150,7 @@ def _head(report: ModelReport, name: str, created: str) -> str:
 
 def _numbers(numbers: Iterable[KeyNumber]) -> str:
     cells = (
-        f"<div><dt>{html.escape(number.name)}</dt><dd>{html.escape(number.value)}"
+        f"<div><dt>{html.escape(number.name)}</dt><dd>{_breakable(number.value)}"
         f"{f'<small>{html.escape(number.remark)}</small>' if number.remark else ''}</dd></div>"
         for number in numbers
     )
@@ -195,8 +196,8 @@ def _layers(report: ModelReport) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Return text that may go on in a new line after a dot, as dotted names should."""
-    return html.escape(text).replace(".", ".<wbr>")
+    """Return text that may go on in a new line after a dot, as dotted names should, not numbers."""
+    return re.sub(r"\.(?!\d)", ".<wbr>", html.escape(text))
 
 
 def _number_class(is_number: bool) -> str:

@@ -13,7 +13,6 @@ from quant_engine.comparison import (
     print_quantization_summary,
     save_quantization_config,
 )
-from quant_engine.conversion import quantize_model
 from quant_engine.errors import (
     BudgetError,
     DataError,
@@ -38,6 +37,7 @@ from quant_engine.layers import (
 from quant_engine.metrics import calculate_quantization_error
 from quant_engine.model_size import calculate_model_size
 from quant_engine.options import bit_options
+from quant_engine.quantize import quantize_model
 from quant_engine.quantizer import Int8Quantizer
 from quant_engine.report import (
     ConfigurationPoint,

@@ -9,18 +9,16 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from quant_engine.batches import Batch, Data, count_batches, iterate_batches
-from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
+from quant_engine.batches import Batch, Data, iterate_batches
+from quant_engine.calibration import Calibration
 from quant_engine.conversion import (
     LayerPlan,
-    check_layer_names,
     convert,
     describe_cut_ties,
     plan_layers,
 )
 from quant_engine.copying import share_tensors
 from quant_engine.coverage import measure_coverage
-from quant_engine.data_preparation import prepare_for
 from quant_engine.execution_timing import add_times, budget_after, check_budget
 from quant_engine.judged import Judged, describe_judged
 from quant_engine.layers import QuantizedLayer
@@ -38,6 +36,7 @@ from quant_engine.report import (
 )
 from quant_engine.scheme import Recipe
 from quant_engine.selection import list_layers
+from quant_engine.setup import Setup, set_up
 from quant_engine.tensor_reports import (
     input_channels,
     input_report,
@@ -99,24 +98,20 @@ def analyze(
     """
     watch = Stopwatch()
     check_budget(time_budget_s)
-    recipe = recipe_or_default(recipe)
     is_separate = evaluation_data is not None
-    calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
-    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
-    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    setup = set_up(model, calibration_data, recipe, evaluation_data)
+    prepared, recipe = setup.prepared, setup.recipe
     judged = describe_judged(prepared)
-    meter = ProgressMeter(progress, _count_steps(prepared, calibration_data, batches))
-    if isinstance(calibration_data, Calibration):
-        calibration = calibration_data
-    else:
-        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+    meter = ProgressMeter(progress, _count_steps(setup))
+    calibration = setup.calibrate(meter)
     plans = plan_layers(prepared, recipe, calibration)
     quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
     run = _Analysis(
         model, prepared, judged, quantized, calibration, plans, recipe, model_name, is_separate
     )
     run.describe_weights(meter, on_update)
-    first = run.compare(iterate_batches(batches, "evaluation_data"), meter, on_update)
+    batches = iterate_batches(setup.evaluation_data, "evaluation_data")
+    first = run.compare(batches, meter, on_update)
     run.size = measure_size(model, quantized, plans)
     report = run.report(is_partial=False)
     if not measure_time:
@@ -127,9 +122,9 @@ def analyze(
     return add_times(report, prepared.model, quantized, first, seconds, meter)
 
 
-def _count_steps(prepared: PreparedModel, *data: Data | Calibration) -> int:
-    batches = sum(count_batches(d) or 0 for d in data if not isinstance(d, Calibration))
-    return batches + 2 * sum(layer.is_quantizable for layer in list_layers(prepared.model)) + 1
+def _count_steps(setup: Setup) -> int:
+    layers = sum(layer.is_quantizable for layer in list_layers(setup.prepared.model))
+    return setup.calibration_batches + setup.evaluation_batches + 2 * layers + 1
 
 
 @dataclass(slots=True, eq=False)

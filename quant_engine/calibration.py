@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from quant_engine.batches import Batch, Data, count_batches, is_rereadable, iterate_batches
+from quant_engine.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.batchnorm import Folding
 from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, SchemeError, UnsupportedLayerError
@@ -187,18 +187,3 @@ def calibrate_prepared(
 def layer_form(layer: LayerInfo) -> str:
     """Return a layer's type and arguments, such as widths and strides, as torch prints them."""
     return f"{layer.kind}({layer.module.extra_repr()})"
-
-
-def read_twice(
-    calibration_data: Data | Calibration, evaluation_data: Data | None
-) -> tuple[Data | Calibration, Data]:
-    """Return calibration and evaluation data; the same data is kept if it can be read only once."""
-    if evaluation_data is not None:
-        return calibration_data, evaluation_data
-    if isinstance(calibration_data, Calibration):
-        raise SchemeError(
-            "calibration_data is a Calibration, which holds no data to run the model on. "
-            "Give evaluation_data."
-        )
-    kept = calibration_data if is_rereadable(calibration_data) else list(calibration_data)
-    return kept, kept

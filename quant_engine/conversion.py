@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 
-from quant_engine.batches import Data, count_batches
 from quant_engine.calibration import (
     Calibration,
-    calibrate_prepared,
     layer_form,
-    recipe_or_default,
     require_quantizable,
 )
-from quant_engine.choices import require_choice, suggest
-from quant_engine.data_preparation import prepare_for
-from quant_engine.errors import DataError, NotCalibratedError, QuantizationError, SchemeError
-from quant_engine.execution import EXECUTIONS, SIMULATED, convert_execution
+from quant_engine.errors import DataError, NotCalibratedError, QuantizationError
 from quant_engine.layers import QuantizedLayer, get_quantized_type
 from quant_engine.modules import replace_module
 from quant_engine.observers import choose_input_qparams
 from quant_engine.preparation import PreparedModel
-from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.progress import ProgressMeter
 from quant_engine.report import EXCLUDED, QUANTIZED, UNSUPPORTED
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.selection import LayerInfo, list_layers
@@ -45,71 +38,6 @@ class LayerPlan:
     scheme: LayerScheme | None
     status: str
     reason: str = ""
-
-
-def quantize_model(
-    model: nn.Module,
-    calibration_data: Data | Calibration | None,
-    recipe: Recipe | None = None,
-    *,
-    execution: str = SIMULATED,
-    progress: Progress | None = None,
-) -> nn.Module:
-    """Return a quantized copy of a model.
-
-    Args:
-        model: The float model; it is not changed.
-        calibration_data: A tensor or an iterable of batches, read once; or the result of
-            `calibrate`; or None for a recipe without calibrated input ranges.
-        recipe: How to quantize; `Recipe.default()` if None.
-        execution: "simulated": integer codes are dequantized and summed in float32. "integer":
-            products of codes are summed in int32; see `convert_execution`.
-        progress: Called as progress(done, total, text); may raise to cancel.
-
-    Returns:
-        A copy in eval mode whose quantized layers hold int8 weights.
-
-    Raises:
-        SchemeError: If `recipe` is no Recipe or names layers that do not exist, or the execution
-            is unknown.
-        NotCalibratedError: If inputs are to be quantized without calibration data.
-        DataError: If data or weights hold NaN or Inf; the message names batch or layer.
-        ModelForwardError: If the model raises on the data.
-        UnsupportedLayerError: If nothing in the model can be quantized.
-    """
-    recipe = recipe_or_default(recipe)
-    require_choice("execution", execution, EXECUTIONS)
-    prepared, calibration_data, _ = prepare_for(model, calibration_data)
-    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
-    if calibration_data is None or isinstance(calibration_data, Calibration):
-        calibration = calibration_data
-        meter = ProgressMeter(progress, 0)
-    else:
-        meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
-        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
-    plans = plan_layers(prepared, recipe, calibration)
-    quantized = convert(prepared.model, plans, calibration, meter)
-    if execution == SIMULATED or not any(plan.scheme for plan in plans):
-        return quantized
-    return convert_execution(quantized, execution)
-
-
-def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:
-    """Check that every name and wildcard of the recipe fits at least one layer.
-
-    Raises:
-        SchemeError: If one fits none; the message names the likely one.
-    """
-    for field, patterns in (
-        ("exclude_layers", recipe.exclude_layers),
-        ("overrides", tuple(recipe.overrides)),
-    ):
-        for pattern in patterns:
-            if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
-                raise SchemeError(
-                    f"{field} names {pattern!r}, which is no layer of this model. "
-                    f"{suggest(pattern, names)}"
-                )
 
 
 def plan_layers(

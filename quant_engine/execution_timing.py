@@ -9,10 +9,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from quant_engine.batches import Batch, Data, first_samples, iterate_batches
-from quant_engine.calibration import Calibration, calibrate_prepared, read_twice
+from quant_engine.calibration import Calibration
 from quant_engine.conversion import convert, plan_layers
 from quant_engine.copying import share_tensors
-from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import (
     DataError,
     ModelForwardError,
@@ -31,6 +30,7 @@ from quant_engine.lowering import is_lowered
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import TIMES_FOLLOW, ModelReport, TimingReport
 from quant_engine.selection import list_layers
+from quant_engine.setup import set_up
 from quant_engine.timing import (
     Stopwatch,
     measure_timing,
@@ -83,17 +83,14 @@ def measure_times(
     """
     watch = Stopwatch()
     check_budget(time_budget_s)
-    calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
-    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
+    setup = set_up(model, calibration_data, None, evaluation_data)
+    prepared = setup.prepared
     _check_layers(report, prepared.model)
     meter = ProgressMeter(progress, len(report.layers) + 1)
-    if isinstance(calibration_data, Calibration):
-        calibration = calibration_data
-    else:
-        calibration = calibrate_prepared(prepared, calibration_data, report.recipe, meter)
+    calibration = setup.calibrate(meter)
     plans = plan_layers(prepared, report.recipe, calibration)
     quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
-    first = next(iterate_batches(batches, "evaluation_data"))
+    first = next(iterate_batches(setup.evaluation_data, "evaluation_data"))
     seconds = time_budget_s or budget_after(watch.seconds)
     return add_times(report, prepared.model, quantized, first, seconds, meter)
 

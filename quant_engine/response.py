@@ -23,12 +23,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from quant_engine.batches import Data, count_batches
-from quant_engine.calibration import Calibration, calibrate_prepared, read_twice, recipe_or_default
+from quant_engine.batches import Data
+from quant_engine.calibration import Calibration
 from quant_engine.choices import suggest
 from quant_engine.configuration_size import configuration_size
-from quant_engine.conversion import check_layer_names
-from quant_engine.data_preparation import prepare_for
 from quant_engine.errors import DataError, SchemeError, StorageError
 from quant_engine.histogram import FloatArray
 from quant_engine.judged import NMSE, describe_judged
@@ -47,7 +45,7 @@ from quant_engine.response_arrays import ResponseArrays
 from quant_engine.response_measurement import ResponseMeasurement, ResponseSettings
 from quant_engine.response_storage import pack_response, unpack_response
 from quant_engine.scheme import LayerScheme, Recipe
-from quant_engine.selection import list_layers
+from quant_engine.setup import set_up
 from quant_engine.statistics import to_sqnr_db
 
 PathLike: TypeAlias = str | Path
@@ -119,7 +117,6 @@ class LogitResponse:
             ModelForwardError: If the model raises on the data.
             UnsupportedLayerError: If there is no layer to choose for.
         """
-        recipe = recipe_or_default(recipe)
         settings = ResponseSettings(
             classes=_at_least(1, "classes", classes),
             top_k=_at_least(1, "top_k", top_k),
@@ -138,17 +135,11 @@ class LogitResponse:
                 f"top_k is {top_k} and classes {classes}. top_k must be smaller: outputs of up to "
                 "`classes` values are predicted completely."
             )
+        setup = set_up(model, calibration_data, recipe, evaluation_data)
+        prepared, recipe = setup.prepared, setup.recipe
         named = bit_options(recipe) if options is None else name_options(options)
-        calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
-        prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
-        check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
-        if isinstance(calibration_data, Calibration):
-            calibration = calibration_data
-        else:
-            meter = ProgressMeter(
-                in_part(progress, 0.0, 0.03), count_batches(calibration_data) or 0
-            )
-            calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+        meter = ProgressMeter(in_part(progress, 0.0, 0.03), setup.calibration_batches)
+        calibration = setup.calibrate(meter)
         meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
         layers = build_option_layers(prepared, named, calibration, recipe, meter)
         measurement = ResponseMeasurement(
@@ -159,7 +150,7 @@ class LogitResponse:
             describe_judged(prepared, metric),
             find_unreached(prepared, list(layers.forms)),
         )
-        measurement.run(batches, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
+        measurement.run(setup.evaluation_data, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
         return cls(*measurement.finish(recipe))
 
     @property

@@ -7,11 +7,9 @@ from functools import partial
 
 from torch import nn
 
-from quant_engine.batches import Data, count_batches, is_rereadable
-from quant_engine.calibration import Calibration, calibrate_prepared, recipe_or_default
+from quant_engine.batches import Data
+from quant_engine.calibration import Calibration
 from quant_engine.choices import require_choice
-from quant_engine.conversion import check_layer_names
-from quant_engine.data_preparation import prepare_for
 from quant_engine.distribution import run_elsewhere, run_here
 from quant_engine.errors import SchemeError
 from quant_engine.judged import describe_judged
@@ -25,7 +23,7 @@ from quant_engine.ranking import check_metric
 from quant_engine.reach import find_unreached
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import Recipe
-from quant_engine.selection import list_layers
+from quant_engine.setup import set_up
 from quant_engine.sweep import VariantRunner
 
 _NOT_ELSEWHERE = (
@@ -94,24 +92,19 @@ def measure_sensitivity(
         UnsupportedLayerError: If there is nothing to quantize under one of the options.
         WorkerError: If the executor fails.
     """
-    recipe = recipe_or_default(recipe)
     _check_words(direction, parts, metric, seed)
-    calibration_data, evaluation_data = _both_data(calibration_data, evaluation_data)
-    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
-    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    setup = set_up(model, calibration_data, recipe, evaluation_data, reads_often=True)
+    prepared, recipe = setup.prepared, setup.recipe
     judged = describe_judged(prepared)
     meter = ProgressMeter(progress, 0)
-    if isinstance(calibration_data, Calibration):
-        calibration = calibration_data
-    else:
-        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+    calibration = setup.calibrate(meter)
     forms = build_forms(model, prepared, recipe, options, parts, calibration, meter)
     own_metric = None if metric is None or isinstance(metric, str) else metric
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
     sweep, notes = _where_to_run(runner, executor, prepared)
     measurement = Measurement(
         sweep,
-        batches,
+        setup.evaluation_data,
         forms,
         metric,
         SensitivityReport(
@@ -130,7 +123,7 @@ def measure_sensitivity(
         ),
         find_unreached(prepared, forms.names),
     )
-    meter.extend(measurement.count_runs(with_cumulative) * (count_batches(batches) or 1))
+    meter.extend(measurement.count_runs(with_cumulative) * (setup.evaluation_batches or 1))
     measurement.measure_layers(meter, on_update)
     if with_cumulative:
         measurement.accumulate(meter)
@@ -155,21 +148,3 @@ def _where_to_run(
     if prepared.state.reaches_next:
         return partial(run_here, runner), (*notes, _NOT_ELSEWHERE)
     return partial(run_elsewhere, executor, runner), notes
-
-
-def _both_data(
-    calibration_data: Data | Calibration, evaluation_data: Data | None
-) -> tuple[Data | Calibration, Data]:
-    """Return both, in a form that can be read as often as needed."""
-    if evaluation_data is None:
-        if isinstance(calibration_data, Calibration):
-            raise SchemeError(
-                "calibration_data is a Calibration, which holds no data to run the model on. "
-                "Give evaluation_data."
-            )
-        if not is_rereadable(calibration_data):
-            calibration_data = list(calibration_data)
-        evaluation_data = calibration_data
-    if not is_rereadable(evaluation_data):
-        evaluation_data = list(evaluation_data)
-    return calibration_data, evaluation_data

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor, nn
 
-from quant_engine.batches import Batch, Data, count_batches, iterate_batches
-from quant_engine.calibration import Calibration, calibrate_prepared, read_twice
-from quant_engine.data_preparation import prepare_for
+from quant_engine.batches import Batch, Data, iterate_batches
+from quant_engine.calibration import Calibration
 from quant_engine.errors import DataError
 from quant_engine.histogram import FloatArray
 from quant_engine.intervals import bootstrap_means, percentile_intervals
@@ -22,6 +21,7 @@ from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
 from quant_engine.report.response import LOGITS
 from quant_engine.response import LogitResponse
+from quant_engine.setup import set_up
 from quant_engine.sweep import VariantRunner
 
 
@@ -55,15 +55,11 @@ def verify_configurations(
     """
     for configuration in configurations:
         response.chosen(configuration)
-    calibration_data, evaluation_data = read_twice(calibration_data, evaluation_data)
-    prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
-    meter = ProgressMeter(progress, 0)
     recipe = response.report.recipe
-    if isinstance(calibration_data, Calibration):
-        calibration = calibration_data
-    else:
-        meter.extend(count_batches(calibration_data) or 0)
-        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+    setup = set_up(model, calibration_data, None, evaluation_data)
+    prepared = setup.prepared
+    meter = ProgressMeter(progress, setup.calibration_batches)
+    calibration = setup.calibrate(meter)
     options = {option.name: option.scheme for option in response.report.options}
     forms = build_option_layers(prepared, options, calibration, recipe, meter).forms
     if list(forms) != list(response.layers):
@@ -74,8 +70,9 @@ def verify_configurations(
     runner = VariantRunner(prepared.model, forms, state=prepared.state)
     variants = [as_variant(configuration) for configuration in configurations]
     stats = [_Measured(response.report.kind == LOGITS) for _ in configurations]
-    meter.extend((count_batches(batches) or 1) * len(configurations))
-    for count, batch in enumerate(iterate_batches(batches, "evaluation_data"), start=1):
+    meter.extend((setup.evaluation_batches or 1) * len(configurations))
+    batches = iterate_batches(setup.evaluation_data, "evaluation_data")
+    for count, batch in enumerate(batches, start=1):
 
         def compare(
             number: int, expected: Tensor, output: Tensor, batch: Batch = batch, count: int = count

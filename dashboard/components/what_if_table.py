@@ -122,7 +122,7 @@ def _show_row(
         gap="small",
     ):
         text = row_text(prediction, name, effect, kinds.get(name), is_worst=is_worst)
-        st.markdown(text, width="content")
+        st.markdown(text)
         st.segmented_control(
             f"Bits of {name}",
             list(prediction.letters),

@@ -36,7 +36,7 @@ def test_a_sweep_survives_the_loss_of_a_worker(tmp_path: Path) -> None:
         }
 
         def kill_a_busy_worker(done: int, total: int, text: str) -> None:
-            if killed or "sensitivity: batch 2" not in text:
+            if killed or "one by one: batch 2" not in text:
                 return
             busy = [address for address, tasks in client.processing().items() if tasks]
             if not busy:
@@ -72,7 +72,7 @@ def test_the_cluster_listens_on_the_loopback_interface_only(tmp_path: Path) -> N
 
 def test_a_cancelled_sweep_leaves_no_work_on_the_cluster(tmp_path: Path) -> None:
     def cancel(done: int, total: int, text: str) -> None:
-        if "sensitivity: batch 2" in text:
+        if "one by one: batch 2" in text:
             raise KeyboardInterrupt
 
     with local_cluster(tmp_path, workers=1) as cluster, Client(cluster.address) as client:

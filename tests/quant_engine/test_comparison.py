@@ -18,8 +18,8 @@ from quant_engine.comparison import (
     print_quantization_summary,
     save_quantization_config,
 )
-from quant_engine.conversion import quantize_model
 from quant_engine.errors import DataError, ModelForwardError, NotCalibratedError, StorageError
+from quant_engine.quantize import quantize_model
 from quant_engine.quantizer import Int8Quantizer
 from quant_engine.timing import benchmark_inference
 from tests.quant_engine.strategies import tensors

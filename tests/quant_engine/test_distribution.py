@@ -184,7 +184,7 @@ def test_progress_counts_every_run_and_may_cancel() -> None:
     executor = Waiting()
 
     def cancel(done: int, total: int, text: str) -> None:
-        if "sensitivity" in text:
+        if "one by one" in text:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -207,7 +207,7 @@ def test_only_so_many_tasks_are_under_way() -> None:
             return many()
 
     def cancel(done: int, total: int, text: str) -> None:
-        if "sensitivity" in text:
+        if "one by one" in text:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

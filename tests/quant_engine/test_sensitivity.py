@@ -345,7 +345,7 @@ def test_a_metric_that_cannot_be_had_is_noticed_on_the_first_batch() -> None:
             metric="accuracy_drop",
             progress=lambda _done, _total, text: steps.append(text),
         )
-    assert not any("batch 2" in text for text in steps if "sensitivity" in text)
+    assert not any("batch 2" in text for text in steps if "one by one" in text)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_partial_results_are_kept_when_the_work_is_cancelled() -> None:
     snapshots: list[SensitivityReport] = []
 
     def cancel(done: int, total: int, text: str) -> None:
-        if "sensitivity: batch 3" in text:
+        if "one by one: batch 3" in text:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

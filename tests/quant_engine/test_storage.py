@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from quant_engine.analysis import analyze
 from quant_engine.calibration import calibrate
-from quant_engine.conversion import quantize_model
 from quant_engine.errors import DataError, StorageError
 from quant_engine.execution import convert_execution
 from quant_engine.layers import QuantizedEmbedding, QuantizedLinear
 from quant_engine.modules import replace_module
 from quant_engine.packing import packed_length
 from quant_engine.preparation import prepare
+from quant_engine.quantize import quantize_model
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.selection import list_layers
 from quant_engine.storage import load_quantized_model, save_quantized_model, serialized_bytes
