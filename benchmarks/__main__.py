@@ -11,7 +11,7 @@ from pathlib import Path
 import benchmarks.topics  # registers them  # noqa: F401
 from benchmarks.memory import keep_freed_memory
 from benchmarks.registry import Options, list_topics
-from quant_engine.timing import describe_environment
+from quant_engine.execution.clock import describe_environment
 from sample_models import list_models
 
 

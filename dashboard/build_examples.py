@@ -12,13 +12,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from dashboard import prediction_service, service
-from dashboard.prediction import Prediction
-from dashboard.runs import Run, now, write_example
-from dashboard.state import Settings
-from dashboard.stories import example_stem, story_settings
-from dashboard.sweeps import Sweep
-from quant_engine.measurement import DIRECTIONS
+from dashboard.data.prediction import Prediction
+from dashboard.data.runs import Run, now, write_example
+from dashboard.data.settings import Settings
+from dashboard.data.stories import example_stem, story_settings
+from dashboard.data.sweeps import Sweep
+from dashboard.work import prediction_service, service
+from quant_engine.sensitivity import DIRECTIONS
 
 _LOG = logging.getLogger("build_examples")
 

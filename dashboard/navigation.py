@@ -6,8 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.components.shell import show_draft, show_shell
-from dashboard.components.slides import show_slide_bar
+from dashboard.widgets.shell import show_draft, show_shell
+from dashboard.widgets.slides import show_slide_bar
 
 # A file: an icon by name would be fetched from another machine.
 ICON = Path(__file__).with_name("assets") / "icon.svg"
@@ -15,12 +15,12 @@ ICON = Path(__file__).with_name("assets") / "icon.svg"
 st.set_page_config(page_title="Int8 quantization", page_icon=ICON, layout="wide")
 
 PAGES = {
-    "views/start.py": ("Start", ":material/home:"),
-    "views/experiment.py": ("Experiment", ":material/science:"),
-    "views/sensitivity.py": ("Sensitivity", ":material/leaderboard:"),
-    "views/what_if.py": ("What if", ":material/tune:"),
-    "views/layer.py": ("Layer", ":material/layers:"),
-    "views/size_time.py": ("Size & time", ":material/speed:"),
+    "views/start/start.py": ("Start", ":material/home:"),
+    "views/experiment/experiment.py": ("Experiment", ":material/science:"),
+    "views/sensitivity/sensitivity.py": ("Sensitivity", ":material/leaderboard:"),
+    "views/what_if/what_if.py": ("What if", ":material/tune:"),
+    "views/layer/layer.py": ("Layer", ":material/layers:"),
+    "views/size_time/size_time.py": ("Size & time", ":material/speed:"),
 }
 pages = [
     st.Page(

@@ -3,16 +3,15 @@
 Start with `analyze(model, calibration_data, recipe)`. See `docs/architecture.md` for the picture.
 """
 
-from quant_engine.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
-from quant_engine.analysis import analyze
-from quant_engine.calibration import Calibration, calibrate
-from quant_engine.comparison import (
+from quant_engine.analysis.analysis import analyze
+from quant_engine.analysis.quick_looks import (
     analyze_tensor_distribution,
     compare_models,
     load_quantization_config,
     print_quantization_summary,
     save_quantization_config,
 )
+from quant_engine.analysis.times import measure_times
 from quant_engine.errors import (
     BudgetError,
     DataError,
@@ -24,8 +23,8 @@ from quant_engine.errors import (
     UnsupportedLayerError,
     WorkerError,
 )
-from quant_engine.execution import convert_execution, execution_notes, list_executions
-from quant_engine.execution_timing import measure_times
+from quant_engine.execution.clock import benchmark_inference
+from quant_engine.execution.convert import convert_execution, execution_notes, list_executions
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -34,11 +33,11 @@ from quant_engine.layers import (
     QuantizedLayer,
     QuantizedLinear,
 )
-from quant_engine.metrics import calculate_quantization_error
-from quant_engine.model_size import calculate_model_size
-from quant_engine.options import bit_options
-from quant_engine.quantize import quantize_model
-from quant_engine.quantizer import Int8Quantizer
+from quant_engine.metrics.functions import calculate_quantization_error
+from quant_engine.quantization.calibration import Calibration, calibrate
+from quant_engine.quantization.quantize import quantize_model
+from quant_engine.quantization.size import calculate_model_size
+from quant_engine.quantization.storage import load_quantized_model, save_quantized_model
 from quant_engine.report import (
     ConfigurationPoint,
     ConfigurationScore,
@@ -47,13 +46,14 @@ from quant_engine.report import (
     ModelReport,
     SensitivityReport,
 )
-from quant_engine.response import LogitResponse
+from quant_engine.response.logit_response import LogitResponse
 from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
-from quant_engine.search import pareto_frontier, search_configuration
-from quant_engine.sensitivity import measure_sensitivity
-from quant_engine.storage import load_quantized_model, save_quantized_model
-from quant_engine.timing import benchmark_inference
-from quant_engine.verification import verify_configurations, verify_frontier
+from quant_engine.search.search import pareto_frontier, search_configuration
+from quant_engine.search.verification import verify_configurations, verify_frontier
+from quant_engine.sensitivity.measure import measure_sensitivity
+from quant_engine.tensors.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
+from quant_engine.tensors.quantizer import Int8Quantizer
+from quant_engine.variants.options import bit_options
 
 __all__ = [
     "PRESETS",

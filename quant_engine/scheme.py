@@ -12,8 +12,13 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from quant_engine.choices import is_whole_number, require_bool, require_choice, require_keys
-from quant_engine.errors import SchemeError
+from quant_engine.errors import (
+    SchemeError,
+    is_whole_number,
+    require_bool,
+    require_choice,
+    require_keys,
+)
 
 MIN_BITS = 2
 MAX_BITS = 8

@@ -32,10 +32,6 @@ class Module:
     tree: ast.Module = field(repr=False)
     imports: tuple[Import, ...] = field(repr=False)
 
-    @property
-    def line_count(self) -> int:
-        return self.source.count("\n")
-
 
 def read_modules(root: Path, *packages: str) -> dict[str, Module]:
     """All modules of the named packages under root, by dotted name. A missing package has none."""
@@ -76,6 +72,28 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
             seen.add(name)
             waiting.extend(graph.get(name, ()))
     return seen
+
+
+def room_of(module: str) -> str:
+    """The room a module belongs to: the file or folder directly in its package."""
+    return ".".join(module.split(".")[:2])
+
+
+def room_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """For each room, the other rooms that its modules import."""
+    rooms: dict[str, set[str]] = {room_of(module): set() for module in graph}
+    for module, others in graph.items():
+        rooms[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)}
+    return rooms
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """The longest way down a graph without circles; its length is the number of floors."""
+    chains: dict[str, list[str]] = {}
+    for name in TopologicalSorter(graph).static_order():
+        below = [chains[other] for other in sorted(graph.get(name, ()))]
+        chains[name] = [name, *max(below, key=len, default=[])]
+    return max(chains.values(), key=len, default=[])
 
 
 def _dotted_name(path: Path) -> str:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from dashboard.prediction_files import pack_prediction, unpack_prediction
-from dashboard.runs import read_example, run_from_text
+from dashboard.data.prediction_files import pack_prediction, unpack_prediction
+from dashboard.data.runs import read_example, run_from_text
 from quant_engine import (
     LogitResponse,
     ModelReport,
@@ -24,7 +24,7 @@ from quant_engine import (
     quantize_model,
     save_quantized_model,
 )
-from quant_engine.comparison import load_quantization_config
+from quant_engine.analysis.quick_looks import load_quantization_config
 from quant_engine.reading import parse_json, read_file
 from tests import damaged_files
 

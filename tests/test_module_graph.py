@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.module_graph import find_cycle, internal_graph, reachable, read_modules
+from tests.module_graph import (
+    find_cycle,
+    internal_graph,
+    longest_chain,
+    reachable,
+    read_modules,
+    room_graph,
+)
 
 FILES = {
     "pack/__init__.py": "from pack.leaf import value\n",
@@ -76,3 +83,17 @@ def test_a_cycle_is_found_and_drawn(root: Path) -> None:
 
     assert cycle[0] == cycle[-1]
     assert set(cycle) == {"pack.leaf", "pack.inner.deep"}
+
+
+def test_rooms_are_what_stands_directly_in_a_package(root: Path) -> None:
+    rooms = room_graph(internal_graph(read_modules(root, "pack")))
+
+    assert rooms["pack.inner"] == {"pack.leaf"}
+    assert set(rooms) == {"pack", "pack.leaf", "pack.inner", "pack.late"}
+
+
+def test_the_longest_chain_counts_floors() -> None:
+    graph = {"a": {"b", "d"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"d"}}
+
+    assert longest_chain(graph) == ["a", "b", "c", "d"]
+    assert longest_chain({}) == []

@@ -14,9 +14,9 @@ from quant_engine import (
     LogitResponse,
     verify_configurations,
 )
-from quant_engine.data_preparation import prepare_for
-from quant_engine.options import bit_options
+from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.report import AgreementPoint
+from quant_engine.variants.options import bit_options
 from sample_models import load_model
 
 BITS = (8, 6, 4)

@@ -14,12 +14,12 @@ from quant_engine import (
     search_configuration,
     verify_configurations,
 )
-from quant_engine.calibration import calibrate_prepared
-from quant_engine.data_preparation import prepare_for
-from quant_engine.option_layers import build_option_layers
-from quant_engine.options import bit_options
+from quant_engine.metrics.energies import ErrorStats
+from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
-from quant_engine.statistics import ErrorStats
+from quant_engine.quantization.calibration import calibrate_prepared
+from quant_engine.variants.layers import build_option_layers
+from quant_engine.variants.options import bit_options
 from sample_models import load_model
 
 BUDGET_BITS = (6, 4, 3)

@@ -15,14 +15,14 @@ from benchmarks.response.samples import OPTION_BITS, RECIPE, load_samples
 from quant_engine import (
     search_configuration,
 )
-from quant_engine.batches import iterate_batches
-from quant_engine.calibration import calibrate_prepared
-from quant_engine.data_preparation import prepare_for
-from quant_engine.option_layers import build_option_layers
-from quant_engine.options import bit_options
+from quant_engine.model.batches import iterate_batches
+from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
-from quant_engine.response_measurement import ResponseMeasurement, ResponseSettings
-from quant_engine.sweep import VariantRunner
+from quant_engine.quantization.calibration import calibrate_prepared
+from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
+from quant_engine.variants.layers import build_option_layers
+from quant_engine.variants.options import bit_options
+from quant_engine.variants.runner import VariantRunner
 from sample_models import load_model
 
 COST_HEAD = (

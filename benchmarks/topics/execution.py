@@ -17,8 +17,8 @@ from benchmarks.networks import Encoder, ResNet18, seeded
 from benchmarks.onnx_models import onnx_runs
 from benchmarks.registry import Options, register_topic
 from quant_engine import Recipe, convert_execution, quantize_model
-from quant_engine.data_preparation import prepare_for
-from quant_engine.execution import execution_notes, list_executions
+from quant_engine.execution.convert import execution_notes, list_executions
+from quant_engine.preparation.folding_check import prepare_for
 from sample_models import get_model_info, load_model
 
 FLOAT, CHANNELS_LAST = "float", "float, channels last"

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from benchmarks.measure import measure_in_turn
 from benchmarks.registry import Options, register_topic
 from quant_engine import Recipe
-from quant_engine.batches import Batch
 from quant_engine.layers import get_quantized_type
-from quant_engine.measurement import DIRECTIONS, ONE_AT_A_TIME
-from quant_engine.outcomes import BatchOutcome
+from quant_engine.model.batches import Batch
 from quant_engine.scheme import LayerScheme
-from quant_engine.sweep import Variant, VariantRunner
+from quant_engine.sensitivity.measurement import DIRECTIONS, ONE_AT_A_TIME
+from quant_engine.variants.outcomes import BatchOutcome
+from quant_engine.variants.runner import Variant, VariantRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 REPLAY, FULL = "replay", "full forwards"

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from quant_engine.batches import Batch
-from quant_engine.copying import share_tensors
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.nesting import nested_tensors
+from quant_engine.model.batches import Batch
+from quant_engine.model.copying import share_tensors
+from quant_engine.model.nesting import nested_tensors
 
 # Capturing switches modes of the whole process, so captures take turns.
 _TURN = threading.Lock()

@@ -1,7 +1,11 @@
 """Quantized layers, one family a file; importing this package registers them all."""
 
 from quant_engine.layers.base import QuantizedLayer
-from quant_engine.layers.convolution import QuantizedConv1d, QuantizedConv2d
+from quant_engine.layers.convolution import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConvTranspose2d,
+)
 from quant_engine.layers.embedding import QuantizedEmbedding
 from quant_engine.layers.linear import QuantizedLinear
 from quant_engine.layers.registry import (
@@ -10,7 +14,6 @@ from quant_engine.layers.registry import (
     list_quantizable_types,
     register_quantized_layer,
 )
-from quant_engine.layers.transposed import QuantizedConvTranspose2d
 
 __all__ = [
     "QuantizedConv1d",

@@ -9,13 +9,19 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from quant_engine.affine import QParams, choose_dynamic_qparams, dequantize, fake_quantize, quantize
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
 from quant_engine.layers.grids import describe_input, empty_grids, grid_of
 from quant_engine.layers.precision import full_precision
-from quant_engine.modules import copy_hooks
-from quant_engine.observers import choose_weight_qparams
+from quant_engine.model.modules import copy_hooks
 from quant_engine.scheme import LayerScheme, TensorScheme
+from quant_engine.tensors.affine import (
+    QParams,
+    choose_dynamic_qparams,
+    dequantize,
+    fake_quantize,
+    quantize,
+)
+from quant_engine.tensors.observers import choose_weight_qparams
 
 DEFAULT_SCHEME = LayerScheme(TensorScheme(granularity="per_channel"))
 
@@ -29,7 +35,7 @@ _BUFFERS = (
 
 
 class IntegerForm(Protocol):
-    """The integer arithmetic of a quantized layer; see `quant_engine.integer`."""
+    """The integer arithmetic of a quantized layer; see `quant_engine.execution.integer`."""
 
     def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
         """Run `layer` on a float input; returns float32."""

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant_engine.affine import QParams, dequantize
 from quant_engine.layers.base import QuantizedLayer
 from quant_engine.layers.registry import register_quantized_layer
 from quant_engine.scheme import LayerScheme
+from quant_engine.tensors.affine import QParams, dequantize
 
 
 @register_quantized_layer(nn.Embedding)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_engine.affine import QParams
 from quant_engine.scheme import LayerScheme, TensorScheme
+from quant_engine.tensors.affine import QParams
 
 
 def grid_of(

@@ -25,6 +25,8 @@ from quant_engine.report.model import (
     SizeReport,
 )
 from quant_engine.report.response import (
+    GOOD,
+    ROUGH,
     AgreementFigures,
     AgreementPoint,
     ConfigurationScore,
@@ -34,9 +36,6 @@ from quant_engine.report.response import (
     ResponseOption,
     ResponseReport,
     StoredTensor,
-)
-from quant_engine.report.schema import (
-    SCHEMA_VERSION,
 )
 from quant_engine.report.search import (
     ConfigurationPoint,
@@ -49,6 +48,7 @@ from quant_engine.report.sensitivity import (
     Ranking,
     SensitivityReport,
 )
+from quant_engine.report.serialization import SCHEMA_VERSION, decode, encode
 from quant_engine.report.tensors import (
     ChannelRanges,
     CodeUsage,
@@ -71,7 +71,9 @@ from quant_engine.report.timing import (
 
 __all__ = [
     "EXCLUDED",
+    "GOOD",
     "QUANTIZED",
+    "ROUGH",
     "SCHEMA_VERSION",
     "TIMES_FOLLOW",
     "UNSUPPORTED",
@@ -114,4 +116,6 @@ __all__ = [
     "TimingReport",
     "ValueHistogram",
     "WorkedExample",
+    "decode",
+    "encode",
 ]

@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quant_engine.choices import suggest
+from quant_engine.errors import suggest
 from quant_engine.report.checks import check_layers
 from quant_engine.report.coverage import Coverage
 from quant_engine.report.layers import LayerReport
-from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
+from quant_engine.report.serialization import (
+    SCHEMA_VERSION,
+    decode,
+    encode,
+    parse_report,
+    require_version,
+)
 from quant_engine.report.tensors import ErrorMetrics
 from quant_engine.report.timing import Environment, TimingReport
 from quant_engine.scheme import Recipe
-from quant_engine.serialization import decode, encode
 
 TIMES_FOLLOW = "Times follow: the models are timed last."
 """Note of a report that is complete but for its times, which are being measured."""

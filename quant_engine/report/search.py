@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from quant_engine.report.response import ConfigurationScore
-from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
-from quant_engine.serialization import decode, encode
+from quant_engine.report.serialization import (
+    SCHEMA_VERSION,
+    decode,
+    encode,
+    parse_report,
+    require_version,
+)
 
 
 @dataclass(frozen=True, slots=True)

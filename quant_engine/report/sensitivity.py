@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quant_engine.report.schema import SCHEMA_VERSION, parse_report, require_version
+from quant_engine.report.serialization import (
+    SCHEMA_VERSION,
+    decode,
+    encode,
+    parse_report,
+    require_version,
+)
 from quant_engine.scheme import Recipe
-from quant_engine.serialization import decode, encode
 
 
 @dataclass(frozen=True, slots=True)

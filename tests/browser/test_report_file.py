@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Page
 
-from dashboard.export import to_html
+from dashboard.export.files import to_html
 from tests.browser.conftest import PageOpener
 from tests.dashboard.factories import make_partial_report, make_report, make_sensitivity
 

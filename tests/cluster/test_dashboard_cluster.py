@@ -12,10 +12,10 @@ import psutil
 import pytest
 from distributed import Client
 
-from dashboard import service
-from dashboard.cluster import SCHEDULER_VARIABLE, sweep_executor
-from dashboard.state import Settings
-from dashboard.sweeps import Sweep
+from dashboard.data.settings import Settings
+from dashboard.data.sweeps import Sweep
+from dashboard.work import service
+from dashboard.work.cluster import SCHEDULER_VARIABLE, sweep_executor
 from quant_engine.errors import WorkerError
 from tests.cluster.local_cluster import HOST, local_cluster
 
@@ -56,7 +56,7 @@ def test_a_cluster_that_does_not_answer_is_named(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SCHEDULER_VARIABLE, address)
-    monkeypatch.setattr("dashboard.cluster._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("dashboard.work.cluster._CONNECT_SECONDS", 1)
     with pytest.raises(WorkerError, match=f"{address}.*does not answer"), sweep_executor():
         pass
 
@@ -67,7 +67,7 @@ def test_an_address_that_accepts_and_says_nothing_is_given_up(
     with socket.create_server((HOST, 0)) as silent:  # the system accepts for it
         address = f"tcp://{HOST}:{silent.getsockname()[1]}"
         monkeypatch.setenv(SCHEDULER_VARIABLE, address)
-        monkeypatch.setattr("dashboard.cluster._CONNECT_SECONDS", 1)
+        monkeypatch.setattr("dashboard.work.cluster._CONNECT_SECONDS", 1)
         with pytest.raises(WorkerError, match=r"does not answer: it said nothing for 1 s"):  # noqa: SIM117
             with sweep_executor():
                 pass
@@ -107,7 +107,7 @@ def test_a_measurement_runs_on_the_cluster_and_finds_the_same(
         client.wait_for_workers(1, timeout=60)
         monkeypatch.setenv(SCHEDULER_VARIABLE, cluster.address)
         there = service.measure_settings(settings, Sweep(), Quiet())
-        loaded = client.run(lambda: "quant_engine.distribution" in __import__("sys").modules)
+        loaded = client.run(lambda: "quant_engine.variants.executors" in __import__("sys").modules)
 
     assert there == here
     assert list(loaded.values()) == [True]

@@ -10,7 +10,7 @@ import torch
 from distributed import Client
 
 from quant_engine import Recipe, measure_sensitivity
-from quant_engine.options import bit_options
+from quant_engine.variants.options import bit_options
 from tests.cluster.local_cluster import HOST, local_cluster
 from tests.quant_engine.sweep_models import make_batches, make_model, slow_change
 

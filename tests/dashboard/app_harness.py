@@ -12,8 +12,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard.components import run_state
-from dashboard.store import HOME_VARIABLE
+from dashboard.data.store import HOME_VARIABLE
+from dashboard.session import run_state
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "navigation.py"
 TIMEOUT_SECONDS = 60.0
@@ -26,7 +26,7 @@ def open_app(
 
     Args:
         link: Keys and values after the question mark.
-        page: File of the page, such as "views/layer.py"; the start page if not given.
+        page: File of the page, such as "views/layer/layer.py"; the start page if not given.
         run: Whether to run the script once.
     """
     app = AppTest.from_file(str(APP), default_timeout=TIMEOUT_SECONDS)

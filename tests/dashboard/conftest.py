@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dashboard.components import guard
+from dashboard.widgets import guard
 
 
 @pytest.fixture(autouse=True)

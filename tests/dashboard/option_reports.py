@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
-from dashboard.sweeps import Sweep
+from dashboard.data.sweeps import Sweep
 from quant_engine.report import LayerSensitivity, NeighbourComparison, Ranking, SensitivityReport
 from tests.dashboard.factories import make_sensitivity
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from quant_engine.affine import QParams, choose_qparams, fake_quantize
 from quant_engine.layers import QuantizedLayer, get_quantized_type
 from quant_engine.scheme import LayerScheme, TensorScheme
+from quant_engine.tensors.affine import QParams, choose_qparams, fake_quantize
 
 WEIGHTS_ONLY = LayerScheme(TensorScheme(granularity="per_channel"))
 WITH_INPUT = LayerScheme(TensorScheme(granularity="per_channel"), TensorScheme(symmetric=False))

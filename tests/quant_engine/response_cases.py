@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant_engine.preparation import prepare
-from quant_engine.response import LogitResponse
+from quant_engine.preparation.prepared_model import prepare
+from quant_engine.response.logit_response import LogitResponse
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
 from tests.quant_engine.layer_cases import fill, seeded
 

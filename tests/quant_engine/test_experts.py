@@ -14,7 +14,7 @@ from quant_engine import (
     quantize_model,
     verify_configurations,
 )
-from quant_engine.execution import convert_execution
+from quant_engine.execution.convert import convert_execution
 from tests.quant_engine.layer_cases import fill, seeded
 
 

@@ -24,8 +24,8 @@ from quant_engine import (
     calibrate,
     quantize_model,
 )
-from quant_engine.metrics import kl_divergence, sqnr_db, top1_agreement
-from quant_engine.observers import list_observers
+from quant_engine.metrics.functions import kl_divergence, sqnr_db, top1_agreement
+from quant_engine.tensors.observers import list_observers
 
 MODELS = sample_models.list_models()
 OBSERVERS = list_observers()

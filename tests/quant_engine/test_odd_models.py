@@ -22,10 +22,10 @@ from quant_engine import (
     search_configuration,
     verify_configurations,
 )
-from quant_engine.affine import QParams
 from quant_engine.errors import DataError, SchemeError
-from quant_engine.execution import convert_execution
-from quant_engine.kernels.codes import to_codes
+from quant_engine.execution.convert import convert_execution
+from quant_engine.execution.kernels.codes import to_codes
+from quant_engine.tensors.affine import QParams
 from tests.quant_engine.layer_cases import fill, seeded
 
 X = seeded((9, 6))

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quant_engine.choices import suggest
-from quant_engine.errors import QuantizationError, SchemeError
+from quant_engine.errors import QuantizationError, SchemeError, suggest
 from quant_engine.scheme import (
     OBSERVERS,
     PRESETS,

@@ -1,1 +1,0 @@
-"""Pieces of page that several views share."""

@@ -1,0 +1,1 @@
+"""What the dashboard keeps: settings, links, runs, predictions and their files."""

@@ -1,0 +1,213 @@
+"""Schemes as short readable text for a link, and back.
+
+`8-symmetric-per_channel-mse`, `8-asymmetric-per_tensor-percentile99.5`, `none` (input in float),
+`8-asymmetric-per_tensor-minmax-dynamic` (a range found anew for each batch),
+`conv1:4` (weight bits of one layer), `conv1:4:6` (weight and input bits) or, where a layer has a
+scheme of its own, `conv1:<scheme>:<scheme>`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from quant_engine.errors import suggest
+from quant_engine.scheme import (
+    GRANULARITIES,
+    OBSERVERS,
+    LayerScheme,
+    Overrides,
+    Recipe,
+    TensorScheme,
+)
+
+NO_ACTIVATION = "none"
+DYNAMIC = "dynamic"
+_SYMMETRY = {"symmetric": True, "asymmetric": False}
+
+
+class LinkError(ValueError):
+    """A part of a link that cannot be read."""
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """Return text from outside in one short, harmless line.
+
+    Example:
+        >>> shorten("a" * 50, 10)
+        'aaaaaaaaa…'
+    """
+    line = "".join(c if c.isprintable() and c not in "`[]<>*_$\\" else " " for c in text)
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def scheme_to_text(scheme: TensorScheme) -> str:
+    """Return a scheme as text.
+
+    Example:
+        >>> scheme_to_text(TensorScheme(bits=4, observer="percentile", percentile=99.5))
+        '4-symmetric-per_tensor-percentile99.5'
+    """
+    symmetry = "symmetric" if scheme.symmetric else "asymmetric"
+    observer = scheme.observer
+    if observer == "percentile":
+        observer += repr(float(scheme.percentile))
+    words = [str(scheme.bits), symmetry, scheme.granularity, observer]
+    return "-".join([*words, DYNAMIC] if scheme.is_dynamic else words)
+
+
+def scheme_from_text(text: str) -> TensorScheme:
+    """Read a scheme; missing parts are the usual ones.
+
+    Raises:
+        LinkError: If a part is not a word a scheme has.
+        SchemeError: If a value is outside what a scheme allows.
+
+    Example:
+        >>> scheme_from_text("4-asymmetric-percentile99.5")
+        TensorScheme(bits=4, symmetric=False, granularity='per_tensor', observer='percentile',
+        percentile=99.5, is_dynamic=False)
+    """
+    bits, symmetric, granularity, observer = 8, True, "per_tensor", "minmax"
+    percentile, is_dynamic = 99.9, False
+    words = (*_SYMMETRY, *GRANULARITIES, *OBSERVERS, DYNAMIC)
+    for part in text.split("-"):
+        if part.isascii() and part.isdigit() and len(part) <= 3:
+            bits = int(part)
+        elif part in _SYMMETRY:
+            symmetric = _SYMMETRY[part]
+        elif part in GRANULARITIES:
+            granularity = part
+        elif part in OBSERVERS:
+            observer = part
+        elif part == DYNAMIC:
+            is_dynamic = True
+        elif part.startswith("percentile"):
+            observer = "percentile"
+            percentile = _number(part.removeprefix("percentile"))
+        else:
+            raise LinkError(f"“{part[:30]}” is not a word of a scheme. {suggest(part, words)}")
+    return TensorScheme(bits, symmetric, granularity, observer, percentile, is_dynamic)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise LinkError(f"“{text[:30]}” is not a number.") from None
+
+
+def activation_to_text(scheme: TensorScheme | None) -> str:
+    """Return the scheme of the layer inputs as text; "none" keeps them in float."""
+    return NO_ACTIVATION if scheme is None else scheme_to_text(scheme)
+
+
+def activation_from_text(text: str) -> TensorScheme | None:
+    """Read the scheme of the layer inputs; raises as `scheme_from_text` does."""
+    return None if text == NO_ACTIVATION else scheme_from_text(text)
+
+
+def override_to_text(name: str, scheme: LayerScheme, recipe: Recipe) -> str:
+    """Return one layer's own scheme as text, as bits alone where only the bits differ."""
+    base = LayerScheme(recipe.weight, recipe.activation)
+    bits = scheme.weight.bits
+    if scheme == base.with_bits(bits):
+        return f"{name}:{bits}"
+    if scheme.activation is not None and scheme == base.with_bits(bits, scheme.activation.bits):
+        return f"{name}:{bits}:{scheme.activation.bits}"
+    return f"{name}:{scheme_to_text(scheme.weight)}:{activation_to_text(scheme.activation)}"
+
+
+def override_from_text(text: str, recipe: Recipe) -> tuple[str, LayerScheme]:
+    """Read one layer's own scheme; the inverse of `override_to_text`.
+
+    Raises:
+        LinkError: If the text is not `layer:bits`, `layer:bits:bits` or `layer:scheme:scheme`.
+        SchemeError: If a value is outside what a scheme allows.
+    """
+    base = LayerScheme(recipe.weight, recipe.activation)
+    name, *parts = text.split(":")
+    if not name or len(parts) not in (1, 2) or not all(parts):
+        raise LinkError(f"“{text[:40]}” is not written as layer:bits.")
+    if all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts):
+        return name, base.with_bits(*(int(part) for part in parts))
+    if len(parts) == 1:
+        raise LinkError(f"“{parts[0][:30]}” is not a number of bits.")
+    return name, LayerScheme(scheme_from_text(parts[0]), activation_from_text(parts[1]))
+
+
+MOST_NAMES = 256
+
+
+"""Names and wildcards of layers that a link may give for each key; the rest is left out."""
+
+
+MOST_NOTICES = 5
+
+
+LONGEST_NAME = 200
+
+
+_MOST_SUGGESTIONS = 3
+
+
+_LEAST_LIKENESS = 0.3
+
+
+def bound_names(params: Mapping[str, Sequence[str]], key: str, notices: list[str]) -> list[str]:
+    """Return what a link gives for a key that names layers, as many as are read.
+
+    Every name is compared with every layer, so what is read is bounded.
+    """
+    given = [name for name in params.get(key, ()) if name]
+    kept = [name for name in given if len(name) <= LONGEST_NAME][:MOST_NAMES]
+    if len(kept) < len(given):
+        notices.append(
+            f"The link's {key} names {len(given)} layers. Allowed: {MOST_NAMES}, each in at most "
+            f"{LONGEST_NAME} characters. {len(given) - len(kept)} left out."
+        )
+    return kept
+
+
+def drop_unknown_layers(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe without names and wildcards that fit no layer, and a notice for each.
+
+    Args:
+        recipe: What a link asks for.
+        names: Names of the model's layers.
+    """
+
+    def is_known(pattern: str) -> bool:
+        return any(name == pattern or fnmatchcase(name, pattern) for name in names)
+
+    excluded = tuple(pattern for pattern in recipe.exclude_layers if is_known(pattern))
+    overrides = {name: scheme for name, scheme in recipe.overrides.items() if is_known(name)}
+    notices = [
+        f"The link keeps the layer “{shorten(pattern)}” in float, which this model does not have. "
+        f"{_nearest(pattern, names)}Left out."
+        for pattern in recipe.exclude_layers
+        if pattern not in excluded
+    ]
+    notices += [
+        f"The link gives bits to the layer “{shorten(name)}”, which this model does not have. "
+        f"{_nearest(name, names)}Left out."
+        for name in recipe.overrides
+        if name not in overrides
+    ]
+    if len(notices) > MOST_NOTICES:
+        more = len(notices) - MOST_NOTICES
+        notices[MOST_NOTICES:] = [
+            f"The link names {more} more layers that this model does not have."
+        ]
+    kept = replace(recipe, exclude_layers=excluded, overrides=Overrides(overrides))
+    return kept, tuple(notices)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """Return the layers that were probably meant, in a sentence; the first ones if none is near."""
+    near = difflib.get_close_matches(name, names, _MOST_SUGGESTIONS, _LEAST_LIKENESS)
+    if near:
+        return f"Nearest: {', '.join(near)}. "
+    return f"Its layers are called {', '.join(names[:_MOST_SUGGESTIONS])} and so on. "

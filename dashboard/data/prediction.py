@@ -1,0 +1,173 @@
+"""A prediction: what any choice of bits for the layers would do to a run's model.
+
+It belongs to a model, its two schemes and its samples, not to the layers that a run keeps in float
+or gives bits of their own: runs that differ only in those share one prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+from dashboard.data.settings import Settings, canonical
+from dashboard.data.trust_region import TrustRegion, find_region
+from quant_engine import LogitResponse
+from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
+from quant_engine.response import as_pairs
+from quant_engine.scheme import LayerScheme, Overrides, Recipe
+from quant_engine.variants import FLOAT_OPTION
+
+WIDTHS = (8, 6, 4, 3, 2)
+FLOAT_LETTER = "f"
+MAX_SCORES = 256
+
+Configuration = Mapping[str, str]
+"""Layer name -> option name; layers left out stay float."""
+
+
+def bare_settings(settings: Settings) -> Settings:
+    """Return the settings without what they say about single layers."""
+    recipe = settings.recipe
+    return replace(settings, recipe=Recipe(recipe.weight, recipe.activation))
+
+
+def prediction_id(settings: Settings) -> str:
+    """Return the name that predictions for these settings have."""
+    return bare_settings(settings).run_id
+
+
+def widths_of(recipe: Recipe) -> tuple[int, ...]:
+    """Return the bits of weights that can be chosen, the recipe's own among them.
+
+    Example:
+        >>> widths_of(Recipe.default())
+        (8, 6, 4, 3, 2)
+    """
+    return tuple(sorted({*WIDTHS, recipe.weight.bits}, reverse=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What predicts, the best of what it predicts, and what was run to check it.
+
+    Attributes:
+        response: Predicts any configuration.
+        frontier: The least predicted harm for every size.
+        measured: Configurations that were run; each holds its prediction too.
+    """
+
+    response: LogitResponse
+    frontier: FrontierReport
+    measured: tuple[ConfigurationPoint, ...] = ()
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether harm is a KL divergence; else it is the NMSE of the output."""
+        return self.response.report.kind == "logits"
+
+    @cached_property
+    def letters(self) -> dict[str, str]:
+        """What stands in a link for each option: its bits, "f" for float."""
+        options = self.response.report.options
+        return {FLOAT_OPTION: FLOAT_LETTER, **{o.name: str(o.scheme.weight.bits) for o in options}}
+
+    @cached_property
+    def alone(self) -> dict[tuple[str, str], float]:
+        """Predicted harm of each layer alone under each option, the rest in float."""
+        arrays = self.response.arrays
+        return {
+            (layer, option): float(harm)
+            for layer, shifts in zip(self.response.layers, arrays.shifts, strict=True)
+            for option, harm in zip(
+                self.response.options, arrays.harms(shifts.astype(float)), strict=True
+            )
+        }
+
+    @cached_property
+    def measured_alone(self) -> dict[tuple[str, str], float]:
+        """Measured harm of layers alone under an option, from the check of the predictions."""
+        return {
+            point.configuration[0]: point.measured
+            for point in self.response.report.agreement.single_points
+            if len(point.configuration) == 1
+        }
+
+    @cached_property
+    def region(self) -> TrustRegion:
+        """Up to which harm predictions hold here, by all that was predicted and run."""
+        agreement = self.response.report.agreement
+        checks = [
+            (p.predicted, p.measured) for p in (*agreement.single_points, *agreement.random_points)
+        ]
+        runs = [(p.predicted.harm, p.measured.harm) for p in self.measured if p.measured]
+        return find_region([*checks, *runs])
+
+    def score(self, configuration: Configuration) -> ConfigurationScore:
+        """Return what is predicted for a configuration; nothing is run."""
+        return self._score(self.to_text(configuration))
+
+    @cached_property
+    def _score(self) -> Callable[[str], ConfigurationScore]:
+        return lru_cache(maxsize=MAX_SCORES)(
+            lambda text: self.response.score(self.from_text(text) or {})
+        )
+
+    def uniform(self, option: str) -> dict[str, str]:
+        """Return the configuration in which every layer has one option."""
+        return {} if option == FLOAT_OPTION else self.response.uniform(option)
+
+    def measured_score(self, configuration: Configuration) -> ConfigurationScore | None:
+        """Return what running a configuration gave, or None if it was not run."""
+        wanted = dict(as_pairs(configuration))
+        return next((p.measured for p in self.measured if p.as_dict() == wanted), None)
+
+    def with_measured(self, points: Iterable[ConfigurationPoint]) -> Prediction:
+        """Return a copy that holds these runs too; a newer one replaces an older one."""
+        known = {frozenset(p.configuration): p for p in (*self.measured, *points)}
+        return replace(self, measured=tuple(known.values()))
+
+    def to_text(self, configuration: Configuration) -> str:
+        """Return a configuration as one letter a layer, in the order they run."""
+        return "".join(
+            self.letters[configuration.get(name, FLOAT_OPTION)] for name in self.response.layers
+        )
+
+    def from_text(self, text: str) -> dict[str, str] | None:
+        """Return what `to_text` wrote, or None if it does not fit this model."""
+        names = {letter: option for option, letter in self.letters.items()}
+        layers = self.response.layers
+        if len(text) != len(layers) or not set(text) <= set(names):
+            return None
+        chosen = {layer: names[letter] for layer, letter in zip(layers, text, strict=True)}
+        return dict(as_pairs(chosen))
+
+    def configuration_of(self, recipe: Recipe) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return the configuration that comes closest to a recipe.
+
+        Returns:
+            The configuration, and the layers whose scheme is none of the options: the option with
+            the nearest bits stands for it.
+        """
+        options = {option.scheme: option.name for option in self.response.report.options}
+        configuration, stand_ins = {}, []
+        for name in self.response.layers:
+            scheme = recipe.layer_scheme(name)
+            if scheme is None:
+                continue
+            if scheme in options:
+                configuration[name] = options[scheme]
+                continue
+            bits = scheme.weight.bits
+            configuration[name] = min(
+                options.items(), key=lambda known: abs(known[0].weight.bits - bits)
+            )[1]
+            stand_ins.append(name)
+        return configuration, tuple(stand_ins)
+
+    def recipe_of(self, configuration: Configuration) -> Recipe:
+        """Return the shortest recipe that quantizes the model as a configuration says."""
+        recipe = self.response.recipe(configuration)
+        plain = LayerScheme(recipe.weight, recipe.activation)
+        own = {name: scheme for name, scheme in recipe.overrides.items() if scheme != plain}
+        return canonical(replace(recipe, overrides=Overrides(own)))

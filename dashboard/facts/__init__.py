@@ -1,0 +1,1 @@
+"""Numbers and judgements derived from a report; nothing here draws."""

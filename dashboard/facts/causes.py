@@ -1,0 +1,135 @@
+"""What breaks a layer, as plain numbers: weights that became 0, and loud input channels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from dashboard.words.formatting import format_number, plural
+from quant_engine.report import ErrorMetrics, LayerReport, RelativeErrors, TensorReport
+
+LOUD = 8.0
+"""A channel is loud from this multiple of the median channel's largest value on."""
+LOST_SHARE = 0.1
+"""So many of the weights that are not 0 must have become 0 before it is called a cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """Weights that were not 0 and became 0.
+
+    Attributes:
+        count: How many.
+        total: Weights of the layer.
+        silent: Output channels of which nothing is left.
+        channels: Output channels.
+    """
+
+    count: int
+    total: int
+    silent: int
+    channels: int
+
+    @property
+    def is_cause(self) -> bool:
+        """Whether so much is lost that it explains a broken layer."""
+        return self.silent > 0 or self.count >= LOST_SHARE * self.total
+
+    @property
+    def sentence(self) -> str:
+        """The count, and the channels that say nothing any more."""
+        text = f"{self.count:,} of {self.total:,} weights became 0"
+        if not self.silent:
+            return text
+        verb = "is" if self.silent == 1 else "are"
+        return f"{text}; {self.silent} of {plural(self.channels, 'channel')} {verb} silent"
+
+
+@dataclass(frozen=True, slots=True)
+class LoudChannels:
+    """Input channels that are far larger than the others.
+
+    Attributes:
+        indices: Their numbers, the loudest first.
+        ratio: How many times the median channel the loudest is.
+        channels: Input channels that are not 0 all along.
+    """
+
+    indices: tuple[int, ...]
+    ratio: float
+    channels: int
+
+    @property
+    def sentence(self) -> str:
+        """Which channels, and how loud."""
+        shown = sorted(self.indices[:4])
+        more = f" and {len(self.indices) - 4} more" if len(self.indices) > 4 else ""
+        noun = "channel" if len(self.indices) == 1 else "channels"
+        names = ", ".join(str(i) for i in shown[:-1])
+        text = f"{names} and {shown[-1]}" if names and not more else f"{names}, {shown[-1]}"
+        text = str(shown[0]) if len(shown) == 1 else text
+        return f"input {noun} {text}{more}: up to {format_number(self.ratio, 2)} × the median"
+
+
+def zeros_of(tensor: TensorReport | None) -> Zeros | None:
+    """Return what became 0 of a weight; None where it was not noted."""
+    channels = None if tensor is None else tensor.channels
+    if channels is None or not channels.became_zero:
+        return None
+    count = len(channels.lo)
+    total = count * channels.channel_size
+    return Zeros(sum(channels.became_zero), total, len(channels.silent), count)
+
+
+def input_reach(layer: LayerReport) -> tuple[float, ...]:
+    """Return the largest magnitude of every input channel; empty where none were kept."""
+    seen = layer.input_channels
+    if seen is None:
+        return ()
+    return tuple(max(abs(lo), abs(hi)) for lo, hi in zip(seen.lo, seen.hi, strict=True))
+
+
+def loud_channels(layer: LayerReport) -> LoudChannels | None:
+    """Return the input channels that stretch the range for all others, or None."""
+    reach = input_reach(layer)
+    alive = [value for value in reach if value > 0]
+    if len(alive) < 4:
+        return None
+    middle = median(alive)
+    loud = [i for i, value in enumerate(reach) if value >= LOUD * middle]
+    if not loud or len(loud) > len(alive) // 4:
+        return None
+    loud.sort(key=lambda i: -reach[i])
+    return LoudChannels(tuple(loud), reach[loud[0]] / middle, len(alive))
+
+
+def weight_relative(layer: LayerReport) -> float | None:
+    """Return the weight's error channel by channel: root of the mean of Σ(x-x̂)² / Σx²; or None.
+
+    Over the whole tensor the loud channels hide the others; here each counts alike.
+    """
+    tensor = layer.weight
+    if tensor is None:
+        return None
+    if tensor.channels is None:
+        return math.sqrt(tensor.error.nmse)
+    shares = [10 ** (-sqnr_db / 10) for sqnr_db in tensor.channels.sqnr_db]
+    return math.sqrt(sum(shares) / len(shares)) if shares else None
+
+
+def local_relative(layer: LayerReport) -> float | None:
+    """Return the error of the layer's output when it alone is quantized, channel by channel."""
+    return _relative(layer.local_relative, layer.local_error)
+
+
+def accumulated_relative(layer: LayerReport) -> float | None:
+    """Return the error of its output inside the quantized model, channel by channel."""
+    return _relative(layer.accumulated_relative, layer.accumulated_error)
+
+
+def _relative(kept: RelativeErrors | None, pooled: ErrorMetrics | None) -> float | None:
+    """In reports from before channels were kept apart, the pooled error stands in."""
+    if kept is not None:
+        return kept.rms
+    return None if pooled is None else math.sqrt(pooled.nmse)

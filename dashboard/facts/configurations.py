@@ -1,0 +1,341 @@
+"""Configurations side by side: predicted and measured, in words and as data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from dashboard.data.prediction import Configuration, Prediction
+from dashboard.data.runs import Run
+from dashboard.facts.accuracy import share_text
+from dashboard.words.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_nats,
+    format_number,
+    format_within,
+)
+from quant_engine.report import GOOD, ROUGH, ConfigurationPoint, ConfigurationScore, encode
+from quant_engine.response import as_pairs
+from quant_engine.variants import BOTH, FLOAT_OPTION
+
+UNTRUSTED = "≈ "
+"""Stands before a prediction that lies where predictions do not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One configuration in the table.
+
+    Attributes:
+        name: What to call it.
+        configuration: Layer name -> option name; layers left out are float.
+        predicted: What is predicted for it.
+        measured_harm: Measured KL divergence or NMSE; None where it was not run.
+        harm_interval: Its 95 % interval; None where it is not known.
+        measured_agreement: Measured share of answers that stay the float model's.
+        measured_accuracy: Measured accuracy.
+    """
+
+    name: str
+    configuration: Configuration
+    predicted: ConfigurationScore
+    measured_harm: float | None = None
+    harm_interval: tuple[float, float] | None = None
+    measured_agreement: float | None = None
+    measured_accuracy: float | None = None
+
+
+def is_trusted(prediction: Prediction) -> bool:
+    """Whether predictions at least order configurations of this model roughly."""
+    return prediction.response.agreement.level in (GOOD, ROUGH)
+
+
+def trust_limit(prediction: Prediction) -> float:
+    """Return up to which predicted harm predictions hold; 0 where they hold nowhere."""
+    return prediction.region.limit if is_trusted(prediction) else 0.0
+
+
+def trust_text(prediction: Prediction) -> str:
+    """Return in words up to where predictions hold on this model.
+
+    Example: "Predictions hold up to KL 0.01 nats: 9 of 10 of the 119 that were checked there are
+    at most 1.4 × off. Beyond it, run what you consider."
+    """
+    agreement = prediction.response.agreement
+    if not is_trusted(prediction):
+        return agreement.verdict
+    if not trust_limit(prediction):
+        return "No region was found in which predictions hold: run what you consider."
+    region, harm = prediction.region, "KL" if prediction.has_logits else "NMSE"
+    return (
+        f"Predictions hold up to {harm} {harm_text(region.limit, prediction)}: 9 of 10 of the "
+        f"{region.checked} that were checked there are at most {format_number(region.factor, 2)} × "
+        "off. Beyond it, run what you consider."
+    )
+
+
+def predicted_harm_text(harm: float, prediction: Prediction) -> str:
+    """Return a predicted harm without its unit: two digits where predictions hold, else one."""
+    if harm == 0 or harm <= trust_limit(prediction):
+        return format_number(harm, 2)
+    return UNTRUSTED + format_number(harm, 1)
+
+
+def make_row(name: str, configuration: Configuration, prediction: Prediction) -> ScoreRow:
+    """Return a configuration with its prediction, and its measured figures if it was run."""
+    measured = prediction.measured_score(configuration)
+    if measured is None:
+        return ScoreRow(name, configuration, prediction.score(configuration))
+    return ScoreRow(
+        name,
+        configuration,
+        prediction.score(configuration),
+        measured.harm,
+        measured.harm_interval,
+        measured.top1_agreement,
+        measured.accuracy,
+    )
+
+
+def compare_rows(
+    run: Run, prediction: Prediction, configuration: Configuration
+) -> tuple[ScoreRow, ScoreRow, ScoreRow]:
+    """Return the float model, the run shown, and a configuration.
+
+    The response is about the prepared model, so its float model may be smaller than the one given.
+
+    Args:
+        run: The run shown.
+        prediction: With the run's own analysis among its runs; see `with_run`.
+        configuration: What to compare with the two.
+    """
+    own, stand_ins = prediction.configuration_of(run.recipe)
+    size = run.report.size
+    right = prediction.response.report.float_accuracy
+    floats = prediction.score({})
+    is_folded = size is not None and size.float_bytes != floats.size.model_bytes
+    name = "Float, BatchNorm folded" if is_folded else "Float model"
+    float_row = ScoreRow(name, {}, floats, 0.0, None, 1.0, right)
+    own_row = make_row("Run shown", own, prediction)
+    if stand_ins:  # what was measured is about the options that stand in, not about the run
+        own_row = ScoreRow(own_row.name, own, own_row.predicted)
+    name = "This configuration"
+    if not configuration:
+        return float_row, own_row, replace(float_row, name=name)
+    return float_row, own_row, make_row(name, configuration, prediction)
+
+
+def with_run(run: Run, prediction: Prediction) -> Prediction:
+    """Return the prediction with what the run's own analysis measured among its runs.
+
+    An analysis that was cut short, or has schemes that are none of the options, adds nothing.
+    """
+    own, stand_ins = prediction.configuration_of(run.recipe)
+    output = run.report.output
+    is_known = prediction.measured_score(own) is not None
+    if output is None or run.report.is_partial or stand_ins or not own or is_known:
+        return prediction
+    predicted = prediction.score(own)
+    measured = replace(
+        predicted,
+        kl_divergence=output.kl_divergence,
+        nmse=output.error.nmse,
+        sqnr_db=output.error.sqnr_db,
+        top1_agreement=output.top1_agreement,
+        accuracy=output.accuracy_quantized,
+        harm_interval=_own_interval(run),
+    )
+    return _with_point(prediction, ConfigurationPoint(as_pairs(own), predicted, measured))
+
+
+@lru_cache(maxsize=8)
+def _with_point(prediction: Prediction, point: ConfigurationPoint) -> Prediction:
+    """The same prediction every time, which keeps what it has worked out already."""
+    return prediction.with_measured((point,))
+
+
+def _own_interval(run: Run) -> tuple[float, float] | None:
+    """The interval of the run's harm, where a sensitivity measured the whole run as well."""
+    for report in run.sensitivities:
+        is_own = report.parts == BOTH and not any(report.options) and not report.is_partial
+        if report.reference is not None and is_own:
+            return report.reference.interval
+    return None
+
+
+def harm_text(value: float | None, prediction: Prediction) -> str:
+    """Return a KL divergence, or an NMSE, as text."""
+    return format_nats(value) if prediction.has_logits else format_number(value)
+
+
+def measured_harm_text(row: ScoreRow) -> str:
+    """Return the measured harm with its interval and the digits that the interval supports.
+
+    Example: "0.0147 (0.0121–0.0175)".
+    """
+    if row.measured_harm is None:
+        return MISSING
+    return format_within(row.measured_harm, row.harm_interval)
+
+
+def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
+    """Return a row for people, results first: what was measured, else what is predicted."""
+    predicted, samples = row.predicted, prediction.response.report.samples
+
+    def cell(measured: str | None, text: str) -> str:
+        if measured is None:
+            return f"predicted {text}"
+        return measured if measured == text else f"{measured}, predicted {text}"
+
+    right, same = row.measured_accuracy, row.measured_agreement
+    cells = {"Configuration": row.name}
+    if predicted.accuracy is not None:
+        cells["Accuracy"] = cell(
+            None if right is None else share_text(right, samples),
+            format_accuracy(predicted.accuracy),
+        )
+    if prediction.has_logits:
+        cells["Same answer"] = cell(
+            None if same is None else format_accuracy(same),
+            format_accuracy(predicted.top1_agreement),
+        )
+    cells[harm_column(prediction)] = cell(
+        None if row.measured_harm is None else measured_harm_text(row),
+        predicted_harm_text(predicted.harm, prediction),
+    )
+    return {
+        **cells,
+        "Bytes": format_bytes(predicted.size.model_bytes),
+        "Bits a weight": f"{format_number(predicted.size.effective_bits)} "
+        f"({describe_choice(prediction, row.configuration)})",
+    }
+
+
+def harm_column(prediction: Prediction) -> str:
+    """Return the heading of harm in tables, with its unit."""
+    return "KL (nats)" if prediction.has_logits else "NMSE"
+
+
+def ratio_text(row: ScoreRow) -> str:
+    """Return predicted / measured harm.
+
+    Example: "0.8 ×".
+    """
+    if not row.measured_harm or not math.isfinite(row.measured_harm):
+        return MISSING
+    return f"{format_number(row.predicted.harm / row.measured_harm, 2)} ×"
+
+
+def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str, Any]]:
+    """Return configurations as numbers, one row each, for a CSV file."""
+    harm = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    return [
+        {
+            "name": row.name,
+            "configuration": prediction.to_text(row.configuration),
+            "model_bytes": row.predicted.size.model_bytes,
+            "effective_bits": row.predicted.size.effective_bits,
+            f"predicted_{harm}": row.predicted.harm,
+            f"measured_{harm}": row.measured_harm,
+            f"measured_{harm}_low": row.harm_interval and row.harm_interval[0],
+            f"measured_{harm}_high": row.harm_interval and row.harm_interval[1],
+            "predicted_top1_agreement": row.predicted.top1_agreement,
+            "measured_top1_agreement": row.measured_agreement,
+            "predicted_accuracy": row.predicted.accuracy,
+            "measured_accuracy": row.measured_accuracy,
+        }
+        for row in rows
+    ]
+
+
+def layer_data_rows(prediction: Prediction, configuration: Configuration) -> list[dict[str, Any]]:
+    """Return each layer's choice and what it does alone, predicted and measured."""
+    harm = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    rows = []
+    for layer in prediction.response.layers:
+        option = configuration.get(layer, FLOAT_OPTION)
+        choice = (layer, option)
+        is_float = option == FLOAT_OPTION
+        rows.append(
+            {
+                "layer": layer,
+                "choice": option,
+                f"predicted_{harm}_alone": prediction.alone.get(choice, 0.0),
+                f"measured_{harm}_alone": 0.0
+                if is_float
+                else prediction.measured_alone.get(choice),
+            }
+        )
+    return rows
+
+
+def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
+    """Return a configuration with its prediction and what was measured, as JSON."""
+    agreement = prediction.response.agreement
+    data = {
+        "model": run.model_name,
+        "configuration": {
+            layer: row.configuration.get(layer, FLOAT_OPTION)
+            for layer in prediction.response.layers
+        },
+        "recipe": prediction.recipe_of(row.configuration).to_dict(),
+        "predicted": encode(row.predicted),
+        "measured": {
+            "kl_divergence" if prediction.has_logits else "nmse": row.measured_harm,
+            "interval_95": row.harm_interval,
+            "top1_agreement": row.measured_agreement,
+            "accuracy": row.measured_accuracy,
+        },
+        "agreement_of_predictions": {
+            "level": agreement.level,
+            "verdict": agreement.verdict,
+            "single_layers": encode(agreement.single),
+            "random_configurations": encode(agreement.random),
+        },
+    }
+    return json.dumps(data, indent=2, allow_nan=False).encode()
+
+
+NATS = "nats"
+
+
+def harm_name(prediction: Prediction) -> str:
+    """Return what predictions are about, with its unit."""
+    return f"KL divergence ({NATS})" if prediction.has_logits else "output NMSE"
+
+
+def format_harm(value: float, harm: str, digits: int = 3) -> str:
+    """Return an amount of what `harm_name` names: nats have a unit, an NMSE has none.
+
+    Example:
+        >>> format_harm(0.0123, "KL divergence (nats)"), format_harm(0.0123, "output NMSE")
+        ('0.0123 nats', '0.0123')
+    """
+    if harm.endswith(f"({NATS})"):
+        return format_nats(value, digits)
+    return format_number(value, digits)
+
+
+def describe_choice(prediction: Prediction, configuration: Configuration) -> str:
+    """Return how many layers have how many bits.
+
+    Example: "3 × float, 17 × 8 bits, 2 × 4 bits".
+    """
+    parts = []
+    for option, letter in prediction.letters.items():
+        count = sum(
+            configuration.get(layer, FLOAT_OPTION) == option for layer in prediction.response.layers
+        )
+        if count:
+            parts.append(f"{count} × {option if option == FLOAT_OPTION else f'{letter} bits'}")
+    return ", ".join(parts)
+
+
+def _without_unit(harm: str) -> str:
+    return harm.removesuffix(f" ({NATS})")

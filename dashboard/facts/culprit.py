@@ -1,0 +1,182 @@
+"""The layer to look at first: one definition for headline, sidebar, pages, report and commands.
+
+It is the layer that costs the output most: measured where a sensitivity was, else predicted, else
+the one with the largest error of its own. What it is named by stands beside its name everywhere,
+for an error of a layer is no effect on the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dashboard.data.prediction import Prediction
+from dashboard.facts.metrics import ONE_AT_A_TIME
+from dashboard.words.formatting import format_db, format_nats, format_number
+from quant_engine.report import ModelReport, SensitivityReport
+from quant_engine.scheme import Recipe
+from quant_engine.variants import BOTH
+
+MEASURED = "measured"
+PREDICTED = "predicted"
+LOCAL = "local"
+
+BASIS_WORDS = {
+    MEASURED: "measured effect on the output",
+    PREDICTED: "predicted effect on the output",
+    LOCAL: "error of its own",
+}
+"""What a culprit is named by, to follow "by its"."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEffects:
+    """What each layer alone costs the output under the run's own schemes, the rest in float.
+
+    Attributes:
+        basis: "measured" or "predicted".
+        values: Layer name -> KL divergence in nats, or NMSE of an output that is no logits.
+        is_divergence: Whether the values are KL divergences.
+    """
+
+    basis: str
+    values: Mapping[str, float]
+    is_divergence: bool = True
+
+    def text(self, value: float) -> str:
+        """Return a value with its unit."""
+        return format_nats(value) if self.is_divergence else f"NMSE {format_number(value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """The layer to look at first.
+
+    Attributes:
+        name: Its name.
+        basis: "measured", "predicted" or "local".
+        value: What it is named by: the effect on the output (KL divergence in nats, or NMSE), or
+            for "local" its SQNR in dB.
+        text: The value with its unit.
+        tied: Layers that the data does not tell from it, by a measured ranking.
+    """
+
+    name: str
+    basis: str
+    value: float
+    text: str
+    tied: tuple[str, ...] = field(default=())
+
+    @property
+    def label(self) -> str:
+        """What it is named by, in one or two words, to stand beside the name."""
+        return {MEASURED: "measured", PREDICTED: "predicted", LOCAL: "own error"}[self.basis]
+
+    @property
+    def sentence(self) -> str:
+        """The layer, what it is named by, and the number."""
+        tied = f" The data does not tell it from {_names(self.tied)}." if self.tied else ""
+        return f"{self.name}, by its {BASIS_WORDS[self.basis]}: {self.text}.{tied}"
+
+
+def output_effects(
+    report: ModelReport | None,
+    sensitivities: Iterable[SensitivityReport] = (),
+    predicted: OutputEffects | None = None,
+) -> OutputEffects | None:
+    """Return what each layer alone costs the output: measured, else predicted, else None.
+
+    Leave-one-out measurements answer another question (what sparing a layer gains) and are not
+    read; nor are other widths than the run's, weights or inputs alone, or measurements that were
+    stopped early.
+
+    Args:
+        report: The analysis; None where there are only measurements.
+        sensitivities: What was measured on top of it.
+        predicted: What a prediction says of the same schemes, if there is one.
+    """
+    for measured in sensitivities:
+        if _is_of_the_run(measured):
+            values = {layer.name: layer.kl_divergence for layer in measured.layers}
+            if all(value is not None for value in values.values()):
+                return OutputEffects(MEASURED, {n: v for n, v in values.items() if v is not None})
+            energies = {layer.name: layer.nmse for layer in measured.layers}
+            return OutputEffects(MEASURED, energies, is_divergence=False)
+    layers = () if report is None else report.quantized_layers
+    if predicted is None or not any(layer.name in predicted.values for layer in layers):
+        return None
+    return predicted
+
+
+def effects_under(prediction: Prediction, recipe: Recipe) -> OutputEffects:
+    """Return what each layer alone is predicted to cost the output under a recipe.
+
+    Layers whose scheme was none of the prediction's options are left out.
+    """
+    configuration, stand_ins = prediction.configuration_of(recipe)
+    values = {
+        name: prediction.alone[name, option]
+        for name, option in configuration.items()
+        if name not in stand_ins
+    }
+    return OutputEffects(PREDICTED, values, is_divergence=prediction.has_logits)
+
+
+def find_culprit(
+    report: ModelReport | None,
+    sensitivities: Iterable[SensitivityReport] = (),
+    predicted: OutputEffects | None = None,
+) -> Culprit | None:
+    """Return the layer to look at first; None where nothing was quantized or measured.
+
+    Args:
+        report: The analysis; None where there are only measurements.
+        sensitivities: What was measured on top of it.
+        predicted: What a prediction says of the same schemes, if there is one.
+    """
+    measured = tuple(sensitivities)
+    effects = output_effects(report, measured, predicted)
+    if effects is not None:
+        values = {n: v for n, v in effects.values.items() if not math.isnan(v)}
+        name = max(values, key=lambda layer: values[layer], default=None)
+        if name is not None:
+            tied = _tied_with(name, measured) if effects.basis == MEASURED else ()
+            return Culprit(name, effects.basis, values[name], effects.text(values[name]), tied)
+    local = {
+        layer.name: layer.local_error.sqnr_db
+        for layer in (() if report is None else report.layers)
+        if layer.local_error is not None
+    }
+    if not local:
+        return None
+    name = min(local, key=lambda layer: local[layer])
+    return Culprit(name, LOCAL, local[name], f"{format_db(local[name])} SQNR")
+
+
+def _is_of_the_run(measured: SensitivityReport) -> bool:
+    """Whether a measurement switched each layer alone to the run's own scheme."""
+    is_own = measured.direction == ONE_AT_A_TIME and measured.parts == BOTH
+    return (
+        is_own and not any(measured.options) and not measured.is_partial and bool(measured.layers)
+    )
+
+
+def _tied_with(name: str, sensitivities: Iterable[SensitivityReport]) -> tuple[str, ...]:
+    """Return the layers below the first that its own neighbours' comparisons do not part."""
+    measured = next(s for s in sensitivities if _is_of_the_run(s))
+    tied: list[str] = []
+    for ranking in measured.rankings:
+        if not ranking.layers or ranking.layers[0] != name:
+            continue
+        for comparison in ranking.comparisons:
+            if not comparison.is_tied:
+                break
+            tied.append(comparison.below)
+    return tuple(tied)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    if len(names) > 2:
+        return f"{names[0]} and {len(names) - 1} more"
+    return " and ".join(names)

@@ -1,0 +1,278 @@
+"""Ways to run a model, and measured times in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from dashboard.words.formatting import MISSING, format_ms, format_number, plural
+from quant_engine.report import LayerExecution, TimingEntry, TimingReport
+
+FLOAT_EXECUTION = "float"
+CHANNELS_LAST = "float_channels_last"
+FLOATS = (FLOAT_EXECUTION, CHANNELS_LAST)
+SIMULATED = "simulated"
+INTEGER = "integer"
+LOWERED = "integer_lowered"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One way to run the model.
+
+    Attributes:
+        label: Name shown to people.
+        about: What really ran.
+    """
+
+    label: str
+    about: str
+
+
+EXECUTIONS: dict[str, Execution] = {
+    FLOAT_EXECUTION: Execution("float", "the float model as it is"),
+    CHANNELS_LAST: Execution(
+        "float (channels last)",
+        "the same float model with the channels of each pixel side by side in memory, "
+        "often the faster layout for convolutions",
+    ),
+    SIMULATED: Execution(
+        "simulated int8",
+        "int8 values, computed in float: every layer rounds its input, multiplies in float, "
+        "so it is slower than float by design",
+    ),
+    INTEGER: Execution(
+        "integer int8",
+        "int8 values multiplied and summed as integers; between layers values are float again",
+    ),
+    LOWERED: Execution(
+        "integer int8 (lowered)",
+        "the same, and where the model allows it values stay int8 between layers too",
+    ),
+}
+"""The known executions; others are shown under their own name."""
+
+
+def execution(name: str) -> Execution:
+    """Return the name and the meaning of an execution.
+
+    Example:
+        >>> execution("simulated").label, execution("new_kernel").label
+        ('simulated int8', 'new kernel')
+    """
+    return EXECUTIONS.get(name) or Execution(name.replace("_", " "), "")
+
+
+def batch_sizes(timing: TimingReport) -> tuple[int, ...]:
+    """Return the batch sizes that whole models were timed with, smallest first."""
+    return tuple(sorted({entry.batch_size for entry in timing.models}))
+
+
+def baseline_of(timing: TimingReport, batch_size: int) -> TimingEntry | None:
+    """Return what all times at a batch size are compared with: float in its faster layout."""
+    return timing.float_baseline.get(batch_size)
+
+
+def fastest_integer(timing: TimingReport, batch_size: int) -> TimingEntry | None:
+    """Return the fastest time of those that multiply integers, lowered or not."""
+    found = [timing.model(kind, batch_size) for kind in (INTEGER, LOWERED)]
+    return min((e for e in found if e is not None), key=lambda e: e.median_ms, default=None)
+
+
+def ratio_to_baseline(timing: TimingReport, entry: TimingEntry) -> float | None:
+    """Return an entry's median over the baseline's at the same batch size, or None."""
+    base = baseline_of(timing, entry.batch_size)
+    if base is None or base.median_ms <= 0:
+        return None
+    return entry.median_ms / base.median_ms
+
+
+def is_baseline(timing: TimingReport, entry: TimingEntry) -> bool:
+    """Whether the other times of its batch size are compared with this one."""
+    return entry == baseline_of(timing, entry.batch_size)
+
+
+def baseline_text(timing: TimingReport, batch_size: int) -> str:
+    """Return what the baseline is, in one sentence; empty without one."""
+    base = baseline_of(timing, batch_size)
+    if base is None:
+        return ""
+    layouts = [name for name in FLOATS if timing.model(name, batch_size) is not None]
+    why = ", the faster of the two float layouts" if len(layouts) > 1 else ""
+    return f"Baseline: {execution(base.execution).label}{why}."
+
+
+def format_ratio(ratio: float) -> str:
+    """Return how many times as long, with two decimals where they say something.
+
+    Example:
+        >>> format_ratio(0.5082), format_ratio(1.0), format_ratio(12.34)
+        ('0.51 ×', '1.00 ×', '12.3 ×')
+    """
+    return f"{ratio:.2f} ×" if ratio < 10 else f"{format_number(ratio)} ×"
+
+
+def comparison_text(timing: TimingReport, entry: TimingEntry) -> str:
+    """Return an entry's time against the baseline in a few words; empty without a baseline."""
+    ratio = ratio_to_baseline(timing, entry)
+    if ratio is None:
+        return ""
+    return "baseline" if is_baseline(timing, entry) else f"{format_ratio(ratio)} baseline"
+
+
+def conditions_text(timing: TimingReport) -> str:
+    """Return where and how the times were measured, and what there is to doubt about them."""
+    environment = timing.environment
+    runs = sorted({entry.runs for entry in (*timing.models, *timing.layers)})
+    counted = f"{runs[0]}" if len(set(runs)) == 1 else f"{runs[0]} to {runs[-1]}" if runs else "no"
+    measured = (
+        f"{environment.cpu}, {plural(environment.threads, 'thread')}, "
+        f"{environment.platform}, PyTorch {environment.torch_version}; "
+        f"{counted} timed runs each after {plural(timing.warmup_runs, 'warm-up run')}, "
+        "the models in turn; medians with quartiles."
+    )
+    parts = (measured, threads_text(timing), unreliable_text(timing), *timing.limits)
+    return " ".join(part for part in parts if part)
+
+
+def threads_text(timing: TimingReport) -> str:
+    """Return why this many threads computed; empty where there was no choice."""
+    if len(timing.thread_trials) < 2:
+        return ""
+    used, other = timing.thread_trials[:2]
+    return (
+        f"The float model takes {format_ms(used.median_ms)} with {plural(used.threads, 'thread')} "
+        f"and {format_ms(other.median_ms)} with {other.threads}, so all was timed with "
+        f"{used.threads}."
+    )
+
+
+def unreliable_text(timing: TimingReport) -> str:
+    """Return which times are unreliable, in one sentence; empty where none is."""
+    models = [entry for entry in timing.models if entry.is_unreliable]
+    layers = {entry.layer for entry in timing.layers if entry.is_unreliable}
+    found = [f"{execution(e.execution).label} at batch size {e.batch_size}" for e in models]
+    if layers:
+        found.append(f"{plural(len(layers), 'layer')}")
+    if not found:
+        return ""
+    return (
+        f"Unreliable (quartiles over 30 % of the median apart, or under three runs): "
+        f"{', '.join(found)}."
+    )
+
+
+def describe_times(timing: TimingReport, batch_size: int) -> str:
+    """Return the times at one batch size in a sentence: integers against float where both ran."""
+    entries = [entry for entry in timing.models if entry.batch_size == batch_size]
+    if not entries:
+        return f"Nothing was timed at batch size {batch_size}."
+    best, base = fastest_integer(timing, batch_size), baseline_of(timing, batch_size)
+    if best is None or base is None or base.median_ms <= 0:
+        times = [f"{execution(e.execution).label} {format_ms(e.median_ms)}" for e in entries]
+        return f"Median time of a pass at batch size {batch_size}: {', '.join(times)}."
+    return (
+        f"At batch size {batch_size}, {execution(best.execution).label} takes "
+        f"{format_ms(best.median_ms)}: {format_ratio(best.median_ms / base.median_ms)} the "
+        f"{format_ms(base.median_ms)} of {execution(base.execution).label}."
+    )
+
+
+def what_was_timed(timing: TimingReport) -> str:
+    """Return in plain words what each bar really ran."""
+    kinds = dict.fromkeys(entry.execution for entry in (*timing.models, *timing.layers))
+    parts = [f"{look.label}: {look.about}" for look in map(execution, kinds) if look.about]
+    return "Timed: a whole forward pass, wall clock. " + "; ".join(parts) + "."
+
+
+WORDS = {
+    INTEGER: "integers",
+    "weights_only": "int8 weights times float inputs",
+    "lookup": "codes looked up, nothing multiplied",
+    "simulated": "simulated: float",
+}
+
+
+KERNELS = {"onednn": "oneDNN"}
+
+
+def execution_words(entry: LayerExecution | None) -> str:
+    """Return how a layer ran, with its kernel.
+
+    Example:
+        >>> execution_words(LayerExecution("fc", "integer", "onednn"))
+        'integers, oneDNN'
+    """
+    if entry is None:
+        return MISSING
+    words = WORDS.get(entry.execution, entry.execution.replace("_", " "))
+    return f"{words}, {kernel_name(entry.kernel)}" if entry.kernel else words
+
+
+def kernel_name(kernel: str) -> str:
+    """Return a kernel's name for people."""
+    return KERNELS.get(kernel, kernel)
+
+
+def execution_of(timing: TimingReport | None, layer: str) -> LayerExecution | None:
+    """Return how a layer ran on integers, or None where that is not known."""
+    entries = () if timing is None else timing.executions
+    return next((entry for entry in entries if entry.name == layer), None)
+
+
+def describe_executions(timing: TimingReport) -> str:
+    """Return how many layers ran on integers, and with which kernels; empty if not known."""
+    entries = timing.executions
+    if not entries:
+        return ""
+    kernels = Counter(kernel_name(e.kernel) for e in entries if e.execution == INTEGER and e.kernel)
+    ran = sum(entry.execution == INTEGER for entry in entries)
+    names = [name if len(kernels) == 1 else f"{name} {n}" for name, n in kernels.most_common()]
+    text = f"{ran} of {plural(len(entries), 'quantized layer')} computed on integers"
+    text += f", by kernel: {', '.join(names)}." if names else "."
+    others = [entry for entry in entries if entry.execution != INTEGER]
+    if others:
+        text += f" Not on integers: {_reasons(others)}"
+    return text
+
+
+def _reasons(entries: list[LayerExecution]) -> str:
+    """Name the layers by their common reason."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        names.setdefault(entry.reason or execution_words(entry), []).append(entry.name)
+    return " ".join(
+        f"{', '.join(group) if len(group) <= 3 else plural(len(group), 'layer')} – "
+        f"{reason.rstrip('.')}."
+        for reason, group in names.items()
+    )
+
+
+def execution_rows(timing: TimingReport) -> list[dict[str, Any]]:
+    """Return one row a layer for people."""
+    return [
+        {
+            "Layer": entry.name,
+            "Computed on": WORDS.get(entry.execution, entry.execution.replace("_", " ")),
+            "Kernel": kernel_name(entry.kernel) or MISSING,
+            "Input arrives as": "int8" if entry.has_code_input else "float32",
+            "Output leaves as": "int8" if entry.has_code_output else "float32",
+            "Why not on integers": entry.reason or MISSING,
+        }
+        for entry in timing.executions
+    ]
+
+
+def execution_columns(name: str, timing: TimingReport | None) -> dict[str, Any]:
+    """Return how a layer ran, as the columns of a file; empty where nothing is known."""
+    if timing is None or not timing.executions:
+        return {}
+    entry = execution_of(timing, name)
+    return {
+        "integer_execution": None if entry is None else entry.execution,
+        "integer_kernel": None if entry is None else entry.kernel or None,
+        "integer_reason": None if entry is None else entry.reason or None,
+        "lowered_int8_input": None if entry is None else entry.has_code_input,
+        "lowered_int8_output": None if entry is None else entry.has_code_output,
+    }

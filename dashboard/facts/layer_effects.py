@@ -1,0 +1,98 @@
+"""What each layer alone costs the output under each choice of bits: measured, else predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dashboard.data.prediction import Prediction
+from dashboard.data.runs import Run
+from dashboard.facts.metrics import ONE_AT_A_TIME
+from dashboard.words.formatting import format_number, format_within
+from quant_engine.variants import BOTH
+
+Choice: TypeAlias = tuple[str, str]
+"""A layer and the option chosen for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEffect:
+    """What one layer alone does to the output, the rest in float.
+
+    Attributes:
+        harm: KL divergence in nats, or NMSE of an output that is no logits.
+        is_measured: Whether the model was run for it; else it is predicted.
+        interval: 95 % interval of what was measured; None where it is not known.
+    """
+
+    harm: float
+    is_measured: bool
+    interval: tuple[float, float] | None = None
+
+    @property
+    def text(self) -> str:
+        """The number, with the digits that its interval supports; two where there is none."""
+        if self.interval is None:
+            return format_number(self.harm, 2)
+        return format_within(self.harm, self.interval).split(" (")[0]
+
+
+Effects: TypeAlias = Mapping[Choice, LayerEffect]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEffects:
+    """Effects of single layers, by where they come from, the surest source first.
+
+    Attributes:
+        sources: A sensitivity measurement on all samples; the runs that check the predictions; the
+            predictions.
+    """
+
+    sources: tuple[Effects, ...]
+
+    def of(self, layer: str, option: str) -> LayerEffect:
+        """Return what is known best of a layer under an option."""
+        return next(source[layer, option] for source in self.sources if (layer, option) in source)
+
+    def comparable(self, choices: Iterable[Choice]) -> Effects:
+        """Return the effects of several choices, all from one source: measured where all were."""
+        wanted = tuple(choices)
+        source = next(s for s in self.sources if all(choice in s for choice in wanted))
+        return {choice: source[choice] for choice in wanted}
+
+    def worst(self, choices: Iterable[Choice]) -> str | None:
+        """Return the layer that costs most under these choices, or None if there is none."""
+        found = self.comparable(choices)
+        layer, _ = max(found, key=lambda choice: found[choice].harm, default=(None, ""))
+        return layer
+
+
+def layer_effects(run: Run, prediction: Prediction) -> LayerEffects:
+    """Return what each layer alone costs under each option of a prediction."""
+    checked = {
+        choice: LayerEffect(harm, is_measured=True)
+        for choice, harm in prediction.measured_alone.items()
+    }
+    predicted = {
+        choice: LayerEffect(harm, is_measured=False) for choice, harm in prediction.alone.items()
+    }
+    return LayerEffects((_from_sensitivities(run, prediction), checked, predicted))
+
+
+def _from_sensitivities(run: Run, prediction: Prediction) -> dict[Choice, LayerEffect]:
+    """Read the measurements that switched one layer, weights and inputs, on all samples."""
+    own, stand_ins = prediction.configuration_of(run.recipe)
+    found = {}
+    for report in run.sensitivities:
+        if report.direction != ONE_AT_A_TIME or report.parts != BOTH or report.is_partial:
+            continue
+        for option in report.options:
+            for layer in report.only(option).layers:
+                choice = (layer.name, option or own.get(layer.name, ""))
+                harm = layer.kl_divergence if prediction.has_logits else layer.nmse
+                is_known = choice in prediction.alone and (option or layer.name not in stand_ins)
+                if harm is not None and is_known:
+                    found[choice] = LayerEffect(harm, is_measured=True, interval=layer.interval)
+    return found

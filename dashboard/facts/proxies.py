@@ -1,0 +1,223 @@
+"""Cheap per-layer numbers, and how well they agree with the measured sensitivity.
+
+The SQNR of a weight, or of one layer's output, comes almost free with an analysis. Whether it
+predicts what a layer does to the model's output is a question for each model: the rank
+correlation answers it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scipy.stats import kendalltau, rankdata, spearmanr
+
+from dashboard.data.prediction import Prediction
+from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.ranking import sensitivity_sign
+from dashboard.words.formatting import format_db, format_nats, format_number
+from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, SensitivityReport
+from quant_engine.scheme import Recipe
+
+_MINIMUM_LAYERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A number for each layer that is known without running the model under each of them.
+
+    Attributes:
+        key: Short name.
+        label: Name shown to people.
+        about: What it measures.
+        value: Returns a layer's number, or None where there is none.
+        column: Name of the number in data, with its unit.
+        first: What the layer that it calls most sensitive has.
+        is_low_worst: Whether a low number means a sensitive layer.
+        format: Returns a number with its unit.
+    """
+
+    key: str
+    label: str
+    about: str
+    value: Callable[[LayerReport], float | None]
+    column: str
+    first: str = "lowest SQNR"
+    is_low_worst: bool = True
+    format: Callable[[float | None], str] = format_db
+
+
+def _sqnr_db(
+    read: Callable[[LayerReport], ErrorMetrics | None],
+) -> Callable[[LayerReport], float | None]:
+    def value(layer: LayerReport) -> float | None:
+        error = read(layer)
+        return None if error is None or math.isnan(error.sqnr_db) else error.sqnr_db
+
+    return value
+
+
+PROXIES: dict[str, Proxy] = {
+    proxy.key: proxy
+    for proxy in (
+        Proxy(
+            "local",
+            "Local SQNR",
+            "this layer quantized and fed the float input, against its float output",
+            _sqnr_db(lambda layer: layer.local_error),
+            "local_sqnr_db",
+        ),
+        Proxy(
+            "weight",
+            "Weight SQNR",
+            "the weights alone, before and after rounding",
+            _sqnr_db(lambda layer: layer.weight_error),
+            "weight_sqnr_db",
+        ),
+        Proxy(
+            "input",
+            "Input SQNR",
+            "the layer's input alone, before and after rounding",
+            _sqnr_db(lambda layer: None if layer.input is None else layer.input.error),
+            "input_sqnr_db",
+        ),
+    )
+}
+"""Every number that an analysis gives by itself, by its key, the usual choice first."""
+
+
+def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> Proxy:
+    """Return what a prediction says about each layer of a recipe, as one more cheap number.
+
+    One at a time, the harm of the layer alone; leaving one out, the harm that is left without it.
+    """
+    own, _ = prediction.configuration_of(recipe)
+    is_left_out = direction == LEAVE_ONE_OUT
+    if is_left_out:
+        harms = {
+            name: prediction.score({k: o for k, o in own.items() if k != name}).harm for name in own
+        }
+    else:
+        harms = {name: prediction.alone[name, option] for name, option in own.items()}
+    harm = "KL" if prediction.has_logits else "NMSE"
+    what = "all layers quantized but this one" if is_left_out else "only this layer quantized"
+    return Proxy(
+        "predicted",
+        f"Predicted {harm}",
+        f"predicted from one set of backward passes with {what}",
+        lambda layer: harms.get(layer.name),
+        "predicted_kl_divergence_nats" if prediction.has_logits else "predicted_output_nmse",
+        f"{'lowest' if is_left_out else 'highest'} predicted {harm}",
+        is_left_out,
+        format_nats if prediction.has_logits else format_number,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPair:
+    """One layer's cheap number beside its measured one.
+
+    Attributes:
+        name: Name of the layer.
+        cheap: The cheap number, in its own unit.
+        measured: The measured one, in the measure's own unit.
+        proxy_rank: 1 for the layer the cheap number calls most sensitive; equal values share the
+            mean of their ranks.
+        measured_rank: 1 for the layer measured as most sensitive.
+    """
+
+    name: str
+    cheap: float
+    measured: float
+    proxy_rank: float
+    measured_rank: float
+
+    @property
+    def gap(self) -> float:
+        """Places by which the cheap number is off; positive where it makes too little of it."""
+        return self.proxy_rank - self.measured_rank
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well one cheap number orders the layers.
+
+    Attributes:
+        proxy: The cheap number.
+        pairs: Every layer that has both numbers, in the order they run.
+        spearman: Spearman's rank correlation, -1 to 1; None where it is not defined (fewer than
+            three layers, or one of the two numbers the same everywhere).
+        kendall: Kendall's tau-b, -1 to 1; None likewise.
+    """
+
+    proxy: Proxy
+    pairs: tuple[LayerPair, ...]
+    spearman: float | None
+    kendall: float | None
+
+    @property
+    def worst(self) -> LayerPair | None:
+        """The layer whose two ranks lie furthest apart."""
+        return max(self.pairs, key=lambda pair: abs(pair.gap), default=None)
+
+
+def measure_agreement(
+    report: ModelReport, sensitivity: SensitivityReport, metric: SensitivityMetric, proxy: Proxy
+) -> Agreement:
+    """Compare a cheap number with the measured sensitivity, over all layers that have both.
+
+    Both are turned so that more is more sensitive, so +1 is full agreement for every measure and
+    direction.
+    """
+    layers = {layer.name: layer for layer in report.layers}
+    sign = sensitivity_sign(sensitivity.direction)
+    rows: list[tuple[str, float, float]] = []
+    for measured_layer in sensitivity.layers:
+        measured = metric.value(measured_layer)
+        layer = layers.get(measured_layer.name)
+        cheap = None if layer is None else proxy.value(layer)
+        if measured is not None and cheap is not None:
+            rows.append((measured_layer.name, cheap, measured))
+    turn = 1 if proxy.is_low_worst else -1
+    cheap_values = [turn * cheap for _, cheap, _ in rows]  # rank 1 is the lowest
+    goodness = [-sign * metric.badness(measured) for *_, measured in rows]
+    cheap_ranks = rankdata(cheap_values) if rows else []
+    measured_ranks = rankdata(goodness) if rows else []
+    pairs = tuple(
+        LayerPair(name, cheap, measured, float(cheap_rank), float(measured_rank))
+        for (name, cheap, measured), cheap_rank, measured_rank in zip(
+            rows, cheap_ranks, measured_ranks, strict=True
+        )
+    )
+    is_defined = len(rows) >= _MINIMUM_LAYERS and all(
+        len(set(values)) > 1 for values in (cheap_values, goodness)
+    )
+    if not is_defined:
+        return Agreement(proxy, pairs, None, None)
+    # Correlating the ranks, not the values, is the same thing and safe with infinite SQNRs.
+    rho = float(spearmanr(cheap_ranks, measured_ranks).statistic)
+    tau = float(kendalltau(cheap_ranks, measured_ranks).statistic)
+    return Agreement(proxy, pairs, rho, tau)
+
+
+def describe_correlation(value: float | None) -> str:
+    """Return a rank correlation in words.
+
+    Example:
+        >>> describe_correlation(0.95), describe_correlation(0.1), describe_correlation(None)
+        ('nearly the same order', 'hardly related', 'not defined')
+        >>> describe_correlation(-0.95), describe_correlation(-0.1)
+        ('nearly the opposite order', 'hardly related')
+    """
+    if value is None:
+        return "not defined"
+    steps = (
+        (0.9, "nearly the same order", "nearly the opposite order"),
+        (0.7, "a similar order", "mostly the opposite order"),
+        (0.4, "a rough hint only", "a rough hint of the opposite order"),
+    )
+    for limit, same, opposite in steps:
+        if abs(value) >= limit:
+            return same if value > 0 else opposite
+    return "hardly related"

@@ -1,0 +1,235 @@
+"""Order layers by sensitivity, and say which of them cannot be told apart.
+
+Neighbours are tied where the data does not say which one is worse. For the measure that the report
+ranks by, the report says so itself: it compares neighbours sample by sample. For other measures,
+and in older reports, two layers whose intervals overlap are tied, which calls more layers tied.
+Ties are not transitive, so besides "tied with the next one" every layer gets the range of ranks
+that its interval allows.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from dashboard.facts.accuracy import Interval
+from dashboard.facts.metrics import LEAVE_ONE_OUT, METRICS, SensitivityMetric
+from quant_engine.report import LayerSensitivity, Ranking, SensitivityReport
+
+_REPORTED_AS = {
+    "kl": "kl_divergence",
+    "nmse": "nmse",
+    "sqnr": "sqnr_db",
+    "top1": "top1_agreement",
+    "accuracy": "accuracy_drop",
+}
+"""What the engine calls each measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedLayer:
+    """One layer in the order of a ranking.
+
+    Attributes:
+        layer: What was measured.
+        position: 1 for the most sensitive layer.
+        first_possible: Smallest position its interval allows: one more than the number of layers
+            that are surely worse.
+        last_possible: Largest position its interval allows.
+        value: Value of the chosen measure; may be infinite.
+        interval: 95 % interval of the value, or None.
+        span: The interval, or the value alone, widened to hold the value.
+        gain: With the layer left out, how much better that is than all layers quantized, in the
+            measure's own unit; None for a layer alone.
+        gain_interval: Its 95 % interval in pairs, where the report ranks by this measure.
+        is_tied_with_previous: Whether it cannot be told apart from the layer one position above.
+        is_tied_with_next: Whether it cannot be told apart from the layer one position below.
+    """
+
+    layer: LayerSensitivity
+    position: int
+    first_possible: int
+    last_possible: int
+    value: float
+    interval: Interval | None
+    span: Interval
+    is_tied_with_previous: bool
+    is_tied_with_next: bool
+    gain: float | None = None
+    gain_interval: Interval | None = None
+
+    @property
+    def drawn(self) -> tuple[float, Interval | None]:
+        """What a figure of the ranking draws: what sparing the layer gains, else its value."""
+        if self.gain is None:
+            return self.value, self.interval
+        return self.gain, self.gain_interval
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        return self.layer.name
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether a neighbour in the ranking cannot be told apart from it."""
+        return self.is_tied_with_previous or self.is_tied_with_next
+
+    @property
+    def rank_text(self) -> str:
+        """Position as text, with the range its interval allows."""
+        if self.first_possible == self.last_possible:
+            return str(self.position)
+        return f"{self.position} ({self.first_possible}–{self.last_possible})"
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that quantizing the layer saves."""
+        return self.layer.float_bytes - self.layer.quantized_bytes
+
+
+def sensitivity_sign(direction: str) -> int:
+    """Return +1 where more error means more sensitive, -1 where less does.
+
+    Leaving one layer out of the quantization shows its share by what is left without it: the less
+    error remains, the more the layer was to blame.
+
+    Example:
+        >>> sensitivity_sign("one_at_a_time"), sensitivity_sign("leave_one_out")
+        (1, -1)
+    """
+    return -1 if direction == LEAVE_ONE_OUT else 1
+
+
+def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[RankedLayer, ...]:
+    """Return the layers that have a value, the most sensitive first.
+
+    Equal values keep the order in which the layers run. Where the report ranks by this measure, the
+    order and the ties are its own.
+
+    Args:
+        report: A measurement of one option; see `sweeps.split_options`.
+        metric: What to rank by.
+    """
+    sign = sensitivity_sign(report.direction)
+    rows: list[tuple[LayerSensitivity, float, Interval | None, Interval]] = []
+    for layer in report.layers:
+        value = metric.value(layer)
+        if value is None:
+            continue
+        interval = metric.interval(layer, report.samples)
+        low, high = (metric.badness(end) * sign for end in (interval or (value, value)))
+        badness = metric.badness(value) * sign
+        # The value belongs to its interval, even where a skewed bootstrap left it outside.
+        rows.append((layer, value, interval, (min(low, high, badness), max(low, high, badness))))
+    ranking = reported_ranking(report, metric)
+    if ranking is not None and {row[0].name for row in rows} == set(ranking.layers):
+        rows.sort(key=lambda row: ranking.layers.index(row[0].name))
+    else:
+        rows.sort(key=lambda row: metric.badness(row[1]) * sign, reverse=True)
+    lows = sorted(low for *_, (low, _) in rows)
+    highs = sorted(high for *_, (_, high) in rows)
+    comparisons = () if ranking is None else ranking.comparisons
+    reported = {(pair.above, pair.below): pair.is_tied for pair in comparisons}
+    ties = [
+        reported.get((above[0].name, below[0].name), _overlap(above[3], below[3]))
+        for above, below in pairwise(rows)
+    ]
+    ranked = []
+    for index, (layer, value, interval, (low, high)) in enumerate(rows):
+        surely_above = len(rows) - bisect_right(lows, high)
+        surely_below = bisect_left(highs, low)
+        ranked.append(
+            RankedLayer(
+                layer=layer,
+                position=index + 1,
+                first_possible=surely_above + 1,
+                last_possible=len(rows) - surely_below,
+                value=value,
+                interval=interval,
+                span=(low, high),
+                is_tied_with_previous=index > 0 and ties[index - 1],
+                is_tied_with_next=index < len(ties) and ties[index],
+                gain=spared_gain(report, metric, value),
+                gain_interval=layer.gain_interval if ranking and metric.has_harm_unit else None,
+            )
+        )
+    return tuple(ranked)
+
+
+def spared_gain(report: SensitivityReport, metric: SensitivityMetric, value: float) -> float | None:
+    """How much better it is to spare a layer than to quantize all; None for a layer alone."""
+    whole = None if report.reference is None else metric.value(report.reference)
+    if report.direction != LEAVE_ONE_OUT or whole is None:
+        return None
+    gain = metric.badness(whole) - metric.badness(value)
+    return None if math.isnan(gain) else gain
+
+
+def tie_runs(rows: Sequence[RankedLayer]) -> tuple[tuple[int, int], ...]:
+    """Return first and last index of each run of rows tied with their neighbour.
+
+    The neighbours are those in `rows`, which may be a part of a ranking. Only neighbours are
+    compared: the ends of a long run may well be different.
+    """
+    runs: list[tuple[int, int]] = []
+    for index, (above, below) in enumerate(pairwise(rows)):
+        is_next = below.position == above.position + 1
+        if not (above.is_tied_with_next if is_next else _overlap(above.span, below.span)):
+            continue
+        if runs and runs[-1][1] == index:
+            runs[-1] = (runs[-1][0], index + 1)
+        else:
+            runs.append((index, index + 1))
+    return tuple(runs)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+    """Return the indices of the points no other point beats, by growing first coordinate.
+
+    A point is (gain, cost). It is beaten when another has at least its gain for at most its cost,
+    and is better in one of the two. Of equal points all stay. NaN never enters the front.
+
+    Example:
+        >>> pareto_front([(10, 1.0), (20, 0.5), (30, 2.0)])
+        (1, 2)
+    """
+    valid = [i for i, point in enumerate(points) if not any(math.isnan(x) for x in point)]
+    valid.sort(key=lambda i: (-points[i][0], points[i][1]))
+    front: list[int] = []
+    for i in valid:
+        if not front or points[i][1] < points[front[-1]][1] or points[i] == points[front[-1]]:
+            front.append(i)
+    return tuple(reversed(front))
+
+
+def reported_ranking(report: SensitivityReport, metric: SensitivityMetric) -> Ranking | None:
+    """Return the report's own ranking, if it ranks by this measure."""
+    if _REPORTED_AS.get(metric.key) != report.metric or len(report.rankings) != 1:
+        return None
+    return report.rankings[0]
+
+
+def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
+    """Return in a sentence or two how it was decided which neighbours are tied."""
+    if reported_ranking(report, metric) is not None:
+        return (
+            "A bracket joins neighbours that this data cannot tell apart: they were compared on "
+            "the same samples, by a paired bootstrap."
+        )
+    how = "layers whose intervals overlap count as tied, which calls more of them tied."
+    if not report.rankings:
+        return f"This stored measurement compares no neighbours. By {metric.label}, {how}"
+    by = next((METRICS[k].label for k, name in _REPORTED_AS.items() if name == report.metric), "")
+    return (
+        f"The measurement compared neighbours by {by or report.metric} only. "
+        f"By {metric.label}, {how}"
+    )
+
+
+def _overlap(first: Interval, second: Interval) -> bool:
+    """Whether two intervals share a point."""
+    return max(first[0], second[0]) <= min(first[1], second[1])

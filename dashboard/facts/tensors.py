@@ -1,0 +1,104 @@
+"""What a tensor's report says of its grid, its channels and its range rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from quant_engine.report import RangeChoice, TensorReport
+
+WORST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One output channel of a weight.
+
+    Attributes:
+        index: Number of the channel.
+        lo: Smallest value.
+        hi: Largest value.
+        sqnr_db: Its SQNR in dB; inf where exact.
+        grid_lo: Smallest value its grid can hold.
+        grid_hi: Largest value its grid can hold.
+    """
+
+    index: int
+    lo: float
+    hi: float
+    sqnr_db: float
+    grid_lo: float
+    grid_hi: float
+
+    @property
+    def reach(self) -> float:
+        """Largest absolute value."""
+        return max(abs(self.lo), abs(self.hi))
+
+
+def channels_of(tensor: TensorReport) -> tuple[Channel, ...]:
+    """Return the channels of a weight, in their own order; empty for an input."""
+    ranges, scheme = tensor.channels, tensor.scheme
+    if ranges is None:
+        return ()
+    count = len(ranges.lo)
+    scales = tensor.scale if len(tensor.scale) == count else tensor.scale[:1] * count
+    zeros = tensor.zero_point if len(tensor.zero_point) == count else tensor.zero_point[:1] * count
+    columns = zip(ranges.lo, ranges.hi, ranges.sqnr_db, scales, zeros, strict=True)
+    return tuple(
+        Channel(i, lo, hi, sqnr, (scheme.qmin - zero) * scale, (scheme.qmax - zero) * scale)
+        for i, (lo, hi, sqnr, scale, zero) in enumerate(columns)
+    )
+
+
+def worst_channels(tensor: TensorReport, count: int = WORST) -> tuple[Channel, ...]:
+    """Return the channels with the lowest SQNR, worst first; exact ones are left out."""
+    inexact = [channel for channel in channels_of(tensor) if channel.sqnr_db < math.inf]
+    return tuple(sorted(inexact, key=lambda channel: channel.sqnr_db)[:count])
+
+
+def median_sqnr(tensor: TensorReport) -> float | None:
+    """Return the median SQNR over the channels in dB, or None without channels."""
+    values = [channel.sqnr_db for channel in channels_of(tensor)]
+    return median(values) if values else None
+
+
+OBSERVER_NAMES = {
+    "minmax": "min–max",
+    "percentile": "percentile",
+    "mse": "smallest error",
+    "entropy": "entropy",
+}
+
+
+def observer_name(observer: str) -> str:
+    """Return the name of a range rule as people write it."""
+    return OBSERVER_NAMES.get(observer, observer)
+
+
+def best_choice(choices: Sequence[RangeChoice]) -> RangeChoice | None:
+    """Return the choice with the highest estimated SQNR; the first of equals, None of none."""
+    return max(choices, key=lambda choice: choice.sqnr_db, default=None)
+
+
+def why_no_choice(tensor: TensorReport) -> str:
+    """Say why there is nothing to compare where a tensor has no range to choose."""
+    if tensor.is_dynamic:
+        return (
+            "No rule chooses this range: it runs from the smallest to the largest value of each "
+            "batch."
+        )
+    return "Every channel has a range of its own here; the rules are compared for one range."
+
+
+def grid_range(tensor: TensorReport) -> tuple[float, float] | None:
+    """Return the smallest and largest value the grid can hold; None where there are several.
+
+    Channels may differ, and so may the batches of a dynamic input.
+    """
+    if len(tensor.scale) != 1:
+        return None
+    scheme, scale, zero = tensor.scheme, tensor.scale[0], tensor.zero_point[0]
+    return (scheme.qmin - zero) * scale, (scheme.qmax - zero) * scale

@@ -1,0 +1,181 @@
+"""What measured times say about int8, in plain sentences: which execution is faster, and why not.
+
+Only executions that multiply integers get a verdict on speed. Simulated execution gets none: it
+computes in float and rounds on top, so its time says nothing about int8.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from dashboard.facts.executions import (
+    INTEGER,
+    LOWERED,
+    SIMULATED,
+    baseline_of,
+    execution,
+    fastest_integer,
+    format_ratio,
+    ratio_to_baseline,
+)
+from dashboard.facts.layer_times import LOSES, LayerTime, are_alike, layer_times
+from dashboard.facts.verdicts import GOOD, INFO, WATCH, Verdict
+from dashboard.words.formatting import format_ms
+from quant_engine.report import TimingEntry, TimingReport
+
+_NAMED_LAYERS = 3
+
+
+def timing_verdicts(timing: TimingReport, batch_size: int) -> tuple[Verdict, ...]:
+    """Return what the times at one batch size do and do not say.
+
+    Args:
+        timing: Measured times; without integer ones, as older runs have them, that is said.
+        batch_size: The batch size in question.
+    """
+    integers = _integer_verdict(timing, batch_size)
+    others = (
+        _why_not_lowered(timing),
+        why_slower(timing, batch_size) if integers.tone == WATCH else None,
+        _simulated_verdict(timing, batch_size),
+    )
+    return (integers, *(verdict for verdict in others if verdict is not None))
+
+
+def timing_words(timing: TimingReport, batch_size: int) -> str:
+    """Return the same as running text."""
+    return " ".join(f"{v.subject} {v.text}" for v in timing_verdicts(timing, batch_size))
+
+
+def has_integer_times(timing: TimingReport) -> bool:
+    """Whether integer execution was timed at all; runs from before it was have no such times."""
+    return any(entry.execution in (INTEGER, LOWERED) for entry in timing.models)
+
+
+def was_integer_tried(timing: TimingReport) -> bool:
+    """Whether integer execution was timed, or could not be for a reason that is known."""
+    return has_integer_times(timing) or bool(timing.notes or timing.executions)
+
+
+def _integer_verdict(timing: TimingReport, batch_size: int) -> Verdict:
+    """Compare the fastest integer execution with the float baseline."""
+    entry, base = fastest_integer(timing, batch_size), baseline_of(timing, batch_size)
+    if entry is None:
+        return _why_missing(timing)
+    if timing.executions and not any(e.execution == INTEGER for e in timing.executions):
+        reason, _ = Counter(e.reason for e in timing.executions).most_common(1)[0]
+        text = f"{reason} The time says nothing about int8 arithmetic."
+        return Verdict(INFO, "On integers: no layer multiplies integers.", text)
+    own = f"{format_ms(entry.median_ms)} as {execution(entry.execution).label}"
+    ratio = ratio_to_baseline(timing, entry)
+    if base is None or ratio is None or entry.median_ms <= 0:
+        return Verdict(INFO, "On integers:", f"{own}, with no float time to compare it with.")
+    numbers = f"{own} against {format_ms(base.median_ms)} for {execution(base.execution).label}"
+    rest = _slower_way(timing, entry)
+    if are_alike(entry, base):
+        text = f"{numbers}; the middle halves of the runs overlap ({_span(entry)}, {_span(base)})."
+        return Verdict(INFO, "On integers: no clear difference to float.", text + rest)
+    if ratio < 1:
+        text = f"{numbers}: {format_ratio(1 / ratio).removesuffix(' ×')} times as fast."
+        return Verdict(GOOD, "On integers: faster than float.", text + rest)
+    text = f"{numbers}: it takes {format_ratio(ratio).removesuffix(' ×')} times as long."
+    return Verdict(WATCH, "On integers: slower than float.", text + rest)
+
+
+def _slower_way(timing: TimingReport, fastest: TimingEntry) -> str:
+    """Name the other way to compute on integers, where it was timed too."""
+    other = timing.model(INTEGER if fastest.execution == LOWERED else LOWERED, fastest.batch_size)
+    if other is None:
+        return ""
+    label = execution(other.execution).label
+    return f" The slower way, {label}, takes {format_ms(other.median_ms)}."
+
+
+def _span(entry: TimingEntry) -> str:
+    return f"{format_ms(entry.q1_ms)} to {format_ms(entry.q3_ms)}"
+
+
+def _why_missing(timing: TimingReport) -> Verdict:
+    if has_integer_times(timing):
+        return Verdict(INFO, "On integers:", "Not timed at this batch size.")
+    if was_integer_tried(timing):
+        reason = " ".join(timing.notes) or "No reason was recorded."
+        return Verdict(INFO, "On integers: not possible here.", reason)
+    text = "The run holds no such times. Time it again to see them."
+    return Verdict(INFO, "On integers: not timed.", text)
+
+
+def _why_not_lowered(timing: TimingReport) -> Verdict | None:
+    """Say why int8 values do not stay int8 between layers, where the engine found a reason."""
+    if not timing.notes or not has_integer_times(timing):
+        return None
+    if any(entry.execution == LOWERED for entry in timing.models):
+        return None
+    return Verdict(
+        INFO, f"{execution(LOWERED).label.capitalize()}: not possible here.", " ".join(timing.notes)
+    )
+
+
+def why_slower(timing: TimingReport, batch_size: int) -> Verdict | None:
+    """Say where the time goes when integers are slower, as far as the layers' own times show it."""
+    times = layer_times(timing)
+    pairs = [(t.before.median_ms, t.after.median_ms) for t in times if t.after is not None]
+    if not pairs:
+        return None
+    losers = [time for time in reversed(times) if time.kind == LOSES]
+    parts = [*(_fixed_cost(pairs) if losers else ()), *_losers(losers, len(pairs)), _total(pairs)]
+    layers_at = times[0].before.batch_size
+    if layers_at > batch_size:
+        parts.append(
+            f"Layers were timed at batch size {layers_at}; at {batch_size} each has less to "
+            "compute, and a fixed cost weighs more."
+        )
+    return Verdict(INFO, "Why slower?", " ".join(parts))
+
+
+def _fixed_cost(pairs: Sequence[tuple[float, float]]) -> list[str]:
+    in_float, quickest = (min(times) for times in zip(*pairs, strict=True))
+    if quickest <= in_float:
+        return []
+    return [
+        "On integers every layer pays a fixed cost for rounding its input and launching its "
+        f"kernel: none takes less than {format_ms(quickest)}, in float the smallest takes "
+        f"{format_ms(in_float)}. Small layers do not win that back."
+    ]
+
+
+def _losers(losers: list[LayerTime], count: int) -> list[str]:
+    if not losers:
+        return ["No single layer is clearly slower."]
+    worst = ", ".join(f"{g.name} ({format_ms(-g.gain_ms)})" for g in losers[:_NAMED_LAYERS])
+    lose = "loses" if len(losers) == 1 else "lose"
+    most = "; most of it" if len(losers) > _NAMED_LAYERS else ""
+    return [f"{len(losers)} of {count} layers {lose} time{most}: {worst}."]
+
+
+def _total(pairs: Sequence[tuple[float, float]]) -> str:
+    """Say whether the layers account for the loss at all."""
+    before, after = (sum(times) for times in zip(*pairs, strict=True))
+    if after > before:
+        return (
+            f"All layers together take {format_ms(after)} on integers and {format_ms(before)} in "
+            "float."
+        )
+    return (
+        f"All layers together take {format_ms(after)} on integers, no more than the "
+        f"{format_ms(before)} in float: the rest is spent between the layers."
+    )
+
+
+def _simulated_verdict(timing: TimingReport, batch_size: int) -> Verdict | None:
+    entry = timing.model(SIMULATED, batch_size)
+    if entry is None:
+        return None
+    ratio = ratio_to_baseline(timing, entry)
+    takes = "" if ratio is None else f"It takes {format_ratio(ratio)} the time of the baseline. "
+    text = (
+        f"{takes}It computes in float and rounds on top, so it is slower than float by design. It "
+        "shows what int8 does to the results."
+    )
+    return Verdict(INFO, "Simulated int8: never a speed-up.", text)

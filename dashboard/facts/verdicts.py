@@ -1,0 +1,408 @@
+"""What the numbers of a layer mean, in plain sentences with the numbers they rest on.
+
+Every rule is one function that returns a verdict, or None where it has nothing to say. A new rule
+is one function in `TENSOR_RULES` or `LAYER_RULES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dashboard.facts.causes import local_relative, loud_channels, zeros_of
+from dashboard.facts.tensors import (
+    best_choice,
+    channels_of,
+    median_sqnr,
+    observer_name,
+    worst_channels,
+)
+from dashboard.figures.tensor.range_choices import channel_sqnrs
+from dashboard.words.formatting import (
+    format_bytes,
+    format_db,
+    format_number,
+    format_percent,
+    format_span,
+    plural,
+)
+from dashboard.words.recipes import UNMEASURED_INPUTS, describe_batches, describe_input
+from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, RangeChoice, TensorReport
+
+GOOD = "good"
+WATCH = "watch"
+BAD = "bad"
+INFO = "info"
+
+IDEAL_RMS = 1 / math.sqrt(12)
+"""RMS error of ideal rounding, in LSB."""
+
+GOOD_DB = 35.0
+BAD_DB = 20.0
+"""At 20 dB the noise has 1 % of the signal's energy."""
+
+_FEW_CODES = 0.4
+_CHANNEL_GAP_DB = 10.0
+_WORTH_DB = 0.5
+_MATTERS_DB = 3.0
+_HIDDEN_DB = 10.0
+_DOMINATES = 4.0  # times the energy: 6 dB
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One statement about a layer.
+
+    Attributes:
+        tone: "good", "watch", "bad" or "info".
+        subject: What it is about, such as "Weights: rounding or clipping?".
+        text: The statement, with the numbers it rests on.
+        opens: Whose channels show it, "Weights" or "Inputs"; empty for a statement about no
+            channels.
+    """
+
+    tone: str
+    subject: str
+    text: str
+    opens: str = ""
+
+
+_DESTROYED = 0.3
+"""From this share of the signal on, an error of the layer's own output is no detail."""
+
+
+def is_destroyed(layer: LayerReport) -> bool:
+    """Whether quantization destroys the layer: channels fall silent, or a third of it is wrong."""
+    zeros, local = zeros_of(layer.weight), local_relative(layer)
+    has_silent = zeros is not None and zeros.silent > 0
+    return has_silent or (local is not None and local >= _DESTROYED)
+
+
+def without_tick(verdict: Verdict | None, layer: LayerReport) -> Verdict | None:
+    """Return a verdict on a tensor; what is fine in itself gets no tick in a destroyed layer."""
+    if verdict is None or verdict.tone != GOOD or not is_destroyed(layer):
+        return verdict
+    return replace(verdict, tone=INFO)
+
+
+def tone_of_sqnr(sqnr_db: float) -> str:
+    """Return how an SQNR is to be taken.
+
+    Example:
+        >>> tone_of_sqnr(45.0), tone_of_sqnr(25.0), tone_of_sqnr(10.0)
+        ('good', 'watch', 'bad')
+    """
+    return GOOD if sqnr_db >= GOOD_DB else WATCH if sqnr_db >= BAD_DB else BAD
+
+
+def clipping_share(error: ErrorMetrics) -> float | None:
+    """Return which share of the squared error comes from clipping, 0 to 1; None if unknown."""
+    if error.clipping_mse is None or error.mse == 0:
+        return None
+    return error.clipping_mse / error.mse
+
+
+def is_exact(error: ErrorMetrics) -> bool:
+    """Whether there is no error at all."""
+    return error.sqnr_db == math.inf or error.mse == 0
+
+
+def cause(tensor: TensorReport, subject: str) -> Verdict | None:
+    """Say whether rounding or clipping makes the error."""
+    error, title = tensor.error, f"{subject}: rounding or clipping?"
+    if is_exact(error):
+        return Verdict(GOOD, title, "Neither: every value lies on the grid, there is no error.")
+    share = clipping_share(error)
+    if share is None:
+        return None
+    tone = tone_of_sqnr(error.sqnr_db)
+    sqnr = f"SQNR {format_db(error.sqnr_db)}"
+    clipped = f"{format_percent(error.clipped_fraction)} of the values lie beyond the grid"
+    if share >= 0.5:
+        text = f"Clipping makes {format_percent(share)} of the error energy: {clipped}. {sqnr}."
+        return Verdict(tone, title, text)
+    rms = ""
+    if error.rmse_over_scale is not None:
+        ideal = format_number(IDEAL_RMS)
+        rms = f" RMS {format_number(error.rmse_over_scale)} LSB; ideal rounding gives {ideal}"
+        rms += ", and less where many values are exactly 0." if _has_many_zeros(tensor) else "."
+    if share > 0:
+        text = (
+            f"Mostly rounding, {format_percent(1 - share)} of the error energy; clipping makes "
+            f"{format_percent(share)} ({clipped}). {sqnr}."
+        )
+        return Verdict(tone, title, text)
+    clips = "nothing is clipped"
+    if tensor.is_dynamic:
+        clips += ", as the range is that of each batch"
+    return Verdict(tone, title, f"Rounding alone, {clips}. {sqnr}.{rms}")
+
+
+def _has_many_zeros(tensor: TensorReport) -> bool:
+    """Whether at least a tenth of the values has the code of 0.0, as after a ReLU."""
+    counts, zero = tensor.codes.counts, tensor.zero_point[0] - tensor.codes.qmin
+    is_shared = len(set(tensor.zero_point)) == 1 and 0 <= zero < len(counts)
+    return is_shared and counts[zero] >= 0.1 * sum(counts)
+
+
+def codes_for_most(tensor: TensorReport, share: float = 0.99) -> int:
+    """Return how many codes, the most frequent first, hold `share` of the values."""
+    needed, held = share * sum(tensor.codes.counts), 0
+    for codes, count in enumerate(sorted(tensor.codes.counts, reverse=True), start=1):
+        held += count
+        if held >= needed:
+            return codes
+    return len(tensor.codes.counts)
+
+
+def code_use(tensor: TensorReport, subject: str) -> Verdict | None:
+    """Say whether the integer codes are put to use."""
+    used, codes = tensor.codes.codes_used, len(tensor.codes.counts)
+    if not used or sum(tensor.codes.counts) < codes:  # 10 values cannot use 256 codes
+        return None
+    most, title = codes_for_most(tensor), f"{subject}: codes"
+    text = f"{used} of {codes} codes occur; 99 % of the values share {plural(most, 'code')}."
+    if is_exact(tensor.error):
+        return Verdict(GOOD, title, f"{text} The values take no others.")
+    if most >= _FEW_CODES * codes:
+        return Verdict(GOOD, title, text)
+    if tensor.lo >= 0 and tensor.scheme.symmetric:
+        text += " No value is negative: an asymmetric scheme would use the idle half of the codes."
+    else:
+        text += " A few large values stretch the range, the rest share what is left."
+    return Verdict(WATCH, title, text)
+
+
+def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
+    """Say whether another range rule would do better on the calibration data."""
+    per_channel = _per_channel(tensor, subject)
+    if per_channel is not None:
+        return per_channel
+    best = best_choice(tensor.range_choices)
+    used = _choice(tensor, tensor.scheme.observer)
+    if best is None or used is None:
+        return None
+    title = f"{subject}: range"
+    name, gain = observer_name(used.observer), best.sqnr_db - used.sqnr_db
+    if best is used or not gain > _WORTH_DB:
+        text = f"No other rule beats {name} by more than {_WORTH_DB:g} dB on the calibration data."
+        return Verdict(GOOD, title, text)
+    text = (
+        f"The rule {observer_name(best.observer)} promises {format_db(best.sqnr_db)} against "
+        f"{format_db(used.sqnr_db)} with {name}: it uses {_range_text(best)} instead of "
+        f"{_range_text(used)}, and clips {format_percent(best.clipped_fraction)}."
+    )
+    return Verdict(WATCH if gain > _MATTERS_DB else INFO, title, text)
+
+
+def _per_channel(tensor: TensorReport, subject: str) -> Verdict | None:
+    """Say what a scale for each channel promises, where it beats every range for all of them."""
+    by_channel = channel_sqnrs(tensor)
+    if by_channel is None:
+        return None
+    own, promised = by_channel
+    if not promised - own > _CHANNEL_GAP_DB:
+        return None
+    text = (
+        f"No range for all channels together helps: one scale per channel promises "
+        f"{format_db(promised)}, the one scale in use gives {format_db(own)} (each channel counted "
+        "alike)."
+    )
+    return Verdict(BAD if own < BAD_DB else WATCH, f"{subject}: range", text, opens=subject)
+
+
+def _choice(tensor: TensorReport, observer: str) -> RangeChoice | None:
+    return next((c for c in tensor.range_choices if c.observer == observer), None)
+
+
+def _range_text(choice: RangeChoice) -> str:
+    return f"{format_number(choice.lo)} to {format_number(choice.hi)}"
+
+
+def weak_channel(tensor: TensorReport, subject: str) -> Verdict | None:
+    """Say which output channel suffers, and why."""
+    worst, middle = worst_channels(tensor, 1), median_sqnr(tensor)
+    if tensor.channels is None or middle is None:
+        return None
+    title = f"{subject}: which channel?"
+    if not worst:
+        return Verdict(GOOD, title, "None: every channel is exact.")
+    channel, channels = worst[0], channels_of(tensor)
+    gap, lost = middle - channel.sqnr_db, sum(1 for c in channels if c.sqnr_db < BAD_DB)
+    text = (
+        f"Channel {channel.index} is the weakest of {len(channels):,}: "
+        f"{format_db(channel.sqnr_db)}, the median is {format_db(middle)}."
+    )
+    if gap < _CHANNEL_GAP_DB and not lost:
+        return Verdict(tone_of_sqnr(channel.sqnr_db), title, f"None stands out. {text}")
+    if lost > 1:
+        text += f" {plural(lost, 'channel')} are below {BAD_DB:g} dB."
+    widest = max(channels, key=lambda c: c.reach)
+    if 0 < channel.reach < widest.reach / 2 and not tensor.scheme.is_per_channel:
+        text += (
+            f" Its range is {format_number(widest.reach / channel.reach, 2)} times smaller than "
+            f"that of channel {widest.index}, and both share one scale. Scales per channel help."
+        )
+    return Verdict(BAD if lost else WATCH, title, text, opens=subject)
+
+
+TensorRule = Callable[[TensorReport, str], Verdict | None]
+
+TENSOR_RULES: tuple[TensorRule, ...] = (cause, weak_channel, code_use, better_range)
+"""What is said about a weight or an input, in this order."""
+
+
+def weight_or_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say whether the weight or the input costs the layer more."""
+    if layer.weight is None or layer.input is None:
+        return None
+    weight, entry = layer.weight.error, layer.input.error
+    title = "Weights or inputs?"
+    if is_exact(weight) and is_exact(entry):
+        return Verdict(GOOD, title, "Neither: both are exact.")
+    numbers = f"weights {format_db(weight.sqnr_db)}, inputs {format_db(entry.sqnr_db)}"
+    local = layer.local_error
+    if local is not None and local.sqnr_db < min(weight.sqnr_db, entry.sqnr_db) - _HIDDEN_DB:
+        text = (
+            f"Neither as a whole: {numbers}, yet the output has only {format_db(local.sqnr_db)}. "
+            "A number over a whole tensor hides channels that are lost: look at the channels."
+        )
+        return Verdict(WATCH, title, text, opens="Weights")
+    if weight.nmse > _DOMINATES * entry.nmse:
+        return Verdict(INFO, title, f"The weights cost more ({numbers}).")
+    if entry.nmse > _DOMINATES * weight.nmse:
+        return Verdict(INFO, title, f"The inputs cost more ({numbers}).")
+    return Verdict(INFO, title, f"Both cost about the same ({numbers}).")
+
+
+def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say that an input has a range a batch, and for which batches its numbers hold."""
+    if not layer.has_dynamic_input or not layer.input_shape:
+        return None
+    held, title = describe_input(layer).capitalize(), "Inputs: range"
+    if layer.input is None:
+        if report.is_partial:
+            return None
+        return Verdict(INFO, title, f"{held}. {UNMEASURED_INPUTS}")
+    calls = f", and for each of its {layer.calls} calls" if layer.calls > 1 else ""
+    span = format_span(layer.input.scale)
+    steps = f"between {span.replace(' to ', ' and ')}" if " to " in span else span
+    text = (
+        f"{held}{calls}. Over {describe_batches(report)} one step was {steps}. Batches of another "
+        "size have other ranges, so other errors."
+    )
+    return Verdict(INFO, title, text)
+
+
+def lost_weights(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say how many weights became 0, and which channels say nothing any more."""
+    zeros = zeros_of(layer.weight)
+    if zeros is None or not zeros.is_cause:
+        return None
+    remedy = ""
+    if layer.weight is not None and not layer.weight.scheme.is_per_channel:
+        remedy = " One scale per channel keeps them."
+    title = "Lost weights"
+    return Verdict(BAD, title, f"{zeros.sentence}.{remedy}", opens="Weights")
+
+
+def loud_inputs(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say which input channels stretch the range for all others."""
+    loud = loud_channels(layer)
+    if loud is None:
+        return None
+    text = f"{loud.sentence[:1].upper()}{loud.sentence[1:]}."
+    if layer.input is None:
+        text += " The inputs stay float, so the others keep their values."
+        return Verdict(INFO, "Loud inputs", text, opens="Inputs")
+    text += " All channels share one scale, which is as coarse as the loudest needs."
+    local = local_relative(layer)
+    tone = BAD if local is not None and local >= _DESTROYED else WATCH
+    return Verdict(tone, "Loud inputs", text, opens="Inputs")
+
+
+def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say whether the error at the output is the layer's own or came with its input."""
+    total = layer.accumulated_error
+    if total is None:
+        return None
+    title = "Own error or inherited?"
+    if is_exact(total):
+        return Verdict(GOOD, title, "No error has reached this layer's output.")
+    tone = tone_of_sqnr(total.sqnr_db)
+    arrives = f"{format_db(total.sqnr_db)} in the quantized model"
+    if layer.local_error is None:
+        text = f"Inherited: the layer itself is float, its output has {arrives}."
+        return Verdict(tone, title, text)
+    local = layer.local_error
+    numbers = f"{format_db(local.sqnr_db)} when quantized alone, {arrives}"
+    share = local.nmse / total.nmse if total.nmse else math.nan
+    if not share <= 1.0:  # also where the share is not a number
+        text = f"Its own: {numbers}. Errors of earlier layers partly cancel here."
+        return Verdict(tone, title, text)
+    if share >= 0.5:
+        text = f"Mostly its own, {format_percent(share)} of the error energy: {numbers}."
+        return Verdict(tone, title, text)
+    text = (
+        f"Mostly inherited: this layer alone would make {format_percent(share)} of the error "
+        f"energy at its output ({numbers})."
+    )
+    return Verdict(tone, title, text)
+
+
+def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
+    """Say where the layer stands among all layers, and what it saves."""
+    local = {
+        other.name: other.local_error.sqnr_db
+        for other in report.layers
+        if other.local_error is not None
+    }
+    if layer.name not in local or len(local) < 2:
+        return None
+    mine = local[layer.name]
+    rank = 1 + sum(1 for value in local.values() if value < mine)
+    saved = layer.size.float_bytes - layer.size.quantized_bytes
+    text = (
+        f"Rank {rank} of {len(local)} by its own error (1 is worst), {format_db(mine)}. "
+        f"Quantizing it saves {format_bytes(saved)}, "
+        f"{format_percent(saved / layer.size.float_bytes if layer.size.float_bytes else 0.0)} "
+        "of its size."
+    )
+    is_among_worst = rank <= max(1, len(local) // 10) and mine < GOOD_DB
+    return Verdict(WATCH if is_among_worst else INFO, "Among all layers", text)
+
+
+LayerRule = Callable[[LayerReport, ModelReport], Verdict | None]
+
+LAYER_RULES: tuple[LayerRule, ...] = (
+    lost_weights,
+    loud_inputs,
+    own_or_inherited,
+    weight_or_input,
+    dynamic_input,
+    standing,
+)
+"""What is said about a layer as a whole, in this order."""
+
+
+def tensor_verdicts(
+    tensor: TensorReport, subject: str, layer: LayerReport | None = None
+) -> tuple[Verdict, ...]:
+    """Return what can be said about a weight or an input.
+
+    Args:
+        tensor: What quantization did to it.
+        subject: "Weights" or "Inputs".
+        layer: Its layer; in one that is destroyed, nothing gets a tick.
+    """
+    verdicts = (rule(tensor, subject) for rule in TENSOR_RULES)
+    if layer is not None:
+        verdicts = (without_tick(verdict, layer) for verdict in verdicts)
+    return tuple(verdict for verdict in verdicts if verdict is not None)
+
+
+def layer_verdicts(layer: LayerReport, report: ModelReport) -> tuple[Verdict, ...]:
+    """Return what can be said about a layer as a whole."""
+    verdicts = (rule(layer, report) for rule in LAYER_RULES)
+    return tuple(verdict for verdict in verdicts if verdict is not None)

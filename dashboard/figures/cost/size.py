@@ -1,0 +1,188 @@
+"""Bytes before and after: by layer, and step by step for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.figures.cost.size_items import ITEMS, LayerBytes, SizeStep
+from dashboard.figures.kit.axes import (
+    BYTES_AXIS,
+    beside,
+    layer_ticks,
+    row_frame,
+    row_targets,
+    two_lines,
+)
+from dashboard.figures.kit.theme import FLOAT, GOOD, INT8, MARGIN, NEUTRAL, empty_figure, new_figure
+from dashboard.words.formatting import format_bytes, format_percent
+from quant_engine.report import SizeReport
+
+ROW_HEIGHT = 26
+_WIDTH = 0.36
+
+LAYERS_TITLE = two_lines("Bytes of each layer", "upper bar: float, lower bar: quantized")
+STEPS_TITLE = "Bytes of the model, step by step"
+
+
+def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.Figure:
+    """Return two bars a layer: float, and quantized stacked by item.
+
+    `customdata` of a bar is the layer's name, empty where a bar stands for several layers.
+
+    Args:
+        rows: The layers to draw, in their order.
+        selected: Name of the layer to point out.
+    """
+    if not rows:
+        return empty_figure(LAYERS_TITLE, "The report holds no layers.")
+    traces = [_stack(rows, None)]
+    traces += [_stack(rows, item) for item in ITEMS if any(row.items[item.key] for row in rows)]
+    longest = max(max(row.float_bytes, row.quantized_bytes) for row in rows)
+    texts = [f"<b>{row.label}</b><br>{row.note}<br>{_change_text(row)}" for row in rows]
+    targets = row_targets([row.name for row in rows], texts, 0, longest)
+    figure = new_figure(
+        LAYERS_TITLE,
+        "Bytes (1 kB = 1,000 bytes)",
+        traces=[*traces, targets],
+        height=170 + 6 * len(traces) + ROW_HEIGHT * max(len(rows), 4),
+        x_axis={**BYTES_AXIS, "rangemode": "tozero"},
+        y_axis=layer_ticks([row.label for row in rows], selected),
+        shapes=[
+            row_frame(index) for index, row in enumerate(rows) if row.name and row.name == selected
+        ],
+        annotations=[beside(index, _change_text(row)) for index, row in enumerate(rows)],
+        layout={
+            "barmode": "stack",
+            "margin": {**MARGIN, "r": 140},
+        },
+    )
+    return figure.update_layout(legend_traceorder="normal")
+
+
+def layer_size_rows(rows: Sequence[LayerBytes]) -> list[dict[str, Any]]:
+    """Return the numbers of the figure, one row a layer."""
+    return [
+        {
+            "layer": row.label,
+            "what": row.note,
+            "float_bytes": row.float_bytes,
+            **row.items,
+            "quantized_bytes": row.quantized_bytes,
+        }
+        for row in rows
+    ]
+
+
+def waterfall_figure(steps: Sequence[SizeStep]) -> go.Figure:
+    """Return the steps from the float model's bytes to the quantized model's."""
+    if not steps:
+        return empty_figure(STEPS_TITLE, "The model's size was not measured.")
+    bases, lengths, ends = [], [], []
+    level = 0
+    for step in steps:
+        base = 0 if step.is_total else level
+        level = step.bytes if step.is_total else level + step.bytes
+        bases.append(min(base, level))
+        lengths.append(abs(level - base))
+        ends.append(level)
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": lengths,
+        "y": list(range(len(steps))),
+        "base": bases,
+        "width": 0.62,
+        "marker": {
+            "color": [_step_color(step, index) for index, step in enumerate(steps)],
+            "line": {"width": 0},
+        },
+        "hovertext": [f"<b>{step.label}</b><br>{_step_text(step)}" for step in steps],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "showlegend": False,
+    }
+    return new_figure(
+        STEPS_TITLE,
+        "Bytes (1 kB = 1,000 bytes)",
+        traces=[bars],
+        height=120 + 30 * len(steps),
+        x_axis={**BYTES_AXIS, "rangemode": "tozero"},
+        y_axis={
+            "tickvals": list(range(len(steps))),
+            "ticktext": [step.label for step in steps],
+            "range": [len(steps) - 0.5, -0.5],
+            "showgrid": False,
+        },
+        shapes=[_connector(index, end) for index, end in enumerate(ends[:-1])],
+        annotations=[beside(index, _step_text(step)) for index, step in enumerate(steps)],
+        layout={"margin": {"l": 64, "r": 90, "t": 56, "b": 56}},
+    )
+
+
+def _stack(rows: Sequence[LayerBytes], item: Any) -> dict[str, Any]:
+    """One trace: the float bars (no item), or one item of the quantized bars."""
+    values = [row.float_bytes if item is None else row.items[item.key] for row in rows]
+    label = "float" if item is None else item.label
+    offset = -0.2 if item is None else 0.2
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": label,
+        "x": values,
+        "y": [index + offset for index in range(len(rows))],
+        "width": _WIDTH,
+        "offset": -_WIDTH / 2,
+        "customdata": [row.name for row in rows],
+        "hovertext": [
+            f"<b>{row.label}</b><br>{row.note}<br>{label}: {value:,} bytes<br>{_change_text(row)}"
+            for row, value in zip(rows, values, strict=True)
+        ],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "marker": {"color": FLOAT if item is None else item.color, "line": {"width": 0}},
+    }
+
+
+def _change_text(row: LayerBytes) -> str:
+    return f"{format_bytes(row.float_bytes)} → {format_bytes(row.quantized_bytes)}"
+
+
+def _step_color(step: SizeStep, index: int) -> str:
+    if step.is_total:
+        return FLOAT if index == 0 else INT8
+    return GOOD if step.bytes < 0 else NEUTRAL
+
+
+def _step_text(step: SizeStep) -> str:
+    text = format_bytes(step.bytes)
+    return text if step.is_total or step.bytes < 0 else f"+{text}"
+
+
+def _connector(index: int, level: int) -> dict[str, Any]:
+    return {
+        "type": "line",
+        "x0": level,
+        "x1": level,
+        "y0": index + 0.31,
+        "y1": index + 0.69,
+        "line": {"color": NEUTRAL, "width": 1, "dash": "dot"},
+    }
+
+
+def reduction_text(size: SizeReport) -> str:
+    """Return how much smaller the model became, as a factor and a share.
+
+    Example:
+        >>> reduction_text(SizeReport(400, 100, 0, 0, 0, 0, 500, 200, 8.0))
+        '4 × smaller (−75 %)'
+    """
+    before, after = size.float_bytes, size.quantized_bytes
+    if not before or not after:
+        return format_bytes(after)
+    if before == after:
+        return "same size"
+    share = format_percent(abs(1 - after / before))
+    if after >= before:
+        return f"+{share}"
+    return f"{before / after:.3g} × smaller (−{share})"

@@ -1,0 +1,1 @@
+"""All layers of a model beside each other."""

@@ -1,0 +1,205 @@
+"""The error histograms of all layers below each other, on one axis in LSB."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.figures.kit.binning import Bin
+from dashboard.figures.kit.theme import (
+    CLIPPED,
+    ERROR,
+    ERROR_EDGE,
+    NEUTRAL,
+    empty_figure,
+    new_figure,
+)
+from dashboard.figures.layers.ridge_rows import (
+    FILL,
+    ROW_HEIGHT,
+    TALLEST,
+    Row,
+    guides,
+    ideal_in_legend,
+    names_axis,
+    numbers_axis,
+    reach_of,
+    right_axis_anchor,
+)
+from dashboard.figures.tensor.distributions import is_beyond
+from dashboard.words.formatting import format_db, plural
+from dashboard.words.recipes import UNMEASURED_INPUTS, measured_in_batches
+from quant_engine.report import LayerReport, ModelReport, TensorReport
+
+PARTS = {"weight": "weights", "input": "inputs"}
+_LEAST_CLIPPED = 0.16  # few clipped values do the damage, so they are never too small to see
+
+
+def tensor_of(layer: LayerReport, part: str) -> TensorReport | None:
+    """Return a layer's weight or input report."""
+    return layer.weight if part == "weight" else layer.input
+
+
+def tensors_of(report: ModelReport, part: str) -> dict[str, TensorReport]:
+    """Return the quantized weights or inputs by layer, in the order the layers run."""
+    found = ((layer.name, tensor_of(layer, part)) for layer in report.layers)
+    return {name: tensor for name, tensor in found if tensor is not None}
+
+
+def layer_error_histograms(
+    report: ModelReport,
+    part: str = "weight",
+    *,
+    selected: str | None = None,
+    worst: int | None = None,
+) -> go.Figure:
+    """Return one error histogram for each layer; clicking a bar names its layer.
+
+    Heights are densities as a multiple of ideal rounding, so all rows have one scale.
+
+    Args:
+        report: A finished or partial analysis.
+        part: "weight" or "input".
+        selected: Layer whose row is marked.
+        worst: Show only this many layers, those with the lowest local SQNR, in the order they run;
+            the selected layer is always among them.
+    """
+    title = f"Error of every layer's {PARTS[part]} (LSB)"
+    tensors = tensors_of(report, part)
+    if not tensors:
+        return empty_figure(title, why_empty(report, part))
+    if worst is not None and worst < len(tensors):
+        title = f"Error of the {PARTS[part]}, {worst} of {len(tensors)} layers (LSB)"
+        kept = _worst_layers(report, tensors, worst, selected)
+        tensors = {name: tensor for name, tensor in tensors.items() if name in kept}
+    rows = [
+        Row(len(tensors) - 1 - index, name, tensor)
+        for index, (name, tensor) in enumerate(tensors.items())
+    ]
+    inside, outside, cut = _empty_bars(False), _empty_bars(True), _empty_cuts()
+    for row in rows:
+        _add_row(row, inside, outside, cut)
+    reach = reach_of(rows)
+    traces = [trace for trace in (inside, outside, cut) if trace["x"]]
+    traces += [ideal_in_legend(), right_axis_anchor(len(rows))]
+    return new_figure(
+        title,
+        "(dequantized − float) / scale (LSB)",
+        "",
+        traces=traces,
+        height=130 + ROW_HEIGHT * len(rows),
+        x_axis={"range": [-reach, reach], "zeroline": False},
+        y_axis=names_axis(rows, selected),
+        shapes=guides(rows, selected, reach),
+        layout={
+            "barmode": "overlay",
+            "yaxis2": numbers_axis(rows),
+            "margin": {"l": 16, "r": 16, "t": 76, "b": 52},
+        },
+    )
+
+
+def _worst_layers(
+    report: ModelReport, names: Collection[str], count: int, selected: str | None
+) -> set[str]:
+    """Return the layers whose outputs quantization harms most, and the selected one."""
+    sqnr_db = {
+        layer.name: math.inf if layer.local_error is None else layer.local_error.sqnr_db
+        for layer in report.layers
+        if layer.name in names
+    }
+    order = sorted(sqnr_db, key=lambda name: (name != selected, sqnr_db[name]))
+    return set(order[:count])
+
+
+def why_empty(report: ModelReport, part: str) -> str:
+    """Say why there is no error histogram at all."""
+    if part == "input" and report.recipe.activation is None:
+        return "The inputs stay in float: this recipe quantizes weights only."
+    if report.is_partial:
+        return f"The analysis stopped before it measured {PARTS[part]}."
+    if part == "input" and any(layer.has_dynamic_input for layer in report.layers):
+        return f"Input ranges are found anew for each batch. {UNMEASURED_INPUTS}"
+    return "No layer is quantized, so there is no error to show."
+
+
+def _bar_trace(is_clipped: bool) -> dict[str, Any]:
+    marker: dict[str, Any] = {"color": ERROR, "line": {"width": 0.4, "color": ERROR_EDGE}}
+    if is_clipped:
+        marker = {"color": CLIPPED, "line": {"width": 0}}
+    return {
+        "type": "bar",
+        "name": "clipping" if is_clipped else "rounding",
+        "marker": marker,
+        "hovertemplate": "<b>%{customdata[0]}</b><br>%{customdata[1]}: %{customdata[2]:,} values"
+        "<br>%{customdata[3]:.2f} × ideal density<extra></extra>",
+    }
+
+
+def _empty_bars(is_clipped: bool) -> dict[str, Any]:
+    columns: dict[str, Any] = {k: [] for k in ("x", "y", "base", "width", "customdata")}
+    return {**_bar_trace(is_clipped), **columns}
+
+
+def _empty_cuts() -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"cut at {TALLEST:g} × ideal",
+        "marker": {"symbol": "triangle-up", "size": 7, "color": NEUTRAL},
+        "hovertemplate": "<b>%{customdata[0]}</b><br>%{customdata[1]}: %{customdata[2]:,} values"
+        "<br>%{customdata[3]:.2f} × ideal density, drawn cut<extra></extra>",
+        "x": [],
+        "y": [],
+        "customdata": [],
+    }
+
+
+def _add_row(
+    row: Row, inside: dict[str, Any], outside: dict[str, Any], cut: dict[str, Any]
+) -> None:
+    histogram, bins = row.histogram, row.bins
+    width = (histogram.hi - histogram.lo) / len(bins)
+    marks = [(x, f"{x.lo:.3f} to {x.hi:.3f} LSB", is_beyond(x)) for x in bins]
+    below = Bin(histogram.lo - 1.5 * width, histogram.lo - 0.5 * width, histogram.below)
+    above = Bin(histogram.hi + 0.5 * width, histogram.hi + 1.5 * width, histogram.above)
+    marks.append((below, f"below {histogram.lo:g} LSB", True))
+    marks.append((above, f"above {histogram.hi:g} LSB", True))
+    total = sum(mark[0].count for mark in marks)
+    for bin_, where, is_clipped in marks:
+        if not bin_.count:
+            continue
+        density = bin_.count / (total * width)
+        custom = [row.name, where, bin_.count, density]
+        trace = outside if is_clipped else inside
+        trace["x"].append(bin_.center)
+        height = min(density, TALLEST) / TALLEST
+        trace["y"].append(FILL * (max(height, _LEAST_CLIPPED) if is_clipped else height))
+        trace["base"].append(row.base)
+        trace["width"].append(width)
+        trace["customdata"].append(custom)
+        if density > TALLEST:
+            cut["x"].append(bin_.center)
+            cut["y"].append(row.base + FILL)
+            cut["customdata"].append(custom)
+
+
+def describe_errors(report: ModelReport, part: str = "weight") -> str:
+    """Return the takeaway of `layer_error_histograms` in one sentence."""
+    tensors = tensors_of(report, part)
+    if not tensors:
+        return why_empty(report, part)
+    clipping = sum(1 for tensor in tensors.values() if tensor.error.clipped_fraction)
+    worst, tensor = min(tensors.items(), key=lambda item: item[1].error.sqnr_db)
+    what = (
+        f"{clipping} of {plural(len(tensors), 'layer')} clip some values"
+        if clipping
+        else f"in all {plural(len(tensors), 'layer')} the error is rounding alone"
+    )
+    sqnr = format_db(tensor.error.sqnr_db)
+    text = f"Error histograms of the {PARTS[part]}: {what}; lowest SQNR: {worst}, {sqnr}."
+    batches = measured_in_batches(report) if part == "input" else ""
+    return f"{text} {batches}".rstrip()

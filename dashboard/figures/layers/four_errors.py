@@ -1,0 +1,340 @@
+"""Four errors of every layer side by side: weight, local, accumulated, and the output's.
+
+The first three are relative, channel by channel: root of the mean over channels of Σ(x̂-x)² / Σx².
+A channel that was lost counts as much as a loud one that was kept, so a broken layer looks broken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.facts.causes import accumulated_relative, local_relative, weight_relative
+from dashboard.facts.culprit import MEASURED, OutputEffects
+from dashboard.figures.kit.axes import marked_names
+from dashboard.figures.kit.theme import (
+    CLIPPED,
+    GOOD,
+    HIGHLIGHT,
+    INT8,
+    NEUTRAL,
+    axis,
+    empty_figure,
+    new_figure,
+)
+from dashboard.words.formatting import format_percent
+from quant_engine.report import ModelReport
+
+COLUMNS = ("weight", "local", "accumulated", "output")
+_HEADS = ("Weight", "Local", "Accumulated", "Output")
+_GAP = 0.035
+ROW_HEIGHT = 22
+_LEAST = 1e-4  # of the signal; smaller errors stand at the edge
+_LEAST_EFFECT = 1e-7
+
+BROKEN_MARK = {"color": CLIPPED, "symbol": "x", "size": 11}
+REPAIRED_MARK = {"color": GOOD, "symbol": "circle", "size": 10}
+ONE_MARK = {"color": INT8, "symbol": "diamond", "size": 11}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """The four errors of one layer; None where one was not measured.
+
+    Attributes:
+        name: Name of the layer.
+        weight: Relative error of its weight.
+        local: Relative error of its output when it alone is quantized.
+        accumulated: Relative error of its output inside the quantized model.
+        output: What it alone costs the model's output, in nats (or as NMSE).
+        increase: How much the accumulated error grows over the layer that ran before.
+    """
+
+    name: str
+    weight: float | None
+    local: float | None
+    accumulated: float | None
+    output: float | None
+    increase: float
+
+    def value(self, column: str) -> float | None:
+        """Return the error of a column."""
+        return {
+            "weight": self.weight,
+            "local": self.local,
+            "accumulated": self.accumulated,
+            "output": self.output,
+        }[column]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The rows of one run, and how they are marked."""
+
+    label: str
+    rows: tuple[ErrorRow, ...]
+    effects: OutputEffects | None
+    mark: dict[str, Any]
+
+
+def error_rows(report: ModelReport, effects: OutputEffects | None = None) -> tuple[ErrorRow, ...]:
+    """Return one row for each layer, ranked: by the output's error, else by what it adds.
+
+    Without effects on the output, the layer at which the accumulated error grows most is first.
+    """
+    rows, before = [], 0.0
+    for layer in report.layers:
+        accumulated = accumulated_relative(layer)
+        increase = 0.0 if accumulated is None else accumulated - before
+        before = before if accumulated is None else accumulated
+        output = None if effects is None else effects.values.get(layer.name)
+        rows.append(
+            ErrorRow(
+                layer.name,
+                weight_relative(layer),
+                local_relative(layer),
+                accumulated,
+                output,
+                increase,
+            )
+        )
+    if effects is None:
+        return tuple(sorted(rows, key=lambda row: -row.increase))
+    return tuple(sorted(rows, key=lambda row: math.inf if row.output is None else -row.output))
+
+
+def ranked_by(effects: OutputEffects | None) -> str:
+    """Say what the rows are ranked by."""
+    if effects is None:
+        return "ranked by the increase of the accumulated error"
+    word = "measured" if effects.basis == MEASURED else "predicted"
+    return f"ranked by the {word} error of the output"
+
+
+def four_errors_figure(
+    series: Sequence[Series], *, selected: str | None = None, most: int | None = None
+) -> go.Figure:
+    """Return four columns of errors, one row a layer in the order of the first series.
+
+    Args:
+        series: One run, or two to compare.
+        selected: Layer whose row is marked.
+        most: Rows to show at most; the selected layer is always among them.
+    """
+    first = series[0]
+    title = f"Four errors of each layer, {ranked_by(first.effects)}"
+    names = [row.name for row in first.rows if any(row.value(c) is not None for c in COLUMNS)]
+    if not names:
+        return empty_figure(title, "No layer has a measured error yet.")
+    shown = _shown(names, selected, most)
+    if len(shown) < len(names):
+        title += f" ({len(shown)} of {len(names)})"
+    place = {name: row for row, name in enumerate(shown)}
+    traces = [
+        _dots(one, column, index, place, is_legend=index == 0 and len(series) > 1)
+        for one in series
+        for index, column in enumerate(COLUMNS)
+    ]
+    layout: dict[str, Any] = {
+        f"xaxis{index + 1 if index else ''}": _x_axis(series, column, index)
+        for index, column in enumerate(COLUMNS)
+    }
+    notes = [_head(index) for index in range(len(COLUMNS))]
+    if first.effects is None:
+        notes.append(_not_measured())
+    return new_figure(
+        title,
+        traces=traces,
+        height=136 + ROW_HEIGHT * len(shown),
+        y_axis={
+            "tickmode": "array",
+            "tickvals": list(range(len(shown))),
+            "ticktext": marked_names(shown, selected, 24),
+            "range": [len(shown) - 0.4, -0.6],
+            "fixedrange": True,
+        },
+        shapes=[_band(place[selected])] if selected in place else [],
+        annotations=notes,
+        layout={**layout, "margin": {"l": 16, "r": 16, "t": 86, "b": 44}},
+    )
+
+
+def _shown(names: list[str], selected: str | None, most: int | None) -> list[str]:
+    if most is None or len(names) <= most:
+        return names
+    shown = names[:most]
+    if selected in names and selected not in shown:
+        shown[-1] = str(selected)
+    return shown
+
+
+def _domain(index: int) -> list[float]:
+    width = (1 - _GAP * (len(COLUMNS) - 1)) / len(COLUMNS)
+    return [index * (width + _GAP), index * (width + _GAP) + width]
+
+
+def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]:
+    effects = series[0].effects
+    if column == "output":
+        values = [
+            v for one in series for row in one.rows if (v := row.output) is not None and v > 0
+        ]
+        low = max(_LEAST_EFFECT, min(values, default=1e-3)) / 3
+        unit = "nats" if effects is None or effects.is_divergence else "NMSE"
+        high = max(values, default=1.0) * 3
+        return axis(
+            f"KL ({unit})" if unit == "nats" else unit,
+            type="log",
+            range=[math.log10(low), math.log10(high)],
+            domain=_domain(index),
+            dtick=_dtick(low, high),
+            exponentformat="power",
+        )
+    values = [
+        value
+        for one in series
+        for row in one.rows
+        for part in COLUMNS[:3]
+        if (value := row.value(part)) is not None and value > 0
+    ]
+    low = max(_LEAST, min(values, default=1e-3)) / 2
+    high = max(2.0, *values) * 1.3 if values else 2.0
+    ticks = [t for t in (1e-4, 1e-2, 1.0, 100.0) if low <= t <= high]
+    return axis(
+        "of the signal",
+        type="log",
+        range=[math.log10(low), math.log10(high)],
+        domain=_domain(index),
+        tickmode="array",
+        tickvals=ticks,
+        ticktext=[format_percent(t) if t <= 1 else f"{100 * t:,.0f} %" for t in ticks],
+        tickangle=0,
+    )
+
+
+def _dtick(low: float, high: float) -> int:
+    return max(1, math.ceil(math.log10(high / low) / 2))
+
+
+def _dots(
+    series: Series, column: str, index: int, place: dict[str, int], *, is_legend: bool
+) -> dict[str, Any]:
+    known = [
+        (place[row.name], row.name, value)
+        for row in series.rows
+        if row.name in place and (value := row.value(column)) is not None
+    ]
+    least = _LEAST_EFFECT if column == "output" else _LEAST
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": series.label,
+        "legendgroup": series.label,
+        "showlegend": is_legend,
+        "x": [max(value, least) for _, _, value in known],
+        "y": [row for row, _, _ in known],
+        "xaxis": f"x{index + 1 if index else ''}",
+        "customdata": [[name, _value_text(series, column, value)] for _, name, value in known],
+        "marker": {**series.mark, "line": {"width": 1, "color": series.mark["color"]}},
+        "hovertemplate": f"<b>%{{customdata[0]}}</b><br>{_HEADS[index].lower()} error: "
+        f"%{{customdata[1]}}<br>{series.label}<extra></extra>",
+    }
+
+
+def _value_text(series: Series, column: str, value: float) -> str:
+    if value == 0:
+        return "exact"
+    if column == "output":
+        return str(value) if series.effects is None else series.effects.text(value)
+    return format_relative(value)
+
+
+def format_relative(value: float | None) -> str:
+    """Return a relative error as a share of the signal.
+
+    Example:
+        >>> format_relative(0.704), format_relative(0.0042), format_relative(12.0)
+        ('70.4 %', '0.42 %', '1,200 %')
+    """
+    if value is not None and value > 1:
+        return f"{100 * value:,.0f} %"
+    return format_percent(value)
+
+
+def _head(index: int) -> dict[str, Any]:
+    low, high = _domain(index)
+    return {
+        "text": f"<b>{_HEADS[index]}</b>",
+        "xref": "paper",
+        "yref": "paper",
+        "x": (low + high) / 2,
+        "y": 1.0,
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 13},
+    }
+
+
+def _not_measured() -> dict[str, Any]:
+    low, high = _domain(len(COLUMNS) - 1)
+    return {
+        "text": "not measured yet",
+        "xref": "paper",
+        "yref": "paper",
+        "x": (low + high) / 2,
+        "y": 0.5,
+        "showarrow": False,
+        "font": {"size": 13},
+    }
+
+
+def _band(row: int) -> dict[str, Any]:
+    return {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": row - 0.48,
+        "y1": row + 0.48,
+        "fillcolor": HIGHLIGHT,
+        "opacity": 0.22,
+        "layer": "below",
+        "line": {"width": 0, "color": NEUTRAL},
+    }
+
+
+def describe_four_errors(series: Sequence[Series]) -> str:
+    """Return the takeaway in one or two sentences: the first layer, and its errors in each run."""
+    first = series[0]
+    if not first.rows:
+        return "No layer has a measured error yet."
+    row = first.rows[0]
+    parts = [_sentence(series[0], row)]
+    for other in series[1:]:
+        same = next((r for r in other.rows if r.name == row.name), None)
+        if same is not None:
+            parts.append(f"{other.label.capitalize()}: {_numbers(other, same)}.")
+    return " ".join(parts)
+
+
+def _sentence(series: Series, row: ErrorRow) -> str:
+    why = "costs the output most" if row.output is not None else "adds most error"
+    return f"{row.name} {why}{f' ({series.label})' if series.label else ''}: " + (
+        f"{_numbers(series, row)}."
+    )
+
+
+def _numbers(series: Series, row: ErrorRow) -> str:
+    names = {"weight": "weights", "local": "its output alone", "accumulated": "with all before it"}
+    parts = [
+        f"{name} {format_relative(value)} wrong"
+        for column, name in names.items()
+        if (value := row.value(column)) is not None
+    ]
+    if row.output is not None:
+        parts.append(f"the answer moves by {_value_text(series, 'output', row.output)}")
+    return ", ".join(parts) or "not measured"

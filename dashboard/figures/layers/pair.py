@@ -1,0 +1,208 @@
+"""Two runs of one model side by side: what differs, why, where, and whose answers flipped.
+
+One section, as plain data and figures: Start shows a story with it, and whatever else compares two
+runs can draw the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dashboard.data.runs import Run
+from dashboard.facts.accuracy import change_text, compare_accuracy, share_text
+from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
+from dashboard.figures.layers.four_errors import (
+    BROKEN_MARK,
+    REPAIRED_MARK,
+    Series,
+    describe_four_errors,
+    error_rows,
+    four_errors_figure,
+)
+from dashboard.figures.tensor.cause import Picture, cause_picture, cause_sentence
+from dashboard.words.formatting import plural
+from dashboard.words.recipes import describe_recipe
+from quant_engine.report import OutputReport
+
+MOST_FLIPPED = 8
+MOST_LAYERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two runs in a few words.
+
+    Attributes:
+        label: "broken" or "repaired", or what the caller calls it.
+        recipe: How the model was quantized.
+        accuracy: Share right, with its interval; or agreement with the float model.
+        sentence: What happened, and how many answers are right.
+    """
+
+    label: str
+    recipe: str
+    accuracy: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """A sample that the first run answers otherwise than the float model.
+
+    Attributes:
+        place: Its place in the evaluation data.
+        label: What is right; None without labels.
+        float_answer: What the float model answers.
+        a: What the first run answers.
+        b: What the second run answers.
+    """
+
+    place: int
+    label: int | None
+    float_answer: int
+    a: int
+    b: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two runs, compared.
+
+    Attributes:
+        a: The first, in words.
+        b: The second.
+        difference: How their answers differ, in one sentence.
+        cause: The picture that shows why, of the first run's culprit.
+        errors: The four errors of the layers in both.
+        flipped: Samples whose answer the first run changes, those that the second keeps first.
+        flipped_text: How many there are.
+    """
+
+    a: Side
+    b: Side
+    difference: str
+    cause: Picture | None
+    errors: Picture
+    flipped: tuple[Flipped, ...]
+    flipped_text: str
+
+
+def pair(
+    run_a: Run,
+    run_b: Run,
+    labels: tuple[str, str] = ("broken", "repaired"),
+    *,
+    change: str = "",
+    predicted: tuple[OutputEffects | None, OutputEffects | None] = (None, None),
+) -> Pair:
+    """Compare two runs of one model.
+
+    Args:
+        run_a: The first; the cause shown is that of its culprit.
+        run_b: The second.
+        labels: What to call them.
+        change: What the second does otherwise, in a few words; its recipe if empty.
+        predicted: What predictions say of their layers, where there are some.
+    """
+    effects = [
+        output_effects(run.report, run.sensitivities, known)
+        for run, known in zip((run_a, run_b), predicted, strict=True)
+    ]
+    culprit = find_culprit(run_a.report, run_a.sensitivities, predicted[0])
+    cause, why = None, describe_recipe(run_a.recipe)
+    names = {layer.name for layer in run_b.report.layers}
+    if culprit is not None and culprit.name in names:
+        layers = [run.report.layer(culprit.name) for run in (run_a, run_b)]
+        cause, why = cause_picture(layers[0], layers[1], labels), cause_sentence(layers[0])
+    series = [
+        Series(label, error_rows(run.report, known), known, mark)
+        for label, run, known, mark in zip(
+            labels, (run_a, run_b), effects, (BROKEN_MARK, REPAIRED_MARK), strict=True
+        )
+    ]
+    selected = None if culprit is None else culprit.name
+    figure = four_errors_figure(series, selected=selected, most=MOST_LAYERS)
+    flipped = flipped_samples(run_a.report.output, run_b.report.output)
+    change = change or describe_recipe(run_b.recipe)
+    return Pair(
+        a=_side(run_a, labels[0], why),
+        b=_side(run_b, labels[1], change),
+        difference=_difference(run_a.report.output, run_b.report.output, labels),
+        cause=cause,
+        errors=Picture(describe_four_errors(series), figure),
+        flipped=flipped[:MOST_FLIPPED],
+        flipped_text=_flipped_text(flipped, run_a.report.output, labels),
+    )
+
+
+def _side(run: Run, label: str, why: str) -> Side:
+    accuracy = _accuracy(run.report.output)
+    sentence = f"{why[:1].upper()}{why[1:]}: {accuracy}"
+    return Side(label, describe_recipe(run.recipe), accuracy, sentence)
+
+
+def _accuracy(output: OutputReport | None) -> str:
+    if output is None:
+        return "not evaluated"
+    if output.accuracy_quantized is not None:
+        return f"{share_text(output.accuracy_quantized, output.labelled_samples)} right"
+    return f"{share_text(output.top1_agreement, output.samples)} as float"
+
+
+def _difference(a: OutputReport | None, b: OutputReport | None, labels: tuple[str, str]) -> str:
+    if a is None or b is None or a.accuracy_quantized is None or b.accuracy_quantized is None:
+        return "The two cannot be compared by their right answers."
+    samples = min(a.labelled_samples, b.labelled_samples)
+    changed = None
+    if a.answers is not None and b.answers is not None and len(a.answers.quantized) == samples:
+        changed = sum(x != y for x, y in zip(a.answers.quantized, b.answers.quantized, strict=True))
+    change = compare_accuracy(a.accuracy_quantized, b.accuracy_quantized, samples, changed=changed)
+    return (
+        f"{labels[1].capitalize()} against {labels[0]}: {change_text(change)} on the same "
+        f"{plural(samples, 'test sample')}."
+    )
+
+
+def flipped_samples(a: OutputReport | None, b: OutputReport | None) -> tuple[Flipped, ...]:
+    """Return the samples that `a` answers otherwise than the float model, the telling ones first.
+
+    Those come first that the float model and `b` get right; of these each digit once, then again.
+    """
+    if a is None or b is None or a.answers is None or b.answers is None:
+        return ()
+    answers, others = a.answers, b.answers
+    if len(answers.quantized) != len(others.quantized):
+        return ()
+    found = [
+        Flipped(
+            place,
+            answers.labels[place] if answers.labels else None,
+            answers.float[place],
+            answers.quantized[place],
+            others.quantized[place],
+        )
+        for place in answers.flipped
+    ]
+    seen: dict[int, int] = {}
+    order = []
+    for sample in found:
+        right = sample.float_answer if sample.label is None else sample.label
+        is_telling = sample.float_answer == sample.b == right
+        seen[right] = seen.get(right, 0) + 1
+        order.append((not is_telling, seen[right], sample.place, sample))
+    return tuple(entry[-1] for entry in sorted(order, key=lambda entry: entry[:3]))
+
+
+def _flipped_text(
+    flipped: tuple[Flipped, ...], output: OutputReport | None, labels: tuple[str, str]
+) -> str:
+    if output is None or output.answers is None:
+        return "The answers to single samples were not kept."
+    total = len(output.answers.float)
+    if not flipped:
+        return f"{labels[0].capitalize()}: no answer of {total} changed."
+    kept = sum(1 for sample in flipped if sample.b == sample.float_answer)
+    return (
+        f"{labels[0].capitalize()}: {len(flipped)} of {total} answers changed. {kept} of them are "
+        f"the float model's again when {labels[1]}."
+    )

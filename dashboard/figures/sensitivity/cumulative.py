@@ -1,0 +1,292 @@
+"""The model step by step: the k least sensitive layers quantized, the others in float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.facts.accuracy import (
+    AccuracyChange,
+    changed_answers,
+    compare_accuracy,
+    share_interval,
+    share_text,
+)
+from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
+from dashboard.figures.kit.theme import (
+    ERROR,
+    ERROR_EDGE,
+    FLOAT,
+    HIGHLIGHT,
+    INT8,
+    INT8_EDGE,
+    NEUTRAL,
+    axis,
+    empty_figure,
+    new_figure,
+)
+from dashboard.words.formatting import format_accuracy, format_bytes, format_db, format_nats, plural
+from quant_engine.report import CumulativePoint, SensitivityReport
+
+TITLE = two_lines("Error and accuracy against model size", "the k least sensitive layers quantized")
+TITLE_OF_STEPS = two_lines(
+    "Error and accuracy step by step", "the inputs of the k least sensitive layers rounded"
+)
+
+
+def float_layers(report: SensitivityReport, kept: int) -> tuple[str, ...]:
+    """Return the `kept` most sensitive layers: those that the curve quantizes last."""
+    order = [point.layer for point in report.cumulative if point.layer]
+    return tuple(order[len(order) - kept :]) if kept > 0 else ()
+
+
+def point_with_float_layers(report: SensitivityReport, kept: int) -> CumulativePoint | None:
+    """Return the point of the curve at which `kept` layers are still float, or None."""
+    last = max((point.count for point in report.cumulative), default=0)
+    return next((p for p in report.cumulative if p.count == last - kept), None)
+
+
+def point_change(report: SensitivityReport, point: CumulativePoint) -> AccuracyChange | None:
+    """Compare a point's accuracy with float's on the same samples; None without labels."""
+    changed = changed_answers(point.top1_agreement, report.samples)
+    return compare_accuracy(report.accuracy_float, point.accuracy, report.samples, changed=changed)
+
+
+def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | None:
+    """Return the smallest model whose accuracy the samples do not show to be below float's.
+
+    All smaller steps of the curve are without such a loss too. None without labels.
+    """
+    best = None
+    for point in report.cumulative:
+        change = point_change(report, point)
+        if change is None or change.verdict == "worse":
+            break
+        best = point
+    return best
+
+
+def is_folded_first(report: SensitivityReport) -> bool:
+    """Whether the first step folds BatchNorms: the model shrinks by more than its layer saves."""
+    if len(report.cumulative) < 2:
+        return False
+    given, first = report.cumulative[:2]
+    saved = sum(x.float_bytes - x.quantized_bytes for x in report.layers if x.name == first.layer)
+    return given.model_bytes - first.model_bytes > saved
+
+
+def cumulative_figure(
+    report: SensitivityReport, *, is_log: bool = True, selected: str = "", kept: int | None = None
+) -> go.Figure:
+    """Return error above accuracy, both against the bytes of the model.
+
+    The float model stands left, everything quantized right. Where all models have the same bytes,
+    because only inputs are rounded, both stand against the number of layers. `customdata`
+    of a point is the layer that was quantized last.
+
+    Args:
+        report: A measurement with its curve.
+        is_log: Draw the KL divergence on a logarithmic axis, where 0 has no place.
+        selected: Layer to point out.
+        kept: Point out the model with this many layers in float.
+    """
+    points = report.cumulative
+    if not points:
+        return empty_figure(TITLE, "The curve was not measured.")
+    has_logits = any(point.kl_divergence is not None for point in points)
+    has_labels = any(point.accuracy is not None for point in points)
+    bottom, gap = (0.36, 0.46) if has_labels else (0.0, 0.0)
+    traces = [_error_trace(report, has_logits, is_log)]
+    layout: dict[str, Any] = {
+        "yaxis": axis(
+            "KL divergence (nats)" if has_logits else "Output SQNR (dB)",
+            domain=[gap, 1.0],
+            **(log_axis(traces[0]["y"]) if has_logits and is_log else {"exponentformat": "e"}),
+        ),
+    }
+    if has_labels:
+        traces.append(_accuracy_trace(report))
+        if report.accuracy_float is not None:
+            traces.append(_float_accuracy(points, report.accuracy_float))
+        layout["yaxis2"] = axis(
+            "Accuracy (%)", domain=[0.0, bottom], anchor="x", range=_accuracy_range(report)
+        )
+    traces += _marks(points, traces[0], selected, kept)
+    layout["xaxis"] = axis(
+        "Model size (float left, all quantized right)",
+        **BYTES_AXIS,
+        autorange="reversed",
+        anchor="y2" if has_labels else "y",
+    )
+    if not _has_bytes(points):
+        layout["xaxis"] |= axis("Layers with rounded inputs") | {
+            "autorange": True,
+            "tickformat": "d",
+            "ticksuffix": "",
+        }
+    title = TITLE if _has_bytes(points) else TITLE_OF_STEPS
+    return new_figure(title, traces=traces, height=520 if has_labels else 380, layout=layout)
+
+
+def describe_curve(report: SensitivityReport) -> str:
+    """Return the takeaway of the curve in a sentence."""
+    if not report.cumulative:
+        return "The curve was not measured."
+    first, last = report.cumulative[0], report.cumulative[-1]
+    text = (
+        f"From {format_bytes(first.model_bytes)} in float to {format_bytes(last.model_bytes)} with "
+        f"{plural(last.count, 'layer')} quantized."
+    )
+    best = most_quantized_without_loss(report)
+    if best is not None:
+        text += f" Up to {plural(best.count, 'layer')} the samples show no loss of accuracy."
+    return text
+
+
+def describe_point(point: CumulativePoint, samples: int) -> str:
+    """Return what a point's hover shows; it was measured on so many samples."""
+    head = f"{plural(point.count, 'layer')} quantized" if point.count else "the float model"
+    lines = [f"<b>{head}</b>"]
+    if point.layer:
+        lines.append(f"last one: {point.layer}")
+    lines.append(f"model: {format_bytes(point.model_bytes)}")
+    if point.kl_divergence is not None:
+        lines.append(f"KL divergence: {format_nats(point.kl_divergence)}")
+    lines.append(f"output SQNR: {format_db(point.sqnr_db)}")
+    if point.accuracy is not None:
+        lines.append(f"accuracy: {share_text(point.accuracy, samples)}")
+    return "<br>".join(lines)
+
+
+def _has_bytes(points: Sequence[CumulativePoint]) -> bool:
+    """Whether the models differ in their bytes."""
+    return len(points) == 1 or len({point.model_bytes for point in points}) > 1
+
+
+def _places(points: Sequence[CumulativePoint]) -> list[int]:
+    """Where the points stand: by bytes, or by the number of layers."""
+    has_bytes = _has_bytes(points)
+    return [point.model_bytes if has_bytes else point.count for point in points]
+
+
+def _points_trace(
+    report: SensitivityReport, values: Sequence[float | None], name: str
+) -> dict[str, Any]:
+    points = report.cumulative
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "showlegend": False,  # the axis says it
+        "x": _places(points),
+        "y": list(values),
+        "customdata": [point.layer for point in points],
+        "hovertext": [describe_point(point, report.samples) for point in points],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _error_trace(report: SensitivityReport, has_logits: bool, is_log: bool) -> dict[str, Any]:
+    def height(point: CumulativePoint) -> float | None:
+        value = point.kl_divergence if has_logits else point.sqnr_db
+        if value is None or not math.isfinite(value) or (has_logits and is_log and value <= 0):
+            return None
+        return value
+
+    name = "KL divergence" if has_logits else "Output SQNR"
+    return _points_trace(report, [height(point) for point in report.cumulative], name) | {
+        "line": {"color": ERROR},
+        "marker": {"color": ERROR, "size": 8, "line": {"color": ERROR_EDGE, "width": 1}},
+    }
+
+
+def _accuracy_trace(report: SensitivityReport) -> dict[str, Any]:
+    shares = [point.accuracy for point in report.cumulative]
+    values = [None if share is None else 100 * share for share in shares]
+    spans = [share_interval(share, report.samples) or (share, share) for share in shares]
+    return _points_trace(report, values, "accuracy of this mixed model, 95 % interval") | {
+        "showlegend": True,
+        "yaxis": "y2",
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [
+                None if share is None or high is None else 100 * (high - share)
+                for share, (_, high) in zip(shares, spans, strict=True)
+            ],
+            "arrayminus": [
+                None if share is None or low is None else 100 * (share - low)
+                for share, (low, _) in zip(shares, spans, strict=True)
+            ],
+            "color": NEUTRAL,
+            "thickness": 1.2,
+            "width": 3,
+        },
+        "line": {"color": INT8},
+        "marker": {
+            "color": INT8,
+            "size": 8,
+            "symbol": "square",
+            "line": {"color": INT8_EDGE, "width": 1},
+        },
+    }
+
+
+def _accuracy_range(report: SensitivityReport) -> list[float]:
+    """From the lowest interval to the highest, with room for markers; hardly above 100 %."""
+    shares = [point.accuracy for point in report.cumulative if point.accuracy is not None]
+    ends = [end for s in shares for end in (s, *(share_interval(s, report.samples) or ()))]
+    ends += [] if report.accuracy_float is None else [report.accuracy_float]
+    low, high = 100 * min(ends), 100 * max(ends)
+    margin = max(0.15 * (high - low), 0.25)
+    return [low - margin, min(high + margin, 100 + 0.5 * margin)]
+
+
+def _float_accuracy(points: Sequence[CumulativePoint], accuracy: float) -> dict[str, Any]:
+    places = _places(points)
+    ends = [max(places), min(places)]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"float accuracy: {format_accuracy(accuracy)}",
+        "x": ends,
+        "y": [100 * accuracy] * 2,
+        "yaxis": "y2",
+        "line": {"color": FLOAT, "dash": "dash", "width": 1.5},
+        "hoverinfo": "skip",
+    }
+
+
+def _marks(
+    points: Sequence[CumulativePoint], error: dict[str, Any], selected: str, kept: int | None
+) -> list[dict[str, Any]]:
+    """Rings around the step of the selected layer and around the chosen split."""
+    last = max(point.count for point in points)
+    places = _places(points)
+    rings = []
+    for index, point in enumerate(points):
+        for is_wanted, symbol, name in (
+            (bool(selected) and point.layer == selected, "circle-open", "selected layer"),
+            (kept is not None and point.count == last - kept, "diamond-open", "chosen split"),
+        ):
+            if is_wanted and error["y"][index] is not None:
+                rings.append(
+                    {
+                        "type": "scatter",
+                        "mode": "markers",
+                        "name": name,
+                        "x": [places[index]],
+                        "y": [error["y"][index]],
+                        "marker": {
+                            "symbol": symbol,
+                            "size": 20,
+                            "color": HIGHLIGHT,
+                            "line": {"width": 3, "color": HIGHLIGHT},
+                        },
+                        "hoverinfo": "skip",
+                    }
+                )
+    return rings

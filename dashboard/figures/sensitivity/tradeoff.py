@@ -1,0 +1,243 @@
+"""What one layer buys and costs, with the Pareto front.
+
+One at a time, bytes saved against error; with one layer left out, bytes given back against what
+sparing it gains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.ranking import RankedLayer, pareto_front
+from dashboard.figures.kit.axes import BYTES_AXIS, log_axis
+from dashboard.figures.kit.point_labels import point_labels
+from dashboard.figures.kit.theme import (
+    ERROR,
+    ERROR_EDGE,
+    HIGHLIGHT,
+    NEUTRAL,
+    empty_figure,
+    new_figure,
+)
+from dashboard.figures.sensitivity.ranking import describe_row
+from dashboard.words.formatting import format_bytes, plural, short_names
+from quant_engine.report import SensitivityReport
+
+
+def layer_front(
+    report: SensitivityReport, rows: Sequence[RankedLayer], metric: SensitivityMetric
+) -> tuple[int, ...]:
+    """Return the indices of the rows that no other row beats in both bytes and error.
+
+    One at a time, a good row saves much and errs little. Leaving one out, a good row gives little
+    back and gains much, which is to leave little error.
+    """
+    sign = -1 if report.direction == LEAVE_ONE_OUT else 1
+    return pareto_front([(sign * row.saved_bytes, metric.badness(row.value)) for row in rows])
+
+
+def describe_front(
+    report: SensitivityReport, rows: Sequence[RankedLayer], metric: SensitivityMetric
+) -> str:
+    """Return the takeaway of the trade-off in a sentence."""
+    front = [rows[i] for i in layer_front(report, rows, metric)]
+    if not front:
+        return "No layer has a value to show."
+    share = f"{len(front)} of {plural(len(rows), 'layer')}"
+    if any(row.gain is not None for row in rows):
+        best = max(front, key=lambda row: row.drawn[0])
+        return (
+            f"Keeping {best.name} in float gains most, {metric.format(best.drawn[0])} of "
+            f"{metric.label} for {format_bytes(best.saved_bytes)} given back; for {share} none "
+            "gains more with fewer bytes."
+        )
+    if report.direction == LEAVE_ONE_OUT:
+        return f"For {share} none leaves less {metric.label} with fewer bytes given back."
+    best = max(front, key=lambda row: row.saved_bytes)
+    return (
+        f"Quantizing {best.name} saves most, {format_bytes(best.saved_bytes)} at a "
+        f"{metric.label} of {metric.format(best.value)}; for {share} none saves more with less "
+        "harm."
+    )
+
+
+def tradeoff_figure(
+    report: SensitivityReport,
+    rows: Sequence[RankedLayer],
+    metric: SensitivityMetric,
+    *,
+    is_log: bool = False,
+    selected: str = "",
+) -> go.Figure:
+    """Return one point a layer, bytes saved against error, with the Pareto front as a line.
+
+    With one layer left out, bytes given back against what sparing it gains, which may be negative
+    and stands on a linear axis.
+
+    `customdata` of a point is the layer's name. Points that the axis cannot show (0 on a
+    logarithmic axis, an infinite SQNR) stand on its edge, as triangles.
+    """
+    is_left_out = report.direction == LEAVE_ONE_OUT
+    is_gain = any(row.gain is not None for row in rows)
+    what = f"what sparing a layer gains in {metric.label}" if is_gain else metric.label
+    title = f"Bytes {'given back' if is_left_out else 'saved'} against {what}"
+    if not rows:
+        return empty_figure(title, "No layer has a value to show.")
+    is_log = is_log and metric.allows_log and not is_gain
+    front = layer_front(report, rows, metric)
+    heights = _heights([row.drawn[0] for row in rows], is_log)
+    is_on_edge = [height != row.drawn[0] for height, row in zip(heights, rows, strict=True)]
+    on_front = [i for i in front if not is_on_edge[i]]
+    others = [i for i in range(len(rows)) if not is_on_edge[i] and i not in set(front)]
+    on_edge = [i for i in range(len(rows)) if is_on_edge[i]]
+    traces = [
+        _front_line(rows, heights, front),
+        _points(rows, heights, others, metric, "other layers"),
+        _points(rows, heights, on_front, metric, "on the front"),
+        _points(rows, heights, on_edge, metric, "beyond the axis"),
+        _selected_ring(rows, heights, selected),
+    ]
+    notes = point_labels(
+        [
+            (r.saved_bytes, math.log10(h) if is_log else h)
+            for r, h in zip(rows, heights, strict=True)
+        ],
+        short_names([row.name for row in rows], 22),
+        on_front[::-1],  # the largest saving first
+    )
+    return new_figure(
+        title,
+        "Bytes given back when the layer stays float"
+        if is_left_out
+        else "Bytes saved by quantizing the layer",
+        f"{metric.label} gained ({metric.unit})" if is_gain else metric.title,
+        traces=[trace for trace in traces if trace is not None],
+        height=440,
+        x_axis={**BYTES_AXIS, "range": _byte_range(rows)},
+        y_axis=log_axis(heights)
+        if is_log
+        else {"zeroline": True, "zerolinecolor": NEUTRAL, "exponentformat": "e"},
+        annotations=notes,
+    )
+
+
+def _heights(values: Sequence[float], is_log: bool) -> list[float]:
+    """Values as drawn: what the axis cannot show is put a little beyond the others."""
+    shown = [v for v in values if math.isfinite(v) and (not is_log or v > 0)]
+    low, high = (min(shown), max(shown)) if shown else (1.0, 1.0)
+    margin = 0.08 * (high - low) or 1.0
+    below = low / 3 if is_log else low - margin
+    above = high * 3 if is_log else high + margin
+
+    def place(value: float) -> float:
+        if value == math.inf:
+            return above
+        return below if value == -math.inf or (is_log and value <= 0) else value
+
+    return [place(value) for value in values]
+
+
+def _points(
+    rows: Sequence[RankedLayer],
+    heights: Sequence[float],
+    chosen: Sequence[int],
+    metric: SensitivityMetric,
+    name: str,
+) -> dict[str, Any] | None:
+    if not chosen:
+        return None
+    is_front = name == "on the front"
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [rows[i].saved_bytes for i in chosen],
+        "y": [heights[i] for i in chosen],
+        "customdata": [rows[i].name for i in chosen],
+        "hovertext": [describe_row(rows[i], metric) for i in chosen],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "marker": {
+            "color": ERROR,
+            "size": 13 if is_front else 9,
+            "symbol": [_symbol(rows[i].drawn[0], heights[i], is_front) for i in chosen],
+            "line": {"color": ERROR_EDGE, "width": 2 if is_front else 1},
+        },
+    }
+    drawn = [rows[i].drawn for i in chosen]
+    if name != "beyond the axis" and any(interval is not None for _, interval in drawn):
+        ends = [interval or (value, value) for value, interval in drawn]
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [
+                _reach(high - value) for (value, _), (_, high) in zip(drawn, ends, strict=True)
+            ],
+            "arrayminus": [
+                _reach(value - low) for (value, _), (low, _) in zip(drawn, ends, strict=True)
+            ],
+            "color": NEUTRAL,
+            "thickness": 1,
+            "width": 0,
+        }
+    return trace
+
+
+def _symbol(value: float, height: float, is_front: bool) -> str:
+    if value != height:
+        return "triangle-up" if value > height else "triangle-down"
+    return "diamond" if is_front else "circle"
+
+
+def _byte_range(rows: Sequence[RankedLayer]) -> list[float]:
+    """From 0, or from a layer that grew, with room for whole markers at both ends."""
+    low, high = min(0, *(row.saved_bytes for row in rows)), max(row.saved_bytes for row in rows)
+    margin = 0.05 * (high - low) or 1.0
+    return [low - margin, high + margin]
+
+
+def _reach(length: float) -> float:
+    return max(0.0, length) if math.isfinite(length) else 0.0
+
+
+def _front_line(
+    rows: Sequence[RankedLayer], heights: Sequence[float], front: Sequence[int]
+) -> dict[str, Any] | None:
+    if len(front) < 2:
+        return None
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "Pareto front: no layer is better in both",
+        "x": [rows[i].saved_bytes for i in front],
+        "y": [heights[i] for i in front],
+        "line": {"color": NEUTRAL, "width": 1.5, "dash": "dash"},
+        "hoverinfo": "skip",
+    }
+
+
+def _selected_ring(
+    rows: Sequence[RankedLayer], heights: Sequence[float], selected: str
+) -> dict[str, Any] | None:
+    names = short_names([row.name for row in rows], 24)
+    for row, name, height in zip(rows, names, heights, strict=True):
+        if row.name == selected:
+            return {
+                "type": "scatter",
+                "mode": "markers",
+                "name": f"selected: {name}",
+                "x": [row.saved_bytes],
+                "y": [height],
+                "marker": {
+                    "symbol": "circle-open",
+                    "size": 22,
+                    "color": HIGHLIGHT,
+                    "line": {"width": 3, "color": HIGHLIGHT},
+                },
+                "hoverinfo": "skip",
+            }
+    return None

@@ -1,0 +1,287 @@
+"""Why a layer breaks, before and after: channels against half a step, or values against codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.facts.causes import input_reach, loud_channels, zeros_of
+from dashboard.figures.kit.binning import bins_of
+from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, INT8_EDGE, axis, new_figure
+from dashboard.words.formatting import format_number, plural
+from quant_engine.report import LayerReport, TensorReport
+
+WEIGHT_CHANNELS = "weight channels"
+INPUT_CHANNELS = "input channels"
+WEIGHT_VALUES = "weight values"
+HEIGHT = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure and what it says in one or two sentences."""
+
+    text: str
+    figure: go.Figure
+
+
+def kind_of_cause(layer: LayerReport) -> str:
+    """Return what explains the layer's error best."""
+    zeros = zeros_of(layer.weight)
+    if zeros is not None and zeros.silent:
+        return WEIGHT_CHANNELS
+    if layer.input is not None and loud_channels(layer) is not None:
+        return INPUT_CHANNELS
+    return WEIGHT_VALUES
+
+
+def cause_sentence(layer: LayerReport) -> str:
+    """Return what breaks a layer in a few words, with its numbers."""
+    kind, zeros, loud = kind_of_cause(layer), zeros_of(layer.weight), loud_channels(layer)
+    if kind == INPUT_CHANNELS and loud is not None and layer.input is not None:
+        return f"{loud.sentence} in {layer.name}"
+    if zeros is not None and zeros.is_cause:
+        return f"in {layer.name}, {zeros.sentence}"
+    if layer.weight is not None:
+        used = layer.weight.codes.codes_used
+        return f"in {layer.name}, the weights have {plural(used, 'value')}"
+    return f"{layer.name} stays float"
+
+
+def cause_picture(
+    broken: LayerReport, repaired: LayerReport, labels: tuple[str, str], kind: str | None = None
+) -> Picture:
+    """Return the picture that shows why one layer breaks, and that the other does not.
+
+    Args:
+        broken: The layer in the run that goes wrong.
+        repaired: The same layer in the other run.
+        labels: What to call the two runs.
+        kind: "weight channels", "input channels" or "weight values"; if None, what explains
+            `broken`.
+    """
+    kind = kind or kind_of_cause(broken)
+    layers = (broken, repaired)
+    if kind == WEIGHT_VALUES:
+        return _values(layers, labels)
+    sides = [_side(layer, kind) for layer in layers]
+    noun = "weight" if kind == WEIGHT_CHANNELS else "input"
+    what = "output channel" if kind == WEIGHT_CHANNELS else "input channel"
+    title = f"{broken.name}: largest {noun} of each {what}, and half a step"
+    text = (
+        f"What lies below half a step becomes 0. {labels[0].capitalize()}: {sides[0].words}. "
+        f"{labels[1].capitalize()}: {sides[1].words}."
+    )
+    return Picture(text, channel_panels(title, sides, labels, what, f"Largest |{noun}|"))
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSide:
+    """Channels of one run: how far each reaches, and half a step of its grid (None: float)."""
+
+    reach: tuple[float, ...]
+    half_step: tuple[float, ...] | None
+    words: str
+
+    @property
+    def lost(self) -> set[int]:
+        """Channels that lie below half a step."""
+        if self.half_step is None:
+            return set()
+        pairs = enumerate(zip(self.reach, self.half_step, strict=True))
+        return {i for i, (reach, half) in pairs if reach <= half}
+
+
+def _side(layer: LayerReport, kind: str) -> ChannelSide:
+    if kind == WEIGHT_CHANNELS:
+        return weight_side(layer)
+    return input_side(layer)
+
+
+def weight_side(layer: LayerReport) -> ChannelSide:
+    """Return the output channels of a weight against its grid."""
+    tensor = layer.weight
+    if tensor is None or tensor.channels is None:
+        return ChannelSide((), None, "the weight stays float")
+    channels = tensor.channels
+    reach = tuple(max(abs(a), abs(b)) for a, b in zip(channels.lo, channels.hi, strict=True))
+    zeros = zeros_of(tensor)
+    words = zeros.sentence if zeros is not None else f"{plural(len(reach), 'channel')}"
+    scales = tensor.scale if len(tensor.scale) == len(reach) else tensor.scale[:1] * len(reach)
+    return ChannelSide(reach, tuple(scale / 2 for scale in scales), words)
+
+
+def input_side(layer: LayerReport) -> ChannelSide:
+    """Return the channels of a layer's input against its grid."""
+    reach, tensor = input_reach(layer), layer.input
+    if tensor is None:
+        return ChannelSide(reach, None, "the inputs stay float, every channel keeps its values")
+    step = max(tensor.scale)
+    alive = sorted(value for value in reach if value > 0)
+    middle = alive[len(alive) // 2] if alive else 0.0
+    reaches = format_number(middle / step, 2) if step else "0"
+    words = f"the median channel reaches {reaches} of {tensor.scheme.qmax} steps"
+    return ChannelSide(reach, (step / 2,) * len(reach), words)
+
+
+def channel_panels(
+    title: str, sides: Sequence[ChannelSide], labels: Sequence[str], what: str, y_title: str
+) -> go.Figure:
+    """Return one panel a run: each channel a mark, widest first, and the line of half a step."""
+    order = sorted(range(len(sides[0].reach)), key=lambda i: -sides[0].reach[i])
+    seen = [v for side in sides for v in (*side.reach, *(side.half_step or ())) if v > 0]
+    low, high = min(seen, default=0.1) / 2, max(seen, default=1.0) * 2
+    traces: list[dict[str, Any]] = []
+    for index, side in enumerate(sides):
+        traces += _panel(side, order, index, low)
+    width = (1 - 0.06 * (len(sides) - 1)) / len(sides)
+    layout: dict[str, Any] = {}
+    notes = []
+    for index, label in enumerate(labels):
+        domain = [index * (width + 0.06), index * (width + 0.06) + width]
+        name = "" if not index else str(index + 1)
+        layout[f"xaxis{name}"] = axis(f"{what.capitalize()} (widest first)", domain=domain)
+        layout[f"yaxis{name}"] = axis(
+            y_title if not index else "",
+            type="log",
+            range=[math.log10(low), math.log10(high)],
+            anchor=f"x{name}",
+            dtick=1,
+            exponentformat="power",
+        )
+        notes.append(_panel_title(f"<b>{label.capitalize()}</b>", domain))
+    return new_figure(
+        title,
+        traces=traces,
+        height=HEIGHT,
+        annotations=notes,
+        layout={**layout, "margin": {"l": 64, "r": 16, "t": 84, "b": 44}},
+    )
+
+
+def _panel_title(text: str, domain: list[float]) -> dict[str, Any]:
+    return {
+        "text": text,
+        "xref": "paper",
+        "yref": "paper",
+        "x": domain[0],
+        "xanchor": "left",
+        "y": 1.0,
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 14},
+    }
+
+
+def _panel(side: ChannelSide, order: list[int], index: int, low: float) -> list[dict[str, Any]]:
+    name = "" if not index else str(index + 1)
+    axes = {"xaxis": f"x{name}", "yaxis": f"y{name}"}
+    lost = side.lost
+    groups = (
+        ("kept", [i for i in order if i not in lost], {"color": FLOAT, "symbol": "circle"}),
+        ("became 0", [i for i in order if i in lost], {"color": CLIPPED, "symbol": "x"}),
+    )
+    place = {channel: rank for rank, channel in enumerate(order, start=1)}
+    traces: list[dict[str, Any]] = [
+        {
+            **axes,
+            "type": "scatter",
+            "mode": "markers",
+            "name": text,
+            "legendgroup": text,
+            "showlegend": not index and bool(channels),
+            "x": [place[i] for i in channels],
+            "y": [max(side.reach[i], low) for i in channels],
+            "customdata": [[i] for i in channels],
+            "marker": {**mark, "size": 8},
+            "hovertemplate": "channel %{customdata[0]}: %{y:.3g}<extra></extra>",
+        }
+        for text, channels, mark in groups
+    ]
+    if side.half_step is not None:
+        steps = [side.half_step[i] for i in order]
+        traces.append(
+            {
+                **axes,
+                "type": "scatter",
+                "mode": "lines",
+                "name": "half a step",
+                "legendgroup": "half a step",
+                "showlegend": not index,
+                "x": list(range(1, len(order) + 1)),
+                "y": steps,
+                "line": {"color": INT8, "width": 2.5, "dash": "dash"},
+                "hovertemplate": "half a step: %{y:.3g}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def _values(layers: Sequence[LayerReport], labels: Sequence[str]) -> Picture:
+    title = f"Weights of {layers[0].name} and the values they became"
+    traces: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {"barmode": "overlay"}
+    notes, words = [], []
+    for index, (layer, label) in enumerate(zip(layers, labels, strict=True)):
+        name = "" if not index else str(index + 1)
+        domain = [0.53 * index, 0.53 * index + 0.47]
+        layout[f"xaxis{name}"] = axis("Weight", domain=domain)
+        layout[f"yaxis{name}"] = axis(
+            "Share of the weights" if not index else "", anchor=f"x{name}"
+        )
+        notes.append(_panel_title(f"<b>{label.capitalize()}</b>", domain))
+        if layer.weight is None:
+            words.append(f"{label.capitalize()}: the weight stays float.")
+            continue
+        traces += _value_bars(layer.weight, index)
+        levels = layer.weight.codes.codes_used
+        zeros = zeros_of(layer.weight)
+        lost = "" if zeros is None else f"; {zeros.sentence}"
+        words.append(f"{label.capitalize()}: {plural(levels, 'value')} a scale{lost}.")
+    figure = new_figure(
+        title,
+        traces=traces,
+        height=HEIGHT,
+        annotations=notes,
+        layout={**layout, "margin": {"l": 64, "r": 16, "t": 84, "b": 44}},
+    )
+    return Picture(" ".join(words), figure)
+
+
+def _value_bars(tensor: TensorReport, index: int) -> list[dict[str, Any]]:
+    name = "" if not index else str(index + 1)
+    histogram = tensor.values
+    bins = bins_of(histogram.lo, histogram.hi, histogram.float_counts)
+    total = max(1, sum(histogram.float_counts))
+    common = {
+        "type": "bar",
+        "xaxis": f"x{name}",
+        "yaxis": f"y{name}",
+        "showlegend": not index,
+        "x": [b.center for b in bins],
+    }
+    width = (histogram.hi - histogram.lo) / max(1, len(bins))
+    return [
+        {
+            **common,
+            "name": "float",
+            "legendgroup": "float",
+            "y": [count / total for count in histogram.float_counts],
+            "width": width,
+            "marker": {"color": FLOAT, "line": {"width": 0}},
+            "hovertemplate": "float %{x:.3g}: %{y:.1%}<extra></extra>",
+        },
+        {
+            **common,
+            "name": "quantized",
+            "legendgroup": "quantized",
+            "y": [count / total for count in histogram.quantized_counts],
+            "width": width * 0.6,
+            "marker": {"color": INT8, "line": {"width": 0.5, "color": INT8_EDGE}},
+            "hovertemplate": "quantized %{x:.3g}: %{y:.1%}<extra></extra>",
+        },
+    ]

@@ -1,0 +1,101 @@
+"""How often each integer code occurs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.figures.kit.spikes import count_axis
+from dashboard.figures.kit.theme import (
+    CLIPPED,
+    CLIPPED_EDGE,
+    INT8,
+    INT8_EDGE,
+    label,
+    new_figure,
+    vertical_line,
+)
+from dashboard.words.formatting import format_count, format_percent
+from quant_engine.report import TensorReport
+
+
+def end_code_share(tensor: TensorReport) -> float:
+    """Return the share of values, 0 to 1, that got the smallest or the largest code."""
+    counts = tensor.codes.counts
+    total = sum(counts)
+    return (counts[0] + counts[-1]) / total if total else 0.0
+
+
+def code_usage(
+    tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
+) -> go.Figure:
+    """Return one bar for each code; the two end codes, where clipped values land, stand out.
+
+    Each batch of a dynamic input has a zero point of its own: the smallest and largest are marked.
+
+    Args:
+        tensor: The weight or input.
+        subject: What the values are; begins the title.
+        is_log: Whether counts stand on a logarithmic axis.
+    """
+    codes = tensor.codes
+    first, last = codes.qmin, codes.qmin + len(codes.counts) - 1
+    inner = [
+        (code, count) for code, count in enumerate(codes.counts, start=first) if first < code < last
+    ]
+    ends = [(first, codes.counts[0]), (last, codes.counts[-1])]
+    traces = [_bars("values", inner, is_end=False)]
+    clips = not tensor.is_dynamic
+    name = "end codes: clipped values land here" if clips else "end codes: extremes of a batch"
+    traces.append(_bars(name, ends, is_end=True, is_clipped=clips))
+    y_axis, cuts = count_axis(is_log, [*inner, *ends])
+    shapes, notes = [], []
+    zeros = sorted(set(tensor.zero_point))
+    if len(zeros) == 1 or tensor.is_dynamic:
+        shapes += [vertical_line(zero) for zero in zeros]
+        is_right = zeros[-1] > (first + last) / 2
+        at, anchor = (zeros[0], "right") if is_right else (zeros[-1], "left")
+        height = 0.9 if cuts else 1.0
+        text = f" zero point {' to '.join(map(str, zeros))} "
+        notes.append(label(at, text, anchor=anchor, y=height))
+    margin = 0.012 * len(codes.counts) + 0.5
+    used = f"{format_count(codes.codes_used)} of {format_count(len(codes.counts))} used"
+    return new_figure(
+        f"{subject}: values with each code ({used})",
+        f"Integer code, {first} to {last}",
+        "Values with this code (count)",
+        traces=traces,
+        x_axis={"range": [first - margin, last + margin]},
+        y_axis=y_axis,
+        shapes=shapes,
+        annotations=[*notes, *cuts],
+        layout={"barmode": "overlay"},
+    )
+
+
+def _bars(
+    name: str, bars: list[tuple[int, int]], *, is_end: bool, is_clipped: bool = False
+) -> dict[str, Any]:
+    marker: dict[str, Any] = {"color": INT8, "line": {"width": 0.4, "color": INT8_EDGE}}
+    if is_end:
+        color, edge = (CLIPPED, CLIPPED_EDGE) if is_clipped else (INT8, INT8_EDGE)
+        marker = {"color": color, "line": {"width": 1, "color": edge}}
+    return {
+        "type": "bar",
+        "name": name,
+        "x": [code for code, _ in bars],
+        "y": [count for _, count in bars],
+        "width": 1,
+        "marker": marker,
+        "hovertemplate": "code %{x}: %{y:,} values<extra></extra>",
+    }
+
+
+def describe_codes(tensor: TensorReport) -> str:
+    """Return the takeaway of `code_usage` in one sentence."""
+    codes = tensor.codes
+    return (
+        f"{codes.codes_used} of {len(codes.counts)} codes are used; "
+        f"{format_percent(end_code_share(tensor))} of the values have an end code."
+    )

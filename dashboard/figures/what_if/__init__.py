@@ -1,0 +1,1 @@
+"""Configurations: bytes against error, prediction against runs."""

@@ -1,0 +1,364 @@
+"""Bytes of a model against what its quantization is predicted to do to the output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.data.prediction import Configuration, Prediction
+from dashboard.facts.accuracy import answers_text, changed_answers
+from dashboard.facts.configurations import _without_unit, format_harm
+from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
+from dashboard.figures.kit.point_labels import point_labels
+from dashboard.figures.kit.theme import (
+    CLIPPED,
+    ERROR,
+    ERROR_EDGE,
+    GOOD,
+    HIGHLIGHT,
+    INT8,
+    INT8_EDGE,
+    NEUTRAL,
+    TEXT,
+    new_figure,
+)
+from dashboard.words.formatting import format_bytes, format_number
+from quant_engine.variants import FLOAT_OPTION
+
+FRONTIER = "frontier"
+BEYOND = "frontier, not reliable"
+UNIFORM = "the same bits for all"
+RUN = "run shown"
+CURRENT = "this configuration"
+OTHER = "tried before"
+
+_EDGE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChartPoint:
+    """A configuration in the chart.
+
+    Attributes:
+        group: Why it is there.
+        name: What to call it.
+        text: The configuration, one letter a layer.
+        model_bytes: Its bytes.
+        predicted: Predicted KL divergence in nats, or NMSE.
+        measured: The same, measured; None where it was not run.
+        interval: 95 % interval of what was measured; None where it is not known.
+        changed: Answers that are no longer the float model's, of all samples: measured, else
+            predicted; None for an output without classes.
+        samples: Samples that it is about.
+    """
+
+    group: str
+    name: str
+    text: str
+    model_bytes: int
+    predicted: float
+    measured: float | None = None
+    interval: tuple[float, float] | None = None
+    changed: int | None = None
+    samples: int = 0
+
+
+def chart_points(
+    prediction: Prediction, current: Configuration, own: Configuration
+) -> tuple[ChartPoint, ...]:
+    """Return everything the chart shows, the current configuration last."""
+    named: list[tuple[str, str, dict[str, str]]] = [
+        (FRONTIER, "on the frontier", point.as_dict()) for point in prediction.frontier.points
+    ]
+    for option, letter in prediction.letters.items():
+        name = "all float" if option == FLOAT_OPTION else f"all {letter} bits"
+        named.append((UNIFORM, name, prediction.uniform(option)))
+    known = {prediction.to_text(configuration) for *_, configuration in named}
+    for run in prediction.measured:
+        if prediction.to_text(run.as_dict()) not in known:
+            named.append((OTHER, OTHER, run.as_dict()))
+    named += [(RUN, RUN, dict(own)), (CURRENT, CURRENT, dict(current))]
+    points = []
+    for group, name, configuration in named:
+        score = prediction.score(configuration)
+        measured = prediction.measured_score(configuration)
+        agreement = (measured or score).top1_agreement
+        points.append(
+            ChartPoint(
+                group,
+                name,
+                prediction.to_text(configuration),
+                score.size.model_bytes,
+                score.harm,
+                None if measured is None else measured.harm,
+                None if measured is None else measured.harm_interval,
+                changed_answers(agreement, prediction.response.report.samples),
+                prediction.response.report.samples,
+            )
+        )
+    return tuple(points)
+
+
+def frontier_figure(
+    points: Sequence[ChartPoint], harm: str, *, limit: float = math.inf
+) -> go.Figure:
+    """Return bytes against predicted harm, with measured values joined to their predictions.
+
+    `customdata` of a point is its configuration as text. What is predicted not to change the
+    output at all, such as the float model, stands on the lower edge. Where predictions do not hold,
+    the ground is shaded and the frontier grey.
+
+    Args:
+        points: What to show.
+        harm: What is predicted, with its unit.
+        limit: Largest predicted harm up to which predictions hold on this model.
+    """
+    place = _placing(points)
+    uniform = [number for number, point in enumerate(points) if point.group == UNIFORM]
+    notes = point_labels(
+        [(p.model_bytes, math.log10(place(p.predicted))) for p in points],
+        [p.name.removeprefix("all ") for p in points],
+        uniform[:0:-1] + uniform[:1],
+        most=len(uniform),
+    )
+    detail = f"predicted {harm}" if limit > 0 else f"predicted {harm}, not reliable here"
+    ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
+    traces = _traces(points, harm, place, limit)
+    return new_figure(
+        two_lines("Bytes against harm", detail),
+        "Bytes of the model (1 kB = 1,000 bytes)",
+        harm[0].upper() + harm[1:],
+        traces=[t for t in traces if t["x"]],
+        height=520,
+        x_axis=dict(BYTES_AXIS),
+        y_axis=log_axis(ends),
+        annotations=notes,
+        shapes=[untrusted_ground(limit, ends)] if max(ends, default=0.0) > limit else [],
+    )
+
+
+def _placing(points: Sequence[ChartPoint]) -> Callable[[float], float]:
+    """Return where a value stands on the axis: zero and infinity on its edges."""
+    values = [v for p in points for v in (p.predicted, p.measured) if v and math.isfinite(v)]
+    low, high = min(values, default=1.0) / _EDGE, max(values, default=1.0) * _EDGE
+
+    def place(value: float) -> float:
+        return high if value == math.inf else max(value, low)
+
+    return place
+
+
+def _traces(
+    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float], limit: float
+) -> list[dict[str, Any]]:
+    def trace(
+        group: str, mode: str, marker: dict[str, Any], name: str = "", **more: Any
+    ) -> dict[str, Any]:
+        chosen = [point for point in points if point.group == group]
+        if group == FRONTIER:
+            chosen = [p for p in chosen if (p.predicted > limit) == (name == BEYOND)]
+        return {
+            "type": "scatter",
+            "mode": mode,
+            "name": name or group,
+            "x": [p.model_bytes for p in chosen],
+            "y": [place(p.predicted) for p in chosen],
+            "customdata": [p.text for p in chosen],
+            "hovertext": [_describe(p, harm) for p in chosen],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "marker": marker,
+            "cliponaxis": False,
+            **more,
+        }
+
+    edge = {"width": 1, "color": ERROR_EDGE}
+    return [
+        trace(
+            FRONTIER,
+            "lines+markers",
+            {"color": ERROR, "size": 9, "line": edge},
+            line={"color": ERROR, "width": 2},
+        ),
+        trace(
+            FRONTIER,
+            "lines+markers",
+            {"color": NEUTRAL, "size": 8, "symbol": "circle-open"},
+            BEYOND,
+            line={"color": NEUTRAL, "width": 1.5, "dash": "dot"},
+        ),
+        trace(
+            UNIFORM,
+            "markers",
+            {
+                "color": INT8,
+                "size": 11,
+                "symbol": "diamond",
+                "line": {"width": 1, "color": INT8_EDGE},
+            },
+        ),
+        trace(OTHER, "markers", {"color": NEUTRAL, "size": 9}),
+        *_measured_traces(points, harm, place),
+        trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
+        trace(
+            CURRENT,
+            "markers",
+            {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
+        ),
+    ]
+
+
+def _measured_traces(
+    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float]
+) -> list[dict[str, Any]]:
+    """Return measured values, and the lines from the predictions to them."""
+    run = [point for point in points if point.measured is not None]
+    joints: dict[str, list[float | None]] = {"x": [], "y": []}
+    for point in run:
+        joints["x"] += [point.model_bytes, point.model_bytes, None]
+        joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "predicted to measured",
+            "x": joints["x"],
+            "y": joints["y"],
+            "line": {"color": GOOD, "width": 1.5},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "measured",
+            "x": [p.model_bytes for p in run],
+            "y": [place(p.measured or 0.0) for p in run],
+            "customdata": [p.text for p in run],
+            "hovertext": [_describe(p, harm) for p in run],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "marker": {"color": GOOD, "size": 9, "symbol": "x-thin", "line": _line(GOOD, 2)},
+            "error_y": _whiskers(run, place),
+        },
+    ]
+
+
+def untrusted_ground(
+    limit: float, ends: Sequence[float], *, is_left: bool = False
+) -> dict[str, Any]:
+    """Return a shape: the ground beyond where predictions hold, up to the largest of `ends`."""
+    return {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": limit or min(ends),
+        "y1": max(ends) * 1.5,
+        "line": {"width": 0},
+        "fillcolor": NEUTRAL,
+        "opacity": 0.16,
+        "layer": "below",
+        "label": {
+            "text": f"predictions do not hold above {format_number(limit)}"
+            if limit
+            else "predictions do not hold here",
+            "textposition": "top left" if is_left else "top right",
+            "font": {"size": 12},
+        },
+    }
+
+
+def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any]]:
+    """Return the numbers of the figure, one row a point."""
+    column = "kl_divergence_nats" if harm.startswith("KL") else "output_nmse"
+    return [
+        {
+            "what": point.group,
+            "name": point.name,
+            "configuration": point.text,
+            "model_bytes": point.model_bytes,
+            f"predicted_{column}": point.predicted,
+            f"measured_{column}": point.measured,
+            f"measured_{column}_low": point.interval and point.interval[0],
+            f"measured_{column}_high": point.interval and point.interval[1],
+        }
+        for point in points
+    ]
+
+
+def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
+    """Return the takeaway of the figure in a sentence or two.
+
+    What was measured is compared with what was measured, else predictions with each other.
+    """
+    frontier = [point for point in points if point.group == FRONTIER]
+    (current,) = [point for point in points if point.group == CURRENT]
+    run = [point for point in frontier if point.measured is not None]
+    is_measured = current.measured is not None and bool(run)
+    text = f"{format_bytes(current.model_bytes)}: {_result(current, harm)}."
+    rivals = [
+        (value, point)
+        for point in (run if is_measured else frontier)
+        for value in [point.measured if is_measured else point.predicted]
+        if value is not None and point.model_bytes <= current.model_bytes
+    ]
+    own = current.measured if is_measured else current.predicted
+    better = [(value, point) for value, point in rivals if value < 0.95 * (own or 0.0)]
+    kind = "measured" if is_measured else "predicted"
+    if not better:
+        return f"{text} Nothing {kind} on the frontier is both smaller and better."
+    value, best = min(better, key=lambda pair: pair[0])
+    return (
+        f"{text} On the frontier {format_bytes(best.model_bytes)} do better, {kind}: "
+        f"{format_harm(value, harm, 2)} against {format_harm(own or 0.0, harm, 2)}."
+    )
+
+
+def _result(point: ChartPoint, harm: str) -> str:
+    """What a configuration does: changed answers first, then the harm, and where it is from."""
+    kind = "predicted" if point.measured is None else "measured"
+    value = point.predicted if point.measured is None else point.measured
+    number = f"{kind} {_without_unit(harm)} {format_harm(value, harm, 2)}"
+    if point.changed is None:
+        return number
+    return f"{answers_text(point.changed, point.samples)} ({number})"
+
+
+def _whiskers(run: Sequence[ChartPoint], place: Callable[[float], float]) -> dict[str, Any]:
+    """Return the intervals of measured points, kept inside the figure."""
+    above, below = [], []
+    for point in run:
+        middle = place(point.measured or 0.0)
+        low, high = point.interval or (middle, middle)
+        above.append(max(place(high) - middle, 0.0))
+        below.append(max(middle - place(low), 0.0))
+    return {
+        "type": "data",
+        "array": above,
+        "arrayminus": below,
+        "color": GOOD,
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
+def _line(color: str, width: float) -> dict[str, Any]:
+    return {"color": color, "width": width}
+
+
+def _describe(point: ChartPoint, harm: str) -> str:
+    measured = "not run" if point.measured is None else format_harm(point.measured, harm)
+    if point.interval is not None:
+        low, high = (format_number(edge) for edge in point.interval)
+        measured += f" (95 %: {low} to {high})"
+    return "<br>".join(
+        (
+            f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
+            f"measured {_without_unit(harm)}: {measured}",
+            f"predicted: {format_harm(point.predicted, harm)}",
+            "click to try it",
+        )
+    )

@@ -1,0 +1,132 @@
+"""Predicted against measured, on the very model: how far a prediction can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.data.prediction import Prediction
+from dashboard.facts.configurations import format_harm
+from dashboard.figures.kit.axes import log_axis, two_lines
+from dashboard.figures.kit.theme import (
+    ERROR,
+    ERROR_EDGE,
+    GOOD,
+    INT8,
+    INT8_EDGE,
+    NEUTRAL,
+    empty_figure,
+)
+from dashboard.figures.kit.theme import new_figure as _new_figure
+from dashboard.figures.what_if.frontier import untrusted_ground
+from quant_engine.report import AgreementPoint, ConfigurationPoint
+from quant_engine.variants import FLOAT_OPTION
+
+SINGLE = "one layer under one option"
+RANDOM = "random configurations"
+RUN = "run from this page"
+
+
+def trust_figure(prediction: Prediction, harm: str, *, limit: float = math.inf) -> go.Figure:
+    """Return predicted against measured; on the dotted line the prediction is right.
+
+    `customdata` of a point is its configuration as text. Above `limit`, up to which predictions
+    hold, the ground is shaded.
+    """
+    agreement = prediction.response.agreement
+    title = two_lines("Predicted against measured", harm)
+    groups = [
+        (SINGLE, list(agreement.single_points), ERROR, ERROR_EDGE, "circle", 8),
+        (RANDOM, list(agreement.random_points), INT8, INT8_EDGE, "diamond", 10),
+        (RUN, [_as_point(p) for p in prediction.measured], GOOD, GOOD, "x-thin", 9),
+    ]
+    shown = {name: [p for p in points if _can_show(p)] for name, points, *_ in groups}
+    values = [v for points in shown.values() for p in points for v in (p.predicted, p.measured)]
+    if not values:
+        return empty_figure(title, "No configuration moved the output, so nothing compares.")
+    ends = [min(values) / 2, max(values) * 2]
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "predicted = measured",
+            "x": ends,
+            "y": ends,
+            "line": {"color": NEUTRAL, "dash": "dot", "width": 1.5},
+            "hoverinfo": "skip",
+        }
+    ]
+    for name, _, color, edge, symbol, size in groups:
+        if not shown[name]:
+            continue
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": [p.measured for p in shown[name]],
+                "y": [p.predicted for p in shown[name]],
+                "customdata": [prediction.to_text(dict(p.configuration)) for p in shown[name]],
+                "hovertext": [_describe(p, name, harm) for p in shown[name]],
+                "hovertemplate": "%{hovertext}<extra></extra>",
+                "marker": {
+                    "color": color,
+                    "size": size,
+                    "symbol": symbol,
+                    "line": {"color": edge, "width": 2 if symbol == "x-thin" else 1},
+                },
+            }
+        )
+    axis = log_axis(ends)
+    return _new_figure(
+        title, f"Measured {harm}", f"Predicted {harm}", traces=traces, height=460, x_axis=axis,
+        y_axis=axis,
+        shapes=[untrusted_ground(limit, ends, is_left=True)] if max(ends) > limit else [],
+    )  # fmt: skip
+
+
+def trust_rows(prediction: Prediction) -> list[dict[str, Any]]:
+    """Return the numbers of the figure, one row a configuration."""
+    agreement = prediction.response.agreement
+    groups = (
+        (SINGLE, agreement.single_points),
+        (RANDOM, agreement.random_points),
+        (RUN, tuple(_as_point(p) for p in prediction.measured)),
+    )
+    return [
+        {
+            "what": name,
+            "configuration": prediction.to_text(dict(point.configuration)),
+            "predicted": point.predicted,
+            "measured": point.measured,
+        }
+        for name, points in groups
+        for point in points
+    ]
+
+
+def _as_point(point: ConfigurationPoint) -> AgreementPoint:
+    measured = math.nan if point.measured is None else point.measured.harm
+    return AgreementPoint(point.configuration, point.predicted.harm, measured)
+
+
+def _can_show(point: AgreementPoint) -> bool:
+    return all(v > 0 and math.isfinite(v) for v in (point.predicted, point.measured))
+
+
+def _describe(point: AgreementPoint, name: str, harm: str) -> str:
+    layers: Sequence[tuple[str, str]] = [
+        pair for pair in point.configuration if pair[1] != FLOAT_OPTION
+    ]
+    what = f"{layers[0][0]}: {layers[0][1]}" if len(layers) == 1 else name
+    return "<br>".join(
+        (
+            f"<b>{what}</b>",
+            f"predicted {format_harm(point.predicted, harm)}",
+            f"measured {format_harm(point.measured, harm)}",
+            "click to try it",
+        )
+    )

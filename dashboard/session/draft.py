@@ -1,0 +1,139 @@
+"""The settings that somebody is choosing, before they are run.
+
+The draft begins as what was asked for last, and begins anew whenever something else is asked for
+(a link, a stored result, "exclude these and re-run"). Its version is part of the form's widget
+keys, so that a new beginning also resets the widgets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from dashboard.data.links import override_to_text
+from dashboard.data.settings import (
+    Settings,
+    params_from_text,
+    settings_from_params,
+    settings_to_text,
+)
+from dashboard.session import run_state
+from dashboard.session.link_widgets import DRAFT_KEY
+from dashboard.session.notices import add_notice
+from dashboard.work import service
+from quant_engine.scheme import LayerScheme, Overrides, Recipe
+
+_DRAFT = "draft_settings"
+_BASE = "draft_base_id"
+_START = "draft_start"
+_VERSION = "draft_version"
+_LINK_READ = "draft_link_read"
+
+LayerBits = tuple[int, int | None]
+"""Bits of a layer's weight and of its input; None where the input stays as the recipe says."""
+
+
+def current_draft() -> Settings:
+    """Return the draft, begun anew if something else was asked for since."""
+    wanted = run_state.wanted_settings()
+    draft: Settings | None = st.session_state.get(_DRAFT)
+    if draft is None or st.session_state.get(_BASE) != wanted.run_id:
+        st.session_state[_BASE] = wanted.run_id
+        if draft is None or draft != wanted:
+            set_draft(wanted)
+            return wanted
+    return draft
+
+
+def set_draft(settings: Settings) -> None:
+    """Begin a draft with these settings; the form's widgets follow."""
+    st.session_state[_DRAFT] = st.session_state[_START] = settings
+    st.session_state[_VERSION] = draft_version() + 1
+
+
+def follow_draft_link() -> None:
+    """Begin with the draft that a link names; before the form of a page is drawn."""
+    text = st.query_params.get(DRAFT_KEY, "")
+    if _LINK_READ in st.session_state or not text:
+        return
+    st.session_state[_LINK_READ] = True
+    settings, notices = settings_from_params(
+        params_from_text(text), service.model_names(), service.layer_names
+    )
+    for notice in notices:
+        add_notice(notice)
+    if settings is not None:
+        st.session_state[_BASE] = run_state.wanted_settings().run_id
+        set_draft(settings)
+
+
+def write_draft_link(settings: Settings) -> None:
+    """Draw the hidden field that holds what the form says in the link, where it was not run."""
+    st.session_state[_LINK_READ] = True
+    is_run = settings.run_id == run_state.wanted_settings().run_id
+    st.session_state[DRAFT_KEY] = "" if is_run else settings_to_text(settings)
+    with st.container(key="link_state_draft"):
+        st.text_input("Settings in the link", key=DRAFT_KEY, bind="query-params")
+
+
+def draft_start(form_key: str) -> Settings:
+    """Return what the form's widgets begin with; it stays the same while they are changed.
+
+    Args:
+        form_key: Key of one of the form's widgets, without its version. Where that widget is gone,
+            because another page was shown in between, the form begins with the draft as it is.
+    """
+    if versioned(form_key) not in st.session_state:
+        st.session_state[_START] = current_draft()
+    start: Settings = st.session_state[_START]
+    return start
+
+
+def keep_draft(settings: Settings) -> None:
+    """Note what the form's widgets say now."""
+    st.session_state[_DRAFT] = settings
+
+
+def draft_version() -> int:
+    """Return a number that changes whenever the form begins anew."""
+    version: int = st.session_state.get(_VERSION, 0)
+    return version
+
+
+def versioned(name: str) -> str:
+    """Return the key of a form widget."""
+    return f"draft_{name}_{draft_version()}"
+
+
+def bits_of_override(scheme: LayerScheme, recipe: Recipe) -> LayerBits | None:
+    """Return a layer's own bits if nothing but its bits differs from the recipe, else None.
+
+    Example:
+        >>> recipe = Recipe.default().with_layer_bits("stem", 4)
+        >>> bits_of_override(recipe.overrides["stem"], recipe)
+        (4, None)
+    """
+    words = override_to_text("x", scheme, recipe).split(":")[1:]
+    if not all(word.isdigit() for word in words):
+        return None
+    return int(words[0]), int(words[1]) if len(words) > 1 else None
+
+
+def with_layer_bits(recipe: Recipe, bits: dict[str, LayerBits], base: Recipe) -> Recipe:
+    """Return the recipe in which the layers of `bits` have their own bits.
+
+    Args:
+        recipe: Gets the overrides.
+        bits: Own bits by layer.
+        base: Where overrides of `recipe` come from that are more than bits; those stay.
+    """
+    plain = LayerScheme(recipe.weight, recipe.activation)
+    kept = {
+        name: scheme
+        for name, scheme in base.overrides.items()
+        if bits_of_override(scheme, base) is None and name not in bits
+    }
+    own = {name: plain.with_bits(*pair) for name, pair in bits.items()}
+    changed = {name: scheme for name, scheme in own.items() if scheme != plain}
+    return replace(recipe, overrides=Overrides({**kept, **changed}))

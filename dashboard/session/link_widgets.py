@@ -1,0 +1,77 @@
+"""The widgets that hold the link: giving them values, and changing page without losing them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+RUN_KEY = "run"
+LAYER_KEY = "layer"
+PRESENT_KEY = "present"
+DRAFT_KEY = "draft"
+
+_PENDING = "pending_widget_values"
+_DESTINATION = "page_to_open"
+
+
+def apply_pending() -> None:
+    """Give widgets the values that were set after they had been drawn."""
+    for key, value in st.session_state.pop(_PENDING, {}).items():
+        st.session_state[key] = value
+
+
+def set_later(key: str, value: Any) -> None:
+    """Give a widget a value at the next script run."""
+    st.session_state.setdefault(_PENDING, {})[key] = value
+
+
+def set_widget(key: str, value: Any) -> None:
+    """Give a widget of the shell a value, now in a callback, else at the next script run."""
+    try:
+        st.session_state[key] = value
+    except StreamlitAPIException:  # its widget is drawn already
+        set_later(key, value)
+        st.rerun()
+
+
+def rerun_outside_callback() -> None:
+    """Draw the page again; after a callback that happens anyway."""
+    try:
+        st.session_state[RUN_KEY] = st.session_state.get(RUN_KEY, "")
+    except StreamlitAPIException:
+        st.rerun()
+
+
+def open_next(page: str) -> None:
+    """Open a page such as "views/layer/layer.py" when the page is drawn next; for callbacks.
+
+    A callback cannot change the page, and what a button returns is lost when the page is drawn
+    again before it gets there, as it is when a job ends.
+    """
+    st.session_state[_DESTINATION] = page
+
+
+def leave_if_asked() -> None:
+    """Open the page that a callback asked for; before anything of the present one is drawn.
+
+    A live part of the page that is left would ask for its next drawing after the new page has
+    come, and Streamlit would then mix the two.
+    """
+    page = st.session_state.pop(_DESTINATION, None)
+    if page is not None:
+        go_to(page)
+
+
+def go_to(page: str) -> NoReturn:
+    """Open a page such as "views/layer/layer.py" with the same run and layer; not in a callback."""
+    values: Mapping[str, Any] = {
+        key: st.session_state[key]
+        for key in (RUN_KEY, LAYER_KEY, PRESENT_KEY)
+        if key in st.session_state
+    }
+    st.session_state[_PENDING] = {**values, **st.session_state.get(_PENDING, {})}
+    # The empty mapping matters: with None, Streamlit refuses to leave a page with bound keys.
+    st.switch_page(page, query_params={})

@@ -1,0 +1,136 @@
+"""Predictions for the run shown: finding, measuring and checking them in the background."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard.data.prediction import Configuration, Prediction, prediction_id
+from dashboard.data.runs import Run
+from dashboard.data.settings import Settings
+from dashboard.data.store import PredictionStore, default_home
+from dashboard.session.jobs import jobs, prediction_key, submit_job, verification_key
+from dashboard.session.link_widgets import rerun_outside_callback
+from dashboard.session.notices import add_notice, drop_notices
+from dashboard.words.formatting import format_number, plural
+from dashboard.work import prediction_service, service
+from dashboard.work.jobs import JobStatus
+from quant_engine.errors import BudgetError, QuantizationError
+
+_BUDGET = "budget"  # topic of what is said about the last search
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _store_in(home: str) -> PredictionStore:
+    return PredictionStore(Path(home))
+
+
+def predictions() -> PredictionStore:
+    """Return the stored predictions."""
+    return _store_in(str(default_home()))
+
+
+def find_prediction(settings: Settings) -> Prediction | None:
+    """Return the prediction for these settings, measured here or stored, or None."""
+    found = predictions().get(prediction_id(settings))
+    return found or prediction_service.find_example(settings)
+
+
+def prediction_status(settings: Settings) -> JobStatus | None:
+    """Return the job that measures the prediction for these settings, or None."""
+    return jobs().status(prediction_key(settings))
+
+
+def verification_status(settings: Settings) -> JobStatus | None:
+    """Return the job that runs configurations of these settings' model, or None."""
+    return jobs().status(verification_key(settings))
+
+
+def start_prediction(run: Run) -> None:
+    """Measure what predicts the model of `run`, in the background, and keep it."""
+    settings = run.settings
+    kept = predictions()
+
+    def finish(prediction: Any, _: float) -> Prediction:
+        known = kept.get(prediction_id(settings))
+        result: Prediction = prediction.with_measured(known.measured if known else ())
+        kept.put(prediction_id(settings), result)
+        return result
+
+    key = prediction_key(settings)
+    submit_job(
+        key,
+        f"Learning to predict {service.model_info(settings.model_name).title}",
+        lambda control: prediction_service.measure_prediction(settings, control),
+        finish,
+    )
+    rerun_outside_callback()
+
+
+def start_verification(run: Run, configurations: Sequence[Configuration]) -> None:
+    """Run configurations for real, in the background, and keep what that gives."""
+    settings = run.settings
+    prediction = find_prediction(settings)
+    if prediction is None:
+        return
+    kept, known = predictions(), prediction
+
+    def finish(points: Any, _: float) -> Prediction:
+        result = (kept.get(prediction_id(settings)) or known).with_measured(points)
+        kept.put(prediction_id(settings), result)
+        return result
+
+    key = verification_key(settings)
+    model = service.model_info(settings.model_name).title
+    submit_job(
+        key,
+        f"Verifying {plural(len(configurations), 'choice')} of bits by running {model}",
+        lambda control: prediction_service.verify(settings, known, configurations, control),
+        finish,
+    )
+    rerun_outside_callback()
+
+
+def find_best(run: Run, by: str, budget: float) -> dict[str, str] | None:
+    """Return the best configuration within a budget; where there is none, say why.
+
+    What was said about an earlier budget goes away.
+    """
+    prediction = find_prediction(run.settings)
+    if prediction is None:
+        return None
+    try:
+        found = prediction_service.find_best(prediction, by, budget)
+    except QuantizationError as error:
+        text = budget_words(error) if isinstance(error, BudgetError) else str(error)
+        add_notice(text, topic=_BUDGET)
+        return None
+    drop_notices(_BUDGET)
+    return found
+
+
+def budget_words(error: BudgetError) -> str:
+    """Say that a budget is too small, and what the smallest one is, in the page's own units.
+
+    The smallest is rounded up, to what can be typed: as a budget, it can be kept to.
+
+    Example:
+        >>> budget_words(BudgetError("bytes", 10000, 74114))
+        'No choice of bits fits into 10 kB: the smallest model takes 74.2 kB.'
+        >>> budget_words(BudgetError("effective bits", 0.5, 2.251))
+        'No choice of bits comes to 0.5 bits a weight: the least is 2.26.'
+    """
+    if error.what == "bytes":
+        most, least = format_number(error.most / 1000), math.ceil(error.least / 100) / 10
+        return f"No choice of bits fits into {most} kB: the smallest model takes {least:g} kB."
+    if error.what == "effective bits":
+        most, least = format_number(error.most), math.ceil(error.least * 100) / 100
+        return f"No choice of bits comes to {most} bits a weight: the least is {least:g}."
+    return (
+        f"No choice of bits leaves at most {plural(round(error.most), 'layer')} in float: the "
+        f"least is {round(error.least)}."
+    )

@@ -1,0 +1,361 @@
+"""The run that every page shows, the layer that is selected, and what can be started.
+
+Pages read `require_run()` and `selected_layer()`, and change things with `select_layer()`,
+`start_sensitivity()`, `rerun_with()` and `go_to()`; all of these may be called in a callback or in
+the page itself.
+
+The link holds what was asked for in its key `run` and the layer in its key `layer`. Both belong to
+widgets that every page draws, so they survive every change of page, and going back in the browser
+restores them. What was asked for and what is shown differ only while an analysis is on its way, or
+after it failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NoReturn
+
+import streamlit as st
+
+from dashboard.data.links import shorten
+from dashboard.data.runs import Run, now
+from dashboard.data.settings import (
+    LINK_KEYS,
+    Settings,
+    params_from_text,
+    settings_from_params,
+    settings_to_text,
+)
+from dashboard.facts.culprit import (
+    Culprit,
+    OutputEffects,
+    effects_under,
+    find_culprit,
+    output_effects,
+)
+from dashboard.session.jobs import (
+    analysis_key,
+    analysis_status,
+    attach_jobs,
+    cancel_job,
+    describe_settings,
+    forget,
+    job_status,
+    jobs,
+    poll_seconds,
+    sensitivity_key,
+    start_sensitivity,
+    start_timing,
+    store,
+    submit_analysis,
+    timing_status,
+    watched_jobs,
+)
+from dashboard.session.link_widgets import (
+    LAYER_KEY,
+    RUN_KEY,
+    apply_pending,
+    go_to,
+    rerun_outside_callback,
+    set_later,
+    set_widget,
+)
+from dashboard.session.notices import add_notice, add_toast
+from dashboard.session.predictions import find_prediction
+from dashboard.words.recipes import describe_recipe
+from dashboard.work import service
+from quant_engine.report import ModelReport
+from quant_engine.scheme import Recipe
+
+__all__ = [
+    "LAYER_KEY",
+    "RUN_KEY",
+    "analysis_key",
+    "analysis_status",
+    "cancel_job",
+    "culprit_of",
+    "default_layer",
+    "describe_settings",
+    "dismiss_job",
+    "effects_of",
+    "find_run",
+    "go_to",
+    "job_status",
+    "jobs",
+    "poll_seconds",
+    "predicted_effects",
+    "read_link",
+    "require_run",
+    "rerun_with",
+    "select_layer",
+    "selected_layer",
+    "sensitivity_key",
+    "settle_layer",
+    "shown_run",
+    "start_analysis",
+    "start_sensitivity",
+    "start_settings",
+    "start_timing",
+    "store",
+    "timing_status",
+    "wanted_settings",
+    "watched_jobs",
+]
+
+_SEEN = "link_seen"
+_WANTED = "wanted_settings"
+_SHOWN = "shown_run_id"
+_LINK_LAYER = "layer_of_link"
+_DEFAULT_LAYER = "default_layer"
+_CHOSEN_LAYER = "chosen_layer"
+
+
+# --- What is asked for, and what is shown ---------------------------------------------------------
+
+
+def read_link() -> None:
+    """Draw the hidden field that binds the run to the link, and follow it where it changed.
+
+    Called once at the top of every script run, before anything else is drawn.
+    """
+    apply_pending()
+    with st.container(key="link_state"):
+        text = st.text_input("Run in the link", key=RUN_KEY, bind="query-params")
+    is_first = _SEEN not in st.session_state
+    if is_first:
+        st.session_state[_LINK_LAYER] = st.query_params.get(LAYER_KEY)
+    elif text == st.session_state[_SEEN]:
+        _keep_link_true(text)
+        return
+    st.session_state[_SEEN] = text
+    params = params_from_text(text)
+    if is_first and not text:
+        params = {key: _words(key) for key in LINK_KEYS if key in st.query_params}
+    settings, notices = settings_from_params(params, service.model_names(), service.layer_names)
+    for notice in notices:
+        add_notice(notice)
+    _adopt(settings)
+    if settings is not None and settings_to_text(settings) != text:
+        st.session_state[_SEEN] = settings_to_text(settings)
+        set_widget(RUN_KEY, settings_to_text(settings))
+
+
+def _keep_link_true(text: str) -> None:
+    """Let the link say what the field says, at the next script run.
+
+    A correction made while a session begins does not reach the browser's address line by itself.
+    """
+    if text and st.query_params.get(RUN_KEY) != text:
+        set_later(RUN_KEY, text)
+
+
+def _words(key: str) -> list[str]:
+    """Return the values of a key that somebody wrote into the link by hand."""
+    return [word for value in st.query_params.get_all(key) for word in value.split(",") if word]
+
+
+def wanted_settings() -> Settings:
+    """Return what was asked for last."""
+    wanted: Settings | None = st.session_state.get(_WANTED)
+    return wanted or service.first_settings()
+
+
+def _adopt(settings: Settings | None) -> None:
+    """Ask for these settings: show their run if it is known, else begin to analyse them."""
+    st.session_state[_WANTED] = settings
+    wanted = settings or service.first_settings()
+    if find_run(wanted) is None:
+        if settings is not None:
+            submit_analysis(wanted)
+    else:
+        st.session_state[_SHOWN] = wanted.run_id
+    attach_jobs(wanted)
+
+
+def find_run(settings: Settings) -> Run | None:
+    """Return the finished run of these settings, computed here or stored, or None."""
+    return store().get(settings.run_id) or service.find_example(settings)
+
+
+def shown_run() -> Run | None:
+    """Return the run that the pages show, or None while there is none.
+
+    It is the run that was asked for; while that one is being computed, the one shown before;
+    where nothing was shown before, what is known of it so far; and where it came to nothing, the
+    stored example.
+    """
+    wanted = wanted_settings()
+    run = find_run(wanted)
+    if run is not None:
+        st.session_state[_SHOWN] = run.id
+        return run
+    shown_id = st.session_state.get(_SHOWN)
+    if shown_id is not None:
+        shown = store().get(shown_id) or service.find_stored(shown_id)
+        if shown is not None:
+            return shown
+    status = analysis_status(wanted)
+    if status is not None and isinstance(status.partial, ModelReport):
+        return Run(wanted, replace(status.partial, is_partial=True), created=now())
+    if status is None or not status.is_active:
+        return service.example_run(wanted.model_name) or find_run(service.first_settings())
+    return None
+
+
+def require_run() -> Run:
+    """Return the run to show; where there is none, say why and end the page's script here."""
+    run = shown_run()
+    if run is None:
+        _say_why_empty()
+    return run
+
+
+def _say_why_empty() -> NoReturn:
+    status = job_status()
+    if status is not None and status.is_active:
+        st.info(
+            "The first figures appear here as soon as the analysis has some.",
+            icon=":material/hourglass_top:",
+        )
+    else:
+        st.info(
+            "There is no run to show yet. Choose a model and a scheme, then press Run.",
+            icon=":material/science:",
+        )
+        st.page_link(
+            "views/experiment/experiment.py", label="Set up a run", icon=":material/science:"
+        )
+    st.stop()
+
+
+# --- The selected layer ---------------------------------------------------------------------------
+
+
+def effects_of(run: Run) -> OutputEffects | None:
+    """Return what each layer of a run alone costs the output: measured, else predicted, or None."""
+    return output_effects(run.report, run.sensitivities, predicted_effects(run))
+
+
+def culprit_of(run: Run) -> Culprit | None:
+    """Return the layer of a run to look at first; every page names this one."""
+    return find_culprit(run.report, run.sensitivities, predicted_effects(run))
+
+
+def predicted_effects(run: Run) -> OutputEffects | None:
+    """Return what the stored prediction of these settings says of each layer; None without one."""
+    prediction = find_prediction(run.settings)
+    return None if prediction is None else effects_under(prediction, run.recipe)
+
+
+def selected_layer(report: ModelReport) -> str:
+    """Return the selected layer, always one that `report` has."""
+    names = [layer.name for layer in report.layers]
+    for chosen in (st.session_state.get(LAYER_KEY), st.session_state.get(_DEFAULT_LAYER)):
+        if chosen in names:
+            return str(chosen)
+    return names[0] if names else ""
+
+
+def default_layer(run: Run) -> str:
+    """Return the layer to look at first: the culprit, or else the first."""
+    culprit = culprit_of(run)
+    names = [layer.name for layer in run.report.layers]
+    if culprit is not None and culprit.name in names:
+        return culprit.name
+    return names[0] if names else ""
+
+
+def select_layer(name: str) -> None:
+    """Make `name` the selected layer on every page; it stays so from run to run."""
+    st.session_state[_CHOSEN_LAYER] = name
+    if st.session_state.get(LAYER_KEY) != name:
+        set_widget(LAYER_KEY, name)
+
+
+def settle_layer(run: Run) -> str:
+    """Give the picker its value before it is drawn: the link's layer, or the default one.
+
+    A layer that nobody chose follows the default from run to run, and as a run grows.
+
+    Returns:
+        The default layer.
+    """
+    report = run.report
+    names = [layer.name for layer in report.layers]
+    default, before = default_layer(run), st.session_state.get(_DEFAULT_LAYER)
+    nobody_chose = before != st.session_state.get(_CHOSEN_LAYER)
+    if nobody_chose and before is not None and st.session_state.get(LAYER_KEY) == before != default:
+        st.session_state[LAYER_KEY] = default
+    st.session_state[_DEFAULT_LAYER] = default
+    name = st.session_state.get(_LINK_LAYER)
+    if name in names:
+        st.session_state[LAYER_KEY] = name
+    elif name is not None and not (report.is_partial and job_status() is not None):
+        add_notice(
+            f"The link names the layer “{shorten(name)}”, which this run does not have. "
+            f"Showing {default}."
+        )
+    else:
+        return default
+    st.session_state[_LINK_LAYER] = None
+    return default
+
+
+# --- Starting work --------------------------------------------------------------------------------
+
+
+def start_analysis(
+    model_name: str,
+    recipe: Recipe,
+    *,
+    calibration_samples: int | None = None,
+    seed: int | None = None,
+) -> None:
+    """Show this run: at once where it is known, otherwise when its analysis has finished."""
+    base = wanted_settings()
+    start_settings(
+        Settings(
+            model_name,
+            recipe,
+            base.calibration_samples if calibration_samples is None else calibration_samples,
+            base.seed if seed is None else seed,
+        )
+    )
+
+
+def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool = False) -> None:
+    """Show the run of these settings, and analyse where it is not known in full.
+
+    Args:
+        settings: What to show.
+        is_forced: Analyse again, even where the run is known.
+        is_kept: Show what is known, even a part.
+    """
+    run = find_run(settings)
+    is_known = run is not None and (is_kept or not run.report.is_partial)
+    if is_forced or not is_known:
+        submit_analysis(settings)
+    else:
+        title = service.model_info(settings.model_name).title
+        add_toast(f"Now shown: {title}, {describe_recipe(settings.recipe)}.")
+    text = settings_to_text(settings)
+    if st.session_state.get(RUN_KEY) == text:
+        rerun_outside_callback()
+    else:
+        set_widget(RUN_KEY, text)
+
+
+def rerun_with(recipe: Recipe) -> None:
+    """Analyse the shown run's model again with another recipe."""
+    run = shown_run()
+    settings = run.settings if run is not None else wanted_settings()
+    start_settings(replace(settings, recipe=recipe))
+
+
+def dismiss_job(key: str) -> None:
+    """Forget a job that ended without a result, and what was asked for with it."""
+    forget(key)
+    if key == analysis_key(wanted_settings()):
+        shown_id = st.session_state.get(_SHOWN)
+        shown = (store().get(shown_id) or service.find_stored(shown_id)) if shown_id else None
+        set_widget(RUN_KEY, settings_to_text(shown.settings) if shown is not None else "")

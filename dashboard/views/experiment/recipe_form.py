@@ -1,0 +1,308 @@
+"""The form of the Experiment page: model, schemes, calibration samples, single layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import streamlit as st
+
+from dashboard.data.settings import MAX_SEED, MIN_CALIBRATION_SAMPLES, Settings, preset_of
+from dashboard.facts.accuracy import share_text
+from dashboard.session.draft import (
+    LayerBits,
+    bits_of_override,
+    draft_start,
+    keep_draft,
+    set_draft,
+    versioned,
+    with_layer_bits,
+)
+from dashboard.words.formatting import format_bytes, format_count, plural
+from dashboard.words.recipes import preset_about, preset_title
+from dashboard.work import service
+from quant_engine.scheme import (
+    GRANULARITIES,
+    MAX_BITS,
+    MIN_BITS,
+    OBSERVERS,
+    PRESETS,
+    Recipe,
+    TensorScheme,
+)
+
+OBSERVER_TITLES = {
+    "minmax": "Min–max: the whole range seen",
+    "percentile": "Percentile: cut the outliers",
+    "mse": "Smallest squared error",
+    "entropy": "Entropy (KL), as in TensorRT",
+}
+RANGE_TITLES = ("Fixed by calibration", "Anew for each batch")
+GRANULARITY_TITLES = {"per_tensor": "Per tensor", "per_channel": "Per channel"}
+BITS = tuple(range(MAX_BITS, MIN_BITS - 1, -1))
+
+
+def show_recipe_form() -> Settings:
+    """Draw the form and return the settings that it says now."""
+    draft = draft_start("model")
+    presets = st.container()
+    with st.grid(3, min_column_width=260, gap="small", key="recipe_form"):
+        with st.container(border=True, height="stretch"):
+            st.markdown("**1 · Model and data**")
+            model_name, samples, seed = _show_model(draft)
+        with st.container(border=True, height="stretch"):
+            st.markdown("**2 · Weights**")
+            weight = _show_weight(draft.recipe.weight)
+        with st.container(border=True, height="stretch"):
+            st.markdown("**3 · Layer inputs (activations)**")
+            activation = _show_activation(draft.recipe.activation)
+    base = draft.recipe if model_name == draft.model_name else Recipe(weight, activation)
+    excluded, rows = _show_layers(model_name, base, has_inputs=activation is not None)
+    recipe = Recipe(weight, activation, exclude_layers=tuple(excluded))
+    bits = _bits_of_rows(rows, weight.bits)
+    settings = Settings(model_name, with_layer_bits(recipe, bits, base), samples, seed)
+    with presets:
+        _show_presets(settings)
+    keep_draft(settings)
+    return settings
+
+
+def _show_presets(settings: Settings) -> None:
+    """One button for each preset; the one that the form says now stands out."""
+    chosen = preset_of(settings.recipe)
+    with st.container(horizontal=True, gap="small", key="presets"):
+        for name in PRESETS:
+            st.button(
+                preset_title(name),
+                key=f"preset_{name}",
+                type="primary" if name == chosen else "secondary",
+                help=preset_about(name),
+                on_click=_apply_preset,
+                args=(settings, name),
+            )
+
+
+def _apply_preset(settings: Settings, name: str) -> None:
+    """Take the preset's schemes; layers in float stay so, bits of single layers are kept."""
+    preset = PRESETS[name]
+    bits = {
+        layer: pair
+        for layer, scheme in settings.recipe.overrides.items()
+        if (pair := bits_of_override(scheme, settings.recipe)) is not None
+    }
+    recipe = replace(preset, exclude_layers=settings.recipe.exclude_layers)
+    set_draft(replace(settings, recipe=with_layer_bits(recipe, bits, settings.recipe)))
+
+
+def _show_model(draft: Settings) -> tuple[str, int, int]:
+    names = service.model_names()
+    model_name = st.selectbox(
+        "Model",
+        names,
+        index=names.index(draft.model_name) if draft.model_name in names else 0,
+        format_func=lambda name: service.model_info(name).title,
+        key=versioned("model"),
+    )
+    info = service.model_info(model_name)
+    st.caption(
+        f"{info.family} · {format_count(info.parameters)} parameters · "
+        f"{format_bytes(info.float_bytes)} in float, as given · "
+        f"{share_text(info.accuracy, info.test_samples)} accurate"
+    )
+    available = service.calibration_available(model_name)
+    samples = st.slider(
+        "Calibration samples",
+        MIN_CALIBRATION_SAMPLES,
+        available,
+        min(draft.calibration_samples, available),
+        key=versioned("samples"),
+        help="Real inputs that the value ranges are measured on. Errors and accuracy are measured "
+        "on other data, which the calibration never sees.",
+    )
+    seed = st.number_input(
+        "Seed",
+        0,
+        MAX_SEED,
+        draft.seed,
+        key=versioned("seed"),
+        disabled=samples >= available,
+        help="Decides which calibration samples are drawn. With all samples it changes nothing.",
+    )
+    return model_name, int(samples), int(seed)
+
+
+def _show_weight(scheme: TensorScheme) -> TensorScheme:
+    bits = _bits_slider("Weight bits", scheme.bits, "weight_bits")
+    granularity = st.radio(
+        "Scales",
+        GRANULARITIES,
+        index=GRANULARITIES.index(scheme.granularity),
+        format_func=lambda value: GRANULARITY_TITLES.get(value, value),
+        horizontal=True,
+        key=versioned("weight_granularity"),
+        help="Per tensor: one scale for a whole weight. Per channel: one an output channel.",
+    )
+    symmetric = _symmetric_toggle(scheme.symmetric, "weight_symmetric")
+    observer, percentile = _observer(scheme, "weight")
+    return TensorScheme(bits, symmetric, granularity, observer, percentile)
+
+
+def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:
+    is_on = st.toggle(
+        "Quantize layer inputs",
+        scheme is not None,
+        key=versioned("input_on"),
+        help="Off: only weights are stored in int8 and layer inputs stay float.",
+    )
+    shown = scheme or TensorScheme(symmetric=False)
+    if not is_on:
+        st.caption("Inputs stay float: the model shrinks just as much, but cannot run in int8.")
+        return None
+    bits = _bits_slider("Input bits", shown.bits, "input_bits")
+    symmetric = _symmetric_toggle(shown.symmetric, "input_symmetric")
+    is_dynamic = _range_radio(shown.is_dynamic)
+    if is_dynamic:
+        st.caption(
+            "From the smallest to the largest value of each batch; nothing is clipped. Errors are "
+            f"measured in batches of up to {service.BATCH_SIZE} samples."
+        )
+        return TensorScheme(bits, symmetric, is_dynamic=True)
+    observer, percentile = _observer(shown, "input")
+    return TensorScheme(bits, symmetric, "per_tensor", observer, percentile)
+
+
+def _range_radio(is_dynamic: bool) -> bool:
+    chosen = st.radio(
+        "Range of the inputs",
+        RANGE_TITLES,
+        index=int(is_dynamic),
+        key=versioned("input_range"),
+        help="Fixed: the range comes from the calibration samples and stays; values beyond it are "
+        "clipped. Anew: each batch has its own range, found while the layer runs, which costs "
+        "time in every layer and keeps values from staying int8 between layers.",
+    )
+    return chosen == RANGE_TITLES[1]
+
+
+def _bits_slider(label: str, bits: int, key: str) -> int:
+    return int(
+        st.slider(
+            label,
+            MIN_BITS,
+            MAX_BITS,
+            bits,
+            key=versioned(key),
+            help="8 bits give 256 codes, 4 bits 16, 2 bits 4.",
+        )
+    )
+
+
+def _symmetric_toggle(symmetric: bool, key: str) -> bool:
+    return bool(
+        st.toggle(
+            "Symmetric around zero",
+            symmetric,
+            key=versioned(key),
+            help="On: 0.0 has code 0, no zero point. Off: a zero point shifts the range, which "
+            "suits values that are never negative, such as those after a ReLU.",
+        )
+    )
+
+
+def _observer(scheme: TensorScheme, part: str) -> tuple[str, float]:
+    observer = st.selectbox(
+        "Range rule",
+        OBSERVERS,
+        index=OBSERVERS.index(scheme.observer),
+        format_func=lambda name: OBSERVER_TITLES.get(name, name),
+        key=versioned(f"{part}_observer"),
+        help="How the values seen become a range. A narrower range rounds finer and clips more.",
+    )
+    if observer != "percentile":
+        return observer, TensorScheme().percentile
+    percentile = st.number_input(
+        "Share of values inside the range, in percent",
+        50.1,
+        100.0,
+        float(max(scheme.percentile, 50.1)),
+        step=0.1,
+        format="%.3f",
+        key=versioned(f"{part}_percentile"),
+    )
+    return observer, float(percentile)
+
+
+def _show_layers(
+    model_name: str, base: Recipe, *, has_inputs: bool
+) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """Layers to keep in float, and layers with bits of their own."""
+    options = service.layer_options(model_name)
+    names = [option.name for option in options]
+    patterns = [name for name in base.exclude_layers if name not in names]
+    count = len(base.exclude_layers) + len(base.overrides)
+    changed = f": {plural(count, 'entry', 'entries')}" if count else ""
+    with st.expander(
+        f"4 · Single layers{changed}",
+        icon=":material/layers:",
+        expanded=count > 0,
+        key=versioned("single_layers"),
+    ):
+        excluded = st.multiselect(
+            "Keep in float",
+            [*names, *patterns],
+            default=list(base.exclude_layers),
+            accept_new_options=True,
+            placeholder="Choose layers, or type a pattern such as blocks.*",
+            key=versioned(f"exclude_{model_name}"),
+        )
+        for pattern in excluded:
+            if not any(fnmatchcase(name, pattern) or name == pattern for name in names):
+                st.warning(f"No layer of this model is called “{pattern}”.")
+        st.caption("Bits of single layers: click a cell to choose.")
+        edited = st.data_editor(
+            [_row(option, base, has_inputs) for option in options],
+            key=versioned(f"bits_{model_name}_{has_inputs}"),
+            width="stretch",
+            height=min(38 + 35 * len(options), 320),
+            hide_index=True,
+            disabled=["Layer", "Kind", "Parameters"],
+            placeholder="as above",
+            column_config={
+                "Parameters": st.column_config.NumberColumn("Parameters", format="localized"),
+            }
+            | {
+                name: st.column_config.SelectboxColumn(name, options=list(BITS), width="small")
+                for name in ("Weight bits", "Input bits")
+            },
+        )
+    return list(excluded), list(edited)
+
+
+def _row(option: service.LayerOption, base: Recipe, has_inputs: bool) -> dict[str, Any]:
+    scheme = base.overrides.get(option.name)
+    pair = bits_of_override(scheme, base) if scheme is not None else None
+    row: dict[str, Any] = {
+        "Layer": option.name,
+        "Kind": option.kind,
+        "Parameters": option.parameters,
+        "Weight bits": pair[0] if pair is not None else None,
+    }
+    if has_inputs:
+        row["Input bits"] = pair[1] if pair is not None else None
+    return row
+
+
+def _bits_of_rows(rows: list[Mapping[str, Any]], weight_bits: int) -> dict[str, LayerBits]:
+    bits: dict[str, LayerBits] = {}
+    for row in rows:
+        weight, inputs = _whole(row.get("Weight bits")), _whole(row.get("Input bits"))
+        if weight is not None or inputs is not None:
+            bits[str(row["Layer"])] = (weight_bits if weight is None else weight, inputs)
+    return bits
+
+
+def _whole(value: Any) -> int | None:
+    """An empty cell comes back as None or as NaN."""
+    return None if value is None or value != value else int(value)

@@ -1,0 +1,1 @@
+"""One layer: its weights, its inputs, its errors."""

@@ -1,0 +1,168 @@
+"""Layer: what quantization did to one layer, and why."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.facts.layers import layer_sqnrs
+from dashboard.facts.verdicts import BAD, WATCH, Verdict, layer_verdicts, tensor_verdicts
+from dashboard.session import run_state
+from dashboard.session.link_check import check_link_word
+from dashboard.views.layer.actions import show_actions
+from dashboard.views.layer.overview import show_overview
+from dashboard.views.layer.tensor import TABS, TensorView
+from dashboard.widgets.guard import contained
+from dashboard.widgets.verdict_list import show_verdicts
+from dashboard.words.formatting import format_bytes, format_db, format_shape, plural
+from dashboard.words.recipes import UNMEASURED_INPUTS, describe_input, gloss
+from quant_engine.report import LayerReport, ModelReport
+
+WEIGHTS, INPUTS = "Weights", "Inputs"
+PARTS = {WEIGHTS: "weight", INPUTS: "input"}
+
+_BADGES = {"quantized": ("green", ":material/check:"), "excluded": ("blue", ":material/block:")}
+
+
+def _show_head(layer: LayerReport, report: ModelReport) -> None:
+    names = [other.name for other in report.layers]
+    place = names.index(layer.name)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="layer_head"):
+        st.subheader(f"`{layer.name}`", anchor=False, width="content")
+        color, icon = _BADGES.get(layer.status, ("orange", ":material/help:"))
+        st.badge(layer.status, color=color, icon=icon)  # type: ignore[arg-type]
+        for text, icon, step in (
+            ("Previous", ":material/chevron_left:", -1),
+            ("Next", ":material/chevron_right:", 1),
+        ):
+            is_end = not 0 <= place + step < len(names)
+            st.button(
+                text,
+                key=f"layer_{text.lower()}",
+                icon=icon,
+                type="tertiary",
+                disabled=is_end,
+                on_click=run_state.select_layer,
+                args=("" if is_end else names[place + step],),
+            )
+    facts = [layer.kind, f"layer {place + 1} of {len(names)}"]
+    if layer.weight_shape:
+        facts.append(f"weight {format_shape(layer.weight_shape)}")
+    facts.append(plural(layer.parameters, "parameter"))
+    if layer.calls > 1:
+        facts.append(f"runs {layer.calls} times in a pass")
+    st.caption(", ".join(facts))
+
+
+_SQNRS = (
+    ("weight", "Weight SQNR", "Weights alone, before and after rounding."),
+    ("input", "Input SQNR", "Inputs alone, before and after rounding."),
+    ("local", "Local SQNR", "The layer's output when it alone is quantized."),
+    ("accumulated", "Accumulated SQNR", "Its output inside the fully quantized model."),
+)
+
+
+@contained("The headline")
+def _show_headline(layer: LayerReport) -> None:
+    sqnrs, size = layer_sqnrs(layer), layer.size
+    with st.grid(5, min_column_width=160, key="layer_headline"):
+        for part, name, meaning in _SQNRS:
+            st.metric(name, format_db(sqnrs[part]), help=f"{meaning} Higher is better.")
+        st.metric(
+            "Bytes",
+            format_bytes(size.quantized_bytes),
+            f"from {format_bytes(size.float_bytes)}" if layer.is_quantized else "stays float",
+            delta_color="off",
+            delta_arrow="off",
+        )
+
+
+def _show_tensor(layer: LayerReport, report: ModelReport) -> None:
+    check_link_word("part", list(PARTS))
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        subject = (
+            st.segmented_control(
+                "Look at",
+                list(PARTS),
+                default=WEIGHTS,
+                required=True,
+                key="part",
+                bind="query-params",
+            )
+            or WEIGHTS
+        )
+        is_log = st.toggle(
+            "Logarithmic counts",
+            key="log_counts",
+            bind="query-params",
+            help="Makes rare values visible beside frequent ones. For Values, Error and Codes.",
+        )
+    part = PARTS[subject]
+    tensor = layer.weight if part == "weight" else layer.input
+    if tensor is None:
+        st.info(_why_no_tensor(layer, report, part), icon=":material/info:")
+        return
+    check_link_word("tab", list(TABS))
+    view = TensorView(report, layer, part, tensor, subject, is_log)
+    tabs = st.tabs(list(TABS), key="tab", on_change="rerun", bind="query-params")
+    for tab, draw in zip(tabs, TABS.values(), strict=True):
+        if tab.open:
+            with tab:
+                draw(view)
+
+
+def _why_no_tensor(layer: LayerReport, report: ModelReport, part: str) -> str:
+    scheme = report.recipe.layer_scheme(layer.name)
+    if part == "input" and scheme is not None and scheme.activation is None:
+        return "This layer's inputs stay in float: only its weights are quantized."
+    if report.is_partial:
+        return "Not measured: the analysis stopped before it came to this."
+    if part == "input" and layer.has_dynamic_input:
+        rest = UNMEASURED_INPUTS if layer.input_shape else "The layer never ran on the data."
+        return f"Inputs are {describe_input(layer)}. {rest}"
+    return f"This layer's {part} was not quantized."
+
+
+@contained("The verdicts")
+def _show_verdicts(layer: LayerReport, report: ModelReport) -> None:
+    """What needs attention stands open, what is fine is one click away."""
+    details: list[Verdict] = []
+    for tensor, subject in ((layer.weight, WEIGHTS), (layer.input, INPUTS)):
+        if tensor is not None:
+            details += tensor_verdicts(tensor, subject, layer)
+    fine = [verdict for verdict in details if verdict.tone not in (BAD, WATCH)]
+    with st.container(border=True, key="verdicts", gap="small"):
+        st.markdown("**What the numbers say**")
+        shown = (*layer_verdicts(layer, report), *(v for v in details if v not in fine))
+        show_verdicts(shown, key="finding")
+        if fine:
+            with st.expander(f"{plural(len(fine), 'more finding')}: nothing to worry about"):
+                show_verdicts(fine)
+        if not shown and not fine:
+            st.caption("Nothing was measured on this layer.")
+
+
+def _show_layer(run: Run) -> None:
+    report = run.report
+    layer = report.layer(run_state.selected_layer(report))
+    _show_head(layer, report)
+    _show_headline(layer)
+    if report.is_partial and layer.accumulated_error is None:
+        st.warning(
+            "The analysis stopped early: some numbers of this layer are missing.",
+            icon=":material/hourglass_bottom:",
+        )
+    _show_verdicts(layer, report)
+    st.caption(gloss("SQNR", "LSB"))
+    show_actions(layer, report)
+    if layer.is_quantized:
+        _show_tensor(layer, report)
+
+
+st.title("Layer", anchor=False)
+shown = run_state.require_run()
+if not shown.report.layers:
+    st.info("This model has no layer that holds weights.", icon=":material/info:")
+else:
+    show_overview(shown)
+    _show_layer(shown)

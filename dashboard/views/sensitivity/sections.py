@@ -1,0 +1,328 @@
+"""Parts of the Sensitivity page: its headline, the curve, the cheap estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
+from dashboard.export import tables
+from dashboard.facts.accuracy import change_text, share_text
+from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric, available_metrics
+from dashboard.facts.proxies import (
+    PROXIES,
+    Agreement,
+    describe_correlation,
+    measure_agreement,
+    predicted_proxy,
+)
+from dashboard.facts.ranking import RankedLayer, rank_layers
+from dashboard.figures.sensitivity.agreement import (
+    agreement_figure,
+    agreement_rows,
+    correlation_text,
+    describe_agreement,
+)
+from dashboard.figures.sensitivity.cumulative import (
+    cumulative_figure,
+    describe_curve,
+    float_layers,
+    is_folded_first,
+    most_quantized_without_loss,
+    point_change,
+    point_with_float_layers,
+)
+from dashboard.figures.sensitivity.ranking import ranking_rows
+from dashboard.figures.sensitivity.tradeoff import describe_front, tradeoff_figure
+from dashboard.session import run_state
+from dashboard.session.link_check import check_link_word
+from dashboard.session.predictions import find_prediction
+from dashboard.views.sensitivity.table import exclude_and_rerun
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.guard import contained
+from dashboard.words.formatting import (
+    MISSING,
+    format_bytes,
+    format_db,
+    format_nats,
+    format_percent,
+    plural,
+    short_name,
+)
+from quant_engine.report import SensitivityReport
+from quant_engine.variants import ACTIVATIONS, BOTH
+
+
+@contained("The headline")
+def show_headline(run: Run, report: SensitivityReport) -> None:
+    """Draw the four figures that sum a measurement up."""
+    metric = available_metrics(report)[0]
+    ranked = rank_layers(report, metric)
+    rivals = sum(1 for row in ranked if row.first_possible == 1) - 1
+    box = st.container(horizontal=True, gap="medium", key="sensitivity_headline")
+    culprit = run_state.culprit_of(run)
+    is_culprit = culprit is not None and culprit.name == ranked[0].name
+    first, _ = ranked[0].drawn
+    box.metric(
+        "Culprit (measured)" if is_culprit else "Most sensitive in this measurement",
+        short_name(ranked[0].name, [row.name for row in ranked], 24),
+        metric.format(first) + (" gained without it" if ranked[0].gain is not None else ""),
+        help=None
+        if is_culprit or culprit is None
+        else f"The run's culprit, by its own schemes and one layer at a time: {culprit.sentence}",
+        delta_color="off",
+        delta_arrow="off",
+        width="content",
+    )
+    box.metric(
+        "Could be the first as well",
+        plural(rivals, "layer") if rivals else "no other",
+        help="Layers whose interval overlaps the first one's. Compared in pairs on the same "
+        "samples, as the brackets do, some may still be told apart.",
+        width="content",
+    )
+    value = None if report.reference is None else metric.value(report.reference)
+    box.metric(
+        "All layers quantized",
+        MISSING if value is None else metric.format(value),
+        help=f"{metric.label} with every layer of the recipe quantized. {metric.about}",
+        width="content",
+    )
+    if not report.cumulative and any(report.options):
+        return  # the curve belongs to another option
+    best = most_quantized_without_loss(report)
+    last = max((point.count for point in report.cumulative), default=0)
+    box.metric(
+        "Quantized without a loss of accuracy",
+        MISSING if best is None else f"{best.count} of {plural(last, 'layer')}",
+        help="The most layers, least sensitive first, up to which the "
+        f"{report.samples} test samples show no loss against float.",
+        width="content",
+    )
+
+
+@contained("The trade-off")
+def show_tradeoff(
+    report: SensitivityReport,
+    ranked: Sequence[RankedLayer],
+    metric: SensitivityMetric,
+    *,
+    is_log: bool,
+    selected: str,
+    stem: str,
+) -> None:
+    """Draw bytes against error, one point a layer."""
+    st.subheader("What a layer costs and what it saves", anchor=False)
+    if report.parts == ACTIVATIONS:
+        st.info(
+            "Rounding inputs alone saves no bytes: weights stay float. There is nothing to trade.",
+            icon=":material/balance:",
+        )
+        return
+    is_left_out = report.direction == LEAVE_ONE_OUT
+    show_figure(
+        tradeoff_figure(report, ranked, metric, is_log=is_log, selected=selected),
+        key="sensitivity_tradeoff",
+        alt=describe_front(report, ranked, metric),
+        about="\n\n".join(
+            (
+                "One point a layer: "
+                + (
+                    "how many bytes are given back when it stays float, against what that gains "
+                    f"in {metric.label} over all layers quantized."
+                    if is_left_out
+                    else f"how many bytes quantizing it saves, against {metric.label}."
+                ),
+                "Diamonds form the Pareto front: no other layer is better in both. "
+                + (
+                    "Layers on the front are the cheapest to keep in float."
+                    if is_left_out
+                    else "Quantize those first; keep layers far from it in float."
+                ),
+                "Triangles stand for values that the axis cannot show. Click a point to select it.",
+            )
+        ),
+        data=lambda: tables.table(ranking_rows(ranked, metric)),
+        on_select=run_state.select_layer,
+        file_name=f"{stem}-tradeoff",
+    )
+
+
+@contained("The curve")
+def show_curve(
+    run: Run,
+    measured: SensitivityReport,
+    option: str,
+    *,
+    is_log: bool,
+    selected: str,
+    stem: str,
+) -> None:
+    """Draw the curve of the k least sensitive layers, and a choice of where to stop."""
+    st.subheader("How far can you go", anchor=False)
+    first, report = next(iter(split_options(measured).items()))
+    if report.cumulative and option != first:
+        st.info(
+            f"The curve was measured at {first}, the first of the widths. Rank at {first} to see "
+            "it.",
+            icon=":material/show_chart:",
+        )
+        return
+    if not report.cumulative:
+        st.info(
+            "The curve is measured last; this measurement was stopped before it."
+            if report.is_partial
+            else "This measurement has no curve.",
+            icon=":material/show_chart:",
+        )
+        return
+    last = max(point.count for point in report.cumulative)
+    kept = _choose_split(run, report, last)
+    show_figure(
+        cumulative_figure(report, is_log=is_log, selected=selected, kept=kept),
+        key="sensitivity_curve",
+        alt=describe_curve(report),
+        about="\n\n".join(
+            (
+                "Left the float model; each point to the right quantizes one layer more, the least "
+                "sensitive first. Every point was really run."
+                + (
+                    " The first step also folds every BatchNorm into its layer, which saves bytes "
+                    "of its own."
+                    if is_folded_first(report)
+                    else ""
+                ),
+                "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
+                f"One of the {report.samples} samples is "
+                f"{format_percent(1 / report.samples if report.samples else None)}.",
+                "Look for the last point before the error jumps: the layers after it are worth "
+                "keeping in float. Click a point to select the layer it added.",
+            )
+        ),
+        data=lambda: tables.cumulative_table(report),
+        on_select=run_state.select_layer,
+        file_name=f"{stem}-curve",
+    )
+
+
+def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
+    """Draw the choice of how many layers stay float, and what was measured there."""
+    check_link_word("kept", [str(count) for count in range(last + 1)], allowed=f"0 to {last}")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        kept = st.number_input(
+            "Most sensitive layers in float",
+            min_value=0,
+            max_value=last,
+            value=0,
+            step=1,
+            key="kept",
+            bind="query-params",
+            width=220,
+            help="The others are quantized. The diamond in the figure marks this model.",
+        )
+        names = float_layers(report, kept)
+        st.button(
+            f"Keep {plural(kept, 'layer')} in float and re-run",
+            key="rerun_split",
+            icon=":material/playlist_remove:",
+            disabled=kept == 0,
+            on_click=exclude_and_rerun,
+            args=(run, names),
+        )
+        point = point_with_float_layers(report, kept)
+        if point is not None:
+            accuracy = ""
+            if point.accuracy is not None:
+                accuracy = f"accuracy {share_text(point.accuracy, report.samples)}"
+                change = point_change(report, point)
+                if change is not None:
+                    accuracy += f", against float {change_text(change)}"
+            error = (
+                f"KL {format_nats(point.kl_divergence)}"
+                if point.kl_divergence is not None
+                else f"output SQNR {format_db(point.sqnr_db)}"
+            )
+            parts = [format_bytes(point.model_bytes), accuracy, error]
+            st.markdown("Measured: " + " · ".join(part for part in parts if part))
+    return kept
+
+
+@contained("The agreement")
+def show_agreement(
+    run: Run, report: SensitivityReport, metric: SensitivityMetric, *, selected: str
+) -> None:
+    """Draw whether the cheap numbers of the analysis order the layers as the measurement does."""
+    st.subheader("Would a cheap estimate have told you?", anchor=False)
+    st.caption(
+        "An analysis gives each layer's SQNR almost for free: the signal-to-quantization-noise "
+        "ratio in decibels, where 10 dB less is ten times the error energy. ρ and τ say how far "
+        "two numbers put the layers in the same order: +1 the same, 0 unrelated, −1 the opposite."
+    )
+    prediction = find_prediction(run.settings)
+    proxies = list(PROXIES.values())
+    if prediction is not None:
+        proxies.append(predicted_proxy(prediction, run.recipe, report.direction))
+    found = {proxy.label: measure_agreement(run.report, report, metric, proxy) for proxy in proxies}
+    if not any(agreement.pairs for agreement in found.values()):
+        st.info(
+            "The analysis has no per-layer SQNR to compare with: it was stopped early.",
+            icon=":material/compare_arrows:",
+        )
+        return
+    bits, parts = sweep_of(report).bits, report.parts
+    if bits not in ((), (run.recipe.weight.bits,)) or parts != BOTH:
+        st.caption(
+            "The cheap numbers come from the analysis: they are about the run's own scheme, the "
+            "measured ones about " + describe_sweep(sweep_of(report)) + "."
+        )
+    _show_correlations(found)
+    if prediction is None:
+        st.page_link(
+            "views/what_if/what_if.py",
+            label="Learn to predict this model, and the prediction is compared here as well",
+            icon=":material/tune:",
+        )
+    labels = [label for label, agreement in found.items() if agreement.pairs]
+    check_link_word("cheap", labels)
+    chosen = st.segmented_control(
+        "Cheap number", labels, default=labels[0], required=True, key="cheap", bind="query-params"
+    )
+    agreement = found[chosen or labels[0]]
+    show_figure(
+        agreement_figure(agreement, metric, selected=selected),
+        key="sensitivity_agreement",
+        alt=describe_agreement(agreement, metric),
+        about="\n\n".join(
+            (
+                f"One point a layer. Across: its rank by {agreement.proxy.label} "
+                f"({agreement.proxy.about}). Upwards: its measured rank.",
+                "On the dotted line the cheap number is right. Above the line it makes too much of "
+                "a layer, below the line it overlooks one that matters.",
+                "A rank correlation near +1 means the cheap number would do for this model; it "
+                "need not for another one.",
+            )
+        ),
+        data=lambda: tables.table(agreement_rows(agreement, metric)),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-agreement-{agreement.proxy.key}",
+    )
+
+
+def _show_correlations(found: Mapping[str, Agreement]) -> None:
+    with st.container(horizontal=True, gap="medium", key="correlations"):
+        for label, agreement in found.items():
+            st.metric(
+                label,
+                f"ρ = {correlation_text(agreement.spearman)}",
+                f"{describe_correlation(agreement.spearman)} · "
+                f"τ = {correlation_text(agreement.kendall)}",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"Cheap number: {agreement.proxy.about}, for "
+                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
+                "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
+                "−1 the opposite.",
+                width=260,
+            )

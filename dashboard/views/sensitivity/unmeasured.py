@@ -1,0 +1,129 @@
+"""The Sensitivity page while there is nothing measured yet: offering it, and watching it grow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.data.sweeps import Sweep, describe_sweep, rounds_inputs, split_options
+from dashboard.facts.metrics import LEAVE_ONE_OUT, available_metrics
+from dashboard.facts.ranking import rank_layers
+from dashboard.figures.sensitivity.option_grid import describe_grid, option_grid
+from dashboard.figures.sensitivity.ranking import ranking_figure
+from dashboard.session import run_state
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.headline import show_headline
+from dashboard.widgets.live import show_live
+from dashboard.words.formatting import plural
+from dashboard.work import service
+from quant_engine.report import SensitivityReport
+from quant_engine.variants import ACTIVATIONS
+
+LIVE_SECONDS = 1.0
+
+
+def show_empty(run: Run, sweep: Sweep) -> None:
+    """Say that this sweep was not measured, and offer to do it."""
+    show_headline(run, key="sensitivity")
+    count = len(run.report.quantized_layers)
+    with st.container(border=True, key="sensitivity_empty"):
+        if not count:
+            st.markdown("**This run quantizes no layer, so there is nothing to measure.**")
+            st.page_link(
+                "views/experiment/experiment.py", label="Set up a run", icon=":material/science:"
+            )
+            return
+        if sweep.parts == ACTIVATIONS and not rounds_inputs(run.recipe):
+            st.markdown(
+                "**This run leaves the inputs of all layers in float, so there is nothing to "
+                "measure on inputs only.**"
+            )
+            return
+        st.markdown(f"**Not measured yet for this run: {describe_sweep(sweep)}.**")
+        st.markdown(describe_work(run, sweep))
+        st.button(
+            "Measure sensitivity",
+            key="measure_sensitivity",
+            type="primary",
+            icon=":material/play_arrow:",
+            on_click=run_state.start_sensitivity,
+            args=(run, sweep),
+        )
+
+
+def describe_work(run: Run, sweep: Sweep) -> str:
+    """Return what measuring a sweep runs, and about how often."""
+    count, tried = len(run.report.quantized_layers), max(1, len(sweep.bits))
+    samples = service.model_info(run.model_name).test_samples
+    switched = (
+        f"For each of its {plural(count, 'layer')}, all others are switched"
+        if sweep.direction == LEAVE_ONE_OUT
+        else f"Each of its {plural(count, 'layer')} is switched alone"
+    )
+    at = f" at {plural(tried, 'width')}" if sweep.bits else ""
+    text = (
+        f"{switched}{at}, and the model's output on its test data is compared with the float "
+        "model's. With the curve, that is at most "
+        f"**{plural(sweep.count_runs(count), 'run')} of the model over "
+        f"{plural(samples, 'sample')}**; what a switch cannot have changed is not computed again. "
+    )
+    if sweep.bits and run.recipe.overrides:
+        text += "Layers with bits of their own are tried at these widths like all others. "
+    return text + (
+        "You can leave this page meanwhile, and stop at any time: what was measured until then is "
+        "kept."
+    )
+
+
+def show_partial_notice(run: Run, sweep: Sweep, report: SensitivityReport) -> None:
+    """Say that a measurement was stopped early, and offer to repeat it."""
+    st.warning(
+        f"Stopped early: measured on {report.samples} samples only, so the intervals are "
+        "wider than they could be.",
+        icon=":material/hourglass_bottom:",
+    )
+    st.button(
+        "Measure again in full",
+        icon=":material/refresh:",
+        on_click=run_state.start_sensitivity,
+        args=(run, sweep),
+    )
+
+
+def show_running(run: Run, sweep: Sweep) -> bool:
+    """Draw what is known of a measurement on its way; return whether there is one."""
+    key = run_state.sensitivity_key(run.settings, sweep)
+    status = run_state.jobs().status(key)
+    if status is None or not status.is_active:
+        return False
+
+    def draw() -> None:
+        now = run_state.jobs().status(key)
+        partial = now.partial if now is not None else None
+        metrics = available_metrics(partial) if isinstance(partial, SensitivityReport) else ()
+        if not metrics or not isinstance(partial, SensitivityReport):
+            st.info("The first values appear here in a moment.", icon=":material/hourglass_top:")
+            return
+        options = split_options(replace(partial, is_partial=True))
+        report, metric = next(iter(options.values())), metrics[0]
+        st.caption(f"Not finished: values from {plural(report.samples, 'sample')} so far.")
+        if len(options) > 1:
+            names = [row.name for row in rank_layers(report, metric)]
+            show_figure(
+                option_grid(options, names, metric),
+                key="sensitivity_partial_grid",
+                alt=describe_grid(options, metric),
+                about="Every layer at every width, as far as it is measured.",
+            )
+            return
+        show_figure(
+            ranking_figure(report, rank_layers(report, metric)[:20], metric, is_log=True),
+            key="sensitivity_partial",
+            alt=f"Ranking so far, from {report.samples} samples.",
+            about="The ranking as far as it is measured. It changes until the measurement ends.",
+        )
+
+    show_live(draw, key="live_ranking", run_every=max(LIVE_SECONDS, run_state.poll_seconds()))
+    return True

@@ -1,0 +1,174 @@
+"""Size & time: where the bytes go, and what was timed."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.export import tables
+from dashboard.figures.cost.size import (
+    layer_size_figure,
+    layer_size_rows,
+    reduction_text,
+    waterfall_figure,
+)
+from dashboard.figures.cost.size_items import (
+    bits_text,
+    describe_layers,
+    describe_steps,
+    has_narrow_weights,
+    layer_bytes,
+    size_steps,
+    step_rows,
+)
+from dashboard.session import run_state
+from dashboard.session.link_check import check_link_word
+from dashboard.views.size_time.timing import is_on_its_way, show_timing
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.guard import contained
+from dashboard.words.formatting import format_bytes, format_number, plural
+from dashboard.work import service
+from quant_engine.report import SizeReport
+
+TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
+DEFAULT_TOP = "10"
+LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
+
+
+@contained("The headline")
+def _show_headline(size: SizeReport, given_bytes: int) -> None:
+    box = st.container(horizontal=True, gap="medium", key="size_headline")
+    box.metric(
+        "Quantized model",
+        format_bytes(size.quantized_bytes),
+        reduction_text(size),
+        delta_color="off",
+        delta_arrow="off",
+        help="All parameters and buffers, counted. 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes.",
+        width="content",
+    )
+    box.metric(
+        "Float model, BatchNorm folded" if size.float_bytes != given_bytes else "Float model",
+        format_bytes(size.float_bytes),
+        help=f"As given it has {format_bytes(given_bytes)}.",
+        width="content",
+    )
+    box.metric(
+        "Effective bits for a weight",
+        format_number(size.effective_bits),
+        help="Mean over all weights of layers that could be quantized, their scales and zero "
+        "points included; weights that stay float count in full.",
+        width="content",
+    )
+    box.metric(
+        "Quantized file, measured",
+        format_bytes(size.quantized_file_bytes),
+        f"float file {format_bytes(size.float_file_bytes)}",
+        delta_color="off",
+        delta_arrow="off",
+        help="Length of the model written as a safetensors file, whose header lists every "
+        "tensor's name, type and shape: that is what it has more than the counted bytes.",
+        width="content",
+    )
+
+
+@contained("The bytes of the model")
+def _show_model_size(run: Run) -> None:
+    steps = size_steps(run.report)
+    narrow = "Weights of fewer than 8 bits are packed without gaps, in the count and in the file; "
+    narrow += "in memory each still takes a whole byte."
+    show_figure(
+        waterfall_figure(steps),
+        key="size_steps",
+        alt=describe_steps(steps),
+        about="\n\n".join(
+            (
+                "Left all bytes of the float model, right all bytes of the quantized one; the bars "
+                "in between are what is taken away and what is added.",
+                f"Storing weights as {bits_text(run.report)} saves the most. Scales and zero "
+                "points are the price: a few numbers for each tensor, or for each channel.",
+                "Biases stay float, and so does every layer that is not quantized.",
+                *([narrow] if has_narrow_weights(run.report) else ()),
+            )
+        ),
+        data=lambda: tables.table(step_rows(steps)),
+        file_name=f"{run.model_name}-size-steps",
+    )
+
+
+def _choose_rows() -> tuple[int | None, str]:
+    """How many layers the figures show, and in which order the bytes stand."""
+    check_link_word("rows", list(TOPS))
+    check_link_word("order", [LARGEST_FIRST, AS_THEY_RUN])
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        top = st.selectbox(
+            "Layers shown",
+            list(TOPS),
+            index=list(TOPS).index(DEFAULT_TOP),
+            key="rows",
+            bind="query-params",
+            width=140,
+            help="The largest ones, the rest added up in one row; and below, those whose time "
+            "changes the most.",
+        )
+        order = st.segmented_control(
+            "Order",
+            [LARGEST_FIRST, AS_THEY_RUN],
+            default=LARGEST_FIRST,
+            required=True,
+            key="order",
+            bind="query-params",
+        )
+    return TOPS[top], order or LARGEST_FIRST
+
+
+@contained("The bytes of the layers")
+def _show_layer_sizes(run: Run, top: int | None, order: str) -> None:
+    layers = run.report.layers
+    rows = layer_bytes(layers, top=top, is_sorted=order != AS_THEY_RUN)
+    show_figure(
+        layer_size_figure(rows, selected=run_state.selected_layer(run.report)),
+        key="size_layers",
+        alt=describe_layers(rows),
+        about="\n\n".join(
+            (
+                "Two bars a layer: above in float, below quantized and split by what the bytes "
+                "hold.",
+                "Small layers with many channels pay most for their scales. A blue bar below is a "
+                "layer that stays float; hover it for the reason.",
+                "Click a bar to select its layer.",
+            )
+        ),
+        data=lambda: tables.table(layer_size_rows(layer_bytes(layers, is_sorted=False))),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-size-layers",
+    )
+
+
+st.title("Size & time", anchor=False)
+st.caption("Where the bytes of the model are, before and after, and how long it takes to run.")
+shown = run_state.require_run()
+report = shown.report
+if is_on_its_way(shown) and report.is_partial:
+    st.info(
+        f"Not finished yet: {plural(len(report.layers), 'layer')} known so far.",
+        icon=":material/hourglass_top:",
+    )
+elif report.is_partial:
+    st.warning(
+        f"Stopped early: {plural(len(report.layers), 'layer')} known; what was not reached is "
+        "missing below.",
+        icon=":material/hourglass_bottom:",
+    )
+if report.size is None:
+    st.info(
+        "The size of the whole model is not known yet: it is measured once every layer is "
+        "quantized. The layers below are complete as far as they go.",
+        icon=":material/data_usage:",
+    )
+else:
+    _show_headline(report.size, service.model_info(shown.model_name).float_bytes)
+    _show_model_size(shown)
+top, order = _choose_rows()
+_show_layer_sizes(shown, top, order)
+show_timing(shown, top)

@@ -1,0 +1,204 @@
+"""The part of the Size & time page about time: what ran, for how long, and what that means."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.export import tables
+from dashboard.facts.executions import (
+    INTEGER,
+    baseline_text,
+    batch_sizes,
+    conditions_text,
+    describe_executions,
+    describe_times,
+    execution_rows,
+    unreliable_text,
+    what_was_timed,
+)
+from dashboard.facts.layer_times import describe_layer_times, layer_times, most_telling
+from dashboard.facts.timing_verdicts import timing_verdicts, was_integer_tried
+from dashboard.figures.cost.layer_times import layer_time_rows, layer_times_figure
+from dashboard.figures.cost.timing import model_timing_figure
+from dashboard.session import run_state
+from dashboard.session.link_check import check_link_word
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.guard import contained
+from dashboard.widgets.verdict_list import show_verdicts
+from dashboard.words.formatting import plural
+from dashboard.words.markdown import escape_markdown
+from quant_engine.report import TimingReport
+
+
+def show_timing(run: Run, top: int | None) -> None:
+    """Draw the measured times of a run, or say that there are none and offer to measure them.
+
+    Args:
+        run: The run.
+        top: Layers that are drawn at most; all if None.
+    """
+    timing = run.report.timing
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        st.subheader("Time", anchor=False, width="content")
+        batch_size = _choose_batch(() if timing is None else batch_sizes(timing))
+    if timing is None or not (timing.models or timing.layers):
+        _show_empty(run)
+        return
+    if batch_size is not None:
+        _show_models(run, timing, batch_size)
+    else:
+        st.info("Whole models were not timed in this run.", icon=":material/timer_off:")
+    _show_executions(timing)
+    _show_layers(run, timing, top)
+
+
+def is_on_its_way(run: Run) -> bool:
+    """Whether the run is shown while it is still being computed."""
+    status = run_state.analysis_status(run.settings)
+    is_whole = not run.report.is_partial and run.report.timing is not None
+    return not is_whole and status is not None and status.is_active
+
+
+def _show_empty(run: Run) -> None:
+    status = run_state.timing_status(run.settings)
+    if is_on_its_way(run) or (status is not None and status.is_active):
+        st.info(
+            "Times are measured last and appear here; all errors and the accuracy are known "
+            "before that."
+            if run.report.is_partial
+            else "Times are being measured and appear here; all else is known.",
+            icon=":material/hourglass_top:",
+        )
+        return
+    with st.container(border=True, key="timing_empty"):
+        st.markdown("**This run has no measured times.**")
+        if run.report.is_partial:
+            st.markdown("It was stopped before the models were timed.")
+            st.button(
+                "Analyse again with times",
+                key="measure_timing",
+                icon=":material/timer:",
+                on_click=run_state.start_settings,
+                args=(run.settings,),
+                kwargs={"is_forced": True},
+            )
+        else:
+            st.markdown(
+                "It was stopped before the models were timed, or they could not be. Its errors "
+                "are complete."
+            )
+            _show_again(run, "Measure times")
+
+
+def _show_again(run: Run, label: str) -> None:
+    """A button that times the models and leaves the rest of the run as it is."""
+    status = run_state.timing_status(run.settings)
+    st.button(
+        label,
+        key="measure_timing",
+        icon=":material/timer:",
+        disabled=status is not None and status.is_active,
+        on_click=run_state.start_timing,
+        args=(run,),
+    )
+
+
+def _choose_batch(sizes: tuple[int, ...]) -> int | None:
+    if len(sizes) <= 1:
+        return sizes[0] if sizes else None
+    labels = [str(size) for size in sizes]
+    check_link_word("batch", labels)
+    chosen = st.segmented_control(
+        "Batch size",
+        labels,
+        default=labels[-1],
+        required=True,
+        key="batch",
+        bind="query-params",
+        help="Samples in one forward pass.",
+    )
+    return int(chosen or labels[-1])
+
+
+@contained("The times of the model")
+def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
+    with st.container(border=True, key="time_verdicts", gap="small"):
+        st.markdown("**What the times say**")
+        show_verdicts(timing_verdicts(timing, batch_size))
+        if not was_integer_tried(timing):
+            _show_again(run, "Measure times again, with integers")
+        elif unreliable := unreliable_text(timing):
+            st.markdown(f":material/warning: {escape_markdown(unreliable)}")
+            _show_again(run, "Time again")
+    show_figure(
+        model_timing_figure(timing, batch_size),
+        key="time_models",
+        alt=describe_times(timing, batch_size),
+        about="\n\n".join(
+            (
+                f"One bar for each way to run the model, on batches of {batch_size}: the median "
+                "over the runs. The whisker spans the middle half of them. "
+                f"{baseline_text(timing, batch_size)}",
+                what_was_timed(timing),
+                conditions_text(timing),
+            )
+        ),
+        data=lambda: tables.timing_table(timing),
+        file_name=f"{run.model_name}-timing",
+    )
+    st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
+
+
+@contained("The list of executions")
+def _show_executions(timing: TimingReport) -> None:
+    """How each layer ran on integers, one click away; runs from before that was noted say none."""
+    if not timing.executions:
+        return
+    ran = sum(entry.execution == INTEGER for entry in timing.executions)
+    layers = plural(len(timing.executions), "quantized layer")
+    with st.expander(f"{ran} of {layers} computed on integers", icon=":material/memory:"):
+        st.markdown(escape_markdown(describe_executions(timing)))
+        for note in timing.notes:
+            st.markdown(escape_markdown(note))
+        st.dataframe(
+            execution_rows(timing),
+            key="time_executions",
+            width="stretch",
+            hide_index=True,
+            column_config={
+                "Layer": st.column_config.TextColumn("Layer", width="medium", pinned=True)
+            },
+        )
+        st.caption(
+            "Input and output: as in the lowered model, where values stay int8 between layers. "
+            "oneDNN multiplies, sums, scales and rounds in one call; the portable kernel takes "
+            "several and runs anywhere."
+        )
+
+
+@contained("The times of the layers")
+def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
+    if not timing.layers:
+        st.info("Single layers were not timed in this run.", icon=":material/timer_off:")
+        return
+    times = layer_times(timing)
+    show_figure(
+        layer_times_figure(most_telling(times, top), selected=run_state.selected_layer(run.report)),
+        key="time_layers",
+        alt=describe_layer_times(times, timing),
+        about="\n\n".join(
+            (
+                "Two dots a layer: blue in float, orange on integers. An orange line is time "
+                "saved, a blue one time lost; dotted grey: neither is clearly faster. The largest "
+                "gain stands on top.",
+                "Small layers lose where rounding the input and launching the kernel cost more "
+                "than the multiplications save. Watching costs a little, so the sum is not the "
+                "model's time.",
+                "Click a dot to select its layer. The data holds simulated int8 too.",
+            )
+        ),
+        data=lambda: tables.table(layer_time_rows(times, timing)),
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-timing-layers",
+    )

@@ -1,0 +1,122 @@
+"""A pair of runs on a page: what differs, why, where, and digits whose answer flipped."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.export import tables
+from dashboard.figures.layers.pair import Pair, Side
+from dashboard.session import run_state
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.guard import contained
+from dashboard.widgets.slides import is_on_screen, is_presenting
+from dashboard.words.markdown import escape_markdown
+from dashboard.work import service
+
+DIGIT = 70
+"""Width of a digit and its two answers, in pixels; twice that in presenter mode."""
+_TONES = {"broken": ("red", ":material/error:"), "repaired": ("green", ":material/check_circle:")}
+
+
+def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
+    """Draw a pair; a click on a layer selects it, a button opens one of the runs.
+
+    In presenter mode the two sides and the digits are the first slide, and each figure is one more.
+    """
+    if is_on_screen(f"{key}_sides"):
+        with st.container(key=f"figure_{key}_sides"):
+            with st.grid(2, min_column_width=380, gap="small", key=f"{key}_sides"):
+                for side, run in ((found.a, run_a), (found.b, run_b)):
+                    _show_side(side, run, key)
+            if is_presenting():
+                _show_flipped(found, run_a, key)
+    with st.container(horizontal=True, gap="medium", key=f"{key}_why"):
+        with st.container(width="stretch" if is_presenting() else 690):
+            _show_cause(found, run_a, key)
+        if not is_presenting():
+            with st.container(width=330):
+                _show_flipped(found, run_a, key)
+    show_figure(
+        found.errors.figure,
+        key=f"{key}_errors",
+        alt=found.errors.text,
+        about="One row a layer, further right is worse. **Weight**: the weight alone. **Local**: "
+        "the layer's output when it alone is quantized. **Accumulated**: its output inside the "
+        "quantized model. **Output**: what it alone does to the model's answer.\n\n"
+        "The first three are shares of the signal, channel by channel: 100 % means that the error "
+        "is as large as what it should be.\n\n"
+        "KL divergence (in nats) says how far the answer's probabilities move: 0 is not at all, "
+        "above 0.1 answers change. Click a mark to select its layer.",
+        data=lambda: tables.four_errors_table(run_a.report, run_state.effects_of(run_a)),
+        on_select=run_state.select_layer,
+        file_name=f"{run_a.model_name}-four-errors",
+    )
+
+
+@contained("The cause")
+def _show_cause(found: Pair, run_a: Run, key: str) -> None:
+    if found.cause is not None:
+        show_figure(
+            found.cause.figure,
+            key=f"{key}_cause",
+            alt=found.cause.text,
+            about="Both runs of the layer that costs the broken model most, side by side.\n\n"
+            "Each mark is one channel. The dashed line is half a step of the integer grid: what "
+            "lies below it is rounded to 0.\n\n"
+            "Where weights are drawn instead: blue is what they were, orange what they became.",
+            file_name=f"{run_a.model_name}-cause",
+        )
+
+
+def _show_side(side: Side, run: Run, key: str) -> None:
+    color, icon = _TONES.get(side.label, ("blue", ":material/science:"))
+    with (
+        st.container(border=True, gap="xsmall", height="stretch"),
+        st.container(
+            horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+        ),
+    ):
+        with st.container(gap="xsmall", width="stretch"):
+            st.badge(side.label.capitalize(), icon=icon, color=color)  # type: ignore[arg-type]
+            st.markdown(escape_markdown(side.sentence))
+        shown = run_state.shown_run()
+        is_shown = shown is not None and shown.id == run.id
+        st.button(
+            "Shown now" if is_shown else "Open this run",
+            key=f"{key}_open_{side.label}",
+            disabled=is_shown,
+            icon=":material/check:" if is_shown else ":material/visibility:",
+            on_click=run_state.start_settings,
+            args=(run.settings,),
+            help=side.recipe,
+        )
+
+
+@contained("The digits")
+def _show_flipped(found: Pair, run: Run, key: str) -> None:
+    st.markdown(f"**{escape_markdown(found.difference)}** {escape_markdown(found.flipped_text)}")
+    if not found.flipped:
+        return
+    images = service.sample_images(run.model_name)
+    with st.container(horizontal=True, gap="small", key=f"{key}_flipped"):
+        for sample in found.flipped:
+            with st.container(gap=None, width=DIGIT * (2 if is_presenting() else 1)):
+                st.image(
+                    enlarged(images[sample.place]),
+                    width=(DIGIT - 10) * (2 if is_presenting() else 1),
+                    output_format="PNG",
+                    alt=f"Test sample {sample.place}: {found.a.label} says {sample.a}, "
+                    f"{found.b.label} says {sample.b}",
+                )
+                st.markdown(
+                    f":small[:red[{escape_markdown(found.a.label)} **{sample.a}**]]  \n"
+                    f":small[:green[{escape_markdown(found.b.label)} **{sample.b}**]]"
+                )
+
+
+def enlarged(image: service.IntImages, factor: int = 11) -> service.IntImages:
+    """Return an image with each pixel as a square, dark on white, uint8."""
+    grey = (255 - image).astype(np.uint8)
+    return np.kron(grey, np.ones((factor, factor), dtype=np.uint8))

@@ -1,0 +1,156 @@
+"""Start: one model broken and repaired side by side, then the models, presets and recent runs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.data.stories import STORIES, Story, story_of
+from dashboard.figures.layers.four_errors import (
+    ONE_MARK,
+    Series,
+    describe_four_errors,
+    error_rows,
+    four_errors_figure,
+)
+from dashboard.figures.layers.pair import MOST_LAYERS, pair
+from dashboard.session import run_state
+from dashboard.views.start.model_table import show_model_table, show_recent_runs
+from dashboard.views.start.pair_section import show_pair
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.guard import contained
+from dashboard.widgets.headline import show_headline
+from dashboard.words.markdown import escape_markdown
+from dashboard.words.recipes import EXECUTION_NOTE, describe_recipe, preset_about, preset_title
+from dashboard.work import service
+from quant_engine.scheme import PRESETS
+
+STORY_KEY = "story"
+
+
+def _show_presets(run: Run) -> None:
+    with st.container(horizontal=True, gap="small", key="start_presets"):
+        for name, recipe in PRESETS.items():
+            is_shown = (
+                run.recipe.name == name
+                and not run.recipe.exclude_layers
+                and not run.recipe.overrides
+            )
+            st.button(
+                preset_title(name),
+                key=f"start_preset_{name}",
+                help=preset_about(name),
+                disabled=is_shown,
+                icon=":material/check:" if is_shown else ":material/play_arrow:",
+                on_click=run_state.start_analysis,
+                args=(run.model_name, recipe),
+            )
+
+
+@contained("The run shown")
+def _show_run(run: Run) -> None:
+    """A run that belongs to no story: how it went, and its four errors."""
+    title = service.model_info(run.model_name).title
+    origin = "Stored example" if run.is_example else "Your run"
+    st.subheader(f"{origin}: {title}, {escape_markdown(describe_recipe(run.recipe))}", anchor=False)
+    show_headline(run, key="start")
+    effects = run_state.effects_of(run)
+    series = [Series("", error_rows(run.report, effects), effects, ONE_MARK)]
+    show_figure(
+        four_errors_figure(series, selected=run_state.selected_layer(run.report), most=MOST_LAYERS),
+        key="start_errors",
+        alt=describe_four_errors(series),
+        about="One row a layer, further right is worse. **Weight**: the weight alone. **Local**: "
+        "the layer's output when it alone is quantized. **Accumulated**: its output inside the "
+        "quantized model. **Output**: what it alone does to the model's answer.\n\n"
+        "The first three are shares of the signal, channel by channel.\n\n"
+        "Click a mark to select its layer.",
+        on_select=run_state.select_layer,
+        file_name=f"{run.model_name}-four-errors",
+    )
+
+
+def _show_links() -> None:
+    pages = (
+        ("views/layer/layer.py", "Layer", ":material/layers:"),
+        ("views/sensitivity/sensitivity.py", "Sensitivity", ":material/leaderboard:"),
+        ("views/what_if/what_if.py", "What if", ":material/tune:"),
+        ("views/size_time/size_time.py", "Size & time", ":material/speed:"),
+    )
+    with st.container(horizontal=True, gap="small", vertical_alignment="center", key="start_links"):
+        st.markdown(":small[The run shown, in detail:]", width="content")
+        for page, label, icon in pages:
+            st.page_link(page, label=label, icon=icon)
+        if st.button("Set up your own run", icon=":material/science:", key="start_experiment"):
+            run_state.go_to("views/experiment/experiment.py")
+
+
+def _open_story() -> None:
+    """Show the broken run of the story that was picked, so that every page is about it."""
+    story = next((s for s in STORIES if s.title == st.session_state.get(STORY_KEY)), None)
+    if story is not None:
+        run_state.start_settings(story.broken)
+
+
+def _show_stories(shown: Run | None) -> None:
+    """The stories as a row of choices, and the pair of the one that the run shown belongs to."""
+    told = [s for s in STORIES if all(map(service.find_example, (s.broken, s.repaired)))]
+    if not told:
+        return
+    current = None if shown is None else story_of(shown.id)
+    titles = [story.title for story in told]
+    current = current if current in told else None
+    st.session_state[STORY_KEY] = None if current is None else current.title
+    st.pills(
+        "A model broken and repaired",
+        titles,
+        key=STORY_KEY,
+        on_change=_open_story,
+        label_visibility="collapsed",
+    )
+    if current is not None:
+        _show_story(current)
+
+
+@contained("The story")
+def _show_story(story: Story) -> None:
+    runs = service.find_example(story.broken), service.find_example(story.repaired)
+    broken, repaired = runs
+    assert broken is not None
+    assert repaired is not None
+    model = service.model_info(broken.model_name).title
+    st.markdown(f"**{model}.** {story.text}")
+    predicted = (run_state.predicted_effects(broken), run_state.predicted_effects(repaired))
+    found = pair(broken, repaired, change=story.change, predicted=predicted)
+    show_pair(found, broken, repaired, key="pair")
+
+
+st.title("See what int8 does to a neural network", anchor=False)
+st.markdown(
+    "Quantization stores 32-bit numbers in 8 bits: a quarter of the bytes, a little less accuracy, "
+    "unless one **layer** breaks:"
+)
+shown = run_state.shown_run()
+_show_stories(shown)
+if shown is None:
+    st.info(
+        "The first figures appear here as soon as the analysis has some.",
+        icon=":material/hourglass_top:",
+    )
+elif story_of(shown.id) is None:
+    _show_run(shown)
+_show_links()
+
+models, schemes, recent = st.tabs(
+    ["Another model", "Another scheme", "Recent runs"], key="start_tab"
+)
+with models:
+    show_model_table(shown)
+with schemes:
+    if shown is not None:
+        model = service.model_info(shown.model_name).title
+        st.markdown(f"{model} again, quantized in another way. A click analyses it:")
+        _show_presets(shown)
+    st.caption(EXECUTION_NOTE)
+with recent:
+    show_recent_runs(shown)

@@ -1,0 +1,1 @@
+"""Any choice of bits, predicted and verified."""

@@ -1,0 +1,275 @@
+"""Parts of the What-if page: what is predicted, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import streamlit as st
+
+from dashboard.data.prediction import Configuration, Prediction
+from dashboard.data.runs import Run
+from dashboard.export import tables
+from dashboard.facts.accuracy import (
+    AccuracyChange,
+    change_text,
+    changed_answers,
+    compare_accuracy,
+    share_text,
+)
+from dashboard.facts.configurations import (
+    UNTRUSTED,
+    ScoreRow,
+    data_rows,
+    harm_column,
+    layer_data_rows,
+    measured_harm_text,
+    predicted_harm_text,
+    to_json,
+    trust_limit,
+    trust_text,
+)
+from dashboard.session.predictions import find_best, start_verification, verification_status
+from dashboard.views.what_if.configuration import try_configuration, use_settings
+from dashboard.widgets.chart import csv_bytes, file_stem
+from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_number, plural
+
+BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
+
+
+def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
+    """Draw the figures of the present choice: measured where it was run, else predicted.
+
+    What is predicted stands beside predictions for the run and for float, what was measured beside
+    its own prediction.
+    """
+    base, own, row = rows
+    size, own_size, float_size = (r.predicted.size for r in (row, own, base))
+    right, same = row.measured_accuracy, row.measured_agreement
+    samples = prediction.response.report.samples
+    harm, _, interval = measured_harm_text(row).partition(" (")
+    draw = partial(_result_metric, prediction, rows)
+    with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
+        draw(
+            "Accuracy",
+            "Share of samples answered right",
+            lambda r: _share(r, r.predicted.accuracy, prediction),
+            None if right is None else share_text(right, samples),
+            f"against float {change_text(_change(rows, samples))}" if row.configuration else "",
+        )
+        draw(
+            "Same answer",
+            "Share of samples with the same answer as the float model's",
+            lambda r: _share(r, r.predicted.top1_agreement, prediction),
+            None if same is None else format_accuracy(same),
+        )
+        draw(
+            harm_column(prediction),
+            ("KL divergence of the answers' probabilities" if prediction.has_logits else "NMSE")
+            + " from the float model's output; 0 is the same output",
+            lambda r: predicted_harm_text(r.predicted.harm, prediction),
+            None if row.measured_harm is None else harm,
+            f"95 %: {interval.removesuffix(')')}" if interval else "",
+        )
+        _metric(
+            "Model size",
+            format_bytes(size.model_bytes),
+            f"run {format_bytes(own_size.model_bytes)}, "
+            f"float {format_bytes(float_size.model_bytes)}",
+            "Exact, not predicted, with every BatchNorm folded into its layer, in float as well. "
+            "1 kB is 1,000 bytes.",
+        )
+        _metric(
+            "Bits a weight",
+            format_number(size.effective_bits),
+            f"run {format_number(own_size.effective_bits)}, "
+            f"float {format_number(float_size.effective_bits)}",
+            "Mean bits for each weight of the layers below, with scales and zero points. Exact.",
+        )
+
+
+def _result_metric(
+    prediction: Prediction,
+    rows: tuple[ScoreRow, ScoreRow, ScoreRow],
+    name: str,
+    about: str,
+    predict: Callable[[ScoreRow], str],
+    measured: str | None,
+    beside: str = "",
+) -> None:
+    """Draw one result: what was measured with its prediction, else the prediction among others."""
+    base, own, row = rows
+    samples = plural(prediction.response.report.samples, "test sample")
+    if measured is not None:
+        note = f"{beside}; predicted {predict(row)}" if beside else f"predicted {predict(row)}"
+        _metric(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
+        return
+    note = f"run {predict(own)}, float {predict(base)}, predicted too"
+    _metric(
+        f"{name}, predicted",
+        predict(row),
+        note if _holds(row, prediction) else f"not reliable; {note}",
+        f"{about}, predicted on {samples}; nothing was run for it. {trust_text(prediction)}",
+    )
+
+
+def _holds(row: ScoreRow, prediction: Prediction) -> bool:
+    return row.predicted.harm <= trust_limit(prediction)
+
+
+def _share(row: ScoreRow, value: float | None, prediction: Prediction) -> str:
+    """A predicted share, marked where predictions do not hold."""
+    if value is None:
+        return MISSING
+    return ("" if _holds(row, prediction) else UNTRUSTED) + format_accuracy(value)
+
+
+def _change(rows: Sequence[ScoreRow], samples: int) -> AccuracyChange | None:
+    """Compare the measured accuracy of the present choice with float's."""
+    base, row = rows[0], rows[-1]
+    changed = changed_answers(row.measured_agreement, samples)
+    return compare_accuracy(base.measured_accuracy, row.measured_accuracy, samples, changed=changed)
+
+
+def _metric(name: str, value: str, beside: str, about: str) -> None:
+    st.metric(name, value, beside, delta_color="off", delta_arrow="off", help=about)
+
+
+def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]) -> None:
+    """Draw what can be done with the present choice."""
+    configuration = row.configuration
+    status = verification_status(run.settings)
+    is_busy = status is not None and status.is_active
+    is_known = row.measured_harm is not None
+    with st.container(horizontal=True, gap="small", key="what_if_actions"):
+        settings = replace(run.settings, recipe=prediction.recipe_of(configuration))
+        st.button(
+            "Use this",
+            key="what_if_use",
+            type="primary",
+            icon=":material/science:",
+            disabled=not configuration,
+            help="Analyse this configuration layer by layer, and open it in Experiment. The link "
+            "then holds it."
+            if configuration
+            else "Every layer is float: there is nothing to analyse.",
+            on_click=use_settings,
+            args=(settings,),
+        )
+        st.button(
+            "Verify",
+            key="what_if_verify",
+            icon=":material/fact_check:",
+            disabled=is_busy or is_known,
+            help="Measured already." if is_known else "Really run the model under this choice.",
+            on_click=start_verification,
+            args=(run, [configuration]),
+        )
+        missing = [
+            point.as_dict()
+            for point in prediction.frontier.points
+            if point.configuration and prediction.measured_score(point.as_dict()) is None
+        ]
+        st.button(
+            "Verify the frontier",
+            key="what_if_verify_frontier",
+            icon=":material/show_chart:",
+            disabled=is_busy or not missing,
+            help=f"Really run the model under {plural(len(missing), 'point')} of the frontier."
+            if missing
+            else "Every point of the frontier was measured.",
+            on_click=start_verification,
+            args=(run, missing),
+        )
+        with st.popover("Downloads", icon=":material/download:"):
+            _show_downloads(run, prediction, row, rows)
+
+
+def _show_downloads(
+    run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]
+) -> None:
+    stem = file_stem(f"{run.model_name}-what-if")
+    st.download_button(
+        "Configuration (JSON)",
+        data=lambda: to_json(run, row, prediction),
+        file_name=f"{stem}.json",
+        mime="application/json",
+        on_click="ignore",
+        icon=":material/data_object:",
+        help="The choice for each layer as a recipe, with predicted and measured figures.",
+    )
+    st.download_button(
+        "Comparison (CSV)",
+        data=lambda: csv_bytes(tables.table(data_rows(rows, prediction))),
+        file_name=f"{stem}-comparison.csv",
+        mime="text/csv",
+        on_click="ignore",
+        icon=":material/table:",
+    )
+    st.download_button(
+        "Layers (CSV)",
+        data=lambda: csv_bytes(tables.table(layer_data_rows(prediction, row.configuration))),
+        file_name=f"{stem}-layers.csv",
+        mime="text/csv",
+        on_click="ignore",
+        icon=":material/table:",
+    )
+
+
+def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
+    """Draw the budget and the button that fills the table with the best choice within it."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="budget"):
+        by = st.selectbox("Budget", [BY_BYTES, BY_BITS, BY_FLOAT], key="what_if_by", width=150)
+        size = prediction.score(own).size
+        if by == BY_BYTES:
+            value = st.number_input(
+                "At most (kB)",
+                min_value=0.0,
+                value=size.model_bytes / 1000,
+                step=1.0,
+                format="%.1f",
+                key=f"what_if_kb_{run.id}",
+                width=150,
+                help="Of the whole model; at first that of the run shown.",
+            )
+            kind, budget = "bytes", 1000.0 * value
+        elif by == BY_BITS:
+            budget = st.number_input(
+                "At most (bits)",
+                min_value=0.0,
+                max_value=40.0,
+                value=5.0,
+                step=0.5,
+                key="what_if_bits",
+                width=150,
+                help="Mean bits for each weight, with scales and zero points.",
+            )
+            kind = "bits"
+        else:
+            layers = len(prediction.response.layers)
+            budget = st.number_input(
+                "At most (layers)",
+                min_value=0,
+                max_value=layers,
+                value=min(2, layers),
+                key=f"what_if_layers_{run.id}",
+                width=150,
+                help="The others are quantized; without another budget that means the most bits.",
+            )
+            kind = "float_layers"
+        st.button(
+            "Find the best",
+            key="what_if_find_best",
+            icon=":material/auto_fix_high:",
+            on_click=_take_best,
+            args=(run, prediction, kind, budget),
+            help="The least predicted harm within the budget, interactions between layers "
+            "included. It fills the table; nothing is run.",
+        )
+
+
+def _take_best(run: Run, prediction: Prediction, kind: str, budget: float) -> None:
+    found = find_best(run, kind, budget)
+    if found is not None:
+        try_configuration(run, prediction, found)

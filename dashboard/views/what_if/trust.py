@@ -1,0 +1,191 @@
+"""Parts of the What-if page: predicted beside measured, and how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard.data.prediction import Prediction
+from dashboard.data.runs import Run
+from dashboard.export import tables
+from dashboard.facts.configurations import (
+    ScoreRow,
+    harm_column,
+    harm_name,
+    harm_text,
+    make_row,
+    ratio_text,
+    table_row,
+    trust_limit,
+    trust_text,
+)
+from dashboard.figures.sensitivity.agreement import correlation_text
+from dashboard.figures.what_if.trust import trust_figure, trust_rows
+from dashboard.views.what_if.configuration import try_text
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.guard import contained
+from dashboard.words.formatting import format_number, plural
+from quant_engine.report import GOOD, ROUGH
+
+RATIO = "Ratio"
+
+
+@contained("The verdict on the predictions")
+def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
+    """Say how far predictions can be trusted on this model, and for the present choice."""
+    agreement = prediction.response.agreement
+    if agreement.level not in (GOOD, ROUGH):
+        st.error(agreement.verdict, icon=":material/dangerous:")
+        return
+    text = trust_text(prediction)
+    if row.measured_harm is None and row.predicted.harm > trust_limit(prediction):
+        limit = harm_text(trust_limit(prediction), prediction)
+        st.warning(
+            f"This choice lies beyond {limit}, up to which predictions hold: press “Verify” before "
+            "you rely on it.",
+            icon=":material/warning:",
+        )
+    elif agreement.level == GOOD:
+        st.success(text, icon=":material/verified:")
+    else:
+        st.warning(text, icon=":material/warning:")
+
+
+@contained("The comparison")
+def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
+    """Draw predicted and measured figures side by side."""
+    st.dataframe(
+        [table_row(row, prediction) for row in rows],
+        key="what_if_comparison",
+        width="stretch",
+        hide_index=True,
+        column_config=_column_settings(bits_width=120),
+    )
+    st.caption("In brackets: 95 % intervals of what was measured, where they are known.")
+
+
+def _column_settings(bits_width: int) -> dict[str, Any]:
+    """Widths that leave no column out of sight on a usual screen; what the rest leaves to bits."""
+    texts = {
+        "Configuration": (160, "", True),
+        "KL (nats)": (275, "KL divergence in nats. 0 is the float model's output.", False),
+        "NMSE": (275, "Normalized error of the output. 0 is the float model's.", False),
+        RATIO: (70, "Predicted ÷ measured: 1 × is right; below, it makes too little of it.", False),
+        "Accuracy": (235, "Share of the test samples that are right.", False),
+        "Same answer": (180, "Share of answers that stay the float model's.", False),
+        "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
+        "Bits a weight": (
+            bits_width,
+            "Mean bits for each weight, scales and zero points too, and how many layers have how "
+            "many bits.",
+            False,
+        ),
+    }
+    return {
+        name: st.column_config.TextColumn(name, width=width, help=about or None, pinned=pinned)
+        for name, (width, about, pinned) in texts.items()
+    }
+
+
+@contained("The list of measured configurations")
+def show_measured(run: Run, prediction: Prediction) -> None:
+    """Draw everything that was really run, predicted beside measured; a row can be tried."""
+    points = sorted(prediction.measured, key=lambda p: p.predicted.size.model_bytes)
+    rows = [make_row("", p.as_dict(), prediction) for p in points if p.configuration]
+    if not rows:
+        st.info(
+            "Nothing was run from this page yet. “Verify” runs the model under the present choice.",
+            icon=":material/fact_check:",
+        )
+        return
+    texts = [prediction.to_text(row.configuration) for row in rows]
+    cells = []
+    for row in rows:
+        known = table_row(row, prediction)
+        del known["Configuration"]
+        results: dict[str, str] = {
+            n: known.pop(n) for n in ("Accuracy", "Same answer") if n in known
+        }
+        harm = harm_column(prediction)
+        cells.append({**results, harm: known.pop(harm), RATIO: ratio_text(row), **known})
+    key = f"what_if_measured_{len(rows)}"
+
+    def choose() -> None:
+        selection = (st.session_state.get(key) or {}).get("selection") or {}
+        for index in selection.get("rows") or []:
+            if 0 <= index < len(texts):
+                try_text(run, prediction, texts[index])
+
+    st.dataframe(
+        cells,
+        key=key,
+        width="stretch",
+        height=min(38 + 35 * len(cells), 400),
+        hide_index=True,
+        on_select=choose,
+        selection_mode="single-row",
+        column_config=_column_settings(bits_width=170),
+    )
+    st.caption("All that was run. Tick a row on the left to load its configuration.")
+
+
+@contained("The agreement")
+def show_trust(run: Run, prediction: Prediction) -> None:
+    """Draw the check of the predictions against measurements on this very model."""
+    agreement = prediction.response.agreement
+    st.subheader("Can the prediction be trusted here?", anchor=False)
+    with st.grid(3, min_column_width=200, gap="small", key="headline_what_if_trust"):
+        for name, figures in (
+            ("Rank correlation, single layers", agreement.single),
+            ("Rank correlation, random choices", agreement.random),
+        ):
+            st.metric(
+                name,
+                f"ρ = {correlation_text(figures.rank_correlation)}",
+                f"{figures.count} compared",
+                delta_color="off",
+                delta_arrow="off",
+                help="Spearman's rank correlation ρ of predicted and measured values: 1 is the "
+                "same order, 0 no relation.",
+            )
+        st.metric(
+            "Predicted ÷ measured, median",
+            f"{format_number(agreement.random.median_ratio, 2)} ×",
+            f"single layers {format_number(agreement.single.median_ratio, 2)} ×",
+            delta_color="off",
+            delta_arrow="off",
+            help="Over all random choices, many of them harsher than where predictions hold. "
+            "1 × is right; below, predictions make too little of the harm.",
+        )
+    by_option = "; ".join(
+        f"at {prediction.letters[name]} bits ρ = {correlation_text(figures.rank_correlation)}, "
+        f"{format_number(figures.median_ratio, 2)} × what was measured"
+        for name, figures in agreement.by_option
+    )
+    st.caption(
+        "ρ is Spearman's rank correlation of predicted and measured: +1 is the same order, 0 no "
+        f"relation. Single layers {by_option}. Checked on "
+        f"{plural(agreement.samples, 'sample')} that the model really ran on."
+    )
+    harm = harm_name(prediction)
+    show_figure(
+        trust_figure(prediction, harm, limit=trust_limit(prediction)),
+        key="what_if_trust",
+        alt=trust_text(prediction),
+        about="\n\n".join(
+            (
+                "One point a configuration that was really run. Across: what was measured. "
+                "Upwards: what had been predicted.",
+                "On the dotted line the prediction is right; below it, it makes too little of the "
+                "harm. Points in the same order from left to right as from low to high can be "
+                "compared by prediction.",
+                "Harsh configurations leave the line first: predictions are of first order, and "
+                "large errors are not. Click a point to try its configuration.",
+            )
+        ),
+        data=lambda: tables.table(trust_rows(prediction)),
+        on_select=lambda text: try_text(run, prediction, text),
+        file_name=f"{run.model_name}-trust",
+    )

@@ -1,0 +1,100 @@
+"""What if: choose bits for every layer, and see at once what the model is predicted to do."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.prediction import Configuration, Prediction
+from dashboard.data.runs import Run
+from dashboard.export import tables
+from dashboard.facts.configurations import compare_rows, harm_name, trust_limit, with_run
+from dashboard.figures.what_if.frontier import (
+    chart_points,
+    describe_frontier,
+    frontier_figure,
+    frontier_rows,
+)
+from dashboard.session import run_state
+from dashboard.session.predictions import find_prediction
+from dashboard.views.what_if.configuration import current_configuration, hold_link, try_text
+from dashboard.views.what_if.controls import show_actions, show_budget, show_prediction
+from dashboard.views.what_if.table import show_layer_table
+from dashboard.views.what_if.trust import show_comparison, show_measured, show_trust, show_verdict
+from dashboard.views.what_if.unmeasured import show_no_prediction
+from dashboard.widgets.chart import show_figure
+from dashboard.widgets.guard import contained
+from dashboard.words.formatting import format_percent
+from dashboard.words.markdown import escape_markdown
+
+
+@contained("The frontier")
+def _show_frontier(run: Run, prediction: Prediction, configuration: Configuration) -> None:
+    own, _ = prediction.configuration_of(run.recipe)
+    show_budget(run, prediction, own)
+    points, harm = chart_points(prediction, configuration, own), harm_name(prediction)
+    show_figure(
+        frontier_figure(points, harm, limit=trust_limit(prediction)),
+        key="what_if_frontier",
+        alt=describe_frontier(points, harm),
+        about="\n\n".join(
+            (
+                "One point a configuration: bytes across, predicted harm upwards, each grid line "
+                "ten times the one before. The star is the table's present choice. A prediction of "
+                "exactly 0, such as the float model's, has no place on such an axis: it stands on "
+                "the lower edge.",
+                "The line is the frontier: the least harm that a search found for every size. On "
+                "shaded ground it is grey: there predictions were found not to hold. Diamonds give "
+                "all layers the same bits. What lies above the line can be had smaller, or better.",
+                "A green × is what running the model gave, joined to its prediction. Click a point "
+                "to load its configuration into the table.",
+            )
+        ),
+        data=lambda: tables.table(frontier_rows(points, harm)),
+        on_select=lambda text: try_text(run, prediction, text),
+        file_name=f"{run.model_name}-frontier",
+    )
+
+
+def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
+    prediction = with_run(run, prediction)
+    configuration = current_configuration(run, prediction, text)
+    rows = compare_rows(run, prediction, configuration)
+    show_prediction(prediction, rows)
+    show_verdict(prediction, rows[-1])
+    show_actions(run, prediction, rows[-1], rows)
+    with st.grid(2, min_column_width=460, gap="medium", key="what_if_body"):
+        with st.container():
+            show_layer_table(run, prediction, configuration)
+        with st.container():
+            _show_frontier(run, prediction, configuration)
+    st.subheader("Predicted and measured", anchor=False)
+    show_comparison(prediction, rows)
+    show_measured(run, prediction)
+    show_trust(run, prediction)
+    with st.popover("Notes", type="tertiary", icon=":material/info:"):
+        st.markdown(_notes(prediction))
+
+
+def _notes(prediction: Prediction) -> str:
+    report = prediction.response.report
+    lines = [f"Predicted for {report.samples} test samples, which “Verify” runs as well."]
+    if report.projection_error:
+        share = format_percent(report.projection_error)
+        lines.append(f"Only the largest outputs are predicted one by one; this adds about {share}.")
+    lines += [f"{name} stays float: {reason}" for name, reason in report.skipped]
+    return "\n\n".join(escape_markdown(line) for line in (*lines, *report.notes))
+
+
+st.title("What if", anchor=False)
+st.caption(
+    "Choose bits for every layer. What that does to the model is predicted at once from one "
+    "measurement, without running it; “Verify” runs it. KL divergence says how far the answers' "
+    "probabilities move from the float model's, in nats: 0 is not at all."
+)
+shown = run_state.require_run()
+linked = hold_link(shown)
+known = find_prediction(shown.settings)
+if known is None:
+    show_no_prediction(shown)
+else:
+    _show_what_if(shown, known, linked)

@@ -1,0 +1,123 @@
+"""The few figures that say how a run went."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.facts.accuracy import (
+    change_text,
+    delta_arrow,
+    delta_color,
+    interval_suffix,
+    output_change,
+)
+from dashboard.facts.coverage import coverage_text
+from dashboard.session import run_state
+from dashboard.session.link_widgets import PRESENT_KEY
+from dashboard.words.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_count,
+    format_db,
+    format_nats,
+    format_shrinking,
+    plural,
+    short_name,
+)
+from dashboard.words.markdown import escape_markdown
+from dashboard.words.recipes import gloss, judged_caption
+from dashboard.work import service
+from quant_engine.report import OutputReport
+
+LONGEST_NAME, LONGEST_PRESENTED = 20, 14
+
+
+def samples_covered(run: Run) -> str:
+    """Return how many of the test samples the figures of a run cover."""
+    known, planned = run.report.evaluation_samples, service.model_info(run.model_name).test_samples
+    return f"{format_count(known)} of {plural(planned, 'sample')}"
+
+
+def show_headline(run: Run, *, key: str) -> None:
+    """Draw accuracy, bytes and output error before and after, and the culprit."""
+    output = run.report.output
+    if run.report.is_partial:
+        st.caption(f"Measured on {samples_covered(run)}.")
+    if caption := judged_caption(run.report.judged):
+        st.caption(escape_markdown(caption))
+    with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
+        _show_accuracy(output)
+        _show_size(run)
+        st.metric(
+            "Output SQNR",
+            format_db(output.error.sqnr_db if output else None),
+            help="Signal to quantization noise of the model's output: 10 dB more means a tenth of "
+            "the noise.",
+        )
+        st.metric(
+            "Same answer as float",
+            format_accuracy(output.top1_agreement if output else None),
+            f"KL {format_nats(output.kl_divergence)}" if output else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="Share of test samples for which both models choose the same class, and the mean "
+            "KL divergence of their outputs.",
+        )
+        culprit = run_state.culprit_of(run)
+        longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
+        names = [layer.name for layer in run.report.layers]
+        st.metric(
+            f"Culprit ({culprit.label})" if culprit is not None else "Culprit",
+            MISSING if culprit is None else short_name(culprit.name, names, longest),
+            culprit.text if culprit is not None else None,
+            delta_color="off",
+            delta_arrow="off",
+            help=f"{culprit.sentence} It is the layer that costs the output most: measured where "
+            "a sensitivity was, else predicted, else the one with the largest error of its own."
+            if culprit is not None
+            else "No layer is quantized, or none was measured.",
+        )
+    st.caption(gloss("SQNR", "KL"))
+    # What the figures are about comes with them: a report on a tenth of the weights says so.
+    if said := coverage_text(run.report.coverage):
+        st.caption(escape_markdown(said))
+
+
+def _show_size(run: Run) -> None:
+    """Bytes before and after; where BatchNorms were folded, "before" is the folded model."""
+    size, given = run.report.size, service.model_info(run.model_name).float_bytes
+    value, change = MISSING, None
+    if size is not None:
+        before, after = size.float_bytes, size.quantized_bytes
+        value = f"{format_bytes(before)} → {format_bytes(after)}"
+        folded = "" if before == given else "; BatchNorm folded"
+        change = format_shrinking(before, after) + folded
+    st.metric(
+        "Size, float → now",
+        value,
+        change,
+        delta_color="off",
+        delta_arrow="off",
+        help="All parameters and buffers. 1 kB is 1,000 bytes. BatchNorms are folded into the "
+        f"layers before them first; the float model as given has {format_bytes(given)}.",
+    )
+
+
+def _show_accuracy(output: OutputReport | None) -> None:
+    if output is not None and output.accuracy_quantized is not None:
+        before, after = output.accuracy_float, output.accuracy_quantized
+        change, samples = output_change(output), output.labelled_samples
+        st.metric(
+            "Accuracy, float → now",
+            f"{format_accuracy(before)} → {format_accuracy(after)}",
+            # Streamlit takes the direction from an ASCII minus.
+            f"{change_text(change)}; now{interval_suffix(after, samples)}".replace("−", "-", 1),
+            delta_color=delta_color(change),
+            delta_arrow=delta_arrow(change),
+            help=f"On {samples} test samples. In brackets: 95 % intervals, of the difference "
+            "on the same samples and of the accuracy now, in percent.",
+        )
+    else:
+        st.metric("Accuracy, float → now", MISSING)

@@ -1,0 +1,111 @@
+"""Long work on any page: progress, time left, Cancel, and why it failed."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.session import run_state
+from dashboard.widgets.live import show_live
+from dashboard.words.formatting import plural
+from dashboard.words.markdown import escape_markdown
+from dashboard.words.recipes import describe_estimate
+from dashboard.work.jobs import CANCELLED, QUEUED, JobStatus
+
+
+def show_job_panel(*, is_empty: bool, remark: str = "") -> None:
+    """Draw what is on its way for this session; it keeps itself up to date.
+
+    Args:
+        is_empty: Whether the shell found no run to show.
+        remark: What the page shows until the first of the jobs ends.
+    """
+    statuses = run_state.watched_jobs()
+    if is_empty and run_state.shown_run() is not None:
+        st.rerun()  # the work ended while the shell was drawn
+    if not statuses:
+        return
+    active = frozenset(status.key for status in statuses if status.is_active)
+    seconds, shown = run_state.poll_seconds(), _shown_version()
+    show_live(
+        lambda: _draw(active, shown, seconds, remark),
+        key="live_jobs",
+        run_every=seconds if active else None,
+    )
+
+
+def _shown_version() -> object:
+    """What tells the run shown from another one, and from the same one with more in it.
+
+    What is known of a run on its way counts once: the page does not follow every layer.
+    """
+    run = run_state.shown_run()
+    if run is None or run.report.is_partial:
+        return run is None
+    return run.id, run.created, run.seconds
+
+
+def _draw(active_before: frozenset[str], shown: object, seconds: float, remark: str) -> None:
+    statuses = run_state.watched_jobs()
+    active = {status.key for status in statuses if status.is_active}
+    # The clock of this part is set where the whole page is drawn.
+    is_crowded = bool(active) and run_state.poll_seconds() >= 2 * seconds
+    if active != active_before or _shown_version() != shown or is_crowded:
+        st.rerun()  # the whole page: something ended, or there is something to show at last
+    for index, status in enumerate(statuses):
+        with st.container(border=True, key=f"job_{index}"):
+            if status.is_active:
+                _show_active(status, index)
+                if remark and index == 0:
+                    st.caption(remark)
+            else:
+                _show_ended(status, index)
+
+
+def _show_active(status: JobStatus, index: int) -> None:
+    with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
+        with st.container():
+            st.progress(status.fraction, text=progress_text(status))
+        st.button(
+            "Cancelling…" if status.is_cancelling else "Cancel",
+            key=f"cancel_{index}",
+            icon=":material/stop_circle:",
+            disabled=status.is_cancelling,
+            on_click=run_state.cancel_job,
+            args=(status.key,),
+        )
+
+
+def progress_text(status: JobStatus) -> str:
+    """Return in one line what a job does, or waits for, and how long it takes."""
+    if status.state == QUEUED and status.jobs_ahead:
+        waiting = plural(status.jobs_ahead, "other job")
+        return f"**{status.title}** · waiting for {waiting} to end"
+    parts = [f"**{status.title}**", escape_markdown(status.text) or "starting"]
+    if status.is_cancelling:
+        parts.append("stopping after this step")
+    elif status.seconds_left is not None:
+        parts.append(f"{describe_estimate(status.seconds_left)} left")
+    return " · ".join(parts)
+
+
+def _show_ended(status: JobStatus, index: int) -> None:
+    if status.state == CANCELLED:
+        why = "cancelled" if status.failure is None else "stopped"
+        more = "" if status.failure is None else f" {status.failure.message}"
+        st.info(f"{status.title} was {why} before it had a result.{more}", icon=":material/cancel:")
+    elif status.failure is not None:
+        failure = status.failure
+        where = f" It was at: {escape_markdown(failure.where)}." if failure.where else ""
+        st.error(
+            f"**{status.title} failed.** {escape_markdown(failure.message)}{where}",
+            icon=":material/error:",
+        )
+        if failure.details:
+            st.caption(failure.details)
+    st.button(
+        "Dismiss",
+        key=f"dismiss_job_{index}",
+        icon=":material/close:",
+        on_click=run_state.dismiss_job,
+        args=(status.key,),
+    )

@@ -1,0 +1,81 @@
+"""Presenter mode: one figure a screen, and keys that go from one to the next, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard.session.link_widgets import PRESENT_KEY, open_next
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+_PAGE = "slides_page"
+_FIGURES = "slides_of_page"
+_AT = "slide_shown"
+
+
+def is_presenting() -> bool:
+    """Whether presenter mode is on."""
+    return bool(st.session_state.get(PRESENT_KEY))
+
+
+def show_slide_bar(files: Sequence[str], place: int) -> None:
+    """Begin a page in presenter mode: its style, and the buttons that the arrow keys press.
+
+    Args:
+        files: All pages, in the order they are shown.
+        place: The present one among them.
+    """
+    if not is_presenting():
+        return
+    if st.session_state.get(_PAGE) != files[place]:
+        st.session_state[_PAGE] = files[place]
+        st.session_state[_AT] = 0
+    st.session_state[_FIGURES] = []
+    st.html(ASSETS / "present.css")
+    with st.container(horizontal=True, key="slide_bar", vertical_alignment="center"):
+        for label, key, icon, step in (
+            ("Previous", "Left", ":material/chevron_left:", -1),
+            ("Next", "Right", ":material/chevron_right:", 1),
+        ):
+            st.button(
+                label,
+                key=f"slide_{label.lower()}",
+                icon=icon,
+                shortcut=key,
+                disabled=(step < 0 and place == 0 and st.session_state[_AT] == 0),
+                on_click=_step,
+                args=(step, tuple(files), place),
+            )
+        st.button(
+            "Leave",
+            key="slide_leave",
+            icon=":material/close_fullscreen:",
+            shortcut="Esc",
+            on_click=_leave,
+        )
+
+
+def is_on_screen(key: str) -> bool:
+    """Whether to draw this figure: always, but in presenter mode only the one whose turn it is."""
+    if not is_presenting():
+        return True
+    figures: list[str] = st.session_state.setdefault(_FIGURES, [])
+    if key not in figures:
+        figures.append(key)
+    return figures.index(key) == st.session_state.get(_AT, 0)
+
+
+def _step(step: int, files: tuple[str, ...], place: int) -> None:
+    """Show the next figure, or the next page where this one has no more."""
+    at = st.session_state.get(_AT, 0) + step
+    if 0 <= at < len(st.session_state.get(_FIGURES, ())):
+        st.session_state[_AT] = at
+    elif 0 <= place + step < len(files):
+        open_next(files[place + step])
+
+
+def _leave() -> None:
+    st.session_state[PRESENT_KEY] = False

@@ -1,0 +1,127 @@
+"""Calls into the engine about predictions: measuring one, checking it, searching with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import quant_engine
+import sample_models
+from dashboard.data.prediction import Configuration, Prediction, bare_settings, widths_of
+from dashboard.data.prediction_files import pack_prediction, unpack_prediction
+from dashboard.data.settings import Settings
+from dashboard.data.stories import example_stem, story_settings
+from dashboard.work import service
+from dashboard.work.service import Control
+from quant_engine import LogitResponse, bit_options
+from quant_engine.errors import QuantizationError
+from quant_engine.progress import in_part
+from quant_engine.report import ConfigurationPoint
+from quant_engine.response import as_pairs
+
+EXAMPLE_SUFFIX = ".prediction.npz"
+MAX_IN_MEMORY = 4
+FRONTIER_POINTS = 20
+MEASURED_SHARE = 0.85  # of the time that a prediction takes; the frontier takes the rest
+
+_LOG = logging.getLogger(__name__)
+
+
+def measure_prediction(settings: Settings, control: Control) -> Prediction:
+    """Measure what predicts the model of these settings; takes seconds, reports to `control`."""
+    settings = bare_settings(settings)
+    recipe = settings.recipe
+    response = LogitResponse.measure(
+        sample_models.load_model(settings.model_name),
+        service.calibration_batches(settings),
+        recipe,
+        options=bit_options(recipe, widths_of(recipe)),
+        evaluation_data=service.evaluation_batches(settings.model_name),
+        seed=settings.seed,
+        progress=in_part(control.progress, 0.0, MEASURED_SHARE),
+    )
+    frontier = quant_engine.pareto_frontier(
+        response,
+        points=FRONTIER_POINTS,
+        progress=in_part(control.progress, MEASURED_SHARE, 1.0),
+    )
+    return Prediction(response, frontier)
+
+
+def verify(
+    settings: Settings,
+    prediction: Prediction,
+    configurations: Sequence[Configuration],
+    control: Control,
+) -> tuple[ConfigurationPoint, ...]:
+    """Run the model under configurations; takes seconds and reports to `control`."""
+    settings = bare_settings(settings)
+    scores = quant_engine.verify_configurations(
+        sample_models.load_model(settings.model_name),
+        service.calibration_batches(settings),
+        prediction.response,
+        configurations,
+        evaluation_data=service.evaluation_batches(settings.model_name),
+        progress=control.progress,
+    )
+    return tuple(
+        ConfigurationPoint(as_pairs(chosen), prediction.score(chosen), measured)
+        for chosen, measured in zip(configurations, scores, strict=True)
+    )
+
+
+def find_best(prediction: Prediction, by: str, budget: float) -> dict[str, str]:
+    """Return the configuration with the least predicted harm within a budget.
+
+    Args:
+        prediction: What predicts.
+        by: "bytes", "bits" (mean bits for each weight) or "float_layers".
+        budget: The most of it.
+
+    Raises:
+        SchemeError: If no configuration keeps to the budget; the message says what the least is.
+    """
+    point = quant_engine.search_configuration(
+        prediction.response,
+        model_bytes=round(budget) if by == "bytes" else None,
+        effective_bits=float(budget) if by == "bits" else None,
+        float_layers=int(budget) if by == "float_layers" else None,
+    )
+    return point.as_dict()
+
+
+def example_path(name: str) -> Path:
+    """Return where a stored prediction lies; `name` as for `service.example_run`."""
+    return service.EXAMPLES / f"{name}{EXAMPLE_SUFFIX}"
+
+
+def write_example(prediction: Prediction, name: str) -> Path:
+    """Write a prediction to come with the dashboard; return where it lies."""
+    path = example_path(name)
+    path.write_bytes(pack_prediction(prediction, is_small=True))
+    return path
+
+
+def find_example(settings: Settings) -> Prediction | None:
+    """Return the stored prediction for these settings, or None."""
+    bare = bare_settings(settings)
+    for told in story_settings():
+        if bare == bare_settings(told):
+            return example_prediction(example_stem(told))
+    card = service.model_card(settings.model_name).example
+    if card is None or bare_settings(card.settings) != bare:
+        return None
+    return example_prediction(settings.model_name)
+
+
+@lru_cache(maxsize=MAX_IN_MEMORY)
+def example_prediction(name: str) -> Prediction | None:
+    """Return a stored prediction, or None if there is none that can be read."""
+    path = example_path(name)
+    try:
+        return unpack_prediction(path.read_bytes()) if path.exists() else None
+    except (OSError, QuantizationError) as error:
+        _LOG.warning("stored prediction %s cannot be read: %s", path, error)
+        return None

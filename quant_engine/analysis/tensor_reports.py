@@ -1,0 +1,257 @@
+"""Reports on single tensors: a layer's weight and its input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quant_engine.analysis.layerwise import LayerStats
+from quant_engine.layers import QuantizedLayer
+from quant_engine.metrics.dynamic import DynamicGridStats
+from quant_engine.metrics.energies import to_sqnr_db
+from quant_engine.metrics.grid import GridStats
+from quant_engine.report import (
+    ChannelRanges,
+    InputChannels,
+    RangeChoice,
+    TensorReport,
+    WorkedExample,
+)
+from quant_engine.scheme import TensorScheme
+from quant_engine.tensors.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
+from quant_engine.tensors.histogram import BinnedValues, Histogram, bin_channels
+from quant_engine.tensors.observers import (
+    choose_range,
+    choose_weight_qparams,
+    expected_mse,
+    list_observers,
+    weight_rows,
+)
+
+_RANGE_BINS = 4096
+
+
+def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
+    """Describe what quantization did to a layer's weight.
+
+    Args:
+        weight: The float weight.
+        layer: The quantized layer that stands in for the float one.
+    """
+    weight = weight.detach().float()
+    qparams, scheme = layer.weight_qparams, layer.scheme.weight
+    lo, hi = (edge.item() for edge in torch.aminmax(weight))
+    # One sample that is the whole weight, so that the cosine is that of the whole tensor.
+    shifted = qparams if qparams.axis is None else replace(qparams, axis=qparams.axis + 1)
+    stats = GridStats(shifted, window=(lo, hi))
+    stats.update(weight[None])
+    choices: tuple[RangeChoice, ...] = ()
+    stand_in = fake_quantize(weight, qparams)
+    examples = worked_examples(weight, qparams)
+    if qparams.axis is None:
+        rows = weight_rows(weight, None).double().cpu().numpy()
+        choices = range_choices(bin_channels(rows, _RANGE_BINS), scheme)
+    return TensorReport(
+        scheme=scheme,
+        shape=tuple(weight.shape),
+        lo=lo,
+        hi=hi,
+        scale=_floats(qparams.scale),
+        zero_point=tuple(int(z) for z in qparams.zero_point.reshape(-1).tolist()),
+        error=stats.metrics(),
+        values=stats.value_histogram(),
+        lsb_error=stats.error_histogram(),
+        codes=stats.code_usage(),
+        channels=_channel_ranges(weight, stand_in, layer.channel_axis),
+        range_choices=choices,
+        example=examples[0],
+        per_channel_sqnr_db=_per_channel_sqnr(weight, scheme, layer.channel_axis),
+        examples=examples,
+    )
+
+
+def input_report(
+    layer: QuantizedLayer,
+    histogram: Histogram | None,
+    stats: LayerStats,
+    choices: tuple[RangeChoice, ...],
+) -> TensorReport | None:
+    """Describe what quantization did to a layer's input, or None if it stays float or never came.
+
+    Args:
+        layer: The quantized layer.
+        histogram: What calibration saw of the input; a dynamic range does without.
+        stats: What evaluation saw of it.
+        choices: `range_choices` of the histogram; none where the range is dynamic.
+    """
+    scheme, counted = layer.scheme.activation, stats.input
+    if scheme is None or counted is None or stats.example is None or not stats.example.numel():
+        return None
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    if isinstance(counted, DynamicGridStats):
+        assert counted.first is not None
+        grid, lo, hi = counted.first, counted.lo, counted.hi
+        scale, zero_point = tuple(map(_short, counted.scale)), counted.zero_point
+    else:
+        assert histogram is not None
+        grid, lo, hi = counted.qparams, histogram.lo, histogram.hi
+        scale, zero_point = _floats(grid.scale), (int(grid.zero_point),)
+    examples = worked_examples(stats.example, grid, stats.input_shape)
+    return TensorReport(
+        scheme=scheme,
+        shape=stats.input_shape,
+        lo=lo,
+        hi=hi,
+        scale=scale,
+        zero_point=zero_point,
+        error=counted.metrics(),
+        values=counted.value_histogram(),
+        lsb_error=counted.error_histogram(),
+        codes=counted.code_usage(),
+        channels=None,
+        range_choices=choices,
+        example=examples[0],
+        examples=examples,
+    )
+
+
+def input_channels(stats: LayerStats) -> InputChannels | None:
+    """Return the range of every channel of a layer's float input; None where it has none."""
+    if stats.input_axis is None or stats.input_lo is None or stats.input_hi is None:
+        return None
+    return InputChannels(stats.input_axis, _floats(stats.input_lo), _floats(stats.input_hi))
+
+
+def _per_channel_sqnr(weight: Tensor, scheme: TensorScheme, axis: int) -> float | None:
+    """Return the SQNR with a scale for each channel, where the weight has one for all."""
+    if scheme.is_per_channel:
+        return None
+    own = replace(scheme, granularity="per_channel")
+    stand_in = fake_quantize(weight, choose_weight_qparams(weight, own, axis))
+    rows = weight_rows(weight, axis).double()
+    signal = rows.square().sum(dim=1)
+    noise = (rows - weight_rows(stand_in, axis).double()).square().sum(dim=1)
+    share = (noise / signal)[signal > 0]
+    return _short(to_sqnr_db(1.0, float(share.mean()))) if share.numel() else math.inf
+
+
+def range_choices(binned: BinnedValues, scheme: TensorScheme) -> tuple[RangeChoice, ...]:
+    """Return what every observer would choose for one tensor, and what that would cost.
+
+    Args:
+        binned: All values of the tensor, one channel.
+        scheme: Bits and symmetry; its own observer is one of the entries.
+    """
+    signal = float((binned.nonzero_counts * np.square(binned.centers)).sum() / binned.counts.sum())
+    result = []
+    for observer in list_observers():
+        rule = replace(scheme, observer=observer, granularity="per_tensor")
+        lo, hi = choose_range(binned, rule)
+        grid = choose_qparams(torch.tensor(lo[0]), torch.tensor(hi[0]), rule)
+        noise, clipped = expected_mse(binned, lo, hi, rule)
+        result.append(
+            RangeChoice(
+                observer=observer,
+                lo=float(lo[0]),
+                hi=float(hi[0]),
+                scale=grid.scale.item(),
+                zero_point=int(grid.zero_point),
+                sqnr_db=to_sqnr_db(signal, float(noise[0])),
+                clipped_fraction=float(clipped[0]),
+            )
+        )
+    return tuple(result)
+
+
+EXAMPLES = 9
+"""Elements that a report works through one by one."""
+
+
+def worked_examples(
+    values: Tensor, qparams: QParams, shape: tuple[int, ...] | None = None
+) -> tuple[WorkedExample, ...]:
+    """Follow elements of different sizes through the arithmetic.
+
+    The first is the largest that became 0 where at least a quarter of the values that are not 0 did
+    so, else the one at 3/4 of all magnitudes. The others stand at even ranks of the magnitudes, up
+    to the largest.
+
+    Args:
+        values: The tensor, or its first values in order.
+        qparams: Its grid.
+        shape: Shape of the whole tensor; that of `values` if None.
+    """
+    flat = values.reshape(-1)
+    shape = tuple(values.shape) if shape is None else shape
+    sizes, last = flat.abs(), flat.numel() - 1
+    ranks = [(3 * flat.numel()) // 4, *(last * k // (EXAMPLES - 1) for k in range(EXAMPLES))]
+    places = [_position_of_rank(sizes, min(rank, last)) for rank in ranks]
+    lost = _became_zero(flat, qparams, shape)
+    if 4 * lost.numel() >= max(1, int(torch.count_nonzero(flat))):
+        places.insert(0, int(lost[sizes[lost].argmax()]))
+    chosen = list(dict.fromkeys(places))[:EXAMPLES]
+    return tuple(_worked_example(flat, place, qparams, shape) for place in chosen)
+
+
+def _became_zero(flat: Tensor, qparams: QParams, shape: tuple[int, ...]) -> Tensor:
+    """Return the places of the values that are not 0 and became 0."""
+    if qparams.axis is None or flat.numel() == math.prod(shape):
+        stand_in = fake_quantize(flat.reshape(shape) if qparams.axis is not None else flat, qparams)
+        return ((flat != 0) & (stand_in.reshape(-1) == 0)).nonzero().squeeze(1)
+    return torch.zeros(0, dtype=torch.int64)
+
+
+def _worked_example(
+    flat: Tensor, position: int, qparams: QParams, shape: tuple[int, ...]
+) -> WorkedExample:
+    index = tuple(int(i) for i in np.unravel_index(position, shape)) if shape else ()
+    scale, zero_point = qparams.scale, qparams.zero_point
+    if qparams.axis is not None:
+        scale, zero_point = scale[index[qparams.axis]], zero_point[index[qparams.axis]]
+    grid = QParams(scale, zero_point, qparams.qmin, qparams.qmax)
+    value = flat[position]
+    code = quantize(value, grid)
+    return WorkedExample(
+        index=index,
+        value=value.item(),
+        scale=scale.item(),
+        zero_point=int(zero_point),
+        code=int(code),
+        dequantized=dequantize(code, grid).item(),
+    )
+
+
+def _position_of_rank(values: Tensor, rank: int) -> int:
+    """Return where the value of this rank stands; of equal values the first ranks lowest."""
+    value = values.kthvalue(rank + 1).values
+    smaller = int(torch.count_nonzero(values < value))
+    return int((values == value).nonzero()[rank - smaller])
+
+
+def _channel_ranges(weight: Tensor, stand_in: Tensor, axis: int) -> ChannelRanges:
+    rows = weight_rows(weight, axis).double()
+    noise = (rows - weight_rows(stand_in, axis).double()).square().sum(dim=1).tolist()
+    signal = rows.square().sum(dim=1).tolist()
+    became_zero = (rows != 0) & (weight_rows(stand_in, axis) == 0)
+    return ChannelRanges(
+        axis=axis,
+        lo=_floats(rows.amin(dim=1)),
+        hi=_floats(rows.amax(dim=1)),
+        sqnr_db=tuple(_short(to_sqnr_db(s, n)) for s, n in zip(signal, noise, strict=True)),
+        became_zero=tuple(became_zero.sum(dim=1).tolist()),
+        channel_size=rows.shape[1],
+    )
+
+
+def _floats(values: Tensor) -> tuple[float, ...]:
+    return tuple(_short(value) for value in values.reshape(-1).tolist())
+
+
+def _short(value: float) -> float:
+    """Return the shortest float that is still the same float32, to keep reports small."""
+    return float(f"{value:.9g}") if math.isfinite(value) else value

@@ -1,0 +1,121 @@
+"""Measured times in a report: after the analysis, within a budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from quant_engine.errors import DataError, ModelForwardError
+from quant_engine.execution.clock import Stopwatch
+from quant_engine.execution.timing import time_executions
+from quant_engine.model.batches import Batch, Data, iterate_batches
+from quant_engine.model.copying import share_tensors
+from quant_engine.preparation.selection import list_layers
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.quantization.calibration import Calibration
+from quant_engine.quantization.conversion import convert, plan_layers
+from quant_engine.quantization.setup import set_up
+from quant_engine.report import TIMES_FOLLOW, ModelReport
+
+LEAST_BUDGET_S, MOST_BUDGET_S = 2.0, 10.0
+
+
+def measure_times(
+    report: ModelReport,
+    model: nn.Module,
+    calibration_data: Data | Calibration,
+    evaluation_data: Data | None = None,
+    *,
+    time_budget_s: float | None = None,
+    progress: Progress | None = None,
+) -> ModelReport:
+    """Add measured times to a report that has none, or measure them again.
+
+    The model is calibrated and quantized as the report's recipe says, and timed on the first
+    evaluation batch, or as much of it as the budget allows.
+
+    Args:
+        report: What `analyze` found for this model.
+        model: The float model; it is not changed.
+        calibration_data: As for `analyze`.
+        evaluation_data: As for `analyze`; only its first batch is read.
+        time_budget_s: Most seconds for timing. If None, as long as all before it took, but at
+            least 2 and at most 10.
+        progress: Called as progress(done, total, text); may raise to cancel.
+
+    Returns:
+        The report with times; without, where the model fails, and a note says why.
+
+    Raises:
+        DataError: If the budget is not positive, or the report is one of another model.
+        QuantizationError: As for `analyze`.
+    """
+    watch = Stopwatch()
+    check_budget(time_budget_s)
+    setup = set_up(model, calibration_data, None, evaluation_data)
+    prepared = setup.prepared
+    _check_layers(report, prepared.model)
+    meter = ProgressMeter(progress, len(report.layers) + 1)
+    calibration = setup.calibrate(meter)
+    plans = plan_layers(prepared, report.recipe, calibration)
+    quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
+    first = next(iterate_batches(setup.evaluation_data, "evaluation_data"))
+    seconds = time_budget_s or budget_after(watch.seconds)
+    return add_times(report, prepared.model, quantized, first, seconds, meter)
+
+
+def check_budget(seconds: float | None) -> None:
+    """Raise DataError unless a time budget is None or above 0."""
+    if seconds is not None and not seconds > 0:
+        raise DataError(
+            f"time_budget_s is {seconds}. Give seconds above 0, math.inf for no bound, or None."
+        )
+
+
+def _check_layers(report: ModelReport, model: nn.Module) -> None:
+    expected = {layer.name for layer in report.layers}
+    found = {layer.name for layer in list_layers(model)}
+    if expected != found:
+        raise DataError(
+            f"The report is of another model: it has the layers {sorted(expected)}, the model "
+            f"{sorted(found)}. Give the model that the report is about."
+        )
+
+
+def budget_after(seconds: float) -> float:
+    """Return how long timing may take after work that took `seconds`: as long, within bounds.
+
+    Example:
+        >>> budget_after(0.5), budget_after(4.4), budget_after(60.0)
+        (2.0, 4.4, 10.0)
+    """
+    return min(max(seconds, LEAST_BUDGET_S), MOST_BUDGET_S)
+
+
+def add_times(
+    report: ModelReport,
+    float_model: nn.Module,
+    quantized: nn.Module,
+    batch: Batch,
+    seconds: float,
+    meter: ProgressMeter,
+) -> ModelReport:
+    """Time the models; where they fail, the rest of the report stands, and a note says so."""
+    meter.say("time the model in float, simulated and on integers")
+    names = [layer.name for layer in report.quantized_layers]
+    notes = tuple(note for note in report.notes if note != TIMES_FOLLOW)
+    timing = None
+    try:
+        timing = time_executions(
+            float_model,
+            quantized,
+            batch,
+            names,
+            seconds=seconds,
+            progress=lambda _done, _total, text: meter.say(text),
+        )
+    except ModelForwardError as error:
+        notes += (f"The models were not timed. {error}",)
+    meter.step("times are measured")
+    return replace(report, timing=timing, notes=notes)

@@ -1,0 +1,1 @@
+"""Ways to compute a quantized model: simulated, integer, lowered; and their times."""

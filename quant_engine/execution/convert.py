@@ -1,0 +1,127 @@
+"""Switching a quantized model between simulated and integer execution, and saying what runs how."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from quant_engine.errors import UnsupportedLayerError, require_choice
+from quant_engine.execution.integer import KernelForm, why_not_integer
+from quant_engine.execution.kernels import AUTO, require_kernel
+from quant_engine.execution.lowering import LoweredStep, is_lowered, lower_model, lowered_layers
+from quant_engine.layers import QuantizedEmbedding, QuantizedLayer
+from quant_engine.model.copying import share_tensors
+from quant_engine.report import LayerExecution
+
+SIMULATED = "simulated"
+INTEGER = "integer"
+EXECUTIONS = (SIMULATED, INTEGER)
+
+WEIGHTS_ONLY = "weights_only"
+LOOKUP = "lookup"
+
+_NOTES = "execution_notes"
+
+
+def convert_execution(
+    model: nn.Module, execution: str = INTEGER, *, kernel: str = AUTO, lowered: bool = False
+) -> nn.Module:
+    """Return a quantized model that computes in another way; nothing is calibrated again.
+
+    Args:
+        model: A model from `quantize_model` or `load_quantized_model`; it is not changed.
+        execution: "integer": products of int8 codes are summed in int32, as a device would do it.
+            "simulated": codes are dequantized and summed in float32. Both give the same numbers
+            but for the rounding of float32, and but for NaN, for which there is no code.
+        kernel: What sums: "onednn" (fused; x86-64), "portable", or "auto" for the fastest that is
+            exact on this machine. Kernels that are not exact are never used.
+        lowered: Whether activations stay int8 between layers where the model's graph allows it;
+            see `lower_model`. Residuals added to a convolution are then rounded once more, so the
+            numbers are not quite those of the simulation. A model that cannot be traced keeps
+            float32 between layers, and `execution_notes` says why. A model that is lowered already
+            stays so. It takes and gives float32, and is to be lowered again after other numbers
+            were loaded.
+
+    Returns:
+        A copy that shares weights and codes with `model`. Layers that cannot run on integers stay
+        simulated; `list_executions` says which and why.
+
+    Raises:
+        SchemeError: If the execution or the kernel is unknown, or not to be had here.
+        UnsupportedLayerError: If the model holds no quantized layer.
+    """
+    require_choice("execution", execution, EXECUTIONS)
+    require_kernel(kernel)
+    if not any(_is_quantized(module) for module in model.modules()):
+        raise UnsupportedLayerError(
+            f"The {type(model).__name__} holds no quantized layer. Give the result of "
+            "quantize_model."
+        )
+    notes = execution_notes(model)
+    result = share_tensors(model)
+    if lowered and not is_lowered(model):
+        try:
+            result = lower_model(model)
+        except UnsupportedLayerError as error:
+            notes = (f"Activations are float32 between layers. {error}",)
+    vars(result)[_NOTES] = notes
+    for module in result.modules():
+        if isinstance(module, LoweredStep):
+            module.is_integer = execution == INTEGER
+        if isinstance(module, QuantizedLayer) and _is_quantized(module):
+            can_run = execution == INTEGER and not why_not_integer(module)
+            module.integer_form = KernelForm(kernel) if can_run else None
+    return result
+
+
+def execution_notes(model: nn.Module) -> tuple[str, ...]:
+    """Return what `convert_execution` could not do for a model, in words."""
+    notes: tuple[str, ...] = vars(model).get(_NOTES, ())
+    return notes
+
+
+def list_executions(model: nn.Module) -> tuple[LayerExecution, ...]:
+    """Say of every quantized layer of a model how it is computed.
+
+    The kernel is the one of the last run; before the first it is empty.
+
+    Example:
+        >>> from quant_engine import quantize_model, Recipe, TensorScheme
+        >>> model = quantize_model(nn.Linear(4, 4), None, Recipe(TensorScheme()))
+        >>> list_executions(model)[0].execution
+        'simulated'
+    """
+    steps = lowered_layers(model)
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer) and module.is_quantized:
+            step = steps.get(id(module))
+            entry = _execution_of(name, module)
+            if step is not None:
+                entry = replace(
+                    entry,
+                    name=name.removesuffix(".layer"),
+                    has_code_input=step.takes_codes,
+                    has_code_output=step.output_qparams is not None,
+                )
+            found.append(entry)
+    return tuple(found)
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return isinstance(module, QuantizedLayer) and module.is_quantized
+
+
+def _execution_of(name: str, layer: QuantizedLayer) -> LayerExecution:
+    if isinstance(layer, QuantizedEmbedding):
+        return LayerExecution(name, LOOKUP, reason="Rows are looked up; there are no products.")
+    reason = why_not_integer(layer)
+    form = layer.integer_form
+    if form is None:
+        return LayerExecution(name, SIMULATED, reason=reason or "The model's execution.")
+    if layer.scheme.activation is None:
+        return LayerExecution(
+            name, WEIGHTS_ONLY, reason="Its input stays float, so its products are float too."
+        )
+    return LayerExecution(name, INTEGER, form.name if isinstance(form, KernelForm) else "")

@@ -1,0 +1,289 @@
+"""Quantized layers computing on their codes: which arithmetic stands behind which layer.
+
+A form is built from a layer's codes when it first runs and again when they change. It is no part of
+the layer's state: copying, saving and moving a layer leave it behind, to be built anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
+from quant_engine.execution.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
+from quant_engine.execution.kernels.epilogue import finish
+from quant_engine.execution.kernels.reference import LONGEST_SUM
+from quant_engine.layers import QuantizedConvTranspose2d, QuantizedLayer
+from quant_engine.layers.base import IntegerForm
+from quant_engine.layers.precision import full_precision
+from quant_engine.tensors.affine import QParams, aligned
+
+
+class PackedLayer(Protocol):
+    """A layer's arithmetic on the codes of an input of any shape the layer takes."""
+
+    @property
+    def name(self) -> str:
+        """The kernel that ran last, or that will run."""
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any) -> Tensor:
+        """Run on unsigned codes."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+
+
+Q = TypeVar("Q", bound=QuantizedLayer)
+Packer = Callable[[Any, str], PackedLayer]
+
+# Codes of tensors that are alive, by the tensor's id and the grid.
+_Rounded: TypeAlias = dict[tuple[int, Grid], Tensor]
+
+_PACKERS: dict[type[QuantizedLayer], Packer] = {}
+
+
+def register_packed_layer(kind: type[Q]) -> Callable[[type], type]:
+    """Class decorator: the class, called with a layer and a kernel's name, packs this kind."""
+
+    def register(packed: type) -> type:
+        _PACKERS[kind] = cast(Packer, packed)
+        return packed
+
+    return register
+
+
+def why_not_integer(layer: QuantizedLayer) -> str:
+    """Return why a layer cannot compute on integers, or "" if it can."""
+    if type(layer) not in _PACKERS:
+        return f"{type(layer).__name__} has no integer arithmetic; it only looks codes up."
+    if layer.quantized_weight is None:
+        return "Its weight is still float."
+    terms = _terms(layer)
+    if layer.scheme.activation is not None and terms > LONGEST_SUM:
+        return (
+            f"Its sums have {terms} products, and int32 is sure to hold only {LONGEST_SUM} of them."
+        )
+    return ""
+
+
+def _terms(layer: QuantizedLayer) -> int:
+    """Return the products in one output, in a transposed convolution at most so many."""
+    assert layer.quantized_weight is not None
+    codes = layer.quantized_weight
+    groups = layer.groups if isinstance(layer, QuantizedConvTranspose2d) else 1
+    return codes.numel() // (codes.shape[layer.channel_axis] * groups)
+
+
+def weights_of(layer: QuantizedLayer, codes: Tensor) -> IntegerWeights:
+    """Return a layer's codes with a scale for each output channel.
+
+    Args:
+        layer: The layer.
+        codes: Its codes, rearranged so that output channels lie on axis 0.
+    """
+    grid, channels = layer.weight_qparams, codes.shape[0]
+    points = None
+    if layer.weight_zero_point is not None:
+        points = by_output_channel(grid.zero_point, channels)
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    return IntegerWeights(codes, by_output_channel(grid.scale, channels), points, bias)
+
+
+_SOURCES = (
+    "quantized_weight",
+    "weight_scale",
+    "weight_zero_point",
+    "input_scale",
+    "input_zero_point",
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Built:
+    """What a form built, and the tensors and their versions that it built it from.
+
+    Checked at every call, so it reads a layer's dictionaries directly: in small layers the way
+    through `nn.Module.__getattr__` would cost as much as the sums.
+    """
+
+    packed: PackedLayer
+    sources: tuple[Tensor | None, ...]
+    versions: tuple[tuple[int, int] | None, ...]
+    qparams: QParams | None
+    grid: Grid | None
+
+    def fits(self, layer: QuantizedLayer) -> bool:
+        for new, old, version in zip(_sources(layer), self.sources, self.versions, strict=True):
+            if new is not old:
+                return False
+            if version != _version(new):
+                return False
+        return True
+
+
+def _sources(layer: QuantizedLayer) -> tuple[Tensor | None, ...]:
+    buffers = layer._buffers
+    return (*(buffers[name] for name in _SOURCES), layer._parameters.get("bias"))
+
+
+def _version(tensor: Tensor | None) -> tuple[int, int] | None:
+    """Return torch's count of in-place changes, which inference tensors lack, and the memory."""
+    if tensor is None:
+        return None
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
+
+
+class KernelForm(IntegerForm):
+    """Runs a layer on integers: rounds the input to codes, sums products of codes, scales once.
+
+    A layer whose input stays float has no products of codes: its codes are multiplied as float
+    numbers, and the scale is applied to the sums, which spares dequantizing the weight.
+
+    Args:
+        kernel: "auto" or the name of a kernel; see `kernels.list_kernels`.
+    """
+
+    def __init__(self, kernel: str = AUTO) -> None:
+        self.kernel = kernel
+        self._built: _Built | None = None
+
+    @property
+    def name(self) -> str:
+        """The kernel that ran last; empty before the first run."""
+        return "" if self._built is None else self._built.packed.name
+
+    def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
+        """Run a layer on a float input; returns float32, laid out in memory as the input is."""
+        return self._run(layer, x, None, *arguments)
+
+    def run_all(self, layers: Sequence[QuantizedLayer], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run layers side by side, rounding once what several of them read on the same grid."""
+        rounded: _Rounded = {}
+        outputs = []
+        with full_precision(inputs[0]):
+            for layer, x in zip(layers, inputs, strict=True):
+                form = layer.integer_form
+                if isinstance(form, KernelForm):
+                    outputs.append(form._run(layer, x, rounded).to(x.dtype))
+                else:
+                    outputs.append(layer.run(x))
+        return outputs
+
+    def _run(
+        self, layer: QuantizedLayer, x: Tensor, rounded: _Rounded | None, *arguments: Any
+    ) -> Tensor:
+        if layer.scheme.activation is None:
+            return run_on_float_input(layer, x, *arguments)
+        built = self._build(layer)
+        qparams, grid = built.qparams, built.grid
+        if qparams is None or grid is None:
+            qparams = layer.input_grid(x)
+            if qparams is None:
+                return run_on_float_input(layer, x, *arguments)
+            grid = Grid.of(qparams)
+        codes = None if rounded is None else rounded.get((id(x), grid))
+        if codes is None:
+            codes = to_codes(x, qparams, grid)
+            if rounded is not None:
+                rounded[id(x), grid] = codes
+        y = built.packed(codes, grid, PLAIN, *arguments)
+        return y if _has_channels_last(x) else y.contiguous()
+
+    def run_codes(
+        self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any
+    ) -> Tensor:
+        """Run a layer on unsigned codes; returns float32 values or codes, as the epilogue says.
+
+        Raises:
+            NotCalibratedError: If the codes are on another grid than the layer's input is by now.
+        """
+        built = self._build(layer)
+        require_grid(built.grid, grid)
+        skip = epilogue.skip
+        shape = built.packed.output_shape(tuple(codes.shape))
+        if skip is None or _can_be_added(epilogue, shape):
+            return built.packed(codes, grid, epilogue, *arguments)
+        return finish(built.packed(codes, grid, PLAIN, *arguments), epilogue)
+
+    def _build(self, layer: QuantizedLayer) -> _Built:
+        if self._built is None or not self._built.fits(layer):
+            reason = why_not_integer(layer)
+            if reason:
+                raise UnsupportedLayerError(f"The layer cannot run on integers. {reason}")
+            sources, qparams = _sources(layer), layer.input_qparams
+            self._built = _Built(
+                _PACKERS[type(layer)](layer, self.kernel),
+                sources,
+                tuple(map(_version, sources)),
+                qparams,
+                None if qparams is None else Grid.of(qparams),
+            )
+        return self._built
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelForm:
+        return KernelForm(self.kernel)
+
+    def __reduce__(self) -> tuple[type[KernelForm], tuple[str]]:
+        return KernelForm, (self.kernel,)
+
+
+def require_grid(current: Grid | None, expected: Grid) -> None:
+    """Check that a layer's input still has the grid on which others hand it codes.
+
+    Raises:
+        NotCalibratedError: If it has another one.
+    """
+    if current != expected:
+        raise NotCalibratedError(
+            "A layer's input grid is not what it was when the model was lowered, perhaps because "
+            "other numbers were loaded. Lower the model again with convert_execution."
+        )
+
+
+def _can_be_added(epilogue: Epilogue, shape: tuple[int, ...]) -> bool:
+    """Whether a kernel can add it: codes or float32 values, one for each value of the output."""
+    skip = epilogue.skip
+    dtype = torch.float32 if epilogue.skip_grid is None else torch.uint8
+    return isinstance(skip, Tensor) and skip.dtype == dtype and skip.shape == shape
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    """Whether an image lies in memory with its channels last, and not also with them first."""
+    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return is_last and not x.is_contiguous()
+
+
+def run_on_float_input(layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
+    """Run a layer of int8 weights on a float input: y = scale · Σ x (q - z) + bias.
+
+    The codes enter the float operation as they are: scaling the sums instead of the weight spares
+    a pass over it.
+    """
+    codes = layer.quantized_weight
+    assert codes is not None
+    weight = codes.float()
+    if layer.weight_zero_point is not None:
+        grid = layer.weight_qparams
+        weight -= aligned(grid.zero_point, grid.axis, codes.dim())
+    sums = layer.compute(x.float(), weight, None, *arguments)
+    channels = sums.shape[layer.output_axis]
+    scale, bias = by_output_channel(layer.weight_qparams.scale, channels), layer.bias
+    shape = [1] * sums.dim()
+    shape[layer.output_axis] = channels
+    y = sums.mul_(scale.view(shape))
+    return y if bias is None else y.add_(bias.float().view(shape))
+
+
+def by_output_channel(values: Tensor, channels: int) -> Tensor:
+    """Return one entry for each output channel from a layer's grid, shape (channels,).
+
+    A grid has one entry, or one a channel, or, in a transposed convolution with groups, one for
+    each channel of a group.
+    """
+    if not values.dim():
+        return values.expand(channels).contiguous()
+    return values.repeat(channels // len(values))

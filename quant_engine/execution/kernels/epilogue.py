@@ -1,0 +1,118 @@
+"""What a kernel computes with besides the input: the weights, and what is done to the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quant_engine.execution.kernels.codes import Grid, from_codes, to_codes_of
+
+NO_ACTIVATION = "none"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IntegerWeights:
+    """The weights of one layer, output channels first.
+
+    Attributes:
+        codes: int8, shape (out_channels, ...).
+        scale: float32, shape (out_channels,).
+        zero_point: int32, shape (out_channels,); None if all are 0.
+        bias: float32, shape (out_channels,), or None.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor | None = None
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Epilogue:
+    """What happens to the sums of a layer before they are written.
+
+    y = activation(scale · sums + bias + skip), rounded to `output` if that is given.
+
+    Attributes:
+        activation: A name of `ACTIVATIONS`.
+        output: Grid of the result; None for float32 values.
+        skip: What is added: unsigned codes where `skip_grid` is given, else float32 values.
+        skip_grid: Grid of `skip`.
+    """
+
+    activation: str = NO_ACTIVATION
+    output: Grid | None = None
+    skip: Tensor | None = None
+    skip_grid: Grid | None = None
+
+
+PLAIN = Epilogue()
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    NO_ACTIVATION: lambda y: y,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
+}
+
+
+def finish(y: Tensor, epilogue: Epilogue) -> Tensor:
+    """Apply an epilogue to float32 values y = scale · sums + bias.
+
+    Args:
+        y: Values, which may be overwritten.
+        epilogue: What to do.
+
+    Returns:
+        Float32 values, or unsigned codes of `epilogue.output`.
+    """
+    if epilogue.skip is not None:
+        grid = epilogue.skip_grid
+        y = y + (epilogue.skip if grid is None else from_codes(epilogue.skip, grid))
+    y = ACTIVATIONS[epilogue.activation](y)
+    return y if epilogue.output is None else to_codes_of(y, epilogue.output)
+
+
+def scaled_sums(sums: Tensor, x_scale: float, weights: IntegerWeights, axis: int) -> Tensor:
+    """Return x_scale · weight_scale · sums + bias in float32, output channels on `axis`."""
+    shape = [1] * sums.dim()
+    shape[axis] = -1
+    y = sums.float() * (weights.scale * x_scale).view(shape)
+    return y if weights.bias is None else y.add_(weights.bias.view(shape))
+
+
+def with_counters(weights: IntegerWeights, groups: int = 1) -> IntegerWeights:
+    """Append to every group one output channel of ones, whose sums count its inputs.
+
+    With a weight zero point z, Σ (q_x - z_x)(q_w - z) = Σ (q_x - z_x) q_w - z Σ (q_x - z_x), and
+    the last sum is what the appended channel gives.
+    """
+    parts = [
+        torch.cat([part, torch.ones_like(part[:1])]) for part in weights.codes.chunk(groups, dim=0)
+    ]
+    return replace(weights, codes=torch.cat(parts))
+
+
+def without_counters(sums: Tensor, zero_point: Tensor, groups: int, axis: int) -> Tensor:
+    """Take the appended channels' sums, times the zero points, off the others.
+
+    Args:
+        sums: Sums of a layer built by `with_counters`, int32.
+        zero_point: Of the layer's own output channels, shape (out_channels,).
+        groups: Of the layer.
+        axis: Where output channels lie, from the front.
+    """
+    shape = [1] * (sums.dim() + 1)
+    shape[axis : axis + 2] = groups, -1
+    width = sums.shape[axis] // groups
+    split = (*sums.shape[:axis], groups, width, *sums.shape[axis + 1 :])
+    parts = sums.reshape(split)
+    own = parts.narrow(axis + 1, 0, width - 1)
+    counted = parts.narrow(axis + 1, width - 1, 1)
+    taken = zero_point.to(sums.dtype).view(shape) * counted
+    return (own - taken).flatten(axis, axis + 1)

@@ -1,0 +1,314 @@
+"""Integer sums by oneDNN's fused kernels: product, scale, bias, activation and rounding in one go.
+
+They ship inside PyTorch for x86-64 (`torch.ops.onednn`). On some processors, and for some shapes,
+they are not exact, so nothing here is trusted unseen: a worst case is run once for the machine,
+and every shape of a convolution, with all that is fused, is compared with the portable kernel
+before its first use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from quant_engine.execution.kernels.codes import HIGHEST, LOWEST, SHIFT, Grid
+from quant_engine.execution.kernels.epilogue import (
+    NO_ACTIVATION,
+    PLAIN,
+    Epilogue,
+    IntegerWeights,
+    finish,
+    scaled_sums,
+    with_counters,
+    without_counters,
+)
+from quant_engine.execution.kernels.geometry import Convolution, pad_codes
+from quant_engine.execution.kernels.reference import ReferenceConvolution, ReferenceLinear
+
+NAME = "onednn"
+
+_LINEAR_ACTIVATIONS = {
+    NO_ACTIVATION: ("none", ""),
+    "relu": ("relu", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+}
+_CONVOLUTION_ACTIVATIONS = {NO_ACTIVATION: "none", "relu": "relu"}
+_EXACT_IN_FLOAT32 = 1 << 24
+_KNOWN_SHAPES = 64
+_LARGE_SCALE = 1e20
+_UNIT = Grid(1.0, SHIFT, LOWEST, HIGHEST)
+
+_Variant: TypeAlias = tuple[tuple[int, ...], bool, int, str, bool, bool]
+
+
+@lru_cache(maxsize=1)
+def is_available() -> bool:
+    """Whether the fused kernels are there and exact on the worst case of this machine."""
+    operations = ("qlinear_prepack", "qlinear_pointwise", "qconv_prepack", "qconv2d_pointwise")
+    if not all(hasattr(torch.ops.onednn, name) for name in operations):
+        return False
+    try:
+        return all(_is_exact_product(terms) for terms in (4, 61, 256)) and _is_exact_window()
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+def _is_exact_product(terms: int) -> bool:
+    codes = torch.full((5, terms), HIGHEST, dtype=torch.uint8)
+    codes[1::2, ::3] = LOWEST
+    weights = torch.full((20, terms), -128, dtype=torch.int8)
+    weights[1::2] = 127
+    weights[2::3, ::2] = 127
+    unit = IntegerWeights(weights, torch.ones(20, dtype=torch.float32))
+    found = OnednnLinear(unit)(codes, _UNIT, PLAIN)
+    return torch.equal(found, ReferenceLinear(unit).sums(codes, SHIFT).float())
+
+
+def _is_exact_window() -> bool:
+    weights = torch.full((20, 32, 3, 3), -128, dtype=torch.int8)
+    weights[1::2] = 127
+    layer = OnednnConvolution(
+        IntegerWeights(weights, torch.ones(20, dtype=torch.float32)), Convolution()
+    )
+    return layer.is_exact_on((2, 32, 9, 9), _UNIT, PLAIN)
+
+
+class OnednnLinear:
+    """y = epilogue(scale · Σ (q_x - z_x)(q_w - z_w) + bias) on matrices.
+
+    Args:
+        weights: Codes of shape (out_features, in_features).
+    """
+
+    name = NAME
+
+    def __init__(self, weights: IntegerWeights) -> None:
+        self._weights = weights
+        counted = weights if weights.zero_point is None else with_counters(weights)
+        self._packed = torch.ops.onednn.qlinear_prepack(counted.codes.contiguous(), None)
+        self._zeros = torch.zeros(len(counted.codes), dtype=torch.int32)
+        self._ones = torch.ones(len(counted.codes), dtype=torch.float32)
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
+        """Run on unsigned codes (rows, in_features)."""
+        if self._weights.zero_point is not None:
+            sums = self._run(codes, _unscaled(grid), self._ones, None, PLAIN)
+            own = without_counters(sums, self._weights.zero_point, 1, axis=1)
+            return finish(scaled_sums(own, grid.scale, self._weights, axis=1), epilogue)
+        if not _can_fuse_into_product(epilogue):
+            y = self._run(codes, grid, self._weights.scale, self._weights.bias, PLAIN)
+            return finish(y, epilogue)
+        return self._run(codes, grid, self._weights.scale, self._weights.bias, epilogue)
+
+    def _run(
+        self, codes: Tensor, grid: Grid, scale: Tensor, bias: Tensor | None, epilogue: Epilogue
+    ) -> Tensor:
+        name, algorithm = _LINEAR_ACTIVATIONS[epilogue.activation]
+        output_scale, output_zero, dtype = _output(epilogue.output)
+        input_scale, scale = _scales(grid, scale)
+        operands = (codes, input_scale, grid.zero_point, self._packed, scale, self._zeros)
+        output = (output_scale, output_zero, dtype)
+        y: Tensor
+        if epilogue.skip is None:
+            y = torch.ops.onednn.qlinear_pointwise(*operands, bias, *output, name, [], algorithm)
+        else:
+            y = torch.ops.onednn.qlinear_pointwise.binary(
+                *operands, epilogue.skip, bias, *output, 1.0, 0, "add", 1.0, name, [], algorithm
+            )
+        return _limited(y, epilogue.output)
+
+
+class OnednnConvolution:
+    """The same over the windows of a convolution.
+
+    Args:
+        weights: Codes of shape (out_channels, C / groups, kernel height, kernel width).
+        convolution: Everything else.
+    """
+
+    name = NAME
+
+    def __init__(self, weights: IntegerWeights, convolution: Convolution) -> None:
+        self._weights = weights
+        self._convolution = convolution
+        counted = weights
+        if weights.zero_point is not None:
+            counted = with_counters(weights, convolution.groups)
+        self._unit = IntegerWeights(
+            counted.codes, torch.ones(len(counted.codes), dtype=torch.float32)
+        )
+        self._padding = [0, 0]
+        if convolution.is_plainly_padded:
+            self._padding = [convolution.edges[2], convolution.edges[0]]
+        self._packed = torch.ops.onednn.qconv_prepack(
+            counted.codes.contiguous(),
+            self._unit.scale,
+            1.0,
+            0,
+            list(convolution.stride),
+            self._padding,
+            list(convolution.dilation),
+            convolution.groups,
+            None,
+        )
+        self._zeros = torch.zeros(len(counted.codes), dtype=torch.int32)
+        self._exact: dict[_Variant, bool] = {}
+
+    def is_exact_on(self, shape: tuple[int, ...], grid: Grid, epilogue: Epilogue) -> bool:
+        """Whether the kernel agrees with the portable one on random codes of this shape.
+
+        Behind one operator stand many: other ones for a zero point of 0, for what is fused, and for
+        other numbers of threads. Some are wrong where their neighbours are right.
+        """
+        variant = (shape, not grid.zero_point, torch.get_num_threads(), *self._fused(epilogue))
+        found = self._exact.get(variant)
+        if found is None:
+            found = self._compare(shape, grid.zero_point, epilogue)
+            if len(self._exact) >= _KNOWN_SHAPES:
+                self._exact = {}
+            self._exact[variant] = found
+        return found
+
+    def _fused(self, epilogue: Epilogue) -> tuple[str, bool, bool]:
+        """Return what of an epilogue the kernel does: activation, rounding, adding."""
+        if self._weights.zero_point is not None or not _can_fuse_into_convolution(epilogue):
+            return NO_ACTIVATION, False, False
+        return epilogue.activation, epilogue.output is not None, epilogue.skip is not None
+
+    def _compare(self, shape: tuple[int, ...], zero_point: int, epilogue: Epilogue) -> bool:
+        height, width = self._weights.codes.shape[2:]
+        convolution = self._convolution
+        if convolution.is_plainly_padded and convolution.has_window_of_padding(
+            (height, width), (shape[2], shape[3])
+        ):
+            # The kernel reads beyond its memory then, and may take the process with it: nothing
+            # to be found out by running it.
+            return False
+        generator = torch.Generator().manual_seed(0)
+        grid = Grid(1.0, zero_point, LOWEST, HIGHEST)
+        codes = _random_codes(shape, generator)
+        sums = ReferenceConvolution(self._unit, convolution).sums(codes, zero_point).float()
+        # Scales are powers of two and the bias whole, so the portable result has no rounding but
+        # the last one.
+        bias = self._weights.bias
+        if bias is not None and len(bias) == len(self._unit.scale):
+            bias = torch.randint(-999, 999, bias.shape, generator=generator).float()
+            sums += bias.view(-1, 1, 1)
+        else:
+            bias = None
+        activation, is_rounded, is_added = self._fused(epilogue)
+        step = 2.0 ** int(sums.abs().max().clamp(min=128).log2() - 6) if sums.numel() else 1.0
+        trial = Epilogue(activation, Grid(step, 100, LOWEST, HIGHEST) if is_rounded else None)
+        if is_added:
+            skip = _random_codes(tuple(sums.shape), generator)
+            trial = (
+                replace(trial, skip=skip, skip_grid=Grid(step / 4, 90, LOWEST, HIGHEST))
+                if is_rounded
+                else replace(trial, skip=skip.float())
+            )
+        found = self._run(codes, grid, self._unit.scale, bias, trial)
+        return torch.equal(found, finish(sums, trial))
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
+        """Run on unsigned codes (N, C, H, W)."""
+        if self._weights.zero_point is not None:
+            sums = self._run(codes, _unscaled(grid), self._unit.scale, None, PLAIN)
+            groups = self._convolution.groups
+            own = without_counters(sums, self._weights.zero_point, groups, axis=1)
+            return finish(scaled_sums(own, grid.scale, self._weights, axis=1), epilogue)
+        if not _can_fuse_into_convolution(epilogue):
+            y = self._run(codes, grid, self._weights.scale, self._weights.bias, PLAIN)
+            return finish(y, epilogue)
+        return self._run(codes, grid, self._weights.scale, self._weights.bias, epilogue)
+
+    def _run(
+        self, codes: Tensor, grid: Grid, scale: Tensor, bias: Tensor | None, epilogue: Epilogue
+    ) -> Tensor:
+        convolution = self._convolution
+        if not convolution.is_plainly_padded:
+            codes = pad_codes(codes, convolution, grid.zero_point)
+        codes = codes.contiguous(memory_format=torch.channels_last)
+        input_scale, scale = _scales(grid, scale)
+        operands = (codes, input_scale, grid.zero_point, self._packed, scale, self._zeros)
+        geometry = (
+            list(convolution.stride),
+            self._padding,
+            list(convolution.dilation),
+            convolution.groups,
+        )
+        output = _output(epilogue.output)
+        name = _CONVOLUTION_ACTIVATIONS[epilogue.activation]
+        y: Tensor
+        if epilogue.skip is None:
+            y = torch.ops.onednn.qconv2d_pointwise(
+                *operands, bias, *geometry, *output, name, [None], ""
+            )
+        else:
+            # The kernel writes over what it adds.
+            skip = epilogue.skip.clone(memory_format=torch.channels_last)
+            grid = epilogue.skip_grid or _UNIT
+            zero_point = 0 if epilogue.skip_grid is None else grid.zero_point
+            y = torch.ops.onednn.qconv2d_pointwise.binary(
+                *operands,
+                skip,
+                bias,
+                *geometry,
+                *output,
+                grid.scale,
+                zero_point,
+                "sum",
+                1.0,
+                name,
+                [None],
+                "",
+            )
+        return _limited(y, epilogue.output)
+
+
+def _can_fuse_into_product(epilogue: Epilogue) -> bool:
+    """Whether the product kernel does it all: it adds values, not codes, and then only a ReLU."""
+    if epilogue.skip is None:
+        return epilogue.activation in _LINEAR_ACTIVATIONS
+    return epilogue.skip_grid is None and epilogue.activation in (NO_ACTIVATION, "relu")
+
+
+def _can_fuse_into_convolution(epilogue: Epilogue) -> bool:
+    """Whether the convolution kernel does it all: codes are added to codes, values to values."""
+    if epilogue.activation not in _CONVOLUTION_ACTIVATIONS:
+        return False
+    if epilogue.skip is None:
+        return True
+    return (epilogue.skip_grid is None) == (epilogue.output is None)
+
+
+def _random_codes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(LOWEST, HIGHEST + 1, shape, dtype=torch.uint8, generator=generator)
+
+
+def _scales(grid: Grid, scale: Tensor) -> tuple[float, Tensor]:
+    """Return the scales of input and weight; the kernel takes the sum times the first alone."""
+    if grid.scale < _LARGE_SCALE:
+        return grid.scale, scale
+    return 1.0, scale * grid.scale
+
+
+def _unscaled(grid: Grid) -> Grid:
+    return Grid(1.0, grid.zero_point, grid.lowest, grid.highest)
+
+
+def _output(grid: Grid | None) -> tuple[float, int, torch.dtype]:
+    if grid is None:
+        return 1.0, 0, torch.float32
+    return grid.scale, grid.zero_point, torch.uint8
+
+
+def _limited(y: Tensor, grid: Grid | None) -> Tensor:
+    """Keep codes inside a grid that is narrower than a byte."""
+    if grid is None or (grid.lowest, grid.highest) == (LOWEST, HIGHEST):
+        return y
+    return y.clamp_(grid.lowest, grid.highest)

@@ -1,0 +1,115 @@
+"""Which layers reach the judged output at all: by gradient, and where there is none by trying.
+
+A difference of zero does not tell: rounding may have hit every value, or no sample was sensitive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.errors import QuantizationError
+from quant_engine.model.batches import Batch
+from quant_engine.model.forward import primary_output, run_model
+from quant_engine.model.inputs import copy_inputs
+from quant_engine.preparation.prepared_model import PreparedModel
+
+NO_PATH = "does not reach the judged output"
+_FACTOR = -3.0
+
+
+def find_unreached(prepared: PreparedModel, names: Sequence[str]) -> frozenset[str]:
+    """Return the layers whose answer does not change the judged output, whatever it is.
+
+    Where a gradient arrives, there is a path. Where none does, as behind `detach` or `argmax` too,
+    the layer's answer is changed grossly, and the output looked at. A layer that does not run on
+    the samples is not among them.
+
+    Args:
+        prepared: The float model, in its initial state, with the samples it was prepared with.
+        names: The layers to look at.
+    """
+    model, batch = prepared.model, prepared.samples
+    if batch is None:
+        return frozenset()
+    layers = {name: model.get_submodule(name) for name in names}
+    with prepared.state.leaving_no_trace(model), torch.inference_mode(False):
+        called, arrived = _gradients(model, batch, layers)
+    doubtful = [name for name in names if name in called and name not in arrived]
+    if not doubtful:
+        return frozenset()
+    expected = _changed_output(prepared, batch, {})
+    return frozenset(
+        name
+        for name in doubtful
+        if expected is not None
+        and (found := _changed_output(prepared, batch, {name: layers[name]})) is not None
+        and found.shape == expected.shape
+        and torch.equal(found, expected)
+    )
+
+
+def _gradients(
+    model: nn.Module, batch: Batch, layers: Mapping[str, nn.Module]
+) -> tuple[set[str], set[str]]:
+    """Return which layers ran, and to which of them a gradient comes from the output."""
+    zeros: list[tuple[str, Tensor]] = []
+    called: set[str] = set()
+
+    def watch(name: str, output: Any) -> Any:
+        called.add(name)
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        zeros.append((name, torch.zeros_like(output, requires_grad=True)))
+        return output + zeros[-1][1]
+
+    inputs = copy_inputs(batch)
+    try:
+        with torch.enable_grad(), _hooked(layers, watch):
+            output = primary_output(model(*inputs.args, **inputs.kwargs))
+            assert output is not None
+            found = torch.autograd.grad(output.sum(), [z for _, z in zeros], allow_unused=True)
+    except Exception:  # autograd cannot take every model; then all layers are tried
+        return called or set(layers), set()
+    pairs = zip(zeros, found, strict=True)
+    return called, {name for (name, _), gradient in pairs if gradient is not None}
+
+
+def _changed_output(
+    prepared: PreparedModel, batch: Batch, layers: Mapping[str, nn.Module]
+) -> Tensor | None:
+    """Return the output where layers answer something else; None if the model fails on it."""
+
+    def change(_name: str, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        slope = torch.linspace(-1.0, 1.0, output.numel(), device=output.device)
+        return _FACTOR * output + slope.to(output.dtype).reshape(output.shape)
+
+    model = prepared.model
+    try:
+        with prepared.state.leaving_no_trace(model), _hooked(layers, change):
+            output = primary_output(run_model(model, batch))
+    except QuantizationError:
+        return None
+    return None if output is None else output.detach()
+
+
+@contextmanager
+def _hooked(layers: Mapping[str, nn.Module], act: Callable[[str, Any], Any]) -> Iterator[None]:
+    handles = []
+    try:
+        for name, layer in layers.items():
+
+            def hook(_: nn.Module, _args: Any, output: Any, name: str = name) -> Any:
+                return act(name, output)
+
+            handles.append(layer.register_forward_hook(hook, prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""How far values lie from what they stand for: errors, streaming and pure."""

@@ -1,0 +1,1 @@
+"""The caller's model and data: batches, inputs, copies and forward passes."""

@@ -1,0 +1,181 @@
+"""Running a model: without gradients, on inputs of its own, and with errors that say where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.errors import DataError, ModelForwardError, QuantizationError
+from quant_engine.model.batches import Batch
+from quant_engine.model.inputs import copy_inputs
+from quant_engine.model.modules import visible_names
+
+LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
+
+_LOGITS = "logits"
+
+
+def run_model(model: nn.Module, batch: Batch) -> Any:
+    """Run the model on a copy of a batch, without gradients.
+
+    Whatever the model does to its inputs in place, the batch stays as it is.
+
+    Raises:
+        ModelForwardError: If the model raises; the message names the batch, its shapes and the
+            innermost module that was running.
+    """
+    return run_in_place(model, copy_inputs(batch))
+
+
+def run_in_place(model: nn.Module, batch: Batch) -> Any:
+    """Run the model on a batch that it may change, without gradients; see `run_model`."""
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            return model(*batch.args, **batch.kwargs)
+    except QuantizationError:
+        raise
+    except Exception as error:
+        module = _innermost_module(model, error.__traceback__)
+        raise ModelForwardError(
+            f"The model failed on {batch.where} ({_describe(batch)}) in {module}: "
+            f"{type(error).__name__}: {error}{_hint(batch, error)}"
+        ) from error
+
+
+def _hint(batch: Batch, error: Exception) -> str:
+    is_short_of_inputs = isinstance(error, TypeError) and "missing" in str(error)
+    if batch.labels is None or not is_short_of_inputs:
+        return ""
+    return (
+        ". The second part of the batch was read as labels. Give several inputs as a mapping of "
+        "keyword arguments, or as ((x1, x2), labels)."
+    )
+
+
+def _describe(batch: Batch) -> str:
+    values = [*enumerate(batch.args), *batch.kwargs.items()]
+    return ", ".join(
+        f"input {key}: {tuple(value.shape)} {value.dtype}".replace("torch.", "")
+        for key, value in values
+        if isinstance(value, Tensor)
+    )
+
+
+def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> str:
+    names = visible_names(model)
+    found = "the model itself"
+    while traceback is not None:
+        owner = traceback.tb_frame.f_locals.get("self")
+        if id(owner) in names and isinstance(owner, nn.Module):
+            name = names[id(owner)]
+            found = f"layer {name!r} ({type(owner).__name__})" if name else "the model itself"
+        traceback = traceback.tb_next
+    return found
+
+
+def primary_output(output: Any) -> Tensor | None:
+    """Return the tensor an output is judged by, or None where there is none.
+
+    The output itself; of a mapping the entry "logits", else its first float tensor; of a tuple its
+    first float tensor; of another object (a dataclass) its attribute `logits`.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        logits = output.get(_LOGITS)
+        return logits if isinstance(logits, Tensor) else primary_output(tuple(output.values()))
+    if isinstance(output, tuple | list):
+        for item in output:
+            tensor = primary_output(item)
+            if tensor is not None and tensor.is_floating_point():
+                return tensor
+        return None
+    logits = getattr(output, _LOGITS, None)
+    return logits if isinstance(logits, Tensor) else None
+
+
+def model_output(model: nn.Module, batch: Batch) -> Tensor:
+    """Run the model and return its primary output.
+
+    Raises:
+        ModelForwardError: If the model raises.
+        DataError: If the output holds no float tensor, no values, or NaN or Inf.
+    """
+    output = primary_output(run_model(model, batch))
+    if output is None or not output.is_floating_point():
+        raise DataError(
+            f"The model's output on {batch.where} holds no float tensor. "
+            "Return a tensor, or a tuple or mapping with one."
+        )
+    if not output.numel():
+        raise DataError(
+            f"The model's output on {batch.where} has the shape {tuple(output.shape)} and so no "
+            "values. Give batches on which the model answers something."
+        )
+    if not is_finite(output):
+        raise DataError(
+            f"The model's output on {batch.where} holds NaN or Inf, so no error can be measured. "
+            "Check the model's weights and the data's range."
+        )
+    return output
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and every module back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator[None]:
+    """Call `hook(name, args, kwargs, output)` after each of `layers` ran, inside the context.
+
+    It sees what the layer itself reads and answers: hooks of the caller's that change the input
+    have been run, those that change the output have not.
+    """
+    handles = []
+    try:
+        for name, layer in layers.items():
+            call = _named(name, hook)
+            handles.append(layer.register_forward_hook(call, with_kwargs=True, prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _named(name: str, hook: LayerHook) -> Callable[..., None]:
+    def call(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        hook(name, args, kwargs, output)
+
+    return call
+
+
+def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the first tensor a layer was called with."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            return value
+    return None
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor Inf; twice as fast as asking each value."""
+    if x.numel() == 0:
+        return True
+    lo, hi = torch.aminmax(x)
+    return math.isfinite(lo) and math.isfinite(hi)

@@ -1,0 +1,293 @@
+"""Folding BatchNorms into the layers before them, wherever the graph of the model allows it.
+
+In eval mode a BatchNorm multiplies each channel by γ / √(variance + ε) and adds an offset (Ioffe
+and Szegedy, "Batch Normalization", 2015). The weight and bias of the convolution or linear layer
+before it can take both on, if nothing else reads that layer's output.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from quant_engine.graph import attribute_of, module_path
+from quant_engine.model.modules import (
+    count_parameter_uses,
+    has_hooks,
+    has_own_forward,
+    named_parameters_of,
+    replace_module,
+)
+
+aten = torch.ops.aten
+_LAYERS = (
+    *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default),
+    *(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
+    *(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
+)
+_TRANSPOSED = _LAYERS[-3:]
+_RESHAPING = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
+_PLAIN: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
+    nn.Conv1d: (nn.BatchNorm1d, nn.SyncBatchNorm),
+    nn.Conv2d: (nn.BatchNorm2d, nn.SyncBatchNorm),
+    nn.ConvTranspose2d: (nn.BatchNorm2d, nn.SyncBatchNorm),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """A BatchNorm and the layer that takes it on.
+
+    Attributes:
+        batchnorm: Name of the BatchNorm.
+        layer: Name of the layer before it.
+        is_transposed: Whether the layer is a transposed convolution.
+    """
+
+    batchnorm: str
+    layer: str
+    is_transposed: bool = False
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether a model holds BatchNorms with statistics of their own."""
+    return any(isinstance(module, _NormBase) for module in model.modules())
+
+
+def find_foldings(
+    model: nn.Module, graph: fx.GraphModule
+) -> tuple[tuple[Folding, ...], tuple[str, ...]]:
+    """Find every BatchNorm that can be folded, and say why the others stay.
+
+    Args:
+        model: The model, in eval mode.
+        graph: What it computes on a batch, by `capture_graph`.
+
+    Returns:
+        What can be folded, in the order it runs; and one sentence for each reason that keeps
+        BatchNorms as they are.
+    """
+    search = _Search(model, graph)
+    found: list[Folding] = []
+    kept: defaultdict[str, list[str]] = defaultdict(list)
+    seen = set()
+    for node in graph.graph.nodes:
+        if node.target is not aten.batch_norm.default:
+            continue
+        name = module_path(node)
+        if name in seen:
+            continue
+        seen.add(name)
+        result = search.folding_of(name, node)
+        if isinstance(result, Folding):
+            found.append(result)
+        else:
+            kept[result].append(name)
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and name not in seen:
+            kept["they did not run on the first batch"].append(name)
+    return tuple(found), tuple(_why(names, reason) for reason, names in kept.items())
+
+
+def _why(names: Sequence[str], reason: str) -> str:
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"BatchNorms not folded ({len(names)}), because {reason}: {listed}."
+
+
+class _Search:
+    """What is asked of every BatchNorm of one graph."""
+
+    def __init__(self, model: nn.Module, graph: fx.GraphModule) -> None:
+        self._modules = dict(model.named_modules())
+        self._uses = count_parameter_uses(model)
+        nodes = graph.graph.nodes
+        self._calls = Counter(
+            module_path(n) for n in nodes if n.target in (*_LAYERS, aten.batch_norm.default)
+        )
+        self._readers = Counter[str]()
+        for node in nodes:
+            name = attribute_of(node)
+            if name is not None:
+                self._readers[name] += len(node.users)
+
+    def folding_of(self, name: str, node: fx.Node) -> Folding | str:
+        """Return what a BatchNorm folds into, or why it stays."""
+        statistics, is_training = node.args[3:5], node.args[5]
+        if is_training or None in statistics:
+            return "they use the statistics of each batch"
+        source = _source(node)
+        if source.target not in _LAYERS:
+            return "they do not stand right behind a convolution or linear layer"
+        if len(_readers(source)) > 1:
+            return "something else reads the output of the layer before them too"
+        layer = module_path(source)
+        module, batchnorm = self._modules.get(layer), self._modules.get(name)
+        if module is None or batchnorm is None:
+            return "their values are not those of a BatchNorm module"
+        if self._calls[layer] > 1 or self._calls[name] > 1:
+            return "they, or the layer before them, are called several times"
+        if any(has_hooks(m) or has_own_forward(m) for m in (module, batchnorm)):
+            return "they, or the layer before them, have hooks or a forward of their own"
+        if not self._has_own(batchnorm, name, node):
+            return "their values are not those of a BatchNorm module"
+        if not self._has_own_weight(module, layer, source):
+            return "the weight of the layer before them is computed or shared"
+        if source.target is aten.linear.default and _dimensions(node.args[0]) != 2:
+            return "their channels are not the features of the linear layer before them"
+        return Folding(name, layer, source.target in _TRANSPOSED)
+
+    def _has_own(self, batchnorm: nn.Module, name: str, node: fx.Node) -> bool:
+        """Whether a BatchNorm's operation reads the tensors of its module, and nobody else does."""
+        expected = ("weight", "bias", "running_mean", "running_var")
+        for key, argument in zip(expected, node.args[1:5], strict=True):
+            if argument is None and getattr(batchnorm, key, None) is None:
+                continue
+            path = f"{name}.{key}" if name else key
+            if attribute_of(argument) != path or self._readers[path] != 1:
+                return False
+        return all(self._uses[id(p)] == 1 for p in named_parameters_of(batchnorm).values())
+
+    def _has_own_weight(self, module: nn.Module, name: str, node: fx.Node) -> bool:
+        """Whether a layer's operation reads its weight and bias as they are, and nobody else."""
+        own = named_parameters_of(module)
+        given = {"weight": node.args[1], "bias": node.args[2] if len(node.args) > 2 else None}
+        if "weight" not in own or not set(own) <= {"weight", "bias"} or own["weight"].is_meta:
+            return False
+        for key, argument in given.items():
+            path = f"{name}.{key}" if name else key
+            if (key in own) != (argument is not None):
+                return False
+            if key in own and (attribute_of(argument) != path or self._readers[path] != 1):
+                return False
+        is_alone = all(self._uses[id(p)] == 1 for p in own.values())
+        return is_alone and own["weight"].is_floating_point() and "bias" in module._parameters
+
+
+def _source(batchnorm: fx.Node) -> fx.Node:
+    """Return what a BatchNorm normalizes: a linear layer's rows may have been put in one axis."""
+    source = batchnorm.args[0]
+    assert isinstance(source, fx.Node)
+    while source.target in _RESHAPING and _dimensions(batchnorm.args[0]) == 2:
+        before = source.args[0]
+        assert isinstance(before, fx.Node)
+        if (
+            len(_readers(source)) > 1
+            or before.meta["val"].shape[-1] != source.meta["val"].shape[-1]
+        ):
+            break
+        source = before
+    return source
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes that read the values of a node, not its shape alone."""
+    return [
+        user
+        for user in node.users
+        if not (user.target is aten.reshape_as.default and user.args[0] is not node)
+    ]
+
+
+def _dimensions(argument: Any) -> int:
+    return int(argument.meta["val"].dim())
+
+
+def fold_batchnorm(
+    model: nn.Module, folding: Folding, *, is_checked: bool = True
+) -> nn.Module | None:
+    """Give a layer its BatchNorm's scale and offset, in place.
+
+    Computed in float64. A plain BatchNorm becomes an `nn.Identity`. One of another class, which may
+    do more, such as an activation, stays and gets statistics under which it passes values on: mean
+    0, variance 1 and ε = 0.
+
+    Returns:
+        The model; None, and nothing is changed, if a result would not be finite and that
+        `is_checked`.
+    """
+    layer = model.get_submodule(folding.layer)
+    batchnorm = model.get_submodule(folding.batchnorm)
+    own = named_parameters_of(layer)
+    weight, bias = own["weight"], own.get("bias")
+    scale, offset = _scale_and_offset(batchnorm)
+    start = torch.zeros_like(scale) if bias is None else bias.detach().double()
+    folded_bias = (start * scale + offset).to(weight.dtype)
+    over_weight = _over_weight(scale, layer, folding.is_transposed)
+    folded_weight = (weight.detach().double() * over_weight).to(weight.dtype)
+    is_finite = torch.isfinite(folded_weight).all() and torch.isfinite(folded_bias).all()
+    if is_checked and not is_finite:
+        return None
+    layer.weight = nn.Parameter(folded_weight, requires_grad=weight.requires_grad)
+    layer.bias = nn.Parameter(folded_bias, requires_grad=weight.requires_grad)
+    if type(batchnorm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+        return replace_module(model, folding.batchnorm, nn.Identity().eval())
+    _make_neutral(batchnorm)
+    return model
+
+
+def _make_neutral(batchnorm: nn.Module) -> None:
+    """Let a BatchNorm pass its input on."""
+    buffers, own = dict(batchnorm.named_buffers(recurse=False)), named_parameters_of(batchnorm)
+    values = {**buffers, **own}
+    with torch.no_grad():
+        for name, value in (("running_mean", 0), ("running_var", 1), ("weight", 1), ("bias", 0)):
+            if name in values:
+                neutral = torch.full_like(values[name], value)
+                is_parameter = name in own
+                setattr(batchnorm, name, nn.Parameter(neutral) if is_parameter else neutral)
+    vars(batchnorm)["eps"] = 0.0
+
+
+def _scale_and_offset(batchnorm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return γ / √(variance + ε) and β - mean · that, float64, shape (channels,)."""
+    buffers = dict(batchnorm.named_buffers(recurse=False))
+    own = named_parameters_of(batchnorm)
+    scale = torch.rsqrt(buffers["running_var"].double() + float(batchnorm.eps))  # type: ignore[arg-type]
+    if "weight" in own:
+        scale = scale * own["weight"].detach().double()
+    offset = -buffers["running_mean"].double() * scale
+    if "bias" in own:
+        offset = offset + own["bias"].detach().double()
+    return scale, offset
+
+
+def _over_weight(scale: Tensor, layer: nn.Module, is_transposed: bool) -> Tensor:
+    """Reshape (out_channels,) so that it multiplies the weight."""
+    weight = named_parameters_of(layer)["weight"]
+    ones = [1] * (weight.dim() - 2)
+    if not is_transposed:
+        return scale.view(-1, 1, *ones)
+    # Weight (in_channels, out_channels / groups, ...): rows of group g make the outputs of group g.
+    groups = len(scale) // weight.shape[1]
+    rows = scale.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+    return rows.view(*weight.shape[:2], *ones)
+
+
+def sequential_foldings(model: nn.Module) -> tuple[Folding, ...]:
+    """Find BatchNorms right behind their layer inside plain `nn.Sequential`s, without a graph."""
+    names = {id(module): name for name, module in model.named_modules()}
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    uses = count_parameter_uses(model)
+    found = []
+    for container in model.modules():
+        if type(container) is not nn.Sequential:
+            continue
+        for layer, batchnorm in pairwise(container):
+            pair = (layer, batchnorm)
+            is_plain = type(layer) in _PLAIN and type(batchnorm) in _PLAIN[type(layer)]
+            if not is_plain or any(has_hooks(m) or has_own_forward(m) for m in pair):
+                continue
+            own = [p for module in pair for p in named_parameters_of(module).values()]
+            if batchnorm.running_mean is None or any(uses[id(p)] > 1 for p in own):
+                continue
+            if places[id(layer)] == places[id(batchnorm)] == 1:
+                is_transposed = isinstance(layer, nn.ConvTranspose2d)
+                found.append(Folding(names[id(batchnorm)], names[id(layer)], is_transposed))
+    return tuple(found)

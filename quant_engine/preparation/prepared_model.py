@@ -1,0 +1,205 @@
+"""From the caller's model to a private float copy whose layers can be quantized one by one.
+
+The copy is in eval mode and computes what the original computes. In it, attention is split into
+plain Linears, recomputed weights (weight_norm and the like) are plain ones, and BatchNorms can be
+folded into the layers before them. The caller's model is read only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from quant_engine.errors import SchemeError
+from quant_engine.layers.attention import SplitMultiheadAttention
+from quant_engine.layers.transformer import SplitTransformerEncoder, SplitTransformerEncoderLayer
+from quant_engine.model.batches import Batch
+from quant_engine.model.copying import copy_model, materialize_weights, share_tensors
+from quant_engine.model.modules import (
+    copy_hooks,
+    count_parameter_uses,
+    has_own_forward,
+    named_parameters_of,
+    replace_module,
+)
+from quant_engine.model.pass_state import PassState
+from quant_engine.preparation.batchnorm import Folding, fold_batchnorm
+
+_FOLDED = "folded_batchnorms"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedModel:
+    """A float copy of the caller's model, ready to be quantized.
+
+    Attributes:
+        model: The copy, in eval mode; nothing of it is shared with the caller's model.
+        notes: What was changed in it, in words.
+        folded: The BatchNorms that were folded into the layers before them.
+        split: Names of the attention modules that were split into plain Linears.
+        state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
+        samples: A few samples of the data that errors are measured on; None without data.
+    """
+
+    model: nn.Module
+    notes: tuple[str, ...] = ()
+    folded: tuple[Folding, ...] = ()
+    split: tuple[str, ...] = ()
+    state: PassState = field(default_factory=PassState)
+    samples: Batch | None = None
+
+
+def prepare(model: nn.Module) -> PreparedModel:
+    """Copy a model and rebuild the copy so that every layer stands on its own.
+
+    BatchNorms stay: which of them can be folded depends on what the model computes on data, so
+    `prepare_for` folds them.
+
+    Args:
+        model: Any module, even a single layer. It is not changed.
+
+    Returns:
+        The copy and what was done to it.
+
+    Raises:
+        UnsupportedLayerError: If the model is no module or cannot be copied.
+
+    Example:
+        >>> prepare(nn.MultiheadAttention(4, 2)).notes
+        ('The model was split into plain Linears.',)
+    """
+    result, notes = copy_model(model)
+    notes += materialize_weights(result)
+    result, split = _split_attention(result)
+    notes += [f"{_label(name)} was split into plain Linears." for name in split]
+    result = _rebuild_encoders(result)
+    notes += _shorten_embeddings(result)
+    return PreparedModel(result, tuple(notes), split=split)
+
+
+def fold(
+    prepared: PreparedModel, foldings: Iterable[Folding], *, is_checked: bool = True
+) -> PreparedModel:
+    """Fold BatchNorms of a prepared model into the layers before them.
+
+    Args:
+        prepared: The model. It is not changed; the result shares all other tensors with it.
+        foldings: What to fold.
+        is_checked: Whether what would not give finite numbers stays; not where other weights are
+            loaded next.
+
+    Raises:
+        SchemeError: If the model has no such layers.
+    """
+    try:
+        model, folded, notes = _fold_batchnorms(share_tensors(prepared.model), foldings, is_checked)
+    except AttributeError as error:
+        raise SchemeError(
+            f"The calibration is of another model: {error}. Calibrate this model."
+        ) from error
+    vars(model)[_FOLDED] = folded
+    return replace(prepared, model=model, folded=folded, notes=(*prepared.notes, *notes))
+
+
+def folded_batchnorms(model: nn.Module) -> tuple[Folding, ...]:
+    """Return what was folded in a model, or in the model that it is a copy of."""
+    folded: tuple[Folding, ...] = vars(model).get(_FOLDED, ())
+    return folded
+
+
+def reads_children_directly(module: nn.Module) -> bool:
+    """Whether the module may read the weights of its children instead of calling them."""
+    return isinstance(module, nn.TransformerEncoderLayer | nn.MultiheadAttention)
+
+
+def _label(name: str) -> str:
+    return name or "The model"
+
+
+def _split_attention(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    kept = {
+        id(layer.self_attn)
+        for layer in model.modules()
+        if isinstance(layer, nn.TransformerEncoderLayer) and not _is_plain_encoder_layer(layer)
+    }
+    uses = count_parameter_uses(model)
+    split = []
+    for name, module in list(model.named_modules()):
+        if type(module) is not nn.MultiheadAttention or id(module) in kept:
+            continue
+        own = {**named_parameters_of(module), **named_parameters_of(module.out_proj)}
+        is_complete = "in_proj_weight" in own or "q_proj_weight" in own
+        if has_own_forward(module) or not is_complete or any(uses[id(p)] > 1 for p in own.values()):
+            continue
+        replacement = SplitMultiheadAttention(module)
+        copy_hooks(module, replacement)
+        model = replace_module(model, name, replacement)
+        split.append(name)
+    return model, tuple(split)
+
+
+def _is_plain_encoder_layer(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.TransformerEncoderLayer
+        and type(module.self_attn) is nn.MultiheadAttention
+        and not has_own_forward(module)
+    )
+
+
+def _rebuild_encoders(model: nn.Module) -> nn.Module:
+    for name, module in list(model.named_modules()):
+        if (
+            type(module) is nn.TransformerEncoderLayer
+            and isinstance(module.self_attn, SplitMultiheadAttention)
+            and not has_own_forward(module)
+        ):
+            layer = SplitTransformerEncoderLayer(module)
+            copy_hooks(module, layer)
+            model = replace_module(model, name, layer)
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.TransformerEncoder and not has_own_forward(module):
+            if not all(isinstance(x, SplitTransformerEncoderLayer) for x in module.layers):
+                continue
+            encoder = SplitTransformerEncoder(module)
+            copy_hooks(module, encoder)
+            model = replace_module(model, name, encoder)
+    return model
+
+
+def _fold_batchnorms(
+    model: nn.Module, foldings: Iterable[Folding], is_checked: bool
+) -> tuple[nn.Module, tuple[Folding, ...], list[str]]:
+    notes, folded = [], []
+    for folding in foldings:
+        layer, batchnorm = (model.get_submodule(n) for n in (folding.layer, folding.batchnorm))
+        result = fold_batchnorm(model, folding, is_checked=is_checked)
+        if result is None:
+            continue
+        model = result
+        folded.append(folding)
+        notes.append(
+            f"{folding.batchnorm} ({type(batchnorm).__name__}) was folded into "
+            f"{_label(folding.layer)} ({type(layer).__name__})."
+        )
+    return model, tuple(folded), notes
+
+
+def _shorten_embeddings(model: nn.Module) -> list[str]:
+    """Apply `max_norm` once to whole tables: torch changes the weight in forward, row by row."""
+    uses = count_parameter_uses(model)
+    notes = []
+    for name, module in model.named_modules():
+        if type(module) is not nn.Embedding or module.max_norm is None:
+            continue
+        weight = named_parameters_of(module).get("weight")
+        if weight is None or uses[id(weight)] > 1:
+            continue
+        with torch.no_grad():
+            rows = torch.arange(module.num_embeddings, device=weight.device)
+            torch.embedding_renorm_(weight, rows, module.max_norm, module.norm_type)
+        module.max_norm = None
+        notes.append(f"{_label(name)}: max_norm was applied to the whole table once.")
+    return notes

@@ -1,0 +1,63 @@
+"""From a float model and data to a quantized model, in one call."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from quant_engine.errors import require_choice
+from quant_engine.execution.convert import EXECUTIONS, SIMULATED, convert_execution
+from quant_engine.model.batches import Data, count_batches
+from quant_engine.preparation.folding_check import prepare_for
+from quant_engine.preparation.selection import list_layers
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.quantization.calibration import Calibration, calibrate_prepared, recipe_or_default
+from quant_engine.quantization.conversion import convert, plan_layers
+from quant_engine.quantization.setup import check_layer_names
+from quant_engine.scheme import Recipe
+
+
+def quantize_model(
+    model: nn.Module,
+    calibration_data: Data | Calibration | None,
+    recipe: Recipe | None = None,
+    *,
+    execution: str = SIMULATED,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Return a quantized copy of a model.
+
+    Args:
+        model: The float model; it is not changed.
+        calibration_data: A tensor or an iterable of batches, read once; or the result of
+            `calibrate`; or None for a recipe without calibrated input ranges.
+        recipe: How to quantize; `Recipe.default()` if None.
+        execution: "simulated": integer codes are dequantized and summed in float32. "integer":
+            products of codes are summed in int32; see `convert_execution`.
+        progress: Called as progress(done, total, text); may raise to cancel.
+
+    Returns:
+        A copy in eval mode whose quantized layers hold int8 weights.
+
+    Raises:
+        SchemeError: If `recipe` is no Recipe or names layers that do not exist, or the execution
+            is unknown.
+        NotCalibratedError: If inputs are to be quantized without calibration data.
+        DataError: If data or weights hold NaN or Inf; the message names batch or layer.
+        ModelForwardError: If the model raises on the data.
+        UnsupportedLayerError: If nothing in the model can be quantized.
+    """
+    recipe = recipe_or_default(recipe)
+    require_choice("execution", execution, EXECUTIONS)
+    prepared, calibration_data, _ = prepare_for(model, calibration_data)
+    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    if calibration_data is None or isinstance(calibration_data, Calibration):
+        calibration = calibration_data
+        meter = ProgressMeter(progress, 0)
+    else:
+        meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
+        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+    plans = plan_layers(prepared, recipe, calibration)
+    quantized = convert(prepared.model, plans, calibration, meter)
+    if execution == SIMULATED or not any(plan.scheme for plan in plans):
+        return quantized
+    return convert_execution(quantized, execution)

@@ -1,0 +1,372 @@
+"""Quantized models on disk: a safetensors file with the numbers, a JSON file with the structure.
+
+The architecture itself is not stored; loading takes a float model of the same architecture, whose
+weights do not matter. Nothing is ever unpickled, and no calibration data is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from quant_engine.errors import SchemeError, StorageError
+from quant_engine.execution.lowering import is_lowered
+from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
+from quant_engine.model.copying import copy_model
+from quant_engine.model.modules import replace_module
+from quant_engine.preparation.batchnorm import Folding
+from quant_engine.preparation.prepared_model import fold, folded_batchnorms, prepare
+from quant_engine.quantization.tensor_file import TensorAlias, stored_tensors, tensor_name
+from quant_engine.reading import parse_json, read_file, storage_errors
+from quant_engine.report.serialization import decode, encode
+from quant_engine.scheme import MAX_BITS, LayerScheme
+from quant_engine.tensors.packing import unpack_codes
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+STRUCTURE_FILE = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """What is needed to rebuild one quantized layer, besides its tensors.
+
+    Attributes:
+        name: Dotted name in the model.
+        kind: Name of the quantized layer's class.
+        scheme: How weight and input are quantized.
+        weight_shape: Shape of the codes; those of fewer than 8 bits are packed in the file.
+        weight_dtype: Type of the float weight, such as "float32".
+        arguments: What else decides what it computes, such as "stride=(2, 2)".
+    """
+
+    name: str
+    kind: str
+    scheme: LayerScheme
+    weight_shape: tuple[int, ...]
+    weight_dtype: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraState:
+    """What a module's `get_extra_state` returned, if that is no tensor.
+
+    Attributes:
+        name: Its name in the state dict.
+        content: The same as JSON text.
+    """
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """The content of the JSON file.
+
+    Attributes:
+        format_version: Version of this layout.
+        weights_sha256: Digest of the safetensors file that belongs to it.
+        layers: The quantized layers.
+        aliases: Tensors that are shared.
+        folded: The BatchNorms that were folded into the layers before them.
+        extra_states: Plain values that modules keep besides tensors.
+    """
+
+    format_version: int
+    weights_sha256: str
+    layers: tuple[StoredLayer, ...]
+    aliases: tuple[TensorAlias, ...]
+    folded: tuple[Folding, ...]
+    extra_states: tuple[ExtraState, ...]
+
+
+def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
+    """Save a quantized model as `model.safetensors` and `model.json`.
+
+    Codes of 2 to 7 bits are packed to their true width; tensors that are shared are stored once.
+
+    Args:
+        model: The model, as `quantize_model` returns it.
+        directory: Where to; it is created if it does not exist, files in it are overwritten.
+
+    Raises:
+        StorageError: If the model is lowered, holds something that is no tensor, or the directory
+            cannot be written.
+    """
+    if is_lowered(model):
+        raise StorageError(
+            "The model is lowered: layers and what follows them were joined. Save the model it was "
+            "made from, and lower it again after loading: convert_execution(model, lowered=True)."
+        )
+    tensors, aliases = stored_tensors(model)
+    content = safetensors.torch.save(tensors)
+    structure = StoredModel(
+        FORMAT_VERSION,
+        hashlib.sha256(content).hexdigest(),
+        _stored_layers(model),
+        aliases,
+        folded_batchnorms(model),
+        _extra_states(model),
+    )
+    text = json.dumps(encode(structure), indent=1, allow_nan=False) + "\n"
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / WEIGHTS_FILE, content)
+        _write(folder / STRUCTURE_FILE, text.encode("utf-8"))
+    except OSError as error:
+        raise StorageError(f"Cannot write to {folder}: {error}. Choose another place.") from error
+
+
+def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Module:
+    """Load what `save_quantized_model` saved; its outputs are the same, bit for bit.
+
+    Args:
+        float_model: A model of the architecture that was quantized, with any weights. It is not
+            changed.
+        directory: Where the two files are.
+
+    Returns:
+        The quantized model, in eval mode.
+
+    Raises:
+        StorageError: If a file is missing, damaged or of another version, or does not fit the
+            architecture; the message says what does not fit.
+        UnsupportedLayerError: If `float_model` cannot be copied.
+    """
+    folder = Path(directory)
+    structure = _read_structure(folder / STRUCTURE_FILE)
+    tensors = _read_tensors(folder / WEIGHTS_FILE, structure)
+    try:
+        prepared = fold(prepare(float_model), structure.folded, is_checked=False)
+        model = _skeleton(prepared.model, structure, tensors)
+    except (StorageError, SchemeError) as error:
+        try:  # a model whose layers were quantized by hand
+            model = _skeleton(copy_model(float_model)[0], structure, tensors)
+        except StorageError:
+            raise error from None
+    _fill(model, structure, tensors)
+    model.eval()
+    return model
+
+
+def serialized_bytes(model: nn.Module) -> int:
+    """Return the length of the safetensors file that the model is saved to, float or quantized."""
+    return len(safetensors.torch.save(stored_tensors(model)[0]))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file at once, so that a reader never sees half of it."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_bytes(content)
+    os.replace(draft, path)
+
+
+def _stored_layers(model: nn.Module) -> tuple[StoredLayer, ...]:
+    return tuple(
+        StoredLayer(
+            name,
+            type(layer).__name__,
+            layer.scheme,
+            tuple(layer.quantized_weight.shape),
+            str(layer.weight_dtype).removeprefix("torch."),
+            _arguments(layer),
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLayer) and layer.quantized_weight is not None
+    )
+
+
+def _extra_states(model: nn.Module) -> tuple[ExtraState, ...]:
+    """Return the plain values in the state dict; raises StorageError where JSON changes them."""
+    found = []
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            continue
+        try:
+            content = json.dumps(value, allow_nan=False)
+            is_exact = json.loads(content) == value
+        except (TypeError, ValueError, RecursionError):
+            is_exact = False
+        if not is_exact or not _is_extra(name):
+            raise StorageError(
+                f"{name!r} is no tensor, and no plain value that JSON holds, so it cannot be "
+                "stored. Let get_extra_state return numbers, text, lists or dicts with text keys."
+            )
+        found.append(ExtraState(name, content))
+    return tuple(found)
+
+
+def _is_extra(name: str) -> bool:
+    return name.rpartition(".")[2] == "_extra_state"
+
+
+def _read_structure(path: Path) -> StoredModel:
+    content = read_file(path)
+    with storage_errors(str(path)):
+        data = parse_json(content)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise StorageError(
+            f"{path} has format version {version!r}; this version reads {FORMAT_VERSION}. "
+            "Save the model again."
+        )
+    with storage_errors(str(path)):
+        return decode(StoredModel, data)
+
+
+def _read_tensors(path: Path, structure: StoredModel) -> dict[str, Tensor]:
+    """Read the tensors and unpack the codes."""
+    content = read_file(path)
+    if hashlib.sha256(content).hexdigest() != structure.weights_sha256:
+        raise StorageError(
+            f"{path} is damaged, or from another save than the {STRUCTURE_FILE} beside it. "
+            "Save the model again."
+        )
+    with storage_errors(str(path)):
+        tensors = safetensors.torch.load(content)
+        for layer in structure.layers:
+            name, bits = tensor_name(layer.name, "quantized_weight"), layer.scheme.weight.bits
+            if name in tensors and bits < MAX_BITS:
+                if min(layer.weight_shape, default=0) < 0:
+                    raise StorageError(f"{name} has the shape {layer.weight_shape}.")
+                with storage_errors(name):
+                    tensors[name] = unpack_codes(tensors[name], bits, layer.weight_shape)
+        aliases = {alias.name: alias.stored for alias in structure.aliases}
+        for layer in structure.layers:
+            _check_grid(layer, tensors, aliases)
+    return tensors
+
+
+def _check_grid(
+    layer: StoredLayer, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]
+) -> None:
+    """Raise StorageError unless the layer's scales are positive, and its codes codes."""
+    for part, scheme in (("weight", layer.scheme.weight), ("input", layer.scheme.activation)):
+        for tensor in ("scale", "zero_point", *(("codes",) if part == "weight" else ())):
+            attribute = "quantized_weight" if tensor == "codes" else f"{part}_{tensor}"
+            name = tensor_name(layer.name, attribute)
+            values = tensors.get(aliases.get(name, name))
+            if values is None or scheme is None or not values.numel():
+                continue
+            if tensor == "scale" and not (torch.isfinite(values) & (values > 0)).all():
+                raise StorageError(f"{name} holds scales that are not above 0 and finite.")
+            if (tensor != "scale" and part == "weight") or tensor == "zero_point":
+                lowest, highest = int(values.min()), int(values.max())
+                if lowest < scheme.qmin or highest > scheme.qmax:
+                    raise StorageError(
+                        f"{name} holds {lowest} to {highest}; codes of {scheme.bits} bits lie in "
+                        f"[{scheme.qmin}, {scheme.qmax}]."
+                    )
+                if tensor == "zero_point" and scheme.symmetric and (lowest, highest) != (0, 0):
+                    raise StorageError(f"{name} is not 0, and the scheme is symmetric.")
+
+
+def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) -> nn.Module:
+    """Put empty quantized layers where the stored model has them, and check that all names fit."""
+    aliases = {alias.name: alias.stored for alias in structure.aliases}
+    for stored in structure.layers:
+        try:
+            module = model.get_submodule(stored.name)
+        except AttributeError:
+            raise StorageError(
+                f"The stored layer {stored.name!r} is not in this {type(model).__name__}. "
+                "Give a model of the architecture that was saved."
+            ) from None
+        layer = _empty_layer(module, stored)
+        key = tensor_name(stored.name, "input_scale")
+        layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
+        model = replace_module(model, stored.name, layer)
+    expected = {aliases.get(name, name) for name in model.state_dict()}
+    stored_names = tensors.keys() | {extra.name for extra in structure.extra_states}
+    for what, names in (
+        ("lacks", expected - stored_names),
+        ("holds, beyond what the model has,", stored_names - expected),
+    ):
+        if names:
+            some = ", ".join(sorted(names)[:3])
+            raise StorageError(
+                f"The stored model {what} {len(names)} tensors ({some}). "
+                "Give a model of the architecture that was saved."
+            )
+    return model
+
+
+def _empty_layer(module: nn.Module, stored: StoredLayer) -> QuantizedLayer:
+    """Return a layer of the stored kind and scheme in place of a float module."""
+    if isinstance(module, QuantizedLayer):
+        layer = module
+        layer.scheme = stored.scheme
+    elif is_quantizable(module):
+        layer = get_quantized_type(module).like(module, stored.scheme)
+    else:
+        raise StorageError(
+            f"The stored layer {stored.name!r} is a {stored.kind}, the model has a "
+            f"{type(module).__name__} there. Give a model of the architecture that was saved."
+        )
+    dtype = str(layer.weight_dtype).removeprefix("torch.")
+    have = (type(layer).__name__, tuple(layer.weight.shape), dtype)
+    want = (stored.kind, stored.weight_shape, stored.weight_dtype)
+    if have != want:
+        raise StorageError(
+            f"The stored layer {stored.name!r} is a {want[0]} with weight {want[1]} {want[2]}, "
+            f"the model's a {have[0]} with {have[1]} {have[2]}. "
+            "Give a model of the architecture that was saved."
+        )
+    if _arguments(layer) != stored.arguments:
+        raise StorageError(
+            f"The stored layer {stored.name!r} has {', '.join(stored.arguments)}; the model's has "
+            f"{', '.join(_arguments(layer))}. Give a model of the architecture that was saved."
+        )
+    return layer
+
+
+def _arguments(layer: QuantizedLayer) -> tuple[str, ...]:
+    return tuple(f"{name}={getattr(layer, name)}" for name in layer.float_arguments)
+
+
+def _fill(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) -> None:
+    """Copy the stored tensors into the model, and tie the codes that are shared."""
+    aliases = {alias.name: alias.stored for alias in structure.aliases}
+    filled: dict[int, str] = {}
+    state: dict[str, Any] = model.state_dict(keep_vars=True)
+    extra = {entry.name: entry.content for entry in structure.extra_states}
+    for name, target in state.items():
+        source = aliases.get(name, name)
+        if _is_extra(name):
+            module = model.get_submodule(name.rpartition(".")[0])
+            with storage_errors(f"The stored {name!r}"):
+                module.set_extra_state(
+                    parse_json(extra[name]) if name in extra else tensors[source]
+                )
+            continue
+        value = tensors[source]
+        if (value.shape, value.dtype) != (target.shape, target.dtype):
+            raise StorageError(
+                f"The stored tensor {name!r} is {value.dtype} {tuple(value.shape)}, the model's is "
+                f"{target.dtype} {tuple(target.shape)}."
+            )
+        if filled.setdefault(id(target), source) != source:
+            raise StorageError(
+                f"The model ties {name!r} to another tensor, the stored model does not. "
+                "Give a model of the architecture that was saved."
+            )
+        with torch.no_grad():
+            target.copy_(value)
+    for name, source in aliases.items():
+        owner, _, tensor = name.rpartition(".")
+        origin, _, original = source.rpartition(".")
+        layer = model.get_submodule(owner)
+        if isinstance(layer, QuantizedLayer) and tensor != "bias":
+            setattr(layer, tensor, getattr(model.get_submodule(origin), original))

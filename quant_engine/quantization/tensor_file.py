@@ -1,0 +1,71 @@
+"""The tensors of a model as a safetensors file holds them: shared ones once, codes packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from quant_engine.layers import QuantizedLayer
+from quant_engine.scheme import MAX_BITS
+from quant_engine.tensors.packing import pack_codes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAlias:
+    """A tensor that is stored under another name, because the two are one.
+
+    Attributes:
+        name: Name of the tensor in the model.
+        stored: Name under which the file holds it.
+    """
+
+    name: str
+    stored: str
+
+
+def stored_tensors(model: nn.Module) -> tuple[dict[str, Tensor], tuple[TensorAlias, ...]]:
+    """Return name -> what goes into the file, and which tensors are left out as shared."""
+    bits = {
+        tensor_name(name, "quantized_weight"): layer.scheme.weight.bits
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, QuantizedLayer)
+    }
+    stored: dict[str, Tensor] = {}
+    aliases = []
+    first_names: dict[object, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            continue
+        first = first_names.setdefault(_identity(tensor), name)
+        if first != name:
+            aliases.append(TensorAlias(name, first))
+            continue
+        width = bits.get(name, MAX_BITS)
+        plain = tensor.detach().cpu()
+        stored[name] = pack_codes(plain, width) if width < MAX_BITS else plain
+    return _separated(stored), tuple(aliases)
+
+
+def tensor_name(module: str, tensor: str) -> str:
+    """Return the name of a module's tensor in the state dict of the model."""
+    return f"{module}.{tensor}" if module else tensor
+
+
+def _identity(tensor: Tensor) -> object:
+    """Return a key that two tensors share if they are the same numbers in the same memory."""
+    if tensor.numel() == 0:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _separated(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors with memory of their own, which the file format asks for."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage()
+        is_alone = memory.data_ptr() not in seen and memory.nbytes() == tensor.nbytes
+        seen.add(memory.data_ptr())
+        result[name] = tensor.contiguous() if is_alone else tensor.clone().contiguous()
+    return result

@@ -1,0 +1,129 @@
+"""What reads the weights of layers that are never called, such as `F.linear(x, self.q.weight)`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from quant_engine.errors import QuantizationError
+from quant_engine.model.batches import Batch
+from quant_engine.model.forward import run_model
+from quant_engine.model.nesting import nested_tensors
+from quant_engine.preparation.prepared_model import PreparedModel
+
+
+def find_readers(
+    prepared: PreparedModel, batch: Batch | None, names: Collection[str]
+) -> dict[str, str]:
+    """Run a model once, and see which functions of torch read the parameters of some layers.
+
+    What compiled code reads (TorchScript, operators of C++) is not seen.
+
+    Args:
+        prepared: The float model, in its initial state.
+        batch: What to run it on.
+        names: Layers that do not run.
+
+    Returns:
+        Layer name -> words such as "its weight is read by `F.linear` in `layers.0.attn`"; layers
+        that nothing was seen to read are left out.
+    """
+    model = prepared.model
+    if batch is None or not names:
+        return {}
+    parameters = {
+        name: dict(model.get_submodule(name).named_parameters(remove_duplicate=False))
+        for name in names
+    }
+    running: list[str] = []
+    watch = _ReadWatch(running, [p for found in parameters.values() for p in found.values()])
+    try:
+        with prepared.state.leaving_no_trace(model), _running_modules(model, running), watch:
+            run_model(model, batch)
+    except QuantizationError:
+        return {}
+    words = {}
+    for name, found in parameters.items():
+        read = [(key, watch.readers[id(p)]) for key, p in found.items() if id(p) in watch.readers]
+        for key, (function, place) in sorted(read, key=lambda item: item[0] != "weight")[:1]:
+            where = f"`{place}`" if place else "the model's own forward"
+            words[name] = f"its {key} is read by `{function}` in {where}"
+    return words
+
+
+class _ReadWatch(TorchFunctionMode):
+    """Notes which function first computes something from each parameter, and in which module.
+
+    Transposed and reshaped parameters count as themselves. Reading a shape computes nothing.
+
+    Attributes:
+        readers: id of a parameter -> (name of the function, name of the module).
+    """
+
+    def __init__(self, running: list[str], parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.readers: dict[int, tuple[str, str]] = {}
+        self._running = running
+        self._views: dict[int, tuple[Tensor, int]] = {id(p): (p, id(p)) for p in parameters}
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        made = list(nested_tensors(result))
+        for tensor in nested_tensors([args, kwargs]) if made else ():
+            if id(tensor) not in self._views:
+                continue
+            parameter = self._views[id(tensor)][1]
+            views = [other for other in made if _shares_memory(other, tensor)]
+            self._views |= {id(view): (view, parameter) for view in views}  # kept: ids stay unique
+            if len(views) < len(made):
+                place = self._running[-1] if self._running else ""
+                self.readers.setdefault(parameter, (_name_of(func), place))
+        return result
+
+
+def _shares_memory(one: Tensor, other: Tensor) -> bool:
+    if one.layout is not torch.strided or other.layout is not torch.strided:
+        return one is other
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def _name_of(function: Any) -> str:
+    """Return the name under which people call a function of torch."""
+    name = str(resolve_name(function) or getattr(function, "__name__", function))
+    return name.replace("torch.nn.functional.", "F.").replace("torch.functional.", "torch.")
+
+
+@contextmanager
+def _running_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the names of the modules that are running in a list, the innermost one last."""
+    handles = []
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        running.pop()
+
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+
+            def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+                running.append(name)
+
+            handles.append(module.register_forward_pre_hook(enter, prepend=True))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,220 @@
+"""The numbers of a response, and what follows from them by addition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from quant_engine.metrics.functions import kl_divergences
+from quant_engine.metrics.output import IGNORED
+from quant_engine.tensors.histogram import FloatArray
+
+IntArray = npt.NDArray[np.int64]
+SingleArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+Pair: TypeAlias = tuple[int, int]
+"""Places of a layer and of an option."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseArrays:
+    """Shifts of the output under every option of every layer.
+
+    A row is one entry along the first axis of the model's output, usually a sample.
+
+    Attributes:
+        base: Float output along the kept directions, shape (rows, kept).
+        shifts: To be added, shape (layers, options, rows, kept + projections).
+        roundings: The part of them that comes from rounding the layer's input, shape (layers,
+            roundings, rows, kept + projections); options with the same input grid share one.
+        rounding_of: For each option its place in `roundings`, or -1; shape (options,).
+        sources: Whether the input of one layer depends on another one, shape (layers, layers).
+        signal: Σz² of each row of the float output, shape (rows,).
+        shape: Shape of one row of `base`: classes last where it holds logits.
+        has_logits: Whether the output is read as logits.
+        is_complete: Whether `base` is the whole output. If not, its last column is all other
+            logits as one, and projections stand for what differs among them.
+        labels: Column of `base` that is right, -1 for one not kept, `IGNORED` for a row that does
+            not count, shape (rows, *shape[:-1]); None without labels.
+        output: The whole float output where `base` is not, shape (rows, classes); else None.
+        classes: Which logits `base` holds one by one, shape (rows, kept - 1); None if all.
+    """
+
+    base: SingleArray
+    shifts: SingleArray
+    roundings: SingleArray
+    rounding_of: IntArray
+    sources: BoolArray
+    signal: FloatArray
+    shape: tuple[int, ...]
+    has_logits: bool
+    is_complete: bool
+    labels: IntArray | None = None
+    output: SingleArray | None = None
+    classes: IntArray | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.signal)
+
+    def first(self, rows: int) -> ResponseArrays:
+        """Return the part about the first rows."""
+        return replace(
+            self,
+            base=self.base[:rows],
+            shifts=self.shifts[:, :, :rows],
+            roundings=self.roundings[:, :, :rows],
+            signal=self.signal[:rows],
+            labels=None if self.labels is None else self.labels[:rows],
+            output=None if self.output is None else self.output[:rows],
+            classes=None if self.classes is None else self.classes[:rows],
+        )
+
+    def shift(self, chosen: Sequence[Pair]) -> FloatArray:
+        """Return the sum of the shifts of (layer, option) pairs, (rows, kept + projections)."""
+        if not chosen:
+            return np.zeros(self.shifts.shape[2:])
+        layers, options = zip(*chosen, strict=True)
+        total: FloatArray = self.shifts[list(layers), list(options)].sum(axis=0, dtype=np.float64)
+        return total
+
+    def effect(self, chosen: Sequence[Pair]) -> tuple[FloatArray, FloatArray]:
+        """Return the part of a shift that is certain, and the mean harm of the part that is noise.
+
+        A layer whose input a quantized layer has changed rounds other values than the float model's
+        layer did: of that rounding only the energy is known, not the sign.
+
+        Returns:
+            Shapes (rows, kept + projections) and (rows,).
+        """
+        shift = self.shift(chosen)
+        harm = np.zeros(self.rows)
+        places = [layer for layer, _ in chosen]
+        for layer, option in chosen:
+            rounding = int(self.rounding_of[option])
+            if rounding >= 0 and self.sources[layer, places].any():
+                shift -= self.roundings[layer, rounding]
+                harm += self.rounding_harm[layer, rounding]
+        return shift, harm
+
+    def harm(self, chosen: Sequence[Pair]) -> float:
+        """Return the KL divergence in nats, or the NMSE, under (layer, option) pairs."""
+        shift, harm = self.effect(chosen)
+        return float(self.harms(shift[None], harm[None])[0])
+
+    def harms(self, shifts: FloatArray, noise: FloatArray | float = 0.0) -> FloatArray:
+        """Return the KL divergence in nats, or the NMSE, that shifts of the output mean.
+
+        Args:
+            shifts: Shape (configurations, rows, kept + projections).
+            noise: Harm of noise besides, shape (configurations, rows).
+
+        Returns:
+            Shape (configurations,).
+        """
+        kept = self.base.shape[1]
+        harm = np.zeros(shifts.shape[:2]) + noise
+        if shifts.shape[-1] > kept:
+            rest = np.square(shifts[..., kept:]).mean(axis=-1)
+            harm += rest / 2 if self.has_logits else rest
+        if self.has_logits:
+            harm += self.divergences(shifts[..., :kept]) if kept else 0.0
+            means: FloatArray = harm.mean(axis=-1)
+            return means
+        harm += np.square(shifts[..., :kept]).sum(axis=-1)
+        total: FloatArray = harm.sum(axis=-1)
+        signal = self.signal.sum()
+        return total / signal if signal else np.where(total > 0, np.inf, 0.0)
+
+    def divergences(self, shifts: FloatArray) -> FloatArray:
+        """Return the mean KL divergence over a row's places, shape (configurations, rows).
+
+        Args:
+            shifts: Shape (configurations, rows, kept).
+        """
+        shape = (*shifts.shape[:2], *self.shape)
+        logits = torch.from_numpy(self.base.astype(np.float64))
+        changed = (logits + torch.from_numpy(shifts)).reshape(shape)
+        values = kl_divergences(logits.reshape(shape[1:]).expand(shape), changed)
+        found: FloatArray = values.reshape(*shape[:2], -1).mean(dim=2).numpy()
+        return found
+
+    def features(self, shifts: FloatArray) -> FloatArray:
+        """Return vectors whose squared norms are the harm of shifts, row by row, to second order.
+
+        KL(p || q) is half of the variance of Δ under p, to second order in the shift Δ of the
+        logits.
+
+        Args:
+            shifts: Shape (..., rows, kept + projections).
+        """
+        kept = self.base.shape[1]
+        known, rest = shifts[..., :kept], shifts[..., kept:]
+        if rest.shape[-1]:
+            rest = rest / np.sqrt(rest.shape[-1] * (2.0 if self.has_logits else 1.0))
+        if self.has_logits and kept:
+            logits = self.base.astype(np.float64).reshape(self.rows, *self.shape)
+            p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            p /= p.sum(axis=-1, keepdims=True)
+            moved = known.reshape(*known.shape[:-1], *self.shape)
+            moved = np.sqrt(p) * (moved - (p * moved).sum(axis=-1, keepdims=True))
+            places = max(int(np.prod(self.shape[:-1])), 1)
+            known = moved.reshape(known.shape) / np.sqrt(2.0 * places)
+        joined: FloatArray = np.concatenate([known, rest], axis=-1)
+        return joined
+
+    @cached_property
+    def rounding_harm(self) -> FloatArray:
+        """Harm of the roundings to second order, shape (layers, roundings, rows)."""
+        layers = [np.square(self.features(part.astype(np.float64))) for part in self.roundings]
+        harm: FloatArray = np.stack(layers).sum(axis=-1)
+        return harm
+
+    def answers(self, base: FloatArray) -> IntArray:
+        """Return the column of the largest logit, shape (rows, *shape[:-1])."""
+        logits = base.reshape(-1, *self.shape)
+        if not self.is_complete:
+            logits = logits[..., :-1]  # the rest as one is no class
+        best: IntArray = logits.argmax(axis=-1)
+        return best
+
+    def accuracy(self, base: FloatArray | SingleArray) -> float | None:
+        """Return the share of labelled rows that an output gets right; None without labels."""
+        if self.labels is None:
+            return None
+        is_right = self.answers(base.astype(np.float64)) == self.labels
+        return float(is_right[self.labels != IGNORED].mean())
+
+    @cached_property
+    def float_answers(self) -> IntArray:
+        """What the float model answers; see `answers`."""
+        return self.answers(self.base.astype(np.float64))
+
+    def projection_errors(self) -> FloatArray:
+        """Return the relative standard error that projections add to each single prediction.
+
+        Returns:
+            Shape (layers, options); 0 where nothing is predicted.
+        """
+        layers, options = self.shifts.shape[:2]
+        kept = self.base.shape[1]
+        errors = np.zeros((layers, options))
+        projections = self.shifts.shape[-1] - kept
+        if projections < 2:
+            return errors
+        scale = 0.5 if self.has_logits else self.rows / max(float(self.signal.sum()), 1e-300)
+        for layer in range(layers):
+            shifts = self.shifts[layer].astype(np.float64)
+            estimates = scale * np.square(shifts[..., kept:]).mean(axis=1)
+            total = self.harms(shifts)
+            spread = estimates.std(axis=1, ddof=1) / np.sqrt(projections)
+            errors[layer] = np.divide(spread, total, out=np.zeros_like(total), where=total > 0)
+        return errors

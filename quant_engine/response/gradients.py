@@ -1,0 +1,282 @@
+"""How far each layer's quantization error moves the output, to first order, on one batch.
+
+A forward hook adds a zero to the output of every layer. Gradients are taken with respect to that
+zero: the sum is a tensor of its own, so what follows may change it in place, and neither parameters
+nor inputs need gradients.
+
+The part of the error that comes from rounding the input is kept apart as well: it is another one as
+soon as the input is, while the weight's part stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.errors import QuantizationError
+from quant_engine.layers import QuantizedLayer
+from quant_engine.model.batches import Batch
+from quant_engine.model.forward import layer_input, primary_output
+from quant_engine.model.inputs import copy_inputs
+from quant_engine.response.directions import Directions
+
+NO_GRADIENT = "no gradient reaches it from the output, as behind detach, argmax or rounding"
+NO_ROWS = "its output cannot be cut into the rows of the model's output"
+NO_TENSOR = "its output is no float tensor"
+
+_TOLERANCE = 1e-3
+_HALF_TOLERANCE = 3e-2
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call of a layer.
+
+    Attributes:
+        zero: What was added to its output.
+        deltas: Quantized minus float output under each option, then what rounding the input alone
+            does under each rounding.
+        source: The node of the graph that its input comes from; None if from no layer.
+        axis: Axis of the output along which the rows lie; None while that is not known.
+    """
+
+    zero: Tensor
+    deltas: list[Tensor]
+    source: Any
+    axis: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class LinearResponse:
+    """Shifts of the output on one batch.
+
+    Attributes:
+        shifts: Layer name -> shifts along every direction, float64 (options + roundings, rows,
+            directions).
+        reasons: Layer name -> why it is not in `shifts`.
+        sources: Layer name -> names of the layers that its input depends on.
+    """
+
+    shifts: dict[str, Tensor] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, frozenset[str]] = field(default_factory=dict)
+
+
+def linear_response(
+    model: nn.Module,
+    forms: Mapping[str, Mapping[str, QuantizedLayer]],
+    roundings: Sequence[str],
+    batch: Batch,
+    directions: Directions,
+    on_pass: Callable[[], None],
+) -> LinearResponse:
+    """Run the float model once and go back through it once for each direction.
+
+    Args:
+        model: The prepared float model; its parameters must not require gradients.
+        forms: Layer name -> option name -> quantized layer.
+        roundings: Options whose rounding of the input is measured by itself.
+        batch: The batch.
+        directions: Directions of the model's output on this batch.
+        on_pass: Called after every backward pass.
+
+    Returns:
+        The shifts of the layers it could tell them for, and reasons for the others.
+    """
+    calls: dict[str, list[_Call]] = {name: [] for name in forms}
+    result = LinearResponse()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            output = _run_watched(model, forms, roundings, batch, calls, result.reasons)
+            if output is None or not output.requires_grad:
+                raise RuntimeError("the output does not depend on any layer by a gradient")
+            flat = output.reshape(directions.rows, -1)
+            result.sources = _find_sources(calls)
+            _sum_up(flat, calls, directions, result, on_pass)
+    except QuantizationError:
+        raise
+    except Exception as error:
+        # Whatever autograd cannot do with this model: the caller runs it instead, and says so.
+        reason = f"gradients could not be taken ({type(error).__name__}: {_first_line(error)})"
+        return LinearResponse({}, dict.fromkeys(forms, reason))
+    return result
+
+
+def _run_watched(
+    model: nn.Module,
+    forms: Mapping[str, Mapping[str, QuantizedLayer]],
+    roundings: Sequence[str],
+    batch: Batch,
+    calls: dict[str, list[_Call]],
+    reasons: dict[str, str],
+) -> Tensor | None:
+    # Layers are watched inside the caller's hooks, which forms have too; `forward` leaves them out.
+    def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            reasons[name] = NO_TENSOR
+            return output
+        with torch.no_grad():
+            deltas = [form.forward(*args, **kwargs) - output for form in forms[name].values()]
+            layer = model.get_submodule(name)
+            for option in roundings:
+                deltas.append(_rounding(layer, forms[name][option], args, kwargs))
+        zero = torch.zeros_like(output, requires_grad=True)
+        source = layer_input(args, kwargs)
+        calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
+        return output + zero
+
+    inputs = copy_inputs(batch)
+    with _hooks(model, forms, watch):
+        return primary_output(model(*inputs.args, **inputs.kwargs))
+
+
+def _rounding(
+    layer: nn.Module, form: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """Return what rounding the input alone does to the output of the float layer."""
+    x = layer_input(args, kwargs)
+    plain: Tensor = layer.forward(*args, **kwargs)
+    if x is None or form.scheme.activation is None:
+        return torch.zeros_like(plain)
+    x_hat = form.simulate_input(x).to(x.dtype)
+    changed: Tensor = layer.forward(
+        *(x_hat if value is x else value for value in args),
+        **{key: x_hat if value is x else value for key, value in kwargs.items()},
+    )
+    return changed - plain
+
+
+def _find_sources(calls: Mapping[str, list[_Call]]) -> dict[str, frozenset[str]]:
+    """Return layer name -> names of the layers that its input depends on, from autograd's graph."""
+    owners = {id(call.zero): name for name in calls for call in calls[name]}
+    found = {}
+    for name in calls:
+        names = set()
+        waiting = [call.source for call in calls[name]]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            if node is None:
+                continue
+            if id(getattr(node, "variable", None)) in owners:
+                names.add(owners[id(node.variable)])
+            following = {step for step, _ in node.next_functions} - seen
+            seen |= following
+            waiting.extend(following)
+        found[name] = frozenset(names)
+    return found
+
+
+@contextmanager
+def _hooks(
+    model: nn.Module, names: Mapping[str, object], watch: Callable[..., Any]
+) -> Iterator[None]:
+    handles = []
+    try:
+        for name in names:
+
+            def hook(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> Any:
+                return watch(name, args, kwargs, output)
+
+            layer = model.get_submodule(name)
+            handles.append(layer.register_forward_hook(hook, with_kwargs=True, prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _sum_up(
+    flat: Tensor,
+    calls: Mapping[str, list[_Call]],
+    directions: Directions,
+    result: LinearResponse,
+    on_pass: Callable[[], None],
+) -> None:
+    found = [(name, call) for name in calls for call in calls[name]]
+    zeros = [call.zero for _, call in found]
+    columns: dict[str, list[Tensor]] = {name: [] for name in calls if name not in result.reasons}
+    _find_rows(flat, found, result.reasons)
+    for direction in directions:
+        seed = direction.to(flat.dtype)
+        gradients = torch.autograd.grad(flat, zeros, seed, retain_graph=True, allow_unused=True)
+        sums: dict[str, Tensor] = {}
+        for (name, call), gradient in zip(found, gradients, strict=True):
+            if name in result.reasons or gradient is None:
+                continue
+            part = _inner_products(gradient, call, directions.rows)
+            sums[name] = sums[name] + part if name in sums else part
+        for name, total in sums.items():
+            columns[name].append(total)
+        on_pass()
+    for name, column in columns.items():
+        if name in result.reasons:
+            continue
+        if not calls[name]:
+            result.reasons[name] = "it did not run on this batch"
+            continue
+        shifts = torch.stack(column, dim=-1)
+        if not shifts.any() and any(delta.any() for c in calls[name] for delta in c.deltas):
+            result.reasons[name] = NO_GRADIENT
+        else:
+            result.shifts[name] = shifts
+
+
+def _find_rows(flat: Tensor, found: list[tuple[str, _Call]], reasons: dict[str, str]) -> None:
+    """Find the axis of every call's output that holds the rows of the model's output.
+
+    The gradient along a random direction is taken twice, the second time with every row multiplied
+    by a number of its own. Where an axis holds the rows and no row acts on another, each part of
+    the gradient is multiplied by its row's number, and by nothing else.
+    """
+    generator = torch.Generator().manual_seed(0)
+    seed = torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat.device)
+    weights = torch.linspace(1.0, 2.0, len(flat), dtype=torch.float64, device=flat.device)
+    zeros = [call.zero for _, call in found]
+    plains, scaleds = (
+        torch.autograd.grad(
+            flat, zeros, directed.to(flat.dtype), retain_graph=True, allow_unused=True
+        )
+        for directed in (seed, seed * weights[:, None])
+    )
+    for (name, call), plain, scaled in zip(found, plains, scaleds, strict=True):
+        if plain is None or scaled is None:
+            reasons[name] = NO_GRADIENT
+            continue
+        axes = [axis for axis, size in enumerate(plain.shape) if size and size % len(flat) == 0]
+        call.axis = next((a for a in axes if _is_scaled(plain, scaled, weights, a)), None)
+        if call.axis is None:
+            reasons[name] = NO_ROWS
+
+
+def _is_scaled(plain: Tensor, scaled: Tensor, weights: Tensor, axis: int) -> bool:
+    expected = _by_row(plain, axis, len(weights)).double() * weights[:, None]
+    error = _by_row(scaled, axis, len(weights)).double() - expected
+    tolerance = _TOLERANCE if plain.element_size() > 2 else _HALF_TOLERANCE
+    return bool(error.norm() <= tolerance * expected.norm())
+
+
+def _by_row(values: Tensor, axis: int, rows: int) -> Tensor:
+    """Return a layer's output as (rows of the model's output, values of each)."""
+    return values.movedim(axis, 0).reshape(rows, -1)
+
+
+def _inner_products(gradient: Tensor, call: _Call, rows: int) -> Tensor:
+    """Return ⟨gradient, delta⟩ of every row, shape (options, rows)."""
+    assert call.axis is not None
+    by_row = _by_row(gradient, call.axis, rows)
+    return torch.stack(
+        [
+            torch.linalg.vecdot(by_row, _by_row(delta.to(by_row.dtype), call.axis, rows)).double()
+            for delta in call.deltas
+        ]
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]

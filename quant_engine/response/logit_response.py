@@ -1,0 +1,339 @@
+"""Logit response: the predicted output of any configuration, from one set of backward passes.
+
+Example:
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> response = LogitResponse.measure(model, torch.randn(16, 4))
+    >>> response.predict({"0": "int4 weights + int8 inputs"}).shape
+    (16, 3)
+    >>> response.score({"0": "int4 weights + int8 inputs"}).size.weight_bytes
+    16
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from quant_engine.errors import DataError, SchemeError, StorageError, suggest
+from quant_engine.judging.judged import NMSE, describe_judged
+from quant_engine.judging.reach import find_unreached
+from quant_engine.metrics.energies import to_sqnr_db
+from quant_engine.model.batches import Data
+from quant_engine.progress import Progress, ProgressMeter, in_part
+from quant_engine.quantization.calibration import Calibration
+from quant_engine.quantization.setup import set_up
+from quant_engine.quantization.size import configuration_size
+from quant_engine.reading import read_file, storage_errors
+from quant_engine.report import (
+    ConfigurationScore,
+    ConfigurationSize,
+    ResponseAgreement,
+    ResponseReport,
+)
+from quant_engine.response.arrays import ResponseArrays
+from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
+from quant_engine.response.storage import pack_response, unpack_response
+from quant_engine.scheme import LayerScheme, Recipe
+from quant_engine.tensors.histogram import FloatArray
+from quant_engine.variants.layers import Configuration, build_option_layers
+from quant_engine.variants.options import FLOAT_OPTION, Options, bit_options, name_options
+
+PathLike: TypeAlias = str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class LogitResponse:
+    """What every layer's quantization does to the output, ready to be added up.
+
+    To first order, quantizing several layers moves the output by the sum of what each of them moves
+    it by. That sum knows where errors add and where they cancel. See `docs/math.md`.
+
+    Attributes:
+        report: Layers, options, sizes, and the agreement with measured values.
+        arrays: The shifts.
+    """
+
+    report: ResponseReport
+    arrays: ResponseArrays
+
+    @classmethod
+    @torch.inference_mode(False)  # what is made in inference mode has no gradients
+    def measure(
+        cls,
+        model: nn.Module,
+        calibration_data: Data | Calibration,
+        recipe: Recipe | None = None,
+        *,
+        options: Options | None = None,
+        evaluation_data: Data | None = None,
+        metric: str | None = None,
+        classes: int = 32,
+        top_k: int = 16,
+        projections: int = 16,
+        agreement_configurations: int = 40,
+        agreement_samples: int = 256,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> LogitResponse:
+        """Measure the response of a model, and how well it predicts that model.
+
+        Args:
+            model: The float model; it is not changed.
+            calibration_data: A tensor or an iterable of batches, or the result of `calibrate`.
+            recipe: Its excluded layers stay float; its schemes give the default options.
+            options: Schemes to choose from for every layer; by default the recipe's scheme at 8, 6,
+                4, 3 and 2 bits.
+            evaluation_data: What predictions are about. If None, the calibration data; needed if
+                that is a Calibration.
+            metric: What predictions, searches and verifications are about. "nmse": the output is
+                not read as logits. If None, the KL divergence, or the NMSE where the output has not
+                the shape of logits.
+            classes: Outputs of up to this many values a sample are predicted completely, at one
+                backward pass a value. Of larger ones some directions are; see `directions`.
+            top_k: Largest logits that are then predicted one by one.
+            projections: Random projections of the rest.
+            agreement_configurations: Random configurations that are run for the agreement.
+            agreement_samples: The check runs whole batches until this many samples were run.
+            seed: Seed of projections and random configurations.
+            progress: Called often; may raise to cancel.
+
+        Returns:
+            The response, with its agreement.
+
+        Raises:
+            SchemeError: If a setting is not allowed, `recipe` is no Recipe, or it names layers that
+                do not exist.
+            DataError: If data or weights are empty, malformed, or hold NaN or Inf.
+            ModelForwardError: If the model raises on the data.
+            UnsupportedLayerError: If there is no layer to choose for.
+        """
+        settings = ResponseSettings(
+            classes=_at_least(1, "classes", classes),
+            top_k=_at_least(1, "top_k", top_k),
+            projections=_at_least(2, "projections", projections),
+            configurations=_at_least(1, "agreement_configurations", agreement_configurations),
+            agreement_samples=_at_least(1, "agreement_samples", agreement_samples),
+            seed=_at_least(0, "seed", seed),
+            metric=metric,
+        )
+        if metric not in (None, NMSE):
+            raise SchemeError(
+                f"metric is {metric!r}. Give {NMSE!r}, or None for the KL divergence of logits."
+            )
+        if top_k >= classes:
+            raise SchemeError(
+                f"top_k is {top_k} and classes {classes}. top_k must be smaller: outputs of up to "
+                "`classes` values are predicted completely."
+            )
+        setup = set_up(model, calibration_data, recipe, evaluation_data)
+        prepared, recipe = setup.prepared, setup.recipe
+        named = bit_options(recipe) if options is None else name_options(options)
+        meter = ProgressMeter(in_part(progress, 0.0, 0.03), setup.calibration_batches)
+        calibration = setup.calibrate(meter)
+        meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
+        layers = build_option_layers(prepared, named, calibration, recipe, meter)
+        measurement = ResponseMeasurement(
+            prepared,
+            layers,
+            named,
+            settings,
+            describe_judged(prepared, metric),
+            find_unreached(prepared, list(layers.forms)),
+        )
+        measurement.run(setup.evaluation_data, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
+        return cls(*measurement.finish(recipe))
+
+    @property
+    def agreement(self) -> ResponseAgreement:
+        """How far predictions can be trusted on this model."""
+        return self.report.agreement
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can be chosen for, in the order they run."""
+        return tuple(self._places)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options besides "float"."""
+        return tuple(self._option_places)
+
+    def predict(self, configuration: Configuration) -> FloatArray:
+        """Return the predicted output of the model under a configuration.
+
+        Args:
+            configuration: Layer name -> option name; layers left out stay float.
+
+        Returns:
+            float64, shape (samples, ...) of the model's output. Of many logits the largest are
+            predicted one by one, and the others move together.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+            DataError: If only projections of the output are known.
+        """
+        arrays = self.arrays
+        kept = arrays.base.shape[1]
+        shift = arrays.shift(self.chosen(configuration))[:, :kept]
+        if arrays.is_complete:
+            flat = arrays.base + shift
+        elif arrays.output is not None and arrays.classes is not None:
+            flat = arrays.output + shift[:, -1:]
+            largest = np.take_along_axis(arrays.output, arrays.classes, axis=1) + shift[:, :-1]
+            np.put_along_axis(flat, arrays.classes, largest, axis=1)
+        else:
+            raise DataError(
+                "Only random projections of this output are known, so it cannot be predicted value "
+                "by value; `score` works. Measure with a larger `classes` to know all of it."
+            )
+        return flat.reshape(-1, *self.report.output_shape)
+
+    def score(self, configuration: Configuration) -> ConfigurationScore:
+        """Return the predicted effect of a configuration and its bytes.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+        """
+        arrays, chosen = self.arrays, self.chosen(configuration)
+        kept = arrays.base.shape[1]
+        harm = arrays.harm(chosen)
+        shift = arrays.shift(chosen)
+        nmse = sqnr = agreement = accuracy = None
+        if arrays.is_complete or not arrays.has_logits:
+            signal = float(arrays.signal.sum())
+            noise = float(np.square(shift).sum()) if arrays.has_logits else harm * signal
+            sqnr = to_sqnr_db(signal, noise)
+            nmse = noise / signal if signal else harm
+        if arrays.has_logits and kept:
+            answers = arrays.answers(arrays.base + shift[:, :kept])
+            agreement = float((answers == arrays.float_answers).mean())
+            accuracy = arrays.accuracy(arrays.base + shift[:, :kept])
+        return ConfigurationScore(
+            kl_divergence=harm if arrays.has_logits else None,
+            nmse=nmse,
+            sqnr_db=sqnr,
+            top1_agreement=agreement,
+            accuracy=accuracy,
+            size=self.size(configuration),
+        )
+
+    def size(self, configuration: Configuration) -> ConfigurationSize:
+        """Return the bytes of the model under a configuration; exact, not predicted.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+        """
+        chosen = dict(self.chosen(configuration))
+        return configuration_size(
+            chain(
+                self.report.leftovers,
+                *(
+                    layer.stored[chosen[place] + 1 if place in chosen else 0]
+                    for place, layer in enumerate(self.report.layers)
+                ),
+            )
+        )
+
+    def chosen(self, configuration: Configuration) -> list[tuple[int, int]]:
+        """Return the places of (layer, option) in the arrays; float layers are left out.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist; the message names the likely one.
+        """
+        pairs = []
+        for name, option in configuration.items():
+            if name not in self._places:
+                reason = dict(self.report.skipped).get(name)
+                known = f"It stays float: {reason}" if reason else suggest(name, self._places)
+                raise SchemeError(f"{name!r} is no layer of this response. {known}")
+            if option == FLOAT_OPTION:
+                continue
+            if option not in self._option_places:
+                valid = [FLOAT_OPTION, *self._option_places]
+                raise SchemeError(
+                    f"{option!r}, for layer {name!r}, is no option of this response. "
+                    f"{suggest(option, valid)}"
+                )
+            pairs.append((self._places[name], self._option_places[option]))
+        return pairs
+
+    def uniform(self, option: str) -> dict[str, str]:
+        """Return the configuration in which every layer has the same option.
+
+        Raises:
+            SchemeError: If there is no such option.
+        """
+        configuration = dict.fromkeys(self.layers, option)
+        self.chosen(configuration)
+        return configuration
+
+    def recipe(self, configuration: Configuration) -> Recipe:
+        """Return a recipe that quantizes a model as a configuration says.
+
+        Raises:
+            SchemeError: If a layer or an option does not exist.
+        """
+        chosen = dict(self.chosen(configuration))
+        recipe = self.report.recipe
+        stays_float = [n for place, n in enumerate(self.layers) if place not in chosen]
+        schemes: Mapping[str, LayerScheme] = {
+            name: self.report.options[chosen[place]].scheme
+            for place, name in enumerate(self.layers)
+            if place in chosen
+        }
+        result = Recipe(recipe.weight, recipe.activation, recipe.exclude_layers, schemes)
+        return result.with_excluded(*stays_float)
+
+    def to_bytes(self) -> bytes:
+        """Return the response as the bytes of an .npz file."""
+        return pack_response(self.report, self.arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LogitResponse:
+        """Rebuild a response from `to_bytes`; raises StorageError where it does not fit."""
+        return cls(*unpack_response(data))
+
+    def save(self, path: PathLike) -> None:
+        """Write the response to a file; an existing one is replaced.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        try:
+            Path(path).write_bytes(self.to_bytes())
+        except OSError as error:
+            raise StorageError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
+
+    @classmethod
+    def load(cls, path: PathLike) -> LogitResponse:
+        """Return the response that a file holds.
+
+        Raises:
+            StorageError: If the file cannot be read or holds none.
+        """
+        data = read_file(path)
+        with storage_errors(str(path)):
+            return cls.from_bytes(data)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {layer.name: place for place, layer in enumerate(self.report.layers)}
+
+    @cached_property
+    def _option_places(self) -> dict[str, int]:
+        return {option.name: place for place, option in enumerate(self.report.options)}
+
+
+def _at_least(lowest: int, what: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise SchemeError(f"{what} is {value!r}. It must be a whole number from {lowest} up.")
+    return value

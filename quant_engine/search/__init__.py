@@ -1,0 +1,1 @@
+"""From a budget to a configuration; configurations run for real."""

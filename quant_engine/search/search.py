@@ -1,0 +1,193 @@
+"""From a budget to a configuration, by prediction; and the whole frontier of size against harm.
+
+What a configuration is predicted to do is the effect of the summed shifts of its layers, so the
+search knows where errors of layers add and where they cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from quant_engine.errors import BudgetError, SchemeError
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.report import ConfigurationPoint, FrontierReport
+from quant_engine.response.agreement import as_pairs
+from quant_engine.response.arrays import IntArray
+from quant_engine.response.logit_response import LogitResponse
+from quant_engine.search.moves import additive_optimum, improve, is_allowed
+from quant_engine.search.space import Limit, SearchSpace
+
+_STARTS = 3
+_KICKS = 6
+_FRONTIER_KICKS = 1
+_KICKED_UNITS = 3
+_TRIES = 50
+
+
+def search_configuration(
+    response: LogitResponse,
+    *,
+    model_bytes: int | None = None,
+    effective_bits: float | None = None,
+    float_layers: int | None = None,
+    progress: Progress | None = None,
+) -> ConfigurationPoint:
+    """Return the configuration with the least predicted harm within one or more budgets.
+
+    The start is the best configuration if harms of layers added up; then options are changed and
+    exchanged between layers as long as the prediction, interactions included, gets better, from
+    several starts. The result is not proven to be the best one.
+
+    Args:
+        response: What predicts.
+        model_bytes: Most bytes of the whole model.
+        effective_bits: Most mean bits for each weight; see `ConfigurationSize`.
+        float_layers: Most layers that may stay float, of those that the response is about.
+        progress: Called after every round of moves; may raise to cancel.
+
+    Returns:
+        The configuration, not measured.
+
+    Raises:
+        SchemeError: If no budget is given, or no configuration keeps to all of them at once.
+        BudgetError: If no configuration keeps to one of them; it says what the least is.
+    """
+    space = SearchSpace(response)
+    limits = []
+    if model_bytes is not None:
+        limits.append(_bytes_limit(space, model_bytes))
+    if effective_bits is not None:
+        limits.append(
+            space.limit("effective bits", effective_bits, lambda size: size.effective_bits)
+        )
+    if float_layers is not None:
+        limits.append(space.limit_float_layers(float_layers))
+    if not limits:
+        raise SchemeError(
+            "No budget is given. Give model_bytes, effective_bits or float_layers; without one the "
+            "float model is best."
+        )
+    for limit in limits:
+        least = limit.fixed + limit.costs.min(axis=1).sum()
+        if least > limit.most + limit.tolerance:
+            raise BudgetError(limit.what, limit.most, float(least))
+    meter = ProgressMeter(progress, 0)
+    assignment = _best(space, limits, _starts(space, limits), meter)
+    if assignment is None:
+        raise SchemeError(
+            "No configuration keeps to all budgets at once, though to each one alone. Raise one."
+        )
+    return _point(space, assignment)
+
+
+def pareto_frontier(
+    response: LogitResponse, *, points: int = 20, progress: Progress | None = None
+) -> FrontierReport:
+    """Return the least predicted harm for every size, from the smallest model to the float one.
+
+    Args:
+        response: What predicts.
+        points: Sizes that are searched for, evenly spaced on a logarithmic scale.
+        progress: Called after every round of moves; may raise to cancel.
+
+    Raises:
+        SchemeError: If points is below 2.
+    """
+    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
+        raise SchemeError(f"points is {points!r}. It must be a whole number from 2 up.")
+    space = SearchSpace(response)
+    any_size = _bytes_limit(space, 0)
+    least = any_size.fixed + any_size.costs.min(axis=1).sum()
+    most = max(any_size.fixed, least)
+    budgets = np.geomspace(max(least, 1.0), max(most, 1.0), points)
+    meter = ProgressMeter(progress, points)
+    found: list[IntArray] = []
+    for number, budget in enumerate(budgets, start=1):
+        limits = [replace(any_size, most=float(max(budget, least)))]
+        starts = [*_starts(space, limits), *found[-1:]]
+        best = _best(space, limits, starts, meter, _FRONTIER_KICKS)
+        if best is not None:
+            found.append(best)
+        meter.step(f"find the best bits, model size {number} of {points}")
+    chosen = [_point(space, assignment) for assignment in [*found, space.uniform(0)]]
+    return FrontierReport(_undominated(chosen), response.agreement.verdict)
+
+
+def _bytes_limit(space: SearchSpace, most: float) -> Limit:
+    return space.limit("bytes", most, lambda size: size.model_bytes)
+
+
+def _starts(space: SearchSpace, limits: Sequence[Limit]) -> list[IntArray]:
+    """Return assignments to begin from: the additive optimum, all alike, and the cheapest."""
+    additive = additive_optimum(space, limits)
+    alike = [space.uniform(choice) for choice in range(space.choices)]
+    cheapest = [limit.costs.argmin(axis=1).astype(np.int64) for limit in limits]
+    starts = [*([] if additive is None else [additive]), *alike, *cheapest]
+    return [start for start in starts if is_allowed(start, limits)]
+
+
+def _best(
+    space: SearchSpace,
+    limits: Sequence[Limit],
+    starts: Sequence[IntArray],
+    meter: ProgressMeter,
+    kicks: int = _KICKS,
+) -> IntArray | None:
+    """Improve the additive optimum and the better ones of the other starts, then kick the best.
+
+    A kick changes a few units at random and improves again, which leads out of local optima
+    (iterated local search: Lourenço, Martin and Stützle, 2003). The random numbers are the same
+    every time.
+    """
+    if not starts:
+        return None
+    ranked = [starts[0], *sorted(starts[1:], key=lambda start: float(space.harms([start])[0]))]
+
+    def improved(start: IntArray) -> tuple[IntArray, float]:
+        return improve(space, start, limits, lambda: meter.say("find the best bits"))
+
+    best, harm = min((improved(start) for start in ranked[:_STARTS]), key=lambda end: end[1])
+    generator = np.random.default_rng(0)
+    for _ in range(kicks):
+        start = _kicked(space, best, limits, generator)
+        if start is None:
+            continue
+        end, end_harm = improved(start)
+        if end_harm < harm:
+            best, harm = end, end_harm
+    return best
+
+
+def _kicked(
+    space: SearchSpace,
+    assignment: IntArray,
+    limits: Sequence[Limit],
+    generator: np.random.Generator,
+) -> IntArray | None:
+    """Change a few units at random; None if no try keeps to the budgets."""
+    size = min(_KICKED_UNITS, len(assignment))
+    for _ in range(_TRIES):
+        result = assignment.copy()
+        units = generator.choice(len(assignment), size, replace=False)
+        result[units] = generator.integers(0, space.choices, size)
+        if is_allowed(result, limits):
+            return result
+    return None
+
+
+def _point(space: SearchSpace, assignment: IntArray) -> ConfigurationPoint:
+    configuration = space.configuration(assignment)
+    return ConfigurationPoint(as_pairs(configuration), space.response.score(configuration))
+
+
+def _undominated(points: Sequence[ConfigurationPoint]) -> tuple[ConfigurationPoint, ...]:
+    """Keep what is better than everything smaller, from small to large."""
+    kept: list[ConfigurationPoint] = []
+    order = sorted(points, key=lambda p: (p.predicted.size.model_bytes, p.predicted.harm))
+    for point in order:
+        if not kept or point.predicted.harm < kept[-1].predicted.harm:
+            kept.append(point)
+    return tuple(kept)

@@ -1,0 +1,176 @@
+"""What a search chooses from: layers and options as numbers, costs, and predicted harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from quant_engine.report import ConfigurationSize
+from quant_engine.response.arrays import IntArray
+from quant_engine.response.logit_response import LogitResponse
+from quant_engine.tensors.histogram import FloatArray
+
+_MOST_VALUES = 4_000_000
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limit:
+    """A budget.
+
+    Attributes:
+        what: What is counted, in words.
+        costs: What every choice costs, shape (units, choices).
+        fixed: What is there in any case.
+        most: The budget.
+    """
+
+    what: str
+    costs: FloatArray
+    fixed: float
+    most: float
+
+    def slack(self, assignment: IntArray) -> float:
+        """Return how much of the budget an assignment leaves; below zero if it is exceeded."""
+        spent = self.costs[np.arange(len(assignment)), assignment].sum()
+        return float(self.most - self.fixed - spent)
+
+    @property
+    def tolerance(self) -> float:
+        """Rounding error of sums of costs."""
+        return _SLACK * max(1.0, abs(self.most))
+
+
+class SearchSpace:
+    """Assignments of a choice to every unit.
+
+    A unit is a layer, or all layers with one shared weight: only if they get the same option is the
+    weight stored once. Choice 0 is float, choice n the n-th option of the response. A layer that
+    does not reach the judged output is left at the recipe's own option: no prediction is about it.
+
+    Attributes:
+        response: What predicts.
+        units: Places of the layers of each unit.
+        choices: Number of choices.
+    """
+
+    def __init__(self, response: LogitResponse) -> None:
+        """Collect the units of a response."""
+        self.response = response
+        groups: dict[str, list[int]] = {}
+        for place, layer in enumerate(response.report.layers):
+            groups.setdefault(layer.tied_to, []).append(place)
+        layers = response.report.layers
+        reached = {
+            name: any(layers[place].reaches_output for place in groups[name]) for name in groups
+        }
+        self.units: list[list[int]] = [groups[name] for name in groups if reached[name]]
+        # No harm of these would ever be seen.
+        self._kept = {
+            layers[place].name: self._own_option(layers[place].name)
+            for name in groups
+            if not reached[name]
+            for place in groups[name]
+        }
+        self.choices = len(response.options) + 1
+        self._known: dict[bytes, float] = {}
+
+    def configuration(self, assignment: IntArray) -> dict[str, str]:
+        """Return layer name -> option name; float layers are left out."""
+        names, options = self.response.layers, self.response.options
+        chosen = {
+            place: options[choice - 1]
+            for places, choice in zip(self.units, assignment, strict=True)
+            for place in places
+            if choice
+        }
+        return {
+            name: chosen[place] if place in chosen else self._kept[name]
+            for place, name in enumerate(names)
+            if place in chosen or name in self._kept
+        }
+
+    def _own_option(self, name: str) -> str:
+        """Return the option that the recipe itself gives a layer, or the one with most bits."""
+        report = self.response.report
+        scheme = report.recipe.layer_scheme(name)
+        own = [option for option in report.options if option.scheme == scheme]
+        widest = max(report.options, key=lambda option: option.scheme.weight.bits)
+        return own[0].name if own else widest.name
+
+    def uniform(self, choice: int) -> IntArray:
+        """Return the assignment in which all units have the same choice."""
+        return np.full(len(self.units), choice, dtype=np.int64)
+
+    def limit(self, what: str, most: float, measure: Callable[[ConfigurationSize], float]) -> Limit:
+        """Return a budget on a figure that adds up over units."""
+        fixed = measure(self.response.size(self.configuration(self.uniform(0))))
+        costs = np.zeros((len(self.units), self.choices))
+        for unit in range(len(self.units)):
+            for choice in range(1, self.choices):
+                assignment = self.uniform(0)
+                assignment[unit] = choice
+                size = self.response.size(self.configuration(assignment))
+                costs[unit, choice] = measure(size) - fixed
+        return Limit(what, costs, fixed, most)
+
+    def limit_float_layers(self, most: int) -> Limit:
+        """Return a budget on the number of layers that stay float."""
+        costs = np.zeros((len(self.units), self.choices))
+        costs[:, 0] = [len(places) for places in self.units]
+        return Limit("float layers", costs, 0.0, most)
+
+    def harms(self, assignments: Sequence[IntArray]) -> FloatArray:
+        """Return the predicted KL divergence in nats, or NMSE, of every assignment."""
+        keys = [np.asarray(a, dtype=np.int64).tobytes() for a in assignments]
+        unknown = {k: a for k, a in zip(keys, assignments, strict=True) if k not in self._known}
+        arrays = self.response.arrays
+        size = max(1, _MOST_VALUES // max(1, arrays.rows * arrays.shifts.shape[-1]))
+        waiting = list(unknown.items())
+        for start in range(0, len(waiting), size):
+            part = waiting[start : start + size]
+            effects = [arrays.effect(self._pairs(assignment)) for _, assignment in part]
+            shifts = np.stack([shift for shift, _ in effects])
+            noise = np.stack([noise for _, noise in effects])
+            for (key, _), harm in zip(part, arrays.harms(shifts, noise), strict=True):
+                self._known[key] = float(harm)
+        return np.array([self._known[key] for key in keys])
+
+    @cached_property
+    def products(self) -> FloatArray:
+        """Inner products of what choices do, to second order, averaged over rows.
+
+        The harm of an assignment is about the sum of the products of all pairs of its choices, a
+        choice with itself included.
+
+        Returns:
+            Shape (units · choices, units · choices).
+        """
+        arrays = self.response.arrays
+        rows = []
+        noise = np.zeros((len(self.units), self.choices))
+        for unit, places in enumerate(self.units):
+            for choice in range(self.choices):
+                total = np.zeros(arrays.shifts.shape[2:])
+                for place in places if choice else ():
+                    total += arrays.shifts[place, choice - 1]
+                    rounding = int(arrays.rounding_of[choice - 1])
+                    if rounding >= 0 and arrays.sources[place].any():
+                        total -= arrays.roundings[place, rounding]
+                        noise[unit, choice] += arrays.rounding_harm[place, rounding].sum()
+                rows.append(arrays.features(total).reshape(-1))
+        features = np.stack(rows)
+        products: FloatArray = features @ features.T + np.diag(noise.reshape(-1))
+        scale = arrays.rows if arrays.has_logits else float(arrays.signal.sum())
+        return products / scale if scale else products
+
+    def _pairs(self, assignment: IntArray) -> list[tuple[int, int]]:
+        return [
+            (place, int(choice) - 1)
+            for places, choice in zip(self.units, assignment, strict=True)
+            for place in places
+            if choice
+        ]

@@ -1,0 +1,9 @@
+"""What each layer costs, measured by running the model with it changed."""
+
+from quant_engine.sensitivity.measurement import DIRECTIONS, LEAVE_ONE_OUT, ONE_AT_A_TIME
+
+__all__ = [
+    "DIRECTIONS",
+    "LEAVE_ONE_OUT",
+    "ONE_AT_A_TIME",
+]

@@ -1,0 +1,155 @@
+"""Which layers break the model: exact sensitivity by running it, one layer switched at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from functools import partial
+
+from torch import nn
+
+from quant_engine.errors import SchemeError, require_choice
+from quant_engine.judging.judged import describe_judged
+from quant_engine.judging.reach import find_unreached
+from quant_engine.model.batches import Data
+from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.progress import Progress, ProgressMeter
+from quant_engine.quantization.calibration import Calibration
+from quant_engine.quantization.setup import set_up
+from quant_engine.report import SensitivityReport
+from quant_engine.scheme import Recipe
+from quant_engine.sensitivity.measurement import (
+    DIRECTIONS,
+    ONE_AT_A_TIME,
+    Measurement,
+    OnUpdate,
+    Sweep,
+)
+from quant_engine.sensitivity.ranking import check_metric
+from quant_engine.variants.executors import run_elsewhere, run_here
+from quant_engine.variants.layers import BOTH, PARTS, build_forms
+from quant_engine.variants.options import Options
+from quant_engine.variants.outcomes import Metric
+from quant_engine.variants.runner import VariantRunner
+
+_NOT_ELSEWHERE = (
+    "It was measured in this process and not on the executor, as no batch can do without the state "
+    "that the one before it left."
+)
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    calibration_data: Data | Calibration,
+    recipe: Recipe | None = None,
+    *,
+    evaluation_data: Data | None = None,
+    direction: str = ONE_AT_A_TIME,
+    options: Options | None = None,
+    parts: str = BOTH,
+    metric: str | Metric | None = None,
+    model_name: str = "",
+    seed: int = 0,
+    with_cumulative: bool = True,
+    progress: Progress | None = None,
+    on_update: OnUpdate | None = None,
+    executor: Executor | None = None,
+) -> SensitivityReport:
+    """Measure what each layer's quantization does to the model's output, by running it.
+
+    Activations of one batch are held at a time; of the batches before, a few numbers for each
+    sample and variant.
+
+    Args:
+        model: The float model; it is not changed.
+        calibration_data: A tensor or an iterable of batches, or the result of `calibrate`. It is
+            read once, however many options there are.
+        recipe: Whose layers are switched; `Recipe.default()` if None.
+        evaluation_data: What the effect is measured on. If None, the calibration data; needed if
+            that is a Calibration.
+        direction: "one_at_a_time": only this layer quantized, the rest float. "leave_one_out":
+            every layer of the recipe quantized but this one.
+        options: Schemes to try on every layer that the recipe quantizes, in place of the recipe's
+            own, all in one sweep; a mapping names them, and a list gets names. If None, each layer
+            has the recipe's scheme.
+        parts: "both", or only "weights", or only "activations": the inputs of layers are rounded
+            and the weights stay float.
+        metric: What `value`, intervals and rankings are about: "kl_divergence", "nmse", "sqnr_db",
+            "top1_agreement", "accuracy_drop", or a function (float_output, changed_output, labels)
+            that returns one number a sample, of which more is worse. If None, the KL divergence,
+            or the NMSE for a model without logits.
+        model_name: What to call the model in the report.
+        seed: Seed of the bootstrap behind intervals and comparisons.
+        with_cumulative: Whether to measure the curve of quantizing the k least sensitive layers.
+        progress: Called after every forward pass; may raise to cancel.
+        on_update: Called after every batch with a function that returns the report of what is known
+            so far. All its layers are measured on the same samples.
+        executor: Where to run; see `executors`. This process if None. Results are the same.
+
+    Returns:
+        The report; layers in the order they run, each under every option.
+
+    Raises:
+        SchemeError: If a setting is not allowed, `recipe` is no Recipe, or it names layers that do
+            not exist.
+        DataError: If data or weights are empty, malformed, or hold NaN or Inf, or model or data do
+            not give what the metric needs.
+        ModelForwardError: If the model raises on the data.
+        UnsupportedLayerError: If there is nothing to quantize under one of the options.
+        WorkerError: If the executor fails.
+    """
+    _check_words(direction, parts, metric, seed)
+    setup = set_up(model, calibration_data, recipe, evaluation_data, reads_often=True)
+    prepared, recipe = setup.prepared, setup.recipe
+    judged = describe_judged(prepared)
+    meter = ProgressMeter(progress, 0)
+    calibration = setup.calibrate(meter)
+    forms = build_forms(model, prepared, recipe, options, parts, calibration, meter)
+    own_metric = None if metric is None or isinstance(metric, str) else metric
+    runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
+    sweep, notes = _where_to_run(runner, executor, prepared)
+    measurement = Measurement(
+        sweep,
+        setup.evaluation_data,
+        forms,
+        metric,
+        SensitivityReport(
+            model_name,
+            recipe,
+            direction,
+            (),
+            None,
+            (),
+            0,
+            None,
+            seed,
+            notes=(*judged.notes, *notes),
+            parts=parts,
+            judged=judged.line,
+        ),
+        find_unreached(prepared, forms.names),
+    )
+    meter.extend(measurement.count_runs(with_cumulative) * (setup.evaluation_batches or 1))
+    measurement.measure_layers(meter, on_update)
+    if with_cumulative:
+        measurement.accumulate(meter)
+    return measurement.report(is_partial=False)
+
+
+def _check_words(direction: str, parts: str, metric: str | Metric | None, seed: int) -> None:
+    require_choice("direction", direction, DIRECTIONS)
+    require_choice("parts", parts, PARTS)
+    check_metric(metric)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
+
+
+def _where_to_run(
+    runner: VariantRunner, executor: Executor | None, prepared: PreparedModel
+) -> tuple[Sweep, tuple[str, ...]]:
+    """Return what runs variants, here or on the executor, and what the report says about it."""
+    notes = prepared.state.notes
+    if executor is None:
+        return partial(run_here, runner), notes
+    if prepared.state.reaches_next:
+        return partial(run_here, runner), (*notes, _NOT_ELSEWHERE)
+    return partial(run_elsewhere, executor, runner), notes

@@ -1,0 +1,1 @@
+"""One tensor: its histogram, its range, its grid and its codes."""

@@ -1,0 +1,11 @@
+"""Many versions of one model, run without repeating what they share."""
+
+from quant_engine.variants.layers import ACTIVATIONS, BOTH, WEIGHTS
+from quant_engine.variants.options import FLOAT_OPTION
+
+__all__ = [
+    "ACTIVATIONS",
+    "BOTH",
+    "FLOAT_OPTION",
+    "WEIGHTS",
+]

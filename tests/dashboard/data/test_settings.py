@@ -1,0 +1,291 @@
+"""Settings and their form as a link: what goes in comes out, and nonsense never breaks a page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dashboard.data import links
+from dashboard.data.links import (
+    LinkError,
+    override_from_text,
+    override_to_text,
+    scheme_from_text,
+    scheme_to_text,
+    shorten,
+)
+from dashboard.data.settings import (
+    DEFAULT_CALIBRATION_SAMPLES,
+    LINK_KEYS,
+    MAX_CALIBRATION_SAMPLES,
+    MIN_CALIBRATION_SAMPLES,
+    Settings,
+    params_from_text,
+    preset_of,
+    settings_from_params,
+    settings_to_text,
+)
+from quant_engine.errors import SchemeError
+from quant_engine.scheme import (
+    GRANULARITIES,
+    OBSERVERS,
+    PRESETS,
+    LayerScheme,
+    Overrides,
+    Recipe,
+    TensorScheme,
+)
+
+MODELS = ("mlp", "resnet", "vit")
+
+layer_names = st.text(
+    st.characters(codec="utf-8", exclude_characters=":", exclude_categories=("Cs", "Cc", "Zs")),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: not any(c.isspace() for c in name))
+tensor_schemes = st.builds(
+    TensorScheme,
+    bits=st.integers(2, 8),
+    symmetric=st.booleans(),
+    granularity=st.sampled_from(GRANULARITIES),
+    observer=st.sampled_from(OBSERVERS),
+    percentile=st.floats(51, 100),
+)
+dynamic_schemes = st.builds(
+    TensorScheme, bits=st.integers(2, 8), symmetric=st.booleans(), is_dynamic=st.just(True)
+)
+input_schemes = (
+    st.none() | tensor_schemes.map(lambda s: replace(s, granularity="per_tensor")) | dynamic_schemes
+)
+layer_schemes = st.builds(LayerScheme, tensor_schemes, input_schemes)
+recipes = st.builds(
+    Recipe,
+    weight=tensor_schemes,
+    activation=input_schemes,
+    exclude_layers=st.lists(layer_names, max_size=3).map(tuple),
+    overrides=st.dictionaries(layer_names, layer_schemes, max_size=3).map(Overrides),
+)
+settings = st.builds(
+    Settings,
+    model_name=st.sampled_from(MODELS),
+    recipe=recipes | st.sampled_from(list(PRESETS.values())),
+    calibration_samples=st.integers(MIN_CALIBRATION_SAMPLES, MAX_CALIBRATION_SAMPLES),
+    seed=st.integers(0, 999_999),
+)
+
+
+@given(settings)
+def test_a_link_gives_back_the_settings_it_was_made_from(chosen: Settings) -> None:
+    read, notices = settings_from_params(params_from_text(settings_to_text(chosen)), MODELS)
+
+    assert notices == ()
+    assert read == chosen
+    assert read is not None
+    assert read.run_id == chosen.run_id
+
+
+@given(st.dictionaries(st.sampled_from(LINK_KEYS), st.lists(st.text(max_size=20), max_size=3)))
+def test_a_link_of_nonsense_gives_settings_and_never_an_exception(
+    params: dict[str, list[str]],
+) -> None:
+    read, notices = settings_from_params(params, MODELS)
+
+    assert read is None or read.model_name in MODELS
+    assert all(isinstance(notice, str) and len(notice) < 400 for notice in notices)
+
+
+@given(st.text(max_size=60))
+def test_any_text_can_be_read_as_a_link(text: str) -> None:
+    read, _ = settings_from_params(params_from_text(text), MODELS)
+
+    assert read is None or settings_from_params(
+        params_from_text(settings_to_text(read)), MODELS
+    ) == (read, ())
+
+
+def test_a_usual_link_is_short_and_readable() -> None:
+    recipe = PRESETS["int8_mse"].with_excluded("head", "blocks.*").with_layer_bits("stem", 4)
+
+    text = settings_to_text(Settings("vit", recipe, 64, 7))
+
+    assert text == ("vit int8_mse exclude:head exclude:blocks.* bits:stem:4 samples:64 seed:7")
+
+
+def test_an_empty_link_names_no_run() -> None:
+    assert settings_from_params({}, MODELS) == (None, ())
+    assert settings_from_params(params_from_text("  "), MODELS) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("params", "notice"),
+    [
+        ({"model": ["resnett"]}, "Did you mean 'resnet'?"),
+        ({"preset": ["int9"]}, "the preset “int9”"),
+        ({"weight": ["9"]}, "bits is 9"),
+        ({"weight": ["8-nonsense"]}, "“nonsense” is not a word of a scheme"),
+        ({"activation": ["8-per_channel"]}, "activation granularity"),
+        ({"bits": ["stem"]}, "“stem” is not written as layer:bits"),
+        ({"bits": ["stem:12"]}, "bits is 12"),
+        ({"bits": ["stem:4:5:6"]}, "not written as layer:bits"),
+        ({"samples": ["many"]}, "The link's samples is “many”"),
+        ({"samples": ["3"]}, "Allowed: 8 to 2000"),
+        ({"seed": ["-1"]}, "The link's seed is “-1”"),
+        ({"seed": ["９"]}, "The link's seed is"),
+    ],
+)
+def test_each_wrong_part_falls_back_with_a_notice(
+    params: dict[str, list[str]], notice: str
+) -> None:
+    read, notices = settings_from_params({"model": ["mlp"], **params}, MODELS)
+
+    assert read is not None
+    assert len(notices) == 1
+    assert notice in notices[0]
+    usual = Settings("resnet" if "model" in params else "mlp")
+    assert read == usual
+
+
+def test_layers_that_the_model_does_not_have_are_left_out_and_the_nearest_named() -> None:
+    layers = {"mlp": ("fc1", "head.0"), "resnet": ("conv1", "layer1.0.conv1", "layer1.0.conv2")}
+    text = (
+        "resnet int8_per_channel exclude:zzz exclude:layer1.* exclude:layr1.0.conv2 "
+        "bits:head.0:4 bits:conv1:4"
+    )
+    read, notices = settings_from_params(params_from_text(text), MODELS, layers.__getitem__)
+
+    assert read == Settings(
+        "resnet", Recipe.default().with_excluded("layer1.*").with_layer_bits("conv1", 4)
+    )
+    unknown, misspelt, foreign = notices
+    assert "“zzz”" in unknown
+    assert "conv1" in unknown
+    assert misspelt.index("layer1.0.conv2") < misspelt.index("Left out.")
+    assert "gives bits to the layer “head.0”" in foreign
+
+
+def test_run_ids_differ_exactly_where_the_computation_does() -> None:
+    base = Settings("mlp", Recipe.default())
+    same = (
+        replace(base, recipe=replace(base.recipe, name="other name")),
+        replace(
+            base, recipe=replace(base.recipe, weight=replace(base.recipe.weight, percentile=99))
+        ),
+    )
+    others = (
+        replace(base, model_name="vit"),
+        replace(base, recipe=base.recipe.with_excluded("a")),
+        replace(base, recipe=base.recipe.with_layer_bits("a", 4)),
+        replace(base, recipe=replace(base.recipe, activation=None)),
+        replace(base, calibration_samples=DEFAULT_CALIBRATION_SAMPLES - 1),
+        replace(base, seed=1),
+    )
+
+    assert {s.run_id for s in same} == {base.run_id}
+    assert len({base.run_id, *(s.run_id for s in others)}) == len(others) + 1
+
+
+def test_the_order_of_excluded_layers_does_not_matter() -> None:
+    first = Settings("mlp", Recipe.default().with_excluded("a", "b"))
+    second = Settings("mlp", Recipe.default().with_excluded("b", "a"))
+
+    assert first.run_id == second.run_id
+
+
+@pytest.mark.parametrize("changes", [{"calibration_samples": 1}, {"seed": -1}])
+def test_settings_outside_their_range_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(SchemeError, match="Allowed"):
+        Settings("mlp", **changes)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_recognised(name: str) -> None:
+    assert preset_of(PRESETS[name].with_excluded("x")) == name
+    assert Settings("mlp", replace(PRESETS[name], name="")).recipe.name == name
+
+
+@given(tensor_schemes)
+def test_schemes_survive_as_text(scheme: TensorScheme) -> None:
+    read = scheme_from_text(scheme_to_text(scheme))
+
+    assert replace(read, percentile=scheme.percentile) == scheme
+    if scheme.observer == "percentile":
+        assert read == scheme
+
+
+@given(layer_names, layer_schemes.filter(lambda s: s.weight.observer != "minmax"))
+def test_a_layers_own_scheme_survives_as_text(name: str, scheme: LayerScheme) -> None:
+    recipe = Settings("mlp", Recipe.default().with_override(name, scheme)).recipe
+    canonical = recipe.overrides[name]
+
+    assert override_from_text(override_to_text(name, canonical, recipe), recipe) == (
+        name,
+        canonical,
+    )
+
+
+def test_bits_follow_the_recipe_they_are_read_with() -> None:
+    recipe = PRESETS["int8_mse"]
+
+    _, scheme = override_from_text("stem:4:6", recipe)
+
+    assert recipe.activation is not None
+    assert scheme == LayerScheme(replace(recipe.weight, bits=4), replace(recipe.activation, bits=6))
+
+
+def test_text_that_is_no_bits_is_refused() -> None:
+    with pytest.raises(LinkError, match="not a number of bits"):
+        override_from_text("stem:four", Recipe.default())
+
+
+def test_shorten_keeps_markup_out() -> None:
+    assert shorten("<b>[x](y)`$\n") == " b  x (y)   "
+
+
+def test_a_dynamic_range_stands_in_the_link_as_a_word() -> None:
+    dynamic = TensorScheme(bits=4, is_dynamic=True)
+    recipe = Recipe(TensorScheme(), dynamic)
+
+    text = settings_to_text(Settings("mlp", recipe))
+
+    assert "activation:4-symmetric-per_tensor-minmax-dynamic" in text
+    assert scheme_from_text("4-dynamic") == dynamic
+    fixed = Settings("mlp", Recipe(TensorScheme(), TensorScheme(bits=4)))
+    assert Settings("mlp", recipe).run_id != fixed.run_id
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"activation": ["8-mse-dynamic"]}, {"weight": ["8-dynamic"]}, {"bits": ["a:8-dynamic:none"]}],
+)
+def test_a_dynamic_range_where_there_can_be_none_falls_back(params: dict[str, list[str]]) -> None:
+    read, notices = settings_from_params(params, MODELS)
+
+    assert read is not None
+    assert read.recipe == Recipe.default()
+    assert len(notices) == 1
+
+
+def test_the_number_of_layers_in_a_link_is_bounded() -> None:
+    names = [f"unknown{number}" for number in range(5000)]
+    params = {"exclude": names, "bits": [f"{name}:4" for name in names]}
+
+    settings, notices = settings_from_params(params, ["mlp"], lambda _: ["stem", "head"])
+
+    assert settings == Settings("mlp")
+    assert notices[0].startswith("The link's exclude names 5000 layers. Allowed: 256")
+    assert notices[1].startswith("The link's bits names 5000 layers. Allowed: 256")
+    assert len(notices) == 2 + links.MOST_NOTICES + 1
+    assert notices[-1] == "The link names 507 more layers that this model does not have."
+
+
+def test_a_name_in_a_link_is_bounded() -> None:
+    pattern = "*" * (links.LONGEST_NAME + 1)
+    settings, notices = settings_from_params(
+        {"exclude": [pattern, "stem"]}, ["mlp"], lambda _: ["stem", "head"]
+    )
+
+    assert settings == Settings("mlp", Recipe.default().with_excluded("stem"))
+    assert len(notices) == 1

@@ -1,0 +1,27 @@
+"""Every figure of every page opens with its result in words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.dashboard.app_harness import assert_alive, open_app
+
+PAGES = ("start", "experiment", "sensitivity", "what_if", "layer", "size_time")
+
+
+@pytest.mark.parametrize("present", ["false", "true"])
+@pytest.mark.parametrize("page", PAGES)
+def test_the_sentence_of_a_figure_stands_right_above_it(page: str, present: str) -> None:
+    app = open_app({"present": present})
+    app.switch_page(f"views/{page}/{page}.py").run()
+    assert_alive(app)
+
+    elements = list(app)
+    assert any(element.type == "plotly_chart" for element in elements) or page == "experiment"
+    for place, element in enumerate(elements):
+        if element.type == "plotly_chart":
+            said = re.sub(r"\\(.)", r"\1", str(elements[place - 1].value))
+            assert said == f"**{element.proto.alt}**"
+            assert len(said.split()) > 3, said

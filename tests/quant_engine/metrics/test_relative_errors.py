@@ -1,0 +1,161 @@
+"""Errors over the RMS of their channel: against plain numpy, whatever the cuts and their order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import quant_engine
+from quant_engine import Recipe, TensorScheme
+from quant_engine.metrics.relative_errors import (
+    HIGHEST,
+    LOWEST,
+    RelativeErrorStats,
+    input_axis,
+    output_axis,
+)
+
+SHAPE = (40, 6, 5, 5)
+
+
+def signal_and_error(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Channels whose sizes differ a thousandfold; the last is 0, every tenth value is exact."""
+    scales = torch.tensor([1e-3, 0.1, 1.0, 10.0, 1.0, 0.0])[:, None, None]
+    x = torch.randn(SHAPE, generator=generator) * scales
+    noise = 0.05 * torch.randn(SHAPE, generator=generator) * (scales + 1e-3)
+    noise[::10] = 0.0
+    return x, x + noise
+
+
+def counted(x: Tensor, x_hat: Tensor, sizes: tuple[int, ...]) -> RelativeErrorStats:
+    stats = RelativeErrorStats(-3)
+    for a, b in zip(x.split(list(sizes)), x_hat.split(list(sizes)), strict=True):
+        stats.update(a, b)
+    return stats
+
+
+def test_counts_agree_with_numpy_on_the_whole_data(generator: torch.Generator) -> None:
+    x, x_hat = signal_and_error(generator)
+
+    report = counted(x, x_hat, (40,)).report()
+
+    assert report is not None
+    values, error = (t.double().movedim(1, 0).flatten(1).numpy() for t in (x, x_hat - x))
+    rms = np.sqrt((values**2).mean(axis=1))[:5, None]
+    octaves = np.log2(
+        np.abs(error[:5])[np.abs(error[:5]) > 0]
+        / np.broadcast_to(rms, error[:5].shape)[np.abs(error[:5]) > 0]
+    )
+    edges = LOWEST + 0.5 * np.arange(2 * (HIGHEST - LOWEST) + 1)
+    expected, _ = np.histogram(octaves, edges)
+    # Counting in quarter octaves moves a value by an eighth of an octave at most.
+    moved = np.abs(np.cumsum(report.counts) - np.cumsum(expected)).max()
+    assert moved <= 0.12 * expected.sum()
+    assert sum(report.counts) + report.below + report.above + report.exact == error[:5].size
+    assert report.exact == int((error[:5] == 0).sum())
+    assert (report.channels, report.flat_channels) == (6, 1)
+    nmse = (error[:5] ** 2).sum(axis=1) / (values[:5] ** 2).sum(axis=1)
+    assert report.rms == pytest.approx(math.sqrt(nmse.mean()), rel=1e-5)
+    assert report.lost_channels == int((nmse >= 0.5).sum())
+
+
+def test_a_known_error_falls_into_its_bin() -> None:
+    x = torch.ones(8, 2)
+    x_hat = x + torch.tensor([2.0**-3 * 1.1, 2.0**-6 * 1.1])
+
+    stats = RelativeErrorStats(-1)
+    stats.update(x, x_hat)
+    report = stats.report()
+
+    assert report is not None
+    places = {2 * (-3 - LOWEST): 8, 2 * (-6 - LOWEST): 8}
+    assert {i: n for i, n in enumerate(report.counts) if n} == places
+
+
+@pytest.mark.parametrize("sizes", [(7, 33), (1, 1, 38), (20, 20)])
+def test_parts_merge_into_the_whole(generator: torch.Generator, sizes: tuple[int, ...]) -> None:
+    x, x_hat = signal_and_error(generator)
+    whole = counted(x, x_hat, (40,)).report()
+    parts = RelativeErrorStats(-3)
+    for a, b in zip(x.split(list(sizes)), x_hat.split(list(sizes)), strict=True):
+        other = RelativeErrorStats(-3)
+        other.update(a, b)
+        parts.merge(other)
+
+    merged = parts.report()
+
+    assert whole is not None
+    assert merged is not None
+    assert (
+        merged.counts == whole.counts == getattr(counted(x, x_hat, sizes).report(), "counts", None)
+    )
+    assert merged.rms == pytest.approx(whole.rms, rel=1e-12)
+
+
+def test_nothing_seen_has_no_report_and_an_empty_batch_counts_nothing() -> None:
+    stats = RelativeErrorStats(-1)
+    stats.update(torch.zeros(0, 3), torch.zeros(0, 3))
+
+    assert stats.report() is None
+
+
+def test_axes_of_layers() -> None:
+    assert (input_axis(nn.Linear(2, 2)), output_axis(nn.Linear(2, 2))) == (-1, -1)
+    assert (input_axis(nn.Conv1d(2, 2, 1)), output_axis(nn.Conv1d(2, 2, 1))) == (-2, -2)
+    assert (input_axis(nn.Embedding(3, 2)), output_axis(nn.Embedding(3, 2))) == (None, -1)
+
+
+class TestReports:
+    """What `analyze` keeps of it."""
+
+    def report(self, granularity: str) -> quant_engine.ModelReport:
+        generator = torch.Generator().manual_seed(3)
+        layer = nn.Linear(4, 6)
+        with torch.no_grad():
+            assert layer.bias is not None
+            layer.bias.zero_()
+            layer.weight.copy_(torch.randn(6, 4, generator=generator))
+            layer.weight[:3] *= 1e-3  # below half a step of the others' scale
+        x = torch.randn(50, 4, generator=generator) * torch.tensor([1.0, 1.0, 90.0, 1.0])
+        scheme = TensorScheme(granularity=granularity)  # type: ignore[arg-type]
+        recipe = Recipe(scheme, TensorScheme(symmetric=False))
+        return quant_engine.analyze(nn.Sequential(layer), x, recipe, measure_time=False)
+
+    def test_one_scale_silences_small_channels_and_one_for_each_does_not(self) -> None:
+        broken = self.report("per_tensor").layers[0]
+        healthy = self.report("per_channel").layers[0]
+
+        assert broken.weight is not None and broken.weight.channels is not None  # noqa: PT018
+        assert healthy.weight is not None and healthy.weight.channels is not None  # noqa: PT018
+        assert broken.weight.channels.silent == (0, 1, 2)
+        assert sum(broken.weight.channels.became_zero) >= 12
+        assert broken.weight.channels.channel_size == 4
+        assert healthy.weight.channels.silent == ()
+        first = broken.weight.example
+        assert first.value != 0.0
+        assert (first.dequantized, first.code) == (0.0, 0)
+        assert broken.weight.examples[0] == first
+        promised = broken.weight.per_channel_sqnr_db
+        own = [10 ** (-s / 10) for s in healthy.weight.channels.sqnr_db]
+        assert promised == pytest.approx(-10 * math.log10(sum(own) / len(own)), abs=1e-4)
+        assert healthy.weight.per_channel_sqnr_db is None
+        assert broken.local_relative is not None and healthy.local_relative is not None  # noqa: PT018
+        assert broken.local_relative.rms > 3 * healthy.local_relative.rms
+
+    def test_input_channels_and_answers(self) -> None:
+        report = self.report("per_channel")
+        channels, output = report.layers[0].input_channels, report.output
+
+        assert channels is not None
+        assert channels.axis == -1
+        assert max(range(4), key=lambda i: channels.hi[i]) == 2
+        assert output is not None and output.answers is not None  # noqa: PT018
+        answers = output.answers
+        assert len(answers.float) == len(answers.quantized) == 50
+        assert answers.labels == ()
+        assert len(answers.flipped) == round(50 * (1 - (output.top1_agreement or 0)))
+        assert quant_engine.ModelReport.from_json(report.to_json()) == report

@@ -1,0 +1,44 @@
+import pytest
+
+from quant_engine.errors import SchemeError
+from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.variants.options import bit_options, describe_option_fully, name_options
+
+EIGHT = LayerScheme(TensorScheme(), TensorScheme(symmetric=False))
+
+
+def test_schemes_that_read_alike_get_their_full_description():
+    per_channel = LayerScheme(TensorScheme(granularity="per_channel"), EIGHT.activation)
+    names = list(name_options([EIGHT, per_channel, EIGHT.with_bits(4)]))
+    assert len(set(names)) == 3
+    assert names[:2] == [describe_option_fully(EIGHT), describe_option_fully(per_channel)]
+    assert names[2] == "int4 weights + int8 inputs"
+
+
+def test_the_same_scheme_twice_counts_once_and_names_of_the_caller_are_kept():
+    assert len(name_options([EIGHT, EIGHT])) == 1
+    assert name_options({"mine": EIGHT}) == {"mine": EIGHT}
+
+
+def test_a_percentile_stands_in_the_full_description():
+    tight = TensorScheme(observer="percentile", percentile=99.0)
+    assert "percentile 99)" in describe_option_fully(LayerScheme(tight))
+
+
+def test_a_dynamic_range_reads_differently_from_a_fixed_one():
+    fixed = LayerScheme(TensorScheme(), TensorScheme())
+    dynamic = LayerScheme(TensorScheme(), TensorScheme(is_dynamic=True))
+    assert "dynamic" in describe_option_fully(dynamic)
+    assert len(name_options([fixed, dynamic])) == 2
+
+
+def test_bit_options_change_the_weights_only():
+    options = bit_options(Recipe.default(), bits=(8, 3))
+    assert [scheme.weight.bits for scheme in options.values()] == [8, 3]
+    assert {scheme.activation for scheme in options.values()} == {Recipe.default().activation}
+
+
+@pytest.mark.parametrize("wrong", [[], {}, [TensorScheme()], {"": EIGHT}, {"float": EIGHT}])
+def test_options_that_cannot_be_tried_are_refused(wrong):
+    with pytest.raises(SchemeError, match="options"):
+        name_options(wrong)
