@@ -112,7 +112,7 @@ def ranked_by(effects: OutputEffects | None) -> str:
     if effects is None:
         return "ranked by the increase of the accumulated error"
     word = "measured" if effects.basis == MEASURED else "predicted"
-    return f"ranked by the {word} error of the output"
+    return f"ranked by the {word} output error"
 
 
 def four_errors_figure(
@@ -126,7 +126,7 @@ def four_errors_figure(
         most: Rows to show at most; the selected layer is always among them.
     """
     first = series[0]
-    title = f"Four errors of each layer, {ranked_by(first.effects)}"
+    title = f"Four errors, {ranked_by(first.effects)}"
     names = [row.name for row in first.rows if any(row.value(c) is not None for c in COLUMNS)]
     if not names:
         return empty_figure(title, "No layer has a measured error yet.")
@@ -205,7 +205,7 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
     high = max(2.0, *values) * 1.3 if values else 2.0
     ticks = [t for t in (1e-4, 1e-2, 1.0, 100.0) if low <= t <= high]
     return axis(
-        "of the signal",
+        "% of the signal" if index == 1 else "",  # one name for three axes: narrow windows
         type="log",
         range=[math.log10(low), math.log10(high)],
         domain=_domain(index),

@@ -193,7 +193,7 @@ def test_rows_are_ranked_by_the_output_else_by_what_they_add() -> None:
         four_errors_figure([Series("", rows, e, ONE_MARK)]).layout.title.text
         for rows, e in ((by_output, effects), (by_increase, None))
     ]
-    assert "ranked by the measured error of the output" in titles[0]
+    assert "ranked by the measured output error" in titles[0]
     assert "ranked by the increase of the accumulated error" in titles[1]
     figure = four_errors_figure([Series("", by_increase, None, ONE_MARK)])
     assert "not measured yet" in [note.text for note in figure.layout.annotations]

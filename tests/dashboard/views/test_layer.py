@@ -84,7 +84,7 @@ def test_the_example_is_shown_without_computing(monkeypatch: pytest.MonkeyPatch)
 
     assert_alive(app)
     first = next(iter(figures(app)))
-    assert first == "Four errors of each layer, ranked by the measured error of the output"
+    assert first == "Four errors, ranked by the measured output error"
     assert "Weights: float and dequantized (values per bin)" in figures(app)
     text = texts(app)
     assert text.index("287 of 576 weights became 0; 31 of 64 channels are silent") < text.index(
@@ -307,7 +307,7 @@ def test_one_value_is_worked_through() -> None:
 def test_the_overview_can_show_inputs_and_four_errors() -> None:
     assert "Error of every layer's inputs (LSB)" in figures(open_layer(overview="Inputs (steps)"))
     four = open_layer(overview="Four errors")
-    assert any(title.startswith("Four errors of each layer, ranked by") for title in figures(four))
+    assert any(title.startswith("Four errors, ranked by") for title in figures(four))
 
 
 def test_many_layers_are_cut_to_the_worst_until_all_are_asked_for() -> None:
