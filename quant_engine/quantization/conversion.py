@@ -27,7 +27,7 @@ class LayerPlan:
         layer: The float layer.
         scheme: How it is quantized; None if it is not.
         status: "quantized", "excluded" or "unsupported".
-        reason: Why it stays float; empty if it is quantized.
+        reason: Why it stays float; of a quantized layer, why nothing entered it, or empty.
     """
 
     layer: LayerInfo
@@ -73,7 +73,8 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
         pattern = recipe.excluding_pattern(layer.name)
         return LayerPlan(layer, None, EXCLUDED, f"excluded by the recipe ({pattern!r})")
     if not _needs_calibration(scheme, get_quantized_type(layer.module)):
-        return LayerPlan(layer, scheme, QUANTIZED)
+        reason = "" if calibration is None else calibration.unseen(layer.name)
+        return LayerPlan(layer, scheme, QUANTIZED, reason)
     if calibration is None:
         raise NotCalibratedError(
             f"Layer {layer.name!r} has its input quantized, which needs calibration data. "

@@ -1,4 +1,4 @@
-"""Layers with their measured and their cheap numbers, and what can be done with chosen ones."""
+"""Layers with measured numbers and proxy metrics, and what can be done with chosen ones."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
         ),
         "Rank": st.column_config.NumberColumn(width=55, help="1 is the most sensitive layer."),
         "Could be": st.column_config.TextColumn(
-            width=75, help="The ranks that its interval allows: layers that cannot be told apart."
+            width=75, help="The ranks it shares with layers that it is statistically tied with."
         ),
         "Answers changed (%)": st.column_config.NumberColumn(
             "Changed (%)",
@@ -129,7 +129,7 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
             f"{proxy.label.removesuffix(' SQNR')} (dB)",
             width=95,
             format="%.1f",
-            help=f"{proxy.label}, a cheap number: {proxy.about}. Higher is better; an empty cell "
+            help=f"{proxy.label}, a proxy metric: {proxy.about}. Higher is better; an empty cell "
             "is exact or not known.",
         )
     return settings
