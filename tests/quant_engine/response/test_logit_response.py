@@ -251,7 +251,7 @@ def test_the_callers_model_stays_as_it_is_even_when_cancelled():
     assert snapshot(model) == before
 
     def stop(done, total, text):
-        if "backward" in text:
+        if "errors back" in text:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
