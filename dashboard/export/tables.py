@@ -15,10 +15,10 @@ from dashboard.data.sweeps import split_options, sweep_of
 from dashboard.facts.culprit import OutputEffects
 from dashboard.facts.executions import is_baseline, ratio_to_baseline
 from dashboard.facts.layers import layer_row, percent, prefixed
+from dashboard.facts.tensors import channel_sqnrs
 from dashboard.figures.kit.binning import bin_edges
 from dashboard.figures.layers.four_errors import error_rows
 from dashboard.figures.layers.relative_errors import relative_of
-from dashboard.figures.tensor.range_choices import channel_sqnrs
 from quant_engine.errors import is_whole_number
 from quant_engine.report import (
     LayerReport,

@@ -102,3 +102,19 @@ def grid_range(tensor: TensorReport) -> tuple[float, float] | None:
         return None
     scheme, scale, zero = tensor.scheme, tensor.scale[0], tensor.zero_point[0]
     return (scheme.qmin - zero) * scale, (scheme.qmax - zero) * scale
+
+
+def channel_sqnrs(tensor: TensorReport) -> tuple[float, float] | None:
+    """Return the SQNR of a weight's one scale, and what one scale per channel would give, in dB.
+
+    Both count the channels alike (the mean over channels of noise over signal), so that a loud
+    channel hides no other; they are compared with each other, not with the SQNR of all values.
+
+    Returns:
+        The two, or None where the weight has a scale per channel already, or it is an input.
+    """
+    promised, channels = tensor.per_channel_sqnr_db, tensor.channels
+    if promised is None or channels is None or not channels.sqnr_db:
+        return None
+    share = sum(10 ** (-sqnr_db / 10) for sqnr_db in channels.sqnr_db) / len(channels.sqnr_db)
+    return (math.inf if share == 0 else -10 * math.log10(share)), promised

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from dashboard.facts.causes import local_relative, loud_channels, zeros_of
 from dashboard.facts.tensors import (
     best_choice,
+    channel_sqnrs,
     channels_of,
     median_sqnr,
     observer_name,
     worst_channels,
 )
-from dashboard.figures.tensor.range_choices import channel_sqnrs
 from dashboard.words.formatting import (
     format_bytes,
     format_db,

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.tensors import observer_name, why_no_choice
+from dashboard.facts.tensors import channel_sqnrs, observer_name, why_no_choice
 from dashboard.figures.kit.theme import (
     ERROR,
     ERROR_EDGE,
@@ -21,24 +21,6 @@ from dashboard.figures.kit.theme import (
 )
 from dashboard.words.formatting import format_db, format_number, format_percent
 from quant_engine.report import RangeChoice, TensorReport
-
-"""What people call the range rules; a rule without an entry goes by its own name."""
-
-
-def channel_sqnrs(tensor: TensorReport) -> tuple[float, float] | None:
-    """Return the SQNR of a weight's one scale, and what one scale per channel would give, in dB.
-
-    Both count the channels alike (the mean over channels of noise over signal), so that a loud
-    channel hides no other; they are compared with each other, not with the SQNR of all values.
-
-    Returns:
-        The two, or None where the weight has a scale per channel already, or it is an input.
-    """
-    promised, channels = tensor.per_channel_sqnr_db, tensor.channels
-    if promised is None or channels is None or not channels.sqnr_db:
-        return None
-    share = sum(10 ** (-sqnr_db / 10) for sqnr_db in channels.sqnr_db) / len(channels.sqnr_db)
-    return (math.inf if share == 0 else -10 * math.log10(share)), promised
 
 
 def range_choices(tensor: TensorReport, subject: str = "Weights") -> go.Figure:

@@ -12,6 +12,7 @@ from dashboard.facts.causes import loud_channels
 from dashboard.facts.layers import error_rows, grid_rows
 from dashboard.facts.tensors import (
     best_choice,
+    channel_sqnrs,
     channels_of,
     median_sqnr,
     observer_name,
@@ -23,7 +24,7 @@ from dashboard.figures.tensor.cause import channel_panels, input_side
 from dashboard.figures.tensor.channels import channel_ranges, worst_channel_bars
 from dashboard.figures.tensor.codes import code_usage, describe_codes
 from dashboard.figures.tensor.distributions import lsb_histogram, value_histogram
-from dashboard.figures.tensor.range_choices import channel_sqnrs, range_choices
+from dashboard.figures.tensor.range_choices import range_choices
 from dashboard.figures.tensor.worked_example import STEP_NAMES, worked_number_line, worked_steps
 from dashboard.views.layer.actions import show_rule_change
 from dashboard.widgets.chart import show_figure

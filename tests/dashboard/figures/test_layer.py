@@ -12,7 +12,13 @@ import plotly.graph_objects as go
 import pytest
 
 from dashboard.export.tables import range_table
-from dashboard.facts.tensors import best_choice, channels_of, grid_range, worst_channels
+from dashboard.facts.tensors import (
+    best_choice,
+    channel_sqnrs,
+    channels_of,
+    grid_range,
+    worst_channels,
+)
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, TEMPLATE, is_empty_figure
 from dashboard.figures.layers.error_ridges import (
     describe_errors,
@@ -23,7 +29,7 @@ from dashboard.figures.layers.ridge_rows import FILL, TALLEST
 from dashboard.figures.tensor.channels import MOST_BARS, channel_ranges, worst_channel_bars
 from dashboard.figures.tensor.codes import code_usage, describe_codes, end_code_share
 from dashboard.figures.tensor.distributions import lsb_histogram, value_histogram
-from dashboard.figures.tensor.range_choices import channel_sqnrs, range_choices
+from dashboard.figures.tensor.range_choices import range_choices
 from dashboard.figures.tensor.worked_example import worked_number_line, worked_steps
 from quant_engine.report import (
     ChannelRanges,
