@@ -17,7 +17,8 @@ from quant_engine.errors import (
 from quant_engine.layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLayer, QuantizedLinear
 from quant_engine.preparation.prepared_model import prepare
 from quant_engine.quantization.calibration import calibrate
-from quant_engine.quantization.conversion import plan_layers, quantize_model
+from quant_engine.quantization.conversion import plan_layers
+from quant_engine.quantization.quantize import quantize_model
 from quant_engine.report import EXCLUDED, QUANTIZED, UNSUPPORTED
 from quant_engine.scheme import OBSERVERS, PRESETS, LayerScheme, Recipe, TensorScheme
 from quant_engine.tensors.observers import choose_input_qparams, choose_weight_qparams
