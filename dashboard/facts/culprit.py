@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dashboard.data.prediction import Prediction
-from dashboard.facts.metrics import ONE_AT_A_TIME
+from dashboard.facts.metrics import METRICS, ONE_AT_A_TIME
+from dashboard.facts.ranking import rank_layers, rivals_of_first
 from dashboard.words.formatting import format_db, format_nats, format_number
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
@@ -59,7 +60,7 @@ class Culprit:
         value: What it is named by: the effect on the output (KL divergence in nats, or NMSE), or
             for "local" its SQNR in dB.
         text: The value with its unit.
-        tied: Layers that the data does not tell from it, by a measured ranking.
+        tied: Layers that are statistically tied with it in a measured ranking.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Culprit:
     @property
     def sentence(self) -> str:
         """The layer, what it is named by, and the number."""
-        tied = f" The data does not tell it from {_names(self.tied)}." if self.tied else ""
+        tied = f" Statistically tied with {_names(self.tied)}." if self.tied else ""
         return f"{self.name}, by its {BASIS_WORDS[self.basis]}: {self.text}.{tied}"
 
 
@@ -141,7 +142,9 @@ def find_culprit(
         values = {n: v for n, v in effects.values.items() if not math.isnan(v)}
         name = max(values, key=lambda layer: values[layer], default=None)
         if name is not None:
-            tied = _tied_with(name, measured) if effects.basis == MEASURED else ()
+            tied: tuple[str, ...] = ()
+            if effects.basis == MEASURED:
+                tied = _tied_with(name, measured, effects.is_divergence)
             return Culprit(name, effects.basis, values[name], effects.text(values[name]), tied)
     local = {
         layer.name: layer.local_error.sqnr_db
@@ -162,18 +165,13 @@ def _is_of_the_run(measured: SensitivityReport) -> bool:
     )
 
 
-def _tied_with(name: str, sensitivities: Iterable[SensitivityReport]) -> tuple[str, ...]:
-    """Return the layers below the first that its own neighbours' comparisons do not part."""
+def _tied_with(
+    name: str, sensitivities: Iterable[SensitivityReport], is_divergence: bool
+) -> tuple[str, ...]:
+    """Return the layers that a measurement ranks as possible firsts beside this one."""
     measured = next(s for s in sensitivities if _is_of_the_run(s))
-    tied: list[str] = []
-    for ranking in measured.rankings:
-        if not ranking.layers or ranking.layers[0] != name:
-            continue
-        for comparison in ranking.comparisons:
-            if not comparison.is_tied:
-                break
-            tied.append(comparison.below)
-    return tuple(tied)
+    ranked = rank_layers(measured, METRICS["kl" if is_divergence else "nmse"])
+    return rivals_of_first(ranked) if ranked and ranked[0].name == name else ()
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -1,10 +1,10 @@
-"""Order layers by sensitivity, and say which of them cannot be told apart.
+"""Order layers by sensitivity, and say which of them are statistically tied.
 
 Neighbours are tied where the data does not say which one is worse. For the measure that the report
-ranks by, the report says so itself: it compares neighbours sample by sample. For other measures,
-and in older reports, two layers whose intervals overlap are tied, which calls more layers tied.
-Ties are not transitive, so besides "tied with the next one" every layer gets the range of ranks
-that its interval allows.
+ranks by, the report says so itself: it compares neighbours sample by sample, and a run of tied
+neighbours shares its ranks. For other measures, and in older reports, two layers whose intervals
+overlap are tied, which calls more layers tied; every layer gets the range of ranks that its
+interval allows. Every tie that is shown, the culprit's too, is one of `rank_layers`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ class RankedLayer:
     Attributes:
         layer: What was measured.
         position: 1 for the most sensitive layer.
-        first_possible: Smallest position its interval allows: one more than the number of layers
-            that are surely worse.
-        last_possible: Largest position its interval allows.
+        first_possible: Smallest position it may have: one more than the number of layers that are
+            distinguishably worse.
+        last_possible: Largest position it may have.
         value: Value of the chosen measure; may be infinite.
         interval: 95 % interval of the value, or None.
         span: The interval, or the value alone, widened to hold the value.
         gain: With the layer left out, how much better that is than all layers quantized, in the
             measure's own unit; None for a layer alone.
         gain_interval: Its 95 % interval in pairs, where the report ranks by this measure.
-        is_tied_with_previous: Whether it cannot be told apart from the layer one position above.
-        is_tied_with_next: Whether it cannot be told apart from the layer one position below.
+        is_tied_with_previous: Whether it is statistically tied with the layer one position above.
+        is_tied_with_next: Whether it is statistically tied with the layer one position below.
+        is_compared: Whether the report's own paired comparisons decided that, not intervals.
     """
 
     layer: LayerSensitivity
@@ -60,6 +61,7 @@ class RankedLayer:
     is_tied_with_next: bool
     gain: float | None = None
     gain_interval: Interval | None = None
+    is_compared: bool = False
 
     @property
     def drawn(self) -> tuple[float, Interval | None]:
@@ -75,15 +77,21 @@ class RankedLayer:
 
     @property
     def is_tied(self) -> bool:
-        """Whether a neighbour in the ranking cannot be told apart from it."""
+        """Whether it is statistically tied with a neighbour in the ranking."""
         return self.is_tied_with_previous or self.is_tied_with_next
 
     @property
     def rank_text(self) -> str:
-        """Position as text, with the range its interval allows."""
+        """Position as text, with the range that it may lie in."""
         if self.first_possible == self.last_possible:
             return str(self.position)
         return f"{self.position} ({self.first_possible}–{self.last_possible})"
+
+    def is_tied_with(self, other: RankedLayer) -> bool:
+        """Whether it is statistically tied with any other layer of the same ranking."""
+        if self.is_compared:
+            return self.first_possible <= other.position <= self.last_possible
+        return _overlap(self.span, other.span)
 
     @property
     def saved_bytes(self) -> int:
@@ -126,38 +134,62 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
         # The value belongs to its interval, even where a skewed bootstrap left it outside.
         rows.append((layer, value, interval, (min(low, high, badness), max(low, high, badness))))
     ranking = reported_ranking(report, metric)
-    if ranking is not None and {row[0].name for row in rows} == set(ranking.layers):
-        rows.sort(key=lambda row: ranking.layers.index(row[0].name))
-    else:
+    if ranking is None:
         rows.sort(key=lambda row: metric.badness(row[1]) * sign, reverse=True)
-    lows = sorted(low for *_, (low, _) in rows)
-    highs = sorted(high for *_, (_, high) in rows)
-    comparisons = () if ranking is None else ranking.comparisons
-    reported = {(pair.above, pair.below): pair.is_tied for pair in comparisons}
-    ties = [
-        reported.get((above[0].name, below[0].name), _overlap(above[3], below[3]))
-        for above, below in pairwise(rows)
-    ]
-    ranked = []
-    for index, (layer, value, interval, (low, high)) in enumerate(rows):
-        surely_above = len(rows) - bisect_right(lows, high)
-        surely_below = bisect_left(highs, low)
-        ranked.append(
-            RankedLayer(
-                layer=layer,
-                position=index + 1,
-                first_possible=surely_above + 1,
-                last_possible=len(rows) - surely_below,
-                value=value,
-                interval=interval,
-                span=(low, high),
-                is_tied_with_previous=index > 0 and ties[index - 1],
-                is_tied_with_next=index < len(ties) and ties[index],
-                gain=spared_gain(report, metric, value),
-                gain_interval=layer.gain_interval if ranking and metric.has_harm_unit else None,
-            )
+        ranges = _overlapping_ranks([row[3] for row in rows])
+        ties = [_overlap(above[3], below[3]) for above, below in pairwise(rows)]
+    else:
+        rows.sort(key=lambda row: ranking.layers.index(row[0].name))
+        ties = [pair.is_tied for pair in ranking.comparisons]
+        ranges = _shared_ranks(ties)
+    return tuple(
+        RankedLayer(
+            layer=layer,
+            position=index + 1,
+            first_possible=first,
+            last_possible=last,
+            value=value,
+            interval=interval,
+            span=span,
+            is_tied_with_previous=index > 0 and ties[index - 1],
+            is_tied_with_next=index < len(ties) and ties[index],
+            gain=spared_gain(report, metric, value),
+            gain_interval=layer.gain_interval if ranking and metric.has_harm_unit else None,
+            is_compared=ranking is not None,
         )
-    return tuple(ranked)
+        for index, ((layer, value, interval, span), (first, last)) in enumerate(
+            zip(rows, ranges, strict=True)
+        )
+    )
+
+
+def rivals_of_first(ranked: Sequence[RankedLayer]) -> tuple[str, ...]:
+    """Return the layers that could be the most sensitive one as well as the first."""
+    return tuple(row.name for row in ranked[1:] if row.first_possible == 1)
+
+
+def _overlapping_ranks(spans: Sequence[Interval]) -> list[tuple[int, int]]:
+    """Return the smallest and the largest rank that each interval allows among the others."""
+    lows, highs = sorted(low for low, _ in spans), sorted(high for _, high in spans)
+    return [
+        (len(spans) - bisect_right(lows, high) + 1, len(spans) - bisect_left(highs, low))
+        for low, high in spans
+    ]
+
+
+def _shared_ranks(ties: Sequence[bool]) -> list[tuple[int, int]]:
+    """Return the ranks of each run of tied neighbours, once for each of its layers.
+
+    Args:
+        ties: Whether each layer but the last is tied with the one after it.
+    """
+    ranges: list[tuple[int, int]] = []
+    first = 1
+    for position, is_tied in enumerate((*ties, False), start=1):
+        if not is_tied:
+            ranges += [(first, position)] * (position - first + 1)
+            first = position + 1
+    return ranges
 
 
 def spared_gain(report: SensitivityReport, metric: SensitivityMetric, value: float) -> float | None:
@@ -172,13 +204,12 @@ def spared_gain(report: SensitivityReport, metric: SensitivityMetric, value: flo
 def tie_runs(rows: Sequence[RankedLayer]) -> tuple[tuple[int, int], ...]:
     """Return first and last index of each run of rows tied with their neighbour.
 
-    The neighbours are those in `rows`, which may be a part of a ranking. Only neighbours are
-    compared: the ends of a long run may well be different.
+    The neighbours are those in `rows`, which may be a part of a ranking. The ends of a long run may
+    well be different.
     """
     runs: list[tuple[int, int]] = []
     for index, (above, below) in enumerate(pairwise(rows)):
-        is_next = below.position == above.position + 1
-        if not (above.is_tied_with_next if is_next else _overlap(above.span, below.span)):
+        if not above.is_tied_with(below):
             continue
         if runs and runs[-1][1] == index:
             runs[-1] = (runs[-1][0], index + 1)
@@ -207,17 +238,21 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
 
 
 def reported_ranking(report: SensitivityReport, metric: SensitivityMetric) -> Ranking | None:
-    """Return the report's own ranking, if it ranks by this measure."""
+    """Return the report's own ranking, if it ranks by this measure and compares all neighbours."""
     if _REPORTED_AS.get(metric.key) != report.metric or len(report.rankings) != 1:
         return None
-    return report.rankings[0]
+    ranking = report.rankings[0]
+    compared = [(pair.above, pair.below) for pair in ranking.comparisons]
+    names = sorted(layer.name for layer in report.layers if metric.value(layer) is not None)
+    is_whole = sorted(ranking.layers) == names and compared == list(pairwise(ranking.layers))
+    return ranking if is_whole else None
 
 
 def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
     """Return in a sentence or two how it was decided which neighbours are tied."""
     if reported_ranking(report, metric) is not None:
         return (
-            "A bracket joins neighbours that this data cannot tell apart: they were compared on "
+            "A bracket joins neighbours that are statistically tied: they were compared on "
             "the same samples, by a paired bootstrap."
         )
     how = "layers whose intervals overlap count as tied, which calls more of them tied."

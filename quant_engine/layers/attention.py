@@ -25,6 +25,9 @@ class SplitMultiheadAttention(nn.Module):
     Shapes as in torch: query (L, N, embed_dim), key (S, N, kdim), value (S, N, vdim); with
     `batch_first` (N, L, embed_dim) and so on; without a batch (L, embed_dim) and so on.
 
+    Models that read the packed parameters themselves, as `F.multi_head_attention_forward` wants
+    them, find them under torch's names, put together from the Linears at every reading.
+
     Args:
         attention: The module to split. Biases `bias_k`, `bias_v` and the output projection's
             parameters are shared with it, the others are copied out of the packed ones.
@@ -48,7 +51,37 @@ class SplitMultiheadAttention(nn.Module):
         own = named_parameters_of(attention)
         self.register_parameter("bias_k", own.get("bias_k"))
         self.register_parameter("bias_v", own.get("bias_v"))
+        self._qkv_same_embed_dim = attention._qkv_same_embed_dim
         self.train(attention.training)
+
+    @property
+    def in_proj_weight(self) -> Tensor | None:
+        """Weights of the three projections, (3 · embed_dim, embed_dim); None as in torch."""
+        if not self._qkv_same_embed_dim:
+            return None
+        return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+
+    @property
+    def in_proj_bias(self) -> Tensor | None:
+        """Biases of the three projections, (3 · embed_dim,), or None."""
+        if self.q_proj.bias is None:
+            return None
+        return torch.cat([self.q_proj.bias, self.k_proj.bias, self.v_proj.bias])
+
+    @property
+    def q_proj_weight(self) -> Tensor | None:
+        """Weight of the query's projection where keys or values have a width of their own."""
+        return None if self._qkv_same_embed_dim else self.q_proj.weight
+
+    @property
+    def k_proj_weight(self) -> Tensor | None:
+        """Weight of the key's projection where keys or values have a width of their own."""
+        return None if self._qkv_same_embed_dim else self.k_proj.weight
+
+    @property
+    def v_proj_weight(self) -> Tensor | None:
+        """Weight of the value's projection where keys or values have a width of their own."""
+        return None if self._qkv_same_embed_dim else self.v_proj.weight
 
     def forward(
         self,

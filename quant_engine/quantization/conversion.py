@@ -29,7 +29,7 @@ class LayerPlan:
         layer: The float layer.
         scheme: How it is quantized; None if it is not.
         status: "quantized", "excluded" or "unsupported".
-        reason: Why it stays float; empty if it is quantized.
+        reason: Why it stays float; of a quantized layer, why nothing entered it, or empty.
     """
 
     layer: LayerInfo
@@ -77,7 +77,8 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
     activation = scheme.activation
     takes_float_input = get_quantized_type(layer.module).takes_float_input
     if activation is None or activation.is_dynamic or not takes_float_input:
-        return LayerPlan(layer, scheme, QUANTIZED)
+        reason = "" if calibration is None else calibration.unseen(layer.name)
+        return LayerPlan(layer, scheme, QUANTIZED, reason)
     if calibration is None:
         raise NotCalibratedError(
             f"Layer {layer.name!r} has its input quantized, which needs calibration data. "

@@ -49,7 +49,8 @@ class LayerReport:
         name: Dotted name of the module in the model.
         kind: Type of the float module, such as "Conv2d".
         status: "quantized", "excluded" or "unsupported".
-        reason: Why it is not quantized; empty for a quantized layer.
+        reason: Why it is not quantized; of a quantized layer, why nothing entered it on the
+            calibration data, such as a function that reads its weight instead; else empty.
         parameters: Number of weights and biases of the float layer.
         weight_shape: Shape of the float weight; empty where there is none.
         calls: Times the layer runs in one forward pass of the model.

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from dashboard.facts.accuracy import answers_text, changed_answers
 from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.facts.ranking import RankedLayer, tie_runs
+from dashboard.facts.ranking import RankedLayer, rivals_of_first, tie_runs
 from dashboard.figures.kit.axes import SELECTED_MARK, beside, log_axis, row_targets, two_lines
 from dashboard.figures.kit.theme import (
     ERROR,
@@ -95,7 +95,7 @@ def ranking_figure(
     shapes = _brackets(rows)
     traces = [_dots(rows, metric, floor, selected)]
     if shapes:
-        traces.append(_key("bracket: neighbours that cannot be told apart", "solid"))
+        traces.append(_key("bracket: neighbours that are statistically tied", "solid"))
     reference = None if is_gain else _reference(report, metric, is_log)
     if reference is not None:
         shapes.append(vertical_line(reference))
@@ -170,9 +170,10 @@ def describe_ranking(
             f"{first.name} matters most of {plural(len(ranked), 'layer')} "
             f"({setting_text(report)}): {answers}{metric.label} {metric.format(value)}."
         )
-    rivals = sum(1 for row in ranked[1:] if row.first_possible == 1)
+    rivals = len(rivals_of_first(ranked))
     if rivals:
-        text += f" {plural(rivals, 'other layer')} cannot be told apart from it."
+        verb = "is" if rivals == 1 else "are"
+        text += f" {plural(rivals, 'other layer')} {verb} statistically tied with it."
     return text
 
 
@@ -201,7 +202,7 @@ def describe_row(row: RankedLayer, metric: SensitivityMetric) -> str:
             )
             if is_tied
         ]
-        lines.append(f"Cannot be told apart from the layer {' and '.join(neighbours)}")
+        lines.append(f"Statistically tied with the layer {' and '.join(neighbours)}")
     lines.append(f"Saves {format_bytes(row.saved_bytes)} ({row.layer.option})")
     return "<br>".join(lines)
 
@@ -300,7 +301,7 @@ def _ticks(rows: Sequence[RankedLayer], selected: str) -> list[str]:
 
 
 def _brackets(rows: Sequence[RankedLayer]) -> list[dict[str, Any]]:
-    """One bracket for each run of neighbours that cannot be told apart."""
+    """One bracket for each run of neighbours that are statistically tied."""
     return [
         {
             "type": "path",

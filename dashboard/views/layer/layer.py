@@ -15,6 +15,7 @@ from dashboard.views.layer.tensor import TABS, TensorView
 from dashboard.widgets.guard import contained
 from dashboard.widgets.verdict_list import show_verdicts
 from dashboard.words.formatting import format_bytes, format_db, format_shape, plural
+from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import UNMEASURED_INPUTS, describe_input, gloss
 from quant_engine.report import LayerReport, ModelReport
 
@@ -118,7 +119,8 @@ def _why_no_tensor(layer: LayerReport, report: ModelReport, part: str) -> str:
     if report.is_partial:
         return "Not measured: the analysis stopped before it came to this."
     if part == "input" and layer.has_dynamic_input:
-        rest = UNMEASURED_INPUTS if layer.input_shape else "The layer never ran on the data."
+        reason = escape_markdown(layer.reason.rstrip(".") or "it never ran on the data")
+        rest = UNMEASURED_INPUTS if layer.input_shape else f"Nothing was measured: {reason}."
         return f"Inputs are {describe_input(layer)}. {rest}"
     return f"This layer's {part} was not quantized."
 

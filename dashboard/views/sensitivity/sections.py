@@ -18,7 +18,12 @@ from dashboard.facts.proxies import (
     measure_agreement,
     predicted_proxy,
 )
-from dashboard.facts.ranking import RankedLayer, rank_layers
+from dashboard.facts.ranking import (
+    RankedLayer,
+    describe_ties,
+    rank_layers,
+    rivals_of_first,
+)
 from dashboard.figures.sensitivity.agreement import (
     agreement_figure,
     agreement_rows,
@@ -60,7 +65,7 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     """Draw the four figures that sum a measurement up."""
     metric = available_metrics(report)[0]
     ranked = rank_layers(report, metric)
-    rivals = sum(1 for row in ranked if row.first_possible == 1) - 1
+    rivals = len(rivals_of_first(ranked))
     box = st.container(horizontal=True, gap="medium", key="sensitivity_headline")
     culprit = run_state.culprit_of(run)
     is_culprit = culprit is not None and culprit.name == ranked[0].name
@@ -79,8 +84,8 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     box.metric(
         "Could be the first as well",
         plural(rivals, "layer") if rivals else "no other",
-        help="Layers whose interval overlaps the first one's. Compared in pairs on the same "
-        "samples, as the brackets do, some may still be told apart.",
+        help=f"Layers that are statistically tied with the first by {metric.label}. "
+        + describe_ties(report, metric),
         width="content",
     )
     value = None if report.reference is None else metric.value(report.reference)

@@ -101,7 +101,7 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
         ),
         "Rank": st.column_config.NumberColumn(width=55, help="1 is the most sensitive layer."),
         "Could be": st.column_config.TextColumn(
-            width=75, help="The ranks that its interval allows: layers that cannot be told apart."
+            width=75, help="The ranks it shares with layers that it is statistically tied with."
         ),
         "Answers changed (%)": st.column_config.NumberColumn(
             "Changed (%)",

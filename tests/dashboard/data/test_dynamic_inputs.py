@@ -340,7 +340,16 @@ def test_a_run_that_was_stopped_says_so() -> None:
 def test_a_layer_that_never_ran_says_so() -> None:
     report = replace_layer(make_dynamic_report(), LAYER, input=None, input_shape=())
     assert verdicts_on(report, "Inputs: range") == []
-    assert "The layer never ran on the data." in texts(open_layer(report))
+    assert "Nothing was measured: it never ran on the data." in texts(open_layer(report))
+
+
+def test_a_layer_whose_weight_a_function_reads_says_which() -> None:
+    reason = "its weight is read by `F.linear` in `layers.1`"
+    report = replace_layer(make_dynamic_report(), LAYER, input=None, input_shape=(), reason=reason)
+    text = texts(open_layer(report))
+    assert "its weight is read by" in text
+    assert "F.linear" in text
+    assert "never ran" not in text
 
 
 # --- The form -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -19,6 +20,8 @@ from dashboard.facts.culprit import (
     find_culprit,
     output_effects,
 )
+from dashboard.facts.metrics import METRICS
+from dashboard.facts.ranking import rank_layers
 from dashboard.session import run_state
 from dashboard.work import prediction_service, service
 from quant_engine.report import NeighbourComparison, Ranking
@@ -75,19 +78,19 @@ def test_an_output_without_logits_is_named_by_its_nmse() -> None:
 
 
 def test_a_tie_is_told() -> None:
-    second, third = "conv1", "head.0"
-    pairs = ((LOUDEST.name, second, True), (second, third, False))
-    ranking = Ranking(
-        "",
-        (LOUDEST.name, second, third),
-        tuple(NeighbourComparison(a, b, 0.0, (0.0, 1.0), tied) for a, b, tied in pairs),
+    order = [row.name for row in rank_layers(MEASUREMENT, METRICS["kl"])]
+    second = order[1]
+    pairs = tuple(
+        NeighbourComparison(above, below, 0.0, (0.0, 1.0), is_tied=below == second)
+        for above, below in pairwise(order)
     )
+    ranking = Ranking("", tuple(order), pairs)
 
     culprit = find_culprit(REPORT, [replace(MEASUREMENT, rankings=(ranking,))])
 
     assert culprit is not None
     assert culprit.tied == (second,)
-    assert f"does not tell it from {second}." in culprit.sentence
+    assert f"Statistically tied with {second}." in culprit.sentence
 
 
 def test_nothing_quantized_or_measured_has_no_culprit() -> None:

@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.facts.accuracy import AccuracyChange
+from dashboard.facts.culprit import find_culprit
 from dashboard.facts.metrics import METRICS, available_metrics
-from dashboard.facts.ranking import describe_ties, pareto_front, rank_layers, tie_runs
+from dashboard.facts.ranking import (
+    describe_ties,
+    pareto_front,
+    rank_layers,
+    rivals_of_first,
+    tie_runs,
+)
+from dashboard.figures.sensitivity.ranking import describe_ranking
 from quant_engine.report import NeighbourComparison, Ranking
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
@@ -103,11 +111,42 @@ def test_the_reports_own_comparison_goes_before_overlapping_intervals():
 
     assert tie_runs(rank_layers(plain, KL)) == ((0, 2),)
     assert tie_runs(rank_layers(report, KL)) == ((1, 2),)
-    # Rows that are no neighbours in the ranking were not compared: their intervals decide.
+    # Rows that are no neighbours in the ranking are tied where all between them are.
     first, _, last = rank_layers(report, KL)
+    assert tie_runs((first, last)) == ()
+    first, _, last = rank_layers(plain, KL)
     assert tie_runs((first, last)) == ((0, 1),)
     # Nor does the report compare by another measure.
     assert rank_layers(replace(report, metric="nmse"), KL) == rank_layers(plain, KL)
+
+
+def test_rivals_of_the_first_and_ranks_follow_the_reports_own_comparisons():
+    wide, narrow = (0.0, 0.9), (0.299, 0.301)
+    layers = [
+        make_layer("a", 0.5, wide),
+        make_layer("b", 0.4, wide),
+        make_layer("c", 0.3, narrow),
+        make_layer("d", 0.2, wide),
+    ]
+    pairs = tuple(
+        NeighbourComparison(above, below, 0.1, (0.0, 0.2), is_tied=is_tied)
+        for above, below, is_tied in (("a", "b", True), ("b", "c", False), ("c", "d", True))
+    )
+    plain = make_report(layers)
+    report = replace(plain, rankings=(Ranking("", ("a", "b", "c", "d"), pairs),))
+
+    assert rivals_of_first(rank_layers(plain, KL)) == ("b", "c", "d")
+    ranked = rank_layers(report, KL)
+    assert rivals_of_first(ranked) == ("b",)
+    assert [row.rank_text for row in ranked] == ["1 (1–2)", "2 (1–2)", "3 (3–4)", "4 (3–4)"]
+    assert describe_ranking(report, ranked, KL).endswith(
+        " 1 other layer is statistically tied with it."
+    )
+    # The culprit and the ranking say the same, by the report's measure and by any other.
+    for measured in (report, plain):
+        culprit = find_culprit(None, [measured])
+        assert culprit is not None
+        assert culprit.tied == rivals_of_first(rank_layers(measured, KL))
 
 
 def test_ties_in_leave_one_out_use_the_same_intervals():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -32,7 +33,7 @@ from dashboard.figures.sensitivity.ranking import (
     setting_text,
 )
 from dashboard.figures.sensitivity.tradeoff import describe_front, layer_front, tradeoff_figure
-from quant_engine.report import CumulativePoint, Ranking
+from quant_engine.report import CumulativePoint, NeighbourComparison, Ranking
 from tests.dashboard.factories import EXACT_LAYER, make_sensitivity
 from tests.dashboard.factories import make_report as make_model_report
 from tests.dashboard.small_sensitivity import make_layer, make_report
@@ -72,14 +73,14 @@ def test_a_bracket_joins_tied_neighbours_only():
     (bracket,) = [shape for shape in figure.layout.shapes if shape.type == "path"]
     assert bracket.path.startswith("M 4,-0.3")
     assert bracket.path.endswith("L 4,1.3")
-    assert any("cannot be told apart" in (t.name or "") for t in figure.data)
+    assert any("statistically tied" in (t.name or "") for t in figure.data)
 
 
 def test_no_bracket_where_nothing_is_tied():
     report = make_report([make_layer("a", 0.1), make_layer("b", 0.2)])
     figure = ranking_figure(report, rank_layers(report, KL), KL)
     assert not figure.layout.shapes
-    assert not any("told apart" in (t.name or "") for t in figure.data)
+    assert not any("tied" in (t.name or "") for t in figure.data)
 
 
 def test_brackets_follow_the_rows_that_a_filter_leaves():
@@ -164,7 +165,11 @@ def test_leave_one_out_draws_what_sparing_a_layer_gains():
     reference = make_layer("", 5e-3)
     report = make_report(layers, direction="leave_one_out", reference=reference)
     names = ("much", "little", "worse")
-    report = replace(report, rankings=(Ranking("", names, ()),))
+    pairs = tuple(
+        NeighbourComparison(above, below, 1e-3, (1e-4, 2e-3), is_tied=False)
+        for above, below in pairwise(names)
+    )
+    report = replace(report, rankings=(Ranking("", names, pairs),))
     ranked = rank_layers(report, KL)
     figure = ranking_figure(report, ranked, KL, is_log=True)
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from quant_engine import analyze, quantize_model
 from quant_engine.errors import DataError
 from quant_engine.layers.attention import SplitMultiheadAttention, additive_mask
+from quant_engine.preparation.prepared_model import prepare
 from tests.quant_engine.layer_cases import doubled, fill, seeded
 
 SAMPLES, QUERIES, KEYS = 3, 4, 5
@@ -183,6 +186,66 @@ def test_parameters_are_those_of_the_original() -> None:
     assert {type(layer) for layer in split.children()} == {nn.Linear}
     assert sum(p.numel() for p in split.parameters()) == sum(p.numel() for p in module.parameters())
     assert not split.training
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("widths", [{}, {"kdim": 4, "vdim": 8}])
+def test_packed_parameters_are_found_under_torchs_names(bias: bool, widths: dict[str, int]) -> None:
+    module = fill(nn.MultiheadAttention(6, 2, bias=bias, **widths))
+
+    split = SplitMultiheadAttention(module)
+
+    for name in ("in_proj_weight", "in_proj_bias", *(f"{x}_proj_weight" for x in "qkv")):
+        got, want = getattr(split, name), getattr(module, name)
+        assert (got is None) == (want is None)
+        assert want is None or torch.equal(got, want)
+
+
+class ReadsPacked(nn.Module):
+    """Hands the packed parameters to torch's function itself, and calls the module as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.both = nn.MultiheadAttention(6, 2), nn.MultiheadAttention(6, 2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        for attention in (self.read, self.both):
+            x, _ = F.multi_head_attention_forward(
+                x,
+                x,
+                x,
+                6,
+                2,
+                attention.in_proj_weight,
+                attention.in_proj_bias,
+                None,
+                None,
+                False,
+                0.0,
+                attention.out_proj.weight,
+                attention.out_proj.bias,
+                training=False,
+            )
+        y: Tensor = self.head(self.both(x, x, x)[0][0])
+        return y
+
+
+def test_a_model_that_reads_packed_parameters_is_quantized() -> None:
+    model = fill(ReadsPacked()).eval()
+    x = seeded((SAMPLES, KEYS, 6))
+
+    report = analyze(model, x, measure_time=False)
+    quantized = quantize_model(model, x)
+
+    read = report.layer("read.q_proj")
+    assert not read.is_quantized
+    assert read.reason.startswith("its weight is read by `torch.cat`")
+    assert report.layer("both.q_proj").is_quantized
+    with torch.no_grad():
+        torch.testing.assert_close(prepare(model).model(x), model(x))
+        assert (quantized(x) - model(x)).norm() < 0.15 * model(x).norm()
 
 
 def test_each_projection_is_called_as_a_layer() -> None:

@@ -135,6 +135,16 @@ def test_reports_say_it_and_repeated_blocks_are_one_group() -> None:
     assert groups["idle", "shaped"] == report.layer("idle").reason
 
 
+def test_a_dynamic_recipe_says_it_of_layers_that_hold_codes_too() -> None:
+    report = analyze(fill(Blocks()).eval(), X, PRESETS["int8_dynamic"], measure_time=False)
+
+    read = report.layer("layers.1.q")
+    assert read.is_quantized
+    assert read.reason == "its weight is read by `F.linear` in `layers.1`"
+    assert report.layer("idle").reason == "it never ran on the calibration data"
+    assert report.layer("layers.1.out").reason == ""
+
+
 def test_looking_leaves_the_model_as_it_was() -> None:
     prepared, _, _ = prepare_for(fill(Blocks()).eval(), X)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in prepared.model.modules()]
