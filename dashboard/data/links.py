@@ -1,7 +1,7 @@
 """Schemes as short readable text for a link, and back.
 
 `8-symmetric-per_channel-mse`, `8-asymmetric-per_tensor-percentile99.5`, `none` (input in float),
-`8-asymmetric-per_tensor-minmax-dynamic` (a range found anew for each batch),
+`8-asymmetric-per_tensor-minmax-dynamic` (a range per batch),
 `conv1:4` (weight bits of one layer), `conv1:4:6` (weight and input bits) or, where a layer has a
 scheme of its own, `conv1:<scheme>:<scheme>`.
 """

@@ -212,7 +212,7 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
     return {
         **cells,
         "Bytes": format_bytes(predicted.size.model_bytes),
-        "Bits a weight": f"{format_number(predicted.size.effective_bits)} "
+        "Average bit width": f"{format_number(predicted.size.effective_bits)} "
         f"({describe_choice(prediction, row.configuration)})",
     }
 

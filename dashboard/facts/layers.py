@@ -235,5 +235,5 @@ def _grid_number(tensor: TensorReport, values: tuple[float, ...]) -> str:
     """One number, or what it ranges over from channel to channel or from batch to batch."""
     span = format_span(values)
     if tensor.is_dynamic:
-        return f"{span}, anew for each batch" if " to " in span else f"{span} in every batch"
+        return f"{span}, per batch" if " to " in span else f"{span} in every batch"
     return f"{span} ({len(values):,} channels)" if " to " in span else span

@@ -88,7 +88,7 @@ PROXIES: dict[str, Proxy] = {
 
 
 def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> Proxy:
-    """Return what a prediction says about each layer of a recipe, as one more cheap number.
+    """Return what a prediction says about each layer of a recipe, as one more proxy metric.
 
     One at a time, the harm of the layer alone; leaving one out, the harm that is left without it.
     """
@@ -116,13 +116,13 @@ def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> P
 
 @dataclass(frozen=True, slots=True)
 class LayerPair:
-    """One layer's cheap number beside its measured one.
+    """One layer's proxy metric beside its measured one.
 
     Attributes:
         name: Name of the layer.
-        cheap: The cheap number, in its own unit.
+        cheap: The proxy metric, in its own unit.
         measured: The measured one, in the measure's own unit.
-        proxy_rank: 1 for the layer the cheap number calls most sensitive; equal values share the
+        proxy_rank: 1 for the layer the proxy metric calls most sensitive; equal values share the
             mean of their ranks.
         measured_rank: 1 for the layer measured as most sensitive.
     """
@@ -135,16 +135,16 @@ class LayerPair:
 
     @property
     def gap(self) -> float:
-        """Places by which the cheap number is off; positive where it makes too little of it."""
+        """Places by which the proxy metric is off; positive where it makes too little of it."""
         return self.proxy_rank - self.measured_rank
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well one cheap number orders the layers.
+    """How well one proxy metric orders the layers.
 
     Attributes:
-        proxy: The cheap number.
+        proxy: The proxy metric.
         pairs: Every layer that has both numbers, in the order they run.
         spearman: Spearman's rank correlation, -1 to 1; None where it is not defined (fewer than
             three layers, or one of the two numbers the same everywhere).
@@ -165,7 +165,7 @@ class Agreement:
 def measure_agreement(
     report: ModelReport, sensitivity: SensitivityReport, metric: SensitivityMetric, proxy: Proxy
 ) -> Agreement:
-    """Compare a cheap number with the measured sensitivity, over all layers that have both.
+    """Compare a proxy metric with the measured sensitivity, over all layers that have both.
 
     Both are turned so that more is more sensitive, so +1 is full agreement for every measure and
     direction.

@@ -17,7 +17,7 @@ EXECUTION_NOTE = (
     "numbers but for float32 rounding, and is timed beside it."
 )
 
-DYNAMIC_INPUT = "range found anew for each batch"
+DYNAMIC_INPUT = "dynamic (per batch)"
 """Said of inputs that no calibration fixes the range of."""
 
 UNMEASURED_INPUTS = (
@@ -52,7 +52,7 @@ PRESET_TEXTS = {
         "Int8, entropy", "Ranges that keep the distribution of inputs, as TensorRT chooses them."
     ),
     "int8_dynamic": PresetText(
-        "Int8 dynamic", "Input ranges found anew for each batch: they always fit, at some time."
+        "Int8 dynamic", "Dynamic input ranges, computed per batch: they always fit, at some time."
     ),
     "int8_weights_only": PresetText(
         "Int8 weights only", "Layer inputs stay float: same size, hardly any error."
@@ -82,7 +82,7 @@ def describe_scheme(scheme: TensorScheme) -> str:
         >>> describe_scheme(TensorScheme(bits=4, observer="percentile", percentile=99.5))
         '4-bit symmetric per tensor, 99.5 % percentile'
         >>> describe_scheme(TensorScheme(is_dynamic=True))
-        '8-bit symmetric per tensor, range found anew for each batch'
+        '8-bit symmetric per tensor, dynamic (per batch)'
     """
     parts = [f"{scheme.bits}-bit", "symmetric" if scheme.symmetric else "asymmetric"]
     parts.append(scheme.granularity.replace("_", " "))
@@ -119,7 +119,7 @@ def measured_in_batches(report: ModelReport) -> str:
     if not any(layer.input is not None and layer.input.is_dynamic for layer in report.layers):
         return ""
     return (
-        "Input ranges are found anew for each batch, so these errors hold for batches as they were "
+        "Input ranges are dynamic, one per batch, so these errors hold for batches as they were "
         f"measured: {describe_batches(report)}."
     )
 

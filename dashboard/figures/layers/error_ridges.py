@@ -105,7 +105,7 @@ def layer_error_histograms(
 def _worst_layers(
     report: ModelReport, names: Collection[str], count: int, selected: str | None
 ) -> set[str]:
-    """Return the layers whose outputs quantization harms most, and the selected one."""
+    """Return the layers whose outputs quantization degrades most, and the selected one."""
     sqnr_db = {
         layer.name: math.inf if layer.local_error is None else layer.local_error.sqnr_db
         for layer in report.layers
@@ -122,7 +122,7 @@ def why_empty(report: ModelReport, part: str) -> str:
     if report.is_partial:
         return f"The analysis stopped before it measured {PARTS[part]}."
     if part == "input" and any(layer.has_dynamic_input for layer in report.layers):
-        return f"Input ranges are found anew for each batch. {UNMEASURED_INPUTS}"
+        return f"Input ranges are dynamic, one per batch. {UNMEASURED_INPUTS}"
     return "No layer is quantized, so there is no error to show."
 
 

@@ -1,4 +1,4 @@
-"""A cheap number's order of the layers against the measured one."""
+"""A proxy metric's order of the layers against the measured one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def correlation_text(value: float | None) -> str:
 def agreement_figure(
     agreement: Agreement, metric: SensitivityMetric, *, selected: str = ""
 ) -> go.Figure:
-    """Return ranks against ranks; on the diagonal the cheap number is right.
+    """Return ranks against ranks; on the diagonal the proxy metric is right.
 
     `customdata` of a point is the layer's name.
     """

@@ -127,7 +127,7 @@ def describe_grid(options: Options, metric: SensitivityMetric) -> str:
         text = f"sparing {name} gains most at {label}: {metric.format(layers[name, label])}"
     else:
         name, label = max(layers, key=lambda cell: metric.badness(layers[cell]))
-        text = f"{name} does most harm at {label}: {metric.format(layers[name, label])}"
+        text = f"{name} is the most sensitive at {label}: {metric.format(layers[name, label])}"
     whole = f"; all layers together: {together}" if together else ""
     return f"Of {plural(len(names), 'layer')}, {text} of {metric.label}{whole}."
 

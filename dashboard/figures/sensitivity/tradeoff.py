@@ -62,7 +62,7 @@ def describe_front(
     return (
         f"Quantizing {best.name} saves most, {format_bytes(best.saved_bytes)} at a "
         f"{metric.label} of {metric.format(best.value)}; for {share} none saves more with less "
-        "harm."
+        "degradation."
     )
 
 

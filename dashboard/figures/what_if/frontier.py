@@ -129,7 +129,7 @@ def frontier_figure(
     ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
     traces = _traces(points, harm, place, limit)
     return new_figure(
-        two_lines("Bytes against harm", detail),
+        two_lines("Bytes against degradation", detail),
         "Bytes of the model (1 kB = 1,000 bytes)",
         harm[0].upper() + harm[1:],
         traces=[t for t in traces if t["x"]],

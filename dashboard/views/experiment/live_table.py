@@ -12,7 +12,6 @@ from dashboard.data.runs import with_named_layers
 from dashboard.session import run_state
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import MISSING, plural
-from dashboard.words.recipes import DYNAMIC_INPUT
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
 GROW_SECONDS = 1.0
@@ -123,7 +122,7 @@ def _table_settings() -> dict[str, Any]:
     texts = {
         "Layer": st.column_config.TextColumn("Layer", width=185, pinned=True),
         "Kind and bits": st.column_config.TextColumn(
-            "Kind and bits", help=f"Dynamic: {DYNAMIC_INPUT}."
+            "Kind and bits", help="Dynamic: the range is computed per batch."
         ),
     }
     return {

@@ -1,4 +1,4 @@
-"""Parts of the Sensitivity page: its headline, the curve, the cheap estimate."""
+"""Parts of the Sensitivity page: its headline, the curve, the proxy metrics."""
 
 from __future__ import annotations
 
@@ -258,8 +258,8 @@ def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
 def show_agreement(
     run: Run, report: SensitivityReport, metric: SensitivityMetric, *, selected: str
 ) -> None:
-    """Draw whether the cheap numbers of the analysis order the layers as the measurement does."""
-    st.subheader("Would a cheap estimate have told you?", anchor=False)
+    """Draw whether the proxy metrics of the analysis order the layers as the measurement does."""
+    st.subheader("Would a proxy metric have told you?", anchor=False)
     st.caption(
         "An analysis gives each layer's SQNR almost for free: the signal-to-quantization-noise "
         "ratio in decibels, where 10 dB less is ten times the error energy. ρ and τ say how far "
@@ -279,7 +279,7 @@ def show_agreement(
     bits, parts = sweep_of(report).bits, report.parts
     if bits not in ((), (run.recipe.weight.bits,)) or parts != BOTH:
         st.caption(
-            "The cheap numbers come from the analysis: they are about the run's own scheme, the "
+            "The proxy metrics come from the analysis: they are about the run's own scheme, the "
             "measured ones about " + describe_sweep(sweep_of(report)) + "."
         )
     _show_correlations(found)
@@ -292,7 +292,7 @@ def show_agreement(
     labels = [label for label, agreement in found.items() if agreement.pairs]
     check_link_word("cheap", labels)
     chosen = st.segmented_control(
-        "Cheap number", labels, default=labels[0], required=True, key="cheap", bind="query-params"
+        "Proxy metric", labels, default=labels[0], required=True, key="cheap", bind="query-params"
     )
     agreement = found[chosen or labels[0]]
     show_figure(
@@ -303,9 +303,9 @@ def show_agreement(
             (
                 f"One point a layer. Across: its rank by {agreement.proxy.label} "
                 f"({agreement.proxy.about}). Upwards: its measured rank.",
-                "On the dotted line the cheap number is right. Above the line it makes too much of "
+                "On the dotted line the proxy metric is right. Above the line it makes too much of "
                 "a layer, below the line it overlooks one that matters.",
-                "A rank correlation near +1 means the cheap number would do for this model; it "
+                "A rank correlation near +1 means the proxy metric would do for this model; it "
                 "need not for another one.",
             )
         ),
@@ -325,7 +325,7 @@ def _show_correlations(found: Mapping[str, Agreement]) -> None:
                 f"τ = {correlation_text(agreement.kendall)}",
                 delta_color="off",
                 delta_arrow="off",
-                help=f"Cheap number: {agreement.proxy.about}, for "
+                help=f"Proxy metric: {agreement.proxy.about}, for "
                 f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
                 "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
                 "−1 the opposite.",

@@ -1,4 +1,4 @@
-"""Layers with their measured and their cheap numbers, and what can be done with chosen ones."""
+"""Layers with measured numbers and proxy metrics, and what can be done with chosen ones."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
             f"{proxy.label.removesuffix(' SQNR')} (dB)",
             width=95,
             format="%.1f",
-            help=f"{proxy.label}, a cheap number: {proxy.about}. Higher is better; an empty cell "
+            help=f"{proxy.label}, a proxy metric: {proxy.about}. Higher is better; an empty cell "
             "is exact or not known.",
         )
     return settings

@@ -35,7 +35,7 @@ from dashboard.views.what_if.configuration import try_configuration, use_setting
 from dashboard.widgets.chart import csv_bytes, file_stem
 from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_number, plural
 
-BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits a weight", "Layers in float"
+BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Average bit width", "Layers in float"
 
 
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
@@ -81,7 +81,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             "1 kB is 1,000 bytes.",
         )
         _metric(
-            "Bits a weight",
+            "Average bit width",
             format_number(size.effective_bits),
             f"run {format_number(own_size.effective_bits)}, "
             f"float {format_number(float_size.effective_bits)}",
@@ -264,7 +264,7 @@ def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
             icon=":material/auto_fix_high:",
             on_click=_take_best,
             args=(run, prediction, kind, budget),
-            help="The least predicted harm within the budget, interactions between layers "
+            help="The least predicted degradation within the budget, interactions between layers "
             "included. It fills the table; nothing is run.",
         )
 

@@ -18,7 +18,7 @@ from quant_engine.variants import FLOAT_OPTION
 
 MOST_ROWS = 60
 TABLE_HEIGHT = 560
-IN_ORDER, BY_HARM = "In the order they run", "Most harm alone first"
+IN_ORDER, BY_HARM = "In the order they run", "Largest degradation alone first"
 
 
 def show_layer_table(run: Run, prediction: Prediction, configuration: Configuration) -> None:
@@ -144,7 +144,7 @@ def row_text(
     *,
     is_worst: bool,
 ) -> str:
-    """Return a row's text in three lines: name, kind and weights, harm of this choice alone."""
+    """Return a row's text in three lines: name, kind and weights, what this choice alone does."""
     report = prediction.response.report
     found = report.layers[prediction.response.layers.index(name)]
     weights = f"{format_count(sum(tensor.weights for tensor in found.stored[0]))} weights"
@@ -155,5 +155,5 @@ def row_text(
         number = f"{'KL' if prediction.has_logits else 'NMSE'} {effect.text} alone, {source}"
         alone = no_effect_words(found.reaches_output, effect.harm, report.samples) or number
     # In the line that leaves room, where it makes no row wider than its name does.
-    mark = " :small[:red-badge[most harm]]" if is_worst else ""
+    mark = " :small[:red-badge[worst alone]]" if is_worst else ""
     return f"**{escape_markdown(name)}**  \n:small[:gray[{kind}]]{mark}  \n:small[:gray[{alone}]]"

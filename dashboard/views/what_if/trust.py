@@ -76,7 +76,7 @@ def _column_settings(bits_width: int) -> dict[str, Any]:
         "Accuracy": (235, "Share of the test samples that are right.", False),
         "Same answer": (180, "Share of answers that stay the float model's.", False),
         "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
-        "Bits a weight": (
+        "Average bit width": (
             bits_width,
             "Mean bits for each weight, scales and zero points too, and how many layers have how "
             "many bits.",
@@ -157,7 +157,7 @@ def show_trust(run: Run, prediction: Prediction) -> None:
             delta_color="off",
             delta_arrow="off",
             help="Over all random choices, many of them harsher than where predictions hold. "
-            "1 × is right; below, predictions make too little of the harm.",
+            "1 × is right; below, predictions make too little of the degradation.",
         )
     by_option = "; ".join(
         f"at {prediction.letters[name]} bits ρ = {correlation_text(figures.rank_correlation)}, "
@@ -179,8 +179,8 @@ def show_trust(run: Run, prediction: Prediction) -> None:
                 "One point a configuration that was really run. Across: what was measured. "
                 "Upwards: what had been predicted.",
                 "On the dotted line the prediction is right; below it, it makes too little of the "
-                "harm. Points in the same order from left to right as from low to high can be "
-                "compared by prediction.",
+                "degradation. Points in the same order from left to right as from low to high can "
+                "be compared by prediction.",
                 "Harsh configurations leave the line first: predictions are of first order, and "
                 "large errors are not. Click a point to try its configuration.",
             )

@@ -38,13 +38,14 @@ def _show_frontier(run: Run, prediction: Prediction, configuration: Configuratio
         alt=describe_frontier(points, harm),
         about="\n\n".join(
             (
-                "One point a configuration: bytes across, predicted harm upwards, each grid line "
-                "ten times the one before. The star is the table's present choice. A prediction of "
-                "exactly 0, such as the float model's, has no place on such an axis: it stands on "
-                "the lower edge.",
-                "The line is the frontier: the least harm that a search found for every size. On "
-                "shaded ground it is grey: there predictions were found not to hold. Diamonds give "
-                "all layers the same bits. What lies above the line can be had smaller, or better.",
+                "One point a configuration: bytes across, predicted degradation upwards, each grid "
+                "line ten times the one before. The star is the table's present choice. A "
+                "prediction of exactly 0, such as the float model's, has no place on such an axis: "
+                "it stands on the lower edge.",
+                "The line is the frontier: the least degradation that a search found for every "
+                "size. On shaded ground it is grey: there predictions were found not to hold. "
+                "Diamonds give all layers the same bits. What lies above the line can be had "
+                "smaller, or better.",
                 "A green × is what running the model gave, joined to its prediction. Click a point "
                 "to load its configuration into the table.",
             )

@@ -146,8 +146,8 @@ def test_tables_name_the_dynamic_range() -> None:
     assert rows_of([layer])[0]["Kind and bits"].endswith("int8 weights, dynamic int8 input")
     inputs = {row["Number"]: row["Inputs"] for row in grid_rows(layer)}
     assert inputs["Scheme"].endswith(DYNAMIC_INPUT)
-    assert inputs["Scale (one step)"] == f"{spans(*entry.scale)}, anew for each batch"
-    assert inputs["Zero point (code of 0.0)"].endswith(", anew for each batch")
+    assert inputs["Scale (one step)"] == f"{spans(*entry.scale)}, per batch"
+    assert inputs["Zero point (code of 0.0)"].endswith(", per batch")
     assert not any("channel" in text for text in inputs.values())
     row = layer_row(layer)
     assert row["input_bits"] == 8
@@ -282,7 +282,7 @@ def test_the_other_tabs_are_alive(tab: str) -> None:
         assert figure(app, "One value on the grid of its batch")
     if tab == "All numbers":
         grid, _ = (table.value for table in app.table)
-        assert grid.loc["Scale (one step)", "Inputs"].endswith("anew for each batch")
+        assert grid.loc["Scale (one step)", "Inputs"].endswith("per batch")
 
 
 def test_a_fixed_range_can_be_asked_for_instead(monkeypatch: pytest.MonkeyPatch) -> None:

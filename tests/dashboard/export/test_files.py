@@ -235,15 +235,15 @@ def test_dynamic_inputs_are_not_called_float() -> None:
         zip((name for name, _ in LAYER_COLUMNS), layer_cells(report.layers[0]), strict=True)
     )
 
-    assert cells["Input bits"] == "8, range found anew for each batch"
-    assert "range found anew for each batch" in page(report)
+    assert cells["Input bits"] == "8, dynamic (per batch)"
+    assert "dynamic (per batch)" in page(report)
     assert "Errors of the inputs in steps of the grid" in [
         section.title for section in sections(report)
     ]
     assert page(report).count("4 batches of at most 100 samples") == 3  # head, figure, its alt
     assert "batches" not in page(make_report())
     row = to_layer_csv(report).decode("utf-8-sig").splitlines()[1]
-    assert "8-bit asymmetric per tensor, range found anew for each batch" in row
+    assert "8-bit asymmetric per tensor, dynamic (per batch)" in row
 
 
 def test_several_widths_give_a_grid_and_a_ranking_each() -> None:

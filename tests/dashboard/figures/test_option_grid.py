@@ -168,7 +168,7 @@ def test_rows_and_description_hold_the_numbers() -> None:
     ]
     text = describe_grid(options, KL)
     assert text == (
-        "Of 2 layers, a does most harm at 4 bits: 0.01 nats of KL divergence; "
+        "Of 2 layers, a is the most sensitive at 4 bits: 0.01 nats of KL divergence; "
         "all layers together: 9 nats at 8 bits, 9 nats at 4 bits."
     )
 

@@ -132,7 +132,7 @@ def test_a_choice_moves_the_figures_without_running_the_model(
     assert_alive(app)
     assert not forwards
     after = {m.label: m.value for m in app.metric}
-    for label in ("Model size", "Bits a weight"):
+    for label in ("Model size", "Average bit width"):
         assert after[label] != before[label]
     # What was measured for the run shown is not: the new choice was not run.
     assert {"KL (nats), measured", "Accuracy, measured"} <= set(before)
@@ -208,7 +208,7 @@ def test_the_filter_and_the_order_change_the_rows_only(example: Prediction) -> N
     assert "No layer fits" in texts(app)
 
     app.text_input(key="what_if_find").set_value("").run()
-    app.selectbox(key="what_if_order").set_value("Most harm alone first").run()
+    app.selectbox(key="what_if_order").set_value("Largest degradation alone first").run()
     rows = [c.label for c in app.segmented_control if c.label.startswith("Bits of")]
     eight = example.response.options[0]
     run = service.find_example(SETTINGS)
@@ -221,14 +221,14 @@ def test_the_filter_and_the_order_change_the_rows_only(example: Prediction) -> N
 
 def test_the_best_within_a_budget_fills_the_table(forwards: list[str], example: Prediction) -> None:
     app = open_app(LINK, page=PAGE)
-    app.selectbox(key="what_if_by").set_value("Bits a weight").run()
+    app.selectbox(key="what_if_by").set_value("Average bit width").run()
     app.number_input(key="what_if_bits").set_value(4.5).run()
 
     button(app, "Find the best").click().run()
 
     assert_alive(app)
     assert not forwards
-    assert float(metric(app, "Bits a weight")) <= 4.5
+    assert float(metric(app, "Average bit width")) <= 4.5
     found = example.from_text(link_of(app)["whatif"])
     assert found is not None
     assert found == prediction_service.find_best(example, "bits", 4.5)
@@ -236,15 +236,15 @@ def test_the_best_within_a_budget_fills_the_table(forwards: list[str], example: 
 
 def test_a_budget_that_nothing_keeps_to_is_explained() -> None:
     app = open_app(LINK, page=PAGE)
-    app.selectbox(key="what_if_by").set_value("Bits a weight").run()
+    app.selectbox(key="what_if_by").set_value("Average bit width").run()
     app.number_input(key="what_if_bits").set_value(0.5).run()
 
     button(app, "Find the best").click().run()
 
     assert_alive(app)
-    (text,) = [unescaped(word.value) for word in app.warning if "bits a weight" in word.value]
+    (text,) = [unescaped(word.value) for word in app.warning if "average bit width" in word.value]
     least = re.fullmatch(
-        r"No choice of bits comes to 0\.5 bits a weight: the least is ([\d.]+)\.", text
+        r"No choice of bits has an average bit width of 0\.5: the least is ([\d.]+)\.", text
     )
     assert least is not None
     assert "whatif" not in link_of(app)
@@ -281,7 +281,7 @@ def test_a_row_says_what_the_layer_does_alone_and_whether_that_was_measured(
     name, kind, harm = row_text(example, layer, effect, None, is_worst=True).split("  \n")
     assert name == f"**{layer}**"
     assert "weights" in kind
-    assert "most harm" in kind
+    assert "worst alone" in kind
     assert harm == ":small[:gray[KL 0.0123 alone, measured]]"
     predicted = LayerEffect(0.01234, is_measured=False)
     assert "KL 0.012 alone, predicted" in row_text(example, layer, predicted, None, is_worst=False)
