@@ -18,7 +18,7 @@ from quant_engine.metrics.energies import ErrorStats
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import calibrate_prepared
-from quant_engine.variants.layers import build_option_layers
+from quant_engine.variants.layers import build_forms
 from quant_engine.variants.options import bit_options
 from sample_models import load_model
 
@@ -116,7 +116,9 @@ def _local_noise(
     prepared, meter = prepare_for(model, samples.calibration)[0], ProgressMeter(None, 0)
     calibration = calibrate_prepared(prepared, samples.calibration, RECIPE, meter)
     named = {option.name: option.scheme for option in response.report.options}
-    forms = build_option_layers(prepared, named, calibration, RECIPE, meter).forms
+    forms = build_forms(
+        model, prepared, RECIPE, named, calibration, meter, seen_only=True
+    ).quantized
     stats = {(layer, option): ErrorStats() for layer in forms for option in named}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -20,7 +20,7 @@ from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import calibrate_prepared
 from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
-from quant_engine.variants.layers import build_option_layers
+from quant_engine.variants.layers import build_forms
 from quant_engine.variants.options import bit_options
 from quant_engine.variants.runner import VariantRunner
 from sample_models import load_model
@@ -41,12 +41,13 @@ COST_HEAD = (
 
 def cost_rows(name: str) -> list[list[str]]:
     samples = load_samples(name)
-    prepared = prepare_for(load_model(name), samples.calibration)[0]
+    model = load_model(name)
+    prepared = prepare_for(model, samples.calibration)[0]
     meter = ProgressMeter(None, 0)
     named = bit_options(RECIPE, OPTION_BITS)
     calibration = calibrate_prepared(prepared, samples.calibration, RECIPE, meter)
-    layers = build_option_layers(prepared, named, calibration, RECIPE, meter)
-    pairs = [{layer: option} for layer in layers.forms for option in named]
+    layers = build_forms(model, prepared, RECIPE, named, calibration, meter, seen_only=True)
+    pairs = [{layer: option} for layer in layers.modules for option in named]
 
     def response(data: Sequence[object] = samples.test) -> None:
         # The passes alone, without the check by running, which is a part of the exact sweep.
@@ -54,7 +55,7 @@ def cost_rows(name: str) -> list[list[str]]:
         ResponseMeasurement(prepared, layers, named, settings).run(data, meter)
 
     def sweep(data: Sequence[object] = samples.test) -> None:
-        runner = VariantRunner(prepared.model, layers.forms)
+        runner = VariantRunner(prepared.model, layers.modules)
         for batch in iterate_batches(data):
             runner.run_each(batch, pairs, lambda _number, _expected, _output: None)
 
@@ -68,7 +69,7 @@ def cost_rows(name: str) -> list[list[str]]:
     return [
         [
             name,
-            f"{len(layers.forms)} × {len(named)}",
+            f"{len(layers.modules)} × {len(named)}",
             f"{np.median([first for first, _ in times]):.2f}",
             f"{np.median([second for _, second in times]):.2f}",
             f"{np.median([first / second for first, second in times]):.2f}",

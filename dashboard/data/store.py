@@ -1,6 +1,6 @@
-"""Finished runs: the newest in memory, all of them on disk, so that they survive a restart.
+"""Runs and predictions: the newest in memory, all of them on disk, so that they survive a restart.
 
-A file that cannot be read is named and left alone, whatever it is. The number of files is bounded.
+A file that was found to be unreadable is left alone. The number of files is bounded.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 from dashboard.data.prediction import Prediction
 from dashboard.data.prediction_files import pack_prediction, unpack_prediction
@@ -18,13 +20,10 @@ from dashboard.data.runs import Run, RunSummary, run_from_text, run_to_text, sum
 from dashboard.data.stored_files import read_first_line, read_stored, remove_oldest, write_stored
 from quant_engine.errors import StorageError
 
-__all__ = ["HOME_VARIABLE", "Run", "RunStore", "RunSummary", "default_home"]
-
 HOME_VARIABLE = "QUANT_DASHBOARD_HOME"
-MAX_RUNS = 50
-MAX_IN_MEMORY = 12
-MAX_BYTES = 64 * 2**20
 MAX_SUMMARY_BYTES = 2**20
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,61 +37,115 @@ def default_home() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "share") / "quant_dashboard"
 
 
-class RunStore:
-    """Runs by id, safe to use from several threads and several processes."""
+class DiskStore(Generic[T]):
+    """Values by key, a file each, safe to use from several threads and several processes.
 
-    def __init__(self, home: Path, max_runs: int = MAX_RUNS) -> None:
-        self.folder = home / "runs"
-        self.problem: str | None = None  # why the newest run is not on disk
-        self.unsaved = 0  # runs that could only be kept in memory so far
-        self._max_runs = max_runs
-        self._memory: OrderedDict[str, Run] = OrderedDict()
-        self._heads: dict[Path, tuple[int, RunSummary | None]] = {}
-        self._broken: dict[Path, int] = {}
+    Attributes:
+        folder: Where the files are.
+        problem: Why the newest value is not on disk; None if it is.
+        unsaved: Values that could only be kept in memory so far.
+    """
+
+    kind: ClassVar[str]
+    suffix: ClassVar[str]
+    remedy: ClassVar[str]
+    max_bytes: ClassVar[int]
+    max_in_memory: ClassVar[int]
+
+    def __init__(
+        self,
+        folder: Path,
+        max_files: int,
+        pack: Callable[[T], bytes],
+        unpack: Callable[[Path, bytes], T],
+    ) -> None:
+        self.folder = folder
+        self.problem: str | None = None
+        self.unsaved = 0
+        self._max_files = max_files
+        self._pack, self._unpack = pack, unpack
+        self._memory: OrderedDict[str, T] = OrderedDict()
+        self._broken: dict[Path, int] = {}  # date of the version that cannot be read
         self._lock = threading.RLock()
 
-    def get(self, run_id: str) -> Run | None:
-        """Return a run, or None if there is none that can be read."""
+    def get(self, key: str) -> T | None:
+        """Return a value, or None if there is none that can be read."""
         with self._lock:
-            if run_id in self._memory:
-                self._memory.move_to_end(run_id)
-                return self._memory[run_id]
-        path, stamp = self._path(run_id), 0
+            if key in self._memory:
+                self._memory.move_to_end(key)
+                return self._memory[key]
+        path, stamp = self._path(key), 0
         try:
             stamp = path.stat().st_mtime_ns
             if self._broken.get(path) == stamp:
                 return None
-            run = run_from_text(read_stored(path, MAX_BYTES).decode())
-            _check_name(path, run.id)
+            value = self._unpack(path, read_stored(path, self.max_bytes))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:  # nothing that a file holds may end a page
-            _LOG.warning("saved run %s cannot be read: %.300s", path, error)
-            self._broken[path] = stamp
+            _LOG.warning("saved %s %s cannot be read: %.300s", self.kind, path, error)
+            with self._lock:
+                self._broken[path] = stamp
             return None
-        self._remember(run)
-        return run
+        self._remember(key, value)
+        return value
 
-    def put(self, run: Run) -> str | None:
-        """Keep a run; return a plain sentence if it could only be kept in memory."""
-        self._remember(run)
-        path = self._path(run.id)
+    def _keep(self, key: str, value: T) -> str | None:
+        """Keep a value; return a plain sentence if it could only be kept in memory."""
+        self._remember(key, value)
+        path = self._path(key)
         try:
-            write_stored(path, run_to_text(run).encode())
+            write_stored(path, self._pack(value))
         except OSError as error:
-            _LOG.warning("run %s cannot be saved: %s", run.id, error)
+            _LOG.warning("%s %s cannot be saved: %s", self.kind, key, error)
             reason = error.strerror or type(error).__name__
             self.problem = (
-                f"The run could not be saved in {self.folder} ({reason}): it is gone when the "
-                f"server ends. Make room there, or name another folder in {HOME_VARIABLE}, and run "
-                "it again; or download its results now."
+                f"The {self.kind} could not be saved in {self.folder} ({reason}): it is gone when "
+                f"the server ends. Make room there, or name another folder in {HOME_VARIABLE}, and "
+                f"{self.remedy}."
             )
             self.unsaved += 1
         else:
             self.problem = None
-            broken = [other for other in self._files() if self._head(other) is None]
-            remove_oldest(path, self._max_runs, spared=broken)
+            remove_oldest(path, self._max_files, spared=self._unreadable())
         return self.problem
+
+    def _unreadable(self) -> Collection[Path]:
+        """Return the files found to be unreadable that have not been replaced since."""
+        with self._lock:
+            broken = dict(self._broken)
+        unchanged = []
+        for path, stamp in broken.items():
+            with suppress(OSError):
+                if path.stat().st_mtime_ns == stamp:
+                    unchanged.append(path)
+        return unchanged
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{self.suffix}"
+
+    def _remember(self, key: str, value: T) -> None:
+        with self._lock:
+            self._memory[key] = value
+            self._memory.move_to_end(key)
+            while len(self._memory) > self.max_in_memory:
+                self._memory.popitem(last=False)
+
+
+class RunStore(DiskStore[Run]):
+    """Finished runs by id."""
+
+    kind, suffix = "run", ".jsonl"
+    remedy = "run it again; or download its results now"
+    max_bytes, max_in_memory = 64 * 2**20, 12
+
+    def __init__(self, home: Path, max_files: int = 50) -> None:
+        super().__init__(home / "runs", max_files, lambda run: run_to_text(run).encode(), _read_run)
+        self._heads: dict[Path, tuple[int, RunSummary | None]] = {}
+
+    def put(self, run: Run) -> str | None:
+        """Keep a run; return a plain sentence if it could only be kept in memory."""
+        return self._keep(run.id, run)
 
     def remove(self, run_id: str) -> None:
         """Forget a run; nothing happens if there is none."""
@@ -120,10 +173,10 @@ class RunStore:
             for run in self._memory.values():
                 found.setdefault(run.id, run.summary())
         newest = sorted(found.values(), key=lambda s: s.created, reverse=True)
-        return tuple(newest[: self._max_runs]), tuple(sorted(broken))
+        return tuple(newest[: self._max_files]), tuple(sorted(broken))
 
-    def _path(self, run_id: str) -> Path:
-        return self.folder / f"{run_id}.jsonl"
+    def _unreadable(self) -> Collection[Path]:
+        return [path for path in self._files() if self._head(path) is None]
 
     def _files(self) -> Sequence[Path]:
         try:
@@ -155,12 +208,11 @@ class RunStore:
         except OSError:
             return None
 
-    def _remember(self, run: Run) -> None:
-        with self._lock:
-            self._memory[run.id] = run
-            self._memory.move_to_end(run.id)
-            while len(self._memory) > MAX_IN_MEMORY:
-                self._memory.popitem(last=False)
+
+def _read_run(path: Path, data: bytes) -> Run:
+    run = run_from_text(data.decode())
+    _check_name(path, run.id)
+    return run
 
 
 def _check_name(path: Path, run_id: str) -> None:
@@ -169,76 +221,21 @@ def _check_name(path: Path, run_id: str) -> None:
         raise StorageError(f"{path.name} holds the run {run_id}, which {run_id}.jsonl should hold.")
 
 
-MAX_FILES = 20
+class PredictionStore(DiskStore[Prediction]):
+    """Predictions by their id."""
 
+    kind, suffix = "prediction", ".prediction.npz"
+    remedy = "measure it again"
+    max_bytes, max_in_memory = 256 * 2**20, 4
 
-MAX_PREDICTIONS_IN_MEMORY = 4
+    def __init__(self, home: Path, max_files: int = 20) -> None:
+        super().__init__(
+            home / "predictions",
+            max_files,
+            pack_prediction,
+            lambda _, data: unpack_prediction(data),
+        )
 
-
-MAX_PREDICTION_BYTES = 256 * 2**20
-
-
-SUFFIX = ".prediction.npz"
-
-
-class PredictionStore:
-    """Predictions by their id, safe to use from several threads and several processes."""
-
-    def __init__(self, home: Path, max_files: int = MAX_FILES) -> None:
-        self.folder = home / "predictions"
-        self.problem: str | None = None  # why the newest prediction is not on disk
-        self.unsaved = 0  # predictions that could only be kept in memory so far
-        self._max_files = max_files
-        self._memory: OrderedDict[str, Prediction] = OrderedDict()
-        self._broken: dict[Path, int] = {}
-        self._lock = threading.RLock()
-
-    def get(self, key: str) -> Prediction | None:
-        """Return a prediction, or None if there is none that can be read."""
-        with self._lock:
-            if key in self._memory:
-                self._memory.move_to_end(key)
-                return self._memory[key]
-        path, stamp = self._path(key), 0
-        try:
-            stamp = path.stat().st_mtime_ns
-            if self._broken.get(path) == stamp:
-                return None
-            prediction = unpack_prediction(read_stored(path, MAX_PREDICTION_BYTES))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except Exception as error:  # nothing that a file holds may end a page
-            _LOG.warning("stored prediction %s cannot be read: %.300s", path, error)
-            self._broken[path] = stamp
-            return None
-        self._remember(key, prediction)
-        return prediction
-
-    def put(self, key: str, prediction: Prediction) -> None:
-        """Keep a prediction; `problem` says why it could only be kept in memory."""
-        self._remember(key, prediction)
-        path = self._path(key)
-        try:
-            write_stored(path, pack_prediction(prediction))
-        except OSError as error:
-            _LOG.warning("prediction %s cannot be saved: %s", key, error)
-            reason = error.strerror or type(error).__name__
-            self.problem = (
-                f"The prediction could not be saved in {self.folder} ({reason}): it is gone when "
-                f"the server ends. Make room there, or name another folder in {HOME_VARIABLE}, and "
-                "measure it again."
-            )
-            self.unsaved += 1
-        else:
-            self.problem = None
-            remove_oldest(path, self._max_files, spared=tuple(self._broken))
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}{SUFFIX}"
-
-    def _remember(self, key: str, prediction: Prediction) -> None:
-        with self._lock:
-            self._memory[key] = prediction
-            self._memory.move_to_end(key)
-            while len(self._memory) > MAX_PREDICTIONS_IN_MEMORY:
-                self._memory.popitem(last=False)
+    def put(self, key: str, prediction: Prediction) -> str | None:
+        """Keep a prediction; return a plain sentence if it could only be kept in memory."""
+        return self._keep(key, prediction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import nn
 
@@ -15,7 +16,8 @@ from quant_engine.preparation.selection import LayerInfo, list_layers
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import Calibration, layer_form, require_quantizable
 from quant_engine.report import EXCLUDED, QUANTIZED, UNSUPPORTED
-from quant_engine.scheme import LayerScheme, Recipe
+from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.tensors.affine import QParams
 from quant_engine.tensors.observers import choose_input_qparams
 
 
@@ -72,7 +74,9 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
     if scheme is None:
         pattern = recipe.excluding_pattern(layer.name)
         return LayerPlan(layer, None, EXCLUDED, f"excluded by the recipe ({pattern!r})")
-    if not _needs_calibration(scheme, get_quantized_type(layer.module)):
+    activation = scheme.activation
+    takes_float_input = get_quantized_type(layer.module).takes_float_input
+    if activation is None or activation.is_dynamic or not takes_float_input:
         reason = "" if calibration is None else calibration.unseen(layer.name)
         return LayerPlan(layer, scheme, QUANTIZED, reason)
     if calibration is None:
@@ -84,11 +88,6 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
         reason = f"{unseen}, so the range of its input is unknown"
         return LayerPlan(layer, None, UNSUPPORTED, reason)
     return LayerPlan(layer, scheme, QUANTIZED)
-
-
-def _needs_calibration(scheme: LayerScheme, kind: type[QuantizedLayer]) -> bool:
-    activation = scheme.activation
-    return activation is not None and not activation.is_dynamic and kind.takes_float_input
 
 
 def convert(
@@ -106,24 +105,56 @@ def convert(
         QuantizationError: If a layer cannot be quantized; the message names it.
     """
     chosen = [plan for plan in plans if plan.scheme is not None]
-    shared: dict[tuple[int, object, int], QuantizedLayer] = {}
+    shared: SharedCodes = {}
     originals = {plan.layer.name: model.get_submodule(plan.layer.name) for plan in chosen}
     for number, plan in enumerate(chosen, start=1):
-        name, module = plan.layer.name, originals[plan.layer.name]
-        try:
-            layer = _quantized(module, plan, calibration)
-        except QuantizationError as error:
-            raise type(error)(f"Layer {name!r}: {error}") from error
+        name = plan.layer.name
         assert plan.scheme is not None
-        key = (id(module.weight), plan.scheme.weight, layer.channel_axis)
-        if key in shared:
-            layer.share_codes(shared[key])
-        else:
-            shared[key] = layer
+        layer = quantize_layer(name, originals[name], plan.scheme, calibration, shared)
         model = replace_module(model, name, layer)
         meter.step(f"quantize {name} (layer {number} of {len(chosen)})")
     _tie_biases(model, originals)
     return model
+
+
+SharedCodes: TypeAlias = dict[tuple[int, TensorScheme, int], QuantizedLayer]
+"""Weight, scheme and channel axis -> the first layer quantized so."""
+
+
+def quantize_layer(
+    name: str,
+    module: nn.Module,
+    scheme: LayerScheme,
+    calibration: Calibration | None,
+    shared: SharedCodes,
+) -> QuantizedLayer:
+    """Quantize one layer; a weight that was quantized alike before keeps the codes of then.
+
+    Raises:
+        QuantizationError: If it cannot be quantized; the message names it.
+    """
+    kind = get_quantized_type(module)
+    try:
+        grid = None
+        if scheme.activation is not None and kind.takes_float_input:
+            grid = choose_input_grid(name, scheme.activation, calibration)
+        layer = kind.from_float(module, scheme, grid)
+    except QuantizationError as error:
+        raise type(error)(f"Layer {name!r}: {error}") from error
+    first = shared.setdefault((id(module.weight), scheme.weight, kind.channel_axis), layer)
+    if first is not layer:
+        layer.share_codes(first)
+    return layer
+
+
+def choose_input_grid(
+    name: str, activation: TensorScheme, calibration: Calibration | None
+) -> QParams | None:
+    """Return the calibrated grid of a layer's input; None if each batch chooses its own."""
+    if activation.is_dynamic:
+        return None
+    assert calibration is not None
+    return choose_input_qparams(calibration.histograms[name], activation)
 
 
 def _tie_biases(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
@@ -166,18 +197,3 @@ def describe_cut_ties(model: nn.Module, plans: Sequence[LayerPlan]) -> list[str]
                 "on its own, and counted in the size."
             )
     return notes
-
-
-def _quantized(
-    module: nn.Module, plan: LayerPlan, calibration: Calibration | None
-) -> QuantizedLayer:
-    scheme = plan.scheme
-    assert scheme is not None
-    kind = get_quantized_type(module)
-    qparams = None
-    if _needs_calibration(scheme, kind):
-        assert calibration is not None
-        assert scheme.activation is not None
-        histogram = calibration.histograms[plan.layer.name]
-        qparams = choose_input_qparams(histogram, scheme.activation)
-    return kind.from_float(module, scheme, qparams)

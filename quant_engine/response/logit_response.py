@@ -44,7 +44,7 @@ from quant_engine.response.measurement import ResponseMeasurement, ResponseSetti
 from quant_engine.response.storage import pack_response, unpack_response
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.tensors.histogram import FloatArray
-from quant_engine.variants.layers import Configuration, build_option_layers
+from quant_engine.variants.layers import Configuration, build_forms
 from quant_engine.variants.options import FLOAT_OPTION, Options, bit_options, name_options
 
 PathLike: TypeAlias = str | Path
@@ -140,14 +140,14 @@ class LogitResponse:
         meter = ProgressMeter(in_part(progress, 0.0, 0.03), setup.calibration_batches)
         calibration = setup.calibrate(meter)
         meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
-        layers = build_option_layers(prepared, named, calibration, recipe, meter)
+        layers = build_forms(model, prepared, recipe, named, calibration, meter, seen_only=True)
         measurement = ResponseMeasurement(
             prepared,
             layers,
             named,
             settings,
             describe_judged(prepared, metric),
-            find_unreached(prepared, list(layers.forms)),
+            find_unreached(prepared, list(layers.modules)),
         )
         measurement.run(setup.evaluation_data, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
         return cls(*measurement.finish(recipe))

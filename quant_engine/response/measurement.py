@@ -29,7 +29,7 @@ from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.directions import Directions, OutputPlan
 from quant_engine.response.gradients import linear_response
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
-from quant_engine.variants.layers import Configuration, OptionLayers, as_variant
+from quant_engine.variants.layers import Configuration, LayerForms, as_variant
 from quant_engine.variants.runner import VariantRunner
 
 READ = "its weight is also read without calling it, which the gradient at its output leaves out"
@@ -77,7 +77,7 @@ class ResponseMeasurement:
 
     Attributes:
         prepared: The float model; gradients of its parameters are switched off.
-        option_layers: Its layers under every option.
+        forms: Its layers under every option.
         options: Option name -> scheme.
         settings: How it is measured.
         judged: Which output it is about.
@@ -85,7 +85,7 @@ class ResponseMeasurement:
     """
 
     prepared: PreparedModel
-    option_layers: OptionLayers
+    forms: LayerForms
     options: Mapping[str, LayerScheme]
     settings: ResponseSettings
     judged: Judged
@@ -109,7 +109,7 @@ class ResponseMeasurement:
             if scheme.activation is not None and scheme.activation not in schemes:
                 schemes.append(scheme.activation)
                 self._roundings[name] = scheme.activation
-        forms = self.option_layers.forms
+        forms = self.forms.modules
         self._runner = VariantRunner(self.prepared.model, forms, state=self.prepared.state)
         generator = np.random.default_rng(self.settings.seed)
         self._single = draw_single(list(forms), list(self.options), generator)
@@ -161,7 +161,7 @@ class ResponseMeasurement:
         errors = arrays.projection_errors()
         known = errors[errors > 0]
         layers, leftovers = list_stored(
-            self.prepared.model, self.option_layers.forms, self.option_layers.quantizable
+            self.prepared.model, self.forms.quantized, self.forms.quantizable
         )
         reasons = self._reasons | dict.fromkeys(self.unreached, NO_PATH)
         report = ResponseReport(
@@ -178,7 +178,7 @@ class ResponseMeasurement:
                 )
                 for name, tied in self._ties().items()
             ),
-            skipped=tuple(self.option_layers.skipped.items()),
+            skipped=tuple(self.forms.skipped.items()),
             leftovers=leftovers,
             kind=LOGITS if plan.has_logits else VALUES,
             output_shape=plan.shape,
@@ -202,7 +202,7 @@ class ResponseMeasurement:
         meter: ProgressMeter,
         text: str,
     ) -> _Part:
-        forms, size = self.option_layers.forms, len(self.options)
+        forms, size = self.forms.quantized, len(self.options)
 
         def passed() -> None:
             meter.step(f"{text}: follow errors back through the model")
@@ -277,7 +277,7 @@ class ResponseMeasurement:
 
     def _agreement(self, arrays: ResponseArrays) -> ResponseAgreement:
         checked = arrays.first(self._checked_rows)
-        layers = {name: place for place, name in enumerate(self.option_layers.forms)}
+        layers = {name: place for place, name in enumerate(self.forms.modules)}
         options = {name: place for place, name in enumerate(self.options)}
         points = []
         for configuration, sums in zip([*self._single, *self._random], self._sums, strict=True):
@@ -293,7 +293,7 @@ class ResponseMeasurement:
         model = self.prepared.model
         return {
             name: first.setdefault(id(model.get_submodule(name).weight), name)
-            for name in self.option_layers.forms
+            for name in self.forms.modules
         }
 
     def _notes(self) -> list[str]:
@@ -315,7 +315,7 @@ class ResponseMeasurement:
         classes = [part.classes for part in parts if part.classes is not None]
         grids = list(self._roundings.values())
         used = [scheme.activation for scheme in self.options.values()]
-        names = list(self.option_layers.forms)
+        names = list(self.forms.modules)
         return ResponseArrays(
             base=torch.cat([part.base for part in parts]).cpu().numpy(),
             shifts=torch.cat([part.shifts for part in parts], dim=2).cpu().numpy(),

@@ -20,7 +20,7 @@ from quant_engine.report import ConfigurationPoint, ConfigurationScore, Frontier
 from quant_engine.report.response import LOGITS
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.tensors.histogram import FloatArray
-from quant_engine.variants.layers import Configuration, as_variant, build_option_layers
+from quant_engine.variants.layers import Configuration, as_variant, build_forms
 from quant_engine.variants.outcomes import by_sample
 from quant_engine.variants.runner import VariantRunner
 
@@ -61,7 +61,9 @@ def verify_configurations(
     meter = ProgressMeter(progress, setup.calibration_batches)
     calibration = setup.calibrate(meter)
     options = {option.name: option.scheme for option in response.report.options}
-    forms = build_option_layers(prepared, options, calibration, recipe, meter).forms
+    forms = build_forms(
+        model, prepared, recipe, options, calibration, meter, seen_only=True
+    ).modules
     if list(forms) != list(response.layers):
         raise DataError(
             "The response was measured on another model: its layers are not this model's. "

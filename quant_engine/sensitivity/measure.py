@@ -103,7 +103,7 @@ def measure_sensitivity(
     judged = describe_judged(prepared)
     meter = ProgressMeter(progress, 0)
     calibration = setup.calibrate(meter)
-    forms = build_forms(model, prepared, recipe, options, parts, calibration, meter)
+    forms = build_forms(model, prepared, recipe, options, calibration, meter, parts=parts)
     own_metric = None if metric is None or isinstance(metric, str) else metric
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
     sweep, notes = _where_to_run(runner, executor, prepared)
@@ -126,7 +126,7 @@ def measure_sensitivity(
             parts=parts,
             judged=judged.line,
         ),
-        find_unreached(prepared, forms.names),
+        find_unreached(prepared, list(forms.modules)),
     )
     meter.extend(measurement.count_runs(with_cumulative) * (setup.evaluation_batches or 1))
     measurement.measure_layers(meter, on_update)

@@ -68,7 +68,7 @@ class Measurement:
         self._is_left_out = empty.direction == LEAVE_ONE_OUT
         self._outcomes: list[BatchOutcome] = []
         self._cumulative: tuple[CumulativePoint, ...] = ()
-        self._bases = [forms.uniform(option) for option in forms.by_option]
+        self._bases = [forms.uniform(option) for option in forms.options]
         self._entries = tuple(forms.entries())
         # Options may do the same to a layer; the same variant is run once.
         self._places: dict[frozenset[tuple[str, str]], int] = {}
@@ -93,7 +93,7 @@ class Measurement:
 
     def accumulate(self, meter: ProgressMeter) -> None:
         """Measure the curve of quantizing the k least sensitive layers."""
-        option = next(iter(self._forms.by_option))
+        option = self._forms.options[0]
         ranking = self._least_sensitive_first(option)
         variants = [
             self._forms.uniform(option, ranking[:count]) for count in range(len(ranking) + 1)
@@ -149,7 +149,7 @@ class Measurement:
 
         layers = []
         for name, option in self._entries:
-            text = self._forms.by_option[option][name].text
+            text = self._forms.describe(name, option)
             footprint = self._forms.footprint(option, [name])
             layer = entry(self._variant(name, option), name, text, footprint)
             if self._is_left_out:
@@ -159,12 +159,13 @@ class Measurement:
             layers.append(layer)
         references = tuple(
             entry(base, "", option or _ALL_LAYERS, self._forms.footprint(option))
-            for option, base in zip(self._forms.by_option, self._bases, strict=True)
+            for option, base in zip(self._forms.options, self._bases, strict=True)
         )
         rankings = []
-        for option, found in self._forms.by_option.items():
-            places = [self._place(name, option) for name in found]
-            rankings.append(harms.rank(option, list(found), places, is_left_out=self._is_left_out))
+        for option in self._forms.options:
+            names = self._forms.names(option)
+            places = [self._place(name, option) for name in names]
+            rankings.append(harms.rank(option, names, places, is_left_out=self._is_left_out))
         return replace(
             self._empty,
             layers=tuple(layers),
@@ -182,8 +183,8 @@ class Measurement:
     def _variant(self, name: str, option: str) -> Variant:
         """Return the layer alone, or all layers but it."""
         if not self._is_left_out:
-            return self._forms.alone(name, option)
-        others = [other for other in self._forms.by_option[option] if other != name]
+            return self._forms.uniform(option, [name])
+        others = [other for other in self._forms.names(option) if other != name]
         return self._forms.uniform(option, others)
 
     def _place(self, name: str, option: str) -> int:
@@ -225,7 +226,7 @@ class Measurement:
         """Sort layers by the harm they do: alone, or by how little sparing them helps."""
         harms = self._known()[-1]
         sign = -1.0 if self._is_left_out else 1.0
-        names = self._forms.by_option[option]
+        names = self._forms.names(option)
         return sorted(names, key=lambda name: sign * harms.means[self._place(name, option)])
 
 

@@ -71,7 +71,8 @@ def spans(low: float, high: float) -> str:
 def open_layer(report: ModelReport, layer: str = LAYER, **link: str) -> AppTest:
     """Open the Layer page on the inputs of a kept run."""
     run_state.store().put(Run(Settings("resnet", PRESETS["int8_dynamic"]), report))
-    words = {"run": "resnet int8_dynamic", "layer": layer, "part": "Inputs", "overview": "Inputs"}
+    words = {"run": "resnet int8_dynamic", "layer": layer, "part": "Inputs"}
+    words["overview"] = "Inputs (steps)"
     app = open_app({**words, **link}, page="views/layer/layer.py")
     assert_alive(app)
     return app

@@ -177,6 +177,23 @@ def test_the_store_keeps_over_a_restart_and_drops_the_oldest(
     assert found.frontier == prediction.frontier
 
 
+def test_a_broken_file_is_spared_until_it_is_replaced(
+    prediction: Prediction, tmp_path: Path
+) -> None:
+    store = PredictionStore(tmp_path, max_files=1)
+    path = store.folder / "a.prediction.npz"
+    path.parent.mkdir()
+    path.write_bytes(b"PK nonsense")
+    assert store.get("a") is None
+    store.put("b", prediction)
+    assert path.exists()
+
+    store.put("a", prediction)  # it can be read now, and counts like any other
+    assert [kept.name for kept in store.folder.iterdir()] == [path.name]
+    store.put("c", prediction)
+    assert [kept.name for kept in store.folder.iterdir()] == ["c.prediction.npz"]
+
+
 def test_the_store_survives_a_broken_file_and_a_full_disk(
     prediction: Prediction, tmp_path: Path
 ) -> None:

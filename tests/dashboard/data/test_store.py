@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from dashboard.data import runs as run_module
-from dashboard.data import store as store_module
 from dashboard.data.runs import (
     Run,
     read_example,
@@ -171,7 +170,7 @@ def test_a_folder_that_cannot_be_made_still_keeps_the_run_in_memory(tmp_path: Pa
 
 
 def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
-    store = RunStore(tmp_path, max_runs=3)
+    store = RunStore(tmp_path, max_files=3)
     for seed in range(5):
         store.put(make_run(seed, created=f"2026-01-0{seed + 1}T00:00:00+00:00"))
         path = store.folder / f"{make_run(seed).id}.jsonl"
@@ -182,7 +181,7 @@ def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MAX_IN_MEMORY", 2)
+    monkeypatch.setattr(RunStore, "max_in_memory", 2)
     runs = [make_run(seed) for seed in range(3)]
     for run in runs:
         store.put(run)
@@ -346,7 +345,7 @@ def test_what_is_no_saved_run_is_named_and_left_alone(
     path = store.folder / f"{bad.id}.jsonl"
     hostile(kind, path, (store.folder / f"{good.id}.jsonl").read_bytes())
 
-    again = RunStore(tmp_path, max_runs=1)
+    again = RunStore(tmp_path, max_files=1)
     assert again.get(bad.id) is None
     assert again.recent() == ((good.summary(),), (path.name,))
     again.put(make_run(2))  # one too many: the good run goes, what nobody can read stays
@@ -359,13 +358,13 @@ def test_a_file_that_is_too_large_is_not_read(
 ) -> None:
     run = make_run()
     store.put(run)
-    monkeypatch.setattr(store_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(RunStore, "max_bytes", 1000)
 
     assert RunStore(tmp_path).get(run.id) is None
 
 
 def test_the_run_just_written_stays_though_the_clock_was_set_back(tmp_path: Path) -> None:
-    store = RunStore(tmp_path, max_runs=2)
+    store = RunStore(tmp_path, max_files=2)
     for seed in range(2):
         store.put(make_run(seed))
         future = 4_000_000_000 + seed
@@ -392,7 +391,7 @@ def test_half_written_files_of_a_dead_server_go(store: RunStore) -> None:
 def test_a_file_that_another_server_removes_first_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = RunStore(tmp_path, max_runs=1)
+    store = RunStore(tmp_path, max_files=1)
     store.put(make_run(0))
     (store.folder / f"{make_run(0).id}.jsonl").rename(tmp_path / "kept")
     real = Path.glob
@@ -410,7 +409,7 @@ def test_a_file_that_another_server_removes_first_is_no_failure(
 def test_what_cannot_be_removed_is_no_failure_to_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    store = RunStore(tmp_path, max_runs=1)
+    store = RunStore(tmp_path, max_files=1)
     store.put(make_run(0))
 
     def fail(*_: object, **__: object) -> None:

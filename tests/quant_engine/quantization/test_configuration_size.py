@@ -8,7 +8,7 @@ from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import calibrate_prepared
 from quant_engine.quantization.size import mixed_bytes
 from quant_engine.response.agreement import draw_random
-from quant_engine.variants.layers import build_option_layers
+from quant_engine.variants.layers import build_forms
 from tests.quant_engine.response_cases import CASES, OPTIONS, case, measure
 
 
@@ -19,7 +19,10 @@ def test_bytes_are_those_that_a_swapped_model_holds(name):
     prepared = prepare(model)
     meter = ProgressMeter(None, 0)
     calibration = calibrate_prepared(prepared, [x], Recipe.default(), meter)
-    forms = build_option_layers(prepared, OPTIONS, calibration, Recipe.default(), meter).forms
+    built = build_forms(
+        model, prepared, Recipe.default(), OPTIONS, calibration, meter, seen_only=True
+    )
+    forms = built.quantized
     generator = np.random.default_rng(0)
     for configuration in draw_random(response.layers, response.options, 10, generator):
         swapped = {n: forms[n][o] for n, o in configuration.items() if o != "float"}

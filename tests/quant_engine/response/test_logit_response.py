@@ -22,7 +22,7 @@ from quant_engine.response.gradients import NO_GRADIENT, NO_ROWS
 from quant_engine.scheme import LayerScheme
 from quant_engine.tensors.affine import choose_dynamic_qparams, fake_quantize
 from quant_engine.tensors.observers import choose_input_qparams
-from quant_engine.variants.layers import build_option_layers
+from quant_engine.variants.layers import build_forms
 from tests.quant_engine.layer_cases import fill, seeded
 from tests.quant_engine.response_cases import (
     CASES,
@@ -73,7 +73,10 @@ def test_shifts_are_those_of_the_full_jacobian(name):
     prepared.model.requires_grad_(False)
     meter = ProgressMeter(None, 0)
     calibration = calibrate_prepared(prepared, [x], Recipe.default(), meter)
-    forms = build_option_layers(prepared, OPTIONS, calibration, Recipe.default(), meter).forms
+    built = build_forms(
+        model, prepared, Recipe.default(), OPTIONS, calibration, meter, seen_only=True
+    )
+    forms = built.quantized
     for place, layer in enumerate(response.report.layers):
         if layer.reason:
             continue
@@ -251,7 +254,7 @@ def test_the_callers_model_stays_as_it_is_even_when_cancelled():
     assert snapshot(model) == before
 
     def stop(done, total, text):
-        if "errors back" in text:
+        if "back through" in text:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -165,8 +165,8 @@ def test_options_that_do_the_same_to_a_layer_run_once() -> None:
     assert replace(table[1], option="a") == table[0]
     head = [entry for entry in report.layers if entry.name == "head"]
     assert head[0].kl_divergence != head[1].kl_divergence
-    # 1 calibration batch, 4 conversions; 2 references, 2 heads, 1 table
-    assert steps[-1] == 1 + 4 + 5
+    # 1 calibration batch, 2 layers quantized; 2 references, 2 heads, 1 table
+    assert steps[-1] == 1 + 2 + 5
 
 
 def test_parts_add_up_to_both() -> None:
