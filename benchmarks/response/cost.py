@@ -15,6 +15,7 @@ from benchmarks.response.samples import OPTION_BITS, RECIPE, load_samples
 from quant_engine import (
     search_configuration,
 )
+from quant_engine.judging.judged import describe_judged
 from quant_engine.model.batches import iterate_batches
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
@@ -51,8 +52,9 @@ def cost_rows(name: str) -> list[list[str]]:
 
     def response(data: Sequence[object] = samples.test) -> None:
         # The passes alone, without the check by running, which is a part of the exact sweep.
-        settings = ResponseSettings(32, 16, 16, 1, 0, 0)
-        ResponseMeasurement(prepared, layers, named, settings).run(data, meter)
+        settings = ResponseSettings(32, 16, 16, 1, 0, 0, None)
+        judged = describe_judged(prepared)
+        ResponseMeasurement(prepared, layers, named, settings, judged, frozenset()).run(data, meter)
 
     def sweep(data: Sequence[object] = samples.test) -> None:
         runner = VariantRunner(prepared.model, layers.modules)
