@@ -25,7 +25,7 @@ def test_ten_visitors_of_one_new_link_share_one_computation(tmp_path: Path) -> N
 
     assert [one.finished is not None for one in seen] == [True] * VISITORS
     assert {one.figures for one in seen} == {late.figures}
-    assert late.figures >= 3
+    assert late.figures >= 1
     assert not [text for one in seen for text in one.texts if text.startswith("exception")]
     # A second computation would have written the file again, or be what the late visitor waits for.
     assert len(stored) == 1

@@ -34,7 +34,7 @@ def test_the_row_with_most_harm_is_as_high_as_all_others(
 ) -> None:
     link = "what_if?run=vit+int8_per_channel"
     page = visit(open_page(viewport=(1440, 1000)), f"{dashboard_url}/{link}")
-    page.get_by_text("worst alone").wait_for()
+    page.get_by_text("worst", exact=True).wait_for()
     boxes = page.locator(".st-key-what_if_rows [data-testid=stButtonGroup]").evaluate_all(
         "all => all.map(x => x.getBoundingClientRect().top)"
     )

@@ -155,5 +155,5 @@ def row_text(
         number = f"{'KL' if prediction.has_logits else 'NMSE'} {effect.text} alone, {source}"
         alone = no_effect_words(found.reaches_output, effect.harm, report.samples) or number
     # In the line that leaves room, where it makes no row wider than its name does.
-    mark = " :small[:red-badge[worst alone]]" if is_worst else ""
+    mark = " :small[:red-badge[worst]]" if is_worst else ""
     return f"**{escape_markdown(name)}**  \n:small[:gray[{kind}]]{mark}  \n:small[:gray[{alone}]]"

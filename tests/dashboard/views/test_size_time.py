@@ -442,7 +442,7 @@ def test_the_older_result_is_named_and_dimmed_while_another_one_is_computed(
     assert_alive(app)
     text = words(app)
     assert "Being computed: ResNet-20, Int8, entropy." in text
-    assert "the result before it, ResNet-20, Int8, smallest error, stands here" in text
+    assert "paler, the result before it: ResNet-20, Int8, smallest error." in text
     assert "Settings changed" not in text
     assert len(figures(app)) == 4
     go_on.set()

@@ -281,7 +281,7 @@ def test_a_row_says_what_the_layer_does_alone_and_whether_that_was_measured(
     name, kind, harm = row_text(example, layer, effect, None, is_worst=True).split("  \n")
     assert name == f"**{layer}**"
     assert "weights" in kind
-    assert "worst alone" in kind
+    assert "worst" in kind
     assert harm == ":small[:gray[KL 0.0123 alone, measured]]"
     predicted = LayerEffect(0.01234, is_measured=False)
     assert "KL 0.012 alone, predicted" in row_text(example, layer, predicted, None, is_worst=False)

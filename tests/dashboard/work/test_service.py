@@ -60,7 +60,7 @@ def test_every_model_has_a_stored_example_that_can_be_read(name: str) -> None:
     assert not any(s.is_partial for s in (run.report, *run.sensitivities))
     assert run.report.timing is not None
     assert card.example.seconds is not None
-    assert card.example.seconds < 10
+    assert 0 < card.example.seconds < 60  # the times at its end alone may take 10 s
     assert card.example.accuracy_float == pytest.approx(card.info.accuracy, abs=1e-9)
 
 
@@ -69,7 +69,8 @@ def test_there_is_no_example_of_a_model_that_does_not_exist() -> None:
     predictions = {name for name in names if name.endswith(prediction_service.EXAMPLE_SUFFIX)}
     found = {name.removesuffix(service.EXAMPLE_SUFFIX) for name in names - predictions}
 
-    assert found == set(MODELS)
+    assert {name for name in found if "." not in name} == set(MODELS)
+    assert {name.partition(".")[0] for name in found} == set(MODELS)
     assert {name.removesuffix(prediction_service.EXAMPLE_SUFFIX) for name in predictions} <= found
 
 
@@ -90,7 +91,7 @@ def test_a_stored_example_is_what_the_engine_still_finds() -> None:
 
 
 def test_examples_are_together_small() -> None:
-    assert sum(path.stat().st_size for path in service.EXAMPLES.iterdir()) < 8_500_000
+    assert sum(path.stat().st_size for path in service.EXAMPLES.iterdir()) < 14_000_000  # 13 runs, each with its prediction
 
 
 def test_only_exactly_these_settings_find_the_example() -> None:
