@@ -228,7 +228,8 @@ def describe_seconds(seconds: float | None) -> str:
 
 
 GLOSSES = {
-    "SQNR": "**SQNR**: signal over noise; 20 dB is an error of 10 %, 40 dB of 1 %",
+    "SQNR": "**SQNR**: signal over noise of all values together, where loud channels hide quiet "
+    "ones; 20 dB is an error of 10 %, 40 dB of 1 %",
     "KL": "**KL**: how far the answer's probabilities move from the float model's; 0 is not at all",
     "LSB": "**LSB**: one step of the integer grid",
 }

@@ -50,7 +50,8 @@ def _row(cells: list[str]) -> None:
 
 def _show_model(card: service.ModelCard, shown: Run | None) -> None:
     info, example = card.info, card.example
-    is_shown = shown is not None and shown.model_name == info.name
+    settings = example.settings if example is not None else Settings(info.name)
+    is_shown = shown is not None and shown.id == settings.run_id
     after = example.quantized_bytes if example is not None else None
     accuracy = example.accuracy_quantized if example is not None else None
     cells = [
@@ -75,7 +76,7 @@ def _show_model(card: service.ModelCard, shown: Run | None) -> None:
         disabled=is_shown,
         icon=":material/check:" if is_shown else ":material/visibility:",
         on_click=run_state.start_settings,
-        args=(example.settings if example is not None else Settings(info.name),),
+        args=(settings,),
     )
 
 

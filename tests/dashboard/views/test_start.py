@@ -113,6 +113,13 @@ def test_a_row_shows_its_models_stored_result_at_once() -> None:
     assert app.button(key=f"card_{SMALL}").disabled
 
 
+def test_a_row_is_shown_now_only_while_its_own_numbers_are() -> None:
+    """The row's accuracy is that of one scale per channel; the story shows another scheme."""
+    app = open_app({"run": "mobilenet_unequal_channels int8_per_tensor"})
+
+    assert not app.button(key="card_mobilenet_unequal_channels").disabled
+
+
 def test_a_preset_analyses_the_shown_model() -> None:
     app = open_app({"run": f"{SMALL} int8_per_channel"})
 

@@ -91,7 +91,9 @@ def test_a_stored_example_is_what_the_engine_still_finds() -> None:
 
 
 def test_examples_are_together_small() -> None:
-    assert sum(path.stat().st_size for path in service.EXAMPLES.iterdir()) < 14_000_000  # 13 runs, each with its prediction
+    assert (
+        sum(path.stat().st_size for path in service.EXAMPLES.iterdir()) < 14_000_000
+    )  # 13 runs, each with its prediction
 
 
 def test_only_exactly_these_settings_find_the_example() -> None:
