@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import random
-import threading
 import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,12 +26,11 @@ from quant_engine.model.batches import Batch, first_samples
 from quant_engine.model.forward import primary_output, run_model
 from quant_engine.model.modules import plain_attributes
 from quant_engine.model.nesting import nested_tensors
-from quant_engine.model.randomness import RandomNumbers
+from quant_engine.model.randomness import SOURCE, RandomNumbers
 
 Snapshot: TypeAlias = Mapping[tuple[str, str], Any]
 """(module name, name of a buffer or attribute) -> its value; `_Absent` where there was none."""
 
-_ONE_AT_A_TIME = threading.RLock()
 _SAMPLES = 32
 _OF_TORCH = frozenset(vars(nn.Module()))  # what torch itself keeps in every module
 _SOURCES: Mapping[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
@@ -110,7 +108,7 @@ class PassState:
         if not self.sources:
             yield
             return
-        with _ONE_AT_A_TIME:
+        with SOURCE:
             before = _read_sources(self.sources)
             _write_sources(self.sources)
             try:
@@ -121,7 +119,7 @@ class PassState:
     @contextmanager
     def leaving_no_trace(self, model: nn.Module) -> Iterator[None]:
         """Let passes of a model in its initial state change neither it nor random numbers."""
-        with torch.random.fork_rng(devices=[]), self.same_numbers():
+        with SOURCE, torch.random.fork_rng(devices=[]), self.same_numbers():
             try:
                 yield
             finally:

@@ -20,7 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 T = TypeVar("T")
 
-_SOURCE = threading.RLock()
+SOURCE = threading.RLock()
+"""Held by whoever changes the sources of random numbers for a while, in any thread."""
+
 _DROPOUT = ("dropout_p", "dropout", "train", "training")
 
 
@@ -64,7 +66,7 @@ class RandomNumbers:
                     return forward()
             except _DrawnError:
                 self.are_drawn = True
-                with _SOURCE:  # the pass may have seeded the source before it drew
+                with SOURCE:  # the pass may have seeded the source before it drew
                     torch.random.set_rng_state(before)
         with self.again():
             return forward()
@@ -75,7 +77,7 @@ class RandomNumbers:
         if not self.are_drawn:
             yield
             return
-        with _SOURCE:
+        with SOURCE:
             before = torch.random.get_rng_state()
             torch.random.set_rng_state(self._state)
             try:
@@ -86,7 +88,7 @@ class RandomNumbers:
 
 def current_state() -> Tensor:
     """Return the state of the source, after the pass that holds it, if there is one."""
-    with _SOURCE:
+    with SOURCE:
         return torch.random.get_rng_state()
 
 

@@ -25,6 +25,7 @@ from quant_engine.model.copying import share_parameters
 from quant_engine.model.forward import primary_output, run_model
 from quant_engine.model.nesting import nested_tensors
 from quant_engine.model.pass_state import find_pass_state
+from quant_engine.model.randomness import SOURCE
 from quant_engine.preparation.batchnorm import (
     Folding,
     find_foldings,
@@ -179,7 +180,7 @@ def _computes_the_same(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> 
 
 def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     """Return the float tensors that a model gives, without a trace in the random numbers."""
-    with torch.random.fork_rng(devices=[]):
+    with SOURCE, torch.random.fork_rng(devices=[]):
         output = run_model(model, batch)
     tensors = list(nested_tensors(output))
     primary = primary_output(output)
