@@ -97,7 +97,7 @@ def make_row(name: str, configuration: Configuration, prediction: Prediction) ->
         name,
         configuration,
         prediction.score(configuration),
-        measured.harm,
+        measured.degradation,
         measured.harm_interval,
         measured.top1_agreement,
         measured.accuracy,
@@ -208,7 +208,7 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
         )
     cells[metric_column(prediction)] = cell(
         None if row.measured_degradation is None else measured_text(row),
-        predicted_text(predicted.harm, prediction),
+        predicted_text(predicted.degradation, prediction),
     )
     return {
         **cells,
@@ -230,7 +230,7 @@ def ratio_text(row: ScoreRow) -> str:
     """
     if not row.measured_degradation or not math.isfinite(row.measured_degradation):
         return MISSING
-    return f"{format_number(row.predicted.harm / row.measured_degradation, 2)} ×"
+    return f"{format_number(row.predicted.degradation / row.measured_degradation, 2)} ×"
 
 
 def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str, Any]]:
@@ -242,7 +242,7 @@ def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str
             "configuration": prediction.to_text(row.configuration),
             "model_bytes": row.predicted.size.model_bytes,
             "effective_bits": row.predicted.size.effective_bits,
-            f"predicted_{column}": row.predicted.harm,
+            f"predicted_{column}": row.predicted.degradation,
             f"measured_{column}": row.measured_degradation,
             f"measured_{column}_low": row.interval and row.interval[0],
             f"measured_{column}_high": row.interval and row.interval[1],
