@@ -21,17 +21,17 @@ def is_presenting() -> bool:
     return bool(st.session_state.get(PRESENT_KEY))
 
 
-def show_slide_bar(files: Sequence[str], place: int) -> None:
+def show_slide_bar(files: Sequence[str], index: int) -> None:
     """Begin a page in presenter mode: its style, and the buttons that the arrow keys press.
 
     Args:
         files: All pages, in the order they are shown.
-        place: The present one among them.
+        index: The present one among them.
     """
     if not is_presenting():
         return
-    if st.session_state.get(_PAGE) != files[place]:
-        st.session_state[_PAGE] = files[place]
+    if st.session_state.get(_PAGE) != files[index]:
+        st.session_state[_PAGE] = files[index]
         st.session_state[_AT] = 0
     st.session_state[_FIGURES] = []
     st.html(ASSETS / "present.css")
@@ -45,9 +45,9 @@ def show_slide_bar(files: Sequence[str], place: int) -> None:
                 key=f"slide_{label.lower()}",
                 icon=icon,
                 shortcut=key,
-                disabled=(step < 0 and place == 0 and st.session_state[_AT] == 0),
+                disabled=(step < 0 and index == 0 and st.session_state[_AT] == 0),
                 on_click=_step,
-                args=(step, tuple(files), place),
+                args=(step, tuple(files), index),
             )
         st.button(
             "Leave",
@@ -68,13 +68,13 @@ def is_on_screen(key: str) -> bool:
     return figures.index(key) == st.session_state.get(_AT, 0)
 
 
-def _step(step: int, files: tuple[str, ...], place: int) -> None:
+def _step(step: int, files: tuple[str, ...], index: int) -> None:
     """Show the next figure, or the next page where this one has no more."""
     at = st.session_state.get(_AT, 0) + step
     if 0 <= at < len(st.session_state.get(_FIGURES, ())):
         st.session_state[_AT] = at
-    elif 0 <= place + step < len(files):
-        open_next(files[place + step])
+    elif 0 <= index + step < len(files):
+        open_next(files[index + step])
 
 
 def _leave() -> None:

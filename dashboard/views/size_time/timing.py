@@ -189,7 +189,7 @@ def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
         alt=describe_layer_times(times, timing),
         about="\n\n".join(
             (
-                "Two dots a layer: blue in float, orange on integers. An orange line is time "
+                "Two dots per layer: blue in float, orange on integers. An orange line is time "
                 "saved, a blue one time lost; dotted grey: neither is clearly faster. The largest "
                 "gain stands on top.",
                 "Small layers lose where rounding the input and launching the kernel cost more "

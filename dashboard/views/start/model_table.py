@@ -21,7 +21,7 @@ HEADS = ("", "Model", "Parameters", "Size, float → int8", "Right, float → in
 
 
 def show_model_table(shown: Run | None) -> None:
-    """Draw one row a model; its button shows the stored result, or analyses the model."""
+    """Draw one row per model; its button shows the stored result, or analyses the model."""
     names = service.model_names()
     with st.container(gap=None, key="model_table"):
         _row([f":small[**{head}**]" if head else "" for head in HEADS])

@@ -1,8 +1,8 @@
 """The configuration that somebody tries on the What-if page, and its place in the link.
 
-The link holds one letter a layer in its key `whatif`; nothing stands there while the configuration
-is that of the run shown. The field behind it is the one truth: rows, presets and chart points all
-write into it.
+The link holds one letter per layer in its key `whatif`; nothing stands there while the
+configuration is that of the run shown. The field behind it is the one truth: rows, presets and
+chart points all write into it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs with a range a batch: their figures, the words for them, and runs that have none yet."""
+"""Inputs with a range per batch: their figures, the words for them, and runs that have none yet."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_no_rules_are_compared() -> None:
     entry = make_dynamic_report().layer(LAYER).input
     assert entry is not None
     layout = range_choices(entry, "Inputs").to_plotly_json()["layout"]
-    assert "No rule chooses this range" in str(layout["annotations"])
+    assert "No range estimator chooses this range" in str(layout["annotations"])
     assert "channel" not in str(layout["annotations"])
 
 
@@ -277,7 +277,7 @@ def test_the_other_tabs_are_alive(tab: str) -> None:
 
     text = texts(app)
     if tab == "Ranges":
-        assert "No rule chooses this range" in text
+        assert "No range estimator chooses this range" in text
     if tab == "One value":
         assert "of the first batch" in text
         assert figure(app, "One value on the grid of its batch")
@@ -292,7 +292,7 @@ def test_a_fixed_range_can_be_asked_for_instead(monkeypatch: pytest.MonkeyPatch)
     app = open_layer(make_dynamic_report(), tab="Ranges")
 
     widget(app, "selectbox", "A fixed range for this layer").set_value("minmax").run()
-    widget(app, "button", "Use this rule and re-run").click().run()
+    widget(app, "button", "Use it and re-run").click().run()
 
     assert_alive(app)
     own = asked[0].layer_scheme(LAYER)
@@ -374,11 +374,11 @@ def test_the_form_chooses_between_fixed_and_dynamic_ranges() -> None:
     app = form(f"{SMALL} int8_per_channel")
     assert widget(app, "radio", "Range of the inputs").value == "Fixed by calibration"
 
-    widget(app, "radio", "Range of the inputs").set_value("Anew for each batch").run()
+    widget(app, "radio", "Range of the inputs").set_value("Dynamic, per batch").run()
 
     assert_alive(app)
     assert activation(app) == TensorScheme(symmetric=False, is_dynamic=True)
-    rules = [w for w in app.selectbox if w.label == "Range rule"]
+    rules = [w for w in app.selectbox if w.label == "Range estimator"]
     assert len(rules) == 1, "the rule for inputs is gone: it would be read by nothing"
     assert f"measured in batches of up to {service.BATCH_SIZE} samples" in texts(app)
 
@@ -389,7 +389,7 @@ def test_the_form_chooses_between_fixed_and_dynamic_ranges() -> None:
 def test_a_rule_chosen_before_does_not_stop_the_range_from_being_dynamic() -> None:
     app = form(f"{SMALL} int8_entropy")
 
-    widget(app, "radio", "Range of the inputs").set_value("Anew for each batch").run()
+    widget(app, "radio", "Range of the inputs").set_value("Dynamic, per batch").run()
 
     assert_alive(app)
     assert activation(app) == TensorScheme(is_dynamic=True)

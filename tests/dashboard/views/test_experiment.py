@@ -436,7 +436,7 @@ def test_each_widget_changes_its_setting(
 
 def test_the_two_range_rules_are_separate() -> None:
     app = open_experiment()
-    weights, inputs = (w for w in app.selectbox if w.label == "Range rule")
+    weights, inputs = (w for w in app.selectbox if w.label == "Range estimator")
     weights.set_value("percentile")
     inputs.set_value("entropy")
     app.run()

@@ -91,7 +91,7 @@ def test_parts_and_widths_are_kept_apart_and_offered() -> None:
     app = open_app(LINK, page=PAGE)
     assert_alive(app)
     assert len(figures(app)) == 4
-    button(app, "One at a time, weights only, 8 and 4 bits").click().run()
+    button(app, "Single-layer, weights only, 8 and 4 bits").click().run()
 
     assert_alive(app)
     assert app.segmented_control(key="parts").value == "Weights only"
@@ -113,10 +113,10 @@ def test_what_is_not_measured_is_offered_with_the_number_of_runs() -> None:
 
     assert_alive(app)
     assert not figures(app)
-    assert "one at a time, weights only, 8, 4 and 2 bits" in texts(app)
+    assert "single-layer, weights only, 8, 4 and 2 bits" in texts(app)
     assert f"{4 * (count + 1)} runs of the model" in texts(app)
     assert not button(app, "Measure sensitivity").disabled
-    button(app, "One at a time").click().run()
+    button(app, "Single-layer").click().run()
     assert len(figures(app)) == 4
 
 
@@ -174,7 +174,7 @@ def test_a_run_opens_with_the_only_sweep_that_was_measured() -> None:
     app = open_app(LINK, page=PAGE)
 
     assert_alive(app)
-    assert app.segmented_control(key="direction").value == "Leave one out"
+    assert app.segmented_control(key="direction").value == "Leave-one-out"
     assert app.segmented_control(key="parts").value == "Weights only"
     assert len(figures(app)) == 5
 
@@ -182,7 +182,7 @@ def test_a_run_opens_with_the_only_sweep_that_was_measured() -> None:
 def test_a_link_that_asks_for_a_sweep_is_not_overruled() -> None:
     keep_run(make_options(Sweep("leave_one_out", "weights", (4, 2))))
 
-    app = open_app({**LINK, "direction": "Leave one out"}, page=PAGE)
+    app = open_app({**LINK, "direction": "Leave-one-out"}, page=PAGE)
 
     assert app.segmented_control(key="parts").value == "Weights and inputs"
     assert "Not measured yet" in texts(app)

@@ -278,17 +278,17 @@ def test_a_row_says_what_the_layer_does_alone_and_whether_that_was_measured(
 ) -> None:
     layer = example.response.layers[0]
     effect = LayerEffect(0.01234, is_measured=True, interval=(0.01, 0.015))
-    name, kind, harm = row_text(example, layer, effect, None, is_worst=True).split("  \n")
+    name, kind, degradation = row_text(example, layer, effect, None, is_worst=True).split("  \n")
     assert name == f"**{layer}**"
     assert "weights" in kind
     assert "worst" in kind
-    assert harm == ":small[:gray[KL 0.0123 alone, measured]]"
+    assert degradation == ":small[:gray[KL 0.0123 alone, measured]]"
     predicted = LayerEffect(0.01234, is_measured=False)
     assert "KL 0.012 alone, predicted" in row_text(example, layer, predicted, None, is_worst=False)
     assert "as trained" in row_text(example, layer, None, None, is_worst=False)
 
 
-def test_a_row_says_what_no_harm_means(example: Prediction) -> None:
+def test_a_row_says_what_no_degradation_means(example: Prediction) -> None:
     report = example.response.report
     first, second, *others = report.layers
     layers = (replace(first, reaches_output=False), second, *others)
