@@ -158,12 +158,14 @@ def _numbers(numbers: Iterable[KeyNumber]) -> str:
 
 
 def _section(index: int, section: Section) -> str:
-    text = html.escape(section.text)
+    picture = section.picture
+    text = html.escape(f"{picture.alt} {section.remark}".strip())
     return (
         f"<section><h2>{html.escape(section.title)}</h2>\n"
         f"<figure data-figure='figure-{index}' role='figure' aria-label='{text}'>"
         f"<div></div><figcaption>{text}</figcaption></figure>\n"
-        f"<script type='application/json' id='figure-{index}'>{_figure_json(section.figure)}"
+        "<script type='application/json' "
+        f"id='figure-{index}'>{_figure_json(picture.figure)}"
         "</script></section>"
     )
 

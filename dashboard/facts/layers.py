@@ -15,6 +15,7 @@ from dashboard.words.formatting import (
     format_percent,
     format_shape,
     format_span,
+    percent,
 )
 from dashboard.words.recipes import describe_scheme
 from quant_engine.report import ErrorMetrics, LayerReport, TensorReport, TimingReport
@@ -57,11 +58,6 @@ def layer_row(layer: LayerReport, timing: TimingReport | None = None) -> dict[st
         **time_row(layer.name, timing),
         **execution_columns(layer.name, timing),
     }
-
-
-def percent(share: float | None) -> float | None:
-    """Return a share from 0 to 1 in percent."""
-    return None if share is None else 100.0 * share
 
 
 def error_row(error: ErrorMetrics | None) -> dict[str, Any]:

@@ -115,9 +115,9 @@ def test_what_matters_stands_first_and_names_the_culprit() -> None:
         "Errors of the weights in steps of the grid",
         "Errors of the inputs in steps of the grid",
     ]
-    assert found[0].text.startswith("conv1 costs the output most: ")
-    assert found[0].text.endswith("the answer moves by 2 nats.")
-    assert found[0].figure.layout.yaxis.ticktext[0] == "conv1"
+    assert found[0].picture.alt.startswith("conv1 costs the output most: ")
+    assert found[0].picture.alt.endswith("the answer moves by 2 nats.")
+    assert found[0].picture.figure.layout.yaxis.ticktext[0] == "conv1"
 
 
 def test_figures_carry_their_own_colours_and_no_other_template() -> None:
@@ -256,8 +256,8 @@ def test_several_widths_give_a_grid_and_a_ranking_each() -> None:
         f"{name}: ranked at 8 bits",
         f"{name}: ranked at 4 bits",
     ]
-    assert "; all layers together: " in found[0].text
-    assert "compared on the same samples" in found[1].text
+    assert "; all layers together: " in found[0].picture.alt
+    assert "compared on the same samples" in found[1].remark
     text = to_html(make_report(), (measured,)).decode()
     assert html.escape(name) in text
 
