@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
 from dashboard.facts.accuracy import change_text, output_change, share_text
+from dashboard.facts.columns import SQNRS, columns
 from dashboard.facts.coverage import coverage_remark, coverage_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.facts.executions import (
@@ -18,7 +19,6 @@ from dashboard.facts.executions import (
     execution_words,
 )
 from dashboard.facts.layer_times import layer_times
-from dashboard.facts.layers import layer_sqnrs
 from dashboard.facts.metrics import available_metrics
 from dashboard.facts.ranking import describe_ties, rank_layers
 from dashboard.facts.timing_verdicts import timing_words
@@ -40,13 +40,11 @@ from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
     format_bytes,
-    format_count,
     format_db,
     format_nats,
     format_percent,
 )
-from dashboard.words.recipes import DYNAMIC_INPUT
-from quant_engine.report import LayerReport, ModelReport, SensitivityReport, TimingReport
+from quant_engine.report import ModelReport, SensitivityReport
 
 MOST_LAYERS = 40
 """Rankings in the file show at most this many layers; its tables and data show all."""
@@ -65,6 +63,11 @@ class Section:
     title: str
     picture: Picture
     remark: str = ""
+
+    @property
+    def text(self) -> str:
+        """All that is said about it."""
+        return f"{self.picture.alt} {self.remark}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,51 +209,27 @@ def _timing_sections(report: ModelReport) -> list[Section]:
     return found
 
 
-LAYER_COLUMNS = (
-    ("Layer", False),
-    ("Kind", False),
-    ("Status", False),
-    ("Weight bits", True),
-    ("Input bits", False),  # a range per batch is told in words
-    ("Weight SQNR (dB)", True),
-    ("Input SQNR (dB)", True),
-    ("Local SQNR (dB)", True),
-    ("Accumulated SQNR (dB)", True),
-    ("Weights clipped (%)", True),
-    ("Inputs clipped (%)", True),
-    ("Float (bytes)", True),
-    ("Quantized (bytes)", True),
-    ("On integers", False),
+ON_INTEGERS = "On integers"
+LAYER_COLUMNS = columns(
+    "layer",
+    "kind",
+    "status",
+    "weight_bits",
+    "input_bits",
+    *SQNRS,
+    "weight_clipped_percent",
+    "input_clipped_percent",
+    "float_kb",
+    "quantized_kb",
 )
-"""Columns of the report's table, and whether they hold numbers."""
 
 
-def layer_cells(layer: LayerReport, timing: TimingReport | None = None) -> tuple[str, ...]:
-    """Return one row of the report's table as text; units stand in the column names."""
-    weight, entry = layer.weight, layer.input
-    status = layer.status if layer.is_quantized else f"{layer.status}: {layer.reason}"
-    return (
-        layer.name,
-        layer.kind,
-        status,
-        MISSING if weight is None else str(weight.scheme.bits),
-        _input_bits(layer),
-        *(format_db(value).removesuffix(" dB") for value in layer_sqnrs(layer).values()),
-        *(
-            MISSING
-            if tensor is None
-            else format_percent(tensor.error.clipped_fraction).removesuffix(" %")
-            for tensor in (weight, entry)
-        ),
-        format_count(layer.size.float_bytes),
-        format_count(layer.size.quantized_bytes),
-        execution_words(execution_of(timing, layer.name)),
-    )
-
-
-def _input_bits(layer: LayerReport) -> str:
-    if layer.input_scheme is not None and layer.has_dynamic_input:
-        return f"{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
-    if layer.input is not None:
-        return str(layer.input.scheme.bits)
-    return MISSING
+def layer_table(report: ModelReport) -> list[dict[str, str]]:
+    """Return the report's table as text, one row per layer; units stand in the names."""
+    return [
+        {
+            **{column.title: column.cell(layer) for column in LAYER_COLUMNS},
+            ON_INTEGERS: execution_words(execution_of(report.timing, layer.name)),
+        }
+        for layer in report.layers
+    ]

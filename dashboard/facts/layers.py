@@ -142,17 +142,6 @@ def time_row(name: str, timing: TimingReport | None) -> dict[str, Any]:
     }
 
 
-def layer_sqnrs(layer: LayerReport) -> dict[str, float | None]:
-    """Return the four SQNRs of a layer in dB: weight, input, local, accumulated."""
-    errors = {
-        "weight": layer.weight_error,
-        "input": input_error(layer),
-        "local": layer.local_error,
-        "accumulated": layer.accumulated_error,
-    }
-    return {part: None if error is None else error.sqnr_db for part, error in errors.items()}
-
-
 Rows = list[dict[str, str]]
 
 

@@ -32,8 +32,8 @@ def agreement_picture(
         agreement_figure(agreement, metric, selected=selected),
         describe_agreement(agreement, metric),
         (
-            f"One point per layer. Across: its rank by {agreement.proxy.label} "
-            f"({agreement.proxy.about}). Upwards: its measured rank.",
+            f"One point per layer. Across: its rank by {agreement.proxy.label}. Upwards: its "
+            f"measured rank. {agreement.proxy.label}: {agreement.proxy.about}",
             "On the dotted line the proxy metric is right. Above the line it makes too much of "
             "a layer, below the line it overlooks one that matters.",
             "A rank correlation near +1 means the proxy metric would do for this model; it "

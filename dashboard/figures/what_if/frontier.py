@@ -226,7 +226,7 @@ def _measured_traces(
     heights = [place(p.measured or 0.0) for p in run]
     spans = [p.interval and (place(p.interval[0]), place(p.interval[1])) for p in run]
     return [
-        line(joints["x"], joints["y"], GOOD),
+        line(joints["x"], joints["y"], GOOD, name="predicted to measured", showlegend=False),
         dots(
             [p.model_bytes for p in run],
             heights,

@@ -263,8 +263,8 @@ def _show_correlations(found: Mapping[str, Agreement]) -> None:
                 f"τ = {correlation_text(agreement.kendall)}",
                 delta_color="off",
                 delta_arrow="off",
-                help=f"Proxy metric: {agreement.proxy.about}, for "
-                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
+                help=f"Proxy metric for {plural(len(agreement.pairs), 'layer')}. "
+                f"{agreement.proxy.about} ρ is Spearman's rank correlation, "
                 "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
                 "−1 the opposite.",
                 width=260,

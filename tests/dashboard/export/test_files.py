@@ -12,7 +12,7 @@ import pytest
 from dashboard.data.sweeps import Sweep
 from dashboard.export import files
 from dashboard.export.files import sensitivity_to_json, to_html, to_json, to_layer_csv
-from dashboard.export.sections import LAYER_COLUMNS, key_numbers, layer_cells, sections
+from dashboard.export.sections import key_numbers, layer_table, sections
 from dashboard.facts.culprit import OutputEffects
 from quant_engine.report import (
     Coverage,
@@ -41,7 +41,7 @@ def page(report: ModelReport, **settings: str) -> str:
 
 
 def figures(text: str) -> list[dict[str, object]]:
-    found = re.findall(r"<script type='application/json' id='figure-\d+'>(.*?)</script>", text)
+    found = re.findall(r'<script type="application/json" id="figure-\d+">(.*?)</script>', text)
     return [json.loads(spec) for spec in found]
 
 
@@ -142,11 +142,10 @@ def test_every_layer_has_a_row_with_units_in_the_head() -> None:
     text = page(make_report())
 
     assert text.count("<tr>") == 1 + len(make_report().layers)
-    names = [name for name, _ in LAYER_COLUMNS]
-    assert "Local SQNR (dB)" in names
-    cells = dict(zip(names, layer_cells(make_report().layer(EXACT_LAYER)), strict=True))
-    assert cells["Weight SQNR (dB)"] == "exact"
-    kept = dict(zip(names, layer_cells(make_report().layer(EXCLUDED_LAYER)), strict=True))
+    rows = {row["Layer"]: row for row in layer_table(make_report())}
+    assert "Local SQNR (dB)" in rows[EXACT_LAYER]
+    assert rows[EXACT_LAYER]["Weight SQNR (dB)"] == "exact"
+    kept = rows[EXCLUDED_LAYER]
     assert kept["Status"].startswith("excluded: ")
     assert kept["Weight bits"] == "–"
 
@@ -231,9 +230,7 @@ def test_json_from_before_integers_were_timed_reads() -> None:
 
 def test_dynamic_inputs_are_not_called_float() -> None:
     report = make_dynamic_report()
-    cells = dict(
-        zip((name for name, _ in LAYER_COLUMNS), layer_cells(report.layers[0]), strict=True)
-    )
+    cells = layer_table(report)[0]
 
     assert cells["Input bits"] == "8, dynamic (per batch)"
     assert "dynamic (per batch)" in page(report)
