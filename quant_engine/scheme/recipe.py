@@ -58,7 +58,7 @@ class TensorScheme:
     def __post_init__(self) -> None:
         if not is_whole_number(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
             raise SchemeError(
-                f"bits is {self.bits!r}. It must be a whole number from {MIN_BITS} to {MAX_BITS}."
+                f"bits is {self.bits!r}. It must be an integer from {MIN_BITS} to {MAX_BITS}."
             )
         require_bool("symmetric", self.symmetric)
         require_choice("granularity", self.granularity, GRANULARITIES)
@@ -134,6 +134,11 @@ class LayerScheme:
                 "activation granularity is 'per_channel'. Only 'per_tensor' is allowed: an input "
                 "scale that differs between channels cannot be taken out of the integer sum."
             )
+
+    @property
+    def has_calibrated_input(self) -> bool:
+        """Whether the input is rounded to a grid that calibration chooses beforehand."""
+        return self.activation is not None and not self.activation.is_dynamic
 
     def with_bits(self, weight_bits: int, activation_bits: int | None = None) -> LayerScheme:
         """Return a copy with other bit widths; None keeps the activation's."""
