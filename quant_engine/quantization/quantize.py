@@ -5,7 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from quant_engine.errors import require_choice
-from quant_engine.execution.convert import EXECUTIONS, SIMULATED, convert_execution
+from quant_engine.execution.convert import (
+    EXECUTIONS,
+    SIMULATED,
+    convert_execution,
+    remember_inputs,
+)
 from quant_engine.model.batches import Data, count_batches
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.preparation.selection import list_layers
@@ -58,6 +63,8 @@ def quantize_model(
         calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
     plans = plan_layers(prepared, recipe, calibration)
     quantized = convert(prepared.model, plans, calibration, meter)
+    if prepared.samples is not None:
+        remember_inputs(quantized, prepared.samples)
     if execution == SIMULATED or not any(plan.scheme for plan in plans):
         return quantized
     return convert_execution(quantized, execution)
