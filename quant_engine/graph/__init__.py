@@ -2,9 +2,22 @@
 
 from quant_engine.graph.capture import Program, capture_graph, capture_program
 from quant_engine.graph.forms import put_together, take_apart
+from quant_engine.graph.layer_calls import (
+    CONVOLUTIONS,
+    LAYERS,
+    LINEAR,
+    TRANSPOSED,
+    LayerCalls,
+    value_readers,
+)
 from quant_engine.graph.nodes import attribute_of, module_path
 
 __all__ = [
+    "CONVOLUTIONS",
+    "LAYERS",
+    "LINEAR",
+    "TRANSPOSED",
+    "LayerCalls",
     "Program",
     "attribute_of",
     "capture_graph",
@@ -12,4 +25,5 @@ __all__ = [
     "module_path",
     "put_together",
     "take_apart",
+    "value_readers",
 ]

@@ -83,12 +83,12 @@ def _name_outputs(output: Any, judged: Tensor) -> tuple[str, list[str]]:
     items = [(key, value) for key, value in items if next(nested_tensors(value), None) is not None]
     names = [repr(str(key)) if is_named else f"output {key}" for key, _ in items]
     found = [any(t is judged for t in nested_tensors(value)) for _, value in items]
-    place = found.index(True) if True in found else 0
+    index = found.index(True) if True in found else 0
     if len(items) < 2:
         return "the output", []
-    ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f"number {place + 1}"
-    name = f", {names[place]}" if is_named else ""
-    return f"the {ordinal} of {len(items)} outputs{name}", [*names[:place], *names[place + 1 :]]
+    ordinal = _ORDINALS[index] if index < len(_ORDINALS) else f"number {index + 1}"
+    name = f", {names[index]}" if is_named else ""
+    return f"the {ordinal} of {len(items)} outputs{name}", [*names[:index], *names[index + 1 :]]
 
 
 def _how(tensor: Tensor, labels: Tensor | None, is_read: bool) -> str:

@@ -181,7 +181,9 @@ class LoweredModel(nn.Module):
         shapes = [tensor.shape for tensor in tensors]
         found = _Lowered(structure, shapes)
         if sum(entry.program is not None for entry in self._programs) >= _MOST_PROGRAMS:
-            found.reason = f"Inputs of more than {_MOST_PROGRAMS} kinds came; the model runs the others itself."
+            found.reason = (
+                f"Inputs of more than {_MOST_PROGRAMS} kinds came; the model runs the others."
+            )
             return found
         _, template = take_apart((tuple(args), dict(kwargs)))
         for sizes, free in _attempts(shapes, [entry.shapes for entry in alike]):
