@@ -100,7 +100,7 @@ def capture_program(
     shapes = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in free)
     with _capturing():
         # Also the lengths 0 and 1 are free then, where the forward does not ask for them.
-        with shape_settings.patch(backed_size_oblivious=True):
+        with shape_settings.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             program = torch.export.export(
                 holder, tuple(tensors), strict=False, dynamic_shapes=(shapes,)
             )

@@ -12,7 +12,19 @@ from typing import Any
 import torch
 from torch import SymBool, SymFloat, SymInt, Tensor, nn
 
-_ATOMS = (type(None), bool, int, float, complex, str, bytes, type, FunctionType, nn.Module, Enum)
+_ATOMS: tuple[type, ...] = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type,
+    FunctionType,
+    nn.Module,
+    Enum,
+)
 _ATOMS += (BuiltinFunctionType, MethodType, torch.dtype, torch.device, torch.Size)
 
 

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = Sequence[int]
+Pair = tuple[int, int]
 
 
 def max_pool_codes(
     codes: Tensor,
-    kernel: Pair,
-    stride: Pair = (),
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
     ceil_mode: bool = False,
 ) -> Tensor:
     """Pool unsigned codes (N, C, H, W) or (C, H, W) as `F.max_pool2d` would pool their values.
@@ -43,7 +43,7 @@ def max_pool_codes(
     return _pool_as_int16(codes, *arguments)
 
 
-def pair(value: Pair) -> Pair:
+def pair(value: Sequence[int]) -> Pair:
     """Return (vertical, horizontal) for one number or two."""
     return (value[0], value[-1])
 

@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.execution.kernels import Grid
+from quant_engine.execution.lowering.marking import LAYER
 from quant_engine.execution.lowering.patterns import (
-    LAYER,
     aten,
     clamp_of,
     input_of,
@@ -18,7 +18,7 @@ from quant_engine.execution.lowering.patterns import (
     is_idle,
     is_length,
     is_reshaping,
-    joined_nodes,
+    operands_of,
 )
 from quant_engine.execution.lowering.placement import Fusion, Placement, place_codes
 from quant_engine.execution.lowering.steps import (
@@ -148,8 +148,7 @@ class _Builder:
 
     def _passes_codes(self, node: fx.Node) -> bool:
         is_passing = is_reshaping(node) or is_choosing(node) or clamp_of(node)
-        sources = joined_nodes(node) or [input_of(node)]
-        return bool(is_passing) and any(s in self.placement.codes_only for s in sources)
+        return bool(is_passing) and any(s in self.placement.codes_only for s in operands_of(node))
 
     def _any_of(self, node: fx.Node) -> fx.Node:
         """Return a value in any form, which is float unless only its length is asked for."""
@@ -199,8 +198,7 @@ class _Builder:
         """Repeat on codes a step that does not mind them."""
         grid = self.placement.grids[node]
         qparams = self.placement.qparams[grid]
-        sources = joined_nodes(node) or [input_of(node)]
-        codes = {s: self._codes_of(s, grid) for s in sources if s is not None}
+        codes = {source: self._codes_of(source, grid) for source in operands_of(node)}
         activation = clamp_of(node)
         if activation:
             made = self._call("clamp", ClampCodes(qparams, activation), *codes.values())

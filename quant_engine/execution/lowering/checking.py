@@ -45,6 +45,8 @@ def _simulated(model: nn.Module) -> nn.Module:
     for module in copied.modules():
         if isinstance(module, QuantizedLayer):
             module.integer_form = None
+            module._forward_hooks.clear()  # what watches a layer sees real calls only
+            module._forward_pre_hooks.clear()
     return copied
 
 

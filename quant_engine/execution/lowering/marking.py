@@ -35,6 +35,10 @@ def _(x: Tensor, name: str, arguments: list[int]) -> Tensor:
     return layer.compute(x.float(), weight, bias, *given)
 
 
+LAYER = torch.ops.quant_engine.layer.default
+"""The operation that a captured graph has for a call of a quantized layer."""
+
+
 class LayerMark(IntegerForm):
     """Stands in for a layer's arithmetic while its model is captured.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from quant_engine.execution.integer import why_not_integer
-from quant_engine.execution.lowering.marking import layer_call
+from quant_engine.execution.lowering.marking import LAYER
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.modules import has_hooks
 
@@ -18,8 +18,6 @@ RELU = "relu"
 RELU6 = "relu6"
 
 aten = torch.ops.aten
-LAYER = torch.ops.quant_engine.layer.default
-assert layer_call  # importing it registers the operation
 
 _MOVING = frozenset(
     {
@@ -72,6 +70,12 @@ def joined_nodes(node: fx.Node) -> list[fx.Node] | None:
     assert isinstance(parts, list | tuple)
     is_float = all(is_tensor(p) and p.meta["val"].dtype == torch.float32 for p in parts)  # type: ignore[union-attr]
     return list(parts) if is_float else None  # type: ignore[arg-type]
+
+
+def operands_of(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes whose values a node moves or clamps: its first argument, or several."""
+    source = input_of(node)
+    return joined_nodes(node) or ([] if source is None else [source])
 
 
 def clamp_of(node: fx.Node) -> str:
@@ -129,7 +133,7 @@ def is_idle(node: fx.Node, tensors: Mapping[str, Any]) -> bool:
         for argument in source.args[1:5]
     ]
     neutral = (1.0, 0.0, 0.0, 1.0)
-    return source.args[6] == 0.0 and all(
+    return bool(source.args[6] == 0.0) and all(
         value is None or (isinstance(value, Tensor) and bool((value == expected).all()))
         for value, expected in zip(values, neutral, strict=True)
     )

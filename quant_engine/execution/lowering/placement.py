@@ -18,12 +18,11 @@ from quant_engine.execution.lowering.patterns import (
     added_nodes,
     clamp_of,
     gelu_of,
-    input_of,
     is_choosing,
     is_length,
     is_reshaping,
-    joined_nodes,
     lowerable_layer,
+    operands_of,
 )
 from quant_engine.layers import QuantizedLayer, QuantizedLinear
 from quant_engine.tensors.affine import QParams
@@ -119,8 +118,7 @@ def _wanted_by(user: fx.Node, node: fx.Node, placement: Placement) -> Grid | Non
         placement.qparams[grid] = layer.input_qparams
         return grid
     passes_codes = is_reshaping(user) or is_choosing(user) or clamp_of(user)
-    is_operand = input_of(user) is node or node in (joined_nodes(user) or ())
-    if not passes_codes or not is_operand or user not in placement.codes_only:
+    if not passes_codes or node not in operands_of(user) or user not in placement.codes_only:
         return None
     return placement.grids[user]
 

@@ -7,7 +7,7 @@ those codes stand for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class MaxPoolCodes(LoweredStep):
         """Pool codes, or the values they stand for."""
         if self.is_integer:
             return max_pool_codes(x, *self.arguments)
-        return torch.ops.aten.max_pool2d.default(x, *self.arguments)
+        return cast(Tensor, torch.ops.aten.max_pool2d.default(x, *self.arguments))
 
 
 class LayerWithArguments(nn.Module):
