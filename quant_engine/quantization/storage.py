@@ -288,6 +288,7 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
         key = tensor_name(stored.name, "input_scale")
         layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
         model = replace_module(model, stored.name, layer)
+    _add_biases(model, tensors)
     expected = {aliases.get(name, name) for name in model.state_dict()}
     stored_names = tensors.keys() | {extra.name for extra in structure.extra_states}
     for what, names in (
@@ -301,6 +302,16 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
                 "Give a model of the architecture that was saved."
             )
     return model
+
+
+def _add_biases(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a bias to every layer that has none in the model, and one in the file: by a remedy."""
+    for name, module in model.named_modules():
+        bias = tensors.get(tensor_name(name, "bias"))
+        width = getattr(module, "out_features", getattr(module, "out_channels", None))
+        has_none = "bias" in module._parameters and module._parameters["bias"] is None
+        if bias is not None and has_none and bias.shape == (width,) and bias.is_floating_point():
+            module.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
 
 
 def _empty_layer(module: nn.Module, stored: StoredLayer) -> QuantizedLayer:
