@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
 from quant_engine.layers.grids import empty_grids, grid_of
 from quant_engine.layers.precision import full_precision
-from quant_engine.model.modules import copy_hooks
+from quant_engine.model.modules import add_bias, copy_hooks, has_added_bias
 from quant_engine.scheme import LayerScheme, TensorScheme
 from quant_engine.tensors.affine import (
     QParams,
@@ -110,6 +110,8 @@ class QuantizedLayer(nn.Module):
         self.weight = module.weight  # type: ignore[assignment]
         self.weight_dtype = self.weight.dtype
         self.register_parameter("bias", getattr(module, "bias", None))
+        if has_added_bias(module) and self.bias is not None:
+            add_bias(self, self.bias.detach())
 
     @classmethod
     def like(cls, module: nn.Module, scheme: LayerScheme) -> Self:

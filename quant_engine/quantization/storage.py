@@ -22,7 +22,7 @@ from quant_engine.errors import SchemeError, StorageError
 from quant_engine.execution.lowering import is_lowered
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.model.copying import copy_model
-from quant_engine.model.modules import replace_module
+from quant_engine.model.modules import add_bias, has_added_bias, replace_module
 from quant_engine.preparation.batchnorm import Folding
 from quant_engine.preparation.prepared_model import fold, folded_batchnorms, prepare
 from quant_engine.quantization.tensor_file import TensorAlias, stored_tensors, tensor_name
@@ -81,6 +81,7 @@ class StoredModel:
         aliases: Tensors that are shared.
         folded: The BatchNorms that were folded into the layers before them.
         extra_states: Plain values that modules keep besides tensors.
+        added_biases: Names of the layers that got a bias by a remedy.
     """
 
     format_version: int
@@ -89,6 +90,7 @@ class StoredModel:
     aliases: tuple[TensorAlias, ...]
     folded: tuple[Folding, ...]
     extra_states: tuple[ExtraState, ...]
+    added_biases: tuple[str, ...] = ()
 
 
 def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
@@ -118,6 +120,7 @@ def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
         aliases,
         folded_batchnorms(model),
         _extra_states(model),
+        tuple(name for name, module in model.named_modules() if has_added_bias(module)),
     )
     text = json.dumps(encode(structure), indent=1, allow_nan=False) + "\n"
     folder = Path(directory)
@@ -288,7 +291,7 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
         key = tensor_name(stored.name, "input_scale")
         layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
         model = replace_module(model, stored.name, layer)
-    _add_biases(model, tensors)
+    _add_biases(model, structure, tensors)
     expected = {aliases.get(name, name) for name in model.state_dict()}
     stored_names = tensors.keys() | {extra.name for extra in structure.extra_states}
     for what, names in (
@@ -304,14 +307,19 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
     return model
 
 
-def _add_biases(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a bias to every layer that has none in the model, and one in the file: by a remedy."""
-    for name, module in model.named_modules():
-        bias = tensors.get(tensor_name(name, "bias"))
+def _add_biases(model: nn.Module, structure: StoredModel, tensors: Mapping[str, Tensor]) -> None:
+    """Give a bias to the layers that a remedy gave one."""
+    modules = dict(model.named_modules())
+    for name in structure.added_biases:
+        module, bias = modules.get(name), tensors.get(tensor_name(name, "bias"))
         width = getattr(module, "out_features", getattr(module, "out_channels", None))
-        has_none = "bias" in module._parameters and module._parameters["bias"] is None
-        if bias is not None and has_none and bias.shape == (width,) and bias.is_floating_point():
-            module.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
+        has_none = module is not None and module._parameters.get("bias", bias) is None
+        if not has_none or bias is None or bias.shape != (width,) or not bias.is_floating_point():
+            raise StorageError(
+                f"The stored model adds a bias to {name!r}, which does not fit the model. Give a "
+                "model of the architecture that was saved."
+            )
+        add_bias(modules[name], torch.zeros_like(bias))
 
 
 def _empty_layer(module: nn.Module, stored: StoredLayer) -> QuantizedLayer:

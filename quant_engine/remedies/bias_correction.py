@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import primary_output, run_model, watched_layers
-from quant_engine.model.modules import count_parameter_uses
+from quant_engine.model.modules import add_bias, count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import Treatment
@@ -169,9 +169,11 @@ def _why_not(layer: QuantizedLayer, aim: ChannelMeans | None, uses: Mapping[int,
 
 def _add_to_bias(layer: QuantizedLayer, change: Tensor) -> None:
     """Change a layer's bias, in float; one that has none gets one."""
-    old = torch.zeros_like(change) if layer.bias is None else layer.bias.detach().double()
-    dtype = layer.weight_dtype if layer.bias is None else layer.bias.dtype
-    layer.bias = nn.Parameter((old + change).to(dtype), requires_grad=False)
+    if layer.bias is None:
+        add_bias(layer, change.to(layer.weight_dtype))
+    else:
+        old = layer.bias
+        layer.bias = nn.Parameter((old.detach() + change).to(old.dtype), old.requires_grad)
 
 
 def _share(shift: Tensor, rms: float) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quant_engine import (
     QuantizedLayer,
+    StorageError,
     analyze,
     load_quantized_model,
     quantize_model,
@@ -140,10 +141,26 @@ def test_new_biases_are_stored_and_computed_with(tmp_path: Path, execution: str)
 
     save_quantized_model(quantized, tmp_path)
     loaded = load_quantized_model(fill(Deep(), seed=1), tmp_path)
+    save_quantized_model(loaded, tmp_path)
+    loaded = load_quantized_model(fill(Deep(), seed=2), tmp_path)
 
     simulated = quantize_model(model, x, CORRECTED)
     assert torch.equal(loaded(x), simulated(x))
     torch.testing.assert_close(quantized(x), simulated(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_that_was_added_fits_only_a_layer_without_one(tmp_path: Path) -> None:
+    model, x = fill(nn.Sequential(nn.Linear(6, 4, bias=False))), seeded((9, 6))
+    save_quantized_model(quantize_model(model, x, CORRECTED), tmp_path)
+
+    with pytest.raises(StorageError, match="adds a bias to '0', which does not fit"):
+        load_quantized_model(fill(nn.Sequential(nn.Linear(6, 4))), tmp_path)
+    structure = tmp_path / "model.json"
+    structure.write_text(
+        structure.read_text().replace('"added_biases": [', '"added_biases": ["1",')
+    )
+    with pytest.raises(StorageError, match="adds a bias to '1'"):
+        load_quantized_model(model, tmp_path)
 
 
 def test_the_unequal_mobilenet_gains_what_the_prototype_gained() -> None:
