@@ -90,7 +90,7 @@ class StoredModel:
     aliases: tuple[TensorAlias, ...]
     folded: tuple[Folding, ...]
     extra_states: tuple[ExtraState, ...]
-    added_biases: tuple[str, ...] = ()
+    added_biases: tuple[str, ...]
 
 
 def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
