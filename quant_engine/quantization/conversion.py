@@ -10,7 +10,7 @@ from torch import nn
 
 from quant_engine.errors import DataError, NotCalibratedError, QuantizationError
 from quant_engine.layers import QuantizedLayer, get_quantized_type
-from quant_engine.model.modules import replace_module
+from quant_engine.model.modules import replace_modules
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import LayerInfo, list_layers
 from quant_engine.progress import ProgressMeter
@@ -106,12 +106,13 @@ def convert(
     chosen = [plan for plan in plans if plan.scheme is not None]
     shared: SharedCodes = {}
     originals = {plan.layer.name: model.get_submodule(plan.layer.name) for plan in chosen}
+    layers = {}
     for number, plan in enumerate(chosen, start=1):
         name = plan.layer.name
         assert plan.scheme is not None
-        layer = quantize_layer(name, originals[name], plan.scheme, calibration, shared)
-        model = replace_module(model, name, layer)
+        layers[name] = quantize_layer(name, originals[name], plan.scheme, calibration, shared)
         meter.step(f"quantize {name} (layer {number} of {len(chosen)})")
+    model = replace_modules(model, layers)
     _tie_biases(model, originals)
     return model
 

@@ -27,6 +27,7 @@ from dashboard.figures.layers.relative_errors import (
     relative_error_histograms,
 )
 from dashboard.session import run_state
+from dashboard.session.jobs import start_sensitivity
 from dashboard.session.link_check import check_link_word
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
@@ -114,7 +115,7 @@ def _show_four(run: Run) -> None:
             "Measure what each layer does to the output",
             key="overview_measure",
             icon=":material/play_arrow:",
-            on_click=run_state.start_sensitivity,
+            on_click=start_sensitivity,
             args=(run, Sweep()),
         )
     show_figure(

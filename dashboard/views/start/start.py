@@ -15,6 +15,7 @@ from dashboard.figures.layers.four_errors import (
 )
 from dashboard.figures.layers.pair import MOST_LAYERS, pair
 from dashboard.session import run_state
+from dashboard.session.link_widgets import go_to
 from dashboard.views.start.model_table import show_model_table, show_recent_runs
 from dashboard.views.start.pair_section import show_pair
 from dashboard.widgets.chart import show_figure
@@ -88,7 +89,7 @@ def _show_links() -> None:
         for page, label, icon in pages:
             st.page_link(page, label=label, icon=icon)
         if st.button("Set up your own run", icon=":material/science:", key="start_experiment"):
-            run_state.go_to("views/experiment/experiment.py")
+            go_to("views/experiment/experiment.py")
 
 
 def _open_story() -> None:

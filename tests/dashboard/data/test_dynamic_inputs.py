@@ -21,6 +21,7 @@ from dashboard.figures.tensor.codes import code_usage
 from dashboard.figures.tensor.distributions import value_histogram
 from dashboard.figures.tensor.range_choices import range_choices
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.experiment.live_table import rows_of
 from dashboard.words.recipes import (
     DYNAMIC_INPUT,
@@ -70,7 +71,7 @@ def spans(low: float, high: float) -> str:
 
 def open_layer(report: ModelReport, layer: str = LAYER, **link: str) -> AppTest:
     """Open the Layer page on the inputs of a kept run."""
-    run_state.store().put(Run(Settings("resnet", PRESETS["int8_dynamic"]), report))
+    store().put(Run(Settings("resnet", PRESETS["int8_dynamic"]), report))
     words = {"run": "resnet int8_dynamic", "layer": layer, "part": "Inputs"}
     words["overview"] = "Inputs (steps)"
     app = open_app({**words, **link}, page="views/layer/layer.py")
@@ -366,7 +367,7 @@ def widget(app: AppTest, kind: str, label: str) -> Any:
 
 
 def activation(app: AppTest) -> TensorScheme | None:
-    settings: Settings = app.session_state["draft_settings"]
+    settings: Settings = app.session_state["session"].draft
     return settings.recipe.activation
 
 
@@ -399,7 +400,7 @@ def test_bits_of_single_layers_keep_the_dynamic_range() -> None:
     app = form(f"{SMALL} int8_dynamic bits:network.0:4:6")
 
     assert_alive(app)
-    settings: Settings = app.session_state["draft_settings"]
+    settings: Settings = app.session_state["session"].draft
     own = settings.recipe.layer_scheme("network.0")
     assert own is not None
     assert own.activation is not None

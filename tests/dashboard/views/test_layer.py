@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.layer.tensor import TABS
 from dashboard.widgets.chart import selected_name
 from dashboard.work import service
@@ -51,7 +52,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
 def open_layer(layer: str = LAYER, report: ModelReport | None = None, **link: str) -> AppTest:
     """Open the page on a run that is kept already."""
-    run_state.store().put(Run(SETTINGS, report or make_report()))
+    store().put(Run(SETTINGS, report or make_report()))
     app = open_app({**LINK, "layer": layer, **link}, page=PAGE)
     assert_alive(app)
     return app

@@ -16,7 +16,7 @@ from dashboard.data.settings import Settings
 from dashboard.data.sweeps import Sweep
 from dashboard.facts.metrics import METRICS
 from dashboard.facts.ranking import rank_layers
-from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.sensitivity.table import chosen_names, column_settings, table_rows
 from dashboard.work import service
 from quant_engine.errors import DataError
@@ -67,7 +67,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 
 def keep_run(*sensitivities: SensitivityReport, **changes: Any) -> Run:
     run = Run(SETTINGS, changes.pop("report", make_report()), sensitivities, **changes)
-    run_state.store().put(run)
+    store().put(run)
     return run
 
 
@@ -418,7 +418,7 @@ def test_the_real_engine_measures_and_keeps_chosen_layers_in_float() -> None:
     wait_for_jobs(app)
     assert_alive(app)
     assert len(figures(app)) == 4
-    run = run_state.store().get(Settings("mlp", PRESETS["int8_symmetric"]).run_id)
+    run = store().get(Settings("mlp", PRESETS["int8_symmetric"]).run_id)
     assert run is not None
     assert run.sensitivity is not None
     last = run.sensitivity.cumulative[-1].layer

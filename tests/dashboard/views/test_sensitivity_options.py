@@ -14,6 +14,7 @@ from dashboard.data.sweeps import Sweep, split_options
 from dashboard.facts.metrics import METRICS
 from dashboard.facts.ranking import rank_layers
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.sensitivity.table import describe_bits, give_bits_and_rerun
 from dashboard.views.sensitivity.unmeasured import describe_work
 from dashboard.words.formatting import format_bytes
@@ -46,7 +47,7 @@ def _fail(*_: object, **__: object) -> None:
 
 def keep_run(*sensitivities: SensitivityReport, settings: Settings = SETTINGS) -> Run:
     run = Run(settings, make_report(), sensitivities)
-    run_state.store().put(run)
+    store().put(run)
     return run
 
 
@@ -268,7 +269,7 @@ def test_measuring_asks_the_engine_for_the_sweep(monkeypatch: pytest.MonkeyPatch
     assert_alive(app)
     assert asked == [WIDE]
     assert len(figures(app)) == 5
-    kept = run_state.store().get(SETTINGS.run_id)
+    kept = store().get(SETTINGS.run_id)
     assert kept is not None
     assert kept.sensitivity_for(WIDE) == make_options(WIDE)
     assert kept.sensitivity_for(Sweep()) is None
