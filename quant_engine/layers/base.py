@@ -321,7 +321,7 @@ class QuantizedLayer(nn.Module):
         self._store(QuantizedTensor.empty(weight, self.scheme.weight, self.channel_axis))
         activation, self.input_grid = self.scheme.activation, None
         if has_input_grid and activation is not None and not activation.is_dynamic:
-            one = torch.ones((), device=weight.device)
+            one = torch.ones((), dtype=torch.float32, device=weight.device)
             grid = QParams(one, one.int(), activation.qmin, activation.qmax, None)
             self.input_grid = StoredGrid(grid, activation)
 

@@ -95,7 +95,8 @@ class QuantizedTensor(StoredGrid):
     def empty(cls, values: Tensor, scheme: TensorScheme, channel_axis: int) -> Self:
         """Return codes 0 and scales 1 of the shapes that a tensor would have, to be filled."""
         axis = channel_axis if scheme.is_per_channel else None
-        scale = torch.ones(() if axis is None else values.shape[axis], device=values.device)
+        shape = () if axis is None else (values.shape[axis],)
+        scale = torch.ones(shape, dtype=torch.float32, device=values.device)
         qparams = QParams(scale, torch.zeros_like(scale).int(), scheme.qmin, scheme.qmax, axis)
         codes = torch.zeros_like(values, dtype=torch.int8, requires_grad=False)
         return cls(codes, qparams, scheme, values.dtype)
