@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quant_engine.errors import SchemeError, StorageError
 from quant_engine.execution.lowering import is_lowered
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
+from quant_engine.layers.quantized_tensor import StoredGrid
 from quant_engine.model.copying import copy_model
 from quant_engine.model.modules import add_bias, has_added_bias, replace_module
 from quant_engine.preparation.batchnorm import Folding
@@ -240,7 +241,7 @@ def _read_tensors(path: Path, structure: StoredModel) -> dict[str, Tensor]:
     with storage_errors(str(path)):
         tensors = safetensors.torch.load(content)
         for layer in structure.layers:
-            name, bits = tensor_name(layer.name, "quantized_weight"), layer.scheme.weight.bits
+            name, bits = tensor_name(layer.name, "stored_weight.codes"), layer.scheme.weight.bits
             if name in tensors and bits < MAX_BITS:
                 if min(layer.weight_shape, default=0) < 0:
                     raise StorageError(f"{name} has the shape {layer.weight_shape}.")
@@ -256,16 +257,17 @@ def _check_grid(
     layer: StoredLayer, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]
 ) -> None:
     """Raise StorageError unless the layer's scales are positive, and its codes codes."""
-    for part, scheme in (("weight", layer.scheme.weight), ("input", layer.scheme.activation)):
-        for tensor in ("scale", "zero_point", *(("codes",) if part == "weight" else ())):
-            attribute = "quantized_weight" if tensor == "codes" else f"{part}_{tensor}"
-            name = tensor_name(layer.name, attribute)
+    stored = (("stored_weight", layer.scheme.weight), ("input_grid", layer.scheme.activation))
+    for part, scheme in stored:
+        for tensor in ("scale", "zero_point", "codes"):
+            name = tensor_name(layer.name, f"{part}.{tensor}")
             values = tensors.get(aliases.get(name, name))
             if values is None or scheme is None or not values.numel():
                 continue
-            if tensor == "scale" and not (torch.isfinite(values) & (values > 0)).all():
-                raise StorageError(f"{name} holds scales that are not above 0 and finite.")
-            if (tensor != "scale" and part == "weight") or tensor == "zero_point":
+            if tensor == "scale":
+                if not (torch.isfinite(values) & (values > 0)).all():
+                    raise StorageError(f"{name} holds scales that are not above 0 and finite.")
+            else:
                 lowest, highest = int(values.min()), int(values.max())
                 if lowest < scheme.qmin or highest > scheme.qmax:
                     raise StorageError(
@@ -288,7 +290,7 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
                 "Give a model of the architecture that was saved."
             ) from None
         layer = _empty_layer(module, stored)
-        key = tensor_name(stored.name, "input_scale")
+        key = tensor_name(stored.name, "input_grid.scale")
         layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
         model = replace_module(model, stored.name, layer)
     _add_biases(model, structure, tensors)
@@ -386,6 +388,5 @@ def _fill(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) 
     for name, source in aliases.items():
         owner, _, tensor = name.rpartition(".")
         origin, _, original = source.rpartition(".")
-        layer = model.get_submodule(owner)
-        if isinstance(layer, QuantizedLayer) and tensor != "bias":
-            setattr(layer, tensor, getattr(model.get_submodule(origin), original))
+        if isinstance(stored := model.get_submodule(owner), StoredGrid):
+            setattr(stored, tensor, getattr(model.get_submodule(origin), original))
