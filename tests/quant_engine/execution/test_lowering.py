@@ -434,7 +434,7 @@ def test_codes_on_a_grid_that_changed_are_refused():
     for execution in ("simulated", "integer"):
         lowered = convert_execution(quantized, execution, lowered=True)
         lowered(IMAGES)
-        lowered.model.c1.input_scale = 2 * lowered.model.c1.input_scale
+        lowered.model.c1.input_grid.scale = 2 * lowered.model.c1.input_grid.scale
         with pytest.raises(NotCalibratedError, match="Lower the model again"):
             lowered(IMAGES)
 
