@@ -47,7 +47,16 @@ from quant_engine.report import (
     SensitivityReport,
 )
 from quant_engine.response.logit_response import LogitResponse
-from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import (
+    PRESETS,
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
+    LayerScheme,
+    Recipe,
+    SmoothQuant,
+    TensorScheme,
+)
 from quant_engine.search.search import pareto_frontier, search_configuration
 from quant_engine.search.verification import verify_configurations, verify_frontier
 from quant_engine.sensitivity.measure import measure_sensitivity
@@ -57,12 +66,15 @@ from quant_engine.variants.options import bit_options
 
 __all__ = [
     "PRESETS",
+    "BiasCorrection",
     "BudgetError",
     "Calibration",
     "ConfigurationPoint",
     "ConfigurationScore",
+    "CrossLayerEqualization",
     "DataError",
     "FrontierReport",
+    "Gptq",
     "Int8Quantizer",
     "LayerReport",
     "LayerScheme",
@@ -81,6 +93,7 @@ __all__ = [
     "Recipe",
     "SchemeError",
     "SensitivityReport",
+    "SmoothQuant",
     "StorageError",
     "TensorScheme",
     "UnsupportedLayerError",

@@ -196,6 +196,7 @@ class _Analysis:
             evaluation_batches=self.comparison.batches,
             evaluation_batch_size=self.comparison.batch_size,
             coverage=measure_coverage(self.prepared.model, self.quantized, self.plans),
+            treatments=self.prepared.treatments,
         )
 
     def _quantized_layers(self) -> dict[str, QuantizedLayer]:

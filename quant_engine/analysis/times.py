@@ -53,7 +53,7 @@ def measure_times(
     """
     watch = Stopwatch()
     check_budget(time_budget_s)
-    setup = set_up(model, calibration_data, None, evaluation_data)
+    setup = set_up(model, calibration_data, report.recipe, evaluation_data)
     prepared = setup.prepared
     _check_layers(report, prepared.model)
     meter = ProgressMeter(progress, len(report.layers) + 1)

@@ -166,11 +166,11 @@ def _computes_the_same(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> 
         if samples is None:
             continue
         try:
-            expected = _outputs(share_parameters(unfolded), samples)
+            expected = outputs_of(share_parameters(unfolded), samples)
         except ModelForwardError:
             continue  # a model may insist on its batch size; if it fails on all, others will say so
         try:
-            found = _outputs(share_parameters(folded), samples)
+            found = outputs_of(share_parameters(folded), samples)
         except ModelForwardError:
             return False
         eps = _coarsest_eps(folded, expected)
@@ -178,7 +178,7 @@ def _computes_the_same(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> 
     return True
 
 
-def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+def outputs_of(model: nn.Module, batch: Batch) -> list[Tensor]:
     """Return the float tensors that a model gives, without a trace in the random numbers."""
     with SOURCE, torch.random.fork_rng(devices=[]):
         output = run_model(model, batch)

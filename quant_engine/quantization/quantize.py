@@ -12,7 +12,8 @@ from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.quantization.conversion import convert, plan_layers
-from quant_engine.quantization.setup import check_layer_names
+from quant_engine.quantization.setup import check_layer_names, kept_for_remedies
+from quant_engine.remedies import treat_float_model
 from quant_engine.scheme import Recipe
 
 
@@ -48,8 +49,10 @@ def quantize_model(
     """
     recipe = recipe_or_default(recipe)
     require_choice("execution", execution, EXECUTIONS)
+    calibration_data = kept_for_remedies(recipe, calibration_data)
     prepared, calibration_data, _ = prepare_for(model, calibration_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    prepared = treat_float_model(prepared, recipe, calibration_data)
     if calibration_data is None or isinstance(calibration_data, Calibration):
         calibration = calibration_data
         meter = ProgressMeter(progress, 0)

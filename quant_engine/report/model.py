@@ -11,6 +11,7 @@ from quant_engine.errors import suggest
 from quant_engine.report.checks import check_layers
 from quant_engine.report.coverage import Coverage
 from quant_engine.report.layers import LayerReport
+from quant_engine.report.remedies import Treatment
 from quant_engine.report.serialization import (
     SCHEMA_VERSION,
     decode,
@@ -140,6 +141,7 @@ class ModelReport:
         judged: Which output is judged, how it is read, and which labels are not used.
         coverage: How much of the model's weights is on codes, and why the rest is not; None in
             reports from before it was counted.
+        treatments: What the recipe's remedies did, in the order they were applied.
     """
 
     model_name: str
@@ -159,6 +161,7 @@ class ModelReport:
     evaluation_batch_size: int | None = None
     judged: str = ""
     coverage: Coverage | None = None
+    treatments: tuple[Treatment, ...] = ()
 
     def layer(self, name: str) -> LayerReport:
         """Return the layer called `name`.

@@ -56,7 +56,7 @@ def verify_configurations(
     for configuration in configurations:
         response.chosen(configuration)
     recipe = response.report.recipe
-    setup = set_up(model, calibration_data, None, evaluation_data)
+    setup = set_up(model, calibration_data, recipe, evaluation_data)
     prepared = setup.prepared
     meter = ProgressMeter(progress, setup.calibration_batches)
     calibration = setup.calibrate(meter)

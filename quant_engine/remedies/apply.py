@@ -1,0 +1,87 @@
+"""Applying the remedies of a recipe, in their fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx, nn
+
+from quant_engine.errors import SchemeError, UnsupportedLayerError
+from quant_engine.graph import capture_graph
+from quant_engine.model.batches import Batch, iterate_batches
+from quant_engine.model.copying import share_parameters, share_tensors
+from quant_engine.preparation.folding_check import outputs_of
+from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.remedies.equalization import equalize
+from quant_engine.report import Treatment
+from quant_engine.scheme import CrossLayerEqualization, Recipe, Remedy
+
+LARGEST_CHANGE = 1e-5
+"""Largest change of a float32 output that a remedy may make, as a share of its largest value."""
+
+_MoveFactors: TypeAlias = Callable[
+    [PreparedModel, fx.GraphModule, Any, Recipe, Sequence[Batch]], tuple[Treatment, ...]
+]
+_ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {CrossLayerEqualization: equalize}
+
+
+def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> PreparedModel:
+    """Apply the remedies that change float weights, and not what the float model computes.
+
+    Args:
+        prepared: The model; it is not changed.
+        recipe: Its remedies, and how the layers will be quantized.
+        data: Calibration data that can be read several times.
+
+    Returns:
+        The model with other weights, and with what was done to them in its `treatments`. Where the
+        output on the first batch would change, a remedy is taken back, and its entry says so.
+    """
+    remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_FLOAT_MODEL]
+    if len(remedies) < len(recipe.remedies):
+        raise SchemeError("Only CrossLayerEqualization is applied so far. Leave the others out.")
+    batches = list(iterate_batches(data)) if remedies else []
+    for remedy in remedies:
+        treated = replace(prepared, model=share_tensors(prepared.model))
+        try:
+            graph = capture_graph(treated.model, batches[0], is_functional=False)
+        except UnsupportedLayerError as error:
+            refusal = Treatment(remedy.kind, (), is_applied=False, reason=str(error))
+            prepared = replace(prepared, treatments=(*prepared.treatments, refusal))
+            continue
+        done = _ON_FLOAT_MODEL[type(remedy)](treated, graph, remedy, recipe, batches)
+        change = output_change(treated.model, prepared.model, batches[0])
+        if change > LARGEST_CHANGE:
+            treated = prepared
+            done = tuple(_taken_back(treatment, change) for treatment in done)
+        prepared = replace(treated, treatments=(*prepared.treatments, *done))
+    return prepared
+
+
+def output_change(treated: nn.Module, model: nn.Module, batch: Batch) -> float:
+    """Return by how much outputs differ at most, as a share of the largest value, in float32.
+
+    Of a model in a coarser type the difference is that share of what the type can tell apart.
+    """
+    furthest = 0.0
+    found, expected = (outputs_of(share_parameters(m), batch) for m in (treated, model))
+    for y, x in zip(found, expected, strict=True):
+        if x.numel():
+            change = (y.double() - x.double()).abs().amax() / x.double().abs().amax().clamp(1e-30)
+            coarser = torch.finfo(x.dtype).eps / torch.finfo(torch.float32).eps
+            furthest = max(furthest, change.item() / max(coarser, 1.0))
+    return furthest
+
+
+def _taken_back(treatment: Treatment, change: float) -> Treatment:
+    if not treatment.is_applied:
+        return treatment
+    return Treatment(
+        treatment.remedy,
+        treatment.layers,
+        is_applied=False,
+        reason=f"the float output would change by {change:.1e} of its largest value",
+    )
