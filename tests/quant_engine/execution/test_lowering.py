@@ -38,7 +38,7 @@ def kinds(model, kind):
 def assert_within_codes(found, expected, quantized, codes=3):
     """Equal but for codes next to a tie: a few steps of the last layer's input and weight."""
     last = [m for m in quantized.modules() if isinstance(m, QuantizedLayer)][-1]
-    step = float(last.input_scale) * float(last.dequantized_weight().abs().max())
+    step = float(last.input_grid.scale) * float(last.dequantized_weight().abs().max())
     assert (found - expected).abs().max() <= codes * ONE_CODE * step
 
 
