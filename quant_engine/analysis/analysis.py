@@ -22,12 +22,12 @@ from quant_engine.execution.clock import Stopwatch, describe_environment
 from quant_engine.judging.judged import Judged, describe_judged
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch, Data, iterate_batches
-from quant_engine.model.copying import share_tensors
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
-from quant_engine.quantization.conversion import LayerPlan, convert, describe_cut_ties, plan_layers
+from quant_engine.quantization.conversion import LayerPlan, describe_cut_ties
+from quant_engine.quantization.quantize import quantize_prepared
 from quant_engine.quantization.setup import Setup, set_up
 from quant_engine.quantization.size import layer_size, measure_size
 from quant_engine.report import (
@@ -99,8 +99,9 @@ def analyze(
     judged = describe_judged(prepared)
     meter = ProgressMeter(progress, _count_steps(setup))
     calibration = setup.calibrate(meter)
-    plans = plan_layers(prepared, recipe, calibration)
-    quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
+    made = quantize_prepared(prepared, recipe, calibration, setup.calibration_data, meter)
+    prepared = replace(prepared, treatments=made.treatments)
+    quantized, plans = made.model, made.plans
     run = _Analysis(
         model, prepared, judged, quantized, calibration, plans, recipe, model_name, is_separate
     )

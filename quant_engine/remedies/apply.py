@@ -15,9 +15,11 @@ from quant_engine.model.batches import Batch, iterate_batches
 from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.preparation.folding_check import outputs_of
 from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.progress import ProgressMeter
+from quant_engine.remedies.bias_correction import correct_biases
 from quant_engine.remedies.equalization import equalize
 from quant_engine.report import Treatment
-from quant_engine.scheme import CrossLayerEqualization, Recipe, Remedy
+from quant_engine.scheme import BiasCorrection, CrossLayerEqualization, Recipe, Remedy
 
 LARGEST_CHANGE = 1e-5
 """Largest change of a float32 output that a remedy may make, as a share of its largest value."""
@@ -25,7 +27,11 @@ LARGEST_CHANGE = 1e-5
 _MoveFactors: TypeAlias = Callable[
     [PreparedModel, fx.GraphModule, Any, Recipe, Sequence[Batch]], tuple[Treatment, ...]
 ]
+_ChangeCodes: TypeAlias = Callable[
+    [PreparedModel, nn.Module, Any, Sequence[Batch], ProgressMeter], tuple[Treatment, ...]
+]
 _ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {CrossLayerEqualization: equalize}
+_ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {BiasCorrection: correct_biases}
 
 
 def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> PreparedModel:
@@ -41,13 +47,13 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
         output on the first batch would change, a remedy is taken back, and its entry says so.
     """
     remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_FLOAT_MODEL]
-    if len(remedies) < len(recipe.remedies):
-        raise SchemeError("Only CrossLayerEqualization is applied so far. Leave the others out.")
+    if len(remedies) < sum(type(r) not in _ON_QUANTIZED_MODEL for r in recipe.remedies):
+        raise SchemeError("SmoothQuant and Gptq are not applied so far. Leave them out.")
     batches = list(iterate_batches(data)) if remedies else []
     for remedy in remedies:
         treated = replace(prepared, model=share_tensors(prepared.model))
         try:
-            graph = capture_graph(treated.model, batches[0], is_functional=False)
+            graph = capture_graph(treated.model, batches[0])
         except UnsupportedLayerError as error:
             refusal = Treatment(remedy.kind, (), is_applied=False, reason=str(error))
             prepared = replace(prepared, treatments=(*prepared.treatments, refusal))
@@ -59,6 +65,34 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
             done = tuple(_taken_back(treatment, change) for treatment in done)
         prepared = replace(treated, treatments=(*prepared.treatments, *done))
     return prepared
+
+
+def treat_quantized_model(
+    prepared: PreparedModel,
+    quantized: nn.Module,
+    recipe: Recipe,
+    data: Any,
+    meter: ProgressMeter,
+) -> tuple[Treatment, ...]:
+    """Apply the remedies that change codes and biases, in place.
+
+    Args:
+        prepared: The float model that the quantized one was made from.
+        quantized: The quantized model.
+        recipe: Its remedies.
+        data: Calibration data that can be read several times.
+        meter: Told what is going on.
+
+    Returns:
+        What was done, in order.
+    """
+    remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_QUANTIZED_MODEL]
+    batches = list(iterate_batches(data)) if remedies else []
+    done: tuple[Treatment, ...] = ()
+    for remedy in remedies:
+        treat = _ON_QUANTIZED_MODEL[type(remedy)]
+        done += treat(prepared, quantized, remedy, batches, meter)
+    return done
 
 
 def output_change(treated: nn.Module, model: nn.Module, batch: Batch) -> float:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from quant_engine.model.modules import add_bias
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
@@ -48,11 +50,12 @@ class Layer:
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Give the module new parameters, of the type that they had."""
-        for name, value in (("weight", weight), ("bias", bias)):
-            if value is not None:
-                old: Tensor = self.module.weight  # type: ignore[assignment]
-                new = nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad)
-                setattr(self.module, name, new)
+        old: Tensor = self.module.weight  # type: ignore[assignment]
+        self.module.weight = nn.Parameter(weight.to(old.dtype), old.requires_grad)
+        if bias is not None and self.bias is None:
+            add_bias(self.module, bias.to(old.dtype))
+        elif bias is not None:
+            self.module.bias = nn.Parameter(bias.to(old.dtype), old.requires_grad)
 
     def output_reach(self, weight: Tensor) -> Tensor:
         """Return the largest magnitude of each output channel's weights, shape (out,)."""
