@@ -57,7 +57,7 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
     for remedy in remedies:
         treated = replace(prepared, model=share_tensors(prepared.model))
         try:
-            graph = capture_graph(treated.model, batches[0], is_functional=False)
+            graph = capture_graph(treated.model, batches[0])
         except UnsupportedLayerError as error:
             refusal = Treatment(remedy.kind, (), is_applied=False, reason=str(error))
             prepared = replace(prepared, treatments=(*prepared.treatments, refusal))

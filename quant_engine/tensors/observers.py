@@ -24,6 +24,7 @@ Observer: TypeAlias = Callable[[BinnedValues, TensorScheme], Range]
 
 _OBSERVERS: dict[str, Observer] = {}
 _WEIGHT_BINS = 1024
+_CHANNELS_AT_ONCE = 1024
 _SEARCH_BINS = 2048
 _SMOOTHING = 1e-4
 
@@ -146,8 +147,9 @@ def choose_weight_qparams(weight: Tensor, scheme: TensorScheme, channel_axis: in
     if scheme.observer == "minmax":
         lo, hi = rows.amin(dim=1), rows.amax(dim=1)
     else:
-        binned = bin_channels(rows.double().cpu().numpy(), _WEIGHT_BINS)
-        lo, hi = (torch.from_numpy(edge) for edge in choose_range(binned, scheme))
+        blocks = torch.split(rows.cpu(), _CHANNELS_AT_ONCE)
+        ranges = [choose_range(bin_channels(b.numpy(), _WEIGHT_BINS), scheme) for b in blocks]
+        lo, hi = (torch.from_numpy(np.concatenate(edges)) for edges in zip(*ranges, strict=True))
     if axis is None:
         lo, hi = lo.squeeze(0), hi.squeeze(0)
     return choose_qparams(lo, hi, scheme, axis).to(weight.device)
