@@ -15,6 +15,7 @@ from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (
     BROKEN_MARK,
     REPAIRED_MARK,
+    Mark,
     Series,
     error_rows,
     four_errors_picture,
@@ -94,6 +95,7 @@ def pair(
     *,
     change: str = "",
     predicted: tuple[OutputEffects | None, OutputEffects | None] = (None, None),
+    marks: tuple[Mark, Mark] = (BROKEN_MARK, REPAIRED_MARK),
 ) -> Pair:
     """Compare two runs of one model.
 
@@ -103,6 +105,7 @@ def pair(
         labels: What to call them.
         change: What the second does otherwise, in a few words; its recipe if empty.
         predicted: What predictions say of their layers, where there are some.
+        marks: How each is drawn.
     """
     effects = [
         output_effects(run.report, run.sensitivities, known)
@@ -116,9 +119,7 @@ def pair(
         cause, why = cause_picture(layers[0], layers[1], labels), cause_sentence(layers[0])
     series = [
         Series(label, error_rows(run.report, known), known, mark)
-        for label, run, known, mark in zip(
-            labels, (run_a, run_b), effects, (BROKEN_MARK, REPAIRED_MARK), strict=True
-        )
+        for label, run, known, mark in zip(labels, (run_a, run_b), effects, marks, strict=True)
     ]
     selected = None if culprit is None else culprit.name
     flipped = flipped_samples(run_a.report.output, run_b.report.output)
