@@ -115,7 +115,7 @@ def _foldings(
     if not batches:
         return sequential_foldings(model), ()
     try:
-        graph = capture_graph(model, batches[0], is_functional=False)
+        graph = capture_graph(model, batches[0])
         return find_foldings(model, graph)
     except UnsupportedLayerError as error:
         note = f"BatchNorms were folded only inside nn.Sequential. {error}"

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from quant_engine.errors import require_choice
-from quant_engine.execution.convert import EXECUTIONS, SIMULATED, convert_execution
+from quant_engine.execution.convert import (
+    EXECUTIONS,
+    SIMULATED,
+    convert_execution,
+    remember_inputs,
+)
 from quant_engine.model.batches import Data, count_batches
 from quant_engine.model.copying import share_tensors
 from quant_engine.preparation.folding_check import prepare_for
@@ -103,5 +108,7 @@ def quantize_prepared(
     """
     plans = plan_layers(prepared, recipe, calibration)
     model = convert(share_tensors(prepared.model), plans, calibration, meter)
+    if prepared.samples is not None:
+        remember_inputs(model, prepared.samples)
     done = treat_quantized_model(prepared, model, recipe, data, meter)
     return Quantized(model, plans, (*prepared.treatments, *done))
