@@ -158,7 +158,7 @@ def usual_pair(shown: Run | None) -> Pair:
 
 def run_before(settings: Settings) -> Settings | None:
     """Return the known run of the same model that was shown before these settings, or None."""
-    before = session().before
+    before = session().shown_before
     if before is None or before.run_id == settings.run_id:
         return None
     is_same_model = before.model_name == settings.model_name

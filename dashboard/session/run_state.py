@@ -279,7 +279,7 @@ def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool
     """
     run, shown = find_run(settings), shown_run()
     if shown is not None and shown.id != settings.run_id:
-        session().before = shown.settings
+        session().shown_before = shown.settings
     is_known = run is not None and (is_kept or not run.report.is_partial)
     if is_forced or not is_known:
         submit_analysis(settings)
@@ -303,6 +303,29 @@ def rerun_with(recipe: Recipe) -> None:
     run = shown_run()
     settings = run.settings if run is not None else wanted_settings()
     start_settings(replace(settings, recipe=recipe))
+
+
+def compare_with(recipe: Recipe) -> None:
+    """Analyse the shown run's model again with another recipe, to stand beside the run shown."""
+    run = shown_run()
+    if run is not None:
+        session().before = run.settings
+        session().after = replace(run.settings, recipe=recipe)
+    rerun_with(recipe)
+
+
+def run_before(run: Run) -> Run | None:
+    """Return the run that a run is compared with; None where there is none.
+
+    It is the one from which its remedy was started; else that with the same schemes and without
+    remedies, where that is known.
+    """
+    here = session()
+    if here.before is not None and here.after is not None and here.after.run_id == run.id:
+        return find_run(here.before)
+    if not run.recipe.remedies:
+        return None
+    return find_run(replace(run.settings, recipe=replace(run.recipe, remedies=())))
 
 
 def dismiss_job(key: str) -> None:

@@ -42,11 +42,11 @@ class Session:
     """One viewer's session; changed in place."""
 
     # The run: what the link said when it was last followed, what was asked for, what is shown, and
-    # what was shown when another run of its model was asked for.
+    # what was shown before that.
     link_seen: str | None = None
     wanted: Settings | None = None
     shown_id: str | None = None
-    before: Settings | None = None
+    shown_before: Settings | None = None
 
     # The layer: named by the link and not settled yet, looked at by default, chosen by hand.
     layer_of_link: str | None = None
@@ -56,6 +56,10 @@ class Session:
     # Compare: the two runs shown last, as the link holds them; two to show once both are known.
     compared: tuple[str, str] | None = None
     to_compare: tuple[Settings, Settings] | None = None
+
+    # A remedy that was run to be compared: the run before it, and the run with it.
+    before: Settings | None = None
+    after: Settings | None = None
 
     # The draft: as it is, as the form's widgets began, what had been asked for then, how many.
     draft: Settings | None = None
