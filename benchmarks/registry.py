@@ -18,7 +18,7 @@ class Options:
         models: Sample models to measure.
         rounds: How often each task is timed.
         samples: Length of a long stream of samples.
-        batch_size: Samples a batch.
+        batch_size: Samples per batch.
         cold_rounds: Fresh processes a model.
     """
 

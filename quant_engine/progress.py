@@ -15,7 +15,7 @@ def in_part(progress: Progress | None, start: float, end: float) -> Progress | N
     Work of several parts then moves one bar forwards only, whatever each part counts.
 
     Args:
-        progress: Hears of the whole; None if nobody does.
+        progress: Called with the progress of the whole; None for no calls.
         start: Share of the whole that is done when the part begins, 0 to 1.
         end: Share that is done when it ends.
 

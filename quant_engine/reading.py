@@ -60,7 +60,7 @@ def read_file(path: str | Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise StorageError(f"{path} is no regular file. Give one.")
+            raise StorageError(f"{path} is not a regular file. Give one.")
         if found.st_size > most_bytes:
             raise StorageError(f"{path} has {found.st_size} bytes; at most {most_bytes} are read.")
         return path.read_bytes()
@@ -117,7 +117,7 @@ def read_arrays(data: bytes, *, leave_out: str = "") -> dict[str, npt.NDArray[An
 
     Args:
         data: The file.
-        leave_out: Name of an entry that is no array.
+        leave_out: Name of an entry that is not an array.
 
     Raises:
         StorageError: If it is damaged, or its arrays are larger than their entries or, together,

@@ -61,7 +61,7 @@ class TensorScheme:
     def __post_init__(self) -> None:
         if not is_whole_number(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
             raise SchemeError(
-                f"bits is {self.bits!r}. It must be a whole number from {MIN_BITS} to {MAX_BITS}."
+                f"bits is {self.bits!r}. It must be an integer from {MIN_BITS} to {MAX_BITS}."
             )
         require_bool("symmetric", self.symmetric)
         require_choice("granularity", self.granularity, GRANULARITIES)

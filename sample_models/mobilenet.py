@@ -113,7 +113,7 @@ class MobileNet(nn.Module):
     family="Depthwise separable network",
     description="Seven inverted residual blocks in the manner of MobileNetV2: 1×1 convolutions "
     "around depthwise 3×3 ones, with BatchNorm.",
-    teaches="Depthwise layers have nine weights a channel and are the first to suffer from one "
+    teaches="Depthwise layers have nine weights per channel and are the first to suffer from one "
     "scale for the whole tensor.",
     plan=TrainingPlan(epochs=30, shift=0.5, rotation=10, zoom=0.1),
 )

@@ -38,7 +38,7 @@ class TrainingPlan:
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"epochs and batch_size must be at least 1, got {self.epochs} and "
-                f"{self.batch_size}: choose positive whole numbers"
+                f"{self.batch_size}: choose positive integers"
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")

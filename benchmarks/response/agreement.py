@@ -81,7 +81,7 @@ def _plain_sum(response: LogitResponse, points: Sequence[AgreementPoint]) -> tup
     """The same without telling rounding noise apart: every shift counts as certain."""
     arrays = response.arrays
     shifts = [arrays.shift(response.chosen(dict(point.configuration))) for point in points]
-    predicted = arrays.harms(np.stack(shifts))
+    predicted = arrays.degradations(np.stack(shifts))
     measured = np.array([point.measured for point in points])
     known = measured > 0
     ratio = float(np.median(predicted[known] / measured[known]))
@@ -109,4 +109,4 @@ def _repeat(
         [dict(point.configuration) for point in points],
         evaluation_data=samples.test,
     )
-    return float(spearmanr([score.harm for score in again], measured).statistic)
+    return float(spearmanr([score.degradation for score in again], measured).statistic)

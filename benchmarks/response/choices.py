@@ -72,8 +72,8 @@ def budget_rows(name: str) -> list[list[str]]:
                 *_figures(by_noise),
                 *_figures(by_response),
                 _beaten(plain, by_noise, by_response),
-                f"{chosen.predicted.harm:.1e}",
-                *(f"{score.harm:.1e}" for score in seen),
+                f"{chosen.predicted.degradation:.1e}",
+                *(f"{score.degradation:.1e}" for score in seen),
                 _beaten(*seen),
             ]
         )
@@ -83,9 +83,13 @@ def budget_rows(name: str) -> list[list[str]]:
 def _beaten(
     uniform: ConfigurationScore, by_noise: ConfigurationScore, by_response: ConfigurationScore
 ) -> str:
-    others = {"uniform": uniform.harm, "local SQNR": by_noise.harm}
-    beaten = [label for label, harm in others.items() if by_response.harm < harm]
-    equal = [label for label, harm in others.items() if by_response.harm == harm]
+    others = {"uniform": uniform.degradation, "local SQNR": by_noise.degradation}
+    beaten = [
+        label for label, degradation in others.items() if by_response.degradation < degradation
+    ]
+    equal = [
+        label for label, degradation in others.items() if by_response.degradation == degradation
+    ]
     if len(beaten) == 2:
         return "both"
     won = beaten[0] if beaten else "neither"
@@ -106,7 +110,7 @@ def make_chooser(model: nn.Module, samples: Samples) -> LogitResponse:
 
 def _figures(score: ConfigurationScore) -> tuple[str, str]:
     assert score.accuracy is not None
-    return f"{score.harm:.1e}", f"{score.accuracy:.1%}"
+    return f"{score.degradation:.1e}", f"{score.accuracy:.1%}"
 
 
 def _local_noise(

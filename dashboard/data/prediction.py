@@ -80,7 +80,7 @@ class Prediction:
             (layer, option): float(harm)
             for layer, shifts in zip(self.response.layers, arrays.shifts, strict=True)
             for option, harm in zip(
-                self.response.options, arrays.harms(shifts.astype(float)), strict=True
+                self.response.options, arrays.degradations(shifts.astype(float)), strict=True
             )
         }
 
@@ -100,7 +100,9 @@ class Prediction:
         checks = [
             (p.predicted, p.measured) for p in (*agreement.single_points, *agreement.random_points)
         ]
-        runs = [(p.predicted.harm, p.measured.harm) for p in self.measured if p.measured]
+        runs = [
+            (p.predicted.degradation, p.measured.degradation) for p in self.measured if p.measured
+        ]
         return find_region([*checks, *runs])
 
     def score(self, configuration: Configuration) -> ConfigurationScore:

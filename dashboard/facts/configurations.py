@@ -96,7 +96,7 @@ def make_row(name: str, configuration: Configuration, prediction: Prediction) ->
         name,
         configuration,
         prediction.score(configuration),
-        measured.harm,
+        measured.degradation,
         measured.harm_interval,
         measured.top1_agreement,
         measured.accuracy,
@@ -207,7 +207,7 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
         )
     cells[harm_column(prediction)] = cell(
         None if row.measured_harm is None else measured_harm_text(row),
-        predicted_harm_text(predicted.harm, prediction),
+        predicted_harm_text(predicted.degradation, prediction),
     )
     return {
         **cells,
@@ -229,7 +229,7 @@ def ratio_text(row: ScoreRow) -> str:
     """
     if not row.measured_harm or not math.isfinite(row.measured_harm):
         return MISSING
-    return f"{format_number(row.predicted.harm / row.measured_harm, 2)} ×"
+    return f"{format_number(row.predicted.degradation / row.measured_harm, 2)} ×"
 
 
 def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str, Any]]:
@@ -241,7 +241,7 @@ def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str
             "configuration": prediction.to_text(row.configuration),
             "model_bytes": row.predicted.size.model_bytes,
             "effective_bits": row.predicted.size.effective_bits,
-            f"predicted_{harm}": row.predicted.harm,
+            f"predicted_{harm}": row.predicted.degradation,
             f"measured_{harm}": row.measured_harm,
             f"measured_{harm}_low": row.harm_interval and row.harm_interval[0],
             f"measured_{harm}_high": row.harm_interval and row.harm_interval[1],

@@ -96,7 +96,8 @@ def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> P
     is_left_out = direction == LEAVE_ONE_OUT
     if is_left_out:
         harms = {
-            name: prediction.score({k: o for k, o in own.items() if k != name}).harm for name in own
+            name: prediction.score({k: o for k, o in own.items() if k != name}).degradation
+            for name in own
         }
     else:
         harms = {name: prediction.alone[name, option] for name, option in own.items()}

@@ -59,7 +59,7 @@ def analyze(
     """Quantize a model and report what that did, layer by layer.
 
     One pass over the calibration data chooses the ranges; one pass over the evaluation data
-    measures every error. Memory holds one batch's activations and one histogram a layer.
+    measures every error. Memory holds one batch's activations and one histogram per layer.
 
     With a dynamic scheme an input's range, and so its error, depends on which samples stand in a
     batch together: errors are those for evaluation data cut into batches as it comes. The report
@@ -208,7 +208,7 @@ class _Analysis:
 
     def _in_running_order(self) -> list[LayerPlan]:
         """Sort by when a layer first ran; layers that never did come last."""
-        order = {name: place for place, name in enumerate(self.calibration.calls)}
+        order = {name: index for index, name in enumerate(self.calibration.calls)}
         return sorted(self.plans, key=lambda plan: order.get(plan.layer.name, len(order)))
 
     def _layer_report(self, plan: LayerPlan) -> LayerReport:

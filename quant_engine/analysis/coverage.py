@@ -12,7 +12,7 @@ from quant_engine.layers import QuantizedLayer
 from quant_engine.quantization.conversion import LayerPlan
 from quant_engine.report import Coverage, LeftOut
 
-_NO_LAYER = "{kind} is no layer that this engine knows; what reads its parameters is not known."
+_NO_LAYER = "{kind} is not a layer that this engine knows; what reads its parameters is not known."
 _NAME = re.compile(r"`[^`]*`")
 _INDEX = re.compile(r"(?<=[`.])\d+(?=[`.])")
 _NOT_WEIGHT = "It is a parameter of {kind} besides its weight; only the weight gets codes."

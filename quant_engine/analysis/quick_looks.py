@@ -128,7 +128,7 @@ def _compare_predictions(original: Tensor, quantized: Tensor, num_classes: int) 
     if not 1 <= num_classes <= original.shape[1]:
         raise DataError(
             f"num_classes is {num_classes}, but the outputs have {original.shape[1]} columns. "
-            "Give the number of classes, or None for outputs that are no logits."
+            "Give the number of classes, or None for outputs that are not logits."
         )
     results = {"prediction_agreement": top1_agreement(original, quantized)}
     for k in _TOP_K:

@@ -195,7 +195,7 @@ def worked_examples(
     if 4 * lost.numel() >= max(1, int(torch.count_nonzero(flat))):
         places.insert(0, int(lost[sizes[lost].argmax()]))
     chosen = list(dict.fromkeys(places))[:EXAMPLES]
-    return tuple(_worked_example(flat, place, qparams, shape) for place in chosen)
+    return tuple(_worked_example(flat, index, qparams, shape) for index in chosen)
 
 
 def _became_zero(flat: Tensor, qparams: QParams, shape: tuple[int, ...]) -> Tensor:

@@ -267,7 +267,7 @@ def _cpu_name() -> str:
 
 
 def _with_channels_last(model: nn.Module) -> nn.Module:
-    """Copy a model with its convolutions' weights laid out anew; its own stay as they are."""
+    """Copy a model with its convolutions' weights in another layout; its own stay as they are."""
     result = copy_module(model)
     for parameter in result.parameters():
         if parameter.dim() == 4:

@@ -169,7 +169,7 @@ class QuantizedLayer(nn.Module):
 
     @property
     def input_qparams(self) -> QParams | None:
-        """Calibrated grid of the input; None if inputs stay float or have a grid a batch."""
+        """Calibrated grid of the input; None if inputs stay float or are dynamic."""
         if self.input_scale is None or self.scheme.activation is None:
             return None
         return grid_of(self.input_scale, self.input_zero_point, self.scheme.activation, None)

@@ -1,4 +1,4 @@
-"""Streaming statistics of inputs whose range is found anew for each batch.
+"""Streaming statistics of dynamically quantized inputs, whose range is that of the batch.
 
 Every call of the layer has a grid of its own. What it does is counted on that grid, by `GridStats`,
 and added up: energies, errors in LSB of that grid, codes. Values are counted on bins that stay.

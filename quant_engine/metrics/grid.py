@@ -34,7 +34,7 @@ class GridStats:
     """What rounding to a grid does to a stream of values: errors, codes, histograms.
 
     With one scale, value bins are whole codes or odd parts of one, so that no bin catches more
-    codes than its neighbour; with one scale a channel they divide the range [lo, hi] evenly.
+    codes than its neighbour; with one scale per channel they divide the range [lo, hi] evenly.
 
     Attributes:
         qparams: The grid.
@@ -42,7 +42,7 @@ class GridStats:
     """
 
     def __init__(self, qparams: QParams, window: tuple[float, float] | None = None) -> None:
-        """Start empty; `window` is the value range to draw, needed for one scale a channel."""
+        """Start empty; `window` is the value range to draw, needed for one scale per channel."""
         self.qparams = qparams
         self.errors = ErrorStats()
         self._levels = qparams.qmax - qparams.qmin + 1
@@ -117,7 +117,7 @@ class GridStats:
         return energies
 
     def _measure_channels(self, x: Tensor, x_hat: Tensor) -> Energies:
-        """Count values that have one scale a channel, and write what they are rounded to."""
+        """Count values that have one scale per channel, and write what they are rounded to."""
         _require_finite(x)
         grid = self.qparams
         scale = aligned(grid.scale, grid.axis, x.dim())

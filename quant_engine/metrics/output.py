@@ -61,7 +61,7 @@ def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
         int64, shape of the logits without their last axis; `IGNORED` where a row does not count.
 
     Raises:
-        DataError: If a label is no class of the output, so that no answer could be right, or a
+        DataError: If a label is not a class of the output, so that no answer could be right, or a
             sample has none that counts.
     """
     if labels is None or why_labels_are_dropped(logits, labels):
@@ -70,7 +70,7 @@ def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     wrong = _not_whole(labels)
     if wrong.numel():
         raise DataError(
-            f"{wrong.numel()} of {labels.numel()} labels are no whole numbers, such as "
+            f"{wrong.numel()} of {labels.numel()} labels are not integers, such as "
             f"{wrong[0].item():.6g}. Give the class of each sample, 0 to {classes - 1}, or no "
             "labels."
         )
@@ -93,7 +93,7 @@ def fitting_labels(logits: Tensor, labels: Tensor | None) -> Tensor | None:
 
 
 def _not_whole(labels: Tensor) -> Tensor:
-    """Return the labels that are no whole numbers, NaN and Inf among them."""
+    """Return the labels that are not integers, NaN and Inf among them."""
     return labels[labels.frac() != 0.0] if labels.is_floating_point() else labels.flatten()[:0]
 
 
@@ -129,7 +129,7 @@ class OutputStats:
         """Compare the outputs on one batch.
 
         Raises:
-            DataError: If their shapes differ, or a label is no class.
+            DataError: If their shapes differ, or a label is not a class.
         """
         self.errors.update(logits, changed)
         self.samples += len(logits) if logits.dim() else 1

@@ -20,7 +20,7 @@ from quant_engine.report import RelativeErrors
 PARTS = 4
 """Bins in an octave while counting; the report joins pairs of them."""
 
-_DOWN, _UP = 26, 14  # octaves below and above the first batch's RMS that are told apart
+_DOWN, _UP = 26, 14  # octaves below and above the first batch's RMS that have bins of their own
 _BINS = PARTS * (_DOWN + _UP)
 LOWEST, HIGHEST = -16, 5
 """The report's bins: from 2^-16 (15 parts in a million) to 2^5 (32 times) of the channel's RMS."""
@@ -93,7 +93,7 @@ class RelativeErrorStats:
         self._values += other._values
 
     def _rows(self, x: Tensor) -> Tensor:
-        """Return float32 values, one row a channel."""
+        """Return float32 values, one row per channel."""
         x = x.float()
         if self.axis is None or x.dim() < -self.axis:
             return x.reshape(1, -1)
@@ -110,8 +110,8 @@ class RelativeErrorStats:
         for row, own in zip(self._counts[loud], rms, strict=True):
             # The bin whose middle lies k quarter octaves above the lowest edge of the report.
             first = PARTS * (self._octave - _DOWN - math.log2(own) - LOWEST)
-            places = np.floor(first + np.arange(_BINS) + 0.5).astype(np.int64) + 1
-            np.add.at(counts, places.clip(0, counts.size - 1), row)
+            indices = np.floor(first + np.arange(_BINS) + 0.5).astype(np.int64) + 1
+            np.add.at(counts, indices.clip(0, counts.size - 1), row)
         below, *inner, above = counts.tolist()
         halves = tuple(inner[k] + inner[k + 1] for k in range(0, len(inner), 2))
         nmse = self._noise[loud] / self._signal[loud]
@@ -130,10 +130,10 @@ class RelativeErrorStats:
 
 def _moved(counts: npt.NDArray[np.int64], bins: int) -> npt.NDArray[np.int64]:
     """Return the counts `bins` bins higher; what leaves the window stays in its last bin."""
-    places = (np.arange(_BINS) + bins).clip(0, _BINS - 1)
+    indices = (np.arange(_BINS) + bins).clip(0, _BINS - 1)
     moved = np.zeros_like(counts)
-    for place, column in zip(places, counts.T, strict=True):
-        moved[:, place] += column
+    for index, column in zip(indices, counts.T, strict=True):
+        moved[:, index] += column
     return moved
 
 

@@ -52,7 +52,7 @@ def iterate_batches(data: Data, what: str = "calibration_data") -> Iterator[Batc
 
     Raises:
         DataError: If there is no batch, or one is empty, of another form, holds NaN or Inf, or has
-            as many labels as it has not samples; the message names the batch.
+            fewer or more labels than samples; the message names the batch.
     """
     if isinstance(data, Tensor):
         data = [data]
@@ -134,11 +134,11 @@ def _check_labels(labels: Any, samples: int, where: str) -> Tensor | None:
         try:
             labels = torch.as_tensor(labels)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"{where}: the labels are no tensor ({error}).") from error
+            raise DataError(f"{where}: the labels are not a tensor ({error}).") from error
     if labels.dim() == 0 or len(labels) != samples:
         raise DataError(
             f"{where} has {samples} samples but labels of shape {tuple(labels.shape)}. "
-            "Give one label a sample."
+            "Give one label per sample."
         )
     checked: Tensor = labels.detach()
     return checked

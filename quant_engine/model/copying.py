@@ -30,7 +30,7 @@ def copy_model(model: nn.Module) -> tuple[nn.Module, list[str]]:
         The copy, and notes on what was done besides copying.
 
     Raises:
-        UnsupportedLayerError: If the model is no module or cannot be copied.
+        UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedLayerError(

@@ -123,9 +123,9 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether an operation draws from the source, and not from a generator of its own."""
     if not _can_draw(func) or kwargs.get("generator") is not None:
         return False
-    for place, argument in enumerate(func._schema.arguments):
+    for index, argument in enumerate(func._schema.arguments):
         if argument.name in _DROPOUT:
             default = kwargs.get(argument.name, argument.default_value)
-            if (args[place] if place < len(args) else default) in (0, False):
+            if (args[index] if index < len(args) else default) in (0, False):
                 return False
     return True

@@ -66,7 +66,7 @@ def prepare_for(
         The prepared model; and the data, with their first batches still to be read.
 
     Raises:
-        UnsupportedLayerError: If the model is no module or cannot be copied.
+        UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
     prepared = prepare(model)
     known: tuple[Folding, ...] | None = getattr(calibration_data, "folded", None)

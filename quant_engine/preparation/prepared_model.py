@@ -65,7 +65,7 @@ def prepare(model: nn.Module) -> PreparedModel:
         The copy and what was done to it.
 
     Raises:
-        UnsupportedLayerError: If the model is no module or cannot be copied.
+        UnsupportedLayerError: If the model is not a module or cannot be copied.
 
     Example:
         >>> prepare(nn.MultiheadAttention(4, 2)).notes

@@ -51,7 +51,7 @@ def list_layers(model: nn.Module) -> tuple[LayerInfo, ...]:
         model: A model, best the one that `prepare` returns.
 
     Returns:
-        One entry a module, even if it has several names.
+        One entry per module, even if it has several names.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU())
@@ -123,7 +123,7 @@ def _reason_of_type(module: nn.Module) -> str:
 def _reason_of_weight(module: nn.Module, uses: Mapping[int, int]) -> str:
     weight = named_parameters_of(module).get("weight")
     if weight is None:
-        return "Its weight is computed anew before every call, so codes would be overwritten."
+        return "Its weight is computed before every call, so codes would be overwritten."
     if type(weight.data) is not torch.Tensor or weight.layout != torch.strided:
         return f"Its weight is a special tensor ({type(weight.data).__name__}, {weight.layout})."
     if not weight.is_floating_point():

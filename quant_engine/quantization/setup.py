@@ -74,7 +74,7 @@ def set_up(
     Raises:
         SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; or if
             there is no data to run the model on.
-        UnsupportedLayerError: If the model is no module or cannot be copied.
+        UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
     recipe = recipe_or_default(recipe)
     if evaluation_data is None:
@@ -106,6 +106,6 @@ def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:
         for pattern in patterns:
             if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
                 raise SchemeError(
-                    f"{field} names {pattern!r}, which is no layer of this model. "
+                    f"{field} names {pattern!r}, which is not a layer of this model. "
                     f"{suggest(pattern, names)}"
                 )

@@ -59,7 +59,7 @@ class StoredLayer:
 
 @dataclass(frozen=True, slots=True)
 class ExtraState:
-    """What a module's `get_extra_state` returned, if that is no tensor.
+    """What a module's `get_extra_state` returned, if that is not a tensor.
 
     Attributes:
         name: Its name in the state dict.
@@ -101,8 +101,8 @@ def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
         directory: Where to; it is created if it does not exist, files in it are overwritten.
 
     Raises:
-        StorageError: If the model is lowered, holds something that is no tensor, or the directory
-            cannot be written.
+        StorageError: If the model is lowered, holds something that is not a tensor, or the
+            directory cannot be written.
     """
     if is_lowered(model):
         raise StorageError(
@@ -201,7 +201,7 @@ def _extra_states(model: nn.Module) -> tuple[ExtraState, ...]:
             is_exact = False
         if not is_exact or not _is_extra(name):
             raise StorageError(
-                f"{name!r} is no tensor, and no plain value that JSON holds, so it cannot be "
+                f"{name!r} is neither a tensor nor a plain value that JSON holds, so it cannot be "
                 "stored. Let get_extra_state return numbers, text, lists or dicts with text keys."
             )
         found.append(ExtraState(name, content))

@@ -97,7 +97,7 @@ class LayerReport:
 
     @property
     def has_dynamic_input(self) -> bool:
-        """Whether the input is quantized with a range found anew for each batch."""
+        """Whether the input is quantized dynamically: with the range of each batch."""
         return self.input_scheme is not None and self.input_scheme.is_dynamic
 
     @property

@@ -44,7 +44,7 @@ class Answers:
     def flipped(self) -> tuple[int, ...]:
         """Places of the samples for which the two choose differently."""
         pairs = zip(self.float, self.quantized, strict=True)
-        return tuple(place for place, (before, after) in enumerate(pairs) if before != after)
+        return tuple(index for index, (before, after) in enumerate(pairs) if before != after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class OutputReport:
         labelled_samples: Samples that came with a label.
         accuracy_float: Share of labelled samples the float model gets right, 0 to 1.
         accuracy_quantized: Share the quantized model gets right.
-        answers: The choices for the first 4,096 samples; None where the output is no table
+        answers: The choices for the first 4,096 samples; None where the output is not a table
             (samples, classes), and in reports from before they were kept.
     """
 

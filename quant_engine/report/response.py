@@ -71,8 +71,8 @@ class ConfigurationScore:
         top1_agreement: Share of rows with the same largest logit; None without logits.
         accuracy: Share of labelled rows that are right; None without labels.
         size: Bytes of the model.
-        harm_interval: 95 % confidence interval of `harm` by bootstrap over samples; None for a
-            prediction, and for what was measured before this was noted.
+        harm_interval: 95 % confidence interval of `degradation` by bootstrap over samples; None for
+            a prediction.
     """
 
     kl_divergence: float | None
@@ -84,8 +84,8 @@ class ConfigurationScore:
     harm_interval: tuple[float, float] | None = None
 
     @property
-    def harm(self) -> float:
-        """KL divergence, or NMSE for outputs that are no logits."""
+    def degradation(self) -> float:
+        """KL divergence, or NMSE for outputs that are not logits."""
         value = self.nmse if self.kl_divergence is None else self.kl_divergence
         assert value is not None
         return value
@@ -97,7 +97,7 @@ class AgreementPoint:
 
     Attributes:
         configuration: Pairs (layer, option); layers left out are float.
-        predicted: Predicted KL divergence in nats, or NMSE for outputs that are no logits.
+        predicted: Predicted KL divergence in nats, or NMSE for outputs that are not logits.
         measured: The same, from running the model.
     """
 
@@ -168,7 +168,7 @@ class StoredTensor:
         key: Tensors with the same key are one and count once.
         item: "weight", "scale", "zero_point", "bias" or "float".
         stored_bytes: Its bytes, codes packed to their true width.
-        weight_bits: Bits it adds to the mean over weights; 0 if it is no part of a weight.
+        weight_bits: Bits it adds to the mean over weights; 0 if it is not part of a weight.
         weights: Number of weights it holds.
     """
 

@@ -35,9 +35,9 @@ class LayerSensitivity:
         quantized_bytes: Bytes of the layer under the option.
         parameters: Weights and biases of the layer.
         value: The report's `metric`; None in reports that were stored without it.
-        gain_interval: With the layer left out, the 95 % interval of how much less harm is done than
-            with all layers quantized, in pairs, in the unit of the metric (of the NMSE for
-            "sqnr_db", of the disagreement for "top1_agreement"); None for a layer alone.
+        gain_interval: With the layer left out, the 95 % interval of how much less the output
+            degrades than with all layers quantized, in pairs, in the unit of the metric (of the
+            NMSE for "sqnr_db", of the disagreement for "top1_agreement"); None for a layer alone.
         reaches_output: Whether there is a way from the layer to the judged output. If there is and
             the NMSE is 0 nevertheless, it had no effect on these samples.
     """
@@ -65,10 +65,10 @@ class NeighbourComparison:
     Attributes:
         above: Name of the layer that ranks higher: the more sensitive one.
         below: Name of the layer right after it.
-        difference: How much more harm is measured for the upper one, from 0 up, in the unit of the
-            metric (of the NMSE for "sqnr_db").
+        difference: How much more the upper one degrades the output, from 0 up, in the unit of
+            the metric (of the NMSE for "sqnr_db").
         interval: 95 % interval of the difference, by a paired bootstrap over samples.
-        is_tied: Whether the data does not tell the two apart.
+        is_tied: Whether the two are statistically tied.
     """
 
     above: str
@@ -140,7 +140,7 @@ class SensitivityReport:
             the caller's own function.
         parts: What was quantized: "both", "weights" or "activations" (the inputs of layers).
         references: The model with every layer quantized, once for each option.
-        rankings: One for each option, with what cannot be told apart.
+        rankings: One per option, with the layers that are statistically tied.
         judged: Which output is judged, how it is read, and which labels are not used.
     """
 
@@ -176,9 +176,9 @@ class SensitivityReport:
             KeyError: If it holds no such option; the message names those it holds.
         """
         if option not in self.options:
-            raise KeyError(f"{option!r} is no option of this report. Valid: {self.options}")
-        place = self.options.index(option)
-        reference = self.references[place]
+            raise KeyError(f"{option!r} is not an option of this report. Valid: {self.options}")
+        index = self.options.index(option)
+        reference = self.references[index]
         if not option:
             return self
         return replace(
@@ -186,8 +186,8 @@ class SensitivityReport:
             layers=tuple(layer for layer in self.layers if layer.option == option),
             reference=reference,
             references=(reference,),
-            cumulative=self.cumulative if place == 0 else (),
-            rankings=(self.rankings[place],),
+            cumulative=self.cumulative if index == 0 else (),
+            rankings=(self.rankings[index],),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -125,10 +125,10 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
     elif hint is int and is_whole:
         if abs(data) <= _MAX_INT:
             return data
-        raise StorageError(f"{where} is a whole number of {data.bit_length()} bits; 63 are read.")
+        raise StorageError(f"{where} is an integer of {data.bit_length()} bits; 63 are read.")
     elif hint in (bool, str) and isinstance(data, hint):
         return data
-    # Python refuses to write out whole numbers of thousands of digits.
+    # Python refuses to write out integers of thousands of digits.
     got = f"{data.bit_length()} bits" if is_whole and abs(data) > _MAX_INT else f"{data!r:.80}"
     raise StorageError(f"{where} must be of type {hint.__name__}, got {got}.")
 

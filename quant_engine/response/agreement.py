@@ -56,7 +56,7 @@ def draw_random(
 
 
 @dataclass(slots=True, eq=False)
-class HarmSums:
+class DegradationSums:
     """Sums over batches from which the KL divergence, or NMSE, of one configuration follows.
 
     Attributes:

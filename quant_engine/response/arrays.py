@@ -34,7 +34,7 @@ class ResponseArrays:
         shifts: To be added, shape (layers, options, rows, kept + projections).
         roundings: The part of them that comes from rounding the layer's input, shape (layers,
             roundings, rows, kept + projections); options with the same input grid share one.
-        rounding_of: For each option its place in `roundings`, or -1; shape (options,).
+        rounding_of: For each option its index in `roundings`, or -1; shape (options,).
         sources: Whether the input of one layer depends on another one, shape (layers, layers).
         signal: Σz² of each row of the float output, shape (rows,).
         shape: Shape of one row of `base`: classes last where it holds logits.
@@ -87,7 +87,7 @@ class ResponseArrays:
         return total
 
     def effect(self, chosen: Sequence[Pair]) -> tuple[FloatArray, FloatArray]:
-        """Return the part of a shift that is certain, and the mean harm of the part that is noise.
+        """Return the part of a shift that is certain, and the mean degradation by its noise.
 
         A layer whose input a quantized layer has changed rounds other values than the float model's
         layer did: of that rounding only the energy is known, not the sign.
@@ -96,41 +96,41 @@ class ResponseArrays:
             Shapes (rows, kept + projections) and (rows,).
         """
         shift = self.shift(chosen)
-        harm = np.zeros(self.rows)
+        degradation = np.zeros(self.rows)
         places = [layer for layer, _ in chosen]
         for layer, option in chosen:
             rounding = int(self.rounding_of[option])
             if rounding >= 0 and self.sources[layer, places].any():
                 shift -= self.roundings[layer, rounding]
-                harm += self.rounding_harm[layer, rounding]
-        return shift, harm
+                degradation += self.rounding_degradation[layer, rounding]
+        return shift, degradation
 
-    def harm(self, chosen: Sequence[Pair]) -> float:
+    def degradation(self, chosen: Sequence[Pair]) -> float:
         """Return the KL divergence in nats, or the NMSE, under (layer, option) pairs."""
-        shift, harm = self.effect(chosen)
-        return float(self.harms(shift[None], harm[None])[0])
+        shift, degradation = self.effect(chosen)
+        return float(self.degradations(shift[None], degradation[None])[0])
 
-    def harms(self, shifts: FloatArray, noise: FloatArray | float = 0.0) -> FloatArray:
+    def degradations(self, shifts: FloatArray, noise: FloatArray | float = 0.0) -> FloatArray:
         """Return the KL divergence in nats, or the NMSE, that shifts of the output mean.
 
         Args:
             shifts: Shape (configurations, rows, kept + projections).
-            noise: Harm of noise besides, shape (configurations, rows).
+            noise: Degradation by noise besides, shape (configurations, rows).
 
         Returns:
             Shape (configurations,).
         """
         kept = self.base.shape[1]
-        harm = np.zeros(shifts.shape[:2]) + noise
+        degradation = np.zeros(shifts.shape[:2]) + noise
         if shifts.shape[-1] > kept:
             rest = np.square(shifts[..., kept:]).mean(axis=-1)
-            harm += rest / 2 if self.has_logits else rest
+            degradation += rest / 2 if self.has_logits else rest
         if self.has_logits:
-            harm += self.divergences(shifts[..., :kept]) if kept else 0.0
-            means: FloatArray = harm.mean(axis=-1)
+            degradation += self.divergences(shifts[..., :kept]) if kept else 0.0
+            means: FloatArray = degradation.mean(axis=-1)
             return means
-        harm += np.square(shifts[..., :kept]).sum(axis=-1)
-        total: FloatArray = harm.sum(axis=-1)
+        degradation += np.square(shifts[..., :kept]).sum(axis=-1)
+        total: FloatArray = degradation.sum(axis=-1)
         signal = self.signal.sum()
         return total / signal if signal else np.where(total > 0, np.inf, 0.0)
 
@@ -148,7 +148,7 @@ class ResponseArrays:
         return found
 
     def features(self, shifts: FloatArray) -> FloatArray:
-        """Return vectors whose squared norms are the harm of shifts, row by row, to second order.
+        """Return vectors whose squared norms are, row by row, the degradation to second order.
 
         KL(p || q) is half of the variance of Δ under p, to second order in the shift Δ of the
         logits.
@@ -172,17 +172,17 @@ class ResponseArrays:
         return joined
 
     @cached_property
-    def rounding_harm(self) -> FloatArray:
-        """Harm of the roundings to second order, shape (layers, roundings, rows)."""
+    def rounding_degradation(self) -> FloatArray:
+        """Degradation of the roundings to second order, shape (layers, roundings, rows)."""
         layers = [np.square(self.features(part.astype(np.float64))) for part in self.roundings]
-        harm: FloatArray = np.stack(layers).sum(axis=-1)
-        return harm
+        degradation: FloatArray = np.stack(layers).sum(axis=-1)
+        return degradation
 
     def answers(self, base: FloatArray) -> IntArray:
         """Return the column of the largest logit, shape (rows, *shape[:-1])."""
         logits = base.reshape(-1, *self.shape)
         if not self.is_complete:
-            logits = logits[..., :-1]  # the rest as one is no class
+            logits = logits[..., :-1]  # the rest as one is not a class
         best: IntArray = logits.argmax(axis=-1)
         return best
 
@@ -214,7 +214,7 @@ class ResponseArrays:
         for layer in range(layers):
             shifts = self.shifts[layer].astype(np.float64)
             estimates = scale * np.square(shifts[..., kept:]).mean(axis=1)
-            total = self.harms(shifts)
+            total = self.degradations(shifts)
             spread = estimates.std(axis=1, ddof=1) / np.sqrt(projections)
             errors[layer] = np.divide(spread, total, out=np.zeros_like(total), where=total > 0)
         return errors

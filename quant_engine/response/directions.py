@@ -49,7 +49,7 @@ class OutputPlan:
         *,
         is_read: bool = True,
     ) -> OutputPlan:
-        """Decide by the first output; up to `bound` values a row are all kept.
+        """Decide by the first output; up to `bound` values per row are all kept.
 
         With `is_read` False, it is not read as logits.
         """

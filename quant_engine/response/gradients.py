@@ -27,7 +27,7 @@ from quant_engine.response.directions import Directions
 
 NO_GRADIENT = "no gradient reaches it from the output, as behind detach, argmax or rounding"
 NO_ROWS = "its output cannot be cut into the rows of the model's output"
-NO_TENSOR = "its output is no float tensor"
+NO_TENSOR = "its output is not a float tensor"
 
 _TOLERANCE = 1e-3
 _HALF_TOLERANCE = 3e-2

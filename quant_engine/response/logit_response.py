@@ -97,8 +97,8 @@ class LogitResponse:
             metric: What predictions, searches and verifications are about. "nmse": the output is
                 not read as logits. If None, the KL divergence, or the NMSE where the output has not
                 the shape of logits.
-            classes: Outputs of up to this many values a sample are predicted completely, at one
-                backward pass a value. Of larger ones some directions are; see `directions`.
+            classes: Outputs of up to this many values per sample are predicted completely, at one
+                backward pass per value. Of larger ones some directions are; see `directions`.
             top_k: Largest logits that are then predicted one by one.
             projections: Random projections of the rest.
             agreement_configurations: Random configurations that are run for the agreement.
@@ -205,20 +205,20 @@ class LogitResponse:
         """
         arrays, chosen = self.arrays, self.chosen(configuration)
         kept = arrays.base.shape[1]
-        harm = arrays.harm(chosen)
+        degradation = arrays.degradation(chosen)
         shift = arrays.shift(chosen)
         nmse = sqnr = agreement = accuracy = None
         if arrays.is_complete or not arrays.has_logits:
             signal = float(arrays.signal.sum())
-            noise = float(np.square(shift).sum()) if arrays.has_logits else harm * signal
+            noise = float(np.square(shift).sum()) if arrays.has_logits else degradation * signal
             sqnr = to_sqnr_db(signal, noise)
-            nmse = noise / signal if signal else harm
+            nmse = noise / signal if signal else degradation
         if arrays.has_logits and kept:
             answers = arrays.answers(arrays.base + shift[:, :kept])
             agreement = float((answers == arrays.float_answers).mean())
             accuracy = arrays.accuracy(arrays.base + shift[:, :kept])
         return ConfigurationScore(
-            kl_divergence=harm if arrays.has_logits else None,
+            kl_divergence=degradation if arrays.has_logits else None,
             nmse=nmse,
             sqnr_db=sqnr,
             top1_agreement=agreement,
@@ -237,8 +237,8 @@ class LogitResponse:
             chain(
                 self.report.leftovers,
                 *(
-                    layer.stored[chosen[place] + 1 if place in chosen else 0]
-                    for place, layer in enumerate(self.report.layers)
+                    layer.stored[chosen[index] + 1 if index in chosen else 0]
+                    for index, layer in enumerate(self.report.layers)
                 ),
             )
         )
@@ -254,13 +254,13 @@ class LogitResponse:
             if name not in self._places:
                 reason = dict(self.report.skipped).get(name)
                 known = f"It stays float: {reason}" if reason else suggest(name, self._places)
-                raise SchemeError(f"{name!r} is no layer of this response. {known}")
+                raise SchemeError(f"{name!r} is not a layer of this response. {known}")
             if option == FLOAT_OPTION:
                 continue
             if option not in self._option_places:
                 valid = [FLOAT_OPTION, *self._option_places]
                 raise SchemeError(
-                    f"{option!r}, for layer {name!r}, is no option of this response. "
+                    f"{option!r}, for layer {name!r}, is not an option of this response. "
                     f"{suggest(option, valid)}"
                 )
             pairs.append((self._places[name], self._option_places[option]))
@@ -284,11 +284,11 @@ class LogitResponse:
         """
         chosen = dict(self.chosen(configuration))
         recipe = self.report.recipe
-        stays_float = [n for place, n in enumerate(self.layers) if place not in chosen]
+        stays_float = [n for index, n in enumerate(self.layers) if index not in chosen]
         schemes: Mapping[str, LayerScheme] = {
-            name: self.report.options[chosen[place]].scheme
-            for place, name in enumerate(self.layers)
-            if place in chosen
+            name: self.report.options[chosen[index]].scheme
+            for index, name in enumerate(self.layers)
+            if index in chosen
         }
         result = Recipe(recipe.weight, recipe.activation, recipe.exclude_layers, schemes)
         return result.with_excluded(*stays_float)
@@ -326,14 +326,14 @@ class LogitResponse:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {layer.name: place for place, layer in enumerate(self.report.layers)}
+        return {layer.name: index for index, layer in enumerate(self.report.layers)}
 
     @cached_property
     def _option_places(self) -> dict[str, int]:
-        return {option.name: place for place, option in enumerate(self.report.options)}
+        return {option.name: index for index, option in enumerate(self.report.options)}
 
 
 def _at_least(lowest: int, what: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise SchemeError(f"{what} is {value!r}. It must be a whole number from {lowest} up.")
+        raise SchemeError(f"{what} is {value!r}. It must be an integer from {lowest} up.")
     return value

@@ -24,7 +24,13 @@ from quant_engine.report import (
     ResponseReport,
 )
 from quant_engine.report.response import BY_GRADIENT, BY_RUNNING, LOGITS, VALUES
-from quant_engine.response.agreement import HarmSums, as_pairs, draw_random, draw_single, judge
+from quant_engine.response.agreement import (
+    DegradationSums,
+    as_pairs,
+    draw_random,
+    draw_single,
+    judge,
+)
 from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.directions import Directions, OutputPlan
 from quant_engine.response.gradients import linear_response
@@ -40,7 +46,7 @@ class ResponseSettings:
     """How a response is measured.
 
     Attributes:
-        classes: Outputs of at most this many values a row are predicted completely.
+        classes: Outputs of at most this many values per row are predicted completely.
         top_k: Largest logits that are predicted one by one where there are more.
         projections: Random projections of what is not.
         configurations: Random configurations that are run for the agreement.
@@ -93,7 +99,7 @@ class ResponseMeasurement:
     _runner: VariantRunner = field(init=False)
     _single: list[Configuration] = field(init=False)
     _random: list[Configuration] = field(init=False)
-    _sums: list[HarmSums] = field(default_factory=list)
+    _sums: list[DegradationSums] = field(default_factory=list)
     _checked_rows: int = 0
     _parts: list[_Part] = field(default_factory=list)
     _reasons: dict[str, str] = field(default_factory=dict)
@@ -254,7 +260,7 @@ class ResponseMeasurement:
 
         variants = [{name: option} for name, option in pairs]
         _, self._full_forwards_because = self._runner.run_each(batch, variants, keep)
-        # What rounding the input does is not told apart here: all of the shift counts as certain.
+        # What rounding the input does is not kept apart here: all of the shift counts as certain.
         none = [torch.zeros_like(shifts[pairs[0]]) for _ in self._roundings]
         return {
             name: torch.stack([*(shifts[name, option] for option in self.options), *none])
@@ -265,7 +271,7 @@ class ResponseMeasurement:
         assert self._plan is not None
         configurations = [*self._single, *self._random]
         if not self._sums:
-            self._sums = [HarmSums(self._plan.has_logits) for _ in configurations]
+            self._sums = [DegradationSums(self._plan.has_logits) for _ in configurations]
 
         def compare(number: int, expected: Tensor, output: Tensor) -> None:
             self._sums[number].update(expected, output)
@@ -277,12 +283,14 @@ class ResponseMeasurement:
 
     def _agreement(self, arrays: ResponseArrays) -> ResponseAgreement:
         checked = arrays.first(self._checked_rows)
-        layers = {name: place for place, name in enumerate(self.forms.modules)}
-        options = {name: place for place, name in enumerate(self.options)}
+        layers = {name: index for index, name in enumerate(self.forms.modules)}
+        options = {name: index for index, name in enumerate(self.options)}
         points = []
         for configuration, sums in zip([*self._single, *self._random], self._sums, strict=True):
             pairs = as_pairs(configuration)
-            predicted = checked.harm([(layers[layer], options[option]) for layer, option in pairs])
+            predicted = checked.degradation(
+                [(layers[layer], options[option]) for layer, option in pairs]
+            )
             points.append(AgreementPoint(pairs, predicted, sums.value()))
         single, random = points[: len(self._single)], points[len(self._single) :]
         return judge(single, random, list(self.options), self._checked_rows)

@@ -69,7 +69,7 @@ def _response(stored: dict[str, Any]) -> tuple[ResponseReport, ResponseArrays]:
     try:
         text = stored[_REPORT].tobytes().decode()
     except UnicodeDecodeError as error:
-        raise StorageError(f"The report in the stored response is no text: {error}") from error
+        raise StorageError(f"The report in the stored response is not text: {error}") from error
     report = ResponseReport.from_json(text)
     arrays = ResponseArrays(
         **{name: stored[name] for name in _REQUIRED},

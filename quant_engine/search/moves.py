@@ -17,9 +17,9 @@ _GAIN = 1e-9
 
 
 def additive_optimum(space: SearchSpace, limits: Sequence[Limit]) -> IntArray | None:
-    """Return the best assignment if harms of units simply added up, or None if none is allowed.
+    """Return the assignment of the least summed degradation of its units; None if none is allowed.
 
-    One choice a unit within budgets is an integer linear program, which scipy solves exactly. It
+    One choice per unit within budgets is an integer linear program, which scipy solves exactly. It
     knows nothing of interactions, so it is where a search begins.
     """
     units, choices = len(space.units), space.choices
@@ -29,8 +29,8 @@ def additive_optimum(space: SearchSpace, limits: Sequence[Limit]) -> IntArray | 
             assignment = space.uniform(0)
             assignment[unit] = choice
             alone.append(assignment)
-    harms = space.harms(alone)
-    scale = harms.max() or 1.0
+    degradations = space.degradations(alone)
+    scale = degradations.max() or 1.0
     one_each = np.kron(np.eye(units), np.ones(choices))
     constraints = [LinearConstraint(one_each, 1, 1)]
     for limit in limits:
@@ -38,7 +38,7 @@ def additive_optimum(space: SearchSpace, limits: Sequence[Limit]) -> IntArray | 
         room = (limit.most - limit.fixed) / unit_cost
         constraints.append(LinearConstraint(limit.costs.reshape(1, -1) / unit_cost, -np.inf, room))
     found = milp(
-        harms / scale,
+        degradations / scale,
         constraints=constraints,
         integrality=np.ones(units * choices),
         bounds=Bounds(0, 1),
@@ -61,7 +61,7 @@ def improve(
     limits: Sequence[Limit],
     on_round: Callable[[], None] = lambda: None,
 ) -> tuple[IntArray, float]:
-    """Change and exchange choices until no tried move lowers the predicted harm.
+    """Change and exchange choices until no tried move lowers the predicted degradation.
 
     Moves are ranked by their effect to second order, which comes from inner products made once; the
     most promising are predicted in full, and the best of them is made if it helps.
@@ -73,10 +73,10 @@ def improve(
         on_round: Called after every round; may raise to cancel.
 
     Returns:
-        An allowed assignment that is at least as good, and its predicted harm.
+        An allowed assignment that is at least as good, and its predicted degradation.
     """
     assignment = _descend(space, assignment, limits, on_round)
-    harm = float(space.harms([assignment])[0])
+    degradation = float(space.degradations([assignment])[0])
     for _ in range(_MOST_ROUNDS):
         on_round()
         gains, moves = rank_moves(space, assignment, limits)
@@ -84,12 +84,12 @@ def improve(
         candidates = [apply_move(assignment, moves[number], space.choices) for number in best]
         if not candidates:
             break
-        harms = space.harms(candidates)
-        winner = int(harms.argmin())
-        if harms[winner] >= harm * (1.0 - _GAIN):
+        degradations = space.degradations(candidates)
+        winner = int(degradations.argmin())
+        if degradations[winner] >= degradation * (1.0 - _GAIN):
             break
-        assignment, harm = candidates[winner], float(harms[winner])
-    return assignment, harm
+        assignment, degradation = candidates[winner], float(degradations[winner])
+    return assignment, degradation
 
 
 def _descend(
@@ -106,14 +106,14 @@ def _descend(
         if not len(gains) or gains.min() >= -_GAIN * abs(float(space.products.max())):
             break
         assignment = apply_move(assignment, moves[int(gains.argmin())], space.choices)
-    harms = space.harms([start, assignment])
-    return assignment if harms[1] <= harms[0] else start
+    degradations = space.degradations([start, assignment])
+    return assignment if degradations[1] <= degradations[0] else start
 
 
 def rank_moves(
     space: SearchSpace, assignment: IntArray, limits: Sequence[Limit]
 ) -> tuple[FloatArray, IntArray]:
-    """Return all allowed moves of one or two units and how they change the harm to second order.
+    """Return all allowed moves of one or two units and the degradation they add, to second order.
 
     Returns:
         Changes, shape (moves,), and moves, shape (moves, 2): numbers unit · choices + choice; a

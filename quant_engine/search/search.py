@@ -1,4 +1,4 @@
-"""From a budget to a configuration, by prediction; and the whole frontier of size against harm.
+"""From a budget to a configuration, by prediction; and the whole frontier of size and degradation.
 
 What a configuration is predicted to do is the effect of the summed shifts of its layers, so the
 search knows where errors of layers add and where they cancel.
@@ -35,11 +35,11 @@ def search_configuration(
     float_layers: int | None = None,
     progress: Progress | None = None,
 ) -> ConfigurationPoint:
-    """Return the configuration with the least predicted harm within one or more budgets.
+    """Return the configuration with the least predicted degradation within one or more budgets.
 
-    The start is the best configuration if harms of layers added up; then options are changed and
-    exchanged between layers as long as the prediction, interactions included, gets better, from
-    several starts. The result is not proven to be the best one.
+    The start is the best configuration if degradations of layers added up; then candidates are
+    changed and exchanged between layers as long as the prediction, interactions included, gets
+    better, from several starts. The result is not proven to be the best one.
 
     Args:
         response: What predicts.
@@ -86,7 +86,7 @@ def search_configuration(
 def pareto_frontier(
     response: LogitResponse, *, points: int = 20, progress: Progress | None = None
 ) -> FrontierReport:
-    """Return the least predicted harm for every size, from the smallest model to the float one.
+    """Return the least predicted degradation per size, from the smallest model to the float one.
 
     Args:
         response: What predicts.
@@ -97,7 +97,7 @@ def pareto_frontier(
         SchemeError: If points is below 2.
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise SchemeError(f"points is {points!r}. It must be a whole number from 2 up.")
+        raise SchemeError(f"points is {points!r}. It must be a integer from 2 up.")
     space = SearchSpace(response)
     any_size = _bytes_limit(space, 0)
     least = any_size.fixed + any_size.costs.min(axis=1).sum()
@@ -144,20 +144,23 @@ def _best(
     """
     if not starts:
         return None
-    ranked = [starts[0], *sorted(starts[1:], key=lambda start: float(space.harms([start])[0]))]
+    ranked = [
+        starts[0],
+        *sorted(starts[1:], key=lambda start: float(space.degradations([start])[0])),
+    ]
 
     def improved(start: IntArray) -> tuple[IntArray, float]:
         return improve(space, start, limits, lambda: meter.say("find the best bits"))
 
-    best, harm = min((improved(start) for start in ranked[:_STARTS]), key=lambda end: end[1])
+    best, degradation = min((improved(start) for start in ranked[:_STARTS]), key=lambda end: end[1])
     generator = np.random.default_rng(0)
     for _ in range(kicks):
         start = _kicked(space, best, limits, generator)
         if start is None:
             continue
-        end, end_harm = improved(start)
-        if end_harm < harm:
-            best, harm = end, end_harm
+        end, end_degradation = improved(start)
+        if end_degradation < degradation:
+            best, degradation = end, end_degradation
     return best
 
 
@@ -186,8 +189,8 @@ def _point(space: SearchSpace, assignment: IntArray) -> ConfigurationPoint:
 def _undominated(points: Sequence[ConfigurationPoint]) -> tuple[ConfigurationPoint, ...]:
     """Keep what is better than everything smaller, from small to large."""
     kept: list[ConfigurationPoint] = []
-    order = sorted(points, key=lambda p: (p.predicted.size.model_bytes, p.predicted.harm))
+    order = sorted(points, key=lambda p: (p.predicted.size.model_bytes, p.predicted.degradation))
     for point in order:
-        if not kept or point.predicted.harm < kept[-1].predicted.harm:
+        if not kept or point.predicted.degradation < kept[-1].predicted.degradation:
             kept.append(point)
     return tuple(kept)

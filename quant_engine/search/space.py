@@ -1,4 +1,4 @@
-"""What a search chooses from: layers and options as numbers, costs, and predicted harm."""
+"""What a search chooses from: layers and options as numbers, costs, and predicted degradation."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ class SearchSpace:
         """Collect the units of a response."""
         self.response = response
         groups: dict[str, list[int]] = {}
-        for place, layer in enumerate(response.report.layers):
-            groups.setdefault(layer.tied_to, []).append(place)
+        for index, layer in enumerate(response.report.layers):
+            groups.setdefault(layer.tied_to, []).append(index)
         layers = response.report.layers
         reached = {
-            name: any(layers[place].reaches_output for place in groups[name]) for name in groups
+            name: any(layers[index].reaches_output for index in groups[name]) for name in groups
         }
         self.units: list[list[int]] = [groups[name] for name in groups if reached[name]]
-        # No harm of these would ever be seen.
+        # These degrade nothing that is judged.
         self._kept = {
-            layers[place].name: self._own_option(layers[place].name)
+            layers[index].name: self._own_option(layers[index].name)
             for name in groups
             if not reached[name]
-            for place in groups[name]
+            for index in groups[name]
         }
         self.choices = len(response.options) + 1
         self._known: dict[bytes, float] = {}
@@ -82,15 +82,15 @@ class SearchSpace:
         """Return layer name -> option name; float layers are left out."""
         names, options = self.response.layers, self.response.options
         chosen = {
-            place: options[choice - 1]
-            for places, choice in zip(self.units, assignment, strict=True)
-            for place in places
+            index: options[choice - 1]
+            for indices, choice in zip(self.units, assignment, strict=True)
+            for index in indices
             if choice
         }
         return {
-            name: chosen[place] if place in chosen else self._kept[name]
-            for place, name in enumerate(names)
-            if place in chosen or name in self._kept
+            name: chosen[index] if index in chosen else self._kept[name]
+            for index, name in enumerate(names)
+            if index in chosen or name in self._kept
         }
 
     def _own_option(self, name: str) -> str:
@@ -120,10 +120,10 @@ class SearchSpace:
     def limit_float_layers(self, most: int) -> Limit:
         """Return a budget on the number of layers that stay float."""
         costs = np.zeros((len(self.units), self.choices))
-        costs[:, 0] = [len(places) for places in self.units]
+        costs[:, 0] = [len(indices) for indices in self.units]
         return Limit("float layers", costs, 0.0, most)
 
-    def harms(self, assignments: Sequence[IntArray]) -> FloatArray:
+    def degradations(self, assignments: Sequence[IntArray]) -> FloatArray:
         """Return the predicted KL divergence in nats, or NMSE, of every assignment."""
         keys = [np.asarray(a, dtype=np.int64).tobytes() for a in assignments]
         unknown = {k: a for k, a in zip(keys, assignments, strict=True) if k not in self._known}
@@ -135,16 +135,16 @@ class SearchSpace:
             effects = [arrays.effect(self._pairs(assignment)) for _, assignment in part]
             shifts = np.stack([shift for shift, _ in effects])
             noise = np.stack([noise for _, noise in effects])
-            for (key, _), harm in zip(part, arrays.harms(shifts, noise), strict=True):
-                self._known[key] = float(harm)
+            for (key, _), degradation in zip(part, arrays.degradations(shifts, noise), strict=True):
+                self._known[key] = float(degradation)
         return np.array([self._known[key] for key in keys])
 
     @cached_property
     def products(self) -> FloatArray:
         """Inner products of what choices do, to second order, averaged over rows.
 
-        The harm of an assignment is about the sum of the products of all pairs of its choices, a
-        choice with itself included.
+        The degradation of an assignment is about the sum of the products of all pairs of its
+        choices, a choice with itself included.
 
         Returns:
             Shape (units · choices, units · choices).
@@ -152,15 +152,15 @@ class SearchSpace:
         arrays = self.response.arrays
         rows = []
         noise = np.zeros((len(self.units), self.choices))
-        for unit, places in enumerate(self.units):
+        for unit, indices in enumerate(self.units):
             for choice in range(self.choices):
                 total = np.zeros(arrays.shifts.shape[2:])
-                for place in places if choice else ():
-                    total += arrays.shifts[place, choice - 1]
+                for index in indices if choice else ():
+                    total += arrays.shifts[index, choice - 1]
                     rounding = int(arrays.rounding_of[choice - 1])
-                    if rounding >= 0 and arrays.sources[place].any():
-                        total -= arrays.roundings[place, rounding]
-                        noise[unit, choice] += arrays.rounding_harm[place, rounding].sum()
+                    if rounding >= 0 and arrays.sources[index].any():
+                        total -= arrays.roundings[index, rounding]
+                        noise[unit, choice] += arrays.rounding_degradation[index, rounding].sum()
                 rows.append(arrays.features(total).reshape(-1))
         features = np.stack(rows)
         products: FloatArray = features @ features.T + np.diag(noise.reshape(-1))
@@ -169,8 +169,8 @@ class SearchSpace:
 
     def _pairs(self, assignment: IntArray) -> list[tuple[int, int]]:
         return [
-            (place, int(choice) - 1)
-            for places, choice in zip(self.units, assignment, strict=True)
-            for place in places
+            (index, int(choice) - 1)
+            for indices, choice in zip(self.units, assignment, strict=True)
+            for index in indices
             if choice
         ]

@@ -46,7 +46,7 @@ def verify_configurations(
         progress: Called after every run; may raise to cancel.
 
     Returns:
-        One measured score for each configuration, in order, with the interval of its harm.
+        One measured score for each configuration, in order, with the interval of its degradation.
 
     Raises:
         SchemeError: If a layer or an option does not exist.
@@ -118,23 +118,23 @@ def verify_frontier(
 
 
 class _Measured:
-    """What one configuration answered, and the harm of each sample."""
+    """What one configuration answered, and the degradation of each sample."""
 
     def __init__(self, is_logits: bool) -> None:
         self._is_logits = is_logits
         self._stats = OutputStats(is_read=is_logits)
-        self._harms: list[FloatArray] = []
+        self._degradations: list[FloatArray] = []
         self._weights: list[FloatArray] = []
 
     def update(self, expected: Tensor, output: Tensor, labels: Tensor | None) -> None:
         self._stats.update(expected, output, labels)
         if self._is_logits:
-            harms = by_sample(kl_divergences(expected, output))
-            weights = harms.new_ones(harms.shape)
+            degradations = by_sample(kl_divergences(expected, output))
+            weights = degradations.new_ones(degradations.shape)
         else:
             weights = by_sample(expected.double().square())
-            harms = by_sample((output.double() - expected.double()).square())
-        self._harms.append(harms.sum(dim=1).cpu().numpy())
+            degradations = by_sample((output.double() - expected.double()).square())
+        self._degradations.append(degradations.sum(dim=1).cpu().numpy())
         self._weights.append(weights.sum(dim=1).cpu().numpy())
 
     def score(self, response: LogitResponse, configuration: Configuration) -> ConfigurationScore:
@@ -150,8 +150,8 @@ class _Measured:
         )
 
     def _interval(self) -> tuple[float, float] | None:
-        if not self._harms:
+        if not self._degradations:
             return None
-        harms, weights = np.concatenate(self._harms), np.concatenate(self._weights)
-        (interval,) = percentile_intervals(bootstrap_means(harms[None], weights))
+        degradations, weights = np.concatenate(self._degradations), np.concatenate(self._weights)
+        (interval,) = percentile_intervals(bootstrap_means(degradations[None], weights))
         return interval

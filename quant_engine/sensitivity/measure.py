@@ -75,7 +75,7 @@ def measure_sensitivity(
             and the weights stay float.
         metric: What `value`, intervals and rankings are about: "kl_divergence", "nmse", "sqnr_db",
             "top1_agreement", "accuracy_drop", or a function (float_output, changed_output, labels)
-            that returns one number a sample, of which more is worse. If None, the KL divergence,
+            that returns one number per sample, of which more is worse. If None, the KL divergence,
             or the NMSE for a model without logits.
         model_name: What to call the model in the report.
         seed: Seed of the bootstrap behind intervals and comparisons.
@@ -140,7 +140,7 @@ def _check_words(direction: str, parts: str, metric: str | Metric | None, seed: 
     require_choice("parts", parts, PARTS)
     check_metric(metric)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SchemeError(f"seed is {seed!r}. It must be a whole number from 0 up.")
+        raise SchemeError(f"seed is {seed!r}. It must be an integer from 0 up.")
 
 
 def _where_to_run(

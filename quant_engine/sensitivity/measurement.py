@@ -13,7 +13,7 @@ from quant_engine.metrics.energies import to_nmse, to_sqnr_db
 from quant_engine.model.batches import Batch, Data, iterate_batches
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import CumulativePoint, LayerSensitivity, SensitivityReport
-from quant_engine.sensitivity.ranking import Harms, choose_measure
+from quant_engine.sensitivity.ranking import Degradations, choose_measure
 from quant_engine.tensors.histogram import FloatArray
 from quant_engine.variants.layers import Footprint, LayerForms
 from quant_engine.variants.outcomes import BatchOutcome, Metric, Outcome, join_known
@@ -71,11 +71,11 @@ class Measurement:
         self._bases = [forms.uniform(option) for option in forms.options]
         self._entries = tuple(forms.entries())
         # Options may do the same to a layer; the same variant is run once.
-        self._places: dict[frozenset[tuple[str, str]], int] = {}
+        self._indices: dict[frozenset[tuple[str, str]], int] = {}
         self._variants: list[Variant] = []
         for variant in (*self._bases, *(self._variant(*entry) for entry in self._entries)):
-            if _key(variant) not in self._places:
-                self._places[_key(variant)] = len(self._variants)
+            if _key(variant) not in self._indices:
+                self._indices[_key(variant)] = len(self._variants)
                 self._variants.append(variant)
 
     def count_runs(self, with_cumulative: bool) -> int:
@@ -122,20 +122,20 @@ class Measurement:
         """Return what is known so far."""
         if not self._outcomes:
             return replace(self._empty, is_partial=is_partial)
-        joined, signal, correct, harms = self._known()
-        values, intervals = harms.values(), harms.intervals()
+        joined, signal, correct, degradations = self._known()
+        values, intervals = degradations.values(), degradations.intervals()
         accuracy = _mean(correct)
 
         def entry(variant: Variant, name: str, text: str, footprint: Footprint) -> LayerSensitivity:
-            place = self._places[_key(variant)]
-            outcome = joined[place]
+            index = self._indices[_key(variant)]
+            outcome = joined[index]
             total, noise = float(signal.sum()), float(outcome.noise.sum())
             right = _mean(outcome.correct)
             return LayerSensitivity(
                 name=name,
                 option=text,
                 kl_divergence=_mean(outcome.divergence),
-                interval=intervals[place],
+                interval=intervals[index],
                 sqnr_db=to_sqnr_db(total, noise),
                 nmse=to_nmse(total, noise),
                 top1_agreement=_mean(outcome.agreement),
@@ -143,7 +143,7 @@ class Measurement:
                 float_bytes=footprint.float_bytes,
                 quantized_bytes=footprint.quantized_bytes,
                 parameters=footprint.parameters,
-                value=values[place],
+                value=values[index],
                 reaches_output=name not in self._unreached,
             )
 
@@ -153,8 +153,8 @@ class Measurement:
             footprint = self._forms.footprint(option, [name])
             layer = entry(self._variant(name, option), name, text, footprint)
             if self._is_left_out:
-                base = self._places[_key(self._forms.uniform(option))]
-                gain = harms.gain_interval(base, self._place(name, option))
+                base = self._indices[_key(self._forms.uniform(option))]
+                gain = degradations.gain_interval(base, self._index(name, option))
                 layer = replace(layer, gain_interval=gain)
             layers.append(layer)
         references = tuple(
@@ -164,8 +164,8 @@ class Measurement:
         rankings = []
         for option in self._forms.options:
             names = self._forms.names(option)
-            places = [self._place(name, option) for name in names]
-            rankings.append(harms.rank(option, names, places, is_left_out=self._is_left_out))
+            rows = [self._index(name, option) for name in names]
+            rankings.append(degradations.rank(option, names, rows, is_left_out=self._is_left_out))
         return replace(
             self._empty,
             layers=tuple(layers),
@@ -175,7 +175,7 @@ class Measurement:
             accuracy_float=accuracy,
             is_partial=is_partial,
             notes=(*self._empty.notes, *_notes(self._outcomes)),
-            metric=harms.measure.name,
+            metric=degradations.measure.name,
             references=references,
             rankings=tuple(rankings),
         )
@@ -187,8 +187,8 @@ class Measurement:
         others = [other for other in self._forms.names(option) if other != name]
         return self._forms.uniform(option, others)
 
-    def _place(self, name: str, option: str) -> int:
-        return self._places[_key(self._variant(name, option))]
+    def _index(self, name: str, option: str) -> int:
+        return self._indices[_key(self._variant(name, option))]
 
     def _run(
         self,
@@ -211,23 +211,28 @@ class Measurement:
         with closing(self._sweep(batches, variants, bases, on_progress)) as outcomes:
             yield from outcomes
 
-    def _known(self) -> tuple[list[Outcome], FloatArray, FloatArray | None, Harms]:
-        """Return what every variant answered so far, and the harms that follow."""
+    def _known(self) -> tuple[list[Outcome], FloatArray, FloatArray | None, Degradations]:
+        """Return what every variant answered so far, and the degradations that follow."""
         joined = [
-            Outcome.join([part.variants[place] for part in self._outcomes])
-            for place in range(len(self._variants))
+            Outcome.join([part.variants[index] for part in self._outcomes])
+            for index in range(len(self._variants))
         ]
         signal = np.concatenate([part.signal for part in self._outcomes])
         correct = join_known(part.correct_float for part in self._outcomes)
         measure = choose_measure(self._metric, _has_logits(joined))
-        return joined, signal, correct, Harms.of(measure, joined, signal, correct, self._empty.seed)
+        return (
+            joined,
+            signal,
+            correct,
+            Degradations.of(measure, joined, signal, correct, self._empty.seed),
+        )
 
     def _least_sensitive_first(self, option: str) -> list[str]:
-        """Sort layers by the harm they do: alone, or by how little sparing them helps."""
-        harms = self._known()[-1]
+        """Sort layers by their degradation alone, or by how little leaving them out helps."""
+        degradations = self._known()[-1]
         sign = -1.0 if self._is_left_out else 1.0
         names = self._forms.names(option)
-        return sorted(names, key=lambda name: sign * harms.means[self._place(name, option)])
+        return sorted(names, key=lambda name: sign * degradations.means[self._index(name, option)])
 
 
 def _key(variant: Variant) -> frozenset[tuple[str, str]]:

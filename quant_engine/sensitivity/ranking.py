@@ -1,16 +1,16 @@
-"""From what variants answered to a ranking of layers that says what it cannot tell apart.
+"""From what variants answered to a ranking of layers that says which are statistically tied.
 
-Every metric is written as a harm: a number for each sample of which the mean is larger where the
-answer is worse. Intervals and comparisons are those of the mean harm.
+Every metric is written as a degradation: one number per sample, of which the mean is larger where
+the answer is worse. Intervals and comparisons are those of the mean degradation.
 
-Neighbours in the ranking are compared by a paired bootstrap of the difference of their harms, over
-the same resamples. That is sharper than asking whether their intervals overlap: most of an interval
-is which samples happened to be drawn, and both layers share that. They count as told apart if the
-95 % interval of the difference lies above 0 and at least `MIN_DIFFERING` samples differ. With
-fewer, all differing in the same direction would be nothing unusual for two equal layers (5 samples:
-1 in 16), and a bootstrap cannot see that. Comparisons are not corrected for their number.
-Neighbours in a ranking are the pairs that are hardest to tell apart, so sorting first does not
-favour claims.
+Neighbours in the ranking are compared by a paired bootstrap of the difference of their
+degradations, over the same resamples. That is sharper than asking whether their intervals overlap:
+most of an interval is which samples happened to be drawn, and both layers share that. They are
+distinguishable if the 95 % interval of the difference lies above 0 and at least `MIN_DIFFERING`
+samples differ. With fewer, all differing in the same direction would be nothing unusual for two
+equal layers (5 samples: 1 in 16), and a bootstrap cannot see that. Comparisons are not corrected
+for their number. Neighbours in a ranking are the closest pairs, so sorting first does not favour
+claims.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quant_engine.tensors.histogram import FloatArray
 from quant_engine.variants.outcomes import Metric, Outcome
 
 MIN_DIFFERING = 6
-"""Samples that must differ before two layers can be told apart: (1/2)^5 is below 5 %."""
+"""Samples that must differ before two layers are distinguishable: (1/2)^5 is below 5 %."""
 
 KL_DIVERGENCE = "kl_divergence"
 NMSE = "nmse"
@@ -37,36 +37,36 @@ NMSE = "nmse"
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One way to say how much harm a variant does.
+    """One way to say how much a variant degrades the output.
 
     Attributes:
         name: What reports call it.
         needs: What it cannot be had without, in words.
-        harm: Outcome and float model's correctness -> harm of each sample, shape (samples,); None
-            if it cannot be had.
-        to_value: Mean harm -> the metric's value.
-        is_relative: Whether the mean harm is Σharm / Σsignal.
+        degradation: Outcome and float model's correctness -> degradation of each sample, shape
+            (samples,); None if it cannot be had.
+        to_value: Mean degradation -> the metric's value.
+        is_relative: Whether the mean degradation is Σdegradation / Σsignal.
     """
 
     name: str
     needs: str
-    harm: Callable[[Outcome, FloatArray | None], FloatArray | None]
+    degradation: Callable[[Outcome, FloatArray | None], FloatArray | None]
     to_value: Callable[[float], float] = float
     is_relative: bool = False
 
     def read(self, outcome: Outcome, correct: FloatArray | None) -> FloatArray:
-        """Return the harm of each sample.
+        """Return the degradation of each sample.
 
         Raises:
             DataError: If it cannot be had.
         """
-        harm = self.harm(outcome, correct)
-        if harm is None:
+        degradation = self.degradation(outcome, correct)
+        if degradation is None:
             raise DataError(
                 f"The metric {self.name!r} needs {self.needs}. "
                 "Give that, or choose another metric: nmse works for every output."
             )
-        return harm
+        return degradation
 
 
 def _to_sqnr_db(nmse: float) -> float:
@@ -88,7 +88,7 @@ MEASURES = {
         Measure(KL_DIVERGENCE, "logits", lambda outcome, _: outcome.divergence),
         Measure(NMSE, "an output", lambda outcome, _: outcome.noise, is_relative=True),
         Measure("sqnr_db", "an output", lambda outcome, _: outcome.noise, _to_sqnr_db, True),
-        Measure("top1_agreement", "logits", _disagreement, lambda harm: 1.0 - harm),
+        Measure("top1_agreement", "logits", _disagreement, lambda degradation: 1.0 - degradation),
         Measure("accuracy_drop", "logits and labels in evaluation_data", _accuracy_drop),
     )
 }
@@ -105,7 +105,7 @@ def check_metric(metric: str | Metric | None) -> None:
         return
     raise SchemeError(
         f"metric is {metric!r}. {suggest(str(metric), tuple(MEASURES))} Or give a function "
-        "(float_output, changed_output, labels) -> one number a sample."
+        "(float_output, changed_output, labels) -> one number per sample."
     )
 
 
@@ -120,14 +120,15 @@ def choose_measure(metric: str | Metric | None, has_logits: bool) -> Measure:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Harms:
-    """The harm of several variants on the same samples, and what resampling makes of it.
+class Degradations:
+    """The degradation of several variants on the same samples, and what resampling makes of it.
 
     Attributes:
-        measure: What the harm is.
-        samples: Harm of each variant on each sample, shape (variants, samples).
-        means: Mean harm of each variant, shape (variants,).
-        resampled: Mean harms in resamples that all variants share, shape (variants, resamples).
+        measure: What the degradation is.
+        samples: Degradation of each variant on each sample, shape (variants, samples).
+        means: Mean degradation of each variant, shape (variants,).
+        resampled: Mean degradations in resamples that all variants share, shape
+            (variants, resamples).
     """
 
     measure: Measure
@@ -143,8 +144,8 @@ class Harms:
         signal: FloatArray,
         correct: FloatArray | None,
         seed: int,
-    ) -> Harms:
-        """Read the harms from outcomes and resample them.
+    ) -> Degradations:
+        """Read the degradations from outcomes and resample them.
 
         Args:
             measure: What to read.
@@ -177,7 +178,7 @@ class Harms:
         return found
 
     def gain_interval(self, base: int, variant: int) -> tuple[float, float]:
-        """Return the 95 % interval, in pairs, of how much less harm a variant does than another.
+        """Return the 95 % interval, in pairs, of how much less a variant degrades than another.
 
         Args:
             base: Index of the variant that it is compared with.
@@ -195,8 +196,8 @@ class Harms:
             option: What the ranking is called.
             names: The layers.
             variants: The variant of each, as an index into this object's rows.
-            is_left_out: Whether a variant spares its layer. Then the less harm is left, the more
-                sensitive the layer. Equal layers keep their order.
+            is_left_out: Whether a variant leaves its layer out. Then the less degradation is
+                left, the more sensitive the layer. Equal layers keep their order.
         """
         sign = -1.0 if is_left_out else 1.0
         order = sorted(range(len(names)), key=lambda n: -sign * self.means[variants[n]])

@@ -84,7 +84,7 @@ def choose_qparams(
     if lo.shape != hi.shape or lo.dim() > 1 or (lo.dim() == 1) != (axis is not None):
         raise SchemeError(
             f"lo has shape {tuple(lo.shape)}, hi {tuple(hi.shape)}, axis is {axis}. Give two "
-            "scalars and no axis, or two vectors of one entry a channel and their axis."
+            "scalars and no axis, or two vectors of one entry per channel and their axis."
         )
     lo, hi = lo.double(), hi.double()
     if not (torch.isfinite(lo).all() and torch.isfinite(hi).all()):

@@ -31,7 +31,7 @@ _LANES = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BinnedValues:
-    """Counts on equal-width bins, one row a channel: what every range rule reads.
+    """Counts on equal-width bins, one row per channel: what every range rule reads.
 
     Attributes:
         counts: float64, shape (channels, bins).
@@ -169,7 +169,7 @@ class Histogram:
         bin as the one before, so zeros go in turn to several bins beyond the others.
         """
         lanes = _lanes(self.bins + self._first, len(values), values.device)
-        # Lanes where a value is 0, else 0; then the value's place, which is cut to a whole number.
+        # Lanes where a value is 0, else 0; then the value's index, once it is cut to an integer.
         places = torch.addcmul(lanes, values.sign(), lanes, value=-1.0)
         index = places.add_(values, alpha=self._bins_per_unit()).to(torch.int32)
         if self._first:
@@ -278,7 +278,7 @@ def stack_binned(rows: Iterable[BinnedValues]) -> BinnedValues:
 def bin_channels(values: FloatArray, bins: int) -> BinnedValues:
     """Count every row of a small, complete array on bins of its own range.
 
-    For weights, which are at hand as a whole: one histogram a channel, all at once.
+    For weights, which are at hand as a whole: one histogram per channel, all at once.
 
     Args:
         values: Finite values, shape (channels, values of a channel).

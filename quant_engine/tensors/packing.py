@@ -51,11 +51,11 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     padded[: flat.numel()] = flat
     columns = padded.view(groups, _GROUP)
     words = torch.zeros(groups, dtype=torch.int64, device=codes.device)
-    for place in range(_GROUP):
-        words |= (columns[:, place].long() + half) << (bits * place)
+    for index in range(_GROUP):
+        words |= (columns[:, index].long() + half) << (bits * index)
     packed = torch.empty(groups, bits, dtype=torch.uint8, device=codes.device)
-    for place in range(bits):
-        packed[:, place] = ((words >> (8 * place)) & 0xFF).to(torch.uint8)
+    for index in range(bits):
+        packed[:, index] = ((words >> (8 * index)) & 0xFF).to(torch.uint8)
     return packed.view(-1)[: packed_length(flat.numel(), bits)].clone()
 
 
@@ -85,11 +85,11 @@ def unpack_codes(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     padded[: packed.numel()] = packed
     columns = padded.view(groups, bits)
     words = torch.zeros(groups, dtype=torch.int64, device=packed.device)
-    for place in range(bits):
-        words |= columns[:, place].long() << (8 * place)
+    for index in range(bits):
+        words |= columns[:, index].long() << (8 * index)
     codes = torch.empty(groups, _GROUP, dtype=torch.int8, device=packed.device)
-    for place in range(_GROUP):
-        codes[:, place] = (((words >> (bits * place)) & (2 * half - 1)) - half).to(torch.int8)
+    for index in range(_GROUP):
+        codes[:, index] = (((words >> (bits * index)) & (2 * half - 1)) - half).to(torch.int8)
     return codes.view(-1)[:count].clone().view(tuple(shape))
 
 

@@ -60,7 +60,7 @@ class Int8Quantizer:
         if not isinstance(per_channel, bool):
             raise SchemeError(f"per_channel is {per_channel!r}. It must be True or False.")
         if isinstance(channel_axis, bool) or not isinstance(channel_axis, int):
-            raise SchemeError(f"channel_axis is {channel_axis!r}. It must be a whole number.")
+            raise SchemeError(f"channel_axis is {channel_axis!r}. It must be an integer.")
         granularity = "per_channel" if per_channel else "per_tensor"
         self._scheme = TensorScheme(bits, symmetric, granularity, observer, percentile)
         self._channel_axis = channel_axis
@@ -207,8 +207,8 @@ class Int8Quantizer:
             zero_point: Code of 0.0; a number, or the shape of `scale`. Must be 0 if symmetric.
 
         Raises:
-            SchemeError: If the scale is not positive and finite, the zero point is no code of this
-                scheme, or the shapes do not fit.
+            SchemeError: If the scale is not positive and finite, the zero point is not a code of
+                this scheme, or the shapes do not fit.
         """
         try:
             steps, points = torch.as_tensor(scale), torch.as_tensor(zero_point)
@@ -263,7 +263,7 @@ class Int8Quantizer:
         if points.numel() == 1:
             points = points.reshape(()).expand(steps.shape)
         if steps.dim() != int(self.per_channel) or points.shape != steps.shape:
-            wanted = "one entry a channel" if self.per_channel else "one number each"
+            wanted = "one entry per channel" if self.per_channel else "one number each"
             raise SchemeError(
                 f"scale has shape {tuple(scale.shape)} and zero_point {tuple(zero_point.shape)}. "
                 f"With per_channel={self.per_channel} give {wanted}."
@@ -275,7 +275,7 @@ class Int8Quantizer:
         if not is_code.all():
             wanted = "0 with symmetric=True" if scheme.symmetric else f"{lowest} to {highest}"
             raise SchemeError(
-                f"zero_point is {zero_point.tolist()!r}. It must be a whole number: {wanted}."
+                f"zero_point is {zero_point.tolist()!r}. It must be an integer: {wanted}."
             )
         axis = self.channel_axis if self.per_channel else None
         return QParams(steps.float(), points.to(torch.int32), scheme.qmin, scheme.qmax, axis)

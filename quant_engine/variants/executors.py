@@ -153,7 +153,7 @@ def run_elsewhere(
 def _cut(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
     """Divide variants into runs of about the same length: neighbours replay the same prefix."""
     count = max(1, round(len(variants) / VARIANTS_PER_TASK))
-    edges = [len(variants) * place // count for place in range(count + 1)]
+    edges = [len(variants) * index // count for index in range(count + 1)]
     return [tuple(variants[start:stop]) for start, stop in pairwise(edges)]
 
 

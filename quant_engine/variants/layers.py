@@ -125,8 +125,8 @@ class LayerForms:
         chosen = [name for name in self.names(option) if names is None or name in names]
         layers = nn.ModuleList(self.float_model.get_submodule(name) for name in chosen)
         quantized = {
-            str(place): module
-            for place, name in enumerate(chosen)
+            str(index): module
+            for index, name in enumerate(chosen)
             if isinstance(module := self.modules[name][option], QuantizedLayer)
         }
         return Footprint(
@@ -179,7 +179,7 @@ def build_forms(
         recipe: Which layers; and how, if there are no options.
         options: What to try on each layer; the recipe's own scheme for it if None.
         calibration: Where the ranges of inputs come from; one serves all options.
-        meter: Told after every layer.
+        meter: Counts every layer.
         parts: "both", "weights" or "activations".
         seen_only: Leave out layers that no calibration data entered. Running such a layer tells
             the truth about it, also where others read its weight; a prediction cannot.
@@ -208,7 +208,7 @@ def build_forms(
     for option in recipes:
         if not any(option in found for found in changes.values()):
             raise UnsupportedLayerError(_nothing(option, parts))
-    order = {name: place for place, name in enumerate(calibration.calls)}
+    order = {name: index for index, name in enumerate(calibration.calls)}
     names = sorted(filter(changes.get, changes), key=lambda n: order.get(n, len(order)))
     shared: SharedCodes = {}
     modules = {}

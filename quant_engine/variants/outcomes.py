@@ -110,7 +110,7 @@ def compare(
     """Compare a variant's output with the float model's.
 
     Raises:
-        DataError: If the metric raises, or its answer is not one finite number a sample.
+        DataError: If the metric raises, or its answer is not one finite number per sample.
     """
     noise = _sample_sums((changed.double() - logits.double()).square())
     custom = None if metric is None else _apply(metric, logits, changed, labels)
@@ -158,7 +158,7 @@ def _correct(logits: Tensor, labels: Tensor | None) -> FloatArray | None:
 
 
 def by_sample(values: Tensor) -> Tensor:
-    """Return one row a sample; an output without axes, such as a sum, is one sample."""
+    """Return one row per sample; an output without axes, such as a sum, is one sample."""
     return values.reshape(values.shape[0] if values.dim() else 1, -1)
 
 

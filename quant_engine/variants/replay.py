@@ -44,7 +44,7 @@ class _Kept:
 
     Attributes:
         tensor: The tensor itself, or a copy of what it was if it is known to be changed later.
-        number: Its place among the tensors of the pass.
+        number: Its index among the tensors of the pass.
         version: torch's count of in-place changes when the call returned it.
         is_copy: Whether it is a copy; then only copies of it go out.
     """
@@ -64,7 +64,7 @@ class _Call:
         shapes: Shapes of the tensors it was called with; None if it was read.
         depth: Number of calls that were under way when it began.
         next_call: Index of the first call that began after this one ended.
-        answer: What it returned, with `_Kept` in the place of tensors; None if it cannot be told.
+        answer: What it returned, with `_Kept` in the place of tensors; None if it is not known.
         is_replayable: Whether the answer may stand in for the call.
     """
 
@@ -326,7 +326,7 @@ def _kept_in(answer: Any) -> Iterator[_Kept]:
 
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Copy the containers, so that nobody changes the record's, and map what they hold."""
+    """Copy the containers, so that the record's stay as they are, and map what they hold."""
     if type(value) is dict:
         return {key: _rebuild(item, change) for key, item in value.items()}
     if type(value) in (list, tuple):

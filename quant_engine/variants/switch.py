@@ -16,7 +16,7 @@ class Switch(StandIn):
     Attributes:
         float_layer: The layer itself.
         on_read: Called with the switch when the model reads a tensor of the layer, such as its
-            weight, instead of calling the layer. If None, nobody is told.
+            weight, instead of calling the layer. If None, nothing is called.
     """
 
     def __init__(self, float_layer: nn.Module, forms: Mapping[str, nn.Module]) -> None:
@@ -24,14 +24,14 @@ class Switch(StandIn):
         super().__init__()
         self.float_layer = float_layer
         self.on_read: Callable[[nn.Module], None] | None = None
-        self._places = {name: f"form_{place}" for place, name in enumerate(forms)}
+        self._keys = {name: f"form_{index}" for index, name in enumerate(forms)}
         self._chosen = "float_layer"
         for name, form in forms.items():
-            self.add_module(self._places[name], form)
+            self.add_module(self._keys[name], form)
 
     def choose(self, form: str | None) -> None:
         """Answer as this form from now on; as the float layer for None."""
-        self._chosen = "float_layer" if form is None else self._places[form]
+        self._chosen = "float_layer" if form is None else self._keys[form]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the chosen form."""

@@ -187,7 +187,7 @@ JUDGES = {
 @pytest.mark.parametrize("job", list(JUDGES))
 def test_a_label_that_is_no_whole_number_is_refused(job, label, dtype):
     labels = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, label], dtype=dtype)
-    with pytest.raises(DataError, match=r"1 of 6 labels are no whole numbers, such as"):
+    with pytest.raises(DataError, match=r"1 of 6 labels are not integers, such as"):
         job(fill(nn.Sequential(nn.Linear(4, 3))), [(torch.randn(6, 4), labels)])
 
 

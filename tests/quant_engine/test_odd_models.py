@@ -44,7 +44,7 @@ def test_a_single_layer_goes_by_its_empty_name() -> None:
     found = search_configuration(response, float_layers=0)
     assert set(found.as_dict()) == {""}
     (verified,) = verify_configurations(model, X, response, [{"": option}])
-    assert verified.harm > 0
+    assert verified.degradation > 0
     assert measure_sensitivity(model, X).layers[0].name == ""
 
 
@@ -58,7 +58,7 @@ def test_a_single_layer_has_overrides_and_can_be_excluded() -> None:
     excluded = analyze(model, X, recipe.with_excluded(""), measure_time=False)
     assert excluded.layers[0].status == "excluded"
     assert Recipe.from_dict(recipe.to_dict()) == recipe
-    with pytest.raises(SchemeError, match="names '', which is no layer"):
+    with pytest.raises(SchemeError, match="names '', which is not a layer"):
         quantize_model(nn.Sequential(model), X, Recipe.default().with_excluded(""))
 
 

@@ -109,8 +109,8 @@ def trust_rows(prediction: Prediction) -> list[dict[str, Any]]:
 
 
 def _as_point(point: ConfigurationPoint) -> AgreementPoint:
-    measured = math.nan if point.measured is None else point.measured.harm
-    return AgreementPoint(point.configuration, point.predicted.harm, measured)
+    measured = math.nan if point.measured is None else point.measured.degradation
+    return AgreementPoint(point.configuration, point.predicted.degradation, measured)
 
 
 def _can_show(point: AgreementPoint) -> bool:

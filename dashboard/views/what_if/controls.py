@@ -68,7 +68,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             harm_column(prediction),
             ("KL divergence of the answers' probabilities" if prediction.has_logits else "NMSE")
             + " from the float model's output; 0 is the same output",
-            lambda r: predicted_harm_text(r.predicted.harm, prediction),
+            lambda r: predicted_harm_text(r.predicted.degradation, prediction),
             None if row.measured_harm is None else harm,
             f"95 %: {interval.removesuffix(')')}" if interval else "",
         )
@@ -115,7 +115,7 @@ def _result_metric(
 
 
 def _holds(row: ScoreRow, prediction: Prediction) -> bool:
-    return row.predicted.harm <= trust_limit(prediction)
+    return row.predicted.degradation <= trust_limit(prediction)
 
 
 def _share(row: ScoreRow, value: float | None, prediction: Prediction) -> str:

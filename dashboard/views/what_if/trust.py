@@ -40,7 +40,7 @@ def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
         st.error(agreement.verdict, icon=":material/dangerous:")
         return
     text = trust_text(prediction)
-    if row.measured_harm is None and row.predicted.harm > trust_limit(prediction):
+    if row.measured_harm is None and row.predicted.degradation > trust_limit(prediction):
         limit = harm_text(trust_limit(prediction), prediction)
         st.warning(
             f"This choice lies beyond {limit}, up to which predictions hold: press “Verify” before "

@@ -1,7 +1,7 @@
 """Quantized layers computing on their codes: which arithmetic stands behind which layer.
 
-A form is built from a layer's codes when it first runs and again when they change. It is no part of
-the layer's state: copying, saving and moving a layer leave it behind, to be built anew.
+A form is built from a layer's codes when it first runs and again when they change. It is not part
+of the layer's state: copying, saving and moving a layer leave it behind, to be built again.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ def run_on_float_input(layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Ten
 def by_output_channel(values: Tensor, channels: int) -> Tensor:
     """Return one entry for each output channel from a layer's grid, shape (channels,).
 
-    A grid has one entry, or one a channel, or, in a transposed convolution with groups, one for
+    A grid has one entry, or one per channel, or, in a transposed convolution with groups, one for
     each channel of a group.
     """
     if not values.dim():

@@ -80,7 +80,7 @@ def to_codes(x: Tensor, qparams: QParams, grid: Grid | None = None) -> Tensor:
 def _rounded(steps: Tensor, grid: Grid) -> Tensor:
     """Round x / scale to unsigned codes; float32, overwritten.
 
-    A float32 between 2**23 and 2**24 is a whole number with its lowest digits last, so adding one
+    A float32 between 2**23 and 2**24 is an integer with its lowest digits last, so adding one
     rounds the sum, half to even, and leaves the code in the lowest byte: cheaper than rounding and
     converting. The number added is even, lest ties go the other way.
     """

@@ -61,7 +61,7 @@ def _some_window_misses(
     before, after = edges
     last = before + size + after - dilation * (kernel - 1) - 1
     for start in range(-before, last - before + 1, stride):
-        if not any(0 <= start + dilation * place < size for place in range(kernel)):
+        if not any(0 <= start + dilation * index < size for index in range(kernel)):
             return True
     return False
 

@@ -2,7 +2,7 @@
 
 Products of int8 codes are summed in int32 by `torch._int_mm` where a probe of the machine finds it
 exact, and otherwise in pieces that float32 holds exactly. Convolutions become one such product over
-unfolded windows; with groups, a float convolution over whole numbers small enough to be exact.
+unfolded windows; with groups, a float convolution over integers small enough to be exact.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _convolve_by_product(
 def _convolve_in_float(
     padded: Tensor, zero_point: int, weight: Tensor, convolution: Convolution
 ) -> Tensor:
-    """Convolve whole numbers in a float type that holds every sum of them exactly."""
+    """Convolve integers in a float type that holds every sum of them exactly."""
     largest = weight[0].numel() * 255 * 128
     is_small = largest < _EXACT_IN_FLOAT32 and has_exact_float_convolution()
     dtype = torch.float32 if is_small else torch.float64
@@ -182,7 +182,7 @@ def _convolve_in_float(
 def has_exact_float_convolution() -> bool:
     """Whether torch's float32 convolution is a plain sum of products on this machine.
 
-    Algorithms such as Winograd's compute with fractions and are not exact on whole numbers.
+    Algorithms such as Winograd's compute with fractions and are not exact on integers.
     """
     x = torch.full((2, 16, 12, 12), 255.0, dtype=torch.float32)
     x[:, ::3] = -254.0

@@ -129,7 +129,9 @@ def test_a_scheme_that_is_no_option_has_a_stand_in(prediction: Prediction) -> No
 
 def test_the_harm_of_a_layer_alone_is_its_score(prediction: Prediction) -> None:
     for (layer, chosen), harm in prediction.alone.items():
-        assert harm == pytest.approx(prediction.response.score({layer: chosen}).harm, rel=1e-9)
+        assert harm == pytest.approx(
+            prediction.response.score({layer: chosen}).degradation, rel=1e-9
+        )
 
 
 def test_a_file_holds_everything(prediction: Prediction) -> None:
@@ -149,7 +151,9 @@ def test_a_small_file_is_smaller_and_predicts_nearly_the_same(
     response = prediction.response
     for configuration in draw_random(response.layers, response.options, 20, rng):
         expected = response.score(configuration)
-        assert found.response.score(configuration).harm == pytest.approx(expected.harm, rel=1e-4)
+        assert found.response.score(configuration).degradation == pytest.approx(
+            expected.degradation, rel=1e-4
+        )
         assert found.response.size(configuration) == expected.size
 
 
@@ -217,7 +221,7 @@ def test_a_newer_run_replaces_an_older_one(prediction: Prediction) -> None:
     assert len(changed.measured) == len(prediction.measured)
     score = changed.measured_score(point.as_dict())
     assert score is not None
-    assert score.harm == 1.25
+    assert score.degradation == 1.25
 
 
 @pytest.mark.parametrize(("by", "budget"), [("bits", 4.5), ("float_layers", 1), ("bytes", 60_000)])
@@ -421,7 +425,7 @@ def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> No
     measured, predicted = cells["KL (nats)"].split(", predicted ")
     assert measured == format_within(row.measured_harm, row.harm_interval)
     assert low < row.measured_accuracy < high
-    ratio = row.predicted.harm / row.measured_harm
+    ratio = row.predicted.degradation / row.measured_harm
     assert float(ratio_text(row).split()[0]) == pytest.approx(ratio, rel=0.06)
     assert ratio_text(replace(row, measured_harm=None)) == "–"
     (data,) = data_rows([row], prediction)
@@ -433,7 +437,7 @@ def test_the_download_holds_a_recipe_that_does_the_same(prediction: Prediction, 
     data = json.loads(to_json(run, make_row("x", configuration, prediction), prediction))
     recipe = Recipe.from_dict(data["recipe"])
     assert prediction.configuration_of(recipe)[0] == configuration
-    assert data["predicted"]["kl_divergence"] == prediction.score(configuration).harm
+    assert data["predicted"]["kl_divergence"] == prediction.score(configuration).degradation
     rows = layer_data_rows(prediction, configuration)
     assert [row["layer"] for row in rows] == list(prediction.response.layers)
 
@@ -468,5 +472,5 @@ def test_verifying_measures_what_the_frontier_says(prediction: Prediction) -> No
     assert isinstance(found, ConfigurationPoint)
     assert found.measured is not None
     assert point.measured is not None
-    assert found.measured.harm == pytest.approx(point.measured.harm, rel=1e-3)
-    assert math.isfinite(found.predicted.harm)
+    assert found.measured.degradation == pytest.approx(point.measured.degradation, rel=1e-3)
+    assert math.isfinite(found.predicted.degradation)

@@ -52,7 +52,7 @@ def weights_of(shape, seed=1):
 
 
 def exact_convolution(codes, zero_point, weight, convolution):
-    """The sums in float64, which holds whole numbers up to 2^53; padded by torch."""
+    """The sums in float64, which holds integers up to 2^53; padded by torch."""
     x = codes.double() - zero_point
     mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
     x = F.pad(x, convolution.edges, mode=mode)

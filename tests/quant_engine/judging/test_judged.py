@@ -137,7 +137,7 @@ def test_nmse_reaches_prediction_search_and_verification() -> None:
     assert response.report.kind == "values"
     assert response.report.judged.startswith("judged: the output, read as values by NMSE; the labe")
     assert point.predicted.kl_divergence is score.kl_divergence is score.accuracy is None
-    assert point.predicted.harm == pytest.approx(score.harm, rel=0.2)
+    assert point.predicted.degradation == pytest.approx(score.degradation, rel=0.2)
     with pytest.raises(SchemeError, match="nmse"):
         LogitResponse.measure(model, [(X, Y)], metric="mse")
 

@@ -1,4 +1,4 @@
-"""Inputs with a range a batch, against a naive count in float64 that knows no streaming."""
+"""Dynamically quantized inputs, against a naive count in float64 that knows no streaming."""
 
 from __future__ import annotations
 

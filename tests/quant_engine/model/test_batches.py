@@ -107,8 +107,8 @@ def test_a_zero_dimensional_tensor_is_one_sample():
         ([{"a": X, "b": torch.tensor([float("nan")])}], "batch 0 holds 1 NaN or Inf among 1"),
         ([(X, LABELS[:3])], r"4 samples but labels of shape \(3,\)"),
         ([(X, torch.tensor(1))], r"labels of shape \(\)"),
-        ([(X, "abcd")], "the labels are no tensor"),
-        ([(X, [0, None, 1, 2])], "the labels are no tensor"),
+        ([(X, "abcd")], "the labels are not a tensor"),
+        ([(X, [0, None, 1, 2])], "the labels are not a tensor"),
     ],
 )
 def test_bad_data_is_refused_with_the_batch_and_what_to_do(data, message):

@@ -62,7 +62,7 @@ def without_weight() -> nn.Module:
         (Gain, r"Gain is a custom module and uses its own parameters \(gain\)"),
         (lambda: nn.LazyLinear(2), "LazyLinear has no weights yet. Run the model once"),
         (patched, "Its forward was replaced on this instance"),
-        (without_weight, "Its weight is computed anew before every call"),
+        (without_weight, "Its weight is computed before every call"),
         (lambda: nn.Linear(2, 2, dtype=torch.complex64), "holds torch.complex64 values"),
         (lambda: nn.Linear(2, 2, device="meta"), "on the meta device"),
         (lambda: QuantizedLinear(2, 2), "It is a quantized layer of this engine already"),

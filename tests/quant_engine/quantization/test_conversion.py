@@ -283,7 +283,7 @@ def test_cancelling_anywhere_leaves_the_model_whole(at):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (Recipe.default().with_excluded("3"), "exclude_layers names '3', which is no layer"),
+        (Recipe.default().with_excluded("3"), "exclude_layers names '3', which is not a layer"),
         (Recipe.default().with_excluded("x.*"), r"exclude_layers names 'x\.\*'"),
         (Recipe.default().with_layer_bits("00", 4), "overrides names '00'.*Did you mean '0'"),
     ],

@@ -500,7 +500,7 @@ def test_extra_state_comes_back(tmp_path: Path, extra: Any) -> None:
 
 @pytest.mark.parametrize("extra", [{1: 2}, (1, 2), object(), float("nan")])
 def test_extra_state_that_json_would_change_is_refused(tmp_path: Path, extra: Any) -> None:
-    with pytest.raises(StorageError, match="'_extra_state' is no tensor, and no plain value"):
+    with pytest.raises(StorageError, match="'_extra_state' is neither a tensor nor a plain value"):
         save_quantized_model(Stepping(extra), tmp_path)
 
 

@@ -108,7 +108,7 @@ def changed(**changes):
         (changed(pair=[True, 1]), "Outer.pair[0] must be of type float, got True"),
         (changed(pair=["infinite", 1]), "Outer.pair[0] must be of type float, got 'infinite'"),
         (changed(pair=[10**400, 1]), "Outer.pair[0] must be of type float, got 1329 bits"),
-        (changed(pair=[1.0, 10**400]), "Outer.pair[1] is a whole number of 1329 bits"),
+        (changed(pair=[1.0, 10**400]), "Outer.pair[1] is an integer of 1329 bits"),
         (changed(share="x"), "Outer.share must be of type float, got 'x'"),
         (changed(scheme={"bits": 99}), "Outer.scheme: bits is 99"),
         (changed(scheme=[8]), "Outer.scheme: TensorScheme must be a mapping"),

@@ -7,7 +7,13 @@ from torch import nn
 
 from quant_engine.metrics.functions import kl_divergence
 from quant_engine.report import AgreementPoint
-from quant_engine.response.agreement import HarmSums, compare, draw_random, draw_single, judge
+from quant_engine.response.agreement import (
+    DegradationSums,
+    compare,
+    draw_random,
+    draw_single,
+    judge,
+)
 from tests.quant_engine.layer_cases import fill, seeded
 from tests.quant_engine.response_cases import case, measure
 
@@ -75,7 +81,9 @@ def test_the_agreement_is_about_runs_of_the_model():
     agreement = response.agreement
     assert len(agreement.single_points) == len(response.layers) * len(response.options)
     for point in (*agreement.single_points, *agreement.random_points):
-        assert response.score(dict(point.configuration)).harm == pytest.approx(point.predicted)
+        assert response.score(dict(point.configuration)).degradation == pytest.approx(
+            point.predicted
+        )
     assert {name for name, _ in agreement.by_option} == set(response.options)
 
 
@@ -91,10 +99,10 @@ def test_draws_repeat_with_their_seed_and_cover_mild_and_harsh():
 
 def test_sums_over_batches_are_the_mean_over_all():
     one, other = seeded((9, 4), 1), seeded((9, 4), 2)
-    sums = HarmSums(has_logits=True)
+    sums = DegradationSums(has_logits=True)
     sums.update(one[:2], other[:2])
     sums.update(one[2:], other[2:])
     assert sums.value() == pytest.approx(kl_divergence(one, other))
-    noise = HarmSums(has_logits=False)
+    noise = DegradationSums(has_logits=False)
     noise.update(torch.zeros(3), torch.zeros(3))
     assert noise.value() == 0.0

@@ -50,7 +50,7 @@ def test_a_shift_of_the_largest_logits_needs_no_projections():
     shift = torch.zeros(6, 60).scatter_(1, output.topk(10).indices, seeded((6, 10), 2))
     arrays = arrays_of(plan, directions, shift)
     expected = float(kl_divergences(output, output.double() + shift).mean())
-    assert arrays.harm([(0, 0)]) == pytest.approx(expected, rel=1e-5)
+    assert arrays.degradation([(0, 0)]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(200, 60), (60, 7, 9)])
@@ -60,7 +60,9 @@ def test_projections_estimate_the_divergence_without_bias(shape):
     plan = OutputPlan.choose(output, labels, 32, 4, 64)
     directions = Directions(plan, output, torch.Generator().manual_seed(0))
     expected = float(kl_divergences(output, output.double() + shift).mean())
-    assert arrays_of(plan, directions, shift).harm([(0, 0)]) == pytest.approx(expected, rel=0.05)
+    assert arrays_of(plan, directions, shift).degradation([(0, 0)]) == pytest.approx(
+        expected, rel=0.05
+    )
 
 
 def test_projections_of_values_estimate_their_noise_and_its_error_is_stated():
@@ -71,7 +73,7 @@ def test_projections_of_values_estimate_their_noise_and_its_error_is_stated():
     directions = Directions(plan, output, torch.Generator().manual_seed(0))
     arrays = arrays_of(plan, directions, shift)
     expected = float(shift.square().sum()) / 100
-    assert arrays.harm([(0, 0)]) == pytest.approx(expected, rel=0.05)
+    assert arrays.degradation([(0, 0)]) == pytest.approx(expected, rel=0.05)
     # The relative error of a mean of 64 squares of normal numbers over 100 rows each.
     assert arrays.projection_errors()[0, 0] == pytest.approx(np.sqrt(2 / 6400), rel=0.4)
 

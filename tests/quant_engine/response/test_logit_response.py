@@ -142,7 +142,9 @@ def test_small_errors_are_predicted_as_measured_on_every_kind_of_model(name):
     names = [{layer: "eight"} for layer in layers]
     measured = verify_configurations(model, [x], response, names)
     for configuration, score in zip(names, measured, strict=True):
-        assert response.score(configuration).harm == pytest.approx(score.harm, rel=0.4, abs=1e-9)
+        assert response.score(configuration).degradation == pytest.approx(
+            score.degradation, rel=0.4, abs=1e-9
+        )
 
 
 def test_a_model_that_autograd_cannot_take_is_run_instead():
@@ -178,7 +180,7 @@ def test_the_float_configuration_is_the_float_model():
     response = measure(model, x)
     np.testing.assert_array_equal(response.predict({}), float_output(model, x).numpy())
     score = response.score(dict.fromkeys(response.layers, "float"))
-    assert (score.harm, score.top1_agreement, score.nmse) == (0.0, 1.0, 0.0)
+    assert (score.degradation, score.top1_agreement, score.nmse) == (0.0, 1.0, 0.0)
 
 
 def test_batches_give_what_one_batch_gives():
@@ -218,7 +220,7 @@ def test_rounding_behind_a_quantized_layer_counts_as_noise():
     shift, noise = arrays.effect(pairs)
     assert arrays.sources.tolist() == [[False, False], [True, False]]
     np.testing.assert_allclose(shift, arrays.shift(pairs) - arrays.roundings[1, 0], atol=1e-7)
-    assert noise.mean() == pytest.approx(float(arrays.rounding_harm[1, 0].mean()))
+    assert noise.mean() == pytest.approx(float(arrays.rounding_degradation[1, 0].mean()))
     alone, no_noise = arrays.effect(pairs[1:])
     np.testing.assert_array_equal(alone, arrays.shift(pairs[1:]))
     assert not no_noise.any()
@@ -320,7 +322,7 @@ def test_the_recipe_of_a_configuration_quantizes_as_predicted():
 
 
 @pytest.mark.parametrize("name", ["in_place", "values"])
-def test_measured_harm_carries_the_interval_of_a_bootstrap_over_samples(name):
+def test_measured_degradation_carries_the_interval_of_a_bootstrap_over_samples(name):
     if name == "values":
         model, x = fill(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))), seeded((60, 6))
         configuration = {"0": "two"}
@@ -334,14 +336,16 @@ def test_measured_harm_carries_the_interval_of_a_bootstrap_over_samples(name):
         expected = float_output(model, x).double().numpy()
         output = quantize_model(model, [x], response.recipe(configuration))(x).double().numpy()
     if name == "values":
-        harms, weights = ((output - expected) ** 2).sum(axis=1), (expected**2).sum(axis=1)
+        degradations, weights = ((output - expected) ** 2).sum(axis=1), (expected**2).sum(axis=1)
     else:
         p = softmax(expected, axis=1)
-        harms = (p * (log_softmax(expected, axis=1) - log_softmax(output, axis=1))).sum(axis=1)
-        weights = np.ones(len(harms))
-    assert measured.harm == pytest.approx(harms.sum() / weights.sum(), rel=1e-4)
+        degradations = (p * (log_softmax(expected, axis=1) - log_softmax(output, axis=1))).sum(
+            axis=1
+        )
+        weights = np.ones(len(degradations))
+    assert measured.degradation == pytest.approx(degradations.sum() / weights.sum(), rel=1e-4)
     found = bootstrap(
-        (harms, weights),
+        (degradations, weights),
         lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
         paired=True,
         method="percentile",

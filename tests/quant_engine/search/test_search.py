@@ -45,11 +45,11 @@ def everything(response: LogitResponse) -> list[dict[str, str]]:
     ]
 
 
-def greedy_by_single_harm(response: LogitResponse, budget: float) -> float:
-    """Add up single harms and give up most bytes for the least of it, one layer at a time."""
+def greedy_by_single_degradation(response: LogitResponse, budget: float) -> float:
+    """Add up single degradations; save most bytes for the least of it, one layer at a time."""
     now: dict[str, str] = {}
     single = {
-        (layer, option): response.score({layer: option}).harm
+        (layer, option): response.score({layer: option}).degradation
         for layer in response.layers
         for option in response.options
     }
@@ -63,7 +63,7 @@ def greedy_by_single_harm(response: LogitResponse, budget: float) -> float:
                 steps.append((cost / saved, layer, option))
         _, layer, option = min(steps)
         now[layer] = option
-    return response.score(now).harm
+    return response.score(now).degradation
 
 
 @settings(max_examples=12)
@@ -73,10 +73,10 @@ def test_search_finds_what_trying_everything_finds(seed, share):
     scores = [response.score(configuration) for configuration in everything(response)]
     sizes = [score.size.model_bytes for score in scores]
     budget = min(sizes) + share * (max(sizes) - min(sizes))
-    best = min(score.harm for score in scores if score.size.model_bytes <= budget)
+    best = min(score.degradation for score in scores if score.size.model_bytes <= budget)
     found = search_configuration(response, model_bytes=int(budget))
     assert found.predicted.size.model_bytes <= budget
-    assert found.predicted.harm <= best * 1.02 + 1e-12
+    assert found.predicted.degradation <= best * 1.02 + 1e-12
 
 
 def test_search_beats_greedy_and_the_additive_optimum_somewhere_and_loses_nowhere():
@@ -86,12 +86,12 @@ def test_search_beats_greedy_and_the_additive_optimum_somewhere_and_loses_nowher
         space = SearchSpace(response)
         sizes = [response.size(response.uniform(o)).model_bytes for o in ("float", *space_names())]
         budget = int(np.mean(sizes[2:]))
-        found = search_configuration(response, model_bytes=budget).predicted.harm
+        found = search_configuration(response, model_bytes=budget).predicted.degradation
         limit = space.limit("bytes", budget, lambda size: size.model_bytes)
         start = additive_optimum(space, [limit])
         assert start is not None
-        additive = float(space.harms([start])[0])
-        greedy = greedy_by_single_harm(response, budget)
+        additive = float(space.degradations([start])[0])
+        greedy = greedy_by_single_degradation(response, budget)
         assert found <= min(additive, greedy) * (1 + 1e-9)
         gains.append((found < 0.99 * additive, found < 0.99 * greedy))
     assert any(gain for gain, _ in gains)
@@ -109,7 +109,7 @@ def test_budgets_on_bits_and_on_float_layers_are_kept():
     by_layers = search_configuration(response, float_layers=1)
     assert len(by_layers.configuration) >= len(response.layers) - 1
     scores = [response.score(c) for c in everything(response) if _floats(c) <= 1]
-    assert by_layers.predicted.harm <= min(score.harm for score in scores) * 1.02
+    assert by_layers.predicted.degradation <= min(score.degradation for score in scores) * 1.02
     both = search_configuration(response, effective_bits=9.0, float_layers=0)
     assert len(both.configuration) == len(response.layers)
     assert both.predicted.size.effective_bits <= 9.0
@@ -120,19 +120,19 @@ def _floats(configuration: dict[str, str]) -> int:
 
 
 def test_products_predict_moves_to_second_order():
-    """Without rounding noise, and with small shifts, the sum of products is the harm."""
+    """Without rounding noise, and with small shifts, the sum of products is the degradation."""
     response = small_response(2)
     arrays = response.arrays
     arrays.shifts[:] *= 1e-3
     arrays.roundings[:] = 0.0
-    arrays.__dict__.pop("rounding_harm", None)
+    arrays.__dict__.pop("rounding_degradation", None)
     try:
         space = SearchSpace(response)
         for assignment in ([1, 2, 3, 1], [3, 3, 3, 3], [0, 1, 0, 2]):
             places = np.arange(4) * space.choices + assignment
             second_order = space.products[np.ix_(places, places)].sum()
-            harm = space.harms([np.array(assignment)])[0]
-            assert second_order == pytest.approx(harm, rel=1e-2)
+            degradation = space.degradations([np.array(assignment)])[0]
+            assert second_order == pytest.approx(degradation, rel=1e-2)
     finally:
         small_response.cache_clear()
 
@@ -161,21 +161,21 @@ def test_moves_never_make_it_worse_or_leave_the_budget():
         assignment = np.array(start)
         budget = response.size(space.configuration(assignment)).model_bytes
         limits = [space.limit("bytes", budget, lambda size: size.model_bytes)]
-        end, harm = improve(space, assignment, limits)
+        end, degradation = improve(space, assignment, limits)
         assert is_allowed(end, limits)
-        assert harm <= space.harms([assignment])[0]
+        assert degradation <= space.degradations([assignment])[0]
 
 
 def test_a_frontier_falls_from_the_smallest_to_the_float_model():
     response = small_response(4)
     points = pareto_frontier(response, points=6).points
     sizes = [point.predicted.size.model_bytes for point in points]
-    harms = [point.predicted.harm for point in points]
+    degradations = [point.predicted.degradation for point in points]
     assert sizes == sorted(sizes)
-    assert harms == sorted(harms, reverse=True)
+    assert degradations == sorted(degradations, reverse=True)
     smallest = min(response.size(c).model_bytes for c in everything(response))
     assert sizes[0] == smallest
-    assert (points[-1].configuration, harms[-1]) == ((), 0.0)
+    assert (points[-1].configuration, degradations[-1]) == ((), 0.0)
 
 
 def test_a_verified_frontier_has_measured_scores_beside_the_predicted_ones():

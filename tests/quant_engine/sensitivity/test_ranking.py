@@ -1,4 +1,4 @@
-"""Harms, their intervals, and which neighbours cannot be told apart."""
+"""Degradations, their intervals, and which neighbours are statistically tied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quant_engine.metrics.bootstrap import RESAMPLES, bootstrap_means, percentil
 from quant_engine.sensitivity.ranking import (
     MEASURES,
     MIN_DIFFERING,
-    Harms,
+    Degradations,
     check_metric,
     choose_measure,
 )
@@ -26,22 +26,24 @@ def outcome(values: FloatArray) -> Outcome:
     return Outcome(noise=values, divergence=values, agreement=1.0 - values, correct=1.0 - values)
 
 
-def harms(rows: FloatArray, metric: str = "kl_divergence", seed: int = 0) -> Harms:
+def degradations(rows: FloatArray, metric: str = "kl_divergence", seed: int = 0) -> Degradations:
     samples = rows.shape[1]
     outcomes = [outcome(row) for row in rows]
-    return Harms.of(MEASURES[metric], outcomes, np.full(samples, 4.0), np.ones(samples), seed)
+    return Degradations.of(
+        MEASURES[metric], outcomes, np.full(samples, 4.0), np.ones(samples), seed
+    )
 
 
 def is_tied(rows: FloatArray, seed: int = 0) -> bool:
     names = [str(number) for number in range(len(rows))]
-    ranking = harms(rows, seed=seed).rank("", names, range(len(rows)), is_left_out=False)
+    ranking = degradations(rows, seed=seed).rank("", names, range(len(rows)), is_left_out=False)
     (comparison,) = ranking.comparisons
     return comparison.is_tied
 
 
 def test_each_metric_by_hand() -> None:
     rows = np.array([[0.0, 0.0], [0.5, 0.1]])
-    values = {name: harms(rows, name).values() for name in MEASURES}
+    values = {name: degradations(rows, name).values() for name in MEASURES}
 
     assert values["kl_divergence"] == [0.0, 0.3]
     assert values["nmse"] == pytest.approx([0.0, 0.6 / 8.0])
@@ -55,7 +57,7 @@ def test_intervals_hold_the_value_and_grow_with_the_spread(
     metric: str, rng: np.random.Generator
 ) -> None:
     narrow, wide = 0.5 + 0.01 * rng.random(100), rng.random(100)
-    found = harms(np.stack([narrow, wide]), metric)
+    found = degradations(np.stack([narrow, wide]), metric)
 
     widths = []
     for value, (lower, upper) in zip(found.values(), found.intervals(), strict=True):
@@ -92,7 +94,7 @@ def test_a_shift_on_every_sample_is_seen_though_the_intervals_overlap(
 ) -> None:
     hard = rng.lognormal(0.0, 2.0, 200)
     rows = np.stack([hard * 1.05, hard])
-    (low_above, _), (_, high_below) = harms(rows).intervals()
+    (low_above, _), (_, high_below) = degradations(rows).intervals()
 
     assert low_above < high_below, "the marginal intervals overlap"
     assert not is_tied(rows)
@@ -130,7 +132,7 @@ def test_one_sample_tells_nothing_apart() -> None:
 @pytest.mark.parametrize(("is_left_out", "order"), [(False, "cab"), (True, "bac")])
 def test_the_ranking_begins_with_the_most_sensitive(is_left_out: bool, order: str) -> None:
     rows = np.repeat([[0.2], [0.1], [0.7]], 20, axis=1)
-    ranking = harms(rows).rank("option", "abc", [0, 1, 2], is_left_out=is_left_out)
+    ranking = degradations(rows).rank("option", "abc", [0, 1, 2], is_left_out=is_left_out)
 
     assert ranking.option == "option"
     assert "".join(ranking.layers) == order
@@ -144,7 +146,7 @@ def test_the_ranking_begins_with_the_most_sensitive(is_left_out: bool, order: st
 
 
 def test_equal_layers_keep_their_order_and_are_tied() -> None:
-    ranking = harms(np.zeros((3, 10))).rank("", "abc", [0, 1, 2], is_left_out=False)
+    ranking = degradations(np.zeros((3, 10))).rank("", "abc", [0, 1, 2], is_left_out=False)
 
     assert ranking.layers == ("a", "b", "c")
     assert all(c.is_tied and c.difference == 0.0 for c in ranking.comparisons)
@@ -152,7 +154,7 @@ def test_equal_layers_keep_their_order_and_are_tied() -> None:
 
 def test_an_output_of_zeros() -> None:
     outcomes = [Outcome(noise=np.zeros(8)), Outcome(noise=np.ones(8)), Outcome(noise=np.ones(8))]
-    found = Harms.of(MEASURES["nmse"], outcomes, np.zeros(8), None, 0)
+    found = Degradations.of(MEASURES["nmse"], outcomes, np.zeros(8), None, 0)
 
     assert found.values() == [0.0, math.inf, math.inf]
     ranking = found.rank("", "abc", [0, 1, 2], is_left_out=False)
@@ -163,9 +165,9 @@ def test_an_output_of_zeros() -> None:
 def test_what_a_metric_needs_is_named() -> None:
     plain = [Outcome(noise=np.ones(3))]
     with pytest.raises(DataError, match="'accuracy_drop' needs logits and labels"):
-        Harms.of(MEASURES["accuracy_drop"], plain, np.ones(3), None, 0)
+        Degradations.of(MEASURES["accuracy_drop"], plain, np.ones(3), None, 0)
     with pytest.raises(DataError, match=r"'top1_agreement' needs logits\. Give that"):
-        Harms.of(MEASURES["top1_agreement"], plain, np.ones(3), None, 0)
+        Degradations.of(MEASURES["top1_agreement"], plain, np.ones(3), None, 0)
 
 
 def test_the_default_depends_on_the_output() -> None:

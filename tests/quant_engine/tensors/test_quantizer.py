@@ -157,7 +157,7 @@ def test_a_constant_comes_back(symmetric, per_channel, value):
     torch.testing.assert_close(round_trip(quantizer, x), x, rtol=1e-6, atol=0.0)
 
 
-def test_one_channel_of_zeros_harms_no_other():
+def test_one_channel_of_zeros_leaves_the_others_as_they_are():
     x = torch.tensor([[0.0, 0.0], [1.27, -1.0]])
     back = round_trip(calibrated(x, per_channel=True), x)
     torch.testing.assert_close(back, x)
@@ -240,9 +240,9 @@ def test_the_scale_handed_out_is_a_copy():
         ({}, 1.0, 3, "0 with symmetric=True"),
         ({"symmetric": False}, 1.0, 128, "-128 to 127"),
         ({"symmetric": False, "bits": 4}, 1.0, 8, "-8 to 7"),
-        ({"symmetric": False}, 1.0, 0.5, "whole number"),
+        ({"symmetric": False}, 1.0, 0.5, "must be an integer"),
         ({}, torch.ones(3), 0, r"scale has shape \(3,\)"),
-        ({"per_channel": True}, 1.0, 0, "one entry a channel"),
+        ({"per_channel": True}, 1.0, 0, "one entry per channel"),
         ({"per_channel": True}, torch.ones(3), torch.zeros(2), r"zero_point \(2,\)"),
         ({"per_channel": True}, torch.ones(3, 1), 0, r"scale has shape \(3, 1\)"),
     ],
