@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError, StorageError, suggest
 from quant_engine.execution.clock import benchmark_inference
+from quant_engine.judging.describe import choose_outputs
+from quant_engine.judging.judged import Judged, JudgedOutput
+from quant_engine.judging.output import Output
 from quant_engine.metrics.functions import calculate_quantization_error, top1_agreement
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import eval_mode, model_output
+from quant_engine.model.forward import eval_mode, run_model
 from quant_engine.quantization.size import calculate_model_size
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.tensors.quantizer import Int8Quantizer
@@ -77,6 +80,7 @@ def compare_models(
     quantized_model: nn.Module,
     test_input: Tensor,
     num_classes: int | None = None,
+    output: Output | None = None,
 ) -> dict[str, Any]:
     """Compare two models on one input: size, time and output.
 
@@ -89,6 +93,7 @@ def compare_models(
             own mode back.
         test_input: One batch.
         num_classes: Number of classes, for the comparison of predictions; None leaves it out.
+        output: Which tensor of their answers is compared; the first one about samples if None.
 
     Returns:
         "original_size" and "quantized_size" (`calculate_model_size`), "size_reduction_ratio"
@@ -104,10 +109,14 @@ def compare_models(
             `num_classes`.
         ModelForwardError: If a model raises.
     """
-    batch = Batch((test_input,), where="test_input")
+    batch = Batch((test_input,), where="test_input", samples=len(test_input))
     with eval_mode(original_model), eval_mode(quantized_model):
-        original = model_output(original_model, batch)
-        quantized = model_output(quantized_model, batch)
+        if output is None:
+            chosen = choose_outputs(run_model(original_model, batch), batch.samples)
+            output = chosen[0] if chosen else Output()
+        judged = Judged((JudgedOutput("the output", output.select),))
+        (original,) = judged.answer(original_model, batch)
+        (quantized,) = judged.answer(quantized_model, batch)
     sizes = [calculate_model_size(model) for model in (original_model, quantized_model)]
     times = [benchmark_inference(model, test_input) for model in (original_model, quantized_model)]
     results: dict[str, Any] = {

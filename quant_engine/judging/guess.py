@@ -1,8 +1,8 @@
-"""What an output means, guessed from its name, from what made it, from its values and the labels.
+"""What an output means, guessed from its name, what made it, its values and the labels.
 
-The rules are tried in the order in which they can be trusted, and every guess is said in the report:
-`output=` overrules it. What made an output is read from the graph that autograd builds: logits come
-from a linear layer, an embedding from a mean, a normalisation or a pooling.
+The rules are tried in the order in which they can be trusted. Every guess is said in the report,
+and `output=` overrules it. What made an output is read from the graph that autograd builds: logits
+come from a linear layer, an embedding from a mean, a normalisation or a pooling.
 """
 
 from __future__ import annotations
@@ -144,9 +144,7 @@ def _origin(node: Any, owners: Mapping[int, str]) -> Origin:
     return Origin()
 
 
-def guess(
-    name: str, tensor: Tensor, origin: Origin, batch: Batch, labels: Tensor | None
-) -> Guess:
+def guess(name: str, tensor: Tensor, origin: Origin, batch: Batch, labels: Tensor | None) -> Guess:
     """Say what an output means.
 
     Args:
@@ -160,13 +158,13 @@ def guess(
     if named is not None:
         return named
     axis = labelled_axis(tensor, labels)
-    is_distribution = {axis: _sums_to_one(tensor, axis) for axis in (-1, 1) if tensor.dim() > 1}
+    sums = {axis: is_distribution(tensor, axis) for axis in (-1, 1) if tensor.dim() > 1}
     if axis is not None:
-        return Guess(PROBABILITIES if is_distribution[axis] else LOGITS, axis)
+        return Guess(PROBABILITIES if sums[axis] else LOGITS, axis)
     if labels is not None and labels.is_floating_point() and labels.shape == tensor.shape:
         return Guess(VALUES)
-    for axis in is_distribution:
-        if is_distribution[axis] and (axis == -1 or tensor.dim() > 2):
+    for axis in sums:
+        if sums[axis] and (axis == -1 or tensor.dim() > 2):
             return Guess(PROBABILITIES, axis)
     is_image = _is_image(tensor, batch)
     if origin.operation.startswith("Sigmoid") and not is_image:
@@ -190,7 +188,7 @@ def _by_name(name: str, tensor: Tensor) -> Guess | None:
     if kind == LOGITS and has_classes:
         return Guess(LOGITS)
     if kind == PROBABILITIES and bool(((tensor >= 0) & (tensor <= 1 + _SUM_TOLERANCE)).all()):
-        return Guess(PROBABILITIES, is_binary=not (has_classes and _sums_to_one(tensor, -1)))
+        return Guess(PROBABILITIES, is_binary=not (has_classes and is_distribution(tensor, -1)))
     if kind == EMBEDDINGS and has_classes:
         return Guess(EMBEDDINGS)
     if kind == MASK and tensor.dim() > 2:
@@ -224,7 +222,8 @@ def _fits(labels: Tensor, shape: Sequence[int], axis: int) -> bool:
     return fit_labels(plain, shape, axis, ()) is not None
 
 
-def _sums_to_one(tensor: Tensor, axis: int) -> bool:
+def is_distribution(tensor: Tensor, axis: int) -> bool:
+    """Whether no value is negative and the sums along an axis are 1."""
     if tensor.shape[axis] < 2 or not bool((tensor >= 0).all()):
         return False
     sums = tensor.detach().double().sum(dim=axis)
@@ -269,10 +268,10 @@ def _by_shape(tensor: Tensor, origin: Origin, batch: Batch) -> str:
 def find_peak(tensor: Tensor) -> float:
     """Return the difference between black and white: 1, 2 (-1 to 1) or 255, else what is seen."""
     lo, hi = (float(edge) for edge in torch.aminmax(tensor))
-    if -0.5 <= lo and hi <= 1.5:
+    if lo >= -0.5 and hi <= 1.5:
         return 1.0
-    if -1.5 <= lo and hi <= 1.5:
+    if lo >= -1.5 and hi <= 1.5:
         return 2.0
-    if -128.0 <= lo and 64.0 <= hi <= 383.0:
+    if lo >= -128.0 and 64.0 <= hi <= 383.0:
         return 255.0
     return max(hi - lo, torch.finfo(torch.float32).tiny)

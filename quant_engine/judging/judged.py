@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -71,6 +71,7 @@ class JudgedOutput:
         ignore_labels: Labels of positions that do not count.
         metric: Name of the metric it is judged by.
         is_binary: Whether every value is one probability, or logit, of yes.
+        is_probability: Whether its values are probabilities, not logits.
         has_labels: Whether the labels of a batch are about it.
         is_next_token: Whether the label of a position is the next position's input.
         mask: Name of the input that marks the positions that count; empty if all do.
@@ -85,6 +86,7 @@ class JudgedOutput:
     ignore_labels: tuple[int, ...] = (IGNORED,)
     metric: str = NMSE
     is_binary: bool = False
+    is_probability: bool = False
     has_labels: bool = False
     is_next_token: bool = False
     mask: str = ""
@@ -163,7 +165,7 @@ class JudgedOutput:
         Probabilities become their logarithms, so no second softmax is taken of them. A single
         probability, or logit, of yes becomes two classes, no and yes.
         """
-        if self.kind == PROBABILITIES:
+        if self.is_probability:
             if self.is_binary:
                 tensor = torch.stack([1.0 - tensor, tensor], dim=-1)
             return tensor.clamp_min(_LEAST_PROBABILITY).log()
@@ -317,9 +319,7 @@ class Judged:
                 )
         return found
 
-    def compare(
-        self, expected: Answer, changed: Answer, batch: Batch
-    ) -> tuple[SampleCounts, ...]:
+    def compare(self, expected: Answer, changed: Answer, batch: Batch) -> tuple[SampleCounts, ...]:
         """Count each output; see `JudgedOutput.compare`."""
         triples = zip(self.outputs, expected, changed, strict=True)
         return tuple(output.compare(x, x_hat, batch) for output, x, x_hat in triples)
@@ -340,11 +340,6 @@ class Judged:
                         "the top level of a module that workers can import, or measure without "
                         "an executor."
                     ) from error
-
-
-def total_counts(parts: Sequence[tuple[SampleCounts, ...]]) -> tuple[SampleCounts, ...]:
-    """Put the counts of several batches one after the other, output by output."""
-    return tuple(SampleCounts.join(found) for found in zip(*parts, strict=True))
 
 
 def _overlaps(

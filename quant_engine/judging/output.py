@@ -62,7 +62,9 @@ class Output:
         if isinstance(self.class_axis, bool) or not isinstance(self.class_axis, int):
             raise SchemeError(f"class_axis is {self.class_axis!r}. Give an axis, such as -1 or 1.")
         if self.class_axis == 0:
-            raise SchemeError("class_axis is 0, which counts samples. Give 1 for (N, classes, ...).")
+            raise SchemeError(
+                "class_axis is 0, which counts samples. Give 1 for (N, classes, ...)."
+            )
 
 
 OutputChoice: TypeAlias = Output | Sequence[Output] | None

@@ -39,6 +39,7 @@ class Metric:
     Attributes:
         name: What reports and `metric=` call it.
         label: Name shown to people.
+        short: The same where there is little room.
         unit: Unit of the values; empty for a plain number.
         is_larger_worse: Whether a larger value is a larger error.
         needs: What it cannot be had without, in words.
@@ -50,6 +51,7 @@ class Metric:
 
     name: str
     label: str
+    short: str
     unit: str
     is_larger_worse: bool
     needs: str
@@ -122,38 +124,62 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric(
-            *(KL_DIVERGENCE, "KL divergence", "nats", True, "logits or probabilities"),
+            *(KL_DIVERGENCE, "KL divergence", "KL", "nats", True, "logits or probabilities"),
             *(("divergence", "positions"), _kl, _kl),
         ),
-        Metric(NMSE, "Output NMSE", "", True, "an output", ("noise", "signal"), _nmse, _nmse),
         Metric(
-            *(SQNR_DB, "Output SQNR", "dB", False, "an output", ("noise", "signal")),
+            NMSE, "Output NMSE", "NMSE", "", True, "an output", ("noise", "signal"), _nmse, _nmse
+        ),
+        Metric(
+            *(SQNR_DB, "Output SQNR", "SQNR", "dB", False, "an output", ("noise", "signal")),
             *(_decibels(_nmse), _nmse, "NMSE"),
         ),
         Metric(
-            *(TOP1_AGREEMENT, "Top-1 agreement", "share", False, "logits or probabilities"),
+            *(
+                TOP1_AGREEMENT,
+                "Top-1 agreement",
+                "agreement",
+                "share",
+                False,
+                "logits or probabilities",
+            ),
             *(("agreeing", "positions"), _agreement, _one_minus(_agreement), "share that differs"),
         ),
         Metric(
-            *(ACCURACY_DROP, "Accuracy drop", "share", True),
+            *(ACCURACY_DROP, "Accuracy drop", "accuracy drop", "share", True),
             "logits and labels in evaluation_data",
             ("correct_float", "correct", "labelled"),
             *(_accuracy_drop, _accuracy_drop),
         ),
         Metric(
-            *(COSINE, "Cosine similarity", "", False, "embeddings", ("cosine", "positions")),
+            *(
+                COSINE,
+                "Cosine similarity",
+                "cosine",
+                "",
+                False,
+                "embeddings",
+                ("cosine", "positions"),
+            ),
             *(_cosine, _one_minus(_cosine), "1 - cosine"),
         ),
         Metric(
-            *(MEAN_IOU, "Mean IoU with the float model", "share", False, "a mask"),
+            *(MEAN_IOU, "Mean IoU with the float model", "mean IoU", "share", False, "a mask"),
             *(("intersection", "union"), _mean_iou, _one_minus(_mean_iou), "1 - mean IoU"),
         ),
         Metric(
-            *(PSNR_DB, "PSNR", "dB", False, "an image", ("noise", "peak_energy")),
+            *(PSNR_DB, "PSNR", "PSNR", "dB", False, "an image", ("noise", "peak_energy")),
             *(_decibels(_peak_noise), _peak_noise, "mean squared error over peak²"),
         ),
         Metric(
-            *(PERPLEXITY, "Perplexity", "", True, "token logits and labels in evaluation_data"),
+            *(
+                PERPLEXITY,
+                "Perplexity",
+                "perplexity",
+                "",
+                True,
+                "token logits and labels in evaluation_data",
+            ),
             ("nll", "nll_float", "labelled"),
             lambda totals: np.exp(_perplexity(totals)),
             lambda totals: (totals["nll"] - totals["nll_float"]) / totals["labelled"],
@@ -164,7 +190,8 @@ METRICS: Mapping[str, Metric] = {
 """The metrics that can be named."""
 
 LARGEST_RATIO = Metric(
-    *(RATIO, "Share of the fully quantized model's degradation", "", True, "several outputs", ()),
+    *(RATIO, "Share of the fully quantized model's degradation", "ratio", "", True),
+    *("several outputs", ()),
     *(lambda totals: totals["ratio"], lambda totals: totals["ratio"]),
 )
 
@@ -176,7 +203,7 @@ def custom_metric(name: str) -> Metric:
         return totals["custom"] / totals["counted"]
 
     return Metric(
-        *(name, name, "", True, "an answer of the function on every batch"),
+        *(name, name, name, "", True, "an answer of the function on every batch"),
         *(("custom", "counted"), mean, mean),
     )
 
@@ -186,3 +213,9 @@ def find_metric(name: str) -> Metric:
     if name == RATIO:
         return LARGEST_RATIO
     return METRICS.get(name) or custom_metric(name)
+
+
+def value_of(name: str, totals: Totals) -> float | None:
+    """Return a metric's value; None where the totals lack what it is made from."""
+    metric = find_metric(name)
+    return float(metric.value(totals)) if metric.is_known(totals) else None

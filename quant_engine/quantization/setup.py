@@ -9,6 +9,9 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from quant_engine.errors import SchemeError, suggest
+from quant_engine.judging.describe import describe_judged
+from quant_engine.judging.judged import Judged, MetricFunction
+from quant_engine.judging.output import OutputChoice
 from quant_engine.model.batches import Data, count_batches, is_rereadable
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -24,12 +27,14 @@ class Setup:
 
     Attributes:
         prepared: The model, prepared for the data.
+        judged: What of its answer is judged.
         recipe: How to quantize it.
         calibration_data: Where ranges come from: data still to be read, or a calibration.
         evaluation_data: What to run the model on.
     """
 
     prepared: PreparedModel
+    judged: Judged
     recipe: Recipe
     calibration_data: Data | Calibration
     evaluation_data: Data
@@ -58,6 +63,8 @@ def set_up(
     recipe: Recipe | None,
     evaluation_data: Data | None,
     *,
+    output: OutputChoice = None,
+    metric: str | MetricFunction | None = None,
     reads_often: bool = False,
 ) -> Setup:
     """Check what a front door was given, and prepare the model for it.
@@ -68,12 +75,15 @@ def set_up(
         recipe: `Recipe.default()` if None.
         evaluation_data: What to run on. If None, the calibration data, which is kept in memory if
             it can be read only once.
+        output: What of the model's answer is judged; see `Output`. If None, a few samples decide.
+        metric: Which number is about it; None takes the usual one of its kind.
         reads_often: Whether the evaluation data is read more than once, so that it is kept in
             memory too if it can be read only once.
 
     Raises:
-        SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; or if
-            there is no data to run the model on.
+        SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; if
+            output or metric is not allowed; or if there is no data to run the model on.
+        DataError: If the answer has no such output, or the metric needs what is not there.
         UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
     recipe = recipe_or_default(recipe)
@@ -90,7 +100,8 @@ def set_up(
         evaluation_data = list(evaluation_data)
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
-    return Setup(prepared, recipe, calibration_data, batches)
+    judged = describe_judged(prepared, output, metric)
+    return Setup(prepared, judged, recipe, calibration_data, batches)
 
 
 def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:
