@@ -23,7 +23,7 @@ from quant_engine.sensitivity import DIRECTIONS
 _LOG = logging.getLogger("build_examples")
 
 
-class _Quiet:
+class _NoControl:
     """A control that nobody watches."""
 
     def progress(self, done: int, total: int, text: str) -> None:
@@ -45,23 +45,23 @@ def build_example(settings: Settings) -> Run:
 
     The faster of two analyses is kept, so that other work on the machine shows less.
     """
-    quiet = _Quiet()
+    control = _NoControl()
     analyses = []
     for _ in range(2):
         began = time.perf_counter()
-        report = service.analyze_settings(settings, quiet)
+        report = service.analyze_settings(settings, control)
         analyses.append((round(time.perf_counter() - began, 2), report))
     seconds, report = min(analyses, key=lambda timed: timed[0])
-    measured = tuple(service.measure_settings(settings, Sweep(d), quiet) for d in DIRECTIONS)
+    measured = tuple(service.measure_settings(settings, Sweep(d), control) for d in DIRECTIONS)
     return Run(settings, report, measured, created=now(), seconds=seconds, is_example=True)
 
 
 def build_prediction(settings: Settings) -> Prediction:
     """Measure what predicts a model under these settings, and run its frontier."""
-    quiet = _Quiet()
-    prediction = prediction_service.measure_prediction(settings, quiet)
+    control = _NoControl()
+    prediction = prediction_service.measure_prediction(settings, control)
     frontier = [point.as_dict() for point in prediction.frontier.points]
-    points = prediction_service.verify(settings, prediction, frontier, quiet)
+    points = prediction_service.verify(settings, prediction, frontier, control)
     return prediction.with_measured(points)
 
 

@@ -138,6 +138,11 @@ class LayerScheme:
                 "scale that differs between channels cannot be taken out of the integer sum."
             )
 
+    @property
+    def has_calibrated_input(self) -> bool:
+        """Whether the input is rounded to a grid that calibration chooses beforehand."""
+        return self.activation is not None and not self.activation.is_dynamic
+
     def with_bits(self, weight_bits: int, activation_bits: int | None = None) -> LayerScheme:
         """Return a copy with other bit widths; None keeps the activation's."""
         activation = self.activation

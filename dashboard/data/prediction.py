@@ -53,7 +53,7 @@ class Prediction:
 
     Attributes:
         response: Predicts any configuration.
-        frontier: The least predicted harm for every size.
+        frontier: The least predicted degradation for every size.
         measured: Configurations that were run; each holds its prediction too.
     """
 
@@ -63,7 +63,7 @@ class Prediction:
 
     @property
     def has_logits(self) -> bool:
-        """Whether harm is a KL divergence; else it is the NMSE of the output."""
+        """Whether degradation is a KL divergence; else it is the NMSE of the output."""
         return self.response.report.kind == "logits"
 
     @cached_property
@@ -74,19 +74,19 @@ class Prediction:
 
     @cached_property
     def alone(self) -> dict[tuple[str, str], float]:
-        """Predicted harm of each layer alone under each option, the rest in float."""
+        """Predicted degradation of each layer alone under each option, the rest in float."""
         arrays = self.response.arrays
         return {
-            (layer, option): float(harm)
+            (layer, option): float(degradation)
             for layer, shifts in zip(self.response.layers, arrays.shifts, strict=True)
-            for option, harm in zip(
+            for option, degradation in zip(
                 self.response.options, arrays.degradations(shifts.astype(float)), strict=True
             )
         }
 
     @cached_property
     def measured_alone(self) -> dict[tuple[str, str], float]:
-        """Measured harm of layers alone under an option, from the check of the predictions."""
+        """Measured degradation by single layers under an option: what checked the predictions."""
         return {
             point.configuration[0]: point.measured
             for point in self.response.report.agreement.single_points
@@ -95,7 +95,7 @@ class Prediction:
 
     @cached_property
     def region(self) -> TrustRegion:
-        """Up to which harm predictions hold here, by all that was predicted and run."""
+        """Up to which degradation predictions hold here, by all that was predicted and run."""
         agreement = self.response.report.agreement
         checks = [
             (p.predicted, p.measured) for p in (*agreement.single_points, *agreement.random_points)
@@ -130,7 +130,7 @@ class Prediction:
         return replace(self, measured=tuple(known.values()))
 
     def to_text(self, configuration: Configuration) -> str:
-        """Return a configuration as one letter a layer, in the order they run."""
+        """Return a configuration as one letter per layer, in the order they run."""
         return "".join(
             self.letters[configuration.get(name, FLOAT_OPTION)] for name in self.response.layers
         )

@@ -48,8 +48,8 @@ STORIES = (
         "one scale per channel",
     ),
     Story(
-        "loud_channels",
-        "Two loud channels drown the rest",
+        "outlier_channels",
+        "Two outlier channels take the range from the rest",
         "As in large language models, a few input channels are far larger than the others. They "
         "take nearly the whole range of the layers' inputs, and few steps are left for the rest.",
         Settings("vit_outlier_channels", PRESETS["int8_per_channel"]),

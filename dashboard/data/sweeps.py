@@ -1,4 +1,4 @@
-"""What one sensitivity measurement switches: its direction, the parts, and the widths it tries.
+"""What one sensitivity measurement switches: its mode, the parts, and the widths it tries.
 
 A run keeps one measurement for each sweep. A stored measurement says itself which one it is, so
 files that were written when there were only directions still open.
@@ -17,7 +17,7 @@ from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS
 WIDTHS = (8, 6, 4, 3, 2)
 """Bits of the weights that can be tried on every layer."""
 
-DIRECTION_LABELS = {ONE_AT_A_TIME: "One at a time", LEAVE_ONE_OUT: "Leave one out"}
+DIRECTION_LABELS = {ONE_AT_A_TIME: "Single-layer", LEAVE_ONE_OUT: "Leave-one-out"}
 PARTS_LABELS = {
     BOTH: "Weights and inputs",
     WEIGHTS: "Weights only",
@@ -130,7 +130,7 @@ def describe_sweep(sweep: Sweep) -> str:
 
     Example:
         >>> describe_sweep(Sweep(parts="weights", bits=(8, 4)))
-        'one at a time, weights only, 8 and 4 bits'
+        'single-layer, weights only, 8 and 4 bits'
     """
     words = [DIRECTION_LABELS[sweep.direction]]
     words += [PARTS_LABELS[sweep.parts]] if sweep.parts != BOTH else []

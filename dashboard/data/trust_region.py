@@ -1,4 +1,4 @@
-"""Up to which predicted harm predictions hold on a model: where runs of it confirm them."""
+"""Up to which predicted degradation predictions hold on a model: where runs of it confirm them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TrustRegion:
     """Where predictions were found to hold.
 
     Attributes:
-        limit: Largest predicted harm up to which they hold; 0 where they hold nowhere.
+        limit: Largest predicted degradation up to which they hold; 0 where they hold nowhere.
         factor: Nine of ten predictions up to there are at most this factor off.
         checked: Pairs of a prediction and a measurement up to there.
     """
@@ -28,7 +28,7 @@ class TrustRegion:
     checked: int
 
     def holds(self, predicted: float) -> bool:
-        """Whether a predicted harm lies where predictions hold; 0 always does."""
+        """Whether a predicted degradation lies where predictions hold; 0 always does."""
         return predicted <= self.limit
 
 
@@ -40,7 +40,8 @@ def find_region(pairs: Iterable[tuple[float, float]]) -> TrustRegion:
     digit.
 
     Args:
-        pairs: Predicted and measured harm of configurations. Pairs without harm are left out.
+        pairs: Predicted and measured degradation of configurations. Pairs without any are
+            left out.
 
     Example:
         >>> right = [(x / 100, x / 100) for x in range(1, 40)]

@@ -232,7 +232,7 @@ LAYER_COLUMNS = (
     ("Kind", False),
     ("Status", False),
     ("Weight bits", True),
-    ("Input bits", False),  # a range a batch is told in words
+    ("Input bits", False),  # a range per batch is told in words
     ("Weight SQNR (dB)", True),
     ("Input SQNR (dB)", True),
     ("Local SQNR (dB)", True),

@@ -1,4 +1,4 @@
-"""Reports as tables: one row a layer, a bin, a channel or a code. The only user of pandas.
+"""Reports as tables: one row per layer, bin, channel or code. The only user of pandas.
 
 Column names are plain identifiers that carry their unit (`_db _bytes _percent _lsb _ms _nats`), so
 that a downloaded file explains itself. A missing value is an empty cell, no error is `inf` dB.

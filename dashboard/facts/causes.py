@@ -1,4 +1,4 @@
-"""What breaks a layer, as plain numbers: weights that became 0, and loud input channels."""
+"""What breaks a layer, as plain numbers: weights that became 0, and outlier input channels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from statistics import median
 from dashboard.words.formatting import format_number, plural
 from quant_engine.report import ErrorMetrics, LayerReport, RelativeErrors, TensorReport
 
-LOUD = 8.0
-"""A channel is loud from this multiple of the median channel's largest value on."""
+OUTLIER = 8.0
+"""A channel is an outlier from this multiple of the median channel's largest value on."""
 LOST_SHARE = 0.1
 """So many of the weights that are not 0 must have become 0 before it is called a cause."""
 
@@ -38,21 +38,21 @@ class Zeros:
 
     @property
     def sentence(self) -> str:
-        """The count, and the channels that say nothing any more."""
+        """The count, and the channels of which nothing is left."""
         text = f"{self.count:,} of {self.total:,} weights became 0"
         if not self.silent:
             return text
         verb = "is" if self.silent == 1 else "are"
-        return f"{text}; {self.silent} of {plural(self.channels, 'channel')} {verb} silent"
+        return f"{text}; {self.silent} of {plural(self.channels, 'channel')} {verb} all 0"
 
 
 @dataclass(frozen=True, slots=True)
-class LoudChannels:
+class OutlierChannels:
     """Input channels that are far larger than the others.
 
     Attributes:
-        indices: Their numbers, the loudest first.
-        ratio: How many times the median channel the loudest is.
+        indices: Their numbers, the largest first.
+        ratio: How many times the median channel the largest is.
         channels: Input channels that are not 0 all along.
     """
 
@@ -62,7 +62,7 @@ class LoudChannels:
 
     @property
     def sentence(self) -> str:
-        """Which channels, and how loud."""
+        """Which channels, and how far above the others."""
         shown = sorted(self.indices[:4])
         more = f" and {len(self.indices) - 4} more" if len(self.indices) > 4 else ""
         noun = "channel" if len(self.indices) == 1 else "channels"
@@ -90,24 +90,24 @@ def input_reach(layer: LayerReport) -> tuple[float, ...]:
     return tuple(max(abs(lo), abs(hi)) for lo, hi in zip(seen.lo, seen.hi, strict=True))
 
 
-def loud_channels(layer: LayerReport) -> LoudChannels | None:
+def outlier_channels(layer: LayerReport) -> OutlierChannels | None:
     """Return the input channels that stretch the range for all others, or None."""
     reach = input_reach(layer)
     alive = [value for value in reach if value > 0]
     if len(alive) < 4:
         return None
     middle = median(alive)
-    loud = [i for i, value in enumerate(reach) if value >= LOUD * middle]
-    if not loud or len(loud) > len(alive) // 4:
+    outliers = [i for i, value in enumerate(reach) if value >= OUTLIER * middle]
+    if not outliers or len(outliers) > len(alive) // 4:
         return None
-    loud.sort(key=lambda i: -reach[i])
-    return LoudChannels(tuple(loud), reach[loud[0]] / middle, len(alive))
+    outliers.sort(key=lambda i: -reach[i])
+    return OutlierChannels(tuple(outliers), reach[outliers[0]] / middle, len(alive))
 
 
 def weight_relative(layer: LayerReport) -> float | None:
     """Return the weight's error channel by channel: root of the mean of Σ(x-x̂)² / Σx²; or None.
 
-    Over the whole tensor the loud channels hide the others; here each counts alike.
+    Over the whole tensor the outlier channels hide the others; here each counts alike.
     """
     tensor = layer.weight
     if tensor is None:

@@ -36,8 +36,8 @@ class ScoreRow:
         name: What to call it.
         configuration: Layer name -> option name; layers left out are float.
         predicted: What is predicted for it.
-        measured_harm: Measured KL divergence or NMSE; None where it was not run.
-        harm_interval: Its 95 % interval; None where it is not known.
+        measured_degradation: Measured KL divergence or NMSE; None where it was not run.
+        interval: Its 95 % interval; None where it is not known.
         measured_agreement: Measured share of answers that stay the float model's.
         measured_accuracy: Measured accuracy.
     """
@@ -45,8 +45,8 @@ class ScoreRow:
     name: str
     configuration: Configuration
     predicted: ConfigurationScore
-    measured_harm: float | None = None
-    harm_interval: tuple[float, float] | None = None
+    measured_degradation: float | None = None
+    interval: tuple[float, float] | None = None
     measured_agreement: float | None = None
     measured_accuracy: float | None = None
 
@@ -57,7 +57,7 @@ def is_trusted(prediction: Prediction) -> bool:
 
 
 def trust_limit(prediction: Prediction) -> float:
-    """Return up to which predicted harm predictions hold; 0 where they hold nowhere."""
+    """Return up to which predicted degradation predictions hold; 0 where they hold nowhere."""
     return prediction.region.limit if is_trusted(prediction) else 0.0
 
 
@@ -72,19 +72,20 @@ def trust_text(prediction: Prediction) -> str:
         return agreement.verdict
     if not trust_limit(prediction):
         return "No region was found in which predictions hold: run what you consider."
-    region, harm = prediction.region, "KL" if prediction.has_logits else "NMSE"
+    region, metric = prediction.region, "KL" if prediction.has_logits else "NMSE"
     return (
-        f"Predictions hold up to {harm} {harm_text(region.limit, prediction)}: 9 of 10 of the "
+        f"Predictions hold up to {metric} {degradation_text(region.limit, prediction)}: 9 of 10 "
+        "of the "
         f"{region.checked} that were checked there are at most {format_number(region.factor, 2)} × "
         "off. Beyond it, run what you consider."
     )
 
 
-def predicted_harm_text(harm: float, prediction: Prediction) -> str:
-    """Return a predicted harm without its unit: two digits where predictions hold, else one."""
-    if harm == 0 or harm <= trust_limit(prediction):
-        return format_number(harm, 2)
-    return UNTRUSTED + format_number(harm, 1)
+def predicted_text(degradation: float, prediction: Prediction) -> str:
+    """Return a prediction without its unit: two digits where predictions hold, else one."""
+    if degradation == 0 or degradation <= trust_limit(prediction):
+        return format_number(degradation, 2)
+    return UNTRUSTED + format_number(degradation, 1)
 
 
 def make_row(name: str, configuration: Configuration, prediction: Prediction) -> ScoreRow:
@@ -161,7 +162,7 @@ def _with_point(prediction: Prediction, point: ConfigurationPoint) -> Prediction
 
 
 def _own_interval(run: Run) -> tuple[float, float] | None:
-    """The interval of the run's harm, where a sensitivity measured the whole run as well."""
+    """The interval of the run's degradation, where a sensitivity measured the whole run as well."""
     for report in run.sensitivities:
         is_own = report.parts == BOTH and not any(report.options) and not report.is_partial
         if report.reference is not None and is_own:
@@ -169,19 +170,19 @@ def _own_interval(run: Run) -> tuple[float, float] | None:
     return None
 
 
-def harm_text(value: float | None, prediction: Prediction) -> str:
+def degradation_text(value: float | None, prediction: Prediction) -> str:
     """Return a KL divergence, or an NMSE, as text."""
     return format_nats(value) if prediction.has_logits else format_number(value)
 
 
-def measured_harm_text(row: ScoreRow) -> str:
-    """Return the measured harm with its interval and the digits that the interval supports.
+def measured_text(row: ScoreRow) -> str:
+    """Return the measured degradation with its interval and the digits that the interval supports.
 
     Example: "0.0147 (0.0121–0.0175)".
     """
-    if row.measured_harm is None:
+    if row.measured_degradation is None:
         return MISSING
-    return format_within(row.measured_harm, row.harm_interval)
+    return format_within(row.measured_degradation, row.interval)
 
 
 def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
@@ -205,9 +206,9 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
             None if same is None else format_accuracy(same),
             format_accuracy(predicted.top1_agreement),
         )
-    cells[harm_column(prediction)] = cell(
-        None if row.measured_harm is None else measured_harm_text(row),
-        predicted_harm_text(predicted.degradation, prediction),
+    cells[metric_column(prediction)] = cell(
+        None if row.measured_degradation is None else measured_text(row),
+        predicted_text(predicted.degradation, prediction),
     )
     return {
         **cells,
@@ -217,34 +218,34 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
     }
 
 
-def harm_column(prediction: Prediction) -> str:
-    """Return the heading of harm in tables, with its unit."""
+def metric_column(prediction: Prediction) -> str:
+    """Return the heading of degradation in tables, with its unit."""
     return "KL (nats)" if prediction.has_logits else "NMSE"
 
 
 def ratio_text(row: ScoreRow) -> str:
-    """Return predicted / measured harm.
+    """Return predicted ÷ measured degradation.
 
     Example: "0.8 ×".
     """
-    if not row.measured_harm or not math.isfinite(row.measured_harm):
+    if not row.measured_degradation or not math.isfinite(row.measured_degradation):
         return MISSING
-    return f"{format_number(row.predicted.degradation / row.measured_harm, 2)} ×"
+    return f"{format_number(row.predicted.degradation / row.measured_degradation, 2)} ×"
 
 
 def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str, Any]]:
     """Return configurations as numbers, one row each, for a CSV file."""
-    harm = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    column = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
     return [
         {
             "name": row.name,
             "configuration": prediction.to_text(row.configuration),
             "model_bytes": row.predicted.size.model_bytes,
             "effective_bits": row.predicted.size.effective_bits,
-            f"predicted_{harm}": row.predicted.degradation,
-            f"measured_{harm}": row.measured_harm,
-            f"measured_{harm}_low": row.harm_interval and row.harm_interval[0],
-            f"measured_{harm}_high": row.harm_interval and row.harm_interval[1],
+            f"predicted_{column}": row.predicted.degradation,
+            f"measured_{column}": row.measured_degradation,
+            f"measured_{column}_low": row.interval and row.interval[0],
+            f"measured_{column}_high": row.interval and row.interval[1],
             "predicted_top1_agreement": row.predicted.top1_agreement,
             "measured_top1_agreement": row.measured_agreement,
             "predicted_accuracy": row.predicted.accuracy,
@@ -256,7 +257,7 @@ def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str
 
 def layer_data_rows(prediction: Prediction, configuration: Configuration) -> list[dict[str, Any]]:
     """Return each layer's choice and what it does alone, predicted and measured."""
-    harm = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    column = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
     rows = []
     for layer in prediction.response.layers:
         option = configuration.get(layer, FLOAT_OPTION)
@@ -266,8 +267,8 @@ def layer_data_rows(prediction: Prediction, configuration: Configuration) -> lis
             {
                 "layer": layer,
                 "choice": option,
-                f"predicted_{harm}_alone": prediction.alone.get(choice, 0.0),
-                f"measured_{harm}_alone": 0.0
+                f"predicted_{column}_alone": prediction.alone.get(choice, 0.0),
+                f"measured_{column}_alone": 0.0
                 if is_float
                 else prediction.measured_alone.get(choice),
             }
@@ -287,8 +288,8 @@ def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
         "recipe": prediction.recipe_of(row.configuration).to_dict(),
         "predicted": encode(row.predicted),
         "measured": {
-            "kl_divergence" if prediction.has_logits else "nmse": row.measured_harm,
-            "interval_95": row.harm_interval,
+            "kl_divergence" if prediction.has_logits else "nmse": row.measured_degradation,
+            "interval_95": row.interval,
             "top1_agreement": row.measured_agreement,
             "accuracy": row.measured_accuracy,
         },
@@ -305,19 +306,22 @@ def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
 NATS = "nats"
 
 
-def harm_name(prediction: Prediction) -> str:
+def metric_name(prediction: Prediction) -> str:
     """Return what predictions are about, with its unit."""
     return f"KL divergence ({NATS})" if prediction.has_logits else "output NMSE"
 
 
-def format_harm(value: float, harm: str, digits: int = 3) -> str:
-    """Return an amount of what `harm_name` names: nats have a unit, an NMSE has none.
+def format_degradation(value: float, metric: str, digits: int = 3) -> str:
+    """Return an amount of what `metric_name` names: nats have a unit, an NMSE has none.
 
     Example:
-        >>> format_harm(0.0123, "KL divergence (nats)"), format_harm(0.0123, "output NMSE")
+        >>> (
+        ...     format_degradation(0.0123, "KL divergence (nats)"),
+        ...     format_degradation(0.0123, "output NMSE"),
+        ... )
         ('0.0123 nats', '0.0123')
     """
-    if harm.endswith(f"({NATS})"):
+    if metric.endswith(f"({NATS})"):
         return format_nats(value, digits)
     return format_number(value, digits)
 
@@ -337,5 +341,5 @@ def describe_choice(prediction: Prediction, configuration: Configuration) -> str
     return ", ".join(parts)
 
 
-def _without_unit(harm: str) -> str:
-    return harm.removesuffix(f" ({NATS})")
+def _without_unit(metric: str) -> str:
+    return metric.removesuffix(f" ({NATS})")

@@ -250,7 +250,7 @@ def _reasons(entries: list[LayerExecution]) -> str:
 
 
 def execution_rows(timing: TimingReport) -> list[dict[str, Any]]:
-    """Return one row a layer for people."""
+    """Return one row per layer for people."""
     return [
         {
             "Layer": entry.name,

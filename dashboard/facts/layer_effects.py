@@ -21,12 +21,12 @@ class LayerEffect:
     """What one layer alone does to the output, the rest in float.
 
     Attributes:
-        harm: KL divergence in nats, or NMSE of an output that is no logits.
+        degradation: KL divergence in nats, or NMSE of an output that is no logits.
         is_measured: Whether the model was run for it; else it is predicted.
         interval: 95 % interval of what was measured; None where it is not known.
     """
 
-    harm: float
+    degradation: float
     is_measured: bool
     interval: tuple[float, float] | None = None
 
@@ -34,8 +34,8 @@ class LayerEffect:
     def text(self) -> str:
         """The number, with the digits that its interval supports; two where there is none."""
         if self.interval is None:
-            return format_number(self.harm, 2)
-        return format_within(self.harm, self.interval).split(" (")[0]
+            return format_number(self.degradation, 2)
+        return format_within(self.degradation, self.interval).split(" (")[0]
 
 
 Effects: TypeAlias = Mapping[Choice, LayerEffect]
@@ -65,18 +65,19 @@ class LayerEffects:
     def worst(self, choices: Iterable[Choice]) -> str | None:
         """Return the layer that costs most under these choices, or None if there is none."""
         found = self.comparable(choices)
-        layer, _ = max(found, key=lambda choice: found[choice].harm, default=(None, ""))
+        layer, _ = max(found, key=lambda choice: found[choice].degradation, default=(None, ""))
         return layer
 
 
 def layer_effects(run: Run, prediction: Prediction) -> LayerEffects:
     """Return what each layer alone costs under each option of a prediction."""
     checked = {
-        choice: LayerEffect(harm, is_measured=True)
-        for choice, harm in prediction.measured_alone.items()
+        choice: LayerEffect(degradation, is_measured=True)
+        for choice, degradation in prediction.measured_alone.items()
     }
     predicted = {
-        choice: LayerEffect(harm, is_measured=False) for choice, harm in prediction.alone.items()
+        choice: LayerEffect(degradation, is_measured=False)
+        for choice, degradation in prediction.alone.items()
     }
     return LayerEffects((_from_sensitivities(run, prediction), checked, predicted))
 
@@ -91,8 +92,10 @@ def _from_sensitivities(run: Run, prediction: Prediction) -> dict[Choice, LayerE
         for option in report.options:
             for layer in report.only(option).layers:
                 choice = (layer.name, option or own.get(layer.name, ""))
-                harm = layer.kl_divergence if prediction.has_logits else layer.nmse
+                degradation = layer.kl_divergence if prediction.has_logits else layer.nmse
                 is_known = choice in prediction.alone and (option or layer.name not in stand_ins)
-                if harm is not None and is_known:
-                    found[choice] = LayerEffect(harm, is_measured=True, interval=layer.interval)
+                if degradation is not None and is_known:
+                    found[choice] = LayerEffect(
+                        degradation, is_measured=True, interval=layer.interval
+                    )
     return found

@@ -1,4 +1,4 @@
-"""One row a layer: everything that was measured on it, as plain values under names with units."""
+"""One row per layer: everything that was measured on it, as plain values under names with units."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class SensitivityMetric:
     format: Callable[[float | None], str]
 
     @property
-    def has_harm_unit(self) -> bool:
-        """Whether its differences are in the unit in which the engine compares harm."""
+    def is_ranked_unit(self) -> bool:
+        """Whether its differences are in the unit in which the engine compares degradation."""
         return self.key in ("kl", "nmse")
 
     @property

@@ -1,4 +1,4 @@
-"""Cheap per-layer numbers, and how well they agree with the measured sensitivity.
+"""Proxy metrics, one number per layer, and how well they agree with the measured sensitivity.
 
 The SQNR of a weight, or of one layer's output, comes almost free with an analysis. Whether it
 predicts what a layer does to the model's output is a question for each model: the rank
@@ -90,26 +90,27 @@ PROXIES: dict[str, Proxy] = {
 def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> Proxy:
     """Return what a prediction says about each layer of a recipe, as one more proxy metric.
 
-    One at a time, the harm of the layer alone; leaving one out, the harm that is left without it.
+    Single-layer, the degradation by the layer alone; leave-one-out, the degradation that is left
+    without it.
     """
     own, _ = prediction.configuration_of(recipe)
     is_left_out = direction == LEAVE_ONE_OUT
     if is_left_out:
-        harms = {
+        degradations = {
             name: prediction.score({k: o for k, o in own.items() if k != name}).degradation
             for name in own
         }
     else:
-        harms = {name: prediction.alone[name, option] for name, option in own.items()}
-    harm = "KL" if prediction.has_logits else "NMSE"
+        degradations = {name: prediction.alone[name, option] for name, option in own.items()}
+    metric = "KL" if prediction.has_logits else "NMSE"
     what = "all layers quantized but this one" if is_left_out else "only this layer quantized"
     return Proxy(
         "predicted",
-        f"Predicted {harm}",
+        f"Predicted {metric}",
         f"predicted from one set of backward passes with {what}",
-        lambda layer: harms.get(layer.name),
+        lambda layer: degradations.get(layer.name),
         "predicted_kl_divergence_nats" if prediction.has_logits else "predicted_output_nmse",
-        f"{'lowest' if is_left_out else 'highest'} predicted {harm}",
+        f"{'lowest' if is_left_out else 'highest'} predicted {metric}",
         is_left_out,
         format_nats if prediction.has_logits else format_number,
     )
@@ -181,24 +182,24 @@ def measure_agreement(
         if measured is not None and cheap is not None:
             rows.append((measured_layer.name, cheap, measured))
     turn = 1 if proxy.is_low_worst else -1
-    cheap_values = [turn * cheap for _, cheap, _ in rows]  # rank 1 is the lowest
+    proxy_values = [turn * cheap for _, cheap, _ in rows]  # rank 1 is the lowest
     goodness = [-sign * metric.badness(measured) for *_, measured in rows]
-    cheap_ranks = rankdata(cheap_values) if rows else []
+    proxy_ranks = rankdata(proxy_values) if rows else []
     measured_ranks = rankdata(goodness) if rows else []
     pairs = tuple(
-        LayerPair(name, cheap, measured, float(cheap_rank), float(measured_rank))
-        for (name, cheap, measured), cheap_rank, measured_rank in zip(
-            rows, cheap_ranks, measured_ranks, strict=True
+        LayerPair(name, cheap, measured, float(proxy_rank), float(measured_rank))
+        for (name, cheap, measured), proxy_rank, measured_rank in zip(
+            rows, proxy_ranks, measured_ranks, strict=True
         )
     )
     is_defined = len(rows) >= _MINIMUM_LAYERS and all(
-        len(set(values)) > 1 for values in (cheap_values, goodness)
+        len(set(values)) > 1 for values in (proxy_values, goodness)
     )
     if not is_defined:
         return Agreement(proxy, pairs, None, None)
     # Correlating the ranks, not the values, is the same thing and safe with infinite SQNRs.
-    rho = float(spearmanr(cheap_ranks, measured_ranks).statistic)
-    tau = float(kendalltau(cheap_ranks, measured_ranks).statistic)
+    rho = float(spearmanr(proxy_ranks, measured_ranks).statistic)
+    tau = float(kendalltau(proxy_ranks, measured_ranks).statistic)
     return Agreement(proxy, pairs, rho, tau)
 
 

@@ -154,7 +154,7 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
             is_tied_with_previous=index > 0 and ties[index - 1],
             is_tied_with_next=index < len(ties) and ties[index],
             gain=spared_gain(report, metric, value),
-            gain_interval=layer.gain_interval if ranking and metric.has_harm_unit else None,
+            gain_interval=layer.gain_interval if ranking and metric.is_ranked_unit else None,
             is_compared=ranking is not None,
         )
         for index, ((layer, value, interval, span), (first, last)) in enumerate(

@@ -1,4 +1,4 @@
-"""What a tensor's report says of its grid, its channels and its range rules."""
+"""What a tensor's report says of its grid, its channels and its range estimators."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ OBSERVER_NAMES = {
 
 
 def observer_name(observer: str) -> str:
-    """Return the name of a range rule as people write it."""
+    """Return the name of a range estimator as people write it."""
     return OBSERVER_NAMES.get(observer, observer)
 
 
@@ -87,10 +87,11 @@ def why_no_choice(tensor: TensorReport) -> str:
     """Say why there is nothing to compare where a tensor has no range to choose."""
     if tensor.is_dynamic:
         return (
-            "No rule chooses this range: it runs from the smallest to the largest value of each "
+            "No range estimator chooses this range: it runs from the smallest to the largest "
+            "value of each "
             "batch."
         )
-    return "Every channel has a range of its own here; the rules are compared for one range."
+    return "Every channel has a range of its own here; range estimators are compared for one range."
 
 
 def grid_range(tensor: TensorReport) -> tuple[float, float] | None:
@@ -107,7 +108,7 @@ def grid_range(tensor: TensorReport) -> tuple[float, float] | None:
 def channel_sqnrs(tensor: TensorReport) -> tuple[float, float] | None:
     """Return the SQNR of a weight's one scale, and what one scale per channel would give, in dB.
 
-    Both count the channels alike (the mean over channels of noise over signal), so that a loud
+    Both count the channels alike (the mean over channels of noise over signal), so that a large
     channel hides no other; they are compared with each other, not with the SQNR of all values.
 
     Returns:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dashboard.facts.causes import local_relative, loud_channels, zeros_of
+from dashboard.facts.causes import local_relative, outlier_channels, zeros_of
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,
@@ -73,10 +73,10 @@ _DESTROYED = 0.3
 
 
 def is_destroyed(layer: LayerReport) -> bool:
-    """Whether quantization destroys the layer: channels fall silent, or a third of it is wrong."""
+    """Whether quantization destroys the layer: channels became 0, or a third of it is wrong."""
     zeros, local = zeros_of(layer.weight), local_relative(layer)
-    has_silent = zeros is not None and zeros.silent > 0
-    return has_silent or (local is not None and local >= _DESTROYED)
+    has_lost_channels = zeros is not None and zeros.silent > 0
+    return has_lost_channels or (local is not None and local >= _DESTROYED)
 
 
 def without_tick(verdict: Verdict | None, layer: LayerReport) -> Verdict | None:
@@ -175,7 +175,7 @@ def code_use(tensor: TensorReport, subject: str) -> Verdict | None:
 
 
 def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
-    """Say whether another range rule would do better on the calibration data."""
+    """Say whether another range estimator would do better on the calibration data."""
     per_channel = _per_channel(tensor, subject)
     if per_channel is not None:
         return per_channel
@@ -186,10 +186,12 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
     title = f"{subject}: range"
     name, gain = observer_name(used.observer), best.sqnr_db - used.sqnr_db
     if best is used or not gain > _WORTH_DB:
-        text = f"No other rule beats {name} by more than {_WORTH_DB:g} dB on the calibration data."
+        text = f"No other range estimator beats {name} by more than {_WORTH_DB:g} dB on the "
+        text += "calibration data."
         return Verdict(GOOD, title, text)
     text = (
-        f"The rule {observer_name(best.observer)} promises {format_db(best.sqnr_db)} against "
+        f"The range estimator {observer_name(best.observer)} promises {format_db(best.sqnr_db)} "
+        "against "
         f"{format_db(used.sqnr_db)} with {name}: it uses {_range_text(best)} instead of "
         f"{_range_text(used)}, and clips {format_percent(best.clipped_fraction)}."
     )
@@ -277,7 +279,7 @@ def weight_or_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
 
 
 def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
-    """Say that an input has a range a batch, and for which batches its numbers hold."""
+    """Say that an input has a range per batch, and for which batches its numbers hold."""
     if not layer.has_dynamic_input or not layer.input_shape:
         return None
     held, title = describe_input(layer).capitalize(), "Inputs: range"
@@ -307,19 +309,19 @@ def lost_weights(layer: LayerReport, report: ModelReport) -> Verdict | None:
     return Verdict(BAD, title, f"{zeros.sentence}.{remedy}", opens="Weights")
 
 
-def loud_inputs(layer: LayerReport, report: ModelReport) -> Verdict | None:
+def outlier_inputs(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say which input channels stretch the range for all others."""
-    loud = loud_channels(layer)
-    if loud is None:
+    outliers = outlier_channels(layer)
+    if outliers is None:
         return None
-    text = f"{loud.sentence[:1].upper()}{loud.sentence[1:]}."
+    text = f"{outliers.sentence[:1].upper()}{outliers.sentence[1:]}."
     if layer.input is None:
         text += " The inputs stay float, so the others keep their values."
-        return Verdict(INFO, "Loud inputs", text, opens="Inputs")
-    text += " All channels share one scale, which is as coarse as the loudest needs."
+        return Verdict(INFO, "Outlier channels in the input", text, opens="Inputs")
+    text += " All channels share one scale, which is as coarse as the largest needs."
     local = local_relative(layer)
     tone = BAD if local is not None and local >= _DESTROYED else WATCH
-    return Verdict(tone, "Loud inputs", text, opens="Inputs")
+    return Verdict(tone, "Outlier channels in the input", text, opens="Inputs")
 
 
 def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
@@ -377,7 +379,7 @@ LayerRule = Callable[[LayerReport, ModelReport], Verdict | None]
 
 LAYER_RULES: tuple[LayerRule, ...] = (
     lost_weights,
-    loud_inputs,
+    outlier_inputs,
     own_or_inherited,
     weight_or_input,
     dynamic_input,

@@ -1,6 +1,6 @@
 """The settings that somebody is choosing, before they are run.
 
-The draft begins as what was asked for last, and begins anew whenever something else is asked for
+The draft begins as what was asked for last, and begins again whenever something else is asked for
 (a link, a stored result, "exclude these and re-run"). Its version is part of the form's widget
 keys, so that a new beginning also resets the widgets.
 """
@@ -19,58 +19,51 @@ from dashboard.data.settings import (
     settings_to_text,
 )
 from dashboard.session import run_state
-from dashboard.session.link_widgets import DRAFT_KEY
 from dashboard.session.notices import add_notice
+from dashboard.session.state import DRAFT_KEY, session
 from dashboard.work import service
 from quant_engine.scheme import LayerScheme, Overrides, Recipe
-
-_DRAFT = "draft_settings"
-_BASE = "draft_base_id"
-_START = "draft_start"
-_VERSION = "draft_version"
-_LINK_READ = "draft_link_read"
 
 LayerBits = tuple[int, int | None]
 """Bits of a layer's weight and of its input; None where the input stays as the recipe says."""
 
 
 def current_draft() -> Settings:
-    """Return the draft, begun anew if something else was asked for since."""
-    wanted = run_state.wanted_settings()
-    draft: Settings | None = st.session_state.get(_DRAFT)
-    if draft is None or st.session_state.get(_BASE) != wanted.run_id:
-        st.session_state[_BASE] = wanted.run_id
-        if draft is None or draft != wanted:
+    """Return the draft, begun again if something else was asked for since."""
+    here, wanted = session(), run_state.wanted_settings()
+    if here.draft is None or here.draft_base_id != wanted.run_id:
+        here.draft_base_id = wanted.run_id
+        if here.draft != wanted:
             set_draft(wanted)
-            return wanted
-    return draft
+    return here.draft or wanted
 
 
 def set_draft(settings: Settings) -> None:
     """Begin a draft with these settings; the form's widgets follow."""
-    st.session_state[_DRAFT] = st.session_state[_START] = settings
-    st.session_state[_VERSION] = draft_version() + 1
+    here = session()
+    here.draft = here.draft_start = settings
+    here.draft_version += 1
 
 
 def follow_draft_link() -> None:
     """Begin with the draft that a link names; before the form of a page is drawn."""
-    text = st.query_params.get(DRAFT_KEY, "")
-    if _LINK_READ in st.session_state or not text:
+    here, text = session(), st.query_params.get(DRAFT_KEY, "")
+    if here.is_draft_link_read or not text:
         return
-    st.session_state[_LINK_READ] = True
+    here.is_draft_link_read = True
     settings, notices = settings_from_params(
         params_from_text(text), service.model_names(), service.layer_names
     )
     for notice in notices:
         add_notice(notice)
     if settings is not None:
-        st.session_state[_BASE] = run_state.wanted_settings().run_id
+        here.draft_base_id = run_state.wanted_settings().run_id
         set_draft(settings)
 
 
 def write_draft_link(settings: Settings) -> None:
     """Draw the hidden field that holds what the form says in the link, where it was not run."""
-    st.session_state[_LINK_READ] = True
+    session().is_draft_link_read = True
     is_run = settings.run_id == run_state.wanted_settings().run_id
     st.session_state[DRAFT_KEY] = "" if is_run else settings_to_text(settings)
     with st.container(key="link_state_draft"):
@@ -84,26 +77,20 @@ def draft_start(form_key: str) -> Settings:
         form_key: Key of one of the form's widgets, without its version. Where that widget is gone,
             because another page was shown in between, the form begins with the draft as it is.
     """
-    if versioned(form_key) not in st.session_state:
-        st.session_state[_START] = current_draft()
-    start: Settings = st.session_state[_START]
-    return start
+    here = session()
+    if here.draft_start is None or versioned(form_key) not in st.session_state:
+        here.draft_start = current_draft()
+    return here.draft_start
 
 
 def keep_draft(settings: Settings) -> None:
     """Note what the form's widgets say now."""
-    st.session_state[_DRAFT] = settings
-
-
-def draft_version() -> int:
-    """Return a number that changes whenever the form begins anew."""
-    version: int = st.session_state.get(_VERSION, 0)
-    return version
+    session().draft = settings
 
 
 def versioned(name: str) -> str:
-    """Return the key of a form widget."""
-    return f"draft_{name}_{draft_version()}"
+    """Return the key of a form widget; it changes whenever the form begins again."""
+    return f"draft_{name}_{session().draft_version}"
 
 
 def bits_of_override(scheme: LayerScheme, recipe: Recipe) -> LayerBits | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from dashboard.data.store import RunStore, default_home
 from dashboard.data.sweeps import Sweep, describe_sweep
 from dashboard.session.link_widgets import rerun_outside_callback
 from dashboard.session.notices import add_notice, add_toast, drop_notices
+from dashboard.session.state import session
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import describe_recipe
 from dashboard.work import service
@@ -36,8 +36,6 @@ POLL_SECONDS = 0.5
 SECONDS_PER_WATCHER = 0.1
 SLOWEST_POLL_SECONDS = 5.0
 
-_WATCHED = "watched_jobs"
-_VISITOR = "visitor"
 _QUEUE = "queue"  # topic of what is said about work that was not taken on
 
 
@@ -93,18 +91,12 @@ def submit_job(
 ) -> None:
     """Queue work for this session and watch it; where too much waits already, say so."""
     try:
-        jobs().submit(key, title, work, finish, visitor=_visitor(), keep=keep)
+        jobs().submit(key, title, work, finish, visitor=session().visitor, keep=keep)
     except QueueFullError as error:
         add_notice(f"{title} was not begun. {error}", topic=_QUEUE)
     else:
         drop_notices(_QUEUE)
         watch(key)
-
-
-def _visitor() -> str:
-    """Return a name for this session, which the queue is fair to."""
-    name: str = st.session_state.setdefault(_VISITOR, secrets.token_hex(8))
-    return name
 
 
 def poll_seconds() -> float:
@@ -201,9 +193,9 @@ def attach_jobs(settings: Settings) -> None:
 
 def watched_jobs() -> tuple[JobStatus, ...]:
     """Return the jobs of this session that are on their way or ended without a result."""
-    kept = []
-    for key in st.session_state.get(_WATCHED, []):
-        status = jobs().status(key, _visitor())
+    here, kept = session(), []
+    for key in here.watched_jobs:
+        status = jobs().status(key, here.visitor)
         if status is None:
             continue
         if status.state == DONE:
@@ -212,7 +204,7 @@ def watched_jobs() -> tuple[JobStatus, ...]:
         if status.state == CANCELLED and status.result is not None:
             continue
         kept.append(status)
-    st.session_state[_WATCHED] = [status.key for status in kept]
+    here.watched_jobs = [status.key for status in kept]
     return tuple(kept)
 
 
@@ -242,13 +234,12 @@ def cancel_job(key: str) -> None:
 
 def watch(key: str) -> None:
     """Show this job to the session until it has ended."""
-    watched: list[str] = st.session_state.setdefault(_WATCHED, [])
-    if key not in watched:
-        watched.append(key)
+    if key not in session().watched_jobs:
+        session().watched_jobs.append(key)
 
 
 def forget(key: str) -> None:
     """Stop watching a job, and drop it if it has ended."""
-    watched = st.session_state.get(_WATCHED, [])
-    st.session_state[_WATCHED] = [other for other in watched if other != key]
+    here = session()
+    here.watched_jobs = [other for other in here.watched_jobs if other != key]
     jobs().forget(key)

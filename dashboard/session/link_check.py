@@ -8,8 +8,7 @@ import streamlit as st
 
 from dashboard.data.links import shorten
 from dashboard.session.notices import add_notice
-
-_CHECKED = "checked_link_words"
+from dashboard.session.state import session
 
 
 def check_link_word(key: str, valid: Sequence[str], *, allowed: str = "") -> None:
@@ -22,7 +21,7 @@ def check_link_word(key: str, valid: Sequence[str], *, allowed: str = "") -> Non
         valid: Values the widget takes, as they stand in a link.
         allowed: What to call them in the notice; all of them listed if not given.
     """
-    checked: set[tuple[str, str]] = st.session_state.setdefault(_CHECKED, set())
+    checked = session().checked_link_words
     values = dict.fromkeys(st.query_params.get_all(key))
     unknown = [value for value in values if value not in valid and (key, value) not in checked]
     if not unknown:

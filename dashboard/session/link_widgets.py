@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
-RUN_KEY = "run"
-LAYER_KEY = "layer"
-PRESENT_KEY = "present"
-DRAFT_KEY = "draft"
-
-_PENDING = "pending_widget_values"
-_DESTINATION = "page_to_open"
+from dashboard.session.state import LAYER_KEY, PRESENT_KEY, RUN_KEY, session
 
 
 def apply_pending() -> None:
     """Give widgets the values that were set after they had been drawn."""
-    for key, value in st.session_state.pop(_PENDING, {}).items():
+    here = session()
+    for key, value in here.pending.items():
         st.session_state[key] = value
+    here.pending = {}
 
 
 def set_later(key: str, value: Any) -> None:
     """Give a widget a value at the next script run."""
-    st.session_state.setdefault(_PENDING, {})[key] = value
+    session().pending[key] = value
 
 
 def set_widget(key: str, value: Any) -> None:
@@ -51,7 +46,7 @@ def open_next(page: str) -> None:
     A callback cannot change the page, and what a button returns is lost when the page is drawn
     again before it gets there, as it is when a job ends.
     """
-    st.session_state[_DESTINATION] = page
+    session().destination = page
 
 
 def leave_if_asked() -> None:
@@ -60,18 +55,16 @@ def leave_if_asked() -> None:
     A live part of the page that is left would ask for its next drawing after the new page has
     come, and Streamlit would then mix the two.
     """
-    page = st.session_state.pop(_DESTINATION, None)
+    here = session()
+    page, here.destination = here.destination, None
     if page is not None:
         go_to(page)
 
 
 def go_to(page: str) -> NoReturn:
     """Open a page such as "views/layer/layer.py" with the same run and layer; not in a callback."""
-    values: Mapping[str, Any] = {
-        key: st.session_state[key]
-        for key in (RUN_KEY, LAYER_KEY, PRESENT_KEY)
-        if key in st.session_state
-    }
-    st.session_state[_PENDING] = {**values, **st.session_state.get(_PENDING, {})}
+    for key in (RUN_KEY, LAYER_KEY, PRESENT_KEY):
+        if key in st.session_state:
+            session().pending.setdefault(key, st.session_state[key])
     # The empty mapping matters: with None, Streamlit refuses to leave a page with bound keys.
     st.switch_page(page, query_params={})

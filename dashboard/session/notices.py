@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import streamlit as st
 
+from dashboard.session.state import Notice, session
 from dashboard.words.markdown import escape_markdown
 
-_KEY = "notices"
-_TOAST = "toast"
 MAX_NOTICES = 12
 _LONGEST_WORD = 60
 _ENDLESS = re.compile(rf"\S{{{_LONGEST_WORD + 20},}}")
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A message for the person.
-
-    Attributes:
-        level: "info", "warning" or "error".
-        text: One or two sentences, shown as they are.
-        topic: What it is about, where only the latest word on that counts.
-    """
-
-    level: str
-    text: str
-    topic: str = ""
 
 
 def add_notice(text: str, level: str = "warning", *, topic: str = "") -> None:
@@ -42,7 +25,7 @@ def add_notice(text: str, level: str = "warning", *, topic: str = "") -> None:
     if topic:
         drop_notices(topic)
     notice = Notice(level, _ENDLESS.sub(lambda word: f"{word[0][:_LONGEST_WORD]}…", text), topic)
-    notices: list[Notice] = st.session_state.setdefault(_KEY, [])
+    notices = session().notices
     if notice not in notices:
         notices.append(notice)
     del notices[:-MAX_NOTICES]
@@ -50,21 +33,22 @@ def add_notice(text: str, level: str = "warning", *, topic: str = "") -> None:
 
 def drop_notices(topic: str) -> None:
     """Take back what was said on a topic: it no longer holds."""
-    notices: list[Notice] = st.session_state.get(_KEY, [])
-    notices[:] = [notice for notice in notices if notice.topic != topic]
+    here = session()
+    here.notices = [notice for notice in here.notices if notice.topic != topic]
 
 
 def add_toast(text: str) -> None:
     """Say something in passing, wherever the page is scrolled to."""
-    st.session_state[_TOAST] = text
+    session().toast = text
 
 
 def show_notices() -> None:
     """Draw the messages, each with a button that dismisses it, and what is said in passing."""
-    toast = st.session_state.pop(_TOAST, None)
-    if toast is not None:
-        st.toast(escape_markdown(toast), icon=":material/info:")
-    for index, notice in enumerate(st.session_state.get(_KEY, [])):
+    here = session()
+    if here.toast is not None:
+        st.toast(escape_markdown(here.toast), icon=":material/info:")
+    here.toast = None
+    for index, notice in enumerate(here.notices):
         with st.container(
             horizontal=True, wrap=False, vertical_alignment="center", key=f"notice_{index}"
         ):
@@ -80,6 +64,5 @@ def show_notices() -> None:
 
 
 def _dismiss(notice: Notice) -> None:
-    notices: list[Notice] = st.session_state.get(_KEY, [])
-    if notice in notices:
-        notices.remove(notice)
+    here = session()
+    here.notices = [other for other in here.notices if other != notice]

@@ -37,78 +37,24 @@ from dashboard.session.jobs import (
     analysis_key,
     analysis_status,
     attach_jobs,
-    cancel_job,
-    describe_settings,
     forget,
     job_status,
-    jobs,
-    poll_seconds,
-    sensitivity_key,
-    start_sensitivity,
-    start_timing,
     store,
     submit_analysis,
-    timing_status,
-    watched_jobs,
 )
 from dashboard.session.link_widgets import (
-    LAYER_KEY,
-    RUN_KEY,
     apply_pending,
-    go_to,
     rerun_outside_callback,
     set_later,
     set_widget,
 )
 from dashboard.session.notices import add_notice, add_toast
 from dashboard.session.predictions import find_prediction
+from dashboard.session.state import LAYER_KEY, RUN_KEY, session
 from dashboard.words.recipes import describe_recipe
 from dashboard.work import service
 from quant_engine.report import ModelReport
 from quant_engine.scheme import Recipe
-
-__all__ = [
-    "LAYER_KEY",
-    "RUN_KEY",
-    "analysis_key",
-    "analysis_status",
-    "cancel_job",
-    "culprit_of",
-    "default_layer",
-    "describe_settings",
-    "dismiss_job",
-    "effects_of",
-    "find_run",
-    "go_to",
-    "job_status",
-    "jobs",
-    "poll_seconds",
-    "predicted_effects",
-    "read_link",
-    "require_run",
-    "rerun_with",
-    "select_layer",
-    "selected_layer",
-    "sensitivity_key",
-    "settle_layer",
-    "shown_run",
-    "start_analysis",
-    "start_sensitivity",
-    "start_settings",
-    "start_timing",
-    "store",
-    "timing_status",
-    "wanted_settings",
-    "watched_jobs",
-]
-
-_SEEN = "link_seen"
-_WANTED = "wanted_settings"
-_SHOWN = "shown_run_id"
-_LINK_LAYER = "layer_of_link"
-_DEFAULT_LAYER = "default_layer"
-_CHOSEN_LAYER = "chosen_layer"
-
 
 # --- What is asked for, and what is shown ---------------------------------------------------------
 
@@ -121,13 +67,14 @@ def read_link() -> None:
     apply_pending()
     with st.container(key="link_state"):
         text = st.text_input("Run in the link", key=RUN_KEY, bind="query-params")
-    is_first = _SEEN not in st.session_state
+    here = session()
+    is_first = here.link_seen is None
     if is_first:
-        st.session_state[_LINK_LAYER] = st.query_params.get(LAYER_KEY)
-    elif text == st.session_state[_SEEN]:
+        here.layer_of_link = st.query_params.get(LAYER_KEY)
+    elif text == here.link_seen:
         _keep_link_true(text)
         return
-    st.session_state[_SEEN] = text
+    here.link_seen = text
     params = params_from_text(text)
     if is_first and not text:
         params = {key: _words(key) for key in LINK_KEYS if key in st.query_params}
@@ -136,8 +83,8 @@ def read_link() -> None:
         add_notice(notice)
     _adopt(settings)
     if settings is not None and settings_to_text(settings) != text:
-        st.session_state[_SEEN] = settings_to_text(settings)
-        set_widget(RUN_KEY, settings_to_text(settings))
+        here.link_seen = settings_to_text(settings)
+        set_widget(RUN_KEY, here.link_seen)
 
 
 def _keep_link_true(text: str) -> None:
@@ -156,19 +103,18 @@ def _words(key: str) -> list[str]:
 
 def wanted_settings() -> Settings:
     """Return what was asked for last."""
-    wanted: Settings | None = st.session_state.get(_WANTED)
-    return wanted or service.first_settings()
+    return session().wanted or service.first_settings()
 
 
 def _adopt(settings: Settings | None) -> None:
     """Ask for these settings: show their run if it is known, else begin to analyse them."""
-    st.session_state[_WANTED] = settings
+    session().wanted = settings
     wanted = settings or service.first_settings()
     if find_run(wanted) is None:
         if settings is not None:
             submit_analysis(wanted)
     else:
-        st.session_state[_SHOWN] = wanted.run_id
+        session().shown_id = wanted.run_id
     attach_jobs(wanted)
 
 
@@ -187,9 +133,9 @@ def shown_run() -> Run | None:
     wanted = wanted_settings()
     run = find_run(wanted)
     if run is not None:
-        st.session_state[_SHOWN] = run.id
+        session().shown_id = run.id
         return run
-    shown_id = st.session_state.get(_SHOWN)
+    shown_id = session().shown_id
     if shown_id is not None:
         shown = store().get(shown_id) or service.find_stored(shown_id)
         if shown is not None:
@@ -250,7 +196,7 @@ def predicted_effects(run: Run) -> OutputEffects | None:
 def selected_layer(report: ModelReport) -> str:
     """Return the selected layer, always one that `report` has."""
     names = [layer.name for layer in report.layers]
-    for chosen in (st.session_state.get(LAYER_KEY), st.session_state.get(_DEFAULT_LAYER)):
+    for chosen in (st.session_state.get(LAYER_KEY), session().default_layer):
         if chosen in names:
             return str(chosen)
     return names[0] if names else ""
@@ -267,7 +213,7 @@ def default_layer(run: Run) -> str:
 
 def select_layer(name: str) -> None:
     """Make `name` the selected layer on every page; it stays so from run to run."""
-    st.session_state[_CHOSEN_LAYER] = name
+    session().chosen_layer = name
     if st.session_state.get(LAYER_KEY) != name:
         set_widget(LAYER_KEY, name)
 
@@ -280,14 +226,14 @@ def settle_layer(run: Run) -> str:
     Returns:
         The default layer.
     """
-    report = run.report
+    here, report = session(), run.report
     names = [layer.name for layer in report.layers]
-    default, before = default_layer(run), st.session_state.get(_DEFAULT_LAYER)
-    nobody_chose = before != st.session_state.get(_CHOSEN_LAYER)
+    default, before = default_layer(run), here.default_layer
+    nobody_chose = before != here.chosen_layer
     if nobody_chose and before is not None and st.session_state.get(LAYER_KEY) == before != default:
         st.session_state[LAYER_KEY] = default
-    st.session_state[_DEFAULT_LAYER] = default
-    name = st.session_state.get(_LINK_LAYER)
+    here.default_layer = default
+    name = here.layer_of_link
     if name in names:
         st.session_state[LAYER_KEY] = name
     elif name is not None and not (report.is_partial and job_status() is not None):
@@ -297,7 +243,7 @@ def settle_layer(run: Run) -> str:
         )
     else:
         return default
-    st.session_state[_LINK_LAYER] = None
+    here.layer_of_link = None
     return default
 
 
@@ -356,6 +302,6 @@ def dismiss_job(key: str) -> None:
     """Forget a job that ended without a result, and what was asked for with it."""
     forget(key)
     if key == analysis_key(wanted_settings()):
-        shown_id = st.session_state.get(_SHOWN)
+        shown_id = session().shown_id
         shown = (store().get(shown_id) or service.find_stored(shown_id)) if shown_id else None
         set_widget(RUN_KEY, settings_to_text(shown.settings) if shown is not None else "")

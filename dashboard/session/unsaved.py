@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import streamlit as st
-
 from dashboard.session.jobs import store
 from dashboard.session.notices import add_notice, drop_notices
 from dashboard.session.predictions import predictions
+from dashboard.session.state import session
 
 
 def note_unsaved() -> None:
@@ -15,9 +14,9 @@ def note_unsaved() -> None:
     It goes away when something of its kind could be saved again.
     """
     for kind, kept in (("run", store()), ("prediction", predictions())):
-        topic = f"unsaved {kind}"
+        topic, unsaved = f"unsaved {kind}", session().unsaved
         if kept.problem is None:
             drop_notices(topic)
-        elif kept.unsaved > st.session_state.get(topic, 0):
+        elif kept.unsaved > unsaved.get(kind, 0):
             add_notice(kept.problem, "error", topic=topic)
-        st.session_state[topic] = kept.unsaved
+        unsaved[kind] = kept.unsaved

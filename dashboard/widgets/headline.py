@@ -14,7 +14,7 @@ from dashboard.facts.accuracy import (
 )
 from dashboard.facts.coverage import coverage_text
 from dashboard.session import run_state
-from dashboard.session.link_widgets import PRESENT_KEY
+from dashboard.session.state import PRESENT_KEY
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import run_state
+from dashboard.session.jobs import cancel_job, poll_seconds, watched_jobs
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import plural
 from dashboard.words.markdown import escape_markdown
@@ -19,13 +20,13 @@ def show_job_panel(*, is_empty: bool, remark: str = "") -> None:
         is_empty: Whether the shell found no run to show.
         remark: What the page shows until the first of the jobs ends.
     """
-    statuses = run_state.watched_jobs()
+    statuses = watched_jobs()
     if is_empty and run_state.shown_run() is not None:
         st.rerun()  # the work ended while the shell was drawn
     if not statuses:
         return
     active = frozenset(status.key for status in statuses if status.is_active)
-    seconds, shown = run_state.poll_seconds(), _shown_version()
+    seconds, shown = poll_seconds(), _shown_version()
     show_live(
         lambda: _draw(active, shown, seconds, remark),
         key="live_jobs",
@@ -45,10 +46,10 @@ def _shown_version() -> object:
 
 
 def _draw(active_before: frozenset[str], shown: object, seconds: float, remark: str) -> None:
-    statuses = run_state.watched_jobs()
+    statuses = watched_jobs()
     active = {status.key for status in statuses if status.is_active}
     # The clock of this part is set where the whole page is drawn.
-    is_crowded = bool(active) and run_state.poll_seconds() >= 2 * seconds
+    is_crowded = bool(active) and poll_seconds() >= 2 * seconds
     if active != active_before or _shown_version() != shown or is_crowded:
         st.rerun()  # the whole page: something ended, or there is something to show at last
     for index, status in enumerate(statuses):
@@ -70,7 +71,7 @@ def _show_active(status: JobStatus, index: int) -> None:
             key=f"cancel_{index}",
             icon=":material/stop_circle:",
             disabled=status.is_cancelling,
-            on_click=run_state.cancel_job,
+            on_click=cancel_job,
             args=(status.key,),
         )
 

@@ -11,8 +11,10 @@ from dashboard.data.runs import Run
 from dashboard.data.settings import LINK_KEYS, settings_to_text
 from dashboard.session import run_state
 from dashboard.session.draft import current_draft
-from dashboard.session.link_widgets import PRESENT_KEY, leave_if_asked
+from dashboard.session.jobs import analysis_status, describe_settings
+from dashboard.session.link_widgets import leave_if_asked
 from dashboard.session.notices import show_notices
+from dashboard.session.state import LAYER_KEY, PRESENT_KEY
 from dashboard.session.unsaved import note_unsaved
 from dashboard.widgets.copy_link import show_copy_link
 from dashboard.widgets.headline import samples_covered
@@ -52,13 +54,13 @@ def show_shell() -> DeltaGenerator:
 def _dim_older_result(run: Run | None) -> str:
     """Draw the result from before paler while another one is computed; return what it is."""
     wanted = run_state.wanted_settings()
-    status = run_state.analysis_status(wanted)
+    status = analysis_status(wanted)
     if run is None or run.id == wanted.run_id or status is None or not status.is_active:
         return ""
     st.html(ASSETS / "older.css")
     return (
-        f"Being computed: {run_state.describe_settings(wanted)}. Until then the page shows, paler, "
-        f"the result before it: {run_state.describe_settings(run.settings)}."
+        f"Being computed: {describe_settings(wanted)}. Until then the page shows, paler, "
+        f"the result before it: {describe_settings(run.settings)}."
     )
 
 
@@ -69,7 +71,7 @@ def show_draft(place: DeltaGenerator) -> None:
         return
     with place:
         st.badge("Settings changed, not run yet", icon=":material/edit:", color="orange")
-        status = run_state.analysis_status(draft)
+        status = analysis_status(draft)
         st.button(
             "Re-run",
             key="shell_rerun",
@@ -96,7 +98,7 @@ def _show_origin(run: Run) -> None:
     if run.is_example:
         st.badge("Stored example", icon=":material/inventory_2:", color="blue")
     if run.report.is_partial:
-        status = run_state.analysis_status(run.settings)
+        status = analysis_status(run.settings)
         if status is not None and status.is_active:
             st.badge("Still running", icon=":material/hourglass_top:", color="blue")
         else:
@@ -122,7 +124,7 @@ def _show_layer_picker(run: Run) -> None:
         "Layer",
         names,
         index=names.index(default),
-        key=run_state.LAYER_KEY,
+        key=LAYER_KEY,
         bind="query-params",
         help="The layer that the Layer page shows. Clicking a bar or point sets it too.",
     )

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.session.link_widgets import PRESENT_KEY, open_next
+from dashboard.session.link_widgets import open_next
+from dashboard.session.state import PRESENT_KEY, session
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-
-_PAGE = "slides_page"
-_FIGURES = "slides_of_page"
-_AT = "slide_shown"
 
 
 def is_presenting() -> bool:
@@ -21,19 +18,19 @@ def is_presenting() -> bool:
     return bool(st.session_state.get(PRESENT_KEY))
 
 
-def show_slide_bar(files: Sequence[str], place: int) -> None:
+def show_slide_bar(files: Sequence[str], index: int) -> None:
     """Begin a page in presenter mode: its style, and the buttons that the arrow keys press.
 
     Args:
         files: All pages, in the order they are shown.
-        place: The present one among them.
+        index: The present one among them.
     """
     if not is_presenting():
         return
-    if st.session_state.get(_PAGE) != files[place]:
-        st.session_state[_PAGE] = files[place]
-        st.session_state[_AT] = 0
-    st.session_state[_FIGURES] = []
+    here = session()
+    if here.slides_page != files[index]:
+        here.slides_page, here.slide = files[index], 0
+    here.slides = []
     st.html(ASSETS / "present.css")
     with st.container(horizontal=True, key="slide_bar", vertical_alignment="center"):
         for label, key, icon, step in (
@@ -45,9 +42,9 @@ def show_slide_bar(files: Sequence[str], place: int) -> None:
                 key=f"slide_{label.lower()}",
                 icon=icon,
                 shortcut=key,
-                disabled=(step < 0 and place == 0 and st.session_state[_AT] == 0),
+                disabled=(step < 0 and index == 0 and here.slide == 0),
                 on_click=_step,
-                args=(step, tuple(files), place),
+                args=(step, tuple(files), index),
             )
         st.button(
             "Leave",
@@ -62,19 +59,19 @@ def is_on_screen(key: str) -> bool:
     """Whether to draw this figure: always, but in presenter mode only the one whose turn it is."""
     if not is_presenting():
         return True
-    figures: list[str] = st.session_state.setdefault(_FIGURES, [])
-    if key not in figures:
-        figures.append(key)
-    return figures.index(key) == st.session_state.get(_AT, 0)
+    here = session()
+    if key not in here.slides:
+        here.slides.append(key)
+    return here.slides.index(key) == here.slide
 
 
-def _step(step: int, files: tuple[str, ...], place: int) -> None:
+def _step(step: int, files: tuple[str, ...], index: int) -> None:
     """Show the next figure, or the next page where this one has no more."""
-    at = st.session_state.get(_AT, 0) + step
-    if 0 <= at < len(st.session_state.get(_FIGURES, ())):
-        st.session_state[_AT] = at
-    elif 0 <= place + step < len(files):
-        open_next(files[place + step])
+    here = session()
+    if 0 <= here.slide + step < len(here.slides):
+        here.slide += step
+    elif 0 <= index + step < len(files):
+        open_next(files[index + step])
 
 
 def _leave() -> None:

@@ -228,9 +228,14 @@ def describe_seconds(seconds: float | None) -> str:
 
 
 GLOSSES = {
-    "SQNR": "**SQNR**: signal over noise of all values together, where loud channels hide quiet "
+    "scale": "**Scale**: the step between two neighbouring values that can be stored",
+    "channel": "**Channel**: one of the parallel signals that a layer takes in or gives out; a "
+    "**depthwise** layer filters each of them by itself",
+    "SQNR": "**SQNR**: signal over noise of all values together, where large channels hide small "
     "ones; 20 dB is an error of 10 %, 40 dB of 1 %",
-    "KL": "**KL**: how far the answer's probabilities move from the float model's; 0 is not at all",
+    "KL": "**KL**: how far the answer's probabilities move from the float model's, in **nats** "
+    "(the unit "
+    "of natural logarithms); 0 is not at all",
     "LSB": "**LSB**: one step of the integer grid",
 }
 """Terms of the field in a few words (Markdown)."""

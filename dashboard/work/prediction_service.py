@@ -73,11 +73,11 @@ def verify(
 
 
 def find_best(prediction: Prediction, by: str, budget: float) -> dict[str, str]:
-    """Return the configuration with the least predicted harm within a budget.
+    """Return the configuration with the least predicted degradation within a budget.
 
     Args:
         prediction: What predicts.
-        by: "bytes", "bits" (mean bits for each weight) or "float_layers".
+        by: "bytes", "bits" (average bit width) or "float_layers".
         budget: The most of it.
 
     Raises:

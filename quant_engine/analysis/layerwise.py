@@ -229,7 +229,7 @@ def _input_stats(
     layer: QuantizedLayer, drawn: tuple[float, float] | None
 ) -> GridStats | DynamicGridStats | None:
     """Return what counts the layer's input; None where it stays float."""
-    activation = layer.scheme.activation
-    if activation is not None and activation.is_dynamic:
-        return DynamicGridStats(activation, drawn)
-    return None if layer.input_qparams is None else GridStats(layer.input_qparams)
+    activation, qparams = layer.scheme.activation, layer.input_qparams
+    if activation is None or not layer.rounds_input:
+        return None
+    return DynamicGridStats(activation, drawn) if qparams is None else GridStats(qparams)

@@ -190,7 +190,8 @@ def worked_examples(
     shape = tuple(values.shape) if shape is None else shape
     sizes, last = flat.abs(), flat.numel() - 1
     ranks = [(3 * flat.numel()) // 4, *(last * k // (EXAMPLES - 1) for k in range(EXAMPLES))]
-    places = [_position_of_rank(sizes, min(rank, last)) for rank in ranks]
+    by_size = sizes.argsort(stable=True)  # of equal values the first ranks lowest
+    places = by_size[[min(rank, last) for rank in ranks]].tolist()
     lost = _became_zero(flat, qparams, shape)
     if 4 * lost.numel() >= max(1, int(torch.count_nonzero(flat))):
         places.insert(0, int(lost[sizes[lost].argmax()]))
@@ -224,13 +225,6 @@ def _worked_example(
         code=int(code),
         dequantized=dequantize(code, grid).item(),
     )
-
-
-def _position_of_rank(values: Tensor, rank: int) -> int:
-    """Return where the value of this rank stands; of equal values the first ranks lowest."""
-    value = values.kthvalue(rank + 1).values
-    smaller = int(torch.count_nonzero(values < value))
-    return int((values == value).nonzero()[rank - smaller])
 
 
 def _channel_ranges(weight: Tensor, stand_in: Tensor, axis: int) -> ChannelRanges:

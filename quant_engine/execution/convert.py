@@ -120,7 +120,7 @@ def _execution_of(name: str, layer: QuantizedLayer) -> LayerExecution:
     form = layer.integer_form
     if form is None:
         return LayerExecution(name, SIMULATED, reason=reason or "The model's execution.")
-    if layer.scheme.activation is None:
+    if not layer.rounds_input:
         return LayerExecution(
             name, WEIGHTS_ONLY, reason="Its input stays float, so its products are float too."
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
-from quant_engine.layers.grids import describe_input, empty_grids, grid_of
+from quant_engine.layers.grids import empty_grids, grid_of
 from quant_engine.layers.precision import full_precision
 from quant_engine.model.modules import copy_hooks
 from quant_engine.scheme import LayerScheme, TensorScheme
@@ -93,11 +93,15 @@ class QuantizedLayer(nn.Module):
     def __init__(self, scheme: LayerScheme | None = None) -> None:
         """Start without codes and without a weight; `adopt` brings the weight."""
         super().__init__()
-        scheme = scheme or DEFAULT_SCHEME
-        self.scheme = scheme if self.takes_float_input else LayerScheme(scheme.weight)
+        self.scheme = self.applicable(scheme or DEFAULT_SCHEME)
         self.weight_dtype = torch.float32
         for name in _BUFFERS:
             self.register_buffer(name, None)
+
+    @classmethod
+    def applicable(cls, scheme: LayerScheme) -> LayerScheme:
+        """Return the part of a scheme that this kind of layer applies: integers are not rounded."""
+        return scheme if cls.takes_float_input else LayerScheme(scheme.weight)
 
     def adopt(self, module: nn.Module) -> None:
         """Take over the arguments of a float layer, and share its weight and bias."""
@@ -138,8 +142,7 @@ class QuantizedLayer(nn.Module):
         layer.quantize_weights()
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
-        activation = layer.scheme.activation
-        if activation is not None and not activation.is_dynamic:
+        if layer.scheme.has_calibrated_input:
             if input_qparams is None:
                 raise NotCalibratedError(
                     f"The scheme of this {type(module).__name__} quantizes its input, whose range "
@@ -166,6 +169,16 @@ class QuantizedLayer(nn.Module):
         scheme = self.scheme.weight
         axis = self.channel_axis if self.weight_scale.dim() else None
         return grid_of(self.weight_scale, self.weight_zero_point, scheme, axis)
+
+    @property
+    def rounds_input(self) -> bool:
+        """Whether inputs are rounded: dynamically, or to a grid that has been set.
+
+        A scheme with a calibrated input says only what is to be done: without a grid, as in a layer
+        made by hand, inputs stay float.
+        """
+        activation = self.scheme.activation
+        return activation is not None and (activation.is_dynamic or self.input_scale is not None)
 
     @property
     def input_qparams(self) -> QParams | None:
@@ -229,7 +242,7 @@ class QuantizedLayer(nn.Module):
             DataError: If the grid has more than one scale or other codes than the scheme.
         """
         scheme = self.scheme.activation
-        if scheme is None or scheme.is_dynamic or qparams.axis is not None:
+        if scheme is None or not self.scheme.has_calibrated_input or qparams.axis is not None:
             raise DataError(
                 "An input grid needs a scheme with a calibrated activation and a single scale, got "
                 f"activation={scheme!r} and axis={qparams.axis}."
@@ -249,21 +262,18 @@ class QuantizedLayer(nn.Module):
             return weight
         return dequantize(self.quantized_weight, self.weight_qparams)
 
-    def input_grid(self, x: Tensor) -> QParams | None:
-        """Return the grid that `x` is rounded to: the calibrated one, or that of this batch.
+    def simulate_input(self, x: Tensor) -> Tensor:
+        """Return the float32 values that the input's codes stand for.
 
         Raises:
-            DataError: If the range is found at run time and `x` holds NaN or Inf.
+            DataError: If inputs are quantized dynamically and `x` holds NaN or Inf.
         """
-        activation = self.scheme.activation
-        if activation is not None and activation.is_dynamic:
-            return choose_dynamic_qparams(x, activation)
-        return self.input_qparams
-
-    def simulate_input(self, x: Tensor) -> Tensor:
-        """Return the float32 values that the input's codes stand for."""
-        qparams = self.input_grid(x)
-        return x.float() if qparams is None else fake_quantize(x, qparams)
+        if not self.rounds_input:
+            return x.float()
+        assert self.scheme.activation is not None
+        return fake_quantize(
+            x, self.input_qparams or choose_dynamic_qparams(x, self.scheme.activation)
+        )
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return input, weight and bias that the float operation is applied to."""
@@ -345,7 +355,10 @@ class QuantizedLayer(nn.Module):
         """Show the scheme in `print(model)`."""
         weight = self.scheme.weight
         state = f"int{weight.bits} {weight.granularity}" if self.is_quantized else "float"
-        inputs = describe_input(self.scheme.activation, has_grid=self.input_scale is not None)
+        inputs = "float"
+        if self.rounds_input and self.scheme.activation is not None:
+            dynamic = " dynamic" if self.scheme.activation.is_dynamic else ""
+            inputs = f"int{self.scheme.activation.bits}{dynamic}"
         return f"weight={state}, input={inputs}"
 
 

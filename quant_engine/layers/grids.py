@@ -31,7 +31,7 @@ def empty_grids(codes: Tensor, scheme: LayerScheme, channel_axis: int) -> dict[s
     weight, activation, device = scheme.weight, scheme.activation, codes.device
     shape = (codes.shape[channel_axis],) if weight.is_per_channel else ()
     points = torch.zeros(shape, dtype=torch.int8, device=device)
-    has_grid = activation is not None and not activation.is_dynamic
+    has_grid = scheme.has_calibrated_input
     has_points = activation is not None and has_grid and not activation.symmetric
     return {
         "weight_scale": torch.ones(shape, dtype=torch.float32, device=device),
@@ -41,19 +41,3 @@ def empty_grids(codes: Tensor, scheme: LayerScheme, channel_axis: int) -> dict[s
             torch.zeros((), dtype=torch.int8, device=device) if has_points else None
         ),
     }
-
-
-def describe_input(activation: TensorScheme | None, *, has_grid: bool) -> str:
-    """Return in a word or two how a layer's input is held.
-
-    Args:
-        activation: Scheme of the input.
-        has_grid: Whether its range was calibrated.
-
-    Example:
-        >>> describe_input(TensorScheme(is_dynamic=True), has_grid=False)
-        'int8 dynamic'
-    """
-    if activation is not None and activation.is_dynamic:
-        return f"int{activation.bits} dynamic"
-    return f"int{activation.bits}" if activation is not None and has_grid else "float"

@@ -105,13 +105,12 @@ class RelativeErrorStats:
             return None
         is_flat = self._signal == 0
         loud = ~is_flat
-        rms = np.sqrt(self._signal[loud] / self._values)
+        octaves = np.log2(np.sqrt(self._signal[loud] / self._values))
+        # The bin whose middle lies k quarter octaves above the lowest edge of the report.
+        first = PARTS * (self._octave - _DOWN - octaves - LOWEST)
+        indices = np.floor(first[:, None] + np.arange(_BINS) + 0.5).astype(np.int64) + 1
         counts = np.zeros(PARTS * (HIGHEST - LOWEST) + 2, dtype=np.int64)
-        for row, own in zip(self._counts[loud], rms, strict=True):
-            # The bin whose middle lies k quarter octaves above the lowest edge of the report.
-            first = PARTS * (self._octave - _DOWN - math.log2(own) - LOWEST)
-            indices = np.floor(first + np.arange(_BINS) + 0.5).astype(np.int64) + 1
-            np.add.at(counts, indices.clip(0, counts.size - 1), row)
+        np.add.at(counts, indices.clip(0, counts.size - 1), self._counts[loud])
         below, *inner, above = counts.tolist()
         halves = tuple(inner[k] + inner[k + 1] for k in range(0, len(inner), 2))
         nmse = self._noise[loud] / self._signal[loud]

@@ -22,39 +22,42 @@ _MODULE_STATE = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> nn.Module:
-    """Put `new` where the module called `name` is, in place, and return the root.
+    """Put `new` where the module called `name` is; see `replace_modules`."""
+    return replace_modules(root, {name: new})
+
+
+def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
+    """Put modules where those of the given names are, in place, and return the root.
 
     A module that is reachable by several names is replaced at all of them, and also in lists,
     tuples, dictionaries and functions that a module keeps as plain attributes or hooks.
 
     Args:
         root: The model.
-        name: Dotted name; "" is the root itself.
-        new: What takes its place.
+        replacements: Dotted name -> what takes its place; "" is the root itself.
 
     Returns:
-        `root`, or `new` if the root itself was replaced.
+        `root`, or what replaced it.
 
     Raises:
-        AttributeError: If no module has that name.
+        AttributeError: If no module has one of the names; nothing is replaced then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> replace_module(model, "1", nn.Tanh())
+        >>> replace_modules(model, {"1": nn.Tanh()})
         Sequential(
           (0): Linear(in_features=2, out_features=2, bias=True)
           (1): Tanh()
         )
     """
-    if not name:
-        return new
-    old = root.get_submodule(name)
+    olds = {name: root.get_submodule(name) for name in replacements}  # alive while ids are used
+    new = {id(old): replacements[name] for name, old in olds.items()}
     for parent in list(root.modules()):
         for key, child in list(parent._modules.items()):
-            if child is old:
-                parent.add_module(key, new)
-    rebind_attributes(root, {id(old): new})
-    return root
+            if id(child) in new:
+                parent.add_module(key, new[id(child)])
+    rebind_attributes(root, new)
+    return new.get(id(root), root)
 
 
 def rebind_attributes(root: nn.Module, replaced: Mapping[int, Any]) -> None:

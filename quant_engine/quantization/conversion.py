@@ -10,7 +10,7 @@ from torch import nn
 
 from quant_engine.errors import DataError, NotCalibratedError, QuantizationError
 from quant_engine.layers import QuantizedLayer, get_quantized_type
-from quant_engine.model.modules import replace_module
+from quant_engine.model.modules import replace_modules
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import LayerInfo, list_layers
 from quant_engine.progress import ProgressMeter
@@ -27,7 +27,7 @@ class LayerPlan:
 
     Attributes:
         layer: The float layer.
-        scheme: How it is quantized; None if it is not.
+        scheme: How it is quantized, as far as it applies to this kind of layer; None if it is not.
         status: "quantized", "excluded" or "unsupported".
         reason: Why it stays float; of a quantized layer, why nothing entered it, or empty.
     """
@@ -74,9 +74,8 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
     if scheme is None:
         pattern = recipe.excluding_pattern(layer.name)
         return LayerPlan(layer, None, EXCLUDED, f"excluded by the recipe ({pattern!r})")
-    activation = scheme.activation
-    takes_float_input = get_quantized_type(layer.module).takes_float_input
-    if activation is None or activation.is_dynamic or not takes_float_input:
+    scheme = get_quantized_type(layer.module).applicable(scheme)
+    if not scheme.has_calibrated_input:
         reason = "" if calibration is None else calibration.unseen(layer.name)
         return LayerPlan(layer, scheme, QUANTIZED, reason)
     if calibration is None:
@@ -107,12 +106,13 @@ def convert(
     chosen = [plan for plan in plans if plan.scheme is not None]
     shared: SharedCodes = {}
     originals = {plan.layer.name: model.get_submodule(plan.layer.name) for plan in chosen}
+    layers = {}
     for number, plan in enumerate(chosen, start=1):
         name = plan.layer.name
         assert plan.scheme is not None
-        layer = quantize_layer(name, originals[name], plan.scheme, calibration, shared)
-        model = replace_module(model, name, layer)
+        layers[name] = quantize_layer(name, originals[name], plan.scheme, calibration, shared)
         meter.step(f"quantize {name} (layer {number} of {len(chosen)})")
+    model = replace_modules(model, layers)
     _tie_biases(model, originals)
     return model
 
@@ -135,9 +135,7 @@ def quantize_layer(
     """
     kind = get_quantized_type(module)
     try:
-        grid = None
-        if scheme.activation is not None and kind.takes_float_input:
-            grid = choose_input_grid(name, scheme.activation, calibration)
+        grid = choose_input_grid(name, kind.applicable(scheme).activation, calibration)
         layer = kind.from_float(module, scheme, grid)
     except QuantizationError as error:
         raise type(error)(f"Layer {name!r}: {error}") from error
@@ -148,10 +146,10 @@ def quantize_layer(
 
 
 def choose_input_grid(
-    name: str, activation: TensorScheme, calibration: Calibration | None
+    name: str, activation: TensorScheme | None, calibration: Calibration | None
 ) -> QParams | None:
-    """Return the calibrated grid of a layer's input; None if each batch chooses its own."""
-    if activation.is_dynamic:
+    """Return the calibrated grid of a layer's input; None if it is float or dynamic."""
+    if activation is None or activation.is_dynamic:
         return None
     assert calibration is not None
     return choose_input_qparams(calibration.histograms[name], activation)

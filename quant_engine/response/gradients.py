@@ -146,7 +146,7 @@ def _rounding(
     """Return what rounding the input alone does to the output of the float layer."""
     x = layer_input(args, kwargs)
     plain: Tensor = layer.forward(*args, **kwargs)
-    if x is None or form.scheme.activation is None:
+    if x is None or not form.rounds_input:
         return torch.zeros_like(plain)
     x_hat = form.simulate_input(x).to(x.dtype)
     changed: Tensor = layer.forward(

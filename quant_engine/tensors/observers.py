@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quant_engine.errors import DataError, SchemeError, suggest
 from quant_engine.scheme import OBSERVERS, TensorScheme
-from quant_engine.tensors.affine import QParams, choose_qparams
+from quant_engine.tensors.affine import QParams, choose_qparams, scale_and_zero_point
 from quant_engine.tensors.histogram import BinnedValues, FloatArray, Histogram, bin_channels
 from quant_engine.tensors.range_search import Range, search_range
 
@@ -195,9 +195,9 @@ def expected_mse(
 
 def _grid(lo: FloatArray, hi: FloatArray, scheme: TensorScheme) -> tuple[FloatArray, FloatArray]:
     """Return scale and zero point as columns, (channels, 1)."""
-    lo, hi = (np.ascontiguousarray(edge) for edge in np.broadcast_arrays(lo, hi))
-    grid = choose_qparams(torch.from_numpy(lo), torch.from_numpy(hi), scheme, axis=0)
-    return grid.scale.double().numpy()[:, None], grid.zero_point.double().numpy()[:, None]
+    lo, hi = np.broadcast_arrays(lo, hi)
+    scale, zero_point = scale_and_zero_point(lo, hi, scheme, np)
+    return scale.astype(np.float32).astype(np.float64)[:, None], zero_point[:, None]
 
 
 def _mirrored(lo: FloatArray, hi: FloatArray, scheme: TensorScheme) -> Range:

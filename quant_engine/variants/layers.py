@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from quant_engine.errors import UnsupportedLayerError, require_choice
-from quant_engine.layers import QuantizedLayer, get_quantized_type
+from quant_engine.layers import QuantizedLayer
 from quant_engine.model.copying import share_tensors
 from quant_engine.model.modules import StandIn
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -248,11 +248,7 @@ def _change(plan: LayerPlan, parts: str) -> _Change:
     scheme = plan.scheme
     if scheme is None:
         return None, None
-    takes_float_input = get_quantized_type(plan.layer.module).takes_float_input
-    return (
-        None if parts == ACTIVATIONS else scheme.weight,
-        scheme.activation if takes_float_input else None,
-    )
+    return None if parts == ACTIVATIONS else scheme.weight, scheme.activation
 
 
 def _changed(

@@ -29,7 +29,7 @@ def test_nothing_scrolls_sideways(
     assert [whole for whole, seen in found if whole > seen] == []
 
 
-def test_the_row_with_most_harm_is_as_high_as_all_others(
+def test_the_row_with_the_largest_degradation_is_as_high_as_all_others(
     dashboard_url: str, open_page: PageOpener
 ) -> None:
     link = "what_if?run=vit+int8_per_channel"

@@ -26,22 +26,22 @@ def choose(page: Page, layer: str, letter: str) -> None:
 
 def test_choosing_finding_verifying_and_using(dashboard_url: str, page: Page) -> None:
     visit(page, f"{dashboard_url}/what_if?{RUN}")
-    size, harm = metric(page, "Model size"), metric(page, "KL (nats)")
-    before = (size.inner_text(), harm.inner_text())
+    size, degradation = metric(page, "Model size"), metric(page, "KL (nats)")
+    before = (size.inner_text(), degradation.inner_text())
 
     choose(page, "features.2", "2")
     expect(size).not_to_have_text(before[0])
-    expect(harm).not_to_have_text(before[1])
-    harmful = expect_link(page, "whatif", lambda letters: letters is not None and "2" in letters)
+    expect(degradation).not_to_have_text(before[1])
+    degraded = expect_link(page, "whatif", lambda letters: letters is not None and "2" in letters)
     page.reload()
     wait_until_idle(page)
     chosen = page.get_by_role("radiogroup", name="Bits of features.2", exact=True)
     expect(chosen.get_by_role("radio", name="2", exact=True)).to_be_checked()
-    worse = harm.inner_text()
+    worse = degradation.inner_text()
 
     page.get_by_role("button", name="Find the best").click()
-    expect(harm).not_to_have_text(worse)
-    best = expect_link(page, "whatif", lambda letters: letters not in (harmful, None))
+    expect(degradation).not_to_have_text(worse)
+    best = expect_link(page, "whatif", lambda letters: letters not in (degraded, None))
     wait_until_idle(page)
 
     verify = page.get_by_role("button", name="Verify", exact=True)

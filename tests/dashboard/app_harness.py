@@ -13,7 +13,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard.data.store import HOME_VARIABLE
-from dashboard.session import run_state
+from dashboard.session.jobs import jobs
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "navigation.py"
 TIMEOUT_SECONDS = 60.0
@@ -46,9 +46,8 @@ def use_home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 def wait_for_jobs(app: AppTest, timeout: float = 120.0) -> AppTest:
     """Wait until what the session watches has ended, and draw the page again."""
     deadline = time.monotonic() + timeout
-    keys = list(app.session_state["watched_jobs"]) if "watched_jobs" in app.session_state else []
-    for key in keys:
-        while (status := run_state.jobs().status(key)) is not None and status.is_active:
+    for key in list(app.session_state["session"].watched_jobs):
+        while (status := jobs().status(key)) is not None and status.is_active:
             assert time.monotonic() < deadline, f"{key} did not end: {status.text}"
             time.sleep(0.02)
     return app.run()

@@ -506,7 +506,7 @@ def _timed(execution: str, batch: int, median: float, layer: str = "") -> Timing
 
 @cache
 def make_dynamic_report() -> ModelReport:
-    """An analysis whose inputs have a range a batch, over four batches of 360 samples."""
+    """An analysis whose inputs have a range per batch, over four batches of 360 samples."""
     report = make_report("int8_dynamic")
     return replace(report, evaluation_batches=4, evaluation_batch_size=100)
 

@@ -25,7 +25,7 @@ _LINES: Mapping[str, tuple[str, str]] = {
 
 
 def layer_times_figure(times: Sequence[LayerTime], *, selected: str = "") -> go.Figure:
-    """Return two dots a layer, float and integers, joined by a line in the faster one's colour.
+    """Return two dots per layer, float and integers, joined by a line in the faster one's colour.
 
     `customdata` of a dot is the layer's name.
     """

@@ -28,7 +28,7 @@ STEPS_TITLE = "Bytes of the model, step by step"
 
 
 def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.Figure:
-    """Return two bars a layer: float, and quantized stacked by item.
+    """Return two bars per layer: float, and quantized stacked by item.
 
     `customdata` of a bar is the layer's name, empty where a bar stands for several layers.
 
@@ -63,7 +63,7 @@ def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.F
 
 
 def layer_size_rows(rows: Sequence[LayerBytes]) -> list[dict[str, Any]]:
-    """Return the numbers of the figure, one row a layer."""
+    """Return the numbers of the figure, one row per layer."""
     return [
         {
             "layer": row.label,

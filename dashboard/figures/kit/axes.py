@@ -38,7 +38,7 @@ def beside(index: int, text: str, *, shift: int = 8) -> dict[str, Any]:
 
 
 def layer_ticks(names: Sequence[str], selected: str = "") -> dict[str, Any]:
-    """Return a y axis with one layer a row, from the top, the selected one marked."""
+    """Return a y axis with one layer per row, from the top, the selected one marked."""
     return {
         "tickvals": list(range(len(names))),
         "ticktext": [

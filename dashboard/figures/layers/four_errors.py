@@ -1,7 +1,7 @@
 """Four errors of every layer side by side: weight, local, accumulated, and the output's.
 
 The first three are relative, channel by channel: root of the mean over channels of Σ(x̂-x)² / Σx².
-A channel that was lost counts as much as a loud one that was kept, so a broken layer looks broken.
+A channel that was lost counts as much as a large one that was kept, so a broken layer looks broken.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def ranked_by(effects: OutputEffects | None) -> str:
 def four_errors_figure(
     series: Sequence[Series], *, selected: str | None = None, most: int | None = None
 ) -> go.Figure:
-    """Return four columns of errors, one row a layer in the order of the first series.
+    """Return four columns of errors, one row per layer in the order of the first series.
 
     Args:
         series: One run, or two to compare.

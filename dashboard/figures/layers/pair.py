@@ -50,14 +50,14 @@ class Flipped:
     """A sample that the first run answers otherwise than the float model.
 
     Attributes:
-        place: Its place in the evaluation data.
+        index: Its index in the evaluation data.
         label: What is right; None without labels.
         float_answer: What the float model answers.
         a: What the first run answers.
         b: What the second run answers.
     """
 
-    place: int
+    index: int
     label: int | None
     float_answer: int
     a: int
@@ -175,13 +175,13 @@ def flipped_samples(a: OutputReport | None, b: OutputReport | None) -> tuple[Fli
         return ()
     found = [
         Flipped(
-            place,
-            answers.labels[place] if answers.labels else None,
-            answers.float[place],
-            answers.quantized[place],
-            others.quantized[place],
+            index,
+            answers.labels[index] if answers.labels else None,
+            answers.float[index],
+            answers.quantized[index],
+            others.quantized[index],
         )
-        for place in answers.flipped
+        for index in answers.flipped
     ]
     seen: dict[int, int] = {}
     order = []
@@ -189,7 +189,7 @@ def flipped_samples(a: OutputReport | None, b: OutputReport | None) -> tuple[Fli
         right = sample.float_answer if sample.label is None else sample.label
         is_telling = sample.float_answer == sample.b == right
         seen[right] = seen.get(right, 0) + 1
-        order.append((not is_telling, seen[right], sample.place, sample))
+        order.append((not is_telling, seen[right], sample.index, sample))
     return tuple(entry[-1] for entry in sorted(order, key=lambda entry: entry[:3]))
 
 

@@ -28,7 +28,7 @@ def relative_of(layer: LayerReport, kind: str) -> RelativeErrors | None:
 def relative_error_histograms(
     report: ModelReport, kind: str = "local", *, selected: str | None = None
 ) -> go.Figure:
-    """Return one row a layer in the order they run: the error of its output, as a share of RMS.
+    """Return one row per layer in the order they run: the error of its output, as a share of RMS.
 
     Args:
         report: A finished or partial analysis.
@@ -41,16 +41,16 @@ def relative_error_histograms(
         return empty_figure(title, NOT_KEPT)
     columns: dict[str, list[Any]] = {k: [] for k in ("x", "y", "base", "customdata")}
     last = len(rows) - 1
-    for place, (name, kept) in enumerate(rows):
+    for index, (name, kept) in enumerate(rows):
         total = sum(kept.counts) + kept.below + kept.above + kept.exact
         top = max(kept.counts, default=0)
-        for index, count in enumerate(kept.counts):
+        for half_octave, count in enumerate(kept.counts):
             if not count:
                 continue
-            left = 2.0 ** (kept.lowest_octave + index / 2)
-            columns["x"].append(kept.lowest_octave + index / 2 + 0.25)
+            left = 2.0 ** (kept.lowest_octave + half_octave / 2)
+            columns["x"].append(kept.lowest_octave + half_octave / 2 + 0.25)
             columns["y"].append(FILL * count / top)
-            columns["base"].append(last - place)
+            columns["base"].append(last - index)
             text = f"{format_relative(left)} to {format_relative(left * 2**0.5)}"
             columns["customdata"].append([name, text, count / total])
     used = columns["x"]
@@ -66,9 +66,9 @@ def relative_error_histograms(
     }
     line = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1}
     shapes: list[dict[str, Any]] = [{**line, "line": {"width": 1.5, "dash": "dot"}}]
-    for place, (name, _) in enumerate(rows):
+    for index, (name, _) in enumerate(rows):
         if name == selected:
-            shapes.append(_band(last - place))
+            shapes.append(_band(last - index))
     return new_figure(
         title,
         "|x̂ − x| / RMS of x's channel; dotted: as large as the signal",
@@ -82,7 +82,7 @@ def relative_error_histograms(
         },
         y_axis={
             "tickmode": "array",
-            "tickvals": [last - place + FILL / 2 for place in range(len(rows))],
+            "tickvals": [last - index + FILL / 2 for index in range(len(rows))],
             "ticktext": marked_names([name for name, _ in rows], selected),
             "range": [-0.15, len(rows) + 0.2],
             "showgrid": False,

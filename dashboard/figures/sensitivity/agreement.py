@@ -103,7 +103,7 @@ def describe_agreement(agreement: Agreement, metric: SensitivityMetric) -> str:
 
 
 def agreement_rows(agreement: Agreement, metric: SensitivityMetric) -> list[dict[str, Any]]:
-    """Return the numbers of the figure, one row a layer."""
+    """Return the numbers of the figure, one row per layer."""
     return [
         {
             "layer": pair.name,

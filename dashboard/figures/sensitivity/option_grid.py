@@ -88,7 +88,7 @@ def option_grid(
 def grid_rows(
     options: Options, names: Sequence[str], metric: SensitivityMetric
 ) -> list[dict[str, str | float | None]]:
-    """Return the numbers of the figure, one row a layer and one column an option."""
+    """Return the numbers of the figure, one row per layer and one column per option."""
     found = _values(options, ["", *names], metric)
     gained = "_gained" if _is_gain(options) else ""
     return [

@@ -69,7 +69,7 @@ def ranking_figure(
     is_log: bool = False,
     selected: str = "",
 ) -> go.Figure:
-    """Return a dot a layer, the most sensitive on top, each with its interval.
+    """Return a dot per layer, the most sensitive on top, each with its interval.
 
     With one layer left out, what sparing it gains is drawn, against all layers quantized.
 
@@ -128,7 +128,7 @@ def ranking_figure(
 def ranking_rows(
     rows: Sequence[RankedLayer], metric: SensitivityMetric
 ) -> list[dict[str, str | int | float | bool | None]]:
-    """Return the numbers of the figure, one row a layer."""
+    """Return the numbers of the figure, one row per layer."""
     return [
         {
             "rank": row.position,

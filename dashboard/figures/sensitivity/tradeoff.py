@@ -1,6 +1,6 @@
 """What one layer buys and costs, with the Pareto front.
 
-One at a time, bytes saved against error; with one layer left out, bytes given back against what
+Single-layer: bytes saved against error. Leave-one-out: bytes given back against what
 sparing it gains.
 """
 
@@ -34,7 +34,7 @@ def layer_front(
 ) -> tuple[int, ...]:
     """Return the indices of the rows that no other row beats in both bytes and error.
 
-    One at a time, a good row saves much and errs little. Leaving one out, a good row gives little
+    Single-layer, a good row saves much and errs little. Leave-one-out, a good row gives little
     back and gains much, which is to leave little error.
     """
     sign = -1 if report.direction == LEAVE_ONE_OUT else 1
@@ -74,7 +74,7 @@ def tradeoff_figure(
     is_log: bool = False,
     selected: str = "",
 ) -> go.Figure:
-    """Return one point a layer, bytes saved against error, with the Pareto front as a line.
+    """Return one point per layer, bytes saved against error, with the Pareto front as a line.
 
     With one layer left out, bytes given back against what sparing it gains, which may be negative
     and stands on a linear axis.

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.causes import input_reach, loud_channels, zeros_of
+from dashboard.facts.causes import input_reach, outlier_channels, zeros_of
 from dashboard.figures.kit.binning import bins_of
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, INT8_EDGE, axis, new_figure
 from dashboard.words.formatting import format_number, plural
@@ -34,16 +34,16 @@ def kind_of_cause(layer: LayerReport) -> str:
     zeros = zeros_of(layer.weight)
     if zeros is not None and zeros.silent:
         return WEIGHT_CHANNELS
-    if layer.input is not None and loud_channels(layer) is not None:
+    if layer.input is not None and outlier_channels(layer) is not None:
         return INPUT_CHANNELS
     return WEIGHT_VALUES
 
 
 def cause_sentence(layer: LayerReport) -> str:
     """Return what breaks a layer in a few words, with its numbers."""
-    kind, zeros, loud = kind_of_cause(layer), zeros_of(layer.weight), loud_channels(layer)
-    if kind == INPUT_CHANNELS and loud is not None and layer.input is not None:
-        return f"{loud.sentence} in {layer.name}"
+    kind, zeros, outliers = kind_of_cause(layer), zeros_of(layer.weight), outlier_channels(layer)
+    if kind == INPUT_CHANNELS and outliers is not None and layer.input is not None:
+        return f"{outliers.sentence} in {layer.name}"
     if zeros is not None and zeros.is_cause:
         return f"in {layer.name}, {zeros.sentence}"
     if layer.weight is not None:
@@ -131,7 +131,7 @@ def input_side(layer: LayerReport) -> ChannelSide:
 def channel_panels(
     title: str, sides: Sequence[ChannelSide], labels: Sequence[str], what: str, y_title: str
 ) -> go.Figure:
-    """Return one panel a run: each channel a mark, widest first, and the line of half a step."""
+    """Return one panel per run: each channel a mark, widest first, and the line of half a step."""
     order = sorted(range(len(sides[0].reach)), key=lambda i: -sides[0].reach[i])
     seen = [v for side in sides for v in (*side.reach, *(side.half_step or ())) if v > 0]
     low, high = min(seen, default=0.1) / 2, max(seen, default=1.0) * 2

@@ -98,7 +98,7 @@ def _open_bars(
     """Two labelled bars, float and dequantized, for what lies beyond the last bin.
 
     With one scale the bins end where the grid does, so such float values are the clipped ones. With
-    a scale a batch they are not.
+    a scale per batch they are not.
     """
     if not any(counts):
         return []

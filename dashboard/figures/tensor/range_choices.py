@@ -30,7 +30,7 @@ def range_choices(tensor: TensorReport, subject: str = "Weights") -> go.Figure:
         tensor: The weight or input.
         subject: What the values are; begins the title.
     """
-    title = f"{subject}: range and SQNR (dB) by rule"
+    title = f"{subject}: range and SQNR (dB) by range estimator"
     choices = tensor.range_choices
     if not choices:
         return empty_figure(title, why_no_choice(tensor))

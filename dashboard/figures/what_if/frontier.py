@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.facts.accuracy import answers_text, changed_answers
-from dashboard.facts.configurations import _without_unit, format_harm
+from dashboard.facts.configurations import _without_unit, format_degradation
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
 from dashboard.figures.kit.point_labels import point_labels
 from dashboard.figures.kit.theme import (
@@ -46,7 +46,7 @@ class ChartPoint:
     Attributes:
         group: Why it is there.
         name: What to call it.
-        text: The configuration, one letter a layer.
+        text: The configuration, one letter per layer.
         model_bytes: Its bytes.
         predicted: Predicted KL divergence in nats, or NMSE.
         measured: The same, measured; None where it was not run.
@@ -104,9 +104,9 @@ def chart_points(
 
 
 def frontier_figure(
-    points: Sequence[ChartPoint], harm: str, *, limit: float = math.inf
+    points: Sequence[ChartPoint], metric: str, *, limit: float = math.inf
 ) -> go.Figure:
-    """Return bytes against predicted harm, with measured values joined to their predictions.
+    """Return bytes against predicted degradation, with measured values joined to their predictions.
 
     `customdata` of a point is its configuration as text. What is predicted not to change the
     output at all, such as the float model, stands on the lower edge. Where predictions do not hold,
@@ -114,8 +114,8 @@ def frontier_figure(
 
     Args:
         points: What to show.
-        harm: What is predicted, with its unit.
-        limit: Largest predicted harm up to which predictions hold on this model.
+        metric: What is predicted, with its unit.
+        limit: Largest predicted degradation up to which predictions hold on this model.
     """
     place = _placing(points)
     uniform = [number for number, point in enumerate(points) if point.group == UNIFORM]
@@ -125,13 +125,13 @@ def frontier_figure(
         uniform[:0:-1] + uniform[:1],
         most=len(uniform),
     )
-    detail = f"predicted {harm}" if limit > 0 else f"predicted {harm}, not reliable here"
+    detail = f"predicted {metric}" if limit > 0 else f"predicted {metric}, not reliable here"
     ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
-    traces = _traces(points, harm, place, limit)
+    traces = _traces(points, metric, place, limit)
     return new_figure(
         two_lines("Bytes against degradation", detail),
         "Bytes of the model (1 kB = 1,000 bytes)",
-        harm[0].upper() + harm[1:],
+        metric[0].upper() + metric[1:],
         traces=[t for t in traces if t["x"]],
         height=520,
         x_axis=dict(BYTES_AXIS),
@@ -153,7 +153,7 @@ def _placing(points: Sequence[ChartPoint]) -> Callable[[float], float]:
 
 
 def _traces(
-    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float], limit: float
+    points: Sequence[ChartPoint], metric: str, place: Callable[[float], float], limit: float
 ) -> list[dict[str, Any]]:
     def trace(
         group: str, mode: str, marker: dict[str, Any], name: str = "", **more: Any
@@ -168,7 +168,7 @@ def _traces(
             "x": [p.model_bytes for p in chosen],
             "y": [place(p.predicted) for p in chosen],
             "customdata": [p.text for p in chosen],
-            "hovertext": [_describe(p, harm) for p in chosen],
+            "hovertext": [_describe(p, metric) for p in chosen],
             "hovertemplate": "%{hovertext}<extra></extra>",
             "marker": marker,
             "cliponaxis": False,
@@ -201,7 +201,7 @@ def _traces(
             },
         ),
         trace(OTHER, "markers", {"color": NEUTRAL, "size": 9}),
-        *_measured_traces(points, harm, place),
+        *_measured_traces(points, metric, place),
         trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
         trace(
             CURRENT,
@@ -212,7 +212,7 @@ def _traces(
 
 
 def _measured_traces(
-    points: Sequence[ChartPoint], harm: str, place: Callable[[float], float]
+    points: Sequence[ChartPoint], metric: str, place: Callable[[float], float]
 ) -> list[dict[str, Any]]:
     """Return measured values, and the lines from the predictions to them."""
     run = [point for point in points if point.measured is not None]
@@ -238,7 +238,7 @@ def _measured_traces(
             "x": [p.model_bytes for p in run],
             "y": [place(p.measured or 0.0) for p in run],
             "customdata": [p.text for p in run],
-            "hovertext": [_describe(p, harm) for p in run],
+            "hovertext": [_describe(p, metric) for p in run],
             "hovertemplate": "%{hovertext}<extra></extra>",
             "marker": {"color": GOOD, "size": 9, "symbol": "x-thin", "line": _line(GOOD, 2)},
             "error_y": _whiskers(run, place),
@@ -271,9 +271,9 @@ def untrusted_ground(
     }
 
 
-def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any]]:
-    """Return the numbers of the figure, one row a point."""
-    column = "kl_divergence_nats" if harm.startswith("KL") else "output_nmse"
+def frontier_rows(points: Sequence[ChartPoint], metric: str) -> list[dict[str, Any]]:
+    """Return the numbers of the figure, one row per point."""
+    column = "kl_divergence_nats" if metric.startswith("KL") else "output_nmse"
     return [
         {
             "what": point.group,
@@ -289,7 +289,7 @@ def frontier_rows(points: Sequence[ChartPoint], harm: str) -> list[dict[str, Any
     ]
 
 
-def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
+def describe_frontier(points: Sequence[ChartPoint], metric: str) -> str:
     """Return the takeaway of the figure in a sentence or two.
 
     What was measured is compared with what was measured, else predictions with each other.
@@ -298,7 +298,7 @@ def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
     (current,) = [point for point in points if point.group == CURRENT]
     run = [point for point in frontier if point.measured is not None]
     is_measured = current.measured is not None and bool(run)
-    text = f"{format_bytes(current.model_bytes)}: {_result(current, harm)}."
+    text = f"{format_bytes(current.model_bytes)}: {_result(current, metric)}."
     rivals = [
         (value, point)
         for point in (run if is_measured else frontier)
@@ -313,15 +313,16 @@ def describe_frontier(points: Sequence[ChartPoint], harm: str) -> str:
     value, best = min(better, key=lambda pair: pair[0])
     return (
         f"{text} On the frontier {format_bytes(best.model_bytes)} do better, {kind}: "
-        f"{format_harm(value, harm, 2)} against {format_harm(own or 0.0, harm, 2)}."
+        f"{format_degradation(value, metric, 2)} against "
+        f"{format_degradation(own or 0.0, metric, 2)}."
     )
 
 
-def _result(point: ChartPoint, harm: str) -> str:
-    """What a configuration does: changed answers first, then the harm, and where it is from."""
+def _result(point: ChartPoint, metric: str) -> str:
+    """What a configuration does: changed answers, then the degradation and where it is from."""
     kind = "predicted" if point.measured is None else "measured"
     value = point.predicted if point.measured is None else point.measured
-    number = f"{kind} {_without_unit(harm)} {format_harm(value, harm, 2)}"
+    number = f"{kind} {_without_unit(metric)} {format_degradation(value, metric, 2)}"
     if point.changed is None:
         return number
     return f"{answers_text(point.changed, point.samples)} ({number})"
@@ -349,16 +350,16 @@ def _line(color: str, width: float) -> dict[str, Any]:
     return {"color": color, "width": width}
 
 
-def _describe(point: ChartPoint, harm: str) -> str:
-    measured = "not run" if point.measured is None else format_harm(point.measured, harm)
+def _describe(point: ChartPoint, metric: str) -> str:
+    measured = "not run" if point.measured is None else format_degradation(point.measured, metric)
     if point.interval is not None:
         low, high = (format_number(edge) for edge in point.interval)
         measured += f" (95 %: {low} to {high})"
     return "<br>".join(
         (
             f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
-            f"measured {_without_unit(harm)}: {measured}",
-            f"predicted: {format_harm(point.predicted, harm)}",
+            f"measured {_without_unit(metric)}: {measured}",
+            f"predicted: {format_degradation(point.predicted, metric)}",
             "click to try it",
         )
     )

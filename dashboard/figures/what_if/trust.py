@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.data.prediction import Prediction
-from dashboard.facts.configurations import format_harm
+from dashboard.facts.configurations import format_degradation
 from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.theme import (
     ERROR,
@@ -25,19 +25,19 @@ from dashboard.figures.what_if.frontier import untrusted_ground
 from quant_engine.report import AgreementPoint, ConfigurationPoint
 from quant_engine.variants import FLOAT_OPTION
 
-SINGLE = "one layer under one option"
+SINGLE = "one layer, one candidate"
 RANDOM = "random configurations"
 RUN = "run from this page"
 
 
-def trust_figure(prediction: Prediction, harm: str, *, limit: float = math.inf) -> go.Figure:
+def trust_figure(prediction: Prediction, metric: str, *, limit: float = math.inf) -> go.Figure:
     """Return predicted against measured; on the dotted line the prediction is right.
 
     `customdata` of a point is its configuration as text. Above `limit`, up to which predictions
     hold, the ground is shaded.
     """
     agreement = prediction.response.agreement
-    title = two_lines("Predicted against measured", harm)
+    title = two_lines("Predicted against measured", metric)
     groups = [
         (SINGLE, list(agreement.single_points), ERROR, ERROR_EDGE, "circle", 8),
         (RANDOM, list(agreement.random_points), INT8, INT8_EDGE, "diamond", 10),
@@ -70,7 +70,7 @@ def trust_figure(prediction: Prediction, harm: str, *, limit: float = math.inf) 
                 "x": [p.measured for p in shown[name]],
                 "y": [p.predicted for p in shown[name]],
                 "customdata": [prediction.to_text(dict(p.configuration)) for p in shown[name]],
-                "hovertext": [_describe(p, name, harm) for p in shown[name]],
+                "hovertext": [_describe(p, name, metric) for p in shown[name]],
                 "hovertemplate": "%{hovertext}<extra></extra>",
                 "marker": {
                     "color": color,
@@ -82,14 +82,14 @@ def trust_figure(prediction: Prediction, harm: str, *, limit: float = math.inf) 
         )
     axis = log_axis(ends)
     return _new_figure(
-        title, f"Measured {harm}", f"Predicted {harm}", traces=traces, height=460, x_axis=axis,
+        title, f"Measured {metric}", f"Predicted {metric}", traces=traces, height=460, x_axis=axis,
         y_axis=axis,
         shapes=[untrusted_ground(limit, ends, is_left=True)] if max(ends) > limit else [],
     )  # fmt: skip
 
 
 def trust_rows(prediction: Prediction) -> list[dict[str, Any]]:
-    """Return the numbers of the figure, one row a configuration."""
+    """Return the numbers of the figure, one row per configuration."""
     agreement = prediction.response.agreement
     groups = (
         (SINGLE, agreement.single_points),
@@ -117,7 +117,7 @@ def _can_show(point: AgreementPoint) -> bool:
     return all(v > 0 and math.isfinite(v) for v in (point.predicted, point.measured))
 
 
-def _describe(point: AgreementPoint, name: str, harm: str) -> str:
+def _describe(point: AgreementPoint, name: str, metric: str) -> str:
     layers: Sequence[tuple[str, str]] = [
         pair for pair in point.configuration if pair[1] != FLOAT_OPTION
     ]
@@ -125,8 +125,8 @@ def _describe(point: AgreementPoint, name: str, harm: str) -> str:
     return "<br>".join(
         (
             f"<b>{what}</b>",
-            f"predicted {format_harm(point.predicted, harm)}",
-            f"measured {format_harm(point.measured, harm)}",
+            f"predicted {format_degradation(point.predicted, metric)}",
+            f"measured {format_degradation(point.measured, metric)}",
             "click to try it",
         )
     )

@@ -61,5 +61,5 @@ def show_downloads(run: Run) -> None:
             mime="text/csv",
             on_click="ignore",
             icon=":material/table:",
-            help="One row a layer with every number measured on it.",
+            help="One row per layer with every number measured on it.",
         )

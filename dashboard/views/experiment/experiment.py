@@ -8,6 +8,7 @@ from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.session import run_state
 from dashboard.session.draft import current_draft, follow_draft_link, write_draft_link
+from dashboard.session.jobs import analysis_status, store
 from dashboard.views.experiment.downloads import show_downloads
 from dashboard.views.experiment.live_table import show_layers, show_live_table
 from dashboard.views.experiment.recipe_form import show_recipe_form
@@ -22,7 +23,7 @@ def _show_run_bar(settings: Settings) -> None:
     known = run_state.find_run(settings)
     is_known = known is not None and not known.is_example and not known.report.is_partial
     is_shown = is_known and settings.run_id == run_state.wanted_settings().run_id
-    status = run_state.analysis_status(settings)
+    status = analysis_status(settings)
     is_active = status is not None and status.is_active
     with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="run_bar"):
         st.button(
@@ -54,7 +55,7 @@ def _estimate(settings: Settings, known: Run | None, is_active: bool) -> str:
         return "Running. You can leave this page; progress shows on every page."
     if known is not None:
         return f"Computed {describe_age(known.created)}: Run shows the kept result at once."
-    estimate = service.estimate_seconds(settings, run_state.store().recent()[0])
+    estimate = service.estimate_seconds(settings, store().recent()[0])
     if estimate is None:
         return "Usually takes a few seconds."
     seconds, source = estimate

@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard.data.runs import with_named_layers
 from dashboard.session import run_state
+from dashboard.session.jobs import analysis_status, poll_seconds
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import MISSING, plural
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
@@ -24,17 +25,17 @@ STATUS_WORDS = {
 
 def show_live_table() -> bool:
     """Draw what is known of the analysis on its way; return whether there is one."""
-    status = run_state.analysis_status(run_state.wanted_settings())
+    status = analysis_status(run_state.wanted_settings())
     if status is None or not status.is_active:
         return False
     st.subheader("Layers so far", anchor=False)
-    seconds = max(GROW_SECONDS, run_state.poll_seconds())
+    seconds = max(GROW_SECONDS, poll_seconds())
     show_live(_draw, key="live_layers", run_every=seconds)
     return True
 
 
 def _draw() -> None:
-    status = run_state.analysis_status(run_state.wanted_settings())
+    status = analysis_status(run_state.wanted_settings())
     report = status.partial if status is not None else None
     if not isinstance(report, ModelReport):
         st.caption("The first layers appear within a second or two.")

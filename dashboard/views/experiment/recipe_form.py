@@ -39,7 +39,7 @@ OBSERVER_TITLES = {
     "mse": "Smallest squared error",
     "entropy": "Entropy (KL), as in TensorRT",
 }
-RANGE_TITLES = ("Fixed by calibration", "Anew for each batch")
+RANGE_TITLES = ("Fixed by calibration", "Dynamic, per batch")
 GRANULARITY_TITLES = {"per_tensor": "Per tensor", "per_channel": "Per channel"}
 BITS = tuple(range(MAX_BITS, MIN_BITS - 1, -1))
 
@@ -180,7 +180,7 @@ def _range_radio(is_dynamic: bool) -> bool:
         index=int(is_dynamic),
         key=versioned("input_range"),
         help="Fixed: the range comes from the calibration samples and stays; values beyond it are "
-        "clipped. Anew: each batch has its own range, found while the layer runs, which costs "
+        "clipped. Dynamic: each batch has its own range, found while the layer runs, which costs "
         "time in every layer and keeps values from staying int8 between layers.",
     )
     return chosen == RANGE_TITLES[1]
@@ -213,7 +213,7 @@ def _symmetric_toggle(symmetric: bool, key: str) -> bool:
 
 def _observer(scheme: TensorScheme, part: str) -> tuple[str, float]:
     observer = st.selectbox(
-        "Range rule",
+        "Range estimator",
         OBSERVERS,
         index=OBSERVERS.index(scheme.observer),
         format_func=lambda name: OBSERVER_TITLES.get(name, name),

@@ -1,4 +1,4 @@
-"""What can be done about a layer: keep it in float, include it, change its bits or its rule."""
+"""What can be done about a layer: keep it in float, include it, change its bits or ranges."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _rerun_and_stay(name: str, recipe: Recipe) -> None:
 
 
 def show_rule_change(layer: LayerReport, report: ModelReport, part: str) -> None:
-    """Offer another range rule for this layer's weight or input; a fixed one for a dynamic input.
+    """Offer another range estimator for a weight or input; for a dynamic input a fixed range.
 
     Args:
         layer: A quantized layer.
@@ -107,7 +107,7 @@ def show_rule_change(layer: LayerReport, report: ModelReport, part: str) -> None
     others = [name for name in OBSERVERS if is_dynamic or name != tensor_scheme.observer]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         chosen = st.selectbox(
-            "A fixed range for this layer" if is_dynamic else "Another rule for this layer",
+            "A fixed range for this layer" if is_dynamic else "Another range estimator",
             others,
             format_func=observer_name,
             key=f"rule_{part}_{layer.name}",
@@ -120,7 +120,7 @@ def show_rule_change(layer: LayerReport, report: ModelReport, part: str) -> None
             else LayerScheme(scheme.weight, changed)
         )
         st.button(
-            "Use this rule and re-run",
+            "Use it and re-run",
             key=f"use_rule_{part}",
             icon=":material/play_arrow:",
             on_click=_rerun_and_stay,

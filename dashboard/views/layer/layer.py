@@ -27,7 +27,7 @@ _BADGES = {"quantized": ("green", ":material/check:"), "excluded": ("blue", ":ma
 
 def _show_head(layer: LayerReport, report: ModelReport) -> None:
     names = [other.name for other in report.layers]
-    place = names.index(layer.name)
+    index = names.index(layer.name)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="layer_head"):
         st.subheader(f"`{layer.name}`", anchor=False, width="content")
         color, icon = _BADGES.get(layer.status, ("orange", ":material/help:"))
@@ -36,7 +36,7 @@ def _show_head(layer: LayerReport, report: ModelReport) -> None:
             ("Previous", ":material/chevron_left:", -1),
             ("Next", ":material/chevron_right:", 1),
         ):
-            is_end = not 0 <= place + step < len(names)
+            is_end = not 0 <= index + step < len(names)
             st.button(
                 text,
                 key=f"layer_{text.lower()}",
@@ -44,9 +44,9 @@ def _show_head(layer: LayerReport, report: ModelReport) -> None:
                 type="tertiary",
                 disabled=is_end,
                 on_click=run_state.select_layer,
-                args=("" if is_end else names[place + step],),
+                args=("" if is_end else names[index + step],),
             )
-    facts = [layer.kind, f"layer {place + 1} of {len(names)}"]
+    facts = [layer.kind, f"layer {index + 1} of {len(names)}"]
     if layer.weight_shape:
         facts.append(f"weight {format_shape(layer.weight_shape)}")
     facts.append(plural(layer.parameters, "parameter"))

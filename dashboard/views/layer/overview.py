@@ -27,6 +27,7 @@ from dashboard.figures.layers.relative_errors import (
     relative_error_histograms,
 )
 from dashboard.session import run_state
+from dashboard.session.jobs import start_sensitivity
 from dashboard.session.link_check import check_link_word
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
@@ -91,7 +92,7 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
         alt=describe_errors(run.report, part),
         about="\n\n".join(
             (
-                f"One row a layer: how far its {PARTS[part]} moved when they were rounded, in "
+                f"One row per layer: how far its {PARTS[part]} moved when they were rounded, in "
                 "steps of its own grid (LSB). All rows have one scale.",
                 "Ideal rounding is flat between −0.5 and 0.5, as high as the dotted line. A spike "
                 "at 0 means that many values lie on the grid already, such as zeros after a ReLU.",
@@ -114,7 +115,7 @@ def _show_four(run: Run) -> None:
             "Measure what each layer does to the output",
             key="overview_measure",
             icon=":material/play_arrow:",
-            on_click=run_state.start_sensitivity,
+            on_click=start_sensitivity,
             args=(run, Sweep()),
         )
     show_figure(
@@ -123,7 +124,7 @@ def _show_four(run: Run) -> None:
         alt=describe_four_errors(series),
         about="\n\n".join(
             (
-                "One row a layer, the one to look at first on top. Further right is worse.",
+                "One row per layer, the one to look at first on top. Further right is worse.",
                 "**Weight**, **Local** (this layer alone quantized), **Accumulated** (inside the "
                 "quantized model) are shares of the signal, each channel counted alike: 100 % is "
                 "an error as large as what should be there.",
@@ -145,7 +146,7 @@ def _show_relative(run: Run) -> None:
         alt=describe_relative_errors(run.report),
         about="\n\n".join(
             (
-                "One row a layer, in the order they run: how far each value of its output is off "
+                "One row per layer, in the order they run: how far each value of its output is off "
                 "when it alone is quantized, as a share of the RMS of the value's channel.",
                 "A healthy layer has a hill near 1 %. Values near 100 % are lost: the error is as "
                 "large as the signal.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard.export import tables
-from dashboard.facts.causes import loud_channels
+from dashboard.facts.causes import outlier_channels
 from dashboard.facts.layers import error_rows, grid_rows
 from dashboard.facts.tensors import (
     best_choice,
@@ -184,15 +184,15 @@ def show_channels(view: TensorView) -> None:
 
 def _show_input_channels(view: TensorView) -> None:
     """Draw how far every input channel reaches, whatever the scale, against half a step."""
-    side, loud = input_side(view.layer), loud_channels(view.layer)
-    name = "No input channel stands out" if loud is None else loud.sentence
+    side, outliers = input_side(view.layer), outlier_channels(view.layer)
+    name = "No input channel stands out" if outliers is None else outliers.sentence
     text = f"{name[:1].upper()}{name[1:]}; {side.words}."
     title = f"Largest input of each input channel of {view.layer.name}, and half a step of the grid"
     show_figure(
         channel_panels(title, [side], ("Inputs",), "input channel", "Largest |input|"),
         key="layer_input_channels",
         alt=text,
-        about="One mark an input channel, the loudest first, on a logarithmic axis.\n\n"
+        about="One mark per input channel, the largest first, on a logarithmic axis.\n\n"
         "All input channels share one scale: one that differs between them could not be taken out "
         "of the integer sum. Dashed is half a step of it.\n\n"
         "A channel near or below the dashed line is hardly more than 0 after rounding.",
@@ -237,7 +237,7 @@ def _ends_of_codes(tensor: TensorReport) -> tuple[str, str]:
 
 @contained("The ranges")
 def show_ranges(view: TensorView) -> None:
-    """Draw what every range rule would choose."""
+    """Draw what every range estimator would choose."""
     tensor = view.tensor
     if tensor.is_dynamic:
         st.info(why_no_choice(tensor), icon=":material/info:")
@@ -246,7 +246,7 @@ def show_ranges(view: TensorView) -> None:
     show_verdicts((without_tick(better_range(tensor, view.subject), view.layer),))
     best = best_choice(tensor.range_choices)
     takeaway = (
-        "The rules are compared only where one range serves the whole tensor."
+        "The range estimators are compared only where one range serves the whole tensor."
         if best is None
         else f"Best estimate: {observer_name(best.observer)} with {format_db(best.sqnr_db)}; in "
         f"use: {observer_name(tensor.scheme.observer)}."
@@ -260,7 +260,8 @@ def show_ranges(view: TensorView) -> None:
         alt=takeaway,
         about="\n\n".join(
             (
-                "Each rule looks at the same histogram and chooses a range. Dotted lines are the "
+                "Each range estimator looks at the same histogram and chooses a range. Dotted "
+                "lines are the "
                 "smallest and the largest value seen.",
                 "A wide range clips nothing but makes the steps large; a narrow one makes small "
                 "steps and clips. SQNR weighs both.",

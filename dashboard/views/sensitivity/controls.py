@@ -36,14 +36,14 @@ def choose_sweep(run: Run) -> Sweep:
     _open_with_a_measurement(measured)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         direction = st.segmented_control(
-            "Direction",
+            "Mode",
             list(DIRECTION_LABELS.values()),
             default=next(iter(DIRECTION_LABELS.values())),
             required=True,
             key=DIRECTION_KEY,
             bind="query-params",
-            help="**One at a time**: only this layer is quantized, the rest is float. "
-            "**Leave one out**: every layer is quantized but this one.",
+            help="**Single-layer**: only this layer is quantized, the rest is float. "
+            "**Leave-one-out**: every layer is quantized but this one.",
         )
         parts = st.segmented_control(
             "What is quantized",

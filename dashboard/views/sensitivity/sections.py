@@ -118,7 +118,7 @@ def show_tradeoff(
     selected: str,
     stem: str,
 ) -> None:
-    """Draw bytes against error, one point a layer."""
+    """Draw bytes against error, one point per layer."""
     st.subheader("What a layer costs and what it saves", anchor=False)
     if report.parts == ACTIVATIONS:
         st.info(
@@ -133,7 +133,7 @@ def show_tradeoff(
         alt=describe_front(report, ranked, metric),
         about="\n\n".join(
             (
-                "One point a layer: "
+                "One point per layer: "
                 + (
                     "how many bytes are given back when it stays float, against what that gains "
                     f"in {metric.label} over all layers quantized."
@@ -290,9 +290,9 @@ def show_agreement(
             icon=":material/tune:",
         )
     labels = [label for label, agreement in found.items() if agreement.pairs]
-    check_link_word("cheap", labels)
+    check_link_word("proxy", labels)
     chosen = st.segmented_control(
-        "Proxy metric", labels, default=labels[0], required=True, key="cheap", bind="query-params"
+        "Proxy metric", labels, default=labels[0], required=True, key="proxy", bind="query-params"
     )
     agreement = found[chosen or labels[0]]
     show_figure(
@@ -301,7 +301,7 @@ def show_agreement(
         alt=describe_agreement(agreement, metric),
         about="\n\n".join(
             (
-                f"One point a layer. Across: its rank by {agreement.proxy.label} "
+                f"One point per layer. Across: its rank by {agreement.proxy.label} "
                 f"({agreement.proxy.about}). Upwards: its measured rank.",
                 "On the dotted line the proxy metric is right. Above the line it makes too much of "
                 "a layer, below the line it overlooks one that matters.",

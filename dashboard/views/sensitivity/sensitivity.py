@@ -81,7 +81,7 @@ def _show_grid(
         option_grid(options, names, metric, selected=selected, shown=option),
         key="sensitivity_grid",
         alt=describe_grid(options, metric),
-        about="One row a layer, in the order of the ranking below; one column a width of the "
+        about="One row per layer, in the order of the ranking below; one column a width of the "
         f"weights. Each cell is in {metric.unit} of {metric.label}. The first row is the model "
         "with **all** layers at that width.\n\n"
         + (
@@ -101,7 +101,7 @@ def _show_grid(
 def _about_ranking(report: SensitivityReport, metric: SensitivityMetric) -> str:
     return "\n\n".join(
         (
-            "One dot a layer, the most sensitive on top. "
+            "One dot per layer, the most sensitive on top. "
             + (
                 "Every layer is switched but this one. Drawn is what sparing it gains, from the "
                 "model with all layers switched: the more, the more this layer was to blame."

@@ -15,12 +15,12 @@ from dashboard.facts.proxies import PROXIES
 from dashboard.facts.ranking import RankedLayer
 from dashboard.figures.kit.theme import ERROR, INT8
 from dashboard.session import run_state
+from dashboard.session.state import session
 from dashboard.words.formatting import MISSING, format_bytes, plural
 from dashboard.words.recipes import no_effect_words
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 
-_LAST_CHOSEN = "sensitivity_rows_before"
 _PLAIN = 1e-3  # below it a number in full has more zeros than digits; texts turn there as well
 
 
@@ -253,9 +253,8 @@ def exclude_and_rerun(run: Run, names: Sequence[str]) -> None:
 
 def _select_newest(chosen: Sequence[str]) -> None:
     """Select the layer whose row was ticked last."""
-    before = st.session_state.get(_LAST_CHOSEN, ())
-    st.session_state[_LAST_CHOSEN] = tuple(chosen)
-    newest = [name for name in chosen if name not in before]
+    newest = [name for name in chosen if name not in session().ticked_layers]
+    session().ticked_layers = tuple(chosen)
     if newest:
         run_state.select_layer(newest[-1])
 

@@ -12,7 +12,7 @@ from dashboard.facts.metrics import LEAVE_ONE_OUT, available_metrics
 from dashboard.facts.ranking import rank_layers
 from dashboard.figures.sensitivity.option_grid import describe_grid, option_grid
 from dashboard.figures.sensitivity.ranking import ranking_figure
-from dashboard.session import run_state
+from dashboard.session.jobs import jobs, poll_seconds, sensitivity_key, start_sensitivity
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.headline import show_headline
 from dashboard.widgets.live import show_live
@@ -48,7 +48,7 @@ def show_empty(run: Run, sweep: Sweep) -> None:
             key="measure_sensitivity",
             type="primary",
             icon=":material/play_arrow:",
-            on_click=run_state.start_sensitivity,
+            on_click=start_sensitivity,
             args=(run, sweep),
         )
 
@@ -87,20 +87,20 @@ def show_partial_notice(run: Run, sweep: Sweep, report: SensitivityReport) -> No
     st.button(
         "Measure again in full",
         icon=":material/refresh:",
-        on_click=run_state.start_sensitivity,
+        on_click=start_sensitivity,
         args=(run, sweep),
     )
 
 
 def show_running(run: Run, sweep: Sweep) -> bool:
     """Draw what is known of a measurement on its way; return whether there is one."""
-    key = run_state.sensitivity_key(run.settings, sweep)
-    status = run_state.jobs().status(key)
+    key = sensitivity_key(run.settings, sweep)
+    status = jobs().status(key)
     if status is None or not status.is_active:
         return False
 
     def draw() -> None:
-        now = run_state.jobs().status(key)
+        now = jobs().status(key)
         partial = now.partial if now is not None else None
         metrics = available_metrics(partial) if isinstance(partial, SensitivityReport) else ()
         if not metrics or not isinstance(partial, SensitivityReport):
@@ -125,5 +125,5 @@ def show_running(run: Run, sweep: Sweep) -> bool:
             about="The ranking as far as it is measured. It changes until the measurement ends.",
         )
 
-    show_live(draw, key="live_ranking", run_every=max(LIVE_SECONDS, run_state.poll_seconds()))
+    show_live(draw, key="live_ranking", run_every=max(LIVE_SECONDS, poll_seconds()))
     return True

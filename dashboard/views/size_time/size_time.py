@@ -54,7 +54,7 @@ def _show_headline(size: SizeReport, given_bytes: int) -> None:
         width="content",
     )
     box.metric(
-        "Effective bits for a weight",
+        "Average bit width",
         format_number(size.effective_bits),
         help="Mean over all weights of layers that could be quantized, their scales and zero "
         "points included; weights that stay float count in full.",
@@ -132,7 +132,7 @@ def _show_layer_sizes(run: Run, top: int | None, order: str) -> None:
         alt=describe_layers(rows),
         about="\n\n".join(
             (
-                "Two bars a layer: above in float, below quantized and split by what the bytes "
+                "Two bars per layer: above in float, below quantized and split by what the bytes "
                 "hold.",
                 "Small layers with many channels pay most for their scales. A blue bar below is a "
                 "layer that stays float; hover it for the reason.",

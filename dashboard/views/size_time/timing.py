@@ -22,6 +22,7 @@ from dashboard.facts.timing_verdicts import timing_verdicts, was_integer_tried
 from dashboard.figures.cost.layer_times import layer_time_rows, layer_times_figure
 from dashboard.figures.cost.timing import model_timing_figure
 from dashboard.session import run_state
+from dashboard.session.jobs import analysis_status, start_timing, timing_status
 from dashboard.session.link_check import check_link_word
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
@@ -55,13 +56,13 @@ def show_timing(run: Run, top: int | None) -> None:
 
 def is_on_its_way(run: Run) -> bool:
     """Whether the run is shown while it is still being computed."""
-    status = run_state.analysis_status(run.settings)
+    status = analysis_status(run.settings)
     is_whole = not run.report.is_partial and run.report.timing is not None
     return not is_whole and status is not None and status.is_active
 
 
 def _show_empty(run: Run) -> None:
-    status = run_state.timing_status(run.settings)
+    status = timing_status(run.settings)
     if is_on_its_way(run) or (status is not None and status.is_active):
         st.info(
             "Times are measured last and appear here; all errors and the accuracy are known "
@@ -93,13 +94,13 @@ def _show_empty(run: Run) -> None:
 
 def _show_again(run: Run, label: str) -> None:
     """A button that times the models and leaves the rest of the run as it is."""
-    status = run_state.timing_status(run.settings)
+    status = timing_status(run.settings)
     st.button(
         label,
         key="measure_timing",
         icon=":material/timer:",
         disabled=status is not None and status.is_active,
-        on_click=run_state.start_timing,
+        on_click=start_timing,
         args=(run,),
     )
 
@@ -189,7 +190,7 @@ def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
         alt=describe_layer_times(times, timing),
         about="\n\n".join(
             (
-                "Two dots a layer: blue in float, orange on integers. An orange line is time "
+                "Two dots per layer: blue in float, orange on integers. An orange line is time "
                 "saved, a blue one time lost; dotted grey: neither is clearly faster. The largest "
                 "gain stands on top.",
                 "Small layers lose where rounding the input and launching the kernel cost more "

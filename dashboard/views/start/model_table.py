@@ -8,6 +8,7 @@ from dashboard.data.runs import Run, RunSummary
 from dashboard.data.settings import Settings
 from dashboard.facts.accuracy import share_text
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.start.pair_section import enlarged
 from dashboard.widgets.guard import contain
 from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_count, plural
@@ -21,7 +22,7 @@ HEADS = ("", "Model", "Parameters", "Size, float → int8", "Right, float → in
 
 
 def show_model_table(shown: Run | None) -> None:
-    """Draw one row a model; its button shows the stored result, or analyses the model."""
+    """Draw one row per model; its button shows the stored result, or analyses the model."""
     names = service.model_names()
     with st.container(gap=None, key="model_table"):
         _row([f":small[**{head}**]" if head else "" for head in HEADS])
@@ -82,7 +83,7 @@ def _show_model(card: service.ModelCard, shown: Run | None) -> None:
 
 def show_recent_runs(shown: Run | None) -> None:
     """Draw the newest runs computed here, each with a button that shows it."""
-    runs, broken = run_state.store().recent()
+    runs, broken = store().recent()
     if broken:
         names = escape_markdown(", ".join(broken[:3]))
         st.warning(

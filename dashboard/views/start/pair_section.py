@@ -42,7 +42,7 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
         found.errors.figure,
         key=f"{key}_errors",
         alt=found.errors.text,
-        about="One row a layer, further right is worse. **Weight**: the weight alone. **Local**: "
+        about="One row per layer, further right is worse. **Weight**: the weight alone. **Local**: "
         "the layer's output when it alone is quantized. **Accumulated**: its output inside the "
         "quantized model. **Output**: what it alone does to the model's answer.\n\n"
         "The first three are shares of the signal, channel by channel: 100 % means that the error "
@@ -104,10 +104,10 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
         for sample in found.flipped:
             with st.container(gap=None, width=DIGIT * (2 if is_presenting() else 1)):
                 st.image(
-                    enlarged(images[sample.place]),
+                    enlarged(images[sample.index]),
                     width=(DIGIT - 10) * (2 if is_presenting() else 1),
                     output_format="PNG",
-                    alt=f"Test sample {sample.place}: {found.a.label} says {sample.a}, "
+                    alt=f"Test sample {sample.index}: {found.a.label} says {sample.a}, "
                     f"{found.b.label} says {sample.b}",
                 )
                 st.markdown(

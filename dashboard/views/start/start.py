@@ -15,13 +15,20 @@ from dashboard.figures.layers.four_errors import (
 )
 from dashboard.figures.layers.pair import MOST_LAYERS, pair
 from dashboard.session import run_state
+from dashboard.session.link_widgets import go_to
 from dashboard.views.start.model_table import show_model_table, show_recent_runs
 from dashboard.views.start.pair_section import show_pair
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.headline import show_headline
 from dashboard.words.markdown import escape_markdown
-from dashboard.words.recipes import EXECUTION_NOTE, describe_recipe, preset_about, preset_title
+from dashboard.words.recipes import (
+    EXECUTION_NOTE,
+    describe_recipe,
+    gloss,
+    preset_about,
+    preset_title,
+)
 from dashboard.work import service
 from quant_engine.scheme import PRESETS
 
@@ -60,7 +67,7 @@ def _show_run(run: Run) -> None:
         four_errors_figure(series, selected=run_state.selected_layer(run.report), most=MOST_LAYERS),
         key="start_errors",
         alt=describe_four_errors(series),
-        about="One row a layer, further right is worse. **Weight**: the weight alone. **Local**: "
+        about="One row per layer, further right is worse. **Weight**: the weight alone. **Local**: "
         "the layer's output when it alone is quantized. **Accumulated**: its output inside the "
         "quantized model. **Output**: what it alone does to the model's answer.\n\n"
         "The first three are shares of the signal, channel by channel.\n\n"
@@ -82,7 +89,7 @@ def _show_links() -> None:
         for page, label, icon in pages:
             st.page_link(page, label=label, icon=icon)
         if st.button("Set up your own run", icon=":material/science:", key="start_experiment"):
-            run_state.go_to("views/experiment/experiment.py")
+            go_to("views/experiment/experiment.py")
 
 
 def _open_story() -> None:
@@ -119,7 +126,7 @@ def _show_story(story: Story) -> None:
     assert broken is not None
     assert repaired is not None
     model = service.model_info(broken.model_name).title
-    st.markdown(f"**{model}.** {story.text}")
+    st.markdown(f"**{model}.** {story.text}", help=gloss("scale", "channel", "KL"))
     predicted = (run_state.predicted_effects(broken), run_state.predicted_effects(repaired))
     found = pair(broken, repaired, change=story.change, predicted=predicted)
     show_pair(found, broken, repaired, key="pair")

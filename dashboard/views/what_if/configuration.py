@@ -1,8 +1,8 @@
 """The configuration that somebody tries on the What-if page, and its place in the link.
 
-The link holds one letter a layer in its key `whatif`; nothing stands there while the configuration
-is that of the run shown. The field behind it is the one truth: rows, presets and chart points all
-write into it.
+The link holds one letter per layer in its key `whatif`; nothing stands there while the
+configuration is that of the run shown. The field behind it is the one truth: rows, presets and
+chart points all write into it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ from dashboard.data.settings import Settings
 from dashboard.session import run_state
 from dashboard.session.link_widgets import open_next, set_widget
 from dashboard.session.notices import add_notice
-
-TEXT_KEY = "whatif"
-
-_RUN = "what_if_run"
-_KEPT = "what_if_kept"
+from dashboard.session.state import WHAT_IF_KEY, session
 
 
 def use_settings(settings: Settings) -> None:
@@ -35,19 +31,17 @@ def hold_link(run: Run) -> str:
     A configuration belongs to its run: with another run the page begins with that run's own. It is
     still there when somebody comes back from another page.
     """
-    before = st.session_state.get(_RUN)
-    kept_run, kept_text = st.session_state.get(_KEPT, ("", ""))
-    if before not in (None, run.id):
-        st.session_state[TEXT_KEY] = ""
-    elif TEXT_KEY not in st.session_state and TEXT_KEY not in st.query_params:
-        st.session_state[TEXT_KEY] = kept_text if kept_run == run.id else ""
-    elif st.session_state.get(TEXT_KEY) == "" and TEXT_KEY in st.query_params:
+    here = session()
+    if here.what_if_run not in (None, run.id):
+        st.session_state[WHAT_IF_KEY] = ""
+    elif WHAT_IF_KEY not in st.session_state and WHAT_IF_KEY not in st.query_params:
+        st.session_state[WHAT_IF_KEY] = here.what_if_text
+    elif st.session_state.get(WHAT_IF_KEY) == "" and WHAT_IF_KEY in st.query_params:
         # A correction made while a session begins does not reach the address line by itself.
-        st.session_state[TEXT_KEY] = ""
-    st.session_state[_RUN] = run.id
+        st.session_state[WHAT_IF_KEY] = ""
     with st.container(key="link_state_what_if"):
-        text = st.text_input("Configuration in the link", key=TEXT_KEY, bind="query-params")
-    st.session_state[_KEPT] = (run.id, text)
+        text = st.text_input("Configuration in the link", key=WHAT_IF_KEY, bind="query-params")
+    here.what_if_run, here.what_if_text = run.id, text
     return text
 
 
@@ -64,7 +58,7 @@ def current_configuration(run: Run, prediction: Prediction, text: str) -> dict[s
         f"The link's whatif is “{shorten(text)}”. Allowed: one of {letters} for each of the "
         f"{len(prediction.response.layers)} layers. Showing the run's own configuration."
     )
-    set_widget(TEXT_KEY, "")  # draws the page again
+    set_widget(WHAT_IF_KEY, "")  # draws the page again
     return own
 
 
@@ -78,12 +72,12 @@ def try_text(run: Run, prediction: Prediction, text: str) -> None:
     if prediction.from_text(text) is None:
         return
     own = prediction.to_text(prediction.configuration_of(run.recipe)[0])
-    set_widget(TEXT_KEY, "" if text == own else text)
+    set_widget(WHAT_IF_KEY, "" if text == own else text)
 
 
 def change_layer(run: Run, prediction: Prediction, layer: str, option: str) -> None:
     """Give one layer another option, and make it the layer selected on every page."""
     own, _ = prediction.configuration_of(run.recipe)
-    present = prediction.from_text(st.session_state.get(TEXT_KEY, "")) or own
+    present = prediction.from_text(st.session_state.get(WHAT_IF_KEY, "")) or own
     try_configuration(run, prediction, {**present, layer: option})
     run_state.select_layer(layer)

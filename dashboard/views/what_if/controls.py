@@ -22,10 +22,10 @@ from dashboard.facts.configurations import (
     UNTRUSTED,
     ScoreRow,
     data_rows,
-    harm_column,
     layer_data_rows,
-    measured_harm_text,
-    predicted_harm_text,
+    measured_text,
+    metric_column,
+    predicted_text,
     to_json,
     trust_limit,
     trust_text,
@@ -48,7 +48,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
     right, same = row.measured_accuracy, row.measured_agreement
     samples = prediction.response.report.samples
-    harm, _, interval = measured_harm_text(row).partition(" (")
+    degradation, _, interval = measured_text(row).partition(" (")
     draw = partial(_result_metric, prediction, rows)
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
@@ -65,11 +65,11 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             None if same is None else format_accuracy(same),
         )
         draw(
-            harm_column(prediction),
+            metric_column(prediction),
             ("KL divergence of the answers' probabilities" if prediction.has_logits else "NMSE")
             + " from the float model's output; 0 is the same output",
-            lambda r: predicted_harm_text(r.predicted.degradation, prediction),
-            None if row.measured_harm is None else harm,
+            lambda r: predicted_text(r.predicted.degradation, prediction),
+            None if row.measured_degradation is None else degradation,
             f"95 %: {interval.removesuffix(')')}" if interval else "",
         )
         _metric(
@@ -141,7 +141,7 @@ def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence
     configuration = row.configuration
     status = verification_status(run.settings)
     is_busy = status is not None and status.is_active
-    is_known = row.measured_harm is not None
+    is_known = row.measured_degradation is not None
     with st.container(horizontal=True, gap="small", key="what_if_actions"):
         settings = replace(run.settings, recipe=prediction.recipe_of(configuration))
         st.button(

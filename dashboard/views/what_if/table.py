@@ -1,4 +1,4 @@
-"""The table of layers × options: one layer a row, its choices as buttons."""
+"""The table of layers × options: one layer per row, its choices as buttons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from quant_engine.variants import FLOAT_OPTION
 
 MOST_ROWS = 60
 TABLE_HEIGHT = 560
-IN_ORDER, BY_HARM = "In the order they run", "Largest degradation alone first"
+IN_ORDER, BY_DEGRADATION = "In the order they run", "Largest degradation alone first"
 
 
 def show_layer_table(run: Run, prediction: Prediction, configuration: Configuration) -> None:
@@ -35,17 +35,17 @@ def show_layer_table(run: Run, prediction: Prediction, configuration: Configurat
         )
         order = st.selectbox(
             "Order",
-            [IN_ORDER, BY_HARM],
+            [IN_ORDER, BY_DEGRADATION],
             key="what_if_order",
             width=210,
             label_visibility="collapsed",
         )
     names = [n for n in prediction.response.layers if text.strip().lower() in n.lower()]
     effects = layer_effects(run, prediction)
-    if order == BY_HARM:
+    if order == BY_DEGRADATION:
         reference = _reference_option(run, prediction)
         alone = effects.comparable((name, reference) for name in prediction.response.layers)
-        names.sort(key=lambda name: -alone[name, reference].harm)
+        names.sort(key=lambda name: -alone[name, reference].degradation)
     if not names:
         st.info("No layer fits this name.", icon=":material/search_off:")
     kinds = {layer.name: layer for layer in run.report.layers}
@@ -153,7 +153,7 @@ def row_text(
     if effect is not None:
         source = "measured" if effect.is_measured else "predicted"
         number = f"{'KL' if prediction.has_logits else 'NMSE'} {effect.text} alone, {source}"
-        alone = no_effect_words(found.reaches_output, effect.harm, report.samples) or number
+        alone = no_effect_words(found.reaches_output, effect.degradation, report.samples) or number
     # In the line that leaves room, where it makes no row wider than its name does.
     mark = " :small[:red-badge[worst]]" if is_worst else ""
     return f"**{escape_markdown(name)}**  \n:small[:gray[{kind}]]{mark}  \n:small[:gray[{alone}]]"

@@ -12,10 +12,10 @@ from dashboard.data.runs import Run
 from dashboard.export import tables
 from dashboard.facts.configurations import (
     ScoreRow,
-    harm_column,
-    harm_name,
-    harm_text,
+    degradation_text,
     make_row,
+    metric_column,
+    metric_name,
     ratio_text,
     table_row,
     trust_limit,
@@ -40,8 +40,8 @@ def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
         st.error(agreement.verdict, icon=":material/dangerous:")
         return
     text = trust_text(prediction)
-    if row.measured_harm is None and row.predicted.degradation > trust_limit(prediction):
-        limit = harm_text(trust_limit(prediction), prediction)
+    if row.measured_degradation is None and row.predicted.degradation > trust_limit(prediction):
+        limit = degradation_text(trust_limit(prediction), prediction)
         st.warning(
             f"This choice lies beyond {limit}, up to which predictions hold: press “Verify” before "
             "you rely on it.",
@@ -108,8 +108,8 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         results: dict[str, str] = {
             n: known.pop(n) for n in ("Accuracy", "Same answer") if n in known
         }
-        harm = harm_column(prediction)
-        cells.append({**results, harm: known.pop(harm), RATIO: ratio_text(row), **known})
+        metric = metric_column(prediction)
+        cells.append({**results, metric: known.pop(metric), RATIO: ratio_text(row), **known})
     key = f"what_if_measured_{len(rows)}"
 
     def choose() -> None:
@@ -169,14 +169,14 @@ def show_trust(run: Run, prediction: Prediction) -> None:
         f"relation. Single layers {by_option}. Checked on "
         f"{plural(agreement.samples, 'sample')} that the model really ran on."
     )
-    harm = harm_name(prediction)
+    metric = metric_name(prediction)
     show_figure(
-        trust_figure(prediction, harm, limit=trust_limit(prediction)),
+        trust_figure(prediction, metric, limit=trust_limit(prediction)),
         key="what_if_trust",
         alt=trust_text(prediction),
         about="\n\n".join(
             (
-                "One point a configuration that was really run. Across: what was measured. "
+                "One point per configuration that was really run. Across: what was measured. "
                 "Upwards: what had been predicted.",
                 "On the dotted line the prediction is right; below it, it makes too little of the "
                 "degradation. Points in the same order from left to right as from low to high can "

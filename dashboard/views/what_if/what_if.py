@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
 from dashboard.export import tables
-from dashboard.facts.configurations import compare_rows, harm_name, trust_limit, with_run
+from dashboard.facts.configurations import compare_rows, metric_name, trust_limit, with_run
 from dashboard.figures.what_if.frontier import (
     chart_points,
     describe_frontier,
@@ -31,14 +31,15 @@ from dashboard.words.markdown import escape_markdown
 def _show_frontier(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     own, _ = prediction.configuration_of(run.recipe)
     show_budget(run, prediction, own)
-    points, harm = chart_points(prediction, configuration, own), harm_name(prediction)
+    points, metric = chart_points(prediction, configuration, own), metric_name(prediction)
     show_figure(
-        frontier_figure(points, harm, limit=trust_limit(prediction)),
+        frontier_figure(points, metric, limit=trust_limit(prediction)),
         key="what_if_frontier",
-        alt=describe_frontier(points, harm),
+        alt=describe_frontier(points, metric),
         about="\n\n".join(
             (
-                "One point a configuration: bytes across, predicted degradation upwards, each grid "
+                "One point per configuration: bytes across, predicted degradation upwards, each "
+                "grid "
                 "line ten times the one before. The star is the table's present choice. A "
                 "prediction of exactly 0, such as the float model's, has no place on such an axis: "
                 "it stands on the lower edge.",
@@ -50,7 +51,7 @@ def _show_frontier(run: Run, prediction: Prediction, configuration: Configuratio
                 "to load its configuration into the table.",
             )
         ),
-        data=lambda: tables.table(frontier_rows(points, harm)),
+        data=lambda: tables.table(frontier_rows(points, metric)),
         on_select=lambda text: try_text(run, prediction, text),
         file_name=f"{run.model_name}-frontier",
     )

@@ -20,7 +20,7 @@ from quant_engine.execution.kernels.reference import LONGEST_SUM
 from quant_engine.layers import QuantizedConvTranspose2d, QuantizedLayer
 from quant_engine.layers.base import IntegerForm
 from quant_engine.layers.precision import full_precision
-from quant_engine.tensors.affine import QParams, aligned
+from quant_engine.tensors.affine import QParams, aligned, choose_dynamic_qparams
 
 
 class PackedLayer(Protocol):
@@ -63,7 +63,7 @@ def why_not_integer(layer: QuantizedLayer) -> str:
     if layer.quantized_weight is None:
         return "Its weight is still float."
     terms = _terms(layer)
-    if layer.scheme.activation is not None and terms > LONGEST_SUM:
+    if layer.rounds_input and terms > LONGEST_SUM:
         return (
             f"Its sums have {terms} products, and int32 is sure to hold only {LONGEST_SUM} of them."
         )
@@ -176,14 +176,13 @@ class KernelForm(IntegerForm):
     def _run(
         self, layer: QuantizedLayer, x: Tensor, rounded: _Rounded | None, *arguments: Any
     ) -> Tensor:
-        if layer.scheme.activation is None:
+        if not layer.rounds_input:
             return run_on_float_input(layer, x, *arguments)
         built = self._build(layer)
         qparams, grid = built.qparams, built.grid
         if qparams is None or grid is None:
-            qparams = layer.input_grid(x)
-            if qparams is None:
-                return run_on_float_input(layer, x, *arguments)
+            assert layer.scheme.activation is not None
+            qparams = choose_dynamic_qparams(x, layer.scheme.activation)
             grid = Grid.of(qparams)
         codes = None if rounded is None else rounded.get((id(x), grid))
         if codes is None:

@@ -1,4 +1,4 @@
-"""Inputs with a range a batch: their figures, the words for them, and runs that have none yet."""
+"""Inputs with a range per batch: their figures, the words for them, and runs that have none yet."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dashboard.figures.tensor.codes import code_usage
 from dashboard.figures.tensor.distributions import value_histogram
 from dashboard.figures.tensor.range_choices import range_choices
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.experiment.live_table import rows_of
 from dashboard.words.recipes import (
     DYNAMIC_INPUT,
@@ -70,7 +71,7 @@ def spans(low: float, high: float) -> str:
 
 def open_layer(report: ModelReport, layer: str = LAYER, **link: str) -> AppTest:
     """Open the Layer page on the inputs of a kept run."""
-    run_state.store().put(Run(Settings("resnet", PRESETS["int8_dynamic"]), report))
+    store().put(Run(Settings("resnet", PRESETS["int8_dynamic"]), report))
     words = {"run": "resnet int8_dynamic", "layer": layer, "part": "Inputs"}
     words["overview"] = "Inputs (steps)"
     app = open_app({**words, **link}, page="views/layer/layer.py")
@@ -240,7 +241,7 @@ def test_no_rules_are_compared() -> None:
     entry = make_dynamic_report().layer(LAYER).input
     assert entry is not None
     layout = range_choices(entry, "Inputs").to_plotly_json()["layout"]
-    assert "No rule chooses this range" in str(layout["annotations"])
+    assert "No range estimator chooses this range" in str(layout["annotations"])
     assert "channel" not in str(layout["annotations"])
 
 
@@ -277,7 +278,7 @@ def test_the_other_tabs_are_alive(tab: str) -> None:
 
     text = texts(app)
     if tab == "Ranges":
-        assert "No rule chooses this range" in text
+        assert "No range estimator chooses this range" in text
     if tab == "One value":
         assert "of the first batch" in text
         assert figure(app, "One value on the grid of its batch")
@@ -292,7 +293,7 @@ def test_a_fixed_range_can_be_asked_for_instead(monkeypatch: pytest.MonkeyPatch)
     app = open_layer(make_dynamic_report(), tab="Ranges")
 
     widget(app, "selectbox", "A fixed range for this layer").set_value("minmax").run()
-    widget(app, "button", "Use this rule and re-run").click().run()
+    widget(app, "button", "Use it and re-run").click().run()
 
     assert_alive(app)
     own = asked[0].layer_scheme(LAYER)
@@ -366,7 +367,7 @@ def widget(app: AppTest, kind: str, label: str) -> Any:
 
 
 def activation(app: AppTest) -> TensorScheme | None:
-    settings: Settings = app.session_state["draft_settings"]
+    settings: Settings = app.session_state["session"].draft
     return settings.recipe.activation
 
 
@@ -374,11 +375,11 @@ def test_the_form_chooses_between_fixed_and_dynamic_ranges() -> None:
     app = form(f"{SMALL} int8_per_channel")
     assert widget(app, "radio", "Range of the inputs").value == "Fixed by calibration"
 
-    widget(app, "radio", "Range of the inputs").set_value("Anew for each batch").run()
+    widget(app, "radio", "Range of the inputs").set_value("Dynamic, per batch").run()
 
     assert_alive(app)
     assert activation(app) == TensorScheme(symmetric=False, is_dynamic=True)
-    rules = [w for w in app.selectbox if w.label == "Range rule"]
+    rules = [w for w in app.selectbox if w.label == "Range estimator"]
     assert len(rules) == 1, "the rule for inputs is gone: it would be read by nothing"
     assert f"measured in batches of up to {service.BATCH_SIZE} samples" in texts(app)
 
@@ -389,7 +390,7 @@ def test_the_form_chooses_between_fixed_and_dynamic_ranges() -> None:
 def test_a_rule_chosen_before_does_not_stop_the_range_from_being_dynamic() -> None:
     app = form(f"{SMALL} int8_entropy")
 
-    widget(app, "radio", "Range of the inputs").set_value("Anew for each batch").run()
+    widget(app, "radio", "Range of the inputs").set_value("Dynamic, per batch").run()
 
     assert_alive(app)
     assert activation(app) == TensorScheme(is_dynamic=True)
@@ -399,7 +400,7 @@ def test_bits_of_single_layers_keep_the_dynamic_range() -> None:
     app = form(f"{SMALL} int8_dynamic bits:network.0:4:6")
 
     assert_alive(app)
-    settings: Settings = app.session_state["draft_settings"]
+    settings: Settings = app.session_state["session"].draft
     own = settings.recipe.layer_scheme("network.0")
     assert own is not None
     assert own.activation is not None

@@ -25,7 +25,7 @@ from dashboard.facts.configurations import (
     is_trusted,
     layer_data_rows,
     make_row,
-    predicted_harm_text,
+    predicted_text,
     ratio_text,
     table_row,
     to_json,
@@ -53,7 +53,7 @@ from quant_engine.response.agreement import as_pairs, draw_random
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
 
 MODEL = "cnn"
-HARM = "KL divergence (nats)"
+METRIC = "KL divergence (nats)"
 
 
 @pytest.fixture
@@ -127,9 +127,9 @@ def test_a_scheme_that_is_no_option_has_a_stand_in(prediction: Prediction) -> No
     assert configuration[first] in (option(prediction, 4), option(prediction, 6))
 
 
-def test_the_harm_of_a_layer_alone_is_its_score(prediction: Prediction) -> None:
-    for (layer, chosen), harm in prediction.alone.items():
-        assert harm == pytest.approx(
+def test_the_degradation_of_a_layer_alone_is_its_score(prediction: Prediction) -> None:
+    for (layer, chosen), degradation in prediction.alone.items():
+        assert degradation == pytest.approx(
             prediction.response.score({layer: chosen}).degradation, rel=1e-9
         )
 
@@ -247,7 +247,7 @@ def test_the_chart_holds_frontier_uniform_and_current(prediction: Prediction) ->
     assert groups.count(UNIFORM) == len(prediction.letters)
     assert points[-1].group == CURRENT
     assert points[-1].text == prediction.to_text(current)
-    figure = frontier_figure(points, HARM)
+    figure = frontier_figure(points, METRIC)
     assert figure.layout.yaxis.type == "log"
     assert all(value > 0 for trace in figure.data for value in trace.y if value is not None)
     for trace in figure.data:
@@ -255,7 +255,7 @@ def test_the_chart_holds_frontier_uniform_and_current(prediction: Prediction) ->
             assert prediction.from_text(text) is not None
     measured = next(trace for trace in figure.data if trace.name == "measured")
     assert len(measured.x) == sum(point.measured is not None for point in points)
-    assert len(frontier_rows(points, HARM)) == len(points)
+    assert len(frontier_rows(points, METRIC)) == len(points)
 
 
 def test_whiskers_span_the_interval_of_what_was_measured(prediction: Prediction) -> None:
@@ -267,11 +267,11 @@ def test_whiskers_span_the_interval_of_what_was_measured(prediction: Prediction)
         [ConfigurationPoint(tuple(configuration.items()), predicted, score)]
     )
     points = chart_points(known, configuration, {})
-    trace = next(t for t in frontier_figure(points, HARM).data if t.name == "measured")
+    trace = next(t for t in frontier_figure(points, METRIC).data if t.name == "measured")
     place = list(trace.customdata).index(known.to_text(configuration))
     assert trace.error_y.array[place] == pytest.approx(0.01)
     assert trace.error_y.arrayminus[place] == pytest.approx(0.005)
-    row = next(r for r in frontier_rows(points, HARM) if r["what"] == CURRENT)
+    row = next(r for r in frontier_rows(points, METRIC) if r["what"] == CURRENT)
     assert (row["measured_kl_divergence_nats_low"], row["measured_kl_divergence_nats_high"]) == (
         0.015,
         0.03,
@@ -281,15 +281,17 @@ def test_whiskers_span_the_interval_of_what_was_measured(prediction: Prediction)
 def test_a_point_above_the_frontier_is_told_what_beats_it(prediction: Prediction) -> None:
     worst = {name: option(prediction, 2) for name in prediction.response.layers[:-1]}
     own = prediction.uniform(option(prediction, 8))
-    assert "do better, predicted: " in describe_frontier(chart_points(prediction, worst, own), HARM)
+    assert "do better, predicted: " in describe_frontier(
+        chart_points(prediction, worst, own), METRIC
+    )
     bare = replace(prediction, measured=())
     best = prediction.frontier.points[5].as_dict()
     assert "Nothing predicted on the frontier" in describe_frontier(
-        chart_points(bare, best, own), HARM
+        chart_points(bare, best, own), METRIC
     )
     smallest = min(prediction.frontier.points, key=lambda p: p.predicted.size.model_bytes).as_dict()
     assert "Nothing measured on the frontier" in describe_frontier(
-        chart_points(prediction, smallest, own), HARM
+        chart_points(prediction, smallest, own), METRIC
     )
 
 
@@ -301,7 +303,7 @@ def test_the_frontier_is_grey_beyond_where_predictions_hold(prediction: Predicti
     assert beyond
     assert len(beyond) < len(frontier)
 
-    figure = frontier_figure(points, HARM, limit=limit)
+    figure = frontier_figure(points, METRIC, limit=limit)
     (trusted,) = [trace for trace in figure.data if trace.name == "frontier"]
     (grey,) = [trace for trace in figure.data if trace.name == "frontier, not reliable"]
     assert max(trusted.y) <= limit < min(grey.y)
@@ -310,26 +312,26 @@ def test_the_frontier_is_grey_beyond_where_predictions_hold(prediction: Predicti
     (ground,) = figure.layout.shapes
     assert ground.y0 == limit
 
-    nowhere = frontier_figure(points, HARM, limit=0.0)
+    nowhere = frontier_figure(points, METRIC, limit=0.0)
     assert "not reliable" in nowhere.layout.title.text
-    assert not frontier_figure(points, HARM).layout.shapes
-    (ground,) = trust_figure(prediction, HARM, limit=limit).layout.shapes
+    assert not frontier_figure(points, METRIC).layout.shapes
+    (ground,) = trust_figure(prediction, METRIC, limit=limit).layout.shapes
     assert ground.y0 == limit
 
 
 def test_beyond_the_region_numbers_have_one_digit_and_a_mark(prediction: Prediction) -> None:
     limit = prediction.region.limit
-    assert predicted_harm_text(limit * 0.987, prediction) == format_number(limit * 0.987, 2)
-    assert predicted_harm_text(limit * 1.234, prediction) == f"≈ {format_number(limit * 1.234, 1)}"
-    assert predicted_harm_text(0.0, prediction) == "0"
-    assert predicted_harm_text(limit / 2, with_level(prediction, "poor")).startswith("≈ ")
+    assert predicted_text(limit * 0.987, prediction) == format_number(limit * 0.987, 2)
+    assert predicted_text(limit * 1.234, prediction) == f"≈ {format_number(limit * 1.234, 1)}"
+    assert predicted_text(0.0, prediction) == "0"
+    assert predicted_text(limit / 2, with_level(prediction, "poor")).startswith("≈ ")
     text = trust_text(prediction)
     assert text.startswith(f"Predictions hold up to KL {format_number(limit)} nats: ")
 
 
 def test_the_scatter_shows_what_was_compared(prediction: Prediction) -> None:
     agreement = prediction.response.agreement
-    figure = trust_figure(prediction, HARM)
+    figure = trust_figure(prediction, METRIC)
     random = next(trace for trace in figure.data if trace.name == RANDOM)
     shown = [p for p in agreement.random_points if p.predicted > 0 and p.measured > 0]
     assert list(random.x) == [p.measured for p in shown]
@@ -361,21 +363,21 @@ def test_the_run_shown_is_measured_by_its_own_analysis(prediction: Prediction, r
     assert with_run(run, unmeasured) is known
     floats, shown, this = compare_rows(run, known, {**own, first: option(prediction, 2)})
     assert run.report.output is not None
-    assert floats.measured_harm == 0
-    assert shown.measured_harm == run.report.output.kl_divergence
+    assert floats.measured_degradation == 0
+    assert shown.measured_degradation == run.report.output.kl_divergence
     assert shown.predicted.size.model_bytes == run.report.size.quantized_bytes  # type: ignore[union-attr]
-    assert this.measured_harm is None
+    assert this.measured_degradation is None
     partial = replace(run, report=replace(run.report, is_partial=True))
-    assert compare_rows(partial, with_run(partial, unmeasured), own)[1].measured_harm is None
-    assert compare_rows(run, known, own)[2].measured_harm == shown.measured_harm
+    assert compare_rows(partial, with_run(partial, unmeasured), own)[1].measured_degradation is None
+    assert compare_rows(run, known, own)[2].measured_degradation == shown.measured_degradation
     (point,) = [p for p in chart_points(known, own, own) if p.group == CURRENT]
-    assert point.measured == shown.measured_harm
+    assert point.measured == shown.measured_degradation
     assert "answers change (measured KL divergence" in describe_frontier(
-        chart_points(known, own, own), HARM
+        chart_points(known, own, own), METRIC
     ) or "no answer changes (measured KL divergence" in describe_frontier(
-        chart_points(known, own, own), HARM
+        chart_points(known, own, own), METRIC
     )
-    assert shown.harm_interval == run.sensitivities[0].reference.interval  # type: ignore[union-attr]
+    assert shown.interval == run.sensitivities[0].reference.interval  # type: ignore[union-attr]
 
 
 def test_the_float_model_is_named_after_what_makes_it_smaller(
@@ -393,8 +395,10 @@ def test_the_float_model_is_named_after_what_makes_it_smaller(
 def test_amounts_carry_their_unit(prediction: Prediction) -> None:
     own = prediction.uniform(prediction.response.options[0])
     points = chart_points(prediction, own, own)
-    assert re.search(r"predicted KL divergence [\d.e−-]+ nats\)", describe_frontier(points, HARM))
-    hover = [text for trace in frontier_figure(points, HARM).data for text in trace.hovertext or ()]
+    assert re.search(r"predicted KL divergence [\d.e−-]+ nats\)", describe_frontier(points, METRIC))
+    hover = [
+        text for trace in frontier_figure(points, METRIC).data for text in trace.hovertext or ()
+    ]
     assert all(re.search(r"<br>predicted: [\d.e−-]+ nats<br>", text) for text in hover)
     measured = [text for text in hover if "not run" not in text]
     assert measured
@@ -406,7 +410,7 @@ def test_amounts_carry_their_unit(prediction: Prediction) -> None:
 def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> None:
     row = make_row("x", prediction.frontier.points[0].as_dict(), prediction)
     assert row.measured_accuracy is not None
-    assert row.measured_harm
+    assert row.measured_degradation
     cells = table_row(row, prediction)
     interval = share_interval(row.measured_accuracy, prediction.response.report.samples)
     assert interval is not None
@@ -418,18 +422,18 @@ def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> No
     assert measured.startswith(f"{100 * row.measured_accuracy:.2f}".rstrip("0").rstrip("."))
     ends = "–".join(f"{100 * edge:.1f}".removesuffix(".0") for edge in interval)
     assert measured.endswith(f" % ({ends})")
-    unknown = table_row(replace(row, measured_harm=None, measured_accuracy=None), prediction)
+    unknown = table_row(replace(row, measured_degradation=None, measured_accuracy=None), prediction)
     assert unknown["KL (nats)"].startswith("predicted ")
     assert unknown["Accuracy"] == f"predicted {predicted}"
     # What was measured is rounded by its own interval, wherever predictions hold.
     measured, predicted = cells["KL (nats)"].split(", predicted ")
-    assert measured == format_within(row.measured_harm, row.harm_interval)
+    assert measured == format_within(row.measured_degradation, row.interval)
     assert low < row.measured_accuracy < high
-    ratio = row.predicted.degradation / row.measured_harm
+    ratio = row.predicted.degradation / row.measured_degradation
     assert float(ratio_text(row).split()[0]) == pytest.approx(ratio, rel=0.06)
-    assert ratio_text(replace(row, measured_harm=None)) == "–"
+    assert ratio_text(replace(row, measured_degradation=None)) == "–"
     (data,) = data_rows([row], prediction)
-    assert data["measured_kl_divergence_nats"] == row.measured_harm
+    assert data["measured_kl_divergence_nats"] == row.measured_degradation
 
 
 def test_the_download_holds_a_recipe_that_does_the_same(prediction: Prediction, run: Run) -> None:

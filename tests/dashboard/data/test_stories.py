@@ -8,7 +8,7 @@ import pytest
 
 from dashboard.data.runs import Run
 from dashboard.data.stories import STORIES, Story, story_of, story_settings
-from dashboard.facts.causes import accumulated_relative, loud_channels, weight_relative, zeros_of
+from dashboard.facts.causes import accumulated_relative, outlier_channels, weight_relative, zeros_of
 from dashboard.facts.culprit import MEASURED, find_culprit, output_effects
 from dashboard.figures.layers.four_errors import (
     ONE_MARK,
@@ -104,11 +104,11 @@ def test_one_scale_zeroes_half_of_the_small_channels_and_one_for_each_none() -> 
 def test_two_input_channels_are_loud_and_float_inputs_keep_the_rest() -> None:
     broken, repaired = runs_of(STORIES[1])
     layer = culprit_layer(broken)
-    loud = loud_channels(layer)
+    outliers = outlier_channels(layer)
 
-    assert loud is not None
-    assert len(loud.indices) == 2
-    assert loud.ratio > 50
+    assert outliers is not None
+    assert len(outliers.indices) == 2
+    assert outliers.ratio > 50
     assert layer.input is not None
     assert repaired.report.layer(layer.name).input is None
     assert kind_of_cause(layer) == INPUT_CHANNELS

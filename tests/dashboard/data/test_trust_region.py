@@ -62,7 +62,7 @@ def test_a_few_stray_pairs_do_not_end_the_region() -> None:
     assert find_region(stray).factor == pytest.approx(9)
 
 
-def test_too_few_pairs_show_nothing_and_pairs_without_harm_are_left_out() -> None:
+def test_too_few_pairs_show_nothing_and_pairs_without_degradation_are_left_out() -> None:
     assert not find_region(pairs(7, 1.0)).limit
     nothing = [(0.0, 0.1), (0.1, 0.0), (math.inf, 1.0), (1.0, math.nan)]
     assert find_region(nothing).limit == 0
@@ -93,11 +93,11 @@ def test_measured_effects_of_layers_replace_predicted_ones(
 
     known = effects.of(layer.name, own[layer.name])
     assert known.is_measured
-    assert known.harm == layer.kl_divergence
+    assert known.degradation == layer.kl_divergence
     assert known.interval == layer.interval
     checked = effects.of(layer.name, four)
     assert checked.is_measured
-    assert checked.harm == prediction.measured_alone[layer.name, four]
+    assert checked.degradation == prediction.measured_alone[layer.name, four]
     bare = layer_effects(replace(run, sensitivities=()), prediction)
     assert bare.of(layer.name, own[layer.name]).interval is None
 

@@ -92,7 +92,7 @@ def test_the_page_has_the_four_pictures_and_each_names_its_takeaway() -> None:
     for title in (
         "Four errors of every layer",
         "Errors of the weights in steps of the grid",
-        "Sensitivity, one at a time",
+        "Sensitivity, single-layer",
         "Size of the model",
         "Time at batch size 64",
     ):
@@ -250,7 +250,7 @@ def test_several_widths_give_a_grid_and_a_ranking_each() -> None:
     measured = make_options(Sweep(parts="weights", bits=(8, 4)))
     found = [s for s in sections(make_report(), (measured,)) if s.title.startswith("Sensitivity")]
 
-    name = "Sensitivity, one at a time, weights only, 8 and 4 bits"
+    name = "Sensitivity, single-layer, weights only, 8 and 4 bits"
     assert [s.title for s in found] == [
         name,
         f"{name}: ranked at 8 bits",

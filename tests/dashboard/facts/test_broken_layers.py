@@ -23,7 +23,7 @@ def test_lost_weights_are_finding_number_one_and_open_the_channels() -> None:
 
     assert (first.tone, first.opens) == (BAD, "Weights")
     assert first.text == (
-        "287 of 576 weights became 0; 31 of 64 channels are silent. One scale per channel keeps "
+        "287 of 576 weights became 0; 31 of 64 channels are all 0. One scale per channel keeps "
         "them."
     )
 

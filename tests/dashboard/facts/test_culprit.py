@@ -30,7 +30,7 @@ from tests.dashboard.factories import make_partial_report, make_report, make_sen
 
 REPORT = make_report()
 MEASUREMENT = make_sensitivity()
-LOUDEST = max(MEASUREMENT.layers, key=lambda layer: layer.kl_divergence or 0.0)
+LARGEST = max(MEASUREMENT.layers, key=lambda layer: layer.kl_divergence or 0.0)
 FORETOLD = OutputEffects(PREDICTED, {"conv1": 0.5, "head.0": 0.25})
 
 
@@ -42,8 +42,8 @@ def test_a_measured_effect_comes_before_a_predicted_one_and_that_before_an_own_e
     assert measured is not None
     assert predicted is not None
     assert local is not None
-    assert (measured.basis, measured.name) == (MEASURED, LOUDEST.name)
-    assert measured.value == LOUDEST.kl_divergence
+    assert (measured.basis, measured.name) == (MEASURED, LARGEST.name)
+    assert measured.value == LARGEST.kl_divergence
     assert (predicted.basis, predicted.name, predicted.value) == (PREDICTED, "conv1", 0.5)
     lowest = min(
         (layer for layer in REPORT.layers if layer.local_error is not None),

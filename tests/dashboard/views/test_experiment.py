@@ -15,6 +15,7 @@ from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.sweeps import Sweep
 from dashboard.facts.accuracy import share_text
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.words.recipes import gloss
 from dashboard.work import service
 from quant_engine.errors import DataError
@@ -89,7 +90,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 
 def draft(app: AppTest) -> Settings:
-    settings: Settings = app.session_state["draft_settings"]
+    settings: Settings = app.session_state["session"].draft
     return settings
 
 
@@ -123,7 +124,7 @@ def test_a_real_run_ends_with_measured_figures_and_downloads() -> None:
     wait_for_jobs(app)
 
     assert_alive(app)
-    report = run_state.store().get(draft(app).run_id)
+    report = store().get(draft(app).run_id)
     assert report is not None
     assert report.report.layers[0].weight is not None
     assert report.report.layers[0].weight.scheme.bits == 4
@@ -196,7 +197,7 @@ def test_cancelling_keeps_what_is_known_and_marks_it(slow: SlowAnalysis) -> None
     run_and_cancel(app, slow)
 
     assert_alive(app)
-    kept = run_state.store().get(slow.settings[-1].run_id)
+    kept = store().get(slow.settings[-1].run_id)
     assert kept is not None
     assert kept.report.is_partial
     assert "Stopped early" in texts(app)
@@ -227,7 +228,7 @@ def test_repeating_a_stored_example_keeps_its_rankings() -> None:
     wait_for_jobs(app)
 
     assert_alive(app)
-    own, example = run_state.store().get(draft(app).run_id), service.find_example(Settings(SMALL))
+    own, example = store().get(draft(app).run_id), service.find_example(Settings(SMALL))
     assert own is not None
     assert example is not None
     assert not own.is_example
@@ -244,7 +245,7 @@ def test_a_partial_run_is_computed_again_when_asked_for(slow: SlowAnalysis) -> N
     wait_for_jobs(app)
 
     assert len(slow.settings) == 2
-    kept = run_state.store().get(slow.settings[-1].run_id)
+    kept = store().get(slow.settings[-1].run_id)
     assert kept is not None
     assert not kept.report.is_partial
 
@@ -327,7 +328,7 @@ def test_a_second_tab_finds_a_measurement_of_the_first(monkeypatch: pytest.Monke
     go_on.set()
     wait_for_jobs(second)
     assert_alive(second)
-    measured = run_state.store().get(Settings(SMALL, PRESETS["int8_weights_only"]).run_id)
+    measured = store().get(Settings(SMALL, PRESETS["int8_weights_only"]).run_id)
     assert measured is not None
     assert measured.sensitivity is not None
 
@@ -436,7 +437,7 @@ def test_each_widget_changes_its_setting(
 
 def test_the_two_range_rules_are_separate() -> None:
     app = open_experiment()
-    weights, inputs = (w for w in app.selectbox if w.label == "Range rule")
+    weights, inputs = (w for w in app.selectbox if w.label == "Range estimator")
     weights.set_value("percentile")
     inputs.set_value("entropy")
     app.run()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dashboard.session import jobs as work
-from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.start import pair_section
 from dashboard.work import jobs, service
 from tests import damaged_files
@@ -85,7 +85,7 @@ def test_a_run_that_could_not_be_saved_is_said_once_with_what_to_do(
 
     assert_alive(app)
     assert len(app.error) == 1
-    assert f"could not be saved in {run_state.store().folder} ({error.strerror})" in texts(app)
+    assert f"could not be saved in {store().folder} ({error.strerror})" in texts(app)
     assert "QUANT_DASHBOARD_HOME" in texts(app)
     app.button(key="dismiss_0").click().run()
     app.run()

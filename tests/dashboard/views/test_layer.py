@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.layer.tensor import TABS
 from dashboard.widgets.chart import selected_name
 from dashboard.work import service
@@ -51,7 +52,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
 def open_layer(layer: str = LAYER, report: ModelReport | None = None, **link: str) -> AppTest:
     """Open the page on a run that is kept already."""
-    run_state.store().put(Run(SETTINGS, report or make_report()))
+    store().put(Run(SETTINGS, report or make_report()))
     app = open_app({**LINK, "layer": layer, **link}, page=PAGE)
     assert_alive(app)
     return app
@@ -87,7 +88,7 @@ def test_the_example_is_shown_without_computing(monkeypatch: pytest.MonkeyPatch)
     assert first == "Four errors, ranked by the measured output error"
     assert "Weights: float and dequantized (values per bin)" in figures(app)
     text = texts(app)
-    assert text.index("287 of 576 weights became 0; 31 of 64 channels are silent") < text.index(
+    assert text.index("287 of 576 weights became 0; 31 of 64 channels are all 0") < text.index(
         "Own error or inherited?"
     )
     assert ":green[:material/check_circle:]" not in text
@@ -247,7 +248,7 @@ TAB_FIGURES = {
     "Error": ["error in LSB"],
     "Channels": ["output channels, widest first", "lowest SQNR"],
     "Codes": ["values with each code"],
-    "Ranges": ["range and SQNR (dB) by rule"],
+    "Ranges": ["range and SQNR (dB) by range estimator"],
     "One value": ["One value on the grid"],
     "All numbers": [],
 }
@@ -369,9 +370,9 @@ def test_changing_the_bits_asks_for_them(asked: list[Recipe]) -> None:
 def test_another_rule_can_be_asked_for(asked: list[Recipe]) -> None:
     app = open_layer(tab="Ranges", part="Inputs")
 
-    (rule,) = [box for box in app.selectbox if box.label == "Another rule for this layer"]
+    (rule,) = [box for box in app.selectbox if box.label == "Another range estimator"]
     rule.set_value("mse").run()
-    button(app, "Use this rule and re-run").click().run()
+    button(app, "Use it and re-run").click().run()
     assert_alive(app)
     scheme = asked[0].layer_scheme(LAYER)
     assert scheme is not None

@@ -16,7 +16,7 @@ from dashboard.data.settings import Settings
 from dashboard.data.sweeps import Sweep
 from dashboard.facts.metrics import METRICS
 from dashboard.facts.ranking import rank_layers
-from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.sensitivity.table import chosen_names, column_settings, table_rows
 from dashboard.work import service
 from quant_engine.errors import DataError
@@ -67,7 +67,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 
 def keep_run(*sensitivities: SensitivityReport, **changes: Any) -> Run:
     run = Run(SETTINGS, changes.pop("report", make_report()), sensitivities, **changes)
-    run_state.store().put(run)
+    store().put(run)
     return run
 
 
@@ -176,7 +176,7 @@ def test_the_selected_layer_is_marked_in_every_figure() -> None:
         ("metric", "Vibes"),
         ("direction", "sideways"),
         ("top", "1e9"),
-        ("cheap", "Guess"),
+        ("proxy", "Guess"),
         ("kept", "lots"),
         ("find", "<script>alert(1)</script>"),
         ("log", "maybe"),
@@ -208,10 +208,10 @@ def test_a_run_without_sensitivity_offers_to_measure_it() -> None:
 def test_the_other_direction_is_measured_on_its_own() -> None:
     keep_run(make_sensitivity())
 
-    app = open_app({**LINK, "direction": "Leave one out"}, page=PAGE)
+    app = open_app({**LINK, "direction": "Leave-one-out"}, page=PAGE)
 
     assert_alive(app)
-    assert "leave one out" in texts(app)
+    assert "leave-one-out" in texts(app)
     assert not figures(app)
     assert button(app, "Measure sensitivity")
 
@@ -220,13 +220,13 @@ def test_both_directions_are_kept_apart() -> None:
     keep_run(make_sensitivity(), make_sensitivity("leave_one_out"))
     metric = METRICS["kl"]
 
-    app = open_app({**LINK, "direction": "Leave one out"}, page=PAGE)
+    app = open_app({**LINK, "direction": "Leave-one-out"}, page=PAGE)
 
     assert_alive(app)
     expected = [row.name for row in rank_layers(make_sensitivity("leave_one_out"), metric)]
     assert list(app.dataframe[0].value["Layer"]) == expected
     assert figure(app, "Bytes given back")
-    app.segmented_control(key="direction").set_value("One at a time").run()
+    app.segmented_control(key="direction").set_value("Single-layer").run()
     assert list(app.dataframe[0].value["Layer"]) == expected[::-1]
 
 
@@ -235,7 +235,7 @@ def test_a_run_measured_in_one_direction_opens_with_it() -> None:
 
     app = open_app(LINK, page=PAGE)
 
-    assert app.segmented_control(key="direction").value == "Leave one out"
+    assert app.segmented_control(key="direction").value == "Leave-one-out"
     assert figures(app)
 
 
@@ -418,7 +418,7 @@ def test_the_real_engine_measures_and_keeps_chosen_layers_in_float() -> None:
     wait_for_jobs(app)
     assert_alive(app)
     assert len(figures(app)) == 4
-    run = run_state.store().get(Settings("mlp", PRESETS["int8_symmetric"]).run_id)
+    run = store().get(Settings("mlp", PRESETS["int8_symmetric"]).run_id)
     assert run is not None
     assert run.sensitivity is not None
     last = run.sensitivity.cumulative[-1].layer

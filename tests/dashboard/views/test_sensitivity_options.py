@@ -14,6 +14,7 @@ from dashboard.data.sweeps import Sweep, split_options
 from dashboard.facts.metrics import METRICS
 from dashboard.facts.ranking import rank_layers
 from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.views.sensitivity.table import describe_bits, give_bits_and_rerun
 from dashboard.views.sensitivity.unmeasured import describe_work
 from dashboard.words.formatting import format_bytes
@@ -46,7 +47,7 @@ def _fail(*_: object, **__: object) -> None:
 
 def keep_run(*sensitivities: SensitivityReport, settings: Settings = SETTINGS) -> Run:
     run = Run(settings, make_report(), sensitivities)
-    run_state.store().put(run)
+    store().put(run)
     return run
 
 
@@ -91,7 +92,7 @@ def test_parts_and_widths_are_kept_apart_and_offered() -> None:
     app = open_app(LINK, page=PAGE)
     assert_alive(app)
     assert len(figures(app)) == 4
-    button(app, "One at a time, weights only, 8 and 4 bits").click().run()
+    button(app, "Single-layer, weights only, 8 and 4 bits").click().run()
 
     assert_alive(app)
     assert app.segmented_control(key="parts").value == "Weights only"
@@ -113,10 +114,10 @@ def test_what_is_not_measured_is_offered_with_the_number_of_runs() -> None:
 
     assert_alive(app)
     assert not figures(app)
-    assert "one at a time, weights only, 8, 4 and 2 bits" in texts(app)
+    assert "single-layer, weights only, 8, 4 and 2 bits" in texts(app)
     assert f"{4 * (count + 1)} runs of the model" in texts(app)
     assert not button(app, "Measure sensitivity").disabled
-    button(app, "One at a time").click().run()
+    button(app, "Single-layer").click().run()
     assert len(figures(app)) == 4
 
 
@@ -174,7 +175,7 @@ def test_a_run_opens_with_the_only_sweep_that_was_measured() -> None:
     app = open_app(LINK, page=PAGE)
 
     assert_alive(app)
-    assert app.segmented_control(key="direction").value == "Leave one out"
+    assert app.segmented_control(key="direction").value == "Leave-one-out"
     assert app.segmented_control(key="parts").value == "Weights only"
     assert len(figures(app)) == 5
 
@@ -182,7 +183,7 @@ def test_a_run_opens_with_the_only_sweep_that_was_measured() -> None:
 def test_a_link_that_asks_for_a_sweep_is_not_overruled() -> None:
     keep_run(make_options(Sweep("leave_one_out", "weights", (4, 2))))
 
-    app = open_app({**LINK, "direction": "Leave one out"}, page=PAGE)
+    app = open_app({**LINK, "direction": "Leave-one-out"}, page=PAGE)
 
     assert app.segmented_control(key="parts").value == "Weights and inputs"
     assert "Not measured yet" in texts(app)
@@ -268,7 +269,7 @@ def test_measuring_asks_the_engine_for_the_sweep(monkeypatch: pytest.MonkeyPatch
     assert_alive(app)
     assert asked == [WIDE]
     assert len(figures(app)) == 5
-    kept = run_state.store().get(SETTINGS.run_id)
+    kept = store().get(SETTINGS.run_id)
     assert kept is not None
     assert kept.sensitivity_for(WIDE) == make_options(WIDE)
     assert kept.sensitivity_for(Sweep()) is None

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.work import service
 from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS
@@ -60,7 +60,7 @@ def open_page(link: Mapping[str, str] | None = None) -> AppTest:
 
 def keep_run(report: ModelReport | None = None) -> Run:
     run = Run(SETTINGS, report or make_report())
-    run_state.store().put(run)
+    store().put(run)
     return run
 
 
@@ -96,7 +96,7 @@ def test_a_finished_run_shows_size_and_time() -> None:
     ]
     text = texts(app)
     assert "Quantized model: 77.3 kB" in text
-    assert "Effective bits for a weight: 9.4" in text
+    assert "Average bit width: 9.4" in text
     assert "Quantized file, measured: 80.4 kB" in text
 
 
@@ -279,7 +279,7 @@ def test_errors_are_shown_and_kept_while_times_are_measured(
     app.run()
 
     assert_alive(app)
-    kept = run_state.store().get(SETTINGS.run_id)
+    kept = store().get(SETTINGS.run_id)
     assert kept is not None
     assert kept.report.output == make_report().output
     assert "Times are being measured and appear here; all else is known." in texts(app)

@@ -12,7 +12,7 @@ from dashboard.data.runs import Run
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.stories import STORIES, Story
 from dashboard.figures.layers.pair import MOST_FLIPPED
-from dashboard.session import run_state
+from dashboard.session.jobs import job_status, store, watched_jobs
 from dashboard.words.recipes import preset_title
 from dashboard.work import service
 from quant_engine.scheme import PRESETS, Recipe
@@ -57,7 +57,7 @@ def test_the_first_paint_is_a_pair_without_computing() -> None:
         assert words in text, words
     assert text.count(":red[broken **") == MOST_FLIPPED
     assert link_of(app) == {}
-    assert not run_state.watched_jobs()
+    assert not watched_jobs()
 
 
 @pytest.mark.usefixtures("no_computing")
@@ -147,20 +147,20 @@ def test_recent_runs_survive_a_restart_and_show_at_once(home: Path) -> None:
         make_report(),
         created="2026-01-01T00:00:00+00:00",
     )
-    run_state.store().put(run)
+    store().put(run)
 
     app = open_app()
     app.button(key=f"show_{run.id}").click().run()
 
     assert_alive(app)
     assert link_of(app)["run"] == f"{SMALL} int8_mse"
-    assert run_state.job_status() is None
+    assert job_status() is None
     assert app.button(key=f"show_{run.id}").disabled
 
 
 def test_a_partial_recent_run_is_shown_as_it_is() -> None:
     run = Run(Settings(SMALL, PRESETS["int8_mse"]), make_partial_report())
-    run_state.store().put(run)
+    store().put(run)
 
     app = open_app()
     app.button(key=f"show_{run.id}").click().run()

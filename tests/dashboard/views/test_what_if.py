@@ -19,7 +19,7 @@ from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.facts.accuracy import share_text
 from dashboard.facts.layer_effects import LayerEffect, layer_effects
-from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.session.predictions import predictions
 from dashboard.views.what_if.table import row_text
 from dashboard.words.formatting import format_accuracy
@@ -75,7 +75,7 @@ def keep_other_run() -> Run:
     stored = service.example_run(MODEL)
     assert stored is not None
     run = Run(OTHER, stored.report, created=stored.created)
-    run_state.store().put(run)
+    store().put(run)
     return run
 
 
@@ -278,17 +278,17 @@ def test_a_row_says_what_the_layer_does_alone_and_whether_that_was_measured(
 ) -> None:
     layer = example.response.layers[0]
     effect = LayerEffect(0.01234, is_measured=True, interval=(0.01, 0.015))
-    name, kind, harm = row_text(example, layer, effect, None, is_worst=True).split("  \n")
+    name, kind, degradation = row_text(example, layer, effect, None, is_worst=True).split("  \n")
     assert name == f"**{layer}**"
     assert "weights" in kind
     assert "worst" in kind
-    assert harm == ":small[:gray[KL 0.0123 alone, measured]]"
+    assert degradation == ":small[:gray[KL 0.0123 alone, measured]]"
     predicted = LayerEffect(0.01234, is_measured=False)
     assert "KL 0.012 alone, predicted" in row_text(example, layer, predicted, None, is_worst=False)
     assert "as trained" in row_text(example, layer, None, None, is_worst=False)
 
 
-def test_a_row_says_what_no_harm_means(example: Prediction) -> None:
+def test_a_row_says_what_no_degradation_means(example: Prediction) -> None:
     report = example.response.report
     first, second, *others = report.layers
     layers = (replace(first, reaches_output=False), second, *others)
@@ -510,7 +510,7 @@ def test_a_run_of_the_same_schemes_shares_the_prediction_and_begins_as_it_is(
     stored = service.example_run(MODEL)
     assert stored is not None
     recipe = SETTINGS.recipe.with_excluded(layers[1]).with_layer_bits(layers[0], 4)
-    run_state.store().put(Run(Settings(MODEL, recipe), stored.report, created=stored.created))
+    store().put(Run(Settings(MODEL, recipe), stored.report, created=stored.created))
 
     app = open_app(
         {"run": f"cnn int8_per_channel exclude:{layers[1]} bits:{layers[0]}:4"}, page=PAGE

@@ -13,7 +13,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.testing.v1 import AppTest, local_script_runner
 
-from dashboard.session import run_state
+from dashboard.session.jobs import store
 from dashboard.work import service
 from tests.dashboard.app_harness import open_app, use_home
 
@@ -97,7 +97,7 @@ def test_a_tick_that_meets_a_fresh_page_leaves_no_gap(
 @pytest.mark.usefixtures("endless_work")
 def test_a_tick_of_the_growing_ranking_leaves_no_gap(messages: list[ForwardMsg]) -> None:
     app = open_app({"run": "mlp int8_per_channel"}, page="views/sensitivity/sensitivity.py")
-    run_state.store().put(replace(service.example_run("mlp"), sensitivities=()))
+    store().put(replace(service.example_run("mlp"), sensitivities=()))
     app.run()
     next(b for b in app.button if b.label == "Measure sensitivity").click().run()
 

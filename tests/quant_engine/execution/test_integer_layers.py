@@ -12,9 +12,11 @@ from torch import nn
 from quant_engine.errors import DataError, UnsupportedLayerError
 from quant_engine.execution.convert import convert_execution, list_executions
 from quant_engine.execution.integer import KernelForm, why_not_integer
+from quant_engine.execution.kernels.reference import LONGEST_SUM
 from quant_engine.layers import QuantizedLinear, get_quantized_type
 from quant_engine.layers.attention import run_side_by_side
 from quant_engine.scheme import LayerScheme, TensorScheme
+from quant_engine.tensors.affine import choose_dynamic_qparams
 from tests.quant_engine.layer_cases import (
     LAYER_SCHEMES,
     fill,
@@ -186,6 +188,21 @@ def test_inputs_of_half_precision_give_outputs_of_half_precision(dtype):
     assert torch.allclose(integer(x.to(dtype)), layer(x.to(dtype)), atol=0.1)
 
 
+@pytest.mark.parametrize("width", [6, LONGEST_SUM + 1])
+@torch.no_grad()
+def test_a_layer_whose_input_grid_was_never_set_says_that_its_input_stays_float(width):
+    layer = QuantizedLinear(width, 2, scheme=LAYER_SCHEMES["asymmetric"])
+    layer.quantize_weights()
+    x = seeded((3, width))
+    assert layer.scheme.has_calibrated_input
+    assert not layer.rounds_input
+    assert "input=float" in repr(layer)
+    integer = convert_execution(layer)
+    (found,) = list_executions(integer)
+    assert (found.execution, found.kernel) == ("weights_only", "")
+    assert_equal_to_rounding(layer, x, integer(x), layer(x))
+
+
 @torch.no_grad()
 def test_a_dynamic_range_is_that_of_each_batch():
     layer = quantized(*CASES["Linear"], DYNAMIC)
@@ -193,7 +210,9 @@ def test_a_dynamic_range_is_that_of_each_batch():
     for factor in (1.0, 100.0):
         x = CASES["Linear"][1] * factor
         lo, hi = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-        assert float(layer.input_grid(x).scale) == pytest.approx((hi - lo) / 255)
+        assert float(choose_dynamic_qparams(x, layer.scheme.activation).scale) == pytest.approx(
+            (hi - lo) / 255
+        )
         assert_equal_to_rounding(layer, x, integer(x), layer(x))
 
 

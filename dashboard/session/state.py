@@ -1,0 +1,89 @@
+"""What a session remembers from one script run to the next: every name, its type and its default.
+
+Beside this, `st.session_state` holds what widgets say, under the widgets' own keys; those of the
+shell, which every page draws or reads, stand here too.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import streamlit as st
+
+from dashboard.data.settings import Settings
+
+RUN_KEY = "run"
+LAYER_KEY = "layer"
+PRESENT_KEY = "present"
+DRAFT_KEY = "draft"
+WHAT_IF_KEY = "whatif"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message for the person.
+
+    Attributes:
+        level: "info", "warning" or "error".
+        text: One or two sentences, shown as they are.
+        topic: What it is about, where only the latest word on that counts.
+    """
+
+    level: str
+    text: str
+    topic: str = ""
+
+
+@dataclass(slots=True)
+class Session:
+    """One viewer's session; changed in place."""
+
+    # The run: what the link said when it was last followed, what was asked for, what is shown.
+    link_seen: str | None = None
+    wanted: Settings | None = None
+    shown_id: str | None = None
+
+    # The layer: named by the link and not settled yet, looked at by default, chosen by hand.
+    layer_of_link: str | None = None
+    default_layer: str | None = None
+    chosen_layer: str | None = None
+
+    # The draft: as it is, as the form's widgets began, what had been asked for then, how many.
+    draft: Settings | None = None
+    draft_start: Settings | None = None
+    draft_base_id: str | None = None
+    draft_version: int = 0
+    is_draft_link_read: bool = False
+
+    # Messages; words of the link, by key, that one was about; results not saved, by kind.
+    notices: list[Notice] = field(default_factory=list)
+    toast: str | None = None
+    checked_link_words: set[tuple[str, str]] = field(default_factory=set)
+    unsaved: dict[str, int] = field(default_factory=dict)
+
+    # Background work: the name that the queue is fair to, and the keys of the jobs watched.
+    visitor: str = field(default_factory=lambda: secrets.token_hex(8))
+    watched_jobs: list[str] = field(default_factory=list)
+
+    # For the next script run: values of widgets by key, and the page to open.
+    pending: dict[str, Any] = field(default_factory=dict)
+    destination: str | None = None
+
+    # Presenter mode: the page, its figures, and the index of the one on screen.
+    slides_page: str | None = None
+    slides: list[str] = field(default_factory=list)
+    slide: int = 0
+
+    # What if: the run that was drawn last and the configuration its link had. Sensitivity: the
+    # layers that were ticked.
+    what_if_run: str | None = None
+    what_if_text: str = ""
+    ticked_layers: tuple[str, ...] = ()
+
+
+def session() -> Session:
+    """Return the session of the viewer whose script runs."""
+    found: Session = st.session_state.setdefault("session", Session())
+    return found
