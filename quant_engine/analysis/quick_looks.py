@@ -16,7 +16,6 @@ from quant_engine.errors import DataError, NotCalibratedError, SchemeError, Stor
 from quant_engine.execution.clock import benchmark_inference
 from quant_engine.judging.describe import choose_outputs
 from quant_engine.judging.judged import Judged, JudgedOutput
-from quant_engine.judging.output import Output
 from quant_engine.metrics.functions import calculate_quantization_error, top1_agreement
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import eval_mode, run_model
@@ -80,9 +79,8 @@ def compare_models(
     quantized_model: nn.Module,
     test_input: Tensor,
     num_classes: int | None = None,
-    output: Output | None = None,
 ) -> dict[str, Any]:
-    """Compare two models on one input: size, time and output.
+    """Compare two models on one input: size, time and the first output about samples.
 
     The times are those of the models as they run. A model in simulated execution dequantizes
     before it computes, so its "speedup_ratio" is usually below 1.
@@ -93,7 +91,6 @@ def compare_models(
             own mode back.
         test_input: One batch.
         num_classes: Number of classes, for the comparison of predictions; None leaves it out.
-        output: Which tensor of their answers is compared; the first one about samples if None.
 
     Returns:
         "original_size" and "quantized_size" (`calculate_model_size`), "size_reduction_ratio"
@@ -111,10 +108,8 @@ def compare_models(
     """
     batch = Batch((test_input,), where="test_input", samples=len(test_input))
     with eval_mode(original_model), eval_mode(quantized_model):
-        if output is None:
-            chosen = choose_outputs(run_model(original_model, batch), batch.samples)
-            output = chosen[0] if chosen else Output()
-        judged = Judged((JudgedOutput("the output", output.select),))
+        chosen = choose_outputs(run_model(original_model, batch), batch.samples)
+        judged = Judged((JudgedOutput("the output", chosen[0].select if chosen else 0),))
         (original,) = judged.answer(original_model, batch)
         (quantized,) = judged.answer(quantized_model, batch)
     sizes = [calculate_model_size(model) for model in (original_model, quantized_model)]

@@ -348,4 +348,5 @@ def _listed(names: Sequence[str]) -> str:
     shown = list(names[:_MOST_NAMES])
     if len(names) > len(shown):
         return f"{', '.join(shown)} and {len(names) - len(shown)} more are"
-    return f"{' and '.join(shown)} {'is' if len(shown) == 1 else 'are'}"
+    words = ", ".join(shown[:-1]) + (" and " if len(shown) > 1 else "") + shown[-1]
+    return f"{words} {'is' if len(shown) == 1 else 'are'}"

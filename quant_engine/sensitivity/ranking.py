@@ -128,7 +128,9 @@ class Scale:
             base: Index of the variant that it is compared with.
             variant: Index of the variant itself.
         """
-        return percentile_interval(self.resampled[base] - self.resampled[variant])
+        with np.errstate(invalid="ignore"):
+            gains = self.resampled[base] - self.resampled[variant]
+        return percentile_interval(np.where(np.isnan(gains), 0.0, gains))
 
 
 class Degradations:
@@ -203,7 +205,8 @@ class Degradations:
             with np.errstate(invalid="ignore"):
                 gap = sign * (scale.means[first] - scale.means[second])
                 gaps = sign * (scale.resampled[first] - scale.resampled[second])
-            lower, upper = percentile_interval(gaps)
+            # Two infinite degradations do not differ.
+            lower, upper = percentile_interval(np.where(np.isnan(gaps), 0.0, gaps))
             differs = np.stack([found.differing(first, second) for found in self.outputs])
             differing = int(np.count_nonzero(differs.any(axis=0)))
             comparisons.append(
