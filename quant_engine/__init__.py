@@ -49,7 +49,16 @@ from quant_engine.report import (
     SensitivityReport,
 )
 from quant_engine.response.logit_response import LogitResponse
-from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import (
+    PRESETS,
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
+    LayerScheme,
+    Recipe,
+    SmoothQuant,
+    TensorScheme,
+)
 from quant_engine.search.search import pareto_frontier, search_configuration
 from quant_engine.search.verification import verify_configurations, verify_frontier
 from quant_engine.sensitivity.measure import measure_sensitivity
@@ -60,12 +69,15 @@ from quant_engine.variants.options import bit_options
 __all__ = [
     "METRICS",
     "PRESETS",
+    "BiasCorrection",
     "BudgetError",
     "Calibration",
     "ConfigurationPoint",
     "ConfigurationScore",
+    "CrossLayerEqualization",
     "DataError",
     "FrontierReport",
+    "Gptq",
     "Int8Quantizer",
     "LayerReport",
     "LayerScheme",
@@ -86,6 +98,7 @@ __all__ = [
     "Recipe",
     "SchemeError",
     "SensitivityReport",
+    "SmoothQuant",
     "StorageError",
     "TensorScheme",
     "UnsupportedLayerError",

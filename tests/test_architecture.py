@@ -29,7 +29,7 @@ MAX_FUNCTION_LINES = 60  # without the docstring
 
 # The plan of `docs/architecture.md` in numbers: what stands directly in a package, a folder counted
 # once, and how many of those stand on each other.
-MAX_ROOMS = {"quant_engine": 20, "dashboard": 14}
+MAX_ROOMS = {"quant_engine": 21, "dashboard": 14}
 MAX_FLOORS = {"quant_engine": 11, "dashboard": 7}
 
 # Rooms of the engine, and rooms that they never import.
@@ -66,6 +66,7 @@ ALLOWED = {
         *("streamlit", "plotly", "pandas", "torch", "numpy", "scipy", "safetensors"),
         "distributed",
         "starlette",  # what Streamlit serves with
+        *("jinja2", "markupsafe"),  # the HTML report; markupsafe is what jinja2 escapes with
     },
 }
 ONLY_PANDAS_MODULE = "dashboard.export.tables"

@@ -3,7 +3,8 @@
 `8-symmetric-per_channel-mse`, `8-asymmetric-per_tensor-percentile99.5`, `none` (input in float),
 `8-asymmetric-per_tensor-minmax-dynamic` (a range per batch),
 `conv1:4` (weight bits of one layer), `conv1:4:6` (weight and input bits) or, where a layer has a
-scheme of its own, `conv1:<scheme>:<scheme>`.
+scheme of its own, `conv1:<scheme>:<scheme>`. Remedies are `gptq` (for all layers),
+`smooth_quant-0.5` (with a setting), `bias_correction:head:blocks.*` (for some layers).
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ from quant_engine.errors import suggest
 from quant_engine.scheme import (
     GRANULARITIES,
     OBSERVERS,
+    REMEDIES,
+    CrossLayerEqualization,
+    Gptq,
     LayerScheme,
     Overrides,
     Recipe,
+    Remedy,
+    SmoothQuant,
     TensorScheme,
 )
 
 NO_ACTIVATION = "none"
+KEEP_OFFSETS = "keep_offsets"
+EVERY_LAYER = ("*",)
 DYNAMIC = "dynamic"
 _SYMMETRY = {"symmetric": True, "asymmetric": False}
 
@@ -138,6 +146,47 @@ def override_from_text(text: str, recipe: Recipe) -> tuple[str, LayerScheme]:
     return name, LayerScheme(scheme_from_text(parts[0]), activation_from_text(parts[1]))
 
 
+def remedy_to_text(remedy: Remedy) -> str:
+    """Return a remedy as text; what is usual is left out.
+
+    Example:
+        >>> remedy_to_text(SmoothQuant(layers=("head",), alpha=0.5))
+        'smooth_quant-0.5:head'
+    """
+    setting = ""
+    if isinstance(remedy, SmoothQuant) and remedy != SmoothQuant(layers=remedy.layers):
+        setting = f"-{remedy.alpha!r}"
+    elif isinstance(remedy, Gptq) and remedy != Gptq(layers=remedy.layers):
+        setting = f"-{remedy.damping!r}"
+    elif isinstance(remedy, CrossLayerEqualization) and not remedy.absorb_bias:
+        setting = f"-{KEEP_OFFSETS}"
+    layers = () if remedy.layers == EVERY_LAYER else remedy.layers
+    return ":".join([remedy.kind + setting, *layers])
+
+
+def remedy_from_text(text: str) -> Remedy:
+    """Read a remedy; the inverse of `remedy_to_text`.
+
+    Raises:
+        LinkError: If it is no remedy, or its setting is not one.
+        SchemeError: If a value is outside what the remedy allows.
+    """
+    head, *names = text.split(":")
+    kind, dash, setting = head.partition("-")
+    if kind not in REMEDIES:
+        raise LinkError(f"“{kind[:30]}” is not a remedy. {suggest(kind, REMEDIES)}")
+    cls, layers = REMEDIES[kind], tuple(name for name in names if name) or EVERY_LAYER
+    if not dash:
+        return cls(layers)
+    if cls is SmoothQuant:
+        return SmoothQuant(layers, _number(setting))
+    if cls is Gptq:
+        return Gptq(layers, _number(setting))
+    if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
+        return CrossLayerEqualization(layers, absorb_bias=False)
+    raise LinkError(f"“{setting[:30]}” is not a setting of {kind}.")
+
+
 MOST_NAMES = 256
 
 
@@ -196,12 +245,27 @@ def drop_unknown_layers(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, t
         for name in recipe.overrides
         if name not in overrides
     ]
+    remedies = []
+    for remedy in recipe.remedies:
+        layers = tuple(pattern for pattern in remedy.layers if is_known(pattern))
+        notices += [
+            f"The link treats the layer “{shorten(pattern)}” by {remedy.kind}, which this model "
+            f"does not have. {_nearest(pattern, names)}Left out."
+            for pattern in remedy.layers
+            if pattern not in layers
+        ]
+        remedies += [replace(remedy, layers=layers)] if layers else []
     if len(notices) > MOST_NOTICES:
         more = len(notices) - MOST_NOTICES
         notices[MOST_NOTICES:] = [
             f"The link names {more} more layers that this model does not have."
         ]
-    kept = replace(recipe, exclude_layers=excluded, overrides=Overrides(overrides))
+    kept = replace(
+        recipe,
+        exclude_layers=excluded,
+        overrides=Overrides(overrides),
+        remedies=tuple(remedies),
+    )
     return kept, tuple(notices)
 
 

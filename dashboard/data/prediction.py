@@ -29,7 +29,9 @@ Configuration = Mapping[str, str]
 def bare_settings(settings: Settings) -> Settings:
     """Return the settings without what they say about single layers."""
     recipe = settings.recipe
-    return replace(settings, recipe=Recipe(recipe.weight, recipe.activation))
+    return replace(
+        settings, recipe=Recipe(recipe.weight, recipe.activation, remedies=recipe.remedies)
+    )
 
 
 def prediction_id(settings: Settings) -> str:

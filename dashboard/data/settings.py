@@ -21,12 +21,14 @@ from dashboard.data.links import (
     drop_unknown_layers,
     override_from_text,
     override_to_text,
+    remedy_from_text,
+    remedy_to_text,
     scheme_from_text,
     scheme_to_text,
     shorten,
 )
 from quant_engine.errors import QuantizationError, SchemeError, suggest
-from quant_engine.scheme import PRESETS, LayerScheme, Overrides, Recipe, TensorScheme
+from quant_engine.scheme import PRESETS, LayerScheme, Overrides, Recipe, Remedy, TensorScheme
 
 DEFAULT_MODEL = "resnet"
 DEFAULT_CALIBRATION_SAMPLES = 200
@@ -34,7 +36,17 @@ MIN_CALIBRATION_SAMPLES = 8
 MAX_CALIBRATION_SAMPLES = 2000
 MAX_SEED = 999_999
 
-LINK_KEYS = ("model", "preset", "weight", "activation", "exclude", "bits", "samples", "seed")
+LINK_KEYS = (
+    "model",
+    "preset",
+    "weight",
+    "activation",
+    "exclude",
+    "bits",
+    "remedy",
+    "samples",
+    "seed",
+)
 """Words of a link that name the run; the rest of a link belongs to single widgets."""
 
 _PLAIN = ":*?[]!"
@@ -75,6 +87,8 @@ class Settings:
         """A short name that only these settings have; it stays the same across restarts."""
         excluded = tuple(sorted(self.recipe.exclude_layers))
         recipe = replace(self.recipe, name="", exclude_layers=excluded).to_dict()
+        if not self.recipe.remedies:  # the same run was called so before there were any
+            del recipe["remedies"]
         text = json.dumps([self.model_name, recipe, self.calibration_samples, self.seed])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -131,6 +145,8 @@ def settings_to_params(settings: Settings) -> dict[str, list[str]]:
         params["exclude"] = list(recipe.exclude_layers)
     if recipe.overrides:
         params["bits"] = [override_to_text(n, s, recipe) for n, s in recipe.overrides.items()]
+    if recipe.remedies:
+        params["remedy"] = [remedy_to_text(remedy) for remedy in recipe.remedies]
     if settings.calibration_samples != DEFAULT_CALIBRATION_SAMPLES:
         params["samples"] = [str(settings.calibration_samples)]
     if settings.seed:
@@ -184,7 +200,9 @@ def settings_from_params(
     model_name = _model(params, models, notices)
     recipe = _schemes(params, notices)
     recipe = _layers(params, recipe, notices)
-    if layers_of is not None and (recipe.exclude_layers or recipe.overrides):
+    recipe = replace(recipe, remedies=_remedies(params, notices))
+    is_naming_layers = recipe.exclude_layers or recipe.overrides or recipe.remedies
+    if layers_of is not None and is_naming_layers:
         recipe, unknown = drop_unknown_layers(recipe, layers_of(model_name))
         notices += unknown
     samples = _number(
@@ -255,6 +273,19 @@ def _layers(params: Params, recipe: Recipe, notices: list[str]) -> Recipe:
         else:
             overrides[name] = scheme
     return replace(recipe, exclude_layers=excluded, overrides=Overrides(overrides))
+
+
+def _remedies(params: Params, notices: list[str]) -> tuple[Remedy, ...]:
+    """Read the remedies, the last of each kind."""
+    found: dict[str, Remedy] = {}
+    for text in bound_names(params, "remedy", notices):
+        try:
+            remedy = remedy_from_text(text)
+        except (LinkError, QuantizationError) as error:
+            notices.append(f"The link's remedy was not understood: {error} Left out.")
+        else:
+            found[remedy.kind] = remedy
+    return tuple(found.values())
 
 
 def _number(

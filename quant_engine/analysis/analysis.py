@@ -23,12 +23,12 @@ from quant_engine.judging.judged import Judged, MetricFunction
 from quant_engine.judging.output import OutputChoice
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch, Data, iterate_batches
-from quant_engine.model.copying import share_tensors
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
-from quant_engine.quantization.conversion import LayerPlan, convert, describe_cut_ties, plan_layers
+from quant_engine.quantization.conversion import LayerPlan, describe_cut_ties
+from quant_engine.quantization.quantize import quantize_prepared
 from quant_engine.quantization.setup import Setup, set_up
 from quant_engine.quantization.size import layer_size, measure_size
 from quant_engine.report import (
@@ -104,8 +104,9 @@ def analyze(
     prepared, judged, recipe = setup.prepared, setup.judged, setup.recipe
     meter = ProgressMeter(progress, _count_steps(setup))
     calibration = setup.calibrate(meter)
-    plans = plan_layers(prepared, recipe, calibration)
-    quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
+    made = quantize_prepared(prepared, recipe, calibration, setup.calibration_data, meter)
+    prepared = replace(prepared, treatments=made.treatments)
+    quantized, plans = made.model, made.plans
     run = _Analysis(
         model, prepared, judged, quantized, calibration, plans, recipe, model_name, is_separate
     )
@@ -207,6 +208,7 @@ class _Analysis:
             evaluation_batches=self.comparison.batches,
             evaluation_batch_size=self.comparison.batch_size,
             coverage=measure_coverage(self.prepared.model, self.quantized, self.plans),
+            treatments=self.prepared.treatments,
         )
 
     def _quantized_layers(self) -> dict[str, QuantizedLayer]:

@@ -23,7 +23,7 @@ from quant_engine.report import (
 )
 from quant_engine.scheme import TensorScheme
 from quant_engine.tensors.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
-from quant_engine.tensors.histogram import BinnedValues, Histogram, bin_channels
+from quant_engine.tensors.histogram import BinnedValues, Histogram, bin_channels, piece_columns
 from quant_engine.tensors.observers import (
     choose_range,
     choose_weight_qparams,
@@ -42,19 +42,18 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
         weight: The float weight.
         layer: The quantized layer that stands in for the float one.
     """
-    weight = weight.detach().float()
     qparams, scheme = layer.weight_qparams, layer.scheme.weight
-    lo, hi = (edge.item() for edge in torch.aminmax(weight))
-    # One sample that is the whole weight, so that the cosine is that of the whole tensor.
-    shifted = qparams if qparams.axis is None else replace(qparams, axis=qparams.axis + 1)
-    stats = GridStats(shifted, window=(lo, hi))
-    stats.update(weight[None])
+    rows = weight_rows(weight, layer.channel_axis)
+    by_row = qparams if qparams.axis is None else replace(qparams, axis=0)
+    lo, hi = (edge.item() for edge in torch.aminmax(rows))
+    stats = GridStats(by_row, window=(lo, hi))
+    stats.update_whole(rows)
     choices: tuple[RangeChoice, ...] = ()
-    stand_in = fake_quantize(weight, qparams)
-    examples = worked_examples(weight, qparams)
+    examples = worked_examples(weight.detach(), qparams)
     if qparams.axis is None:
-        rows = weight_rows(weight, None).double().cpu().numpy()
-        choices = range_choices(bin_channels(rows, _RANGE_BINS), scheme)
+        choices = range_choices(
+            bin_channels(rows.reshape(1, -1).cpu().numpy(), _RANGE_BINS), scheme
+        )
     return TensorReport(
         scheme=scheme,
         shape=tuple(weight.shape),
@@ -66,10 +65,10 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
         values=stats.value_histogram(),
         lsb_error=stats.error_histogram(),
         codes=stats.code_usage(),
-        channels=_channel_ranges(weight, stand_in, layer.channel_axis),
+        channels=_channel_ranges(rows, by_row, layer.channel_axis),
         range_choices=choices,
         example=examples[0],
-        per_channel_sqnr_db=_per_channel_sqnr(weight, scheme, layer.channel_axis),
+        per_channel_sqnr_db=_per_channel_sqnr(rows, scheme),
         examples=examples,
     )
 
@@ -127,15 +126,12 @@ def input_channels(stats: LayerStats) -> InputChannels | None:
     return InputChannels(stats.input_axis, _floats(stats.input_lo), _floats(stats.input_hi))
 
 
-def _per_channel_sqnr(weight: Tensor, scheme: TensorScheme, axis: int) -> float | None:
+def _per_channel_sqnr(rows: Tensor, scheme: TensorScheme) -> float | None:
     """Return the SQNR with a scale for each channel, where the weight has one for all."""
     if scheme.is_per_channel:
         return None
     own = replace(scheme, granularity="per_channel")
-    stand_in = fake_quantize(weight, choose_weight_qparams(weight, own, axis))
-    rows = weight_rows(weight, axis).double()
-    signal = rows.square().sum(dim=1)
-    noise = (rows - weight_rows(stand_in, axis).double()).square().sum(dim=1)
+    signal, noise, _ = _row_sums(rows, choose_weight_qparams(rows, own, 0))
     share = (noise / signal)[signal > 0]
     return _short(to_sqnr_db(1.0, float(share.mean()))) if share.numel() else math.inf
 
@@ -168,6 +164,7 @@ def range_choices(binned: BinnedValues, scheme: TensorScheme) -> tuple[RangeChoi
     return tuple(result)
 
 
+_RANKED = 1 << 16
 EXAMPLES = 9
 """Elements that a report works through one by one."""
 
@@ -179,7 +176,7 @@ def worked_examples(
 
     The first is the largest that became 0 where at least a quarter of the values that are not 0 did
     so, else the one at 3/4 of all magnitudes. The others stand at even ranks of the magnitudes, up
-    to the largest.
+    to the largest. Of a large tensor, evenly spaced elements and the largest one are ranked.
 
     Args:
         values: The tensor, or its first values in order.
@@ -188,58 +185,67 @@ def worked_examples(
     """
     flat = values.reshape(-1)
     shape = tuple(values.shape) if shape is None else shape
-    sizes, last = flat.abs(), flat.numel() - 1
-    ranks = [(3 * flat.numel()) // 4, *(last * k // (EXAMPLES - 1) for k in range(EXAMPLES))]
+    step = -(-flat.numel() // _RANKED)
+    places = torch.arange(0, flat.numel(), step, device=flat.device)
+    if step > 1:
+        places = torch.cat([places, torch.stack([flat.argmax(), flat.argmin()])])
+    ranked = flat[places].float()
+    sizes, last = ranked.abs(), ranked.numel() - 1
+    ranks = [(3 * ranked.numel()) // 4, *(last * k // (EXAMPLES - 1) for k in range(EXAMPLES))]
     by_size = sizes.argsort(stable=True)  # of equal values the first ranks lowest
-    places = by_size[[min(rank, last) for rank in ranks]].tolist()
-    lost = _became_zero(flat, qparams, shape)
-    if 4 * lost.numel() >= max(1, int(torch.count_nonzero(flat))):
-        places.insert(0, int(lost[sizes[lost].argmax()]))
-    chosen = list(dict.fromkeys(places))[:EXAMPLES]
-    return tuple(_worked_example(flat, index, qparams, shape) for index in chosen)
-
-
-def _became_zero(flat: Tensor, qparams: QParams, shape: tuple[int, ...]) -> Tensor:
-    """Return the places of the values that are not 0 and became 0."""
-    if qparams.axis is None or flat.numel() == math.prod(shape):
-        stand_in = fake_quantize(flat.reshape(shape) if qparams.axis is not None else flat, qparams)
-        return ((flat != 0) & (stand_in.reshape(-1) == 0)).nonzero().squeeze(1)
-    return torch.zeros(0, dtype=torch.int64)
-
-
-def _worked_example(
-    flat: Tensor, position: int, qparams: QParams, shape: tuple[int, ...]
-) -> WorkedExample:
-    index = tuple(int(i) for i in np.unravel_index(position, shape)) if shape else ()
-    scale, zero_point = qparams.scale, qparams.zero_point
-    if qparams.axis is not None:
-        scale, zero_point = scale[index[qparams.axis]], zero_point[index[qparams.axis]]
-    grid = QParams(scale, zero_point, qparams.qmin, qparams.qmax)
-    value = flat[position]
-    code = quantize(value, grid)
-    return WorkedExample(
-        index=index,
-        value=value.item(),
-        scale=scale.item(),
-        zero_point=int(zero_point),
-        code=int(code),
-        dequantized=dequantize(code, grid).item(),
+    chosen = by_size[[min(rank, last) for rank in ranks]].tolist()
+    grid = _grid_at(places, qparams, shape)
+    codes = quantize(ranked, grid)
+    stand_ins = dequantize(codes, grid)
+    lost = ((ranked != 0) & (stand_ins == 0)).nonzero().squeeze(1)
+    if 4 * lost.numel() >= max(1, int(torch.count_nonzero(ranked))):
+        chosen.insert(0, int(lost[sizes[lost].argmax()]))
+    indices = np.unravel_index(places.cpu().numpy(), shape) if shape else ()
+    scales, zero_points = (x.expand(len(ranked)) for x in (grid.scale, grid.zero_point))
+    return tuple(
+        WorkedExample(
+            index=tuple(int(axis[number]) for axis in indices),
+            value=ranked[number].item(),
+            scale=scales[number].item(),
+            zero_point=int(zero_points[number]),
+            code=int(codes[number]),
+            dequantized=stand_ins[number].item(),
+        )
+        for number in list(dict.fromkeys(chosen))[:EXAMPLES]
     )
 
 
-def _channel_ranges(weight: Tensor, stand_in: Tensor, axis: int) -> ChannelRanges:
-    rows = weight_rows(weight, axis).double()
-    noise = (rows - weight_rows(stand_in, axis).double()).square().sum(dim=1).tolist()
-    signal = rows.square().sum(dim=1).tolist()
-    became_zero = (rows != 0) & (weight_rows(stand_in, axis) == 0)
+def _grid_at(places: Tensor, qparams: QParams, shape: tuple[int, ...]) -> QParams:
+    """Return the grid of single elements, one entry each where channels have their own."""
+    if qparams.axis is None:
+        return qparams
+    channel = places // math.prod(shape[qparams.axis :][1:]) % shape[qparams.axis]
+    scale, zero_point = qparams.scale[channel], qparams.zero_point[channel]
+    return QParams(scale, zero_point, qparams.qmin, qparams.qmax, axis=0)
+
+
+def _channel_ranges(rows: Tensor, qparams: QParams, axis: int) -> ChannelRanges:
+    signal, noise, became_zero = (sums.tolist() for sums in _row_sums(rows, qparams))
     return ChannelRanges(
         axis=axis,
         lo=_floats(rows.amin(dim=1)),
         hi=_floats(rows.amax(dim=1)),
         sqnr_db=tuple(_short(to_sqnr_db(s, n)) for s, n in zip(signal, noise, strict=True)),
-        became_zero=tuple(became_zero.sum(dim=1).tolist()),
+        became_zero=tuple(became_zero),
         channel_size=rows.shape[1],
     )
+
+
+def _row_sums(rows: Tensor, qparams: QParams) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Σw² and Σ(w-ŵ)² of every row, float64, and how many of its values became 0."""
+    signal, noise = (torch.zeros(len(rows), dtype=torch.float64) for _ in range(2))
+    became_zero = torch.zeros(len(rows), dtype=torch.int64)
+    for piece in torch.split(rows, piece_columns(len(rows)), dim=1):
+        stand_in = fake_quantize(piece, qparams)
+        signal += piece.double().square().sum(dim=1).cpu()
+        noise += (piece.double() - stand_in.double()).square().sum(dim=1).cpu()
+        became_zero += ((piece != 0) & (stand_in == 0)).sum(dim=1).cpu()
+    return signal, noise, became_zero
 
 
 def _floats(values: Tensor) -> tuple[float, ...]:

@@ -10,11 +10,10 @@ from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.execution.clock import Stopwatch
 from quant_engine.execution.timing import time_executions
 from quant_engine.model.batches import Batch, Data, iterate_batches
-from quant_engine.model.copying import share_tensors
 from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
-from quant_engine.quantization.conversion import convert, plan_layers
+from quant_engine.quantization.quantize import quantize_prepared
 from quant_engine.quantization.setup import set_up
 from quant_engine.report import TIMES_FOLLOW, ModelReport
 
@@ -53,13 +52,13 @@ def measure_times(
     """
     watch = Stopwatch()
     check_budget(time_budget_s)
-    setup = set_up(model, calibration_data, None, evaluation_data)
+    setup = set_up(model, calibration_data, report.recipe, evaluation_data)
     prepared = setup.prepared
     _check_layers(report, prepared.model)
     meter = ProgressMeter(progress, len(report.layers) + 1)
     calibration = setup.calibrate(meter)
-    plans = plan_layers(prepared, report.recipe, calibration)
-    quantized = convert(share_tensors(prepared.model), plans, calibration, meter)
+    data = setup.calibration_data
+    quantized = quantize_prepared(prepared, report.recipe, calibration, data, meter).model
     first = next(iterate_batches(setup.evaluation_data, "evaluation_data"))
     seconds = time_budget_s or budget_after(watch.seconds)
     return add_times(report, prepared.model, quantized, first, seconds, meter)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import DataError, ModelForwardError
+from quant_engine.execution.lowering import layer_called, lowered_steps
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import copy_module
 from quant_engine.model.forward import eval_mode, run_in_place, run_model
@@ -299,8 +300,10 @@ def _time_layers(
     times: dict[tuple[str, str], list[float]] = {}
     for _ in _rounds(runs, seconds):
         for execution, names in layers.items():
-            watched = {name: models[execution].get_submodule(name) for name in names}
-            found = _time_layers_once(models[execution], watched, inputs[execution])
+            model = models[execution]
+            steps = lowered_steps(model)
+            watched = {name: steps.get(name) or layer_called(model, name) for name in names}
+            found = _time_layers_once(model, watched, inputs[execution])
             for name, spent in found.items():
                 times.setdefault((execution, name), []).append(spent)
     return times

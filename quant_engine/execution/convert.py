@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from quant_engine.errors import UnsupportedLayerError, require_choice
 from quant_engine.execution.integer import KernelForm, why_not_integer
 from quant_engine.execution.kernels import AUTO, require_kernel
-from quant_engine.execution.lowering import LoweredStep, is_lowered, lower_model, lowered_layers
+from quant_engine.execution.lowering import LoweredModel, lower_model, lowered_steps
 from quant_engine.layers import QuantizedEmbedding, QuantizedLayer
+from quant_engine.model.batches import Batch, iterate_batches
 from quant_engine.model.copying import share_tensors
+from quant_engine.model.nesting import map_nested
 from quant_engine.report import LayerExecution
 
 SIMULATED = "simulated"
@@ -22,10 +25,16 @@ WEIGHTS_ONLY = "weights_only"
 LOOKUP = "lookup"
 
 _NOTES = "execution_notes"
+_INPUTS = "lowering_example"
 
 
 def convert_execution(
-    model: nn.Module, execution: str = INTEGER, *, kernel: str = AUTO, lowered: bool = False
+    model: nn.Module,
+    execution: str = INTEGER,
+    *,
+    kernel: str = AUTO,
+    lowered: bool = False,
+    example: Any = None,
 ) -> nn.Module:
     """Return a quantized model that computes in another way; nothing is calibrated again.
 
@@ -38,10 +47,13 @@ def convert_execution(
             exact on this machine. Kernels that are not exact are never used.
         lowered: Whether activations stay int8 between layers where the model's graph allows it;
             see `lower_model`. Residuals added to a convolution are then rounded once more, so the
-            numbers are not quite those of the simulation. A model that cannot be traced keeps
-            float32 between layers, and `execution_notes` says why. A model that is lowered already
-            stays so. It takes and gives float32, and is to be lowered again after other numbers
-            were loaded.
+            numbers are not quite those of the simulation. A model whose forward cannot be captured
+            keeps float32 between layers, and `execution_notes` says why. A model that is lowered
+            already stays so. It computes in float32, and is to be lowered again after its tensors
+            were changed in place.
+        example: A batch, of which shapes and types matter, to lower the model for. By default it is
+            lowered for batches such as it was calibrated with, where that is known, or else when it
+            first runs. Batches of other kinds lower it again.
 
     Returns:
         A copy that shares weights and codes with `model`. Layers that cannot run on integers stay
@@ -50,6 +62,7 @@ def convert_execution(
     Raises:
         SchemeError: If the execution or the kernel is unknown, or not to be had here.
         UnsupportedLayerError: If the model holds no quantized layer.
+        DataError: If the example is no batch.
     """
     require_choice("execution", execution, EXECUTIONS)
     require_kernel(kernel)
@@ -58,26 +71,58 @@ def convert_execution(
             f"The {type(model).__name__} holds no quantized layer. Give the result of "
             "quantize_model."
         )
-    notes = execution_notes(model)
-    result = share_tensors(model)
-    if lowered and not is_lowered(model):
+    notes: tuple[str, ...] = vars(model).get(_NOTES, ())
+    if lowered and not isinstance(model, LoweredModel):
         try:
-            result = lower_model(model)
+            result: nn.Module = lower_model(model, _example_of(model, example))
         except UnsupportedLayerError as error:
             notes = (f"Activations are float32 between layers. {error}",)
+            result = share_tensors(model)
+    else:
+        result = share_tensors(model)
     vars(result)[_NOTES] = notes
+    if isinstance(result, LoweredModel):
+        result.is_integer = execution == INTEGER
     for module in result.modules():
-        if isinstance(module, LoweredStep):
-            module.is_integer = execution == INTEGER
         if isinstance(module, QuantizedLayer) and _is_quantized(module):
             can_run = execution == INTEGER and not why_not_integer(module)
             module.integer_form = KernelForm(kernel) if can_run else None
     return result
 
 
+def remember_inputs(model: nn.Module, batch: Batch) -> None:
+    """Keep the types and shapes of a batch with a model, to lower it for them."""
+
+    def blank(value: object) -> object:
+        return value.new_zeros(()).expand(value.shape) if isinstance(value, Tensor) else value
+
+    args, kwargs = map_nested((batch.args, dict(batch.kwargs)), blank)
+    vars(model)[_INPUTS] = Batch(args, kwargs, samples=batch.samples)
+
+
+def _example_of(model: nn.Module, example: Any) -> Batch | None:
+    if isinstance(example, Batch):
+        return example
+    if example is not None:
+        return next(iterate_batches([example], "example"))
+    known: Batch | None = vars(model).get(_INPUTS)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
+    if known is None or device is None:
+        return known
+
+    def move(value: object) -> object:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    return replace(known, **map_nested({"args": known.args, "kwargs": dict(known.kwargs)}, move))
+
+
 def execution_notes(model: nn.Module) -> tuple[str, ...]:
     """Return what `convert_execution` could not do for a model, in words."""
     notes: tuple[str, ...] = vars(model).get(_NOTES, ())
+    if isinstance(model, LoweredModel):
+        notes += tuple(
+            f"For some inputs, values are float32 between layers. {note}" for note in model.notes
+        )
     return notes
 
 
@@ -92,16 +137,16 @@ def list_executions(model: nn.Module) -> tuple[LayerExecution, ...]:
         >>> list_executions(model)[0].execution
         'simulated'
     """
-    steps = lowered_layers(model)
+    steps = lowered_steps(model)
+    inner = model.model if isinstance(model, LoweredModel) else model
     found = []
-    for name, module in model.named_modules():
+    for name, module in inner.named_modules():
         if isinstance(module, QuantizedLayer) and module.is_quantized:
-            step = steps.get(id(module))
+            step = steps.get(name)
             entry = _execution_of(name, module)
             if step is not None:
                 entry = replace(
                     entry,
-                    name=name.removesuffix(".layer"),
                     has_code_input=step.takes_codes,
                     has_code_output=step.output_qparams is not None,
                 )

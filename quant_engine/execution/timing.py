@@ -131,7 +131,7 @@ def _executions(
     models[SIMULATED] = quantized
     try:
         models[INTEGER] = convert_execution(quantized)
-        lowered = convert_execution(quantized, lowered=True)
+        lowered = convert_execution(quantized, lowered=True, example=batch)
     except UnsupportedLayerError as error:
         return models, [str(error)]
     if is_lowered(lowered):

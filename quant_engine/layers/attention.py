@@ -155,16 +155,16 @@ class SplitMultiheadAttention(nn.Module):
 
     def _extended(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Append the learned key or value, and the zero one, where the module has them."""
-        extra = [] if bias is None else [bias.to(x.dtype).expand(len(x), 1, -1)]
+        extra = [] if bias is None else [bias.to(x.dtype).expand(x.shape[0], 1, -1)]
         if self.add_zero_attn:
-            extra.append(x.new_zeros(len(x), 1, x.shape[-1]))
+            extra.append(x.new_zeros(x.shape[0], 1, x.shape[-1]))
         return torch.cat([x, *extra], dim=1) if extra else x
 
     def _merged_mask(
         self, query: Tensor, key: Tensor, attn_mask: Tensor | None, padding: Tensor | None
     ) -> Tensor | None:
         """Return both masks as one to add to the scores, broadcastable to (N, heads, L, S)."""
-        samples, length, width = len(query), query.shape[1], key.shape[1]
+        samples, length, width = query.shape[0], query.shape[1], key.shape[1]
         parts = []
         if attn_mask is not None:
             shapes = [(length, width), (samples * self.num_heads, length, width)]

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
-from quant_engine.layers.grids import empty_grids, grid_of
 from quant_engine.layers.precision import full_precision
-from quant_engine.model.modules import copy_hooks
+from quant_engine.layers.quantized_tensor import QuantizedTensor, StoredGrid
+from quant_engine.model.modules import add_bias, copy_hooks, has_added_bias
 from quant_engine.scheme import LayerScheme, TensorScheme
-from quant_engine.tensors.affine import (
-    QParams,
-    choose_dynamic_qparams,
-    dequantize,
-    fake_quantize,
-    quantize,
-)
-from quant_engine.tensors.observers import choose_weight_qparams
+from quant_engine.tensors.affine import QParams, choose_dynamic_qparams, fake_quantize
 
 DEFAULT_SCHEME = LayerScheme(TensorScheme(granularity="per_channel"))
-
-_BUFFERS = (
-    "quantized_weight",
-    "weight_scale",
-    "weight_zero_point",
-    "input_scale",
-    "input_zero_point",
-)
 
 
 class IntegerForm(Protocol):
@@ -61,14 +46,10 @@ class QuantizedLayer(nn.Module):
 
     Attributes:
         scheme: How weight and input are quantized.
-        quantized_weight: Codes, int8, shape of the weight; None before `quantize_weights()`.
-        weight_scale: float32, shape () or (channels,).
-        weight_zero_point: int8, shape of `weight_scale`; None for a symmetric scheme.
-        input_scale: float32, shape (); None if inputs stay float.
-        input_zero_point: int8, shape (); None if inputs stay float or the scheme is symmetric.
+        stored_weight: Codes of the weight and their grid; None before `quantize_weights()`.
+        input_grid: Calibrated grid of the input; None if inputs stay float or are dynamic.
         channel_axis: Axis of the weight that output channels lie on.
         output_axis: Axis of the output that they lie on, counted from the end.
-        weight_dtype: Type of the float weight; reading `weight` gives it, after quantization too.
         integer_form: What computes on the codes themselves; None while execution is simulated.
         takes_float_input: Whether the input can be rounded to a grid; False for integer inputs.
         float_arguments: Attributes of the float layer that this layer has too.
@@ -81,22 +62,17 @@ class QuantizedLayer(nn.Module):
 
     integer_form: IntegerForm | None = None
     scheme: LayerScheme
-    weight_dtype: torch.dtype
     weight: nn.Parameter
     bias: nn.Parameter | None
-    quantized_weight: Tensor | None
-    weight_scale: Tensor | None
-    weight_zero_point: Tensor | None
-    input_scale: Tensor | None
-    input_zero_point: Tensor | None
+    stored_weight: QuantizedTensor | None
+    input_grid: StoredGrid | None
 
     def __init__(self, scheme: LayerScheme | None = None) -> None:
         """Start without codes and without a weight; `adopt` brings the weight."""
         super().__init__()
         self.scheme = self.applicable(scheme or DEFAULT_SCHEME)
-        self.weight_dtype = torch.float32
-        for name in _BUFFERS:
-            self.register_buffer(name, None)
+        self.register_module("stored_weight", None)
+        self.register_module("input_grid", None)
 
     @classmethod
     def applicable(cls, scheme: LayerScheme) -> LayerScheme:
@@ -108,8 +84,9 @@ class QuantizedLayer(nn.Module):
         for name in self.float_arguments:
             setattr(self, name, getattr(module, name))
         self.weight = module.weight  # type: ignore[assignment]
-        self.weight_dtype = self.weight.dtype
         self.register_parameter("bias", getattr(module, "bias", None))
+        if has_added_bias(module) and self.bias is not None:
+            add_bias(self, self.bias.detach())
 
     @classmethod
     def like(cls, module: nn.Module, scheme: LayerScheme) -> Self:
@@ -155,7 +132,17 @@ class QuantizedLayer(nn.Module):
     @property
     def is_quantized(self) -> bool:
         """Whether the weight is held as codes."""
-        return self.quantized_weight is not None
+        return self.stored_weight is not None
+
+    @property
+    def quantized_weight(self) -> Tensor | None:
+        """Codes of the weight, int8, of its shape; None before `quantize_weights()`."""
+        return None if self.stored_weight is None else self.stored_weight.codes
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Type of the float weight; reading `weight` gives it, after quantization too."""
+        return self.weight.dtype if self.stored_weight is None else self.stored_weight.dtype
 
     @property
     def weight_qparams(self) -> QParams:
@@ -164,11 +151,9 @@ class QuantizedLayer(nn.Module):
         Raises:
             NotCalibratedError: Before `quantize_weights()`.
         """
-        if self.weight_scale is None:
+        if self.stored_weight is None:
             raise NotCalibratedError("The weight is still float. Call quantize_weights() first.")
-        scheme = self.scheme.weight
-        axis = self.channel_axis if self.weight_scale.dim() else None
-        return grid_of(self.weight_scale, self.weight_zero_point, scheme, axis)
+        return self.stored_weight.qparams
 
     @property
     def rounds_input(self) -> bool:
@@ -178,14 +163,12 @@ class QuantizedLayer(nn.Module):
         made by hand, inputs stay float.
         """
         activation = self.scheme.activation
-        return activation is not None and (activation.is_dynamic or self.input_scale is not None)
+        return activation is not None and (activation.is_dynamic or self.input_grid is not None)
 
     @property
     def input_qparams(self) -> QParams | None:
         """Calibrated grid of the input; None if inputs stay float or are dynamic."""
-        if self.input_scale is None or self.scheme.activation is None:
-            return None
-        return grid_of(self.input_scale, self.input_zero_point, self.scheme.activation, None)
+        return None if self.input_grid is None else self.input_grid.qparams
 
     def quantize_weights(self) -> None:
         """Replace the float weight by codes. Does nothing when that is already done.
@@ -195,15 +178,12 @@ class QuantizedLayer(nn.Module):
         """
         if self.is_quantized:
             return
-        weight = self.weight.detach()
-        qparams = choose_weight_qparams(weight, self.scheme.weight, self.channel_axis)
-        codes = quantize(weight, qparams)
-        self.weight_dtype = weight.dtype
-        del self.weight
-        self.quantized_weight = codes
-        self.weight_scale = qparams.scale
-        if not self.scheme.weight.symmetric:
-            self.weight_zero_point = qparams.zero_point.to(torch.int8)
+        self._store(QuantizedTensor.of(self.weight, self.scheme.weight, self.channel_axis))
+
+    def _store(self, weight: QuantizedTensor) -> None:
+        """Hold these codes in place of a float weight or of other codes."""
+        self._parameters.pop("weight", None)
+        self.stored_weight = weight
 
     def can_share_codes(self, other: QuantizedLayer) -> bool:
         """Whether the same float weight gives the same codes and grid in both layers."""
@@ -219,21 +199,16 @@ class QuantizedLayer(nn.Module):
                 different shapes.
             NotCalibratedError: If the other layer is still float.
         """
-        codes = other.quantized_weight
-        if codes is None:
+        stored = other.stored_weight
+        if stored is None:
             raise NotCalibratedError("The other layer is still float. Quantize its weight first.")
-        if not self.can_share_codes(other) or codes.shape != self._weight_shape():
+        if not self.can_share_codes(other) or stored.codes.shape != self._weight_shape():
             raise SchemeError(
                 f"{type(self).__name__} {tuple(self._weight_shape())} cannot share the codes of "
-                f"{type(other).__name__} {tuple(codes.shape)}: shape, scheme and channel axis must "
-                "be the same. Give tied layers one scheme."
+                f"{type(other).__name__} {tuple(stored.codes.shape)}: shape, scheme and channel "
+                "axis must be the same. Give tied layers one scheme."
             )
-        if "weight" in self._parameters:
-            del self.weight
-        self.weight_dtype = other.weight_dtype
-        self.quantized_weight = codes
-        self.weight_scale = other.weight_scale
-        self.weight_zero_point = other.weight_zero_point
+        self._store(stored)
 
     def set_input_qparams(self, qparams: QParams) -> None:
         """Round inputs to this grid from now on.
@@ -252,15 +227,14 @@ class QuantizedLayer(nn.Module):
                 f"The grid has codes [{qparams.qmin}, {qparams.qmax}], the scheme "
                 f"[{scheme.qmin}, {scheme.qmax}]. Choose the grid with this layer's scheme."
             )
-        self.input_scale = qparams.scale
-        self.input_zero_point = None if scheme.symmetric else qparams.zero_point.to(torch.int8)
+        self.input_grid = StoredGrid(qparams, scheme)
 
     def dequantized_weight(self) -> Tensor:
         """Return the float32 values the codes stand for, or the float weight before that."""
-        if self.quantized_weight is None:
+        if self.stored_weight is None:
             weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
             return weight
-        return dequantize(self.quantized_weight, self.weight_qparams)
+        return self.stored_weight.dequantize()
 
     def simulate_input(self, x: Tensor) -> Tensor:
         """Return the float32 values that the input's codes stand for.
@@ -313,43 +287,49 @@ class QuantizedLayer(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """Drop the codes when a new float weight is assigned."""
         if name == "weight" and _holds_codes(self):
-            self.quantized_weight = self.weight_scale = self.weight_zero_point = None
+            self.stored_weight = None
         super().__setattr__(name, value)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or convert the layer, as `.to()` and `.half()` do; grids stay in float32."""
-        scales = {name: self._buffers[name] for name in ("weight_scale", "input_scale")}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, scale in scales.items():
-            moved = self._buffers[name]
-            if scale is not None and moved is not None and moved.dtype != scale.dtype:
-                self._buffers[name] = scale.to(moved.device)
-        self.weight_dtype = fn(torch.empty(0, dtype=self.weight_dtype)).dtype
-        return self
 
     def _weight_shape(self) -> torch.Size:
         codes = self.quantized_weight
         return self.weight.shape if codes is None else codes.shape
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         """Take on the form of what is loaded, codes or float; the scheme says which shapes fit."""
-        if f"{prefix}quantized_weight" in state_dict:
-            self.expect_codes(has_input_grid=f"{prefix}input_scale" in state_dict)
+        if f"{prefix}stored_weight.codes" in state_dict:
+            self.expect_codes(has_input_grid=f"{prefix}input_grid.scale" in state_dict)
         elif f"{prefix}weight" in state_dict and self.is_quantized:
             self.weight = nn.Parameter(self.weight)
-            self.input_scale = self.input_zero_point = None
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            self.input_grid = None
+        for part in ("stored_weight", "input_grid"):
+            if strict and self._modules[part] is None:  # torch would take any key under it
+                unexpected_keys += [k for k in state_dict if k.startswith(f"{prefix}{part}.")]
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def expect_codes(self, has_input_grid: bool) -> None:
         """Make room for codes and grids, of the shapes that weight and scheme give them."""
-        codes = torch.zeros_like(self.weight, dtype=torch.int8, requires_grad=False)
-        if "weight" in self._parameters:
-            del self.weight
-        self.quantized_weight = codes
-        for name, grid in empty_grids(codes, self.scheme, self.channel_axis).items():
-            setattr(self, name, grid if name.startswith("weight") or has_input_grid else None)
+        weight = self.weight
+        self._store(QuantizedTensor.empty(weight, self.scheme.weight, self.channel_axis))
+        activation, self.input_grid = self.scheme.activation, None
+        if has_input_grid and activation is not None and not activation.is_dynamic:
+            one = torch.ones((), dtype=torch.float32, device=weight.device)
+            grid = QParams(one, one.int(), activation.qmin, activation.qmax, None)
+            self.input_grid = StoredGrid(grid, activation)
+
+    def __repr__(self) -> str:
+        """Show the layer in one line: how it stores its codes is no news."""
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
         """Show the scheme in `print(model)`."""
@@ -364,4 +344,4 @@ class QuantizedLayer(nn.Module):
 
 def _holds_codes(layer: nn.Module) -> bool:
     """Whether there are codes; also answers while the layer is being built or unpickled."""
-    return layer.__dict__.get("_buffers", {}).get("quantized_weight") is not None
+    return layer.__dict__.get("_modules", {}).get("stored_weight") is not None

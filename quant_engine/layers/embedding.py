@@ -88,10 +88,10 @@ class QuantizedEmbedding(QuantizedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up the rows `input`; output in the dtype of the float table."""
-        if self.quantized_weight is None:
+        if self.stored_weight is None:
             return self.compute(input, self.weight)
-        table = self.weight_qparams
-        rows = F.embedding(input, self.quantized_weight)
+        table = self.stored_weight.qparams
+        rows = F.embedding(input, self.stored_weight.codes)
         if table.axis is None:
             return self._shortened(dequantize(rows, table)).to(self.weight_dtype)
         chosen = input.reshape(-1)

@@ -108,7 +108,6 @@ class SplitTransformerEncoder(nn.Module):
         if self.training or not self.zeroes_padding or output.dim() != 3:
             return output
         is_padding = additive_mask(padding, output.dtype) != 0
-        is_left_aligned = bool((is_padding[:, 1:] >= is_padding[:, :-1]).all())
-        if self.mask_check and not is_left_aligned:
-            return output
+        if self.mask_check:  # torch's own leaves the output as it is unless the padding comes last
+            is_padding = is_padding & (is_padding[:, 1:] >= is_padding[:, :-1]).all()
         return torch.where(is_padding.unsqueeze(-1), torch.zeros_like(output), output)

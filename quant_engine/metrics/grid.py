@@ -19,7 +19,7 @@ from quant_engine.metrics.energies import Energies, ErrorStats, split_samples
 from quant_engine.model.forward import is_finite
 from quant_engine.report import CodeUsage, ErrorHistogram, ErrorMetrics, ValueHistogram
 from quant_engine.tensors.affine import QParams, aligned
-from quant_engine.tensors.histogram import IntArray
+from quant_engine.tensors.histogram import IntArray, piece_columns
 
 LSB_WINDOW = 1.0
 LSB_BINS = 64
@@ -84,6 +84,26 @@ class GridStats:
         pieces = zip(split_samples(x), split_samples(x_hat), strict=True)
         self.errors.add(x.numel(), [measure(piece.float(), out) for piece, out in pieces])
         return x_hat
+
+    def update_whole(self, rows: Tensor) -> None:
+        """Count one tensor that is at hand as a whole, a piece of it at a time.
+
+        Args:
+            rows: Float values, shape (channels, values of a channel); all of them count as one
+                sample, so that the cosine is that of the whole tensor.
+
+        Raises:
+            DataError: If a value is NaN or Inf.
+        """
+        measure = self._measure_single if self.qparams.axis is None else self._measure_channels
+        pieces = torch.split(rows.detach(), piece_columns(len(rows)), dim=1)
+        found = [measure(piece.float(), torch.empty_like(piece).float()) for piece in pieces]
+        signal, noise, other = (
+            torch.cat([getattr(piece, name) for piece in found]).sum()[None]
+            for name in ("signal", "noise", "other")
+        )
+        largest = max(piece.max_abs for piece in found)
+        self.errors.add(rows.numel(), [Energies(signal, noise, other, largest)])
 
     def _measure_single(self, x: Tensor, x_hat: Tensor) -> Energies:
         """Count values that have one scale, and write what they are rounded to."""

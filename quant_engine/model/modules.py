@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from quant_engine.model.nesting import map_nested
 from quant_engine.model.rebinding import Rebinder
@@ -18,6 +18,7 @@ _HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
+_ADDED_BIAS = "has_added_bias"
 _MODULE_STATE = frozenset({"_parameters", "_buffers", "_modules"})
 
 
@@ -101,6 +102,17 @@ def has_own_forward(module: nn.Module) -> bool:
 def named_parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that the module itself holds, not those of its submodules."""
     return {name: value for name, value in module._parameters.items() if value is not None}
+
+
+def add_bias(module: nn.Module, bias: Tensor) -> None:
+    """Give a layer that has no bias one, and remember that it had none."""
+    module.bias = nn.Parameter(bias, requires_grad=False)
+    vars(module)[_ADDED_BIAS] = True
+
+
+def has_added_bias(module: nn.Module) -> bool:
+    """Whether a layer got its bias by `add_bias`."""
+    return bool(vars(module).get(_ADDED_BIAS, False))
 
 
 def count_parameter_uses(model: nn.Module) -> Mapping[int, int]:

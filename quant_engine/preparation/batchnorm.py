@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from quant_engine.graph import attribute_of, module_path
+from quant_engine.graph import LAYERS, LINEAR, TRANSPOSED, LayerCalls, module_path, value_readers
 from quant_engine.model.modules import (
     count_parameter_uses,
     has_hooks,
@@ -27,12 +27,6 @@ from quant_engine.model.modules import (
 )
 
 aten = torch.ops.aten
-_LAYERS = (
-    *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default),
-    *(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
-    *(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
-)
-_TRANSPOSED = _LAYERS[-3:]
 _RESHAPING = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _PLAIN: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     nn.Conv1d: (nn.BatchNorm1d, nn.SyncBatchNorm),
@@ -105,17 +99,7 @@ class _Search:
     """What is asked of every BatchNorm of one graph."""
 
     def __init__(self, model: nn.Module, graph: fx.GraphModule) -> None:
-        self._modules = dict(model.named_modules())
-        self._uses = count_parameter_uses(model)
-        nodes = graph.graph.nodes
-        self._calls = Counter(
-            module_path(n) for n in nodes if n.target in (*_LAYERS, aten.batch_norm.default)
-        )
-        self._readers = Counter[str]()
-        for node in nodes:
-            name = attribute_of(node)
-            if name is not None:
-                self._readers[name] += len(node.users)
+        self._calls = LayerCalls(model, graph)
 
     def folding_of(self, name: str, node: fx.Node) -> Folding | str:
         """Return what a BatchNorm folds into, or why it stays."""
@@ -123,51 +107,25 @@ class _Search:
         if is_training or None in statistics:
             return "they use the statistics of each batch"
         source = _source(node)
-        if source.target not in _LAYERS:
+        if source.target not in LAYERS:
             return "they do not stand right behind a convolution or linear layer"
-        if len(_readers(source)) > 1:
+        if len(value_readers(source)) > 1:
             return "something else reads the output of the layer before them too"
-        layer = module_path(source)
-        module, batchnorm = self._modules.get(layer), self._modules.get(name)
-        if module is None or batchnorm is None:
+        layer, calls = module_path(source), self._calls
+        if calls.module(layer) is None or calls.module(name) is None:
             return "their values are not those of a BatchNorm module"
-        if self._calls[layer] > 1 or self._calls[name] > 1:
+        if not (calls.is_called_once(layer) and calls.is_called_once(name)):
             return "they, or the layer before them, are called several times"
-        if any(has_hooks(m) or has_own_forward(m) for m in (module, batchnorm)):
+        if not (calls.is_plain(layer) and calls.is_plain(name)):
             return "they, or the layer before them, have hooks or a forward of their own"
-        if not self._has_own(batchnorm, name, node):
+        keys = ("weight", "bias", "running_mean", "running_var")
+        if not calls.reads_own(name, dict(zip(keys, node.args[1:5], strict=True))):
             return "their values are not those of a BatchNorm module"
-        if not self._has_own_weight(module, layer, source):
+        if not calls.has_own_weight(layer, source):
             return "the weight of the layer before them is computed or shared"
-        if source.target is aten.linear.default and _dimensions(node.args[0]) != 2:
+        if source.target is LINEAR and _dimensions(node.args[0]) != 2:
             return "their channels are not the features of the linear layer before them"
-        return Folding(name, layer, source.target in _TRANSPOSED)
-
-    def _has_own(self, batchnorm: nn.Module, name: str, node: fx.Node) -> bool:
-        """Whether a BatchNorm's operation reads the tensors of its module, and nobody else does."""
-        expected = ("weight", "bias", "running_mean", "running_var")
-        for key, argument in zip(expected, node.args[1:5], strict=True):
-            if argument is None and getattr(batchnorm, key, None) is None:
-                continue
-            path = f"{name}.{key}" if name else key
-            if attribute_of(argument) != path or self._readers[path] != 1:
-                return False
-        return all(self._uses[id(p)] == 1 for p in named_parameters_of(batchnorm).values())
-
-    def _has_own_weight(self, module: nn.Module, name: str, node: fx.Node) -> bool:
-        """Whether a layer's operation reads its weight and bias as they are, and nobody else."""
-        own = named_parameters_of(module)
-        given = {"weight": node.args[1], "bias": node.args[2] if len(node.args) > 2 else None}
-        if "weight" not in own or not set(own) <= {"weight", "bias"} or own["weight"].is_meta:
-            return False
-        for key, argument in given.items():
-            path = f"{name}.{key}" if name else key
-            if (key in own) != (argument is not None):
-                return False
-            if key in own and (attribute_of(argument) != path or self._readers[path] != 1):
-                return False
-        is_alone = all(self._uses[id(p)] == 1 for p in own.values())
-        return is_alone and own["weight"].is_floating_point() and "bias" in module._parameters
+        return Folding(name, layer, source.target in TRANSPOSED)
 
 
 def _source(batchnorm: fx.Node) -> fx.Node:
@@ -178,21 +136,12 @@ def _source(batchnorm: fx.Node) -> fx.Node:
         before = source.args[0]
         assert isinstance(before, fx.Node)
         if (
-            len(_readers(source)) > 1
+            len(value_readers(source)) > 1
             or before.meta["val"].shape[-1] != source.meta["val"].shape[-1]
         ):
             break
         source = before
     return source
-
-
-def _readers(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes that read the values of a node, not its shape alone."""
-    return [
-        user
-        for user in node.users
-        if not (user.target is aten.reshape_as.default and user.args[0] is not node)
-    ]
 
 
 def _dimensions(argument: Any) -> int:

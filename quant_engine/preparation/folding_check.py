@@ -115,7 +115,7 @@ def _foldings(
     if not batches:
         return sequential_foldings(model), ()
     try:
-        graph = capture_graph(model, batches[0], is_functional=False)
+        graph = capture_graph(model, batches[0])
         return find_foldings(model, graph)
     except UnsupportedLayerError as error:
         note = f"BatchNorms were folded only inside nn.Sequential. {error}"
@@ -167,11 +167,11 @@ def _computes_the_same(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> 
         if samples is None:
             continue
         try:
-            expected = _outputs(share_parameters(unfolded), samples)
+            expected = outputs_of(share_parameters(unfolded), samples)
         except ModelForwardError:
             continue  # a model may insist on its batch size; if it fails on all, others will say so
         try:
-            found = _outputs(share_parameters(folded), samples)
+            found = outputs_of(share_parameters(folded), samples)
         except ModelForwardError:
             return False
         eps = _coarsest_eps(folded, expected)
@@ -179,7 +179,7 @@ def _computes_the_same(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> 
     return True
 
 
-def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+def outputs_of(model: nn.Module, batch: Batch) -> list[Tensor]:
     """Return the float tensors that a model gives, without a trace in the random numbers."""
     with SOURCE, torch.random.fork_rng(devices=[]):
         output = run_model(model, batch)

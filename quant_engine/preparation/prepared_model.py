@@ -27,6 +27,7 @@ from quant_engine.model.modules import (
 )
 from quant_engine.model.pass_state import PassState
 from quant_engine.preparation.batchnorm import Folding, fold_batchnorm
+from quant_engine.report import Treatment
 
 _FOLDED = "folded_batchnorms"
 
@@ -42,6 +43,7 @@ class PreparedModel:
         split: Names of the attention modules that were split into plain Linears.
         state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
         samples: A few samples of the data that errors are measured on; None without data.
+        treatments: What remedies did to its weights.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class PreparedModel:
     split: tuple[str, ...] = ()
     state: PassState = field(default_factory=PassState)
     samples: Batch | None = None
+    treatments: tuple[Treatment, ...] = ()
 
 
 def prepare(model: nn.Module) -> PreparedModel:

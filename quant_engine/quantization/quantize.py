@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import nn
 
 from quant_engine.errors import require_choice
-from quant_engine.execution.convert import EXECUTIONS, SIMULATED, convert_execution
+from quant_engine.execution.convert import (
+    EXECUTIONS,
+    SIMULATED,
+    convert_execution,
+    remember_inputs,
+)
 from quant_engine.model.batches import Data, count_batches
+from quant_engine.model.copying import share_tensors
 from quant_engine.preparation.folding_check import prepare_for
+from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration, calibrate_prepared, recipe_or_default
-from quant_engine.quantization.conversion import convert, plan_layers
-from quant_engine.quantization.setup import check_layer_names
+from quant_engine.quantization.conversion import LayerPlan, convert, plan_layers
+from quant_engine.quantization.setup import check_layer_names, kept_for_remedies
+from quant_engine.remedies import treat_float_model, treat_quantized_model
+from quant_engine.report import Treatment
 from quant_engine.scheme import Recipe
 
 
@@ -48,16 +59,56 @@ def quantize_model(
     """
     recipe = recipe_or_default(recipe)
     require_choice("execution", execution, EXECUTIONS)
+    calibration_data = kept_for_remedies(recipe, calibration_data)
     prepared, calibration_data, _ = prepare_for(model, calibration_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    prepared = treat_float_model(prepared, recipe, calibration_data)
     if calibration_data is None or isinstance(calibration_data, Calibration):
         calibration = calibration_data
         meter = ProgressMeter(progress, 0)
     else:
         meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
-        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+        calibration = calibrate_prepared(prepared, calibration_data, meter)
+    quantized = quantize_prepared(prepared, recipe, calibration, calibration_data, meter)
+    if execution == SIMULATED or not any(plan.scheme for plan in quantized.plans):
+        return quantized.model
+    return convert_execution(quantized.model, execution)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """A quantized model, and what was done to make it.
+
+    Attributes:
+        model: Shares with the float model what stays float.
+        plans: What was done with each layer.
+        treatments: What the recipe's remedies did, to float weights and afterwards.
+    """
+
+    model: nn.Module
+    plans: tuple[LayerPlan, ...]
+    treatments: tuple[Treatment, ...]
+
+
+def quantize_prepared(
+    prepared: PreparedModel,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    data: Data | Calibration | None,
+    meter: ProgressMeter,
+) -> Quantized:
+    """Quantize a prepared model, which is not changed, as a recipe says; see `quantize_model`.
+
+    Args:
+        prepared: The model; remedies for float weights are applied to it already.
+        recipe: How, and which remedies to apply to codes and biases.
+        calibration: Ranges of the inputs; None for a recipe without calibrated ones.
+        data: What the remedies run the model on, if there are any.
+        meter: Told after every layer.
+    """
     plans = plan_layers(prepared, recipe, calibration)
-    quantized = convert(prepared.model, plans, calibration, meter)
-    if execution == SIMULATED or not any(plan.scheme for plan in plans):
-        return quantized
-    return convert_execution(quantized, execution)
+    model = convert(share_tensors(prepared.model), plans, calibration, meter)
+    if prepared.samples is not None:
+        remember_inputs(model, prepared.samples)
+    done = treat_quantized_model(prepared, model, recipe, data, meter)
+    return Quantized(model, plans, (*prepared.treatments, *done))

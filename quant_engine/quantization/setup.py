@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from quant_engine.errors import SchemeError, suggest
 from quant_engine.judging.describe import describe_judged
@@ -18,7 +19,10 @@ from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import Calibration, calibrate_prepared, recipe_or_default
+from quant_engine.remedies import treat_float_model
 from quant_engine.scheme import Recipe
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +58,7 @@ class Setup:
         """Return the calibration that was given, or calibrate on the data."""
         if isinstance(self.calibration_data, Calibration):
             return self.calibration_data
-        return calibrate_prepared(self.prepared, self.calibration_data, self.recipe, meter)
+        return calibrate_prepared(self.prepared, self.calibration_data, meter)
 
 
 def set_up(
@@ -82,11 +86,13 @@ def set_up(
 
     Raises:
         SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; if
-            output or metric is not allowed; or if there is no data to run the model on.
+            output or metric is not allowed; or if there is no data to run the model on, or to
+            apply the recipe's remedies with.
         DataError: If the answer has no such output, or the metric needs what is not there.
         UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
     recipe = recipe_or_default(recipe)
+    calibration_data = kept_for_remedies(recipe, calibration_data)
     if evaluation_data is None:
         if isinstance(calibration_data, Calibration):
             raise SchemeError(
@@ -100,8 +106,27 @@ def set_up(
         evaluation_data = list(evaluation_data)
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    prepared = treat_float_model(prepared, recipe, calibration_data)
     judged = describe_judged(prepared, output, metric)
     return Setup(prepared, judged, recipe, calibration_data, batches)
+
+
+def kept_for_remedies(recipe: Recipe, calibration_data: C) -> C:
+    """Return calibration data that a recipe's remedies can read often and always alike.
+
+    Raises:
+        SchemeError: If there are remedies, and no data.
+    """
+    if not recipe.remedies or isinstance(calibration_data, Tensor):
+        return calibration_data
+    if calibration_data is None or isinstance(calibration_data, Calibration):
+        given = "a Calibration" if calibration_data is not None else "None"
+        kinds = ", ".join(type(remedy).__name__ for remedy in recipe.remedies)
+        raise SchemeError(
+            f"calibration_data is {given}, but the recipe has remedies ({kinds}), which run the "
+            "model on data. Give the data."
+        )
+    return cast(C, list(calibration_data))  # type: ignore[call-overload]
 
 
 def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:
@@ -113,6 +138,7 @@ def check_layer_names(recipe: Recipe, names: Sequence[str]) -> None:
     for field, patterns in (
         ("exclude_layers", recipe.exclude_layers),
         ("overrides", tuple(recipe.overrides)),
+        *((f"layers of {type(remedy).__name__}", remedy.layers) for remedy in recipe.remedies),
     ):
         for pattern in patterns:
             if not any(name == pattern or fnmatchcase(name, pattern) for name in names):

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from quant_engine.errors import SchemeError, StorageError
 from quant_engine.execution.lowering import is_lowered
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
+from quant_engine.layers.quantized_tensor import StoredGrid
 from quant_engine.model.copying import copy_model
-from quant_engine.model.modules import replace_module
+from quant_engine.model.modules import add_bias, has_added_bias, replace_module
 from quant_engine.preparation.batchnorm import Folding
 from quant_engine.preparation.prepared_model import fold, folded_batchnorms, prepare
 from quant_engine.quantization.tensor_file import TensorAlias, stored_tensors, tensor_name
@@ -81,6 +82,7 @@ class StoredModel:
         aliases: Tensors that are shared.
         folded: The BatchNorms that were folded into the layers before them.
         extra_states: Plain values that modules keep besides tensors.
+        added_biases: Names of the layers that got a bias by a remedy.
     """
 
     format_version: int
@@ -89,6 +91,7 @@ class StoredModel:
     aliases: tuple[TensorAlias, ...]
     folded: tuple[Folding, ...]
     extra_states: tuple[ExtraState, ...]
+    added_biases: tuple[str, ...]
 
 
 def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
@@ -118,6 +121,7 @@ def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
         aliases,
         folded_batchnorms(model),
         _extra_states(model),
+        tuple(name for name, module in model.named_modules() if has_added_bias(module)),
     )
     text = json.dumps(encode(structure), indent=1, allow_nan=False) + "\n"
     folder = Path(directory)
@@ -237,7 +241,7 @@ def _read_tensors(path: Path, structure: StoredModel) -> dict[str, Tensor]:
     with storage_errors(str(path)):
         tensors = safetensors.torch.load(content)
         for layer in structure.layers:
-            name, bits = tensor_name(layer.name, "quantized_weight"), layer.scheme.weight.bits
+            name, bits = tensor_name(layer.name, "stored_weight.codes"), layer.scheme.weight.bits
             if name in tensors and bits < MAX_BITS:
                 if min(layer.weight_shape, default=0) < 0:
                     raise StorageError(f"{name} has the shape {layer.weight_shape}.")
@@ -253,16 +257,17 @@ def _check_grid(
     layer: StoredLayer, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]
 ) -> None:
     """Raise StorageError unless the layer's scales are positive, and its codes codes."""
-    for part, scheme in (("weight", layer.scheme.weight), ("input", layer.scheme.activation)):
-        for tensor in ("scale", "zero_point", *(("codes",) if part == "weight" else ())):
-            attribute = "quantized_weight" if tensor == "codes" else f"{part}_{tensor}"
-            name = tensor_name(layer.name, attribute)
+    stored = (("stored_weight", layer.scheme.weight), ("input_grid", layer.scheme.activation))
+    for part, scheme in stored:
+        for tensor in ("scale", "zero_point", "codes"):
+            name = tensor_name(layer.name, f"{part}.{tensor}")
             values = tensors.get(aliases.get(name, name))
             if values is None or scheme is None or not values.numel():
                 continue
-            if tensor == "scale" and not (torch.isfinite(values) & (values > 0)).all():
-                raise StorageError(f"{name} holds scales that are not above 0 and finite.")
-            if (tensor != "scale" and part == "weight") or tensor == "zero_point":
+            if tensor == "scale":
+                if not (torch.isfinite(values) & (values > 0)).all():
+                    raise StorageError(f"{name} holds scales that are not above 0 and finite.")
+            else:
                 lowest, highest = int(values.min()), int(values.max())
                 if lowest < scheme.qmin or highest > scheme.qmax:
                     raise StorageError(
@@ -285,9 +290,10 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
                 "Give a model of the architecture that was saved."
             ) from None
         layer = _empty_layer(module, stored)
-        key = tensor_name(stored.name, "input_scale")
+        key = tensor_name(stored.name, "input_grid.scale")
         layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
         model = replace_module(model, stored.name, layer)
+    _add_biases(model, structure, tensors)
     expected = {aliases.get(name, name) for name in model.state_dict()}
     stored_names = tensors.keys() | {extra.name for extra in structure.extra_states}
     for what, names in (
@@ -301,6 +307,21 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
                 "Give a model of the architecture that was saved."
             )
     return model
+
+
+def _add_biases(model: nn.Module, structure: StoredModel, tensors: Mapping[str, Tensor]) -> None:
+    """Give a bias to the layers that a remedy gave one."""
+    modules = dict(model.named_modules())
+    for name in structure.added_biases:
+        module, bias = modules.get(name), tensors.get(tensor_name(name, "bias"))
+        width = getattr(module, "out_features", getattr(module, "out_channels", None))
+        has_none = module is not None and module._parameters.get("bias", bias) is None
+        if not has_none or bias is None or bias.shape != (width,) or not bias.is_floating_point():
+            raise StorageError(
+                f"The stored model adds a bias to {name!r}, which does not fit the model. Give a "
+                "model of the architecture that was saved."
+            )
+        add_bias(modules[name], torch.zeros_like(bias))
 
 
 def _empty_layer(module: nn.Module, stored: StoredLayer) -> QuantizedLayer:
@@ -367,6 +388,5 @@ def _fill(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) 
     for name, source in aliases.items():
         owner, _, tensor = name.rpartition(".")
         origin, _, original = source.rpartition(".")
-        layer = model.get_submodule(owner)
-        if isinstance(layer, QuantizedLayer) and tensor != "bias":
-            setattr(layer, tensor, getattr(model.get_submodule(origin), original))
+        if isinstance(stored := model.get_submodule(owner), StoredGrid):
+            setattr(stored, tensor, getattr(model.get_submodule(origin), original))

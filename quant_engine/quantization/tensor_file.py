@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from quant_engine.layers import QuantizedLayer
+from quant_engine.layers.quantized_tensor import QuantizedTensor
 from quant_engine.scheme import MAX_BITS
 from quant_engine.tensors.packing import pack_codes
 
@@ -27,9 +27,9 @@ class TensorAlias:
 def stored_tensors(model: nn.Module) -> tuple[dict[str, Tensor], tuple[TensorAlias, ...]]:
     """Return name -> what goes into the file, and which tensors are left out as shared."""
     bits = {
-        tensor_name(name, "quantized_weight"): layer.scheme.weight.bits
-        for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, QuantizedLayer)
+        tensor_name(name, "codes"): stored.scheme.bits
+        for name, stored in model.named_modules(remove_duplicate=False)
+        if isinstance(stored, QuantizedTensor)
     }
     stored: dict[str, Tensor] = {}
     aliases = []

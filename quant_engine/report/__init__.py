@@ -24,6 +24,7 @@ from quant_engine.report.model import (
     OutputReport,
     SizeReport,
 )
+from quant_engine.report.remedies import Treatment
 from quant_engine.report.response import (
     GOOD,
     ROUGH,
@@ -120,6 +121,7 @@ __all__ = [
     "ThreadTrial",
     "TimingEntry",
     "TimingReport",
+    "Treatment",
     "ValueHistogram",
     "WorkedExample",
     "decode",

@@ -11,6 +11,7 @@ from quant_engine.errors import suggest
 from quant_engine.report.checks import check_layers
 from quant_engine.report.coverage import Coverage
 from quant_engine.report.layers import LayerReport
+from quant_engine.report.remedies import Treatment
 from quant_engine.report.serialization import (
     SCHEMA_VERSION,
     decode,
@@ -168,6 +169,7 @@ class ModelReport:
         outputs: Effect on every output that is judged; empty in reports from before several were.
         coverage: How much of the model's weights is on codes, and why the rest is not; None in
             reports from before it was counted.
+        treatments: What the recipe's remedies did, in the order they were applied.
     """
 
     model_name: str
@@ -188,6 +190,7 @@ class ModelReport:
     judged: str = ""
     outputs: tuple[OutputReport, ...] = ()
     coverage: Coverage | None = None
+    treatments: tuple[Treatment, ...] = ()
 
     def layer(self, name: str) -> LayerReport:
         """Return the layer called `name`.

@@ -13,7 +13,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -345,7 +345,7 @@ class LogitResponse:
             for index, name in enumerate(self.layers)
             if index in chosen
         }
-        result = Recipe(recipe.weight, recipe.activation, recipe.exclude_layers, schemes)
+        result = replace(recipe, name="", overrides=schemes)
         return result.with_excluded(*stays_float)
 
     def to_bytes(self) -> bytes:

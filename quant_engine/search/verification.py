@@ -67,7 +67,7 @@ def verify_configurations(
         response.chosen(configuration)
     recipe = response.report.recipe
     chosen = _outputs_of(response) if output is None else output
-    setup = set_up(model, calibration_data, None, evaluation_data, output=chosen)
+    setup = set_up(model, calibration_data, recipe, evaluation_data, output=chosen)
     prepared = setup.prepared
     meter = ProgressMeter(progress, setup.calibration_batches)
     calibration = setup.calibrate(meter)

@@ -181,7 +181,7 @@ def shifted_codes(x: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
         zero_point = int(qparams.zero_point)
         return codes.clamp_(qparams.qmin - zero_point, qparams.qmax - zero_point), scale
     points = aligned(qparams.zero_point, qparams.axis, x.dim()).float()
-    return torch.clamp(codes, qparams.qmin - points, qparams.qmax - points), scale
+    return codes.clamp_(qparams.qmin - points, qparams.qmax - points), scale
 
 
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
@@ -223,7 +223,7 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     _require_channels(codes, qparams)
     zero_point = aligned(qparams.zero_point, qparams.axis, codes.dim())
     scale = aligned(qparams.scale, qparams.axis, codes.dim())
-    return (codes.float() - zero_point) * scale
+    return codes.to(torch.float32, copy=True).sub_(zero_point).mul_(scale)
 
 
 def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:

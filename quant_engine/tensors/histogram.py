@@ -26,6 +26,7 @@ IntArray = npt.NDArray[np.int64]
 _MIN_EXPONENT = -126  # 2^126 is the largest power of two that scales any float32 down to it
 _MAX_EXPONENT = 126
 _PIECE = 1 << 16
+_WEIGHT_PIECE = 1 << 20
 _LANES = 8
 
 
@@ -275,24 +276,36 @@ def stack_binned(rows: Iterable[BinnedValues]) -> BinnedValues:
     )
 
 
-def bin_channels(values: FloatArray, bins: int) -> BinnedValues:
+def bin_channels(values: FloatArray | npt.NDArray[np.float32], bins: int) -> BinnedValues:
     """Count every row of a small, complete array on bins of its own range.
 
     For weights, which are at hand as a whole: one histogram per channel, all at once.
 
     Args:
-        values: Finite values, shape (channels, values of a channel).
+        values: Finite values, float32 or float64, shape (channels, values of a channel). They are
+            counted in float64, a piece of them at a time.
         bins: Number of bins for each channel.
 
     Returns:
         Counts on `bins` equal-width bins from each row's smallest to its largest value.
     """
     channels = values.shape[0]
-    lo, hi = values.min(axis=1), values.max(axis=1)
+    lo, hi = (edge.astype(np.float64) for edge in (values.min(axis=1), values.max(axis=1)))
     width = (hi - lo) / bins
     safe = np.where(width > 0, width, 1.0)
-    index = ((values - lo[:, None]) / safe[:, None]).astype(np.int64).clip(0, bins - 1)
-    flat = (index + np.arange(channels)[:, None] * bins).reshape(-1)
-    counts = np.bincount(flat, minlength=channels * bins).reshape(channels, bins)
+    first = np.arange(channels)[:, None] * bins
+    counts: FloatArray = np.zeros(channels * bins)
+    for start in range(0, values.shape[1], columns := piece_columns(channels)):
+        piece = values[:, start : start + columns].astype(np.float64)
+        index = ((piece - lo[:, None]) / safe[:, None]).astype(np.int64).clip(0, bins - 1)
+        counts += np.bincount((index + first).reshape(-1), minlength=counts.size)
     zeros = (values == 0.0).sum(axis=1).astype(np.float64)
-    return BinnedValues.build(counts.astype(np.float64), lo, width, lo, hi, zeros)
+    return BinnedValues.build(counts.reshape(channels, bins), lo, width, lo, hi, zeros)
+
+
+def piece_columns(channels: int) -> int:
+    """Return how many columns of (channels, values) to work through at a time.
+
+    A piece of about a million values bounds what float64 copies of a large weight take.
+    """
+    return max(1, _WEIGHT_PIECE // channels)

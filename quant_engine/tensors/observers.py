@@ -24,6 +24,7 @@ Observer: TypeAlias = Callable[[BinnedValues, TensorScheme], Range]
 
 _OBSERVERS: dict[str, Observer] = {}
 _WEIGHT_BINS = 1024
+_CHANNELS_AT_ONCE = 1024
 _SEARCH_BINS = 2048
 _SMOOTHING = 1e-4
 
@@ -104,8 +105,10 @@ def entropy_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
     0.0 is on every grid, so the spike of zeros that ReLU leaves says nothing about the range: exact
     zeros are left out.
 
-    The rule needs many values. For the few hundred in a channel of weights it tends to clip too
-    much; prefer "mse" there.
+    It suits values that lie close together. It weighs how often values occur, not what they carry:
+    where few large ones hold much of the energy, it clips them, and its squared error is several
+    times that of "mse" (`docs/math.md` has figures; TensorRT's and ONNX Runtime's searches clip as
+    much). It also needs many values: for the few hundred in a channel of weights prefer "mse".
     """
     coarse = binned.coarsened(_SEARCH_BINS)
     return search_range(coarse, scheme, lambda lo, hi: _information_loss(coarse, lo, hi, scheme))
@@ -146,8 +149,9 @@ def choose_weight_qparams(weight: Tensor, scheme: TensorScheme, channel_axis: in
     if scheme.observer == "minmax":
         lo, hi = rows.amin(dim=1), rows.amax(dim=1)
     else:
-        binned = bin_channels(rows.double().cpu().numpy(), _WEIGHT_BINS)
-        lo, hi = (torch.from_numpy(edge) for edge in choose_range(binned, scheme))
+        blocks = torch.split(rows.cpu(), _CHANNELS_AT_ONCE)
+        ranges = [choose_range(bin_channels(b.numpy(), _WEIGHT_BINS), scheme) for b in blocks]
+        lo, hi = (torch.from_numpy(np.concatenate(edges)) for edges in zip(*ranges, strict=True))
     if axis is None:
         lo, hi = lo.squeeze(0), hi.squeeze(0)
     return choose_qparams(lo, hi, scheme, axis).to(weight.device)

@@ -23,7 +23,7 @@ from quant_engine.quantization.conversion import (
     plan_layers,
     quantize_layer,
 )
-from quant_engine.quantization.size import mixed_bytes, total_bytes
+from quant_engine.quantization.size import total_bytes
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
 from quant_engine.tensors.affine import QParams, choose_dynamic_qparams, fake_quantize
 from quant_engine.variants.options import FLOAT_OPTION, Options, describe_option, name_options
@@ -131,7 +131,7 @@ class LayerForms:
         }
         return Footprint(
             float_bytes=total_bytes(layers),
-            quantized_bytes=mixed_bytes(layers, quantized, quantized),
+            quantized_bytes=total_bytes(layers, quantized),
             parameters=sum(parameter.numel() for parameter in layers.parameters()),
         )
 
@@ -157,7 +157,7 @@ class LayerForms:
         quantized = self.quantized
         layers = {name: quantized[name][option] for name in names if option in quantized[name]}
         # With nothing quantized, the caller's own model would be kept: BatchNorm and all.
-        return mixed_bytes(self.float_model, layers, layers) if layers else self.float_bytes
+        return total_bytes(self.float_model, layers) if layers else self.float_bytes
 
 
 def build_forms(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -12,9 +14,15 @@ from quant_engine.errors import QuantizationError, SchemeError, suggest
 from quant_engine.scheme import (
     OBSERVERS,
     PRESETS,
+    REMEDIES,
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
     LayerScheme,
     Overrides,
     Recipe,
+    Remedy,
+    SmoothQuant,
     TensorScheme,
 )
 from tests.quant_engine.strategies import schemes
@@ -33,6 +41,7 @@ recipes = st.builds(
     st.lists(names, max_size=3).map(tuple),
     st.dictionaries(names, layer_schemes, max_size=3).map(Overrides),
     st.text(max_size=5),
+    st.sets(st.sampled_from((CrossLayerEqualization(), SmoothQuant(), Gptq()))).map(tuple),
 )
 
 
@@ -228,3 +237,59 @@ def test_a_suggestion_lists_all_names_and_the_likely_one_first():
         "Did you mean 'entropy'? Valid: entropy, minmax, mse, percentile."
     )
     assert suggest("zzz", ["b", "a"]) == "Valid: a, b."
+
+
+def test_remedies_round_trip_in_the_order_they_are_applied() -> None:
+    given = (BiasCorrection(), Gptq(damping=0.1), SmoothQuant(alpha=0.5, layers=("a.*", "b")))
+    recipe = replace(Recipe.default(), remedies=(*given, CrossLayerEqualization()))
+
+    assert [remedy.kind for remedy in recipe.remedies] == list(REMEDIES)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert {recipe, Recipe.default()} == {Recipe.from_dict(recipe.to_dict()), Recipe.default()}
+
+
+def test_a_recipe_stored_before_there_were_remedies_has_none() -> None:
+    stored = Recipe.default().to_dict()
+    del stored["remedies"]
+
+    assert Recipe.from_dict(stored) == Recipe.default()
+
+
+def test_a_remedy_treats_layers_by_name_and_wildcard() -> None:
+    remedy = SmoothQuant(layers=("head", "blocks.*.fc?"))
+
+    treated = [n for n in ("head", "blocks.1.fc2", "blocks.1.proj", "heads") if remedy.treats(n)]
+    assert treated == ["head", "blocks.1.fc2"]
+
+
+def test_a_recipe_replaces_a_remedy_of_the_same_kind() -> None:
+    recipe = Recipe.default().with_remedy(SmoothQuant()).with_remedy(BiasCorrection())
+
+    assert recipe.with_remedy(SmoothQuant(alpha=0.5)).remedies == (
+        SmoothQuant(alpha=0.5),
+        BiasCorrection(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SmoothQuant(alpha=1.5), "alpha is 1.5"),
+        (lambda: SmoothQuant(alpha="best"), "alpha is 'best'"),
+        (lambda: SmoothQuant(alpha=True), "alpha is True"),
+        (lambda: Gptq(damping=-0.1), "damping is -0.1"),
+        (lambda: Gptq(damping=math.nan), "damping is nan"),
+        (lambda: CrossLayerEqualization(absorb_bias=1), "absorb_bias is 1"),
+        (lambda: BiasCorrection(layers="head"), "must be a list"),
+        (lambda: BiasCorrection(layers=()), "at least one"),
+        (lambda: replace(Recipe.default(), remedies=("gptq",)), "remedies holds 'gptq'"),
+        (lambda: replace(Recipe.default(), remedies=(Remedy(),)), "remedies holds Remedy"),
+        (lambda: replace(Recipe.default(), remedies=(Gptq(), Gptq(damping=0.1))), "2 of the kind"),
+        (lambda: Remedy.from_dict({"kind": "gptk"}), "Did you mean 'gptq'"),
+        (lambda: Remedy.from_dict({"kind": "gptq", "alpha": 1}), "unknown key 'alpha'"),
+        (lambda: Recipe.from_dict({**Recipe.default().to_dict(), "remedies": "gptq"}), "a list"),
+    ],
+)
+def test_remedies_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(SchemeError, match=message):
+        make()

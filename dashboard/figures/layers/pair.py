@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from dashboard.data.runs import Run
 from dashboard.facts.accuracy import change_text, compare_accuracy, share_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (
     BROKEN_MARK,
     REPAIRED_MARK,
     Series,
-    describe_four_errors,
     error_rows,
-    four_errors_figure,
+    four_errors_picture,
 )
-from dashboard.figures.tensor.cause import Picture, cause_picture, cause_sentence
+from dashboard.figures.tensor.cause import cause_picture, cause_sentence
 from dashboard.words.formatting import plural
 from dashboard.words.recipes import describe_recipe
 from quant_engine.report import OutputReport
@@ -121,7 +121,6 @@ def pair(
         )
     ]
     selected = None if culprit is None else culprit.name
-    figure = four_errors_figure(series, selected=selected, most=MOST_LAYERS)
     flipped = flipped_samples(run_a.report.output, run_b.report.output)
     change = change or describe_recipe(run_b.recipe)
     return Pair(
@@ -129,7 +128,7 @@ def pair(
         b=_side(run_b, labels[1], change),
         difference=_difference(run_a.report.output, run_b.report.output, labels),
         cause=cause,
-        errors=Picture(describe_four_errors(series), figure),
+        errors=four_errors_picture(series, selected=selected, most=MOST_LAYERS),
         flipped=flipped[:MOST_FLIPPED],
         flipped_text=_flipped_text(flipped, run_a.report.output, labels),
     )

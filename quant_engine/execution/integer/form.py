@@ -72,8 +72,8 @@ def why_not_integer(layer: QuantizedLayer) -> str:
 
 def _terms(layer: QuantizedLayer) -> int:
     """Return the products in one output, in a transposed convolution at most so many."""
-    assert layer.quantized_weight is not None
     codes = layer.quantized_weight
+    assert codes is not None
     groups = layer.groups if isinstance(layer, QuantizedConvTranspose2d) else 1
     return codes.numel() // (codes.shape[layer.channel_axis] * groups)
 
@@ -87,19 +87,10 @@ def weights_of(layer: QuantizedLayer, codes: Tensor) -> IntegerWeights:
     """
     grid, channels = layer.weight_qparams, codes.shape[0]
     points = None
-    if layer.weight_zero_point is not None:
+    if not layer.scheme.weight.symmetric:
         points = by_output_channel(grid.zero_point, channels)
     bias = None if layer.bias is None else layer.bias.detach().float()
     return IntegerWeights(codes, by_output_channel(grid.scale, channels), points, bias)
-
-
-_SOURCES = (
-    "quantized_weight",
-    "weight_scale",
-    "weight_zero_point",
-    "input_scale",
-    "input_zero_point",
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -117,17 +108,21 @@ class _Built:
     grid: Grid | None
 
     def fits(self, layer: QuantizedLayer) -> bool:
-        for new, old, version in zip(_sources(layer), self.sources, self.versions, strict=True):
-            if new is not old:
-                return False
-            if version != _version(new):
+        sources = _sources(layer)
+        if len(sources) != len(self.sources):
+            return False
+        for new, old, version in zip(sources, self.sources, self.versions, strict=True):
+            if new is not old or version != _version(new):
                 return False
         return True
 
 
 def _sources(layer: QuantizedLayer) -> tuple[Tensor | None, ...]:
-    buffers = layer._buffers
-    return (*(buffers[name] for name in _SOURCES), layer._parameters.get("bias"))
+    found: list[Tensor | None] = [layer._parameters.get("bias")]
+    for name in ("stored_weight", "input_grid"):
+        if (stored := layer._modules[name]) is not None:
+            found += stored._buffers.values()
+    return tuple(found)
 
 
 def _version(tensor: Tensor | None) -> tuple[int, int] | None:
@@ -265,12 +260,12 @@ def run_on_float_input(layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Ten
     codes = layer.quantized_weight
     assert codes is not None
     weight = codes.float()
-    if layer.weight_zero_point is not None:
-        grid = layer.weight_qparams
+    grid = layer.weight_qparams
+    if not layer.scheme.weight.symmetric:
         weight -= aligned(grid.zero_point, grid.axis, codes.dim())
     sums = layer.compute(x.float(), weight, None, *arguments)
     channels = sums.shape[layer.output_axis]
-    scale, bias = by_output_channel(layer.weight_qparams.scale, channels), layer.bias
+    scale, bias = by_output_channel(grid.scale, channels), layer.bias
     shape = [1] * sums.dim()
     shape[layer.output_axis] = channels
     y = sums.mul_(scale.view(shape))

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 Pair = tuple[int, int]
 
 
-def max_pool_codes(codes: Tensor, pool: nn.MaxPool2d) -> Tensor:
-    """Pool unsigned codes (N, C, H, W) or (C, H, W) as the layer would pool their values.
+def max_pool_codes(
+    codes: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Pool unsigned codes (N, C, H, W) or (C, H, W) as `F.max_pool2d` would pool their values.
 
     Args:
         codes: uint8.
-        pool: Where kernel, stride, padding, dilation and `ceil_mode` stand.
+        kernel: Size of the window, one number or two; likewise the others.
+        stride: Step of the window; its size if there is none.
+        padding: Rows and columns added on every side.
+        dilation: Distance between the elements of a window.
+        ceil_mode: Whether windows may begin inside and end outside.
     """
     arguments = (
-        pair(pool.kernel_size),
-        pair(pool.stride),
-        pair(pool.padding),
-        pair(pool.dilation),
-        pool.ceil_mode,
+        pair(kernel),
+        pair(stride or kernel),
+        pair(padding),
+        pair(dilation),
+        ceil_mode,
     )
     if codes.dim() == 4 and codes.numel() and codes.device.type == "cpu" and _has_byte_kernel():
         result: Tensor = torch.ops.quantized.max_pool2d(codes, *arguments)
@@ -31,9 +43,9 @@ def max_pool_codes(codes: Tensor, pool: nn.MaxPool2d) -> Tensor:
     return _pool_as_int16(codes, *arguments)
 
 
-def pair(value: int | Pair) -> Pair:
+def pair(value: Sequence[int]) -> Pair:
     """Return (vertical, horizontal) for one number or two."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (value[0], value[-1])
 
 
 def _pool_as_int16(

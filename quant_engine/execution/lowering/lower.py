@@ -1,218 +1,350 @@
-"""From a quantized model to a graph in which activations stay int8 from layer to layer."""
+"""Quantized models whose activations stay int8 from layer to layer."""
 
 from __future__ import annotations
 
-from typing import cast
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Self, TypeAlias
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.execution.lowering.aliasing import follow_writes
-from quant_engine.execution.lowering.attention import take_attention_apart
-from quant_engine.execution.lowering.patterns import clamp_of, is_idle, is_max_pooling, module_of
-from quant_engine.execution.lowering.placement import Fusion, Placement, place_codes
-from quant_engine.execution.lowering.steps import (
-    ClampCodes,
-    LoweredLayer,
-    MaxPoolCodes,
-    RoundToCodes,
-)
-from quant_engine.execution.lowering.tracing import trace_model
+from quant_engine.execution.lowering.build import build_lowered
+from quant_engine.execution.lowering.checking import computes_the_same
+from quant_engine.execution.lowering.marking import marked
+from quant_engine.execution.lowering.steps import LoweredLayer
+from quant_engine.graph import Program, capture_program, put_together, take_apart
 from quant_engine.layers import QuantizedLayer
+from quant_engine.model.batches import Batch
+from quant_engine.model.copying import share_tensors
+
+_MOST_PROGRAMS = 8
+_MOST_FAILURES = 2
+_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
+_PLAIN_BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
+_LOWERING = threading.RLock()
+
+Axes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
-def lower_model(model: nn.Module) -> fx.GraphModule:
+@dataclass(eq=False)
+class _Lowered:
+    """What became of one kind of inputs: a program, or the reason why there is none."""
+
+    structure: Hashable
+    shapes: list[torch.Size]
+    program: Program | None = None
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class _Bound:
+    """Lowered graphs on the tensors of one model; a copy of the model makes its own."""
+
+    graphs: dict[int, fx.GraphModule] = field(default_factory=dict)
+    calls: dict[Hashable, _Lowered] = field(default_factory=dict)
+    last: fx.GraphModule | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Bound:
+        return _Bound()
+
+    def __reduce__(self) -> tuple[type[_Bound], tuple[()]]:
+        return _Bound, ()
+
+
+class _Programs(list[_Lowered]):
+    """Programs, which copies of a model share."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Programs:
+        return _Programs(self)
+
+    def __reduce__(self) -> tuple[type[_Programs], tuple[()]]:
+        return _Programs, ()
+
+
+class LoweredModel(nn.Module):
+    """A quantized model that runs lowered graphs, one for each kind of inputs.
+
+    A graph is captured when inputs of a new kind come: other types, numbers of axes or arguments,
+    or lengths on which the forward depends. Where that is not possible the model itself runs, and
+    `notes` say why; so it does under `torch.autocast`, which would change what float operations
+    compute.
+
+    Args:
+        model: A quantized model in eval mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._is_integer = False
+        self._programs = _Programs()
+        self._bound = _Bound()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model; arguments and result as in the model itself."""
+        tensors: list[Tensor] = []
+        try:
+            key = _kind_of((args, kwargs), tensors, {})
+        except UnsupportedLayerError as error:
+            self._fall_back(str(error))
+            return self.model(*args, **kwargs)
+        entry = self._bound.calls.get(key)
+        if entry is None:
+            entry = self.lower_for(args, kwargs)
+            if entry.program is not None:
+                self._check(entry, entry.program, args, kwargs)
+            self._bound.calls[key] = entry
+        if entry.program is None or _is_autocast(tensors):
+            return self.model(*args, **kwargs)
+        self._bound.last = graph = self._bound.graphs[id(entry)]
+        outputs = graph(*tensors)
+        template = entry.program.output
+        return put_together(template, outputs)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether codes pass between layers, or the float values that they stand for."""
+        return self._is_integer
+
+    @is_integer.setter
+    def is_integer(self, value: bool) -> None:
+        self._is_integer = value
+        self._bound = _Bound()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why inputs of some kinds run on the model itself, in words."""
+        return tuple(dict.fromkeys(entry.reason for entry in self._programs if entry.reason))
+
+    @property
+    def graph(self) -> fx.GraphModule | None:
+        """The lowered graph that ran last, or was captured first; None if there is none."""
+        for entry in self._programs:
+            if self._bound.last is None and entry.program is not None:
+                self._bind(entry, entry.program)
+        return self._bound.last
+
+    def lower_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Lowered:
+        """Find or make the lowered graph for inputs; of the tensors only types and shapes matter.
+
+        Raises:
+            UnsupportedLayerError: If an argument is of a kind that no graph stands for.
+        """
+        tensors: list[Tensor] = []
+        structure = _structure(_kind_of((args, kwargs), tensors, {}))
+        with _LOWERING:
+            alike = [entry for entry in self._programs if entry.structure == structure]
+            failed = [entry for entry in alike if entry.program is None]
+            for entry in alike:
+                if _accepts(entry, tensors) or failed[_MOST_FAILURES - 1 :] == [entry]:
+                    break
+            else:
+                entry = self._capture(structure, args, kwargs, tensors, alike)
+                self._programs.append(entry)
+            if entry.program is not None and id(entry) not in self._bound.graphs:
+                self._bind(entry, entry.program)
+        return entry
+
+    def _check(
+        self, entry: _Lowered, program: Program, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Give a program up that does not compute what the model does, the layers as they are."""
+        with _LOWERING:
+            if not computes_the_same(program, self.model, args, kwargs):
+                entry.program = None
+                entry.reason = (
+                    "The graph of the forward gives other numbers than the model: the forward does "
+                    "something that a graph does not show, such as assigning to `.data`."
+                )
+
+    def _bind(self, entry: _Lowered, program: Program) -> None:
+        try:
+            graph = build_lowered(program, self.model, is_integer=self.is_integer)
+        except UnsupportedLayerError as error:
+            entry.program, entry.reason = None, str(error)
+            return
+        self._bound.graphs[id(entry)] = graph
+        self._bound.last = self._bound.last or graph
+
+    def _capture(
+        self,
+        structure: Hashable,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        tensors: list[Tensor],
+        alike: Sequence[_Lowered],
+    ) -> _Lowered:
+        shapes = [tensor.shape for tensor in tensors]
+        found = _Lowered(structure, shapes)
+        if sum(entry.program is not None for entry in self._programs) >= _MOST_PROGRAMS:
+            found.reason = (
+                f"Inputs of more than {_MOST_PROGRAMS} kinds came; the model runs the others."
+            )
+            return found
+        _, template = take_apart((tuple(args), dict(kwargs)))
+        for sizes, free in _attempts(shapes, [entry.shapes for entry in alike]):
+            blanks = [t.new_zeros(size) for t, size in zip(tensors, sizes, strict=True)]
+            given_args, given_kwargs = put_together(template, blanks)
+            try:
+                with marked(self.model) as copied:
+                    program = capture_program(copied, given_args, given_kwargs, free)
+            except UnsupportedLayerError as error:
+                found.reason = found.reason or str(error)
+                continue
+            if _passes(program.guards, tensors):
+                found.program, found.reason = program, ""
+                return found
+        return found
+
+    def _fall_back(self, reason: str) -> None:
+        if reason not in self.notes:
+            self._programs.append(_Lowered(None, [], reason=reason))
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, in which the graphs were captured."""
+        return super().train(False)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load other numbers; graphs are bound to them anew."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._bound = _Bound()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the model; its graphs are captured again."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._programs, self._bound = _Programs(), _Bound()
+        return self
+
+
+def lower_model(model: nn.Module, example: Batch | None = None) -> LoweredModel:
     """Rebuild a quantized model so that values are rounded where they are made.
 
     Layers are fused with the addition and the activation after them, values that only quantized
-    layers read are held as codes, and codes pass through ReLU, max pooling and reshaping. A
-    residual that is added to a convolution's output is read as codes too: that rounds it once more
-    than the model as it was. Layers keep their names.
+    layers read are held as codes, and codes pass through ReLU, max pooling, reshaping and
+    concatenation. A residual that is added to a convolution's output is read as codes too: that
+    rounds it once more than the model as it was.
 
     Args:
         model: A quantized model; it is not changed, and shares its weights with the result.
+        example: Inputs to capture the first graph with; of its tensors only types and shapes
+            matter. Without it the graph is captured at the first call.
 
     Returns:
         The lowered model, simulated; `convert_execution` switches it to integers.
 
     Raises:
-        UnsupportedLayerError: If the forward cannot be traced, or no layer has a calibrated input.
+        UnsupportedLayerError: If the forward cannot be captured on the example, or no layer has a
+            calibrated input.
     """
-    traced = trace_model(model)
-    _require_float32(traced)
-    _drop_idle_steps(traced.graph)
-    follow_writes(traced.graph)
-    _let_views_copy(traced.graph)
-    take_attention_apart(traced)
-    placement = place_codes(traced.graph)
-    if not placement.fusions:
+    layers = [m for m in model.modules() if isinstance(m, QuantizedLayer)]
+    if not any(layer.input_qparams is not None for layer in layers):
         raise UnsupportedLayerError("No layer of the model has a calibrated input range.")
-    graph = _Builder(traced, placement).build()
-    lowered = fx.GraphModule(traced, graph, type(model).__name__)
-    return lowered.eval()
-
-
-def _drop_idle_steps(graph: fx.Graph) -> None:
-    """Take out what does nothing in eval mode: dropout, and what is left of folded BatchNorms."""
-    for node in list(graph.nodes):
-        if is_idle(node):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-
-
-def _require_float32(traced: fx.GraphModule) -> None:
-    """Check the types of layers: what lies between lowered ones has the type of their sums."""
-    for name, module in traced.named_modules():
+    for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer) and module.weight_dtype != torch.float32:
             dtype = str(module.weight_dtype).removeprefix("torch.")
             raise UnsupportedLayerError(
                 f"The layer {name!r} is one of {dtype}; lowered models compute in float32. "
                 "Quantize the model as model.float()."
             )
-
-
-def _let_views_copy(graph: fx.Graph) -> None:
-    """Turn `view` into `reshape`: integer layers may lay out their results in another way."""
-    for node in graph.nodes:
-        if node.op == "call_method" and node.target == "view":
-            node.target = "reshape"
-
-
-class _Builder:
-    """Writes the new graph, node by node."""
-
-    def __init__(self, traced: fx.GraphModule, placement: Placement) -> None:
-        self._traced = traced
-        self._placement = placement
-        self._graph = fx.Graph()
-        self._values: dict[fx.Node, fx.Node] = {}
-        self._codes: dict[fx.Node, fx.Node] = {}
-        self._taken: set[str] = set()
-        self._used = {name for name, _ in traced.named_modules()} | set(vars(traced))
-
-    def build(self) -> fx.Graph:
-        """Return the graph; its modules are put into the traced module."""
-        for node in self._traced.graph.nodes:
-            if node in self._placement.fused:
-                self._round_input_of(node)
-                continue
-            fusion = self._placement.fusions.get(node)
-            if fusion is not None:
-                self._add_fusion(fusion)
-            elif node in self._placement.codes_only and self._passes_codes(node):
-                self._add_codes_step(node)
-            else:
-                self._values[node] = self._graph.node_copy(node, self._value_of)
-        self._graph.lint()
-        return self._graph
-
-    def _passes_codes(self, node: fx.Node) -> bool:
-        source = node.args[0] if node.args else None
-        return isinstance(source, fx.Node) and source in self._placement.codes_only
-
-    def _value_of(self, node: fx.Node) -> fx.Node:
-        return self._values[node]
-
-    def _codes_of(self, node: fx.Node) -> fx.Node:
-        """Return the node of a value's codes; rounds it there if they are not made anywhere."""
-        if node not in self._codes:
-            qparams = self._placement.qparams[self._placement.grids[node]]
-            name = self._free_name(f"round_{node.name}")
-            self._codes[node] = self._call(name, RoundToCodes(qparams), self._values[node])
-        return self._codes[node]
-
-    def _round_input_of(self, node: fx.Node) -> None:
-        """Round the input of a layer that runs later where the layer stood."""
-        source = node.args[0]
-        if node not in self._placement.layers or not isinstance(source, fx.Node):
-            return
-        if source in self._placement.grids:
-            self._codes_of(source)
-
-    def _add_fusion(self, fusion: Fusion) -> None:
-        placement = self._placement
-        layer = placement.layers[fusion.layer]
-        source = fusion.layer.args[0]
-        assert isinstance(source, fx.Node)
-        takes_codes = source in placement.grids
-        operands = [self._codes_of(source) if takes_codes else self._values[source]]
-        skip_grid = None
-        if fusion.skip is not None:
-            if fusion.skip in placement.codes_only:
-                skip_grid = placement.qparams[placement.grids[fusion.skip]]
-                operands.append(self._codes_of(fusion.skip))
-            else:
-                operands.append(self._values[fusion.skip])
-        gives_codes = fusion.end in placement.codes_only
-        output = placement.qparams[placement.grids[fusion.end]] if gives_codes else None
-        step = LoweredLayer(
-            layer,
-            takes_codes=takes_codes,
-            activation=fusion.activation or "none",
-            output=output,
-            skip=skip_grid,
-        )
-        made = self._call(self._free_name(self._name_of(fusion)), step, *operands)
-        if any(user.op == "output" for user in fusion.end.users):
-            made = self._graph.call_method("contiguous", (made,))
-        (self._codes if gives_codes else self._values)[fusion.end] = made
-
-    def _name_of(self, fusion: Fusion) -> str:
-        """Return the layer's name, or another one if somebody else calls the layer as it is.
-
-        Somebody else may be a module that holds the layer and is called as a whole.
-        """
-        name = str(fusion.layer.target)
-        callers = (
-            node
-            for node in self._traced.graph.nodes
-            if node.op == "call_module" and f"{name}.".startswith(f"{node.target}.")
-        )
-        if all(node in self._placement.layers for node in callers):
-            self._used.discard(name)
-            return name
-        return f"{name}_lowered"
-
-    def _add_codes_step(self, node: fx.Node) -> None:
-        """Repeat on codes a step that does not mind them."""
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        codes = self._codes_of(source)
-        activation = clamp_of(node)
-        if activation:
-            qparams = self._placement.qparams[self._placement.grids[node]]
-            name = self._free_name(f"clamp_{node.name}")
-            self._codes[node] = self._call(name, ClampCodes(qparams, activation), codes)
-        elif is_max_pooling(node):
-            pool = cast(nn.MaxPool2d, module_of(node))
-            name = self._free_name(f"pool_{node.name}")
-            self._codes[node] = self._call(name, MaxPoolCodes(pool), codes)
-        else:
-            known = {**self._values, source: codes}
-            self._codes[node] = self._graph.node_copy(node, known.__getitem__)
-
-    def _call(self, name: str, step: nn.Module, *operands: fx.Node) -> fx.Node:
-        self._traced.add_submodule(name, step)
-        return self._graph.call_module(name, tuple(operands))
-
-    def _free_name(self, name: str) -> str:
-        """Return the name, or one like it if something has it already: a layer may run twice."""
-        free, number = name, 1
-        while free in self._taken or free in self._used:
-            number += 1
-            free = f"{name}_call{number}"
-        self._taken.add(free)
-        return free
-
-
-def lowered_layers(model: nn.Module) -> dict[int, LoweredLayer]:
-    """Return id of a quantized layer -> the step that runs it in a lowered model."""
-    return {
-        id(module.layer): module for module in model.modules() if isinstance(module, LoweredLayer)
-    }
+    lowered = LoweredModel(share_tensors(model)).eval()
+    if example is not None:
+        entry = lowered.lower_for(example.args, example.kwargs)
+        if entry.program is None:
+            raise UnsupportedLayerError(entry.reason)
+    return lowered
 
 
 def is_lowered(model: nn.Module) -> bool:
     """Whether a model came from `lower_model`."""
-    return any(isinstance(module, LoweredLayer) for module in model.modules())
+    return isinstance(model, LoweredModel)
+
+
+def lowered_steps(model: nn.Module) -> dict[str, LoweredLayer]:
+    """Return the name of a quantized layer -> the step that runs it in the last lowered graph."""
+    graph = model.graph if isinstance(model, LoweredModel) else None
+    steps = [] if graph is None else [m for m in graph.modules() if isinstance(m, LoweredLayer)]
+    return {step.name: step for step in reversed(steps)}
+
+
+def layer_called(model: nn.Module, name: str) -> nn.Module:
+    """Return the layer of a name in a model, lowered or not."""
+    return (model.model if isinstance(model, LoweredModel) else model).get_submodule(name)
+
+
+def _kind_of(value: Any, tensors: list[Tensor], seen: dict[int, int]) -> Hashable:
+    """Return what tells inputs of one kind from others, and collect their tensors.
+
+    Raises:
+        UnsupportedLayerError: If there is something whose changes could not be seen.
+    """
+    if isinstance(value, Tensor):
+        if id(value) in seen:
+            return seen[id(value)]
+        seen[id(value)] = len(tensors)
+        tensors.append(value)
+        return value.shape, value.dtype, value.device
+    kind = type(value)
+    if kind in (tuple, list):
+        return (kind, *[_kind_of(item, tensors, seen) for item in value])
+    if kind is dict:
+        return (kind, *[(key, _kind_of(item, tensors, seen)) for key, item in value.items()])
+    if kind in _PLAIN or kind in _PLAIN_BY_IDENTITY:
+        return kind, value
+    raise UnsupportedLayerError(
+        f"An argument is a {kind.__name__}, which may change between calls; calls with it run on "
+        "the model itself. Give tensors, numbers, and tuples or dictionaries of them."
+    )
+
+
+def _structure(kind: Any) -> Hashable:
+    """Return the kind of inputs without the lengths of their axes."""
+    if isinstance(kind, torch.Size):
+        return len(kind)
+    return tuple(map(_structure, kind)) if isinstance(kind, tuple) else kind
+
+
+def _accepts(entry: _Lowered, tensors: Sequence[Tensor]) -> bool:
+    shapes = [tensor.shape for tensor in tensors]
+    if shapes == entry.shapes:
+        return True
+    return entry.program is not None and _passes(entry.program.guards, tensors)
+
+
+def _passes(guards: Callable[..., object], tensors: Sequence[Tensor]) -> bool:
+    try:
+        guards(*tensors)
+    except AssertionError:
+        return False
+    return True
+
+
+def _attempts(
+    shapes: Sequence[torch.Size], others: Sequence[Sequence[torch.Size]]
+) -> list[tuple[list[torch.Size], Axes]]:
+    """Return with which shapes and free axes to try a capture, the most general first.
+
+    The first axis is free, and every axis whose length was another one before. A length of one
+    would not stay free, so a batch of one sample is made one of two.
+    """
+    free = []
+    for place, shape in enumerate(shapes):
+        axes = {0} if len(shape) else set()
+        axes |= {a for o in others for a in range(len(shape)) if o[place][a] != shape[a]}
+        free.append(tuple(sorted(axes)))
+    is_single = all(shape[0] == 1 for shape in shapes if shape)
+    sizes = [torch.Size((2, *shape[1:])) if is_single and shape else shape for shape in shapes]
+    nothing: Axes = tuple(() for _ in shapes)
+    first_only: Axes = tuple((0,) if len(shape) else () for shape in shapes)
+    attempts = [(sizes, tuple(free))]
+    if tuple(free) != first_only:
+        attempts.append((sizes, first_only))
+    return [*attempts, (list(shapes), nothing)]
+
+
+def _is_autocast(tensors: Sequence[Tensor]) -> bool:
+    kind = tensors[0].device.type if tensors else "cpu"
+    return kind != "meta" and torch.is_autocast_enabled(kind)

@@ -1,39 +1,34 @@
-"""What the nodes of a graph do to codes: which pass them on, which can be fused, which add."""
+"""What the operations of a graph do to codes: which pass them on, can be fused, or add."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx
 
 from quant_engine.execution.integer import why_not_integer
+from quant_engine.execution.lowering.marking import LAYER
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.modules import has_hooks
 
 RELU = "relu"
 RELU6 = "relu6"
 
-_IDLE_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_RESHAPING_MODULES = (nn.Flatten,)
-_RESHAPING_METHODS = frozenset(
-    {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "squeeze", "unsqueeze"}
+aten = torch.ops.aten
+
+_MOVING = frozenset(
+    {
+        *(aten.view.default, aten.reshape.default, aten.permute.default, aten.transpose.int),
+        *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
+        *(aten.clone.default, aten.expand.default, aten.flip.default, aten.roll.default),
+        *(aten.t.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
+    }
 )
-_RESHAPING_FUNCTIONS = (torch.flatten, torch.reshape, torch.permute, torch.transpose)
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
-_RELU_FUNCTIONS = (torch.relu, F.relu, torch.relu_)
+_CHOOSING = frozenset({aten.slice.Tensor, aten.select.int, aten.max_pool2d.default})
 _GELU = {"none": "gelu", "tanh": "gelu_tanh"}
-
-
-def module_of(node: fx.Node) -> nn.Module | None:
-    """Return the module that a node calls, or None."""
-    if node.op != "call_module":
-        return None
-    owner = node.graph.owning_module
-    assert owner is not None
-    return owner.get_submodule(str(node.target))
 
 
 def input_of(node: fx.Node) -> fx.Node | None:
@@ -42,77 +37,103 @@ def input_of(node: fx.Node) -> fx.Node | None:
     return first if isinstance(first, fx.Node) else None
 
 
-def lowerable_layer(node: fx.Node) -> QuantizedLayer | None:
+def is_tensor(node: Any) -> bool:
+    """Whether a node's value is a tensor, not a length or a tuple."""
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def lowerable_layer(node: fx.Node, layers: Mapping[str, QuantizedLayer]) -> QuantizedLayer | None:
     """Return the layer of a node that can compute on integers and has a calibrated input."""
-    module = module_of(node)
-    if not isinstance(module, QuantizedLayer) or len(node.args) != 1 or node.kwargs:
+    if node.target is not LAYER or node.args[2]:
         return None
-    if module.input_qparams is None or why_not_integer(module) or has_hooks(module):
+    layer = layers[str(node.args[1])]
+    if layer.input_qparams is None or why_not_integer(layer) or has_hooks(layer):
         return None
-    return module
-
-
-def is_idle(node: fx.Node) -> bool:
-    """Whether a node returns its one input as it is, given that the model is in eval mode."""
-    module = module_of(node)
-    if module is None or has_hooks(module):
-        return False
-    return type(module) in _IDLE_MODULES and input_of(node) is not None
+    return layer
 
 
 def is_reshaping(node: fx.Node) -> bool:
-    """Whether a node moves values without changing them."""
-    module = module_of(node)
-    if module is not None:
-        return isinstance(module, _RESHAPING_MODULES) and not has_hooks(module)
-    if node.op == "call_method":
-        return node.target in _RESHAPING_METHODS
-    return node.op == "call_function" and node.target in _RESHAPING_FUNCTIONS
+    """Whether a node moves or repeats values without changing or dropping any."""
+    return node.target in _MOVING or joined_nodes(node) is not None
 
 
-def is_max_pooling(node: fx.Node) -> bool:
-    """Whether a node is a 2d max pooling layer that returns values alone."""
-    module = module_of(node)
-    return type(module) is nn.MaxPool2d and not module.return_indices and not has_hooks(module)
+def is_choosing(node: fx.Node) -> bool:
+    """Whether every value of a node is one of its input's, but not all of them appear."""
+    return node.target in _CHOOSING
+
+
+def joined_nodes(node: fx.Node) -> list[fx.Node] | None:
+    """Return the nodes that a node concatenates, or None."""
+    if node.target is not aten.cat.default:
+        return None
+    parts = node.args[0]
+    assert isinstance(parts, list | tuple)
+    is_float = all(is_tensor(p) and p.meta["val"].dtype == torch.float32 for p in parts)  # type: ignore[union-attr]
+    return list(parts) if is_float else None  # type: ignore[arg-type]
+
+
+def operands_of(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes whose values a node moves or clamps: its first argument, or several."""
+    source = input_of(node)
+    return joined_nodes(node) or ([] if source is None else [source])
 
 
 def clamp_of(node: fx.Node) -> str:
     """Return "relu" or "relu6" where a node is one of them, else ""."""
-    module = module_of(node)
-    if module is not None:
-        if has_hooks(module):
-            return ""
-        return {nn.ReLU: RELU, nn.ReLU6: RELU6}.get(type(module), "")
-    if node.op == "call_method":
-        return RELU if node.target in ("relu", "relu_") else ""
-    if node.op != "call_function":
-        return ""
-    return RELU6 if node.target is F.relu6 else RELU if node.target in _RELU_FUNCTIONS else ""
+    if node.target is aten.relu.default:
+        return RELU
+    if node.target is aten.relu6.default:
+        return RELU6
+    if node.target is aten.hardtanh.default and tuple(node.args[1:]) == (0.0, 6.0):
+        return RELU6
+    return ""
 
 
 def gelu_of(node: fx.Node) -> str:
     """Return the kernels' name of the GELU that a node is, or ""."""
-    module = module_of(node)
-    if type(module) is nn.GELU and not has_hooks(module):
-        return _GELU.get(module.approximate, "")
-    if node.op == "call_function" and node.target is F.gelu:
-        return _GELU.get(str(node.kwargs.get("approximate", "none")), "")
-    return ""
+    if node.target is not aten.gelu.default:
+        return ""
+    return _GELU.get(str(node.kwargs.get("approximate", "none")), "")
 
 
 def added_nodes(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """Return the two nodes that a node adds, or None if it is no plain addition."""
-    is_addition = (node.op == "call_function" and node.target in _ADDITIONS) or (
-        node.op == "call_method" and node.target in ("add", "add_")
-    )
-    if not is_addition or node.kwargs or len(node.args) != 2:
+    if node.target is not aten.add.Tensor or node.kwargs:
         return None
     first, second = node.args
-    if isinstance(first, fx.Node) and isinstance(second, fx.Node) and first is not second:
-        return first, second
-    return None
+    is_plain = is_tensor(first) and is_tensor(second) and first is not second
+    return (first, second) if is_plain else None  # type: ignore[return-value]
 
 
-def is_value_node(node: Any) -> bool:
-    """Whether a node computes something, rather than being an input, a constant or the output."""
-    return node.op in ("call_module", "call_function", "call_method")
+def is_length(node: fx.Node) -> bool:
+    """Whether a node asks for the length of an axis only."""
+    return node.target is aten.sym_size.int
+
+
+def is_idle(node: fx.Node, tensors: Mapping[str, Any]) -> bool:
+    """Whether a node returns its first input as it is: dropout, or a BatchNorm that was folded.
+
+    Args:
+        node: The node.
+        tensors: The tensors that nodes read, by name.
+    """
+    source = input_of(node)
+    if source is None or source.op != "call_function":
+        return False  # a copy of what the model holds or was given is meant to be one
+    if node.target in (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default):
+        return True
+    if node.target is aten.clone.default:
+        return not node.kwargs
+    if node.target is not operator.getitem or node.args[1] != 0:
+        return False
+    if source.target is not aten._native_batch_norm_legit_no_training.default:
+        return False
+    values = [
+        tensors.get(str(argument.target)) if isinstance(argument, fx.Node) else argument
+        for argument in source.args[1:5]
+    ]
+    neutral = (1.0, 0.0, 0.0, 1.0)
+    return bool(source.args[6] == 0.0) and all(
+        value is None or (isinstance(value, Tensor) and bool((value == expected).all()))
+        for value, expected in zip(values, neutral, strict=True)
+    )

@@ -1,26 +1,28 @@
-"""Where in a graph codes can stand for values, and on which grid.
+"""Q/DQ propagation: where in a graph codes can stand for values, and on which grid.
 
-A layer rounds its input to a grid. If everybody who reads a value rounds it to the same grid, it
-can be rounded once, where it is made. ReLU, max pooling and reshaping do not mind: they give the
-same whether rounding comes before or after.
+A layer rounds its input to a grid. If everything that reads a value rounds it to the same grid, it
+can be rounded once, where it is made. ReLU, max pooling, reshaping and concatenation give the same
+whether rounding comes before or after.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx
 
 from quant_engine.execution.kernels import Grid
-from quant_engine.execution.lowering.aliasing import is_in_place
 from quant_engine.execution.lowering.patterns import (
     added_nodes,
     clamp_of,
     gelu_of,
-    input_of,
-    is_max_pooling,
+    is_choosing,
+    is_length,
     is_reshaping,
     lowerable_layer,
+    operands_of,
 )
 from quant_engine.layers import QuantizedLayer, QuantizedLinear
 from quant_engine.tensors.affine import QParams
@@ -51,7 +53,7 @@ class Placement:
 
     Attributes:
         grids: Node -> the one grid that its readers round it to.
-        codes_only: Nodes of which nobody needs the float value.
+        codes_only: Nodes of which nothing reads the float value.
         qparams: Grid -> the same as tensors.
         fusions: Last node of a fusion -> the fusion.
         fused: Nodes that run inside a fusion and have no value of their own.
@@ -66,17 +68,22 @@ class Placement:
     layers: dict[fx.Node, QuantizedLayer] = field(default_factory=dict)
 
 
-def place_codes(graph: fx.Graph) -> Placement:
-    """Decide, from the last node to the first, which values are held as codes."""
-    layers = {node: lowerable_layer(node) for node in graph.nodes}
-    placement = Placement(layers={n: layer for n, layer in layers.items() if layer is not None})
+def place_codes(graph: fx.Graph, layers: Mapping[str, QuantizedLayer]) -> Placement:
+    """Decide, from the last node to the first, which values are held as codes.
+
+    Args:
+        graph: Operations that make new tensors.
+        layers: The quantized layers by name.
+    """
+    found = {node: lowerable_layer(node, layers) for node in graph.nodes}
+    placement = Placement(layers={n: layer for n, layer in found.items() if layer is not None})
     _find_fusions(graph, placement)
     additions = {f.addition: f for f in placement.fusions.values() if f.addition is not None}
     passed_through: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         wanted: set[Grid] = set()
         is_float_read = is_flexible = is_indirect = False
-        for user in node.users:
+        for user in readers(node):
             fusion = additions.get(user)
             if fusion is not None and fusion.skip is node and _may_skip_codes(fusion, placement):
                 is_flexible = True
@@ -98,22 +105,27 @@ def place_codes(graph: fx.Graph) -> Placement:
     return placement
 
 
+def readers(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes that read a node's values, not only a length of it."""
+    return [user for user in node.users if not is_length(user)]
+
+
 def _wanted_by(user: fx.Node, node: fx.Node, placement: Placement) -> Grid | None:
     """Return the grid that `user` rounds `node` to; None if it reads the float value."""
-    if input_of(user) is not node or user.all_input_nodes.count(node) != 1:
-        return None
     layer = placement.layers.get(user)
     if layer is not None and layer.input_qparams is not None:
         grid = Grid.of(layer.input_qparams)
         placement.qparams[grid] = layer.input_qparams
         return grid
-    passes_codes = is_reshaping(user) or is_max_pooling(user) or clamp_of(user)
-    return placement.grids[user] if passes_codes and user in placement.codes_only else None
+    passes_codes = is_reshaping(user) or is_choosing(user) or clamp_of(user)
+    if not passes_codes or node not in operands_of(user) or user not in placement.codes_only:
+        return None
+    return placement.grids[user]
 
 
 def _narrows(node: fx.Node) -> bool:
     """Whether what comes out of a node may have a smaller range than what goes in."""
-    return bool(clamp_of(node)) or is_max_pooling(node)
+    return bool(clamp_of(node)) or is_choosing(node)
 
 
 def _may_skip_codes(fusion: Fusion, placement: Placement) -> bool:
@@ -127,27 +139,23 @@ def _may_skip_codes(fusion: Fusion, placement: Placement) -> bool:
 
 def _find_fusions(graph: fx.Graph, placement: Placement) -> None:
     order = {node: number for number, node in enumerate(graph.nodes)}
-    overwritten = {input_of(node) for node in graph.nodes if is_in_place(node)}
     main = {}
     for node in graph.nodes:
         pair = added_nodes(node)
-        if pair is None:
+        if pair is None or node.meta["val"].dtype != torch.float32:
             continue
-        layers = [n for n in pair if n in placement.layers and len(n.users) == 1]
-        if layers and overwritten.isdisjoint(set(pair) - set(layers)):
+        layers = [n for n in pair if n in placement.layers and len(readers(n)) == 1]
+        if layers:
             main[node] = max(layers, key=lambda n: order[n])
     for node in placement.layers:
         end, addition, skip = node, None, None
-        if input_of(node) in overwritten:
-            placement.fusions[node] = Fusion(node, None, None, "", node)
-            continue
-        follower = _only_user(end)
+        follower = _only_reader(end)
         if follower is not None and main.get(follower) is node:
             pair = added_nodes(follower)
             assert pair is not None
             skip = pair[0] if pair[1] is node else pair[1]
             end, addition = follower, follower
-        follower = _only_user(end)
+        follower = _only_reader(end)
         activation = "" if follower is None else clamp_of(follower) or gelu_of(follower)
         if activation and follower is not None:
             end = follower
@@ -155,5 +163,6 @@ def _find_fusions(graph: fx.Graph, placement: Placement) -> None:
         placement.fused |= {n for n in (node, addition) if n is not None and n is not end}
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    found = readers(node)
+    return found[0] if len(found) == 1 else None

@@ -6,8 +6,8 @@ those codes stand for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +32,6 @@ class LoweredStep(nn.Module):
     """
 
     is_integer: bool = False
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the step's grids along with the model; they stay in float32."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in list(vars(self).items()):
-            if isinstance(value, QParams):
-                device = fn(torch.empty(0, device=value.scale.device)).device
-                setattr(self, name, value.to(device))
-        return self
 
 
 class RoundToCodes(LoweredStep):
@@ -88,16 +79,36 @@ class MaxPoolCodes(LoweredStep):
     """Max pooling on codes.
 
     Args:
-        pool: The layer whose place it takes.
+        arguments: Kernel, stride and the like, as `aten.max_pool2d` takes them.
     """
 
-    def __init__(self, pool: nn.MaxPool2d) -> None:
+    def __init__(self, arguments: Sequence[Any]) -> None:
         super().__init__()
-        self.pool = pool
+        self.arguments = arguments
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool codes, or the values they stand for."""
-        return max_pool_codes(x, self.pool) if self.is_integer else self.pool(x)
+        if self.is_integer:
+            return max_pool_codes(x, *self.arguments)
+        return cast(Tensor, torch.ops.aten.max_pool2d.default(x, *self.arguments))
+
+
+class LayerWithArguments(nn.Module):
+    """A quantized layer that gets more than its input.
+
+    Args:
+        layer: The layer.
+        arguments: What it gets, such as the output padding of a transposed convolution.
+    """
+
+    def __init__(self, layer: QuantizedLayer, arguments: Sequence[int]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.arguments = tuple(arguments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the layer."""
+        return self.layer.run(x, self.arguments)
 
 
 class LoweredLayer(LoweredStep):
@@ -105,6 +116,7 @@ class LoweredLayer(LoweredStep):
 
     Args:
         layer: The layer; its input has a calibrated grid.
+        name: Its name in the model.
         takes_codes: Whether its input is rounded already.
         activation: What is applied at the end; "relu6" too.
         output: Grid of the result, or None for float values.
@@ -114,6 +126,7 @@ class LoweredLayer(LoweredStep):
     def __init__(
         self,
         layer: QuantizedLayer,
+        name: str,
         *,
         takes_codes: bool,
         activation: str = NO_ACTIVATION,
@@ -123,6 +136,7 @@ class LoweredLayer(LoweredStep):
         super().__init__()
         assert layer.input_qparams is not None
         self.layer = layer
+        self.name = name
         self.takes_codes = takes_codes
         self.activation = activation
         self.input_qparams = layer.input_qparams

@@ -13,6 +13,8 @@ from dashboard.data.links import (
     LinkError,
     override_from_text,
     override_to_text,
+    remedy_from_text,
+    remedy_to_text,
     scheme_from_text,
     scheme_to_text,
     shorten,
@@ -33,9 +35,14 @@ from quant_engine.scheme import (
     GRANULARITIES,
     OBSERVERS,
     PRESETS,
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
     LayerScheme,
     Overrides,
     Recipe,
+    Remedy,
+    SmoothQuant,
     TensorScheme,
 )
 
@@ -61,12 +68,22 @@ input_schemes = (
     st.none() | tensor_schemes.map(lambda s: replace(s, granularity="per_tensor")) | dynamic_schemes
 )
 layer_schemes = st.builds(LayerScheme, tensor_schemes, input_schemes)
+treated = st.just(("*",)) | st.lists(layer_names, min_size=1, max_size=3, unique=True).map(tuple)
+remedies = (
+    st.builds(CrossLayerEqualization, treated, st.booleans()),
+    st.builds(SmoothQuant, treated, st.just("auto") | st.floats(0, 1)),
+    st.builds(Gptq, treated, st.floats(0, 1)),
+    st.builds(BiasCorrection, treated),
+)
 recipes = st.builds(
     Recipe,
     weight=tensor_schemes,
     activation=input_schemes,
     exclude_layers=st.lists(layer_names, max_size=3).map(tuple),
     overrides=st.dictionaries(layer_names, layer_schemes, max_size=3).map(Overrides),
+    remedies=st.tuples(*(st.none() | kind for kind in remedies)).map(
+        lambda given: tuple(remedy for remedy in given if remedy is not None)
+    ),
 )
 settings = st.builds(
     Settings,
@@ -289,3 +306,45 @@ def test_a_name_in_a_link_is_bounded() -> None:
 
     assert settings == Settings("mlp", Recipe.default().with_excluded("stem"))
     assert len(notices) == 1
+
+
+@given(st.one_of(remedies))
+def test_a_remedy_comes_back_from_its_text(remedy: Remedy) -> None:
+    assert remedy_from_text(remedy_to_text(remedy)) == remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gptk", "not a remedy. Did you mean 'gptq'"),
+        ("gptq-much", "“much” is not a number"),
+        ("bias_correction-0.5", "“0.5” is not a setting"),
+        ("smooth_quant-2", "alpha is 2.0"),
+        ("cross_layer_equalization-x", "“x” is not a setting"),
+    ],
+)
+def test_a_remedy_in_a_link_that_makes_no_sense_is_left_out(text: str, message: str) -> None:
+    with pytest.raises((LinkError, SchemeError), match=message):
+        remedy_from_text(text)
+
+    found, notices = settings_from_params({"model": ["mlp"], "remedy": [text]}, MODELS)
+
+    assert found == Settings("mlp")
+    assert [message in notice for notice in notices] == [True]
+
+
+def test_a_remedy_of_unknown_layers_is_left_out_and_said() -> None:
+    params = {"model": ["mlp"], "remedy": ["gptq:head:hed", "bias_correction:hed"]}
+
+    found, notices = settings_from_params(params, MODELS, lambda _: ["head", "stem"])
+
+    assert found is not None
+    assert found.recipe.remedies == (Gptq(layers=("head",)),)
+    assert [("“hed”" in n, "Nearest: head" in n) for n in notices] == [(True, True)] * 2
+
+
+def test_runs_without_remedies_keep_the_name_that_they_had() -> None:
+    assert Settings("mlp").run_id == "74d6fc2bf09f2573"
+    assert (
+        Settings("mlp", replace(Recipe.default(), remedies=(Gptq(),))).run_id != "74d6fc2bf09f2573"
+    )

@@ -251,7 +251,7 @@ def test_an_input_zero_point_changed_in_place_is_the_one_that_runs():
     integer = convert_execution(copy.deepcopy(layer))
     integer(x)
     for changed in (layer, integer):
-        changed.input_zero_point.add_(5)
+        changed.input_grid.zero_point.add_(5)
     assert_equal_to_rounding(layer, x, integer(x), layer(x))
 
 

@@ -40,10 +40,10 @@ def layer(kind: str) -> nn.Module:
 
 
 def as_tensor(value: Any) -> Any:
-    """Add up whatever a module returned; also symbols, which `isinstance` must not ask."""
-    if type(value) is dict:
+    """Add up whatever a module returned."""
+    if isinstance(value, dict):
         value = [item for item in value.values() if item is not None]
-    if type(value) in (tuple, list):
+    if isinstance(value, tuple | list):
         parts = [as_tensor(item) for item in value]
         return sum(parts[1:], parts[0])
     return value
@@ -138,8 +138,6 @@ class Node(nn.Module):
 
 
 KINDS = sorted(name.removeprefix("use_") for name in vars(Node) if name.startswith("use_"))
-UNCLEAR = ("overwritten_view", "second_name")
-"""Kinds that write in ways a graph does not show: models with them stay as they are."""
 STEPS = ("linear", "convolution", "depthwise")
 
 
@@ -221,14 +219,14 @@ def codes_of(values: Tensor, grid: Grid) -> Tensor:
 def compare_steps(simulated: nn.Module, integer: nn.Module, x: Tensor) -> None:
     """Run every step of the integer model on what the simulated one gave to its own."""
     seen: dict[str, tuple[tuple[Any, ...], Tensor]] = {}
-    for name, step in simulated.named_modules():
+    for name, step in simulated.graph.named_modules():
         if isinstance(step, LoweredStep):
             step.register_forward_hook(
                 lambda m, args, y, n=name: seen.update({n: (copy.deepcopy(args), y.clone())})
             )
     simulated(x.clone())
     for name, (args, expected) in seen.items():
-        step = integer.get_submodule(name)
+        step = integer.graph.get_submodule(name)
         if isinstance(step, MaxPoolCodes):
             continue
         if isinstance(step, LoweredLayer):
@@ -256,7 +254,7 @@ def check(middle: Spec, recipe: Recipe, seed: int) -> nn.Module:
     with torch.no_grad():
         expected = quantized(IMAGES.clone())["logits"]
         found = simulated(IMAGES.clone())["logits"]
-        layers = [m for m in simulated.modules() if isinstance(m, LoweredLayer)]
+        layers = [m for m in simulated.graph.modules() if isinstance(m, LoweredLayer)]
         if all(step._skip is None for step in layers):
             # A sum over a tensor that lies otherwise in memory may be rounded otherwise.
             assert (found - expected).abs().max() <= 1e-6 * (1 + expected.abs().max())
@@ -268,7 +266,7 @@ def check(middle: Spec, recipe: Recipe, seed: int) -> nn.Module:
     return simulated
 
 
-@settings(max_examples=60)
+@settings(max_examples=12)
 @given(specs, recipes, st.integers(0, 2**31))
 def test_any_graph_is_lowered_to_the_same_numbers(middle: Spec, recipe: Recipe, seed: int) -> None:
     check(middle, recipe, seed)
@@ -276,17 +274,19 @@ def test_any_graph_is_lowered_to_the_same_numbers(middle: Spec, recipe: Recipe, 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_lowered_or_left_alone(kind: str, step: str) -> None:
+def test_each_kind_is_lowered(kind: str, step: str) -> None:
     parts = (Spec("shared", "linear"), Spec("layer", "convolution"))
     recipe = Recipe(TensorScheme(granularity="per_channel"), TensorScheme(symmetric=False))
     lowered = check(Spec(kind, step, parts), recipe, seed=1)
 
-    assert is_lowered(lowered) is (kind not in UNCLEAR)
+    assert is_lowered(lowered)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_inside_each_other(kind: str) -> None:
+def test_kinds_inside_each_other(kind: str) -> None:
     recipe = Recipe(TensorScheme(), replace(TensorScheme(), symmetric=False, bits=7))
-    inner = Spec(kind, "convolution", (Spec("shared", "convolution"),))
-    for outer in KINDS:
-        check(Spec(outer, "linear", (inner, Spec("shared", "linear"))), recipe, seed=2)
+    middle = Spec(kind, "convolution", (Spec("shared", "convolution"),))
+    place = KINDS.index(kind)
+    for outer in (KINDS * 2)[place + 1 : place + len(KINDS) : 3]:
+        middle = Spec(outer, "linear", (middle, Spec("shared", "linear")))
+    check(middle, recipe, seed=2)

@@ -1,4 +1,4 @@
-"""A lowered model takes the arguments that its model takes, or says that it cannot."""
+"""A lowered model takes the arguments that its model takes: other ones lower it again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant_engine import quantize_model
-from quant_engine.errors import DataError
 from quant_engine.execution.convert import convert_execution, execution_notes
-from quant_engine.execution.lowering import is_lowered
+from quant_engine.execution.lowering import LoweredModel, is_lowered
 from tests.quant_engine.layer_cases import fill, seeded
 
 X, MASK = seeded((3, 6)), torch.ones(3, 5)
@@ -82,32 +81,63 @@ def test_arguments_at_their_defaults_may_be_given(
         torch.testing.assert_close(model(*args, **kwargs), quantized(*args, **kwargs))
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs", "message"),
-    [
-        ((X, MASK), {}, "mask=None"),
-        ((X,), {"mask": MASK}, "mask=None"),
-        ((X, None, 2), {}, "times=1"),
-        ((X, None, 1, MASK), {}, "others="),
-        ((X,), {"size": (2, 2)}, "size="),
-        ((X,), {"has_features": True}, "has_features=False"),
-        ((X,), {"another": MASK}, "named="),
-    ],
-)
+OTHERS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((X, MASK), {}),
+    ((X,), {"mask": MASK}),
+    ((X, None, 2), {}),
+    ((X, None, 2.0), {}),
+    ((X, None, 1, MASK, MASK), {}),
+    ((X,), {"size": (2, 2)}),
+    ((X,), {"another": MASK}),
+    ((torch.cat([X, X]), MASK[:1]), {}),
+    ((X[:1], MASK[:1]), {}),
+    ((seeded((2, 4, 6)),), {}),
+]
+
+
 @torch.no_grad()
-def test_other_values_are_refused(
-    quantized: nn.Module,
-    lowered: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    message: str,
-) -> None:
-    assert quantized(*args, **kwargs) is not None
-    for name, model in copies(lowered).items():
-        # Unpickling, torch names an argument after *others wrongly; it is refused all the same.
-        with pytest.raises(DataError, match=None if name == "unpickled" else message) as error:
-            model(*args, **kwargs)
-        assert "convert_execution(model)" in str(error.value)
+def test_other_values_lower_it_again(quantized: nn.Module, lowered: nn.Module) -> None:
+    for args, kwargs in (*OTHERS, *reversed(OTHERS)):
+        torch.testing.assert_close(lowered(*args, **kwargs), quantized(*args, **kwargs))
+    assert "more than 8 kinds" in execution_notes(lowered)[0]
+    for model in copies(lowered).values():
+        torch.testing.assert_close(model(X, MASK), quantized(X, MASK))
+
+
+@torch.no_grad()
+def test_lengths_that_change_lower_it_once_more_and_then_stay_free() -> None:
+    model = fill(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)))
+    quantized = quantize_model(model, seeded((4, 7, 6)))
+    lowered = convert_execution(quantized, "simulated", lowered=True)
+    for shape in ((4, 7, 6), (2, 7, 6), (1, 7, 6), (4, 9, 6), (3, 11, 6), (1, 1, 6)):
+        x = seeded(shape)
+        torch.testing.assert_close(lowered(x), quantized(x))
+
+    assert isinstance(lowered, LoweredModel)
+    assert len(lowered._programs) == 2
+    assert execution_notes(lowered) == ()
+
+
+class Batched(nn.Module):
+    """Asks for the number of samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).squeeze()
+        y = self.last(y if len(x) > 1 else -y)
+        return y if x.shape[0] < 5 else 2 * y
+
+
+@torch.no_grad()
+def test_a_graph_stands_only_for_the_sizes_that_take_its_way() -> None:
+    quantized = quantize_model(fill(Batched()), seeded((3, 6)))
+    lowered = convert_execution(quantized, "simulated", lowered=True)
+    for samples in (3, 4, 1, 5, 9, 2):
+        x = seeded((samples, 6), seed=samples)
+        torch.testing.assert_close(lowered(x), quantized(x))
 
 
 class Activating(nn.Module):
@@ -119,8 +149,34 @@ class Activating(nn.Module):
         return activation(self.layer(x))
 
 
-def test_a_default_that_a_graph_cannot_hold_leaves_the_model_as_it_is() -> None:
+@torch.no_grad()
+def test_a_function_may_be_an_argument_and_an_object_may_not() -> None:
     quantized = quantize_model(fill(Activating()), X)
-    kept = convert_execution(quantized, lowered=True)
-    assert "argument 'activation'" in execution_notes(kept)[0]
-    assert kept(X, torch.tanh).shape == (3, 2)
+    lowered = convert_execution(quantized, "simulated", lowered=True)
+    for activation in (F.relu, torch.tanh):
+        assert torch.equal(lowered(X, activation), quantized(X, activation))
+    assert execution_notes(lowered) == ()
+
+    assert torch.equal(lowered(X, nn.Tanh()), quantized(X, nn.Tanh()))
+    assert "An argument is a Tanh" in execution_notes(lowered)[0]
+
+
+class Assigning(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.zeros(3, 6)
+        y.data = x
+        z: Tensor = self.layer(y)
+        return z
+
+
+@torch.no_grad()
+def test_what_a_graph_does_not_show_is_found_out_on_data() -> None:
+    quantized = quantize_model(fill(Assigning()), X)
+    lowered = convert_execution(quantized, "simulated", lowered=True)
+
+    assert torch.equal(lowered(X), quantized(X))
+    assert "gives other numbers than the model" in execution_notes(lowered)[0]

@@ -124,7 +124,7 @@ def test_one_scale_for_each_output_channel() -> None:
     layer = quantized(module, seeded((1, 6, 5, 5)), WITH_INPUT)
 
     largest = module.weight.detach().abs().amax(dim=(1, 2, 3))
-    torch.testing.assert_close(layer.weight_scale, largest / 127)
+    torch.testing.assert_close(layer.stored_weight.scale, largest / 127)
 
 
 def test_channels_last_stays_channels_last() -> None:

@@ -131,7 +131,7 @@ def test_there_is_no_input_to_quantize() -> None:
 
     assert layer.scheme.activation is None
     assert layer.input_qparams is None
-    assert layer.state_dict().keys() == {"quantized_weight", "weight_scale"}
+    assert layer.state_dict().keys() == {"stored_weight.codes", "stored_weight.scale"}
 
 
 @pytest.mark.parametrize("sparse", [False, True])

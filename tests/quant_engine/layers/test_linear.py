@@ -52,8 +52,8 @@ def test_worked_by_hand() -> None:
     )
 
     assert layer.quantized_weight.tolist() == [[1, -3]]
-    assert layer.weight_scale.item() == 1.0
-    assert (layer.input_scale.item(), layer.input_zero_point.item()) == (1.0, 0)
+    assert layer.stored_weight.scale.item() == 1.0
+    assert (layer.input_grid.scale.item(), layer.input_grid.zero_point.item()) == (1.0, 0)
     # x = [1.4, 99] is rounded and clipped to [1, 3]; 1·1 + 3·(-3) + 10 = 2.
     assert layer(torch.tensor([1.4, 99.0])).tolist() == [2.0]
 
@@ -65,7 +65,7 @@ def test_each_channel_has_its_own_scale() -> None:
 
     layer = QuantizedLinear.from_float(module, LayerScheme(TensorScheme(granularity="per_channel")))
 
-    torch.testing.assert_close(layer.weight_scale, torch.tensor([0.01, 1.0]))
+    torch.testing.assert_close(layer.stored_weight.scale, torch.tensor([0.01, 1.0]))
     assert layer.quantized_weight.tolist() == [[127, 0, -50], [127, 1, -64]]
 
 

@@ -108,5 +108,5 @@ def test_scales_lie_on_the_output_channels() -> None:
     layer = quantized(module, seeded((1, 6, 5, 5)), WITH_INPUT)
 
     largest = module.weight.detach().abs().amax(dim=(0, 2, 3))
-    torch.testing.assert_close(layer.weight_scale, largest / 127)
-    assert layer.weight_scale.shape == (2,)
+    torch.testing.assert_close(layer.stored_weight.scale, largest / 127)
+    assert layer.stored_weight.scale.shape == (2,)

@@ -115,10 +115,10 @@ def test_grids_are_those_the_observer_chooses_from_the_calibration(observer, bit
     for name in ("0", "2"):
         layer = quantized.get_submodule(name)
         grid = choose_input_qparams(calibration.histograms[name], activation)
-        assert layer.input_scale == grid.scale
-        assert layer.input_zero_point == grid.zero_point
+        assert layer.input_grid.scale == grid.scale
+        assert layer.input_grid.zero_point == grid.zero_point
         expected = choose_weight_qparams(model.get_submodule(name).weight, weight, 0)
-        assert torch.equal(layer.weight_scale, expected.scale)
+        assert torch.equal(layer.stored_weight.scale, expected.scale)
 
 
 def test_data_and_its_calibration_give_the_same_model():
@@ -135,7 +135,7 @@ def test_data_and_its_calibration_give_the_same_model():
 def test_weights_are_int8_and_the_float_ones_are_gone():
     quantized = quantize_model(cnn(), data(1, 8, 8))
     state = quantized.state_dict()
-    assert state["0.quantized_weight"].dtype == torch.int8
+    assert state["0.stored_weight.codes"].dtype == torch.int8
     assert not any(key.endswith(".weight") for key in state)
     assert [type(layer) for layer in quantized.modules() if isinstance(layer, QuantizedLayer)] == [
         QuantizedConv2d,
@@ -162,7 +162,7 @@ def test_tied_weights_stay_tied():
 
     quantized = quantize_model(Tied(), data(4))
     assert quantized.first.quantized_weight is quantized.second.quantized_weight
-    assert quantized.first.input_scale != quantized.second.input_scale
+    assert quantized.first.input_grid.scale != quantized.second.input_grid.scale
     different = PRESETS["int8_weights_only"].with_layer_bits("second", 4)
     quantized = quantize_model(Tied(), None, different)
     assert quantized.first.quantized_weight is not quantized.second.quantized_weight

@@ -156,7 +156,7 @@ def test_codes_take_their_true_width_in_the_file(bits: int, tmp_path: Path) -> N
     save_quantized_model(layer, tmp_path)
 
     tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
-    codes = tensors["quantized_weight"]
+    codes = tensors["stored_weight.codes"]
     assert codes.numel() * codes.element_size() == packed_length(50 * 33, bits)
     assert serialized_bytes(layer) == (tmp_path / WEIGHTS).stat().st_size
     payload = sum(t.numel() * t.element_size() for t in tensors.values())
@@ -195,12 +195,12 @@ def test_shared_tensors_are_stored_once_and_shared_again(tmp_path: Path) -> None
     loaded = load_quantized_model(build(), tmp_path)
 
     assert set(safetensors.torch.load_file(tmp_path / WEIGHTS)) == {
-        "table.quantized_weight",
-        "table.weight_scale",
+        "table.stored_weight.codes",
+        "table.stored_weight.scale",
         "head.bias",
     }
     assert loaded["head"].quantized_weight is loaded["table"].quantized_weight
-    assert loaded["head"].weight_scale is loaded["table"].weight_scale
+    assert loaded["head"].stored_weight.scale is loaded["table"].stored_weight.scale
     assert_same_bits(loaded["head"], head, seeded((2, 30)))
 
 
@@ -372,15 +372,15 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "other granularity": (
         lambda d: d["layers"][0]["scheme"]["weight"].update(granularity="per_tensor"),
-        "'0.weight_scale' is",
+        "'0.stored_weight.scale' is",
     ),
     "asymmetric": (
         lambda d: d["layers"][0]["scheme"]["weight"].update(symmetric=False),
-        "lacks 1 tensors .0.weight_zero_point.",
+        "lacks 1 tensors .0.stored_weight.zero_point.",
     ),
     "input stays float": (
         lambda d: d["layers"][0]["scheme"].update(activation=None),
-        "beyond what the model has, 1 tensors .0.input_scale.",
+        "beyond what the model has, 1 tensors .0.input_grid.scale.",
     ),
     "layer left out": (lambda d: d["layers"].pop(), "stored model (lacks|holds)"),
 }
@@ -398,16 +398,19 @@ def test_a_structure_that_does_not_fit(
 
 TENSOR_CHANGES: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "missing": (lambda t: t.pop("2.bias"), r"lacks 1 tensors \(2.bias\)"),
-    "codes missing": (lambda t: t.pop("0.quantized_weight"), r"lacks 1 tensors \(0.quantized_w"),
+    "codes missing": (
+        lambda t: t.pop("0.stored_weight.codes"),
+        r"lacks 1 tensors \(0.stored_weight",
+    ),
     "too many": (lambda t: t.update(more=torch.ones(1)), r"beyond .* 1 tensors \(more\)"),
     "wrong shape": (lambda t: t.update({"2.bias": torch.ones(4)}), r"'2.bias' is .*\(4,\)"),
     "wrong type": (lambda t: t.update({"2.bias": torch.ones(3).half()}), "float16"),
     "codes too short": (
-        lambda t: t.update({"0.quantized_weight": t["0.quantized_weight"][1:].clone()}),
+        lambda t: t.update({"0.stored_weight.codes": t["0.stored_weight.codes"][1:].clone()}),
         "30 codes of 4 bits take 15 bytes",
     ),
     "codes not packed": (
-        lambda t: t.update({"0.quantized_weight": torch.zeros(5, 6, dtype=torch.int8)}),
+        lambda t: t.update({"0.stored_weight.codes": torch.zeros(5, 6, dtype=torch.int8)}),
         "30 codes of 4 bits take 15 bytes",
     ),
 }
@@ -552,8 +555,8 @@ def test_ties_of_weights_and_biases_survive(
     for one in (quantized_model, loaded):
         if build is MaskedLanguage:
             assert one.decoder.bias is one.bias
-            codes = one.decoder._buffers.get("quantized_weight")
-            assert has_cut or codes is one.table.quantized_weight
+            stored = one.decoder._modules.get("stored_weight")
+            assert has_cut or stored.codes is one.table.quantized_weight
         else:
             assert one.first.bias is one.second.bias
     report = analyze(model, x, recipe, measure_time=False)

@@ -1,8 +1,4 @@
-"""How to quantize: schemes for one tensor, for one layer, and for a whole model.
-
-Everything here is a frozen, hashable, validated value without torch, so that it can key a cache,
-travel in a link, and be compared. `to_dict` and `from_dict` round-trip; unknown keys are rejected.
-"""
+"""Schemes for one tensor, for one layer, and for a whole model."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from quant_engine.errors import (
     require_choice,
     require_keys,
 )
+from quant_engine.scheme.remedies import REMEDIES, Remedy
 
 MIN_BITS = 2
 MAX_BITS = 8
@@ -222,6 +219,8 @@ class Recipe:
         overrides: Layer name or wildcard -> LayerScheme that replaces both schemes there. An exact
             name wins over a wildcard, the first matching wildcard over later ones.
         name: What to call the recipe; it changes nothing else.
+        remedies: What repairs layers, at most one of each kind. They are applied in the order of
+            `REMEDIES`, in whatever order they are given.
 
     Raises:
         SchemeError: If a field is not of the kind described above.
@@ -239,6 +238,7 @@ class Recipe:
     exclude_layers: tuple[str, ...] = ()
     overrides: Mapping[str, LayerScheme] = field(default_factory=Overrides)
     name: str = ""
+    remedies: tuple[Remedy, ...] = ()
 
     def __post_init__(self) -> None:
         LayerScheme(self.weight, self.activation)
@@ -261,6 +261,7 @@ class Recipe:
                     f"{type(self.overrides).__name__}."
                 )
             object.__setattr__(self, "overrides", Overrides(self.overrides))
+        object.__setattr__(self, "remedies", _in_order(self.remedies))
 
     @classmethod
     def default(cls) -> Recipe:
@@ -298,6 +299,11 @@ class Recipe:
         """Return a copy in which `layer` has its own scheme."""
         return replace(self, overrides=Overrides({**self.overrides, layer: scheme}))
 
+    def with_remedy(self, remedy: Remedy) -> Recipe:
+        """Return a copy with a remedy, in the place of one of its kind."""
+        others = tuple(r for r in self.remedies if r.kind != remedy.kind)
+        return replace(self, remedies=(*others, remedy))
+
     def with_layer_bits(
         self, layer: str, weight_bits: int, activation_bits: int | None = None
     ) -> Recipe:
@@ -314,6 +320,7 @@ class Recipe:
             "exclude_layers": list(self.exclude_layers),
             "overrides": {name: scheme.to_dict() for name, scheme in self.overrides.items()},
             "name": self.name,
+            "remedies": [remedy.to_dict() for remedy in self.remedies],
         }
 
     @classmethod
@@ -335,7 +342,34 @@ class Recipe:
             exclude_layers=tuple(excluded),
             overrides=Overrides({k: LayerScheme.from_dict(v) for k, v in overrides.items()}),
             name=data.get("name", ""),
+            remedies=tuple(Remedy.from_dict(remedy) for remedy in _listed(data, "remedies")),
         )
+
+
+def _in_order(remedies: object) -> tuple[Remedy, ...]:
+    """Check the remedies of a recipe and sort them by when they are applied."""
+    given = tuple(remedies) if isinstance(remedies, tuple | list) else (remedies,)
+    for remedy in given:
+        if not isinstance(remedy, Remedy) or remedy.kind not in REMEDIES:
+            names = ", ".join(cls.__name__ for cls in REMEDIES.values())
+            raise SchemeError(f"remedies holds {remedy!r}. It takes: {names}.")
+    kinds = [remedy.kind for remedy in given]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise SchemeError(
+                f"remedies holds {kinds.count(kind)} of the kind {kind!r}. Give one, and name all "
+                "its layers in it."
+            )
+    order = list(REMEDIES)
+    return tuple(sorted(given, key=lambda remedy: order.index(remedy.kind)))
+
+
+def _listed(data: Mapping[str, Any], key: str) -> Iterable[Any]:
+    """Return a list from a recipe's settings, empty where it is missing."""
+    values = data.get(key, ())
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise SchemeError(f"{key} is {values!r}. It must be a list.")
+    return values
 
 
 _ACTIVATION = TensorScheme(symmetric=False)

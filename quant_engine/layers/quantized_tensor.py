@@ -1,0 +1,116 @@
+"""Codes and grids as a quantized layer stores them: modules of small buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.scheme import TensorScheme
+from quant_engine.tensors.affine import QParams, dequantize, quantize
+from quant_engine.tensors.observers import choose_weight_qparams
+
+
+class StoredGrid(nn.Module):
+    """A grid in two buffers.
+
+    Args:
+        qparams: The grid.
+        scheme: What chose it. A symmetric one needs no zero points, so none are stored.
+
+    Attributes:
+        scale: float32, shape () or (channels,); it stays float32 when the model is converted.
+        zero_point: int8, shape of `scale`; None for a symmetric scheme.
+        axis: Axis of the tensor that the channels lie on; None for a single scale.
+    """
+
+    scale: Tensor
+    zero_point: Tensor | None
+
+    def __init__(self, qparams: QParams, scheme: TensorScheme) -> None:
+        super().__init__()
+        self.scheme, self.axis = scheme, qparams.axis
+        self.register_buffer("scale", qparams.scale)
+        points = None if scheme.symmetric else qparams.zero_point.to(torch.int8)
+        self.register_buffer("zero_point", points)
+
+    @property
+    def qparams(self) -> QParams:
+        """The grid; without stored zero points they are all 0."""
+        scale, points = self.scale, self.zero_point
+        points = torch.zeros_like(scale, dtype=torch.int32) if points is None else points.int()
+        return QParams(scale, points, self.scheme.qmin, self.scheme.qmax, self.axis)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert, as `.to()` and `.half()` do; the scale stays in float32."""
+        scale = self.scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.scale.dtype != scale.dtype:
+            self.scale = scale.to(self.scale.device)
+        return self
+
+
+class QuantizedTensor(StoredGrid):
+    """The integer codes of a tensor, and their grid.
+
+    Args:
+        codes: int8.
+        qparams: Their grid.
+        scheme: What chose it.
+        dtype: Type of the float tensor they stand for.
+
+    Attributes:
+        codes: int8, shape of the tensor.
+        dtype: Type of the float tensor; it follows `.half()` and the like.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self, codes: Tensor, qparams: QParams, scheme: TensorScheme, dtype: torch.dtype
+    ) -> None:
+        super().__init__(qparams, scheme)
+        self.register_buffer("codes", codes)
+        self.dtype = dtype
+
+    @classmethod
+    def of(cls, values: Tensor, scheme: TensorScheme, channel_axis: int) -> Self:
+        """Quantize a float tensor.
+
+        Args:
+            values: The tensor.
+            scheme: How.
+            channel_axis: Axis that channels lie on, for a scheme with one scale per channel.
+
+        Raises:
+            DataError: If it holds NaN or Inf.
+        """
+        values = values.detach()
+        qparams = choose_weight_qparams(values, scheme, channel_axis)
+        return cls(quantize(values, qparams), qparams, scheme, values.dtype)
+
+    @classmethod
+    def empty(cls, values: Tensor, scheme: TensorScheme, channel_axis: int) -> Self:
+        """Return codes 0 and scales 1 of the shapes that a tensor would have, to be filled."""
+        axis = channel_axis if scheme.is_per_channel else None
+        shape = () if axis is None else (values.shape[axis],)
+        scale = torch.ones(shape, dtype=torch.float32, device=values.device)
+        qparams = QParams(scale, torch.zeros_like(scale).int(), scheme.qmin, scheme.qmax, axis)
+        codes = torch.zeros_like(values, dtype=torch.int8, requires_grad=False)
+        return cls(codes, qparams, scheme, values.dtype)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the codes at their true width, rounded up."""
+        return -(-self.codes.numel() * self.scheme.bits // 8)
+
+    def dequantize(self) -> Tensor:
+        """Return the float32 values that the codes stand for."""
+        return dequantize(self.codes, self.qparams)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert, as `.to()` and `.half()` do; the scale stays in float32."""
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return super()._apply(fn, recurse)

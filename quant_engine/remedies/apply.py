@@ -1,0 +1,125 @@
+"""Applying the remedies of a recipe, in their fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx, nn
+
+from quant_engine.errors import SchemeError, UnsupportedLayerError
+from quant_engine.graph import capture_graph
+from quant_engine.model.batches import Batch, iterate_batches
+from quant_engine.model.copying import share_parameters, share_tensors
+from quant_engine.preparation.folding_check import outputs_of
+from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.progress import ProgressMeter
+from quant_engine.remedies.bias_correction import correct_biases
+from quant_engine.remedies.equalization import equalize
+from quant_engine.remedies.smoothing import smooth
+from quant_engine.report import Treatment
+from quant_engine.scheme import BiasCorrection, CrossLayerEqualization, Recipe, Remedy, SmoothQuant
+
+LARGEST_CHANGE = 1e-5
+"""Largest change of a float32 output that a remedy may make, as a share of its largest value."""
+
+_MoveFactors: TypeAlias = Callable[
+    [PreparedModel, fx.GraphModule, Any, Recipe, Sequence[Batch]], tuple[Treatment, ...]
+]
+_ChangeCodes: TypeAlias = Callable[
+    [PreparedModel, nn.Module, Any, Sequence[Batch], ProgressMeter], tuple[Treatment, ...]
+]
+_ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
+    CrossLayerEqualization: equalize,
+    SmoothQuant: smooth,
+}
+_ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {BiasCorrection: correct_biases}
+
+
+def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> PreparedModel:
+    """Apply the remedies that change float weights, and not what the float model computes.
+
+    Args:
+        prepared: The model; it is not changed.
+        recipe: Its remedies, and how the layers will be quantized.
+        data: Calibration data that can be read several times.
+
+    Returns:
+        The model with other weights, and with what was done to them in its `treatments`. Where the
+        output on the first batch would change, a remedy is taken back, and its entry says so.
+    """
+    if any(type(r) not in (*_ON_FLOAT_MODEL, *_ON_QUANTIZED_MODEL) for r in recipe.remedies):
+        raise SchemeError("Gptq is not applied so far. Leave it out.")
+    remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_FLOAT_MODEL]
+    batches = list(iterate_batches(data)) if remedies else []
+    for remedy in remedies:
+        treated = replace(prepared, model=share_tensors(prepared.model))
+        try:
+            graph = capture_graph(treated.model, batches[0])
+        except UnsupportedLayerError as error:
+            refusal = Treatment(remedy.kind, (), is_applied=False, reason=str(error))
+            prepared = replace(prepared, treatments=(*prepared.treatments, refusal))
+            continue
+        done = _ON_FLOAT_MODEL[type(remedy)](treated, graph, remedy, recipe, batches)
+        change = output_change(treated.model, prepared.model, batches[0])
+        if change > LARGEST_CHANGE:
+            treated = prepared
+            done = tuple(_taken_back(treatment, change) for treatment in done)
+        prepared = replace(treated, treatments=(*prepared.treatments, *done))
+    return prepared
+
+
+def treat_quantized_model(
+    prepared: PreparedModel,
+    quantized: nn.Module,
+    recipe: Recipe,
+    data: Any,
+    meter: ProgressMeter,
+) -> tuple[Treatment, ...]:
+    """Apply the remedies that change codes and biases, in place.
+
+    Args:
+        prepared: The float model that the quantized one was made from.
+        quantized: The quantized model.
+        recipe: Its remedies.
+        data: Calibration data that can be read several times.
+        meter: Told what is going on.
+
+    Returns:
+        What was done, in order.
+    """
+    remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_QUANTIZED_MODEL]
+    batches = list(iterate_batches(data)) if remedies else []
+    done: tuple[Treatment, ...] = ()
+    for remedy in remedies:
+        treat = _ON_QUANTIZED_MODEL[type(remedy)]
+        done += treat(prepared, quantized, remedy, batches, meter)
+    return done
+
+
+def output_change(treated: nn.Module, model: nn.Module, batch: Batch) -> float:
+    """Return by how much outputs differ at most, as a share of the largest value, in float32.
+
+    Of a model in a coarser type the difference is that share of what the type can tell apart.
+    """
+    furthest = 0.0
+    found, expected = (outputs_of(share_parameters(m), batch) for m in (treated, model))
+    for y, x in zip(found, expected, strict=True):
+        if x.numel():
+            change = (y.double() - x.double()).abs().amax() / x.double().abs().amax().clamp(1e-30)
+            coarser = torch.finfo(x.dtype).eps / torch.finfo(torch.float32).eps
+            furthest = max(furthest, change.item() / max(coarser, 1.0))
+    return furthest
+
+
+def _taken_back(treatment: Treatment, change: float) -> Treatment:
+    if not treatment.is_applied:
+        return treatment
+    return Treatment(
+        treatment.remedy,
+        treatment.layers,
+        is_applied=False,
+        reason=f"the float output would change by {change:.1e} of its largest value",
+    )

@@ -1,0 +1,181 @@
+"""Bias correction: what rounding adds to the mean of a channel is taken out of the bias.
+
+    b → b - (E[Ŵ x̂] - E[W x])        for each output channel
+
+E is the mean over all calibration data and all other axes of the output. Layers are corrected in
+the order in which they run, each behind layers that are corrected already, so that what they pass
+on is made up for too (Nagel et al., ICCV 2019, section 4.2 and appendix D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_engine.layers import QuantizedLayer
+from quant_engine.model.batches import Batch
+from quant_engine.model.forward import primary_output, run_model, watched_layers
+from quant_engine.model.modules import add_bias, count_parameter_uses
+from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.progress import ProgressMeter
+from quant_engine.report import Treatment
+from quant_engine.scheme import BiasCorrection
+
+
+class _Reached(BaseException):  # no model may catch it as an error
+    """Ends a pass behind the layer that it is run for."""
+
+
+class ChannelMeans:
+    """Mean of each output channel, and energy, of what a layer answers on all data."""
+
+    def __init__(self) -> None:
+        """Start with no values."""
+        self.calls = self.count = 0
+        self.total: Tensor = torch.zeros(())
+        self.energy = 0.0
+
+    def update(self, y: Tensor, axis: int) -> None:
+        """Count an output, channels on `axis`."""
+        rows = y.detach().double().movedim(axis, 0).flatten(1)
+        self.calls += 1
+        self.count += rows.shape[1]
+        self.total = self.total + rows.sum(dim=1)
+        self.energy += rows.square().mean(dim=0).sum().item()
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each channel, float64, (channels,)."""
+        return self.total / self.count
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of all values."""
+        return float((self.energy / self.count) ** 0.5)
+
+
+def correct_biases(
+    prepared: PreparedModel,
+    quantized: nn.Module,
+    remedy: BiasCorrection,
+    batches: Sequence[Batch],
+    meter: ProgressMeter,
+) -> tuple[Treatment, ...]:
+    """Correct the biases of a quantized model, in place.
+
+    Every layer costs a pass over the data up to it.
+
+    Args:
+        prepared: The float model that it was made from.
+        quantized: The quantized model.
+        remedy: Which layers.
+        batches: Calibration data.
+        meter: Told after every layer.
+
+    Returns:
+        One entry for each layer that the remedy names and that is quantized. Its errors are the
+        mean shifts of the channels, over the values' root mean square.
+    """
+    layers = {
+        name: module
+        for name, module in quantized.named_modules()
+        if isinstance(module, QuantizedLayer) and remedy.treats(name)
+    }
+    uses = count_parameter_uses(quantized)
+    floats = {name: prepared.model.get_submodule(name) for name in layers}
+    aims = _channel_means(prepared, prepared.model, floats, layers, batches)
+    found: dict[str, Treatment] = {}
+    for name in [*aims, *(name for name in layers if name not in aims)]:
+        layer, aim = layers[name], aims.get(name)
+        reason = _why_not(layer, aim, uses)
+        if aim is None or reason:
+            found[name] = Treatment(remedy.kind, (name,), is_applied=False, reason=reason)
+            continue
+        stops = aim.calls == len(batches)
+        means = _channel_means(prepared, quantized, {name: layer}, layers, batches, stops=stops)
+        shift = means[name].mean - aim.mean
+        _add_to_bias(layer, -shift)
+        found[name] = Treatment(
+            remedy.kind,
+            (name,),
+            is_applied=True,
+            shift=tuple(shift.tolist()),
+            error_before=_share(shift, aim.rms),
+            error_of="channel means",
+        )
+        meter.say(f"correct the bias of {name}")
+    corrected = {name: layers[name] for name, treatment in found.items() if treatment.is_applied}
+    left = _channel_means(prepared, quantized, corrected, layers, batches)
+    return tuple(
+        replace(treatment, error_after=_share(left[name].mean - aims[name].mean, aims[name].rms))
+        if name in left
+        else treatment
+        for name, treatment in found.items()
+    )
+
+
+def _channel_means(
+    prepared: PreparedModel,
+    model: nn.Module,
+    watched: Mapping[str, nn.Module],
+    layers: Mapping[str, QuantizedLayer],
+    batches: Sequence[Batch],
+    *,
+    stops: bool = False,
+) -> dict[str, ChannelMeans]:
+    """Run a model on all data, and return the means of layers in the order in which they ran.
+
+    Args:
+        prepared: Knows the state that passes begin in.
+        model: The float model or the quantized one.
+        watched: Layer name -> the layer of it to watch.
+        layers: Layer name -> the quantized layer, which knows the axis of the channels.
+        batches: The data.
+        stops: Whether to end every pass behind the first layer that is watched.
+    """
+    found: dict[str, ChannelMeans] = {}
+
+    def observe(name: str, _args: Any, _kwargs: Any, output: Any) -> None:
+        y = primary_output(output)
+        if y is not None and y.numel():
+            found.setdefault(name, ChannelMeans()).update(y, layers[name].output_axis)
+        if stops:
+            raise _Reached
+
+    prepared.state.write(model)
+    with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
+        for batch in batches:
+            with suppress(_Reached), prepared.state.same_numbers():
+                run_model(model, batch)
+    prepared.state.write(model)
+    return found
+
+
+def _why_not(layer: QuantizedLayer, aim: ChannelMeans | None, uses: Mapping[int, int]) -> str:
+    """Return why a layer cannot be corrected; empty if it can."""
+    if not layer.takes_float_input:
+        return "it looks rows up and adds no bias"
+    if aim is None:
+        return "nothing came out of it on the calibration data"
+    if layer.bias is not None and uses[id(layer.bias)] > 1:
+        return "it shares its bias with another layer"
+    return ""
+
+
+def _add_to_bias(layer: QuantizedLayer, change: Tensor) -> None:
+    """Change a layer's bias, in float; one that has none gets one."""
+    if layer.bias is None:
+        add_bias(layer, change.to(layer.weight_dtype))
+    else:
+        old = layer.bias
+        layer.bias = nn.Parameter((old.detach() + change).to(old.dtype), old.requires_grad)
+
+
+def _share(shift: Tensor, rms: float) -> float:
+    """Return the root mean square of the channels' shifts, as a share of that of the values."""
+    return shift.square().mean().sqrt().item() / rms if rms else 0.0

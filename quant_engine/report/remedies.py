@@ -1,0 +1,40 @@
+"""What remedies did to the layers of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What one remedy did to one layer, or to layers that it treats together.
+
+    Errors are shares of the signal: √(Σ(x - x̂)² / Σx²), 1.0 where the error is as large as the
+    signal.
+
+    Attributes:
+        remedy: Kind of the remedy, such as "gptq".
+        layers: Names of the layers, in the order they run.
+        is_applied: Whether anything was changed.
+        reason: Why not; of an applied remedy, what else there is to know, or empty.
+        scales: Factor of each channel between the layers: what the outputs of the first were
+            divided by, and the weights of those that read them multiplied by.
+        shift: What was taken out of each output channel's mean.
+        error_before: Error without the remedy; None where it was not measured.
+        error_after: Error with it.
+        error_of: What the error is one of, in words, such as "weights".
+        alpha: The α of SmoothQuant that was chosen.
+        folded_into: Name of the module that SmoothQuant's division was folded into.
+    """
+
+    remedy: str
+    layers: tuple[str, ...]
+    is_applied: bool
+    reason: str = ""
+    scales: tuple[float, ...] = ()
+    shift: tuple[float, ...] = ()
+    error_before: float | None = None
+    error_after: float | None = None
+    error_of: str = ""
+    alpha: float | None = None
+    folded_into: str = ""

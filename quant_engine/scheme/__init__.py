@@ -1,0 +1,45 @@
+"""How to quantize: schemes for one tensor, for one layer and for a whole model, and remedies.
+
+Everything here is a frozen, hashable, validated value without torch, so that it can key a cache,
+travel in a link, and be compared. `to_dict` and `from_dict` round-trip; unknown keys are rejected.
+"""
+
+from quant_engine.scheme.recipe import (
+    GRANULARITIES,
+    MAX_BITS,
+    MIN_BITS,
+    OBSERVERS,
+    PRESETS,
+    LayerScheme,
+    Overrides,
+    Recipe,
+    TensorScheme,
+)
+from quant_engine.scheme.remedies import (
+    AUTO,
+    REMEDIES,
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
+    Remedy,
+    SmoothQuant,
+)
+
+__all__ = [
+    "AUTO",
+    "GRANULARITIES",
+    "MAX_BITS",
+    "MIN_BITS",
+    "OBSERVERS",
+    "PRESETS",
+    "REMEDIES",
+    "BiasCorrection",
+    "CrossLayerEqualization",
+    "Gptq",
+    "LayerScheme",
+    "Overrides",
+    "Recipe",
+    "Remedy",
+    "SmoothQuant",
+    "TensorScheme",
+]

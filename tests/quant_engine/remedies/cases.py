@@ -1,0 +1,80 @@
+"""Networks with chains of every kind, and data to run them on."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from quant_engine.model.batches import Batch, iterate_batches
+from tests.quant_engine.layer_cases import fill, seeded
+
+ACTIVATIONS = {
+    "relu": lambda channels: nn.ReLU(),
+    "relu_inplace": lambda channels: nn.ReLU(inplace=True),
+    "leaky_relu": lambda channels: nn.LeakyReLU(0.2),
+    "prelu": lambda channels: nn.PReLU(channels),
+    "identity": lambda channels: nn.Identity(),
+    "dropout": lambda channels: nn.Dropout(0.5),
+    "max_pool": lambda channels: nn.MaxPool2d(3, 1, 1),
+    "avg_pool": lambda channels: nn.AvgPool2d(3, 1, 1),
+}
+
+
+def convolution(kind: str, channels: int, bias: bool) -> tuple[nn.Module, int]:
+    """One layer, and how many channels it makes."""
+    if kind == "plain":
+        return nn.Conv2d(channels, 8, 3, padding=1, bias=bias), 8
+    if kind == "pointwise":
+        return nn.Conv2d(channels, 4, 1, bias=bias), 4
+    if kind == "groups":
+        return nn.Conv2d(channels, 8, 3, padding=1, groups=2, bias=bias), 8
+    if kind == "depthwise":
+        return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias), channels
+    if kind == "multiplied":
+        return nn.Conv2d(channels, 2 * channels, 1, groups=channels, bias=bias), 2 * channels
+    if kind == "circular":
+        made = nn.Conv2d(channels, 4, 3, padding=1, padding_mode="circular", bias=bias)
+        return made, 4
+    if kind == "transposed":
+        return nn.ConvTranspose2d(channels, 4, 2, 2, bias=bias), 4
+    assert kind == "transposed_groups"
+    return nn.ConvTranspose2d(channels, 6, 3, 1, 1, groups=2, bias=bias), 6
+
+
+KINDS = (
+    *("plain", "pointwise", "groups", "depthwise", "multiplied", "circular"),
+    *("transposed", "transposed_groups"),
+)
+
+chains = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.booleans(), st.sampled_from(list(ACTIVATIONS))),
+    min_size=1,
+    max_size=4,
+)
+
+
+def chain(steps: list[tuple[str, bool, str]], seed: int = 0) -> nn.Sequential:
+    """Convolutions with activations between them, flattened into a linear layer; uneven ranges."""
+    channels, modules = 4, [nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()]
+    for kind, bias, activation in steps:
+        layer, channels = convolution(kind, channels, bias)
+        modules += [layer, ACTIVATIONS[activation](channels)]
+    modules += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 3)]
+    model = fill(nn.Sequential(*modules), seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model:
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                exponents = torch.randint(-4, 5, (module.weight.shape[0],), generator=generator)
+                module.weight.mul_((2.0**exponents).view(-1, 1, 1, 1))
+                module.weight.div_(module.weight[0].numel() ** 0.5)
+    return model
+
+
+def images(samples: int = 3) -> Tensor:
+    return seeded((samples, 2, 6, 6))
+
+
+def batch_of(x: Tensor) -> Batch:
+    return next(iterate_batches(x))
