@@ -70,6 +70,7 @@ def set_up(
     output: OutputChoice = None,
     metric: str | MetricFunction | None = None,
     reads_often: bool = False,
+    is_sent: bool = False,
 ) -> Setup:
     """Check what a front door was given, and prepare the model for it.
 
@@ -83,11 +84,12 @@ def set_up(
         metric: Which number is about it; None takes the usual one of its kind.
         reads_often: Whether the evaluation data is read more than once, so that it is kept in
             memory too if it can be read only once.
+        is_sent: Whether what is judged is sent to other processes.
 
     Raises:
         SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; if
-            output or metric is not allowed; or if there is no data to run the model on, or to
-            apply the recipe's remedies with.
+            output or metric is not allowed, or cannot be sent; or if there is no data to run the
+            model on, or to apply the recipe's remedies with.
         DataError: If the answer has no such output, or the metric needs what is not there.
         UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
@@ -108,6 +110,8 @@ def set_up(
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     prepared = treat_float_model(prepared, recipe, calibration_data)
     judged = describe_judged(prepared, output, metric)
+    if is_sent:
+        judged.check_sendable()
     return Setup(prepared, judged, recipe, calibration_data, batches)
 
 

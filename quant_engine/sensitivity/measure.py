@@ -107,10 +107,9 @@ def measure_sensitivity(
         output=output,
         metric=metric,
         reads_often=True,
+        is_sent=executor is not None,
     )
     prepared, judged, recipe = setup.prepared, setup.judged, setup.recipe
-    if executor is not None:
-        judged.check_sendable()
     meter = ProgressMeter(progress, 0)
     calibration = setup.calibrate(meter)
     named = None if options is None else name_options(options)
