@@ -42,8 +42,8 @@ def read_list(path: Path = LIST) -> tuple[Entry, ...]:
 def build(entry: Entry, *, seed: int = 0) -> nn.Module:
     """Build the model in eval mode, its random weights drawn by the seed."""
     torch.manual_seed(seed)
+    _make_torchvision_importable()
     if entry.library == "timm":
-        _make_torchvision_importable()
         return importlib.import_module("timm").create_model(entry.name).eval()
     kind = getattr(importlib.import_module("transformers"), entry.name)
     return kind(kind.config_class(**json.loads(entry.settings))).eval()
