@@ -66,6 +66,7 @@ ALLOWED = {
         *("streamlit", "plotly", "pandas", "torch", "numpy", "scipy", "safetensors"),
         "distributed",
         "starlette",  # what Streamlit serves with
+        *("jinja2", "markupsafe"),  # the HTML report; markupsafe is what jinja2 escapes with
     },
 }
 ONLY_PANDAS_MODULE = "dashboard.export.tables"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import plotly.graph_objects as go
-
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
 from dashboard.facts.accuracy import change_text, output_change, share_text
+from dashboard.facts.columns import SQNRS, columns
 from dashboard.facts.coverage import coverage_remark, coverage_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.facts.executions import (
@@ -19,47 +18,33 @@ from dashboard.facts.executions import (
     execution_of,
     execution_words,
 )
-from dashboard.facts.layer_times import describe_layer_times, layer_times, most_telling
-from dashboard.facts.layers import layer_sqnrs
+from dashboard.facts.layer_times import layer_times
 from dashboard.facts.metrics import available_metrics
 from dashboard.facts.ranking import describe_ties, rank_layers
 from dashboard.facts.timing_verdicts import timing_words
-from dashboard.figures.cost.layer_times import layer_times_figure
-from dashboard.figures.cost.size import layer_size_figure, reduction_text, waterfall_figure
-from dashboard.figures.cost.size_items import describe_layers, layer_bytes, size_steps
-from dashboard.figures.cost.timing import model_timing_figure
-from dashboard.figures.layers.error_ridges import (
-    describe_errors,
-    layer_error_histograms,
-    tensors_of,
-)
+from dashboard.figures.cost.layer_times import layer_times_picture
+from dashboard.figures.cost.size import layer_size_picture, model_size_picture, reduction_text
+from dashboard.figures.cost.timing import model_timing_picture
+from dashboard.figures.kit.picture import Picture
+from dashboard.figures.layers.error_ridges import layer_errors_picture, tensors_of
 from dashboard.figures.layers.four_errors import (
     COLUMNS,
-    ONE_MARK,
-    Series,
-    describe_four_errors,
     error_rows,
-    four_errors_figure,
+    four_errors_picture,
+    run_series,
 )
-from dashboard.figures.layers.relative_errors import (
-    KINDS,
-    describe_relative_errors,
-    relative_error_histograms,
-    relative_of,
-)
-from dashboard.figures.sensitivity.option_grid import describe_grid, option_grid
-from dashboard.figures.sensitivity.ranking import describe_ranking, ranking_figure
+from dashboard.figures.layers.relative_errors import KINDS, relative_errors_picture, relative_of
+from dashboard.figures.sensitivity.option_grid import grid_picture
+from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
     format_bytes,
-    format_count,
     format_db,
     format_nats,
     format_percent,
 )
-from dashboard.words.recipes import DYNAMIC_INPUT
-from quant_engine.report import LayerReport, ModelReport, SensitivityReport, TimingReport
+from quant_engine.report import ModelReport, SensitivityReport
 
 MOST_LAYERS = 40
 """Rankings in the file show at most this many layers; its tables and data show all."""
@@ -71,13 +56,18 @@ class Section:
 
     Attributes:
         title: Heading.
-        text: The takeaway, also for those who cannot see the figure.
-        figure: The figure.
+        picture: The figure and what it says.
+        remark: What is said on top of that.
     """
 
     title: str
-    text: str
-    figure: go.Figure
+    picture: Picture
+    remark: str = ""
+
+    @property
+    def text(self) -> str:
+        """All that is said about it."""
+        return f"{self.picture.alt} {self.remark}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +142,16 @@ def _error_sections(report: ModelReport, effects: OutputEffects | None) -> Itera
     """What matters first: the four errors, then relative errors, then steps of the grid."""
     rows = error_rows(report, effects)
     if any(row.value(column) is not None for row in rows for column in COLUMNS):
-        series = [Series("", rows, effects, ONE_MARK)]
-        figure = four_errors_figure(series, most=MOST_LAYERS)
-        yield Section("Four errors of every layer", describe_four_errors(series), figure)
+        picture = four_errors_picture(run_series(report, effects), most=MOST_LAYERS)
+        yield Section("Four errors of every layer", picture)
     for kind, words in KINDS.items():
         if any(relative_of(layer, kind) is not None for layer in report.layers):
-            figure = relative_error_histograms(report, kind)
-            text = describe_relative_errors(report, kind)
-            yield Section(f"Relative error of every layer, {words}", text, figure)
+            picture = relative_errors_picture(report, kind)
+            yield Section(f"Relative error of every layer, {words}", picture)
     for part, word in (("weight", "weights"), ("input", "inputs")):
         if tensors_of(report, part):
-            figure = layer_error_histograms(report, part)
             title = f"Errors of the {word} in steps of the grid"
-            yield Section(title, describe_errors(report, part), figure)
+            yield Section(title, layer_errors_picture(report, part))
 
 
 def _sensitivity_sections(measured: SensitivityReport) -> Iterable[Section]:
@@ -176,13 +163,13 @@ def _sensitivity_sections(measured: SensitivityReport) -> Iterable[Section]:
     rankings = {label: rank_layers(report, metric) for label, report in options.items()}
     if len(options) > 1:
         names = [row.name for row in next(iter(rankings.values()))[:MOST_LAYERS]]
-        yield Section(title, describe_grid(options, metric), option_grid(options, names, metric))
+        yield Section(title, grid_picture(options, names, metric))
     for label, report in options.items():
         ranked = rankings[label]
         yield Section(
             f"{title}: ranked at {label}" if len(options) > 1 else title,
-            f"{describe_ranking(report, ranked, metric)} {describe_ties(report, metric)}",
-            ranking_figure(report, ranked[:MOST_LAYERS], metric, is_log=True),
+            ranking_picture(report, ranked, metric, rows=ranked[:MOST_LAYERS], is_log=True),
+            describe_ties(report, metric),
         )
 
 
@@ -190,16 +177,13 @@ def _size_sections(report: ModelReport) -> list[Section]:
     size = report.size
     if size is None:
         return []
-    text = (
-        f"{format_bytes(size.float_bytes)} in float, {format_bytes(size.quantized_bytes)} "
-        f"quantized: {reduction_text(size)}. Files on disk: "
+    files = (
+        f"{reduction_text(size)[:1].upper()}{reduction_text(size)[1:]}. Files on disk: "
         f"{format_bytes(size.float_file_bytes)} and {format_bytes(size.quantized_file_bytes)}."
     )
-    rows = layer_bytes(report.layers, top=MOST_LAYERS)
-    each = describe_layers(rows)
     return [
-        Section("Size of the model", text, waterfall_figure(size_steps(report))),
-        Section("Size of each layer", each, layer_size_figure(rows)),
+        Section("Size of the model", model_size_picture(report), files),
+        Section("Size of each layer", layer_size_picture(report.layers, top=MOST_LAYERS)),
     ]
 
 
@@ -210,68 +194,42 @@ def _timing_sections(report: ModelReport) -> list[Section]:
     found = [
         Section(
             f"Time at batch size {batch}",
+            model_timing_picture(timing, batch),
             f"{timing_words(timing, batch)} {baseline_text(timing, batch)}",
-            model_timing_figure(timing, batch),
         )
         for batch in batch_sizes(timing)
     ]
-    times = layer_times(timing)
-    if times:
-        text = f"{describe_layer_times(times, timing)} {describe_executions(timing)}"
-        figure = layer_times_figure(most_telling(times, MOST_LAYERS))
-        found.append(Section("Time inside each layer", text, figure))
+    if layer_times(timing):
+        picture = layer_times_picture(timing, top=MOST_LAYERS)
+        found.append(Section("Time inside each layer", picture, describe_executions(timing)))
     # How all of them were timed is said once, where the last of them is read.
     found[-1:] = [
-        replace(last, text=f"{last.text} {conditions_text(timing)}") for last in found[-1:]
+        replace(last, remark=f"{last.remark} {conditions_text(timing)}") for last in found[-1:]
     ]
     return found
 
 
-LAYER_COLUMNS = (
-    ("Layer", False),
-    ("Kind", False),
-    ("Status", False),
-    ("Weight bits", True),
-    ("Input bits", False),  # a range per batch is told in words
-    ("Weight SQNR (dB)", True),
-    ("Input SQNR (dB)", True),
-    ("Local SQNR (dB)", True),
-    ("Accumulated SQNR (dB)", True),
-    ("Weights clipped (%)", True),
-    ("Inputs clipped (%)", True),
-    ("Float (bytes)", True),
-    ("Quantized (bytes)", True),
-    ("On integers", False),
+ON_INTEGERS = "On integers"
+LAYER_COLUMNS = columns(
+    "layer",
+    "kind",
+    "status",
+    "weight_bits",
+    "input_bits",
+    *SQNRS,
+    "weight_clipped_percent",
+    "input_clipped_percent",
+    "float_kb",
+    "quantized_kb",
 )
-"""Columns of the report's table, and whether they hold numbers."""
 
 
-def layer_cells(layer: LayerReport, timing: TimingReport | None = None) -> tuple[str, ...]:
-    """Return one row of the report's table as text; units stand in the column names."""
-    weight, entry = layer.weight, layer.input
-    status = layer.status if layer.is_quantized else f"{layer.status}: {layer.reason}"
-    return (
-        layer.name,
-        layer.kind,
-        status,
-        MISSING if weight is None else str(weight.scheme.bits),
-        _input_bits(layer),
-        *(format_db(value).removesuffix(" dB") for value in layer_sqnrs(layer).values()),
-        *(
-            MISSING
-            if tensor is None
-            else format_percent(tensor.error.clipped_fraction).removesuffix(" %")
-            for tensor in (weight, entry)
-        ),
-        format_count(layer.size.float_bytes),
-        format_count(layer.size.quantized_bytes),
-        execution_words(execution_of(timing, layer.name)),
-    )
-
-
-def _input_bits(layer: LayerReport) -> str:
-    if layer.input_scheme is not None and layer.has_dynamic_input:
-        return f"{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
-    if layer.input is not None:
-        return str(layer.input.scheme.bits)
-    return MISSING
+def layer_table(report: ModelReport) -> list[dict[str, str]]:
+    """Return the report's table as text, one row per layer; units stand in the names."""
+    return [
+        {
+            **{column.title: column.cell(layer) for column in LAYER_COLUMNS},
+            ON_INTEGERS: execution_words(execution_of(report.timing, layer.name)),
+        }
+        for layer in report.layers
+    ]

@@ -276,3 +276,25 @@ def execution_columns(name: str, timing: TimingReport | None) -> dict[str, Any]:
         "lowered_int8_input": None if entry is None else entry.has_code_input,
         "lowered_int8_output": None if entry is None else entry.has_code_output,
     }
+
+
+def time_rows(timing: TimingReport) -> list[dict[str, Any]]:
+    """Return every measured time, whole models first, as the rows of a file."""
+    return [
+        {
+            "layer": entry.layer or "(whole model)",
+            "execution": entry.execution,
+            "batch_size": entry.batch_size,
+            "median_ms": entry.median_ms,
+            "q1_ms": entry.q1_ms,
+            "q3_ms": entry.q3_ms,
+            "runs": entry.runs,
+            "is_unreliable": entry.is_unreliable,
+            "warmup_runs": timing.warmup_runs,
+            "ratio_to_baseline": None if entry.layer else ratio_to_baseline(timing, entry),
+            "is_baseline": not entry.layer and is_baseline(timing, entry),
+            "threads": timing.environment.threads,
+            "cpu": timing.environment.cpu,
+        }
+        for entry in (*timing.models, *timing.layers)
+    ]

@@ -15,6 +15,7 @@ from dashboard.words.formatting import (
     format_percent,
     format_shape,
     format_span,
+    percent,
 )
 from dashboard.words.recipes import describe_scheme
 from quant_engine.report import ErrorMetrics, LayerReport, TensorReport, TimingReport
@@ -57,11 +58,6 @@ def layer_row(layer: LayerReport, timing: TimingReport | None = None) -> dict[st
         **time_row(layer.name, timing),
         **execution_columns(layer.name, timing),
     }
-
-
-def percent(share: float | None) -> float | None:
-    """Return a share from 0 to 1 in percent."""
-    return None if share is None else 100.0 * share
 
 
 def error_row(error: ErrorMetrics | None) -> dict[str, Any]:
@@ -144,17 +140,6 @@ def time_row(name: str, timing: TimingReport | None) -> dict[str, Any]:
         for entry in entries
         if entry.layer == name
     }
-
-
-def layer_sqnrs(layer: LayerReport) -> dict[str, float | None]:
-    """Return the four SQNRs of a layer in dB: weight, input, local, accumulated."""
-    errors = {
-        "weight": layer.weight_error,
-        "input": input_error(layer),
-        "local": layer.local_error,
-        "accumulated": layer.accumulated_error,
-    }
-    return {part: None if error is None else error.sqnr_db for part, error in errors.items()}
 
 
 Rows = list[dict[str, str]]

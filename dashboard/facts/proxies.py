@@ -7,17 +7,17 @@ correlation answers it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from scipy.stats import kendalltau, rankdata, spearmanr
 
 from dashboard.data.prediction import Prediction
+from dashboard.facts.columns import columns
 from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.facts.ranking import sensitivity_sign
 from dashboard.words.formatting import format_db, format_nats, format_number
-from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, SensitivityReport
+from quant_engine.report import LayerReport, ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 
 _MINIMUM_LAYERS = 3
@@ -48,41 +48,16 @@ class Proxy:
     format: Callable[[float | None], str] = format_db
 
 
-def _sqnr_db(
-    read: Callable[[LayerReport], ErrorMetrics | None],
-) -> Callable[[LayerReport], float | None]:
-    def value(layer: LayerReport) -> float | None:
-        error = read(layer)
-        return None if error is None or math.isnan(error.sqnr_db) else error.sqnr_db
-
-    return value
-
-
 PROXIES: dict[str, Proxy] = {
-    proxy.key: proxy
-    for proxy in (
-        Proxy(
-            "local",
-            "Local SQNR",
-            "this layer quantized and fed the float input, against its float output",
-            _sqnr_db(lambda layer: layer.local_error),
-            "local_sqnr_db",
-        ),
-        Proxy(
-            "weight",
-            "Weight SQNR",
-            "the weights alone, before and after rounding",
-            _sqnr_db(lambda layer: layer.weight_error),
-            "weight_sqnr_db",
-        ),
-        Proxy(
-            "input",
-            "Input SQNR",
-            "the layer's input alone, before and after rounding",
-            _sqnr_db(lambda layer: None if layer.input is None else layer.input.error),
-            "input_sqnr_db",
-        ),
+    key: Proxy(
+        key,
+        column.name,
+        column.about,
+        column.read,
+        column.key,
     )
+    for key in ("local", "weight", "input")
+    for column in columns(f"{key}_sqnr_db")
 }
 """Every number that an analysis gives by itself, by its key, the usual choice first."""
 
@@ -107,7 +82,7 @@ def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> P
     return Proxy(
         "predicted",
         f"Predicted {metric}",
-        f"predicted from one set of backward passes with {what}",
+        f"Predicted from one set of backward passes with {what}.",
         lambda layer: degradations.get(layer.name),
         "predicted_kl_divergence_nats" if prediction.has_logits else "predicted_output_nmse",
         f"{'lowest' if is_left_out else 'highest'} predicted {metric}",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.export.tables import Table, to_csv
+from dashboard.export.tables import table, to_csv
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.presenting import enlarge
 from dashboard.widgets.slides import is_on_screen, is_presenting
 from dashboard.words.markdown import escape_markdown
@@ -25,56 +25,41 @@ CONFIG: dict[str, Any] = {
 }
 """Toolbar: a PNG in print resolution, zoom, pan, reset and full screen."""
 
-TableOrMaker: TypeAlias = Table | Callable[[], Table]
-
 
 def show_figure(
-    figure: go.Figure,
+    picture: Picture,
     *,
     key: str,
-    alt: str,
-    about: str,
-    data: TableOrMaker | None = None,
+    stem: str = "",
     on_select: Callable[[str], None] | None = None,
-    file_name: str | None = None,
 ) -> None:
     """Show a figure under its result in words, with an explanation and a download of its data.
 
     In presenter mode only the figure whose turn it is appears, larger.
 
     Args:
-        figure: What to draw.
+        picture: What to show.
         key: Name of the figure, unique on its page.
-        alt: The result in one sentence: stands above the figure, and in place of it for those who
-            cannot see it.
-        about: "What am I seeing?" in three short lines (Markdown).
-        data: The numbers of the figure, or a function that returns them when they are asked for.
-        on_select: Called with the layer of the bar or point that was clicked. A trace names its
-            layers in `customdata`, alone or as the first entry of a row.
-        file_name: Name of the download without its ending; the key if not given.
+        stem: What it is about, such as the model: its files begin with it.
+        on_select: Called with the layer of the bar or point that was clicked.
     """
     if not is_on_screen(key):
         return
-    config = {
-        **CONFIG,
-        "toImageButtonOptions": {
-            **CONFIG["toImageButtonOptions"],
-            "filename": file_stem(file_name or key),
-        },
-    }
-    if is_presenting():
-        figure = enlarge(figure)
+    file_name = file_stem(f"{stem}-{picture.name}")
+    image = {**CONFIG["toImageButtonOptions"], "filename": file_name}
+    config = {**CONFIG, "toImageButtonOptions": image}
+    figure = enlarge(picture.figure) if is_presenting() else picture.figure
     with st.container(key=f"figure_{key}", gap="xsmall"):
-        st.markdown(f"**{escape_markdown(alt)}**")
+        st.markdown(f"**{escape_markdown(picture.alt)}**")
         if on_select is None:
-            st.plotly_chart(figure, width="stretch", key=key, config=config, alt=alt)
+            st.plotly_chart(figure, width="stretch", key=key, config=config, alt=picture.alt)
         else:
             st.plotly_chart(
                 figure,
                 width="stretch",
                 key=key,
                 config=config,
-                alt=alt,
+                alt=picture.alt,
                 on_select=lambda: _forward_selection(key, on_select),
                 selection_mode="points",
             )
@@ -82,23 +67,17 @@ def show_figure(
             horizontal=True, gap="small", vertical_alignment="center", key=f"aside_{key}"
         ):
             with st.popover("What am I seeing?", type="tertiary", icon=":material/help:"):
-                st.markdown(about)
-            if data is not None:
-                st.download_button(
-                    "Data (CSV)",
-                    data=lambda: csv_bytes(data),
-                    file_name=f"{file_stem(file_name or key)}.csv",
-                    mime="text/csv",
-                    on_click="ignore",
-                    type="tertiary",
-                    icon=":material/download:",
-                    key=f"{key}_csv",
-                )
-
-
-def csv_bytes(data: TableOrMaker) -> bytes:
-    """Return a table, or what a function returns, as CSV."""
-    return to_csv(data() if callable(data) else data)
+                st.markdown("\n\n".join(picture.about))
+            st.download_button(
+                "Data (CSV)",
+                data=lambda: to_csv(table(picture.rows())),
+                file_name=f"{file_name}.csv",
+                mime="text/csv",
+                on_click="ignore",
+                type="tertiary",
+                icon=":material/download:",
+                key=f"{key}_csv",
+            )
 
 
 def file_stem(name: str) -> str:

@@ -152,6 +152,11 @@ def format_db(value: float | None) -> str:
     return f"{value:z.1f} dB".replace("-", _MINUS)
 
 
+def percent(share: float | None) -> float | None:
+    """Return a share from 0 to 1 in percent."""
+    return None if share is None else 100.0 * share
+
+
 def format_percent(share: float | None) -> str:
     """Return a share from 0 to 1 in percent; never rounds something to nothing or to all.
 

@@ -49,7 +49,7 @@ PRESET_TEXTS = {
         "Int8, smallest error", "Ranges that make rounding and clipping error smallest together."
     ),
     "int8_entropy": PresetText(
-        "Int8, entropy", "Ranges that keep the distribution of inputs, as TensorRT chooses them."
+        "Int8, entropy", "TensorRT's rule for inputs. Clips rare large values: bad for outliers."
     ),
     "int8_dynamic": PresetText(
         "Int8 dynamic", "Dynamic input ranges, computed per batch: they always fit, at some time."
@@ -61,6 +61,15 @@ PRESET_TEXTS = {
         "Int4 weights", "4-bit weights, 8-bit inputs: half the size again, visible error."
     ),
 }
+
+
+REMEDY_NAMES = {
+    "cross_layer_equalization": "Equalize layers",
+    "smooth_quant": "Smooth inputs",
+    "gptq": "Round by GPTQ",
+    "bias_correction": "Correct biases",
+}
+"""What to call a remedy, by its kind."""
 
 
 def preset_title(name: str) -> str:
@@ -151,6 +160,26 @@ def describe_recipe(recipe: Recipe) -> str:
         parts.append(f"{plural(len(names), noun)} in float")
     if recipe.overrides:
         parts.append(f"own bits for {plural(len(recipe.overrides), 'layer')}")
+    if recipe.remedies:
+        parts.append(describe_remedies(recipe))
+    return ", ".join(parts)
+
+
+def describe_remedies(recipe: Recipe) -> str:
+    """Return a recipe's remedies in a few words; empty without any.
+
+    Example:
+        >>> from quant_engine.scheme import SmoothQuant
+        >>> describe_remedies(Recipe.default().with_remedy(SmoothQuant(layers=("a", "b"))))
+        'smooth inputs (2 entries)'
+    """
+    parts = []
+    for remedy in recipe.remedies:
+        name = REMEDY_NAMES[remedy.kind]
+        name = f"{name[:1].lower()}{name[1:]}"
+        every = remedy.layers == ("*",)
+        count = plural(len(remedy.layers), "entry", "entries")
+        parts.append(name if every else f"{name} ({count})")
     return ", ".join(parts)
 
 

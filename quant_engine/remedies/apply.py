@@ -18,8 +18,9 @@ from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.bias_correction import correct_biases
 from quant_engine.remedies.equalization import equalize
+from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
-from quant_engine.scheme import BiasCorrection, CrossLayerEqualization, Recipe, Remedy
+from quant_engine.scheme import BiasCorrection, CrossLayerEqualization, Recipe, Remedy, SmoothQuant
 
 LARGEST_CHANGE = 1e-5
 """Largest change of a float32 output that a remedy may make, as a share of its largest value."""
@@ -30,7 +31,10 @@ _MoveFactors: TypeAlias = Callable[
 _ChangeCodes: TypeAlias = Callable[
     [PreparedModel, nn.Module, Any, Sequence[Batch], ProgressMeter], tuple[Treatment, ...]
 ]
-_ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {CrossLayerEqualization: equalize}
+_ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
+    CrossLayerEqualization: equalize,
+    SmoothQuant: smooth,
+}
 _ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {BiasCorrection: correct_biases}
 
 
@@ -46,9 +50,9 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
         The model with other weights, and with what was done to them in its `treatments`. Where the
         output on the first batch would change, a remedy is taken back, and its entry says so.
     """
+    if any(type(r) not in (*_ON_FLOAT_MODEL, *_ON_QUANTIZED_MODEL) for r in recipe.remedies):
+        raise SchemeError("Gptq is not applied so far. Leave it out.")
     remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_FLOAT_MODEL]
-    if len(remedies) < sum(type(r) not in _ON_QUANTIZED_MODEL for r in recipe.remedies):
-        raise SchemeError("SmoothQuant and Gptq are not applied so far. Leave them out.")
     batches = list(iterate_batches(data)) if remedies else []
     for remedy in remedies:
         treated = replace(prepared, model=share_tensors(prepared.model))

@@ -39,14 +39,14 @@ class Reading:
     Attributes:
         node: Its operation.
         spread: Input channels of the layer for each of the channels.
-        passed: Operations in between.
+        axis: Axis of the layer's input that they lie on.
         keeps_offsets: Whether a constant added to a channel arrives as the same constant, as long
             as no value is below 0.
     """
 
     node: fx.Node
     spread: int
-    passed: tuple[fx.Node, ...]
+    axis: int
     keeps_offsets: bool
 
 
@@ -72,12 +72,10 @@ def follow(node: fx.Node, channels: Channels) -> list[Reading]:
     Raises:
         NotFollowedError: If something else reads them, or the model returns them.
     """
-    return _follow(node, channels, (), True)
+    return _follow(node, channels, True)
 
 
-def _follow(
-    node: fx.Node, channels: Channels, passed: tuple[fx.Node, ...], keeps_offsets: bool
-) -> list[Reading]:
+def _follow(node: fx.Node, channels: Channels, keeps_offsets: bool) -> list[Reading]:
     found = []
     for reader in value_readers(node):
         if reader.op == "output":
@@ -87,15 +85,20 @@ def _follow(
                 if channels.axis != _input_axis(reader):
                     raise NotFollowedError(f"{name_operation(reader)} reads it along another axis")
                 keeps = keeps_offsets and not _pads_with_zeros(reader)
-                found.append(Reading(reader, channels.spread, passed, keeps))
+                found.append(Reading(reader, channels.spread, channels.axis, keeps))
                 continue
             after = _PASSED[reader.target](reader, channels) if reader.target in _PASSED else None
             if after is not None:
                 keeps = keeps_offsets and reader.target in _KEEP_OFFSETS
-                found += _follow(reader, after, (*passed, reader), keeps)
+                found += _follow(reader, after, keeps)
                 continue
         raise NotFollowedError(f"{name_operation(reader)} reads it, which passes no factor on")
     return found
+
+
+def passes_factors(node: fx.Node) -> bool:
+    """Whether an operation may pass factors from its first argument on; `follow` knows for sure."""
+    return node.target in _PASSED
 
 
 def groups_of(node: fx.Node) -> int:
@@ -124,6 +127,8 @@ def name_operation(node: fx.Node) -> str:
         >>> name_operation(graph.call_function(aten.add_.Tensor, (1, 2)))
         'an addition'
     """
+    if node.op == "placeholder":
+        return "the model's input"
     name = str(node.target).split(".")[-2 if "." in str(node.target) else 0].rstrip("_")
     if name == "hardtanh" and tuple(node.args[1:3]) != (0.0, 6.0):
         return "Hardtanh"

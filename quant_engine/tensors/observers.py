@@ -105,8 +105,10 @@ def entropy_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
     0.0 is on every grid, so the spike of zeros that ReLU leaves says nothing about the range: exact
     zeros are left out.
 
-    The rule needs many values. For the few hundred in a channel of weights it tends to clip too
-    much; prefer "mse" there.
+    It suits values that lie close together. It weighs how often values occur, not what they carry:
+    where few large ones hold much of the energy, it clips them, and its squared error is several
+    times that of "mse" (`docs/math.md` has figures; TensorRT's and ONNX Runtime's searches clip as
+    much). It also needs many values: for the few hundred in a channel of weights prefer "mse".
     """
     coarse = binned.coarsened(_SEARCH_BINS)
     return search_range(coarse, scheme, lambda lo, hi: _information_loss(coarse, lo, hi, scheme))

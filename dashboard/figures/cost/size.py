@@ -7,24 +7,82 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.figures.cost.size_items import ITEMS, LayerBytes, SizeStep
+from dashboard.figures.cost.size_items import (
+    ITEMS,
+    LayerBytes,
+    SizeStep,
+    bits_text,
+    describe_layers,
+    describe_steps,
+    has_narrow_weights,
+    layer_bytes,
+    size_steps,
+    step_rows,
+)
 from dashboard.figures.kit.axes import (
     BYTES_AXIS,
     beside,
-    layer_ticks,
+    layer_rows,
     row_frame,
     row_targets,
+    rows_axis,
     two_lines,
 )
+from dashboard.figures.kit.marks import bars
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import FLOAT, GOOD, INT8, MARGIN, NEUTRAL, empty_figure, new_figure
 from dashboard.words.formatting import format_bytes, format_percent
-from quant_engine.report import SizeReport
+from quant_engine.report import LayerReport, ModelReport, SizeReport
 
 ROW_HEIGHT = 26
 _WIDTH = 0.36
 
 LAYERS_TITLE = two_lines("Bytes of each layer", "upper bar: float, lower bar: quantized")
 STEPS_TITLE = "Bytes of the model, step by step"
+
+
+def model_size_picture(report: ModelReport) -> Picture:
+    """Return the steps from the float model's bytes to the quantized model's."""
+    steps = size_steps(report)
+    narrow = "Weights of fewer than 8 bits are packed without gaps, in the count and in the file; "
+    narrow += "in memory each still takes a whole byte."
+    return Picture(
+        waterfall_figure(steps),
+        describe_steps(steps),
+        (
+            "Left all bytes of the float model, right all bytes of the quantized one; the bars "
+            "in between are what is taken away and what is added.",
+            f"Storing weights as {bits_text(report)} saves the most. Scales and zero "
+            "points are the price: a few numbers for each tensor, or for each channel.",
+            "Biases stay float, and so does every layer that is not quantized.",
+            *([narrow] if has_narrow_weights(report) else ()),
+        ),
+        lambda: step_rows(steps),
+        "size-steps",
+    )
+
+
+def layer_size_picture(
+    layers: Sequence[LayerReport],
+    *,
+    top: int | None = None,
+    is_sorted: bool = True,
+    selected: str = "",
+) -> Picture:
+    """Return the bytes of each layer before and after; arguments as for `layer_bytes`."""
+    rows = layer_bytes(layers, top=top, is_sorted=is_sorted)
+    return Picture(
+        layer_size_figure(rows, selected=selected),
+        describe_layers(rows),
+        (
+            "Two bars per layer: above in float, below quantized and split by what the bytes hold.",
+            "Small layers with many channels pay most for their scales. A blue bar below is a "
+            "layer that stays float; hover it for the reason.",
+            "Click a bar to select its layer.",
+        ),
+        lambda: layer_size_rows(layer_bytes(layers, is_sorted=False)),
+        "size-layers",
+    )
 
 
 def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.Figure:
@@ -49,7 +107,7 @@ def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.F
         traces=[*traces, targets],
         height=170 + 6 * len(traces) + ROW_HEIGHT * max(len(rows), 4),
         x_axis={**BYTES_AXIS, "rangemode": "tozero"},
-        y_axis=layer_ticks([row.label for row in rows], selected),
+        y_axis=layer_rows([row.label for row in rows], selected),
         shapes=[
             row_frame(index) for index, row in enumerate(rows) if row.name and row.name == selected
         ],
@@ -88,33 +146,22 @@ def waterfall_figure(steps: Sequence[SizeStep]) -> go.Figure:
         bases.append(min(base, level))
         lengths.append(abs(level - base))
         ends.append(level)
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "x": lengths,
-        "y": list(range(len(steps))),
-        "base": bases,
-        "width": 0.62,
-        "marker": {
-            "color": [_step_color(step, index) for index, step in enumerate(steps)],
-            "line": {"width": 0},
-        },
-        "hovertext": [f"<b>{step.label}</b><br>{_step_text(step)}" for step in steps],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "showlegend": False,
-    }
+    trace = bars(
+        lengths,
+        range(len(steps)),
+        [_step_color(step, index) for index, step in enumerate(steps)],
+        hover=[f"<b>{step.label}</b><br>{_step_text(step)}" for step in steps],
+        is_level=True,
+        base=bases,
+        width=0.62,
+    )
     return new_figure(
         STEPS_TITLE,
         "Bytes (1 kB = 1,000 bytes)",
-        traces=[bars],
+        traces=[trace],
         height=120 + 30 * len(steps),
         x_axis={**BYTES_AXIS, "rangemode": "tozero"},
-        y_axis={
-            "tickvals": list(range(len(steps))),
-            "ticktext": [step.label for step in steps],
-            "range": [len(steps) - 0.5, -0.5],
-            "showgrid": False,
-        },
+        y_axis=rows_axis([step.label for step in steps]),
         shapes=[_connector(index, end) for index, end in enumerate(ends[:-1])],
         annotations=[beside(index, _step_text(step)) for index, step in enumerate(steps)],
         layout={"margin": {"l": 64, "r": 90, "t": 56, "b": 56}},
@@ -126,22 +173,20 @@ def _stack(rows: Sequence[LayerBytes], item: Any) -> dict[str, Any]:
     values = [row.float_bytes if item is None else row.items[item.key] for row in rows]
     label = "float" if item is None else item.label
     offset = -0.2 if item is None else 0.2
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": label,
-        "x": values,
-        "y": [index + offset for index in range(len(rows))],
-        "width": _WIDTH,
-        "offset": -_WIDTH / 2,
-        "customdata": [row.name for row in rows],
-        "hovertext": [
+    return bars(
+        values,
+        [index + offset for index in range(len(rows))],
+        FLOAT if item is None else item.color,
+        name=label,
+        layers=[row.name for row in rows],
+        hover=[
             f"<b>{row.label}</b><br>{row.note}<br>{label}: {value:,} bytes<br>{_change_text(row)}"
             for row, value in zip(rows, values, strict=True)
         ],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {"color": FLOAT if item is None else item.color, "line": {"width": 0}},
-    }
+        is_level=True,
+        width=_WIDTH,
+        offset=-_WIDTH / 2,
+    )
 
 
 def _change_text(row: LayerBytes) -> str:

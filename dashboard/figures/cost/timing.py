@@ -12,10 +12,17 @@ from dashboard.facts.executions import (
     INTEGER,
     LOWERED,
     SIMULATED,
+    baseline_text,
     comparison_text,
+    conditions_text,
+    describe_times,
     execution,
+    time_rows,
+    what_was_timed,
 )
-from dashboard.figures.kit.axes import beside, two_lines
+from dashboard.figures.kit.axes import beside, rows_axis, two_lines
+from dashboard.figures.kit.marks import bars, whiskers
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import FLOAT, INT8, MARGIN, NEUTRAL, empty_figure, new_figure
 from dashboard.words.formatting import format_ms, plural
 from quant_engine.report import TimingEntry, TimingReport
@@ -33,51 +40,49 @@ _LOOKS: Mapping[str, tuple[str, float]] = {
 """Colour and opacity of the bar of each way to run the model."""
 
 
+def model_timing_picture(timing: TimingReport, batch_size: int) -> Picture:
+    """Return the times of the whole model at one batch size, in every execution."""
+    return Picture(
+        model_timing_figure(timing, batch_size),
+        describe_times(timing, batch_size),
+        (
+            f"One bar for each way to run the model, on batches of {batch_size}: the median "
+            "over the runs. The whisker spans the middle half of them. "
+            f"{baseline_text(timing, batch_size)}",
+            what_was_timed(timing),
+            conditions_text(timing),
+        ),
+        lambda: time_rows(timing),
+        "timing",
+    )
+
+
 def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
     """Return one bar an execution: its median, and the middle half of the runs as a whisker."""
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
     title = two_lines(f"Time of one forward pass (ms), batch size {batch_size}", QUARTILES)
     if not entries:
         return empty_figure(title, "Nothing was timed at this batch size.")
-    shown = [execution(entry.execution) for entry in entries]
     looks = [_LOOKS.get(entry.execution, (NEUTRAL, 1.0)) for entry in entries]
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "x": [entry.median_ms for entry in entries],
-        "y": list(range(len(entries))),
-        "width": 0.6,
-        "marker": {
-            "color": [color for color, _ in looks],
-            "opacity": [opacity for _, opacity in looks],
-            "line": {"width": 0},
-        },
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, entry.q3_ms - entry.median_ms) for entry in entries],
-            "arrayminus": [max(0.0, entry.median_ms - entry.q1_ms) for entry in entries],
-            "color": NEUTRAL,
-            "thickness": 1.5,
-            "width": 4,
-        },
-        "hovertext": [_describe(timing, entry) for entry in entries],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "showlegend": False,
-    }
+    medians = [entry.median_ms for entry in entries]
+    trace = bars(
+        medians,
+        range(len(entries)),
+        [color for color, _ in looks],
+        opacity=[opacity for _, opacity in looks],
+        hover=[_describe(timing, entry) for entry in entries],
+        is_level=True,
+        width=0.6,
+        error_x=whiskers(medians, [(entry.q1_ms, entry.q3_ms) for entry in entries]),
+    )
     texts = [_time_text(timing, entry) for entry in entries]
     return new_figure(
         title,
         "Milliseconds in one forward pass",
-        traces=[bars],
+        traces=[trace],
         height=140 + ROW_HEIGHT * max(len(entries), 2),
         x_axis={"rangemode": "tozero"},
-        y_axis={
-            "tickvals": list(range(len(entries))),
-            "ticktext": [look.label for look in shown],
-            "range": [len(entries) - 0.5, -0.5],
-            "showgrid": False,
-        },
+        y_axis=rows_axis([execution(entry.execution).label for entry in entries]),
         annotations=[beside(index, text) for index, text in enumerate(texts)],
         layout={"margin": {**MARGIN, "r": 24 + _CHARACTER * max(map(len, texts))}},
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dashboard.figures.kit.marks import bars
 from dashboard.figures.kit.theme import HIGHLIGHT
 from dashboard.words.formatting import short_names
 
@@ -37,18 +38,22 @@ def beside(index: int, text: str, *, shift: int = 8) -> dict[str, Any]:
     }
 
 
-def layer_ticks(names: Sequence[str], selected: str = "") -> dict[str, Any]:
-    """Return a y axis with one layer per row, from the top, the selected one marked."""
+def rows_axis(labels: Sequence[str]) -> dict[str, Any]:
+    """Return a y axis with one label per row, from the top."""
     return {
-        "tickvals": list(range(len(names))),
-        "ticktext": [
-            (SELECTED_MARK if name and name == selected else "") + label
-            for name, label in zip(names, short_names(names), strict=True)
-        ],
-        "range": [len(names) - 0.5, -0.5],
+        "tickmode": "array",
+        "tickvals": list(range(len(labels))),
+        "ticktext": list(labels),
+        "range": [len(labels) - 0.5, -0.5],
         "showgrid": False,
         "fixedrange": True,
     }
+
+
+def layer_rows(names: Sequence[str], selected: str = "") -> dict[str, Any]:
+    """Return a y axis with one layer per row, from the top, the selected one marked."""
+    marks = [SELECTED_MARK if name and name == selected else "" for name in names]
+    return rows_axis([m + label for m, label in zip(marks, short_names(names), strict=True)])
 
 
 def marked_names(names: Sequence[str], selected: str | None, length: int = 30) -> list[str]:
@@ -59,17 +64,41 @@ def marked_names(names: Sequence[str], selected: str | None, length: int = 30) -
     ]
 
 
+FILL = 0.86
+"""Share of a row that the tallest bar takes, where bars stand on the row's floor."""
+
+
+def floor_rows(names: Sequence[str], selected: str | None, top: float) -> dict[str, Any]:
+    """Return a y axis with one layer per row, from the top: the last one's floor is at 0.
+
+    Args:
+        names: The layers.
+        selected: The one to mark.
+        top: Where the axis ends.
+    """
+    return {
+        "tickmode": "array",
+        "tickvals": [len(names) - 1 - index + FILL / 2 for index in range(len(names))],
+        "ticktext": marked_names(names, selected),
+        "range": [-0.15, top],
+        "showgrid": False,
+        "fixedrange": True,
+    }
+
+
 def row_frame(row: int) -> dict[str, Any]:
     """Return a frame around a row."""
-    return {
-        "type": "rect",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": row - 0.48,
-        "y1": row + 0.48,
-        "line": {"color": HIGHLIGHT, "width": 2},
-    }
+    return _row(row - 0.48, row + 0.48) | {"line": {"color": HIGHLIGHT, "width": 2}}
+
+
+def row_band(low: float, high: float) -> dict[str, Any]:
+    """Return a shade behind a row, for figures whose marks fill it."""
+    shade = {"fillcolor": HIGHLIGHT, "opacity": 0.22, "layer": "below", "line": {"width": 0}}
+    return _row(low, high) | shade
+
+
+def _row(low: float, high: float) -> dict[str, Any]:
+    return {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high}
 
 
 def row_targets(
@@ -85,20 +114,17 @@ def row_targets(
         low: Left end of the rows; above 0 on a logarithmic axis.
         high: Right end of the rows.
     """
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "base": low,
-        "x": [high - low or 1.0] * len(names),
-        "y": list(range(len(names))),
-        "width": 0.98,
-        "offset": -0.49,
-        "customdata": list(names),
-        "hovertext": list(texts),
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {"color": "rgba(0,0,0,0)", "line": {"width": 0}},
-        "showlegend": False,
-    }
+    return bars(
+        [high - low or 1.0] * len(names),
+        range(len(names)),
+        "rgba(0,0,0,0)",
+        layers=names,
+        hover=texts,
+        is_level=True,
+        base=low,
+        width=0.98,
+        offset=-0.49,
+    )
 
 
 def log_axis(values: Iterable[float | None]) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.figures.kit.axes import FILL, floor_rows
 from dashboard.figures.kit.binning import Bin
+from dashboard.figures.kit.marks import bars, dots, key
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
     CLIPPED,
     ERROR,
@@ -18,18 +22,16 @@ from dashboard.figures.kit.theme import (
     new_figure,
 )
 from dashboard.figures.layers.ridge_rows import (
-    FILL,
+    HEADROOM,
     ROW_HEIGHT,
     TALLEST,
     Row,
     guides,
-    ideal_in_legend,
-    names_axis,
     numbers_axis,
     reach_of,
     right_axis_anchor,
 )
-from dashboard.figures.tensor.distributions import is_beyond
+from dashboard.figures.tensor.distributions import error_bin_rows, is_beyond
 from dashboard.words.formatting import format_db, plural
 from dashboard.words.recipes import UNMEASURED_INPUTS, measured_in_batches
 from quant_engine.report import LayerReport, ModelReport, TensorReport
@@ -47,6 +49,34 @@ def tensors_of(report: ModelReport, part: str) -> dict[str, TensorReport]:
     """Return the quantized weights or inputs by layer, in the order the layers run."""
     found = ((layer.name, tensor_of(layer, part)) for layer in report.layers)
     return {name: tensor for name, tensor in found if tensor is not None}
+
+
+def layer_errors_picture(
+    report: ModelReport,
+    part: str = "weight",
+    *,
+    selected: str | None = None,
+    worst: int | None = None,
+) -> Picture:
+    """Return the error histograms of all layers; arguments as for the figure."""
+    return Picture(
+        layer_error_histograms(report, part, selected=selected, worst=worst),
+        describe_errors(report, part),
+        (
+            f"One row per layer: how far its {PARTS[part]} moved when they were rounded, in "
+            "steps of its own grid (LSB). All rows have one scale.",
+            "Ideal rounding is flat between −0.5 and 0.5, as high as the dotted line. A spike "
+            "at 0 means that many values lie on the grid already, such as zeros after a ReLU.",
+            "Red beyond ±0.5 is clipping; it is drawn at least a sliver high. "
+            "Click a bar to select its layer.",
+        ),
+        lambda: [
+            {"layer": name, **row}
+            for name, tensor in tensors_of(report, part).items()
+            for row in error_bin_rows(tensor)
+        ],
+        f"{part}-errors",
+    )
 
 
 def layer_error_histograms(
@@ -79,12 +109,12 @@ def layer_error_histograms(
         Row(len(tensors) - 1 - index, name, tensor)
         for index, (name, tensor) in enumerate(tensors.items())
     ]
-    inside, outside, cut = _empty_bars(False), _empty_bars(True), _empty_cuts()
+    inside, outside, cut = _Marks(), _Marks(), _Marks()
     for row in rows:
         _add_row(row, inside, outside, cut)
     reach = reach_of(rows)
-    traces = [trace for trace in (inside, outside, cut) if trace["x"]]
-    traces += [ideal_in_legend(), right_axis_anchor(len(rows))]
+    traces = inside.bars("rounding", ERROR, ERROR_EDGE) + outside.bars("clipping", CLIPPED, None)
+    traces += [*cut.cuts(), key("ideal rounding", "dot"), right_axis_anchor(len(rows))]
     return new_figure(
         title,
         "(dequantized − float) / scale (LSB)",
@@ -92,7 +122,7 @@ def layer_error_histograms(
         traces=traces,
         height=130 + ROW_HEIGHT * len(rows),
         x_axis={"range": [-reach, reach], "zeroline": False},
-        y_axis=names_axis(rows, selected),
+        y_axis=floor_rows(list(tensors), selected, len(rows) + HEADROOM),
         shapes=guides(rows, selected, reach),
         layout={
             "barmode": "overlay",
@@ -126,41 +156,54 @@ def why_empty(report: ModelReport, part: str) -> str:
     return "No layer is quantized, so there is no error to show."
 
 
-def _bar_trace(is_clipped: bool) -> dict[str, Any]:
-    marker: dict[str, Any] = {"color": ERROR, "line": {"width": 0.4, "color": ERROR_EDGE}}
-    if is_clipped:
-        marker = {"color": CLIPPED, "line": {"width": 0}}
-    return {
-        "type": "bar",
-        "name": "clipping" if is_clipped else "rounding",
-        "marker": marker,
-        "hovertemplate": "<b>%{customdata[0]}</b><br>%{customdata[1]}: %{customdata[2]:,} values"
-        "<br>%{customdata[3]:.2f} × ideal density<extra></extra>",
-    }
+_HOVER = (
+    "<b>%{customdata[0]}</b><br>%{customdata[1]}: %{customdata[2]:,} values"
+    "<br>%{customdata[3]:.2f} × ideal density"
+)
 
 
-def _empty_bars(is_clipped: bool) -> dict[str, Any]:
-    columns: dict[str, Any] = {k: [] for k in ("x", "y", "base", "width", "customdata")}
-    return {**_bar_trace(is_clipped), **columns}
+@dataclass(slots=True)
+class _Marks:
+    """Where marks stand, collected row by row."""
+
+    x: list[float] = field(default_factory=list)
+    y: list[float] = field(default_factory=list)
+    base: list[float] = field(default_factory=list)
+    width: list[float] = field(default_factory=list)
+    layers: list[list[Any]] = field(default_factory=list)
+
+    def bars(self, name: str, color: str, edge: str | None) -> list[dict[str, Any]]:
+        """One trace of all the bars; none without any."""
+        trace = bars(
+            self.x,
+            self.y,
+            color,
+            name=name,
+            layers=self.layers,
+            hover=_HOVER,
+            edge=edge,
+            edge_width=0.4,
+            base=self.base,
+            width=self.width,
+        )
+        return [trace] if self.x else []
+
+    def cuts(self) -> list[dict[str, Any]]:
+        """One trace of triangles, where bars are cut."""
+        trace = dots(
+            self.x,
+            self.y,
+            NEUTRAL,
+            name=f"cut at {TALLEST:g} × ideal",
+            layers=self.layers,
+            hover=f"{_HOVER}, drawn cut",
+            size=7,
+            symbol="triangle-up",
+        )
+        return [trace] if self.x else []
 
 
-def _empty_cuts() -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": f"cut at {TALLEST:g} × ideal",
-        "marker": {"symbol": "triangle-up", "size": 7, "color": NEUTRAL},
-        "hovertemplate": "<b>%{customdata[0]}</b><br>%{customdata[1]}: %{customdata[2]:,} values"
-        "<br>%{customdata[3]:.2f} × ideal density, drawn cut<extra></extra>",
-        "x": [],
-        "y": [],
-        "customdata": [],
-    }
-
-
-def _add_row(
-    row: Row, inside: dict[str, Any], outside: dict[str, Any], cut: dict[str, Any]
-) -> None:
+def _add_row(row: Row, inside: _Marks, outside: _Marks, cut: _Marks) -> None:
     histogram, bins = row.histogram, row.bins
     width = (histogram.hi - histogram.lo) / len(bins)
     marks = [(x, f"{x.lo:.3f} to {x.hi:.3f} LSB", is_beyond(x)) for x in bins]
@@ -174,17 +217,17 @@ def _add_row(
             continue
         density = bin_.count / (total * width)
         custom = [row.name, where, bin_.count, density]
-        trace = outside if is_clipped else inside
-        trace["x"].append(bin_.center)
         height = min(density, TALLEST) / TALLEST
-        trace["y"].append(FILL * (max(height, _LEAST_CLIPPED) if is_clipped else height))
-        trace["base"].append(row.base)
-        trace["width"].append(width)
-        trace["customdata"].append(custom)
+        chosen = outside if is_clipped else inside
+        chosen.x.append(bin_.center)
+        chosen.y.append(FILL * (max(height, _LEAST_CLIPPED) if is_clipped else height))
+        chosen.base.append(row.base)
+        chosen.width.append(width)
+        chosen.layers.append(custom)
         if density > TALLEST:
-            cut["x"].append(bin_.center)
-            cut["y"].append(row.base + FILL)
-            cut["customdata"].append(custom)
+            cut.x.append(bin_.center)
+            cut.y.append(row.base + FILL)
+            cut.layers.append(custom)
 
 
 def describe_errors(report: ModelReport, part: str = "weight") -> str:

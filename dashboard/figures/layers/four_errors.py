@@ -7,7 +7,7 @@ A channel that was lost counts as much as a large one that was kept, so a broken
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,17 @@ import plotly.graph_objects as go
 
 from dashboard.facts.causes import accumulated_relative, local_relative, weight_relative
 from dashboard.facts.culprit import MEASURED, OutputEffects
-from dashboard.figures.kit.axes import marked_names
+from dashboard.figures.kit.axes import marked_names, row_band, rows_axis
+from dashboard.figures.kit.marks import dots
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
-    CLIPPED,
+    ERROR,
     GOOD,
-    HIGHLIGHT,
-    INT8,
-    NEUTRAL,
     axis,
     empty_figure,
     new_figure,
 )
-from dashboard.words.formatting import format_percent
+from dashboard.words.formatting import format_percent, percent
 from quant_engine.report import ModelReport
 
 COLUMNS = ("weight", "local", "accumulated", "output")
@@ -36,9 +35,9 @@ ROW_HEIGHT = 22
 _LEAST = 1e-4  # of the signal; smaller errors stand at the edge
 _LEAST_EFFECT = 1e-7
 
-BROKEN_MARK = {"color": CLIPPED, "symbol": "x", "size": 11}
+BROKEN_MARK = {"color": ERROR, "symbol": "x", "size": 11}
 REPAIRED_MARK = {"color": GOOD, "symbol": "circle", "size": 10}
-ONE_MARK = {"color": INT8, "symbol": "diamond", "size": 11}
+ONE_MARK = {"color": ERROR, "symbol": "diamond", "size": 11}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Series:
     label: str
     rows: tuple[ErrorRow, ...]
     effects: OutputEffects | None
-    mark: dict[str, Any]
+    mark: Mapping[str, Any]
 
 
 def error_rows(report: ModelReport, effects: OutputEffects | None = None) -> tuple[ErrorRow, ...]:
@@ -115,6 +114,48 @@ def ranked_by(effects: OutputEffects | None) -> str:
     return f"ranked by the {word} output error"
 
 
+def four_errors_picture(
+    series: Sequence[Series], *, selected: str | None = None, most: int | None = None
+) -> Picture:
+    """Return the four errors of one run or of two; arguments as for `four_errors_figure`."""
+    first = series[0]
+    is_divergence = first.effects is None or first.effects.is_divergence
+    effect = "output_kl_nats" if is_divergence else "output_nmse"
+    basis = "" if first.effects is None else first.effects.basis
+    return Picture(
+        four_errors_figure(series, selected=selected, most=most),
+        describe_four_errors(series),
+        (
+            "One row per layer, the one to look at first on top. Further right is worse.",
+            "**Weight**, **Local** (this layer alone quantized), **Accumulated** (inside the "
+            "quantized model) are shares of the signal, each channel counted alike: 100 % is "
+            "an error as large as what should be there.",
+            "**Output** is what the layer alone does to the model's answer: the KL divergence "
+            "of its probabilities from the float model's, in nats. 0 is not at all, above 0.1 "
+            "answers change. Click a mark to select its layer.",
+        ),
+        lambda: [
+            {
+                **({"run": one.label} if len(series) > 1 else {}),
+                "layer": row.name,
+                "weight_percent": percent(row.weight),
+                "local_percent": percent(row.local),
+                "accumulated_percent": percent(row.accumulated),
+                effect: row.output,
+                "output_is": basis,
+            }
+            for one in series
+            for row in one.rows
+        ],
+        "four-errors",
+    )
+
+
+def run_series(report: ModelReport, effects: OutputEffects | None) -> tuple[Series, ...]:
+    """Return one run's errors, as the figure takes them."""
+    return (Series("", error_rows(report, effects), effects, ONE_MARK),)
+
+
 def four_errors_figure(
     series: Sequence[Series], *, selected: str | None = None, most: int | None = None
 ) -> go.Figure:
@@ -135,29 +176,24 @@ def four_errors_figure(
         title += f" ({len(shown)} of {len(names)})"
     place = {name: row for row, name in enumerate(shown)}
     traces = [
-        _dots(one, column, index, place, is_legend=index == 0 and len(series) > 1)
-        for one in series
-        for index, column in enumerate(COLUMNS)
+        _dots(one, column, index, place) for one in series for index, column in enumerate(COLUMNS)
     ]
     layout: dict[str, Any] = {
         f"xaxis{index + 1 if index else ''}": _x_axis(series, column, index)
         for index, column in enumerate(COLUMNS)
     }
-    notes = [_head(index) for index in range(len(COLUMNS))]
+    bands = [row_band(r - 0.48, r + 0.48) for name, r in place.items() if name == selected]
+    notes = [
+        _column_note(index, f"<b>{head}</b>", 1.0, "bottom") for index, head in enumerate(_HEADS)
+    ]
     if first.effects is None:
-        notes.append(_not_measured())
+        notes.append(_column_note(len(COLUMNS) - 1, "not measured yet", 0.5, "middle"))
     return new_figure(
         title,
         traces=traces,
         height=136 + ROW_HEIGHT * len(shown),
-        y_axis={
-            "tickmode": "array",
-            "tickvals": list(range(len(shown))),
-            "ticktext": marked_names(shown, selected, 24),
-            "range": [len(shown) - 0.4, -0.6],
-            "fixedrange": True,
-        },
-        shapes=[_band(place[selected])] if selected in place else [],
+        y_axis=rows_axis(marked_names(shown, selected, 24)) | {"showgrid": True},
+        shapes=bands,
         annotations=notes,
         layout={**layout, "margin": {"l": 16, "r": 16, "t": 86, "b": 44}},
     )
@@ -191,8 +227,8 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
             type="log",
             range=[math.log10(low), math.log10(high)],
             domain=_domain(index),
-            dtick=_dtick(low, high),
-            exponentformat="power",
+            dtick=max(1, math.ceil(math.log10(high / low) / 2)),
+            exponentformat="e",
         )
     values = [
         value
@@ -216,33 +252,27 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
     )
 
 
-def _dtick(low: float, high: float) -> int:
-    return max(1, math.ceil(math.log10(high / low) / 2))
-
-
-def _dots(
-    series: Series, column: str, index: int, place: dict[str, int], *, is_legend: bool
-) -> dict[str, Any]:
+def _dots(series: Series, column: str, index: int, place: dict[str, int]) -> dict[str, Any]:
     known = [
         (place[row.name], row.name, value)
         for row in series.rows
         if row.name in place and (value := row.value(column)) is not None
     ]
     least = _LEAST_EFFECT if column == "output" else _LEAST
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": series.label,
-        "legendgroup": series.label,
-        "showlegend": is_legend,
-        "x": [max(value, least) for _, _, value in known],
-        "y": [row for row, _, _ in known],
-        "xaxis": f"x{index + 1 if index else ''}",
-        "customdata": [[name, _value_text(series, column, value)] for _, name, value in known],
-        "marker": {**series.mark, "line": {"width": 1, "color": series.mark["color"]}},
-        "hovertemplate": f"<b>%{{customdata[0]}}</b><br>{_HEADS[index].lower()} error: "
-        f"%{{customdata[1]}}<br>{series.label}<extra></extra>",
-    }
+    return dots(
+        [max(value, least) for _, _, value in known],
+        [row for row, _, _ in known],
+        series.mark["color"],
+        name=series.label or "one layer",
+        layers=[[name, _value_text(series, column, value)] for _, name, value in known],
+        hover=f"<b>%{{customdata[0]}}</b><br>{_HEADS[index].lower()} error: "
+        f"%{{customdata[1]}}<br>{series.label}",
+        size=series.mark["size"],
+        symbol=series.mark["symbol"],
+        legendgroup=series.label,
+        showlegend=index == 0,
+        xaxis=f"x{index + 1 if index else ''}",
+    )
 
 
 def _value_text(series: Series, column: str, value: float) -> str:
@@ -265,45 +295,16 @@ def format_relative(value: float | None) -> str:
     return format_percent(value)
 
 
-def _head(index: int) -> dict[str, Any]:
-    low, high = _domain(index)
+def _column_note(index: int, text: str, y: float, anchor: str) -> dict[str, Any]:
     return {
-        "text": f"<b>{_HEADS[index]}</b>",
+        "text": text,
         "xref": "paper",
         "yref": "paper",
-        "x": (low + high) / 2,
-        "y": 1.0,
-        "yanchor": "bottom",
+        "x": sum(_domain(index)) / 2,
+        "y": y,
+        "yanchor": anchor,
         "showarrow": False,
         "font": {"size": 13},
-    }
-
-
-def _not_measured() -> dict[str, Any]:
-    low, high = _domain(len(COLUMNS) - 1)
-    return {
-        "text": "not measured yet",
-        "xref": "paper",
-        "yref": "paper",
-        "x": (low + high) / 2,
-        "y": 0.5,
-        "showarrow": False,
-        "font": {"size": 13},
-    }
-
-
-def _band(row: int) -> dict[str, Any]:
-    return {
-        "type": "rect",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": row - 0.48,
-        "y1": row + 0.48,
-        "fillcolor": HIGHLIGHT,
-        "opacity": 0.22,
-        "layer": "below",
-        "line": {"width": 0, "color": NEUTRAL},
     }
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import plotly.graph_objects as go
 
 from dashboard.facts.causes import accumulated_relative, local_relative
-from dashboard.figures.kit.axes import marked_names
-from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, HIGHLIGHT, empty_figure, new_figure
+from dashboard.figures.kit.axes import FILL, floor_rows, row_band
+from dashboard.figures.kit.marks import bars
+from dashboard.figures.kit.picture import Picture
+from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, empty_figure, new_figure, vertical_line
 from dashboard.figures.layers.four_errors import format_relative
-from dashboard.words.formatting import plural
+from dashboard.words.formatting import percent, plural
 from quant_engine.report import LayerReport, ModelReport, RelativeErrors
 
 ROW_HEIGHT = 30
-FILL = 0.86
 KINDS = {"local": "alone", "accumulated": "with all layers before it"}
 NOT_KEPT = "This run was kept before relative errors were: analyse it again to see them."
 
@@ -23,6 +23,42 @@ NOT_KEPT = "This run was kept before relative errors were: analyse it again to s
 def relative_of(layer: LayerReport, kind: str) -> RelativeErrors | None:
     """Return a layer's local or accumulated relative errors."""
     return layer.local_relative if kind == "local" else layer.accumulated_relative
+
+
+def relative_errors_picture(
+    report: ModelReport, kind: str = "local", *, selected: str | None = None
+) -> Picture:
+    """Return the relative errors of all layers; arguments as for the figure."""
+    return Picture(
+        relative_error_histograms(report, kind, selected=selected),
+        describe_relative_errors(report, kind),
+        (
+            "One row per layer, in the order they run: how far each value of its output is off "
+            f"when it is quantized {KINDS[kind]}, as a share of the RMS of the value's channel.",
+            "A healthy layer has a hill near 1 %. Values near 100 % are lost: the error is as "
+            "large as the signal.",
+            "Channels that are always 0 have no RMS and are counted apart.",
+        ),
+        lambda: [
+            {
+                "layer": layer.name,
+                "rms_percent": percent(kept.rms),
+                "channels": kept.channels,
+                "lost_channels": kept.lost_channels,
+                "flat_channels": kept.flat_channels,
+                "exact": kept.exact,
+                "below": kept.below,
+                **{
+                    f"from_2^{kept.lowest_octave + half_octave / 2:g}": count
+                    for half_octave, count in enumerate(kept.counts)
+                },
+                "above": kept.above,
+            }
+            for layer in report.layers
+            if (kept := relative_of(layer, kind)) is not None
+        ],
+        "relative-errors",
+    )
 
 
 def relative_error_histograms(
@@ -39,77 +75,60 @@ def relative_error_histograms(
     rows = [(x.name, kept) for x in report.layers if (kept := relative_of(x, kind)) is not None]
     if not rows:
         return empty_figure(title, NOT_KEPT)
-    columns: dict[str, list[Any]] = {k: [] for k in ("x", "y", "base", "customdata")}
     last = len(rows) - 1
-    for index, (name, kept) in enumerate(rows):
-        total = sum(kept.counts) + kept.below + kept.above + kept.exact
-        top = max(kept.counts, default=0)
-        for half_octave, count in enumerate(kept.counts):
-            if not count:
-                continue
-            left = 2.0 ** (kept.lowest_octave + half_octave / 2)
-            columns["x"].append(kept.lowest_octave + half_octave / 2 + 0.25)
-            columns["y"].append(FILL * count / top)
-            columns["base"].append(last - index)
-            text = f"{format_relative(left)} to {format_relative(left * 2**0.5)}"
-            columns["customdata"].append([name, text, count / total])
-    used = columns["x"]
+    marks = [
+        (
+            octave + 0.25,
+            FILL * count / max(kept.counts),
+            last - index,
+            [name, *_words(kept, octave, count)],
+        )
+        for index, (name, kept) in enumerate(rows)
+        for half_octave, count in enumerate(kept.counts)
+        for octave in [kept.lowest_octave + half_octave / 2]
+        if count
+    ]
+    used = [x for x, *_ in marks]
     ticks = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
-    bars = {
-        "type": "bar",
-        **columns,
-        "width": 0.5,
-        "showlegend": False,
-        "marker": {"color": ERROR, "line": {"width": 0.4, "color": ERROR_EDGE}},
-        "hovertemplate": "<b>%{customdata[0]}</b><br>%{customdata[1]} of the RMS: "
-        "%{customdata[2]:.1%} of the values<extra></extra>",
-    }
-    line = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1}
-    shapes: list[dict[str, Any]] = [{**line, "line": {"width": 1.5, "dash": "dot"}}]
-    for index, (name, _) in enumerate(rows):
-        if name == selected:
-            shapes.append(_band(last - index))
+    trace = bars(
+        used,
+        [height for _, height, *_ in marks],
+        ERROR,
+        layers=[words for *_, words in marks],
+        hover="<b>%{customdata[0]}</b><br>%{customdata[1]} of the RMS: "
+        "%{customdata[2]:.1%} of the values",
+        edge=ERROR_EDGE,
+        edge_width=0.4,
+        base=[base for *_, base, _ in marks],
+        width=0.5,
+    )
+    shapes = [vertical_line(0)] + [
+        row_band(last - index - 0.06, last - index + 0.94)
+        for index, (name, _) in enumerate(rows)
+        if name == selected
+    ]
     return new_figure(
         title,
         "|x̂ − x| / RMS of x's channel; dotted: as large as the signal",
-        traces=[bars],
+        traces=[trace],
         height=110 + ROW_HEIGHT * len(rows),
         x_axis={
             "range": [min([*used, -10.0]) - 0.5, max([*used, 0.5]) + 0.5],
             "tickmode": "array",
-            "tickvals": [_octaves(t) for t in ticks],
+            "tickvals": [math.log2(t) for t in ticks],
             "ticktext": [format_relative(t) for t in ticks],
         },
-        y_axis={
-            "tickmode": "array",
-            "tickvals": [last - index + FILL / 2 for index in range(len(rows))],
-            "ticktext": marked_names([name for name, _ in rows], selected),
-            "range": [-0.15, len(rows) + 0.2],
-            "showgrid": False,
-            "fixedrange": True,
-        },
+        y_axis=floor_rows([name for name, _ in rows], selected, len(rows) + 0.2),
         shapes=shapes,
         layout={"barmode": "overlay", "margin": {"l": 16, "r": 16, "t": 48, "b": 56}},
     )
 
 
-def _octaves(share: float) -> float:
-    return math.log2(share)
-
-
-def _band(base: int) -> dict[str, Any]:
-    return {
-        "type": "rect",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": base - 0.06,
-        "y1": base + 0.94,
-        "fillcolor": HIGHLIGHT,
-        "opacity": 0.22,
-        "layer": "below",
-        "line": {"width": 0},
-    }
+def _words(kept: RelativeErrors, octave: float, count: int) -> tuple[str, float]:
+    """What hovering a bin says: its ends, and the share of the values in it."""
+    total = sum(kept.counts) + kept.below + kept.above + kept.exact
+    left = 2.0**octave
+    return f"{format_relative(left)} to {format_relative(left * 2**0.5)}", count / total
 
 
 def describe_relative_errors(report: ModelReport, kind: str = "local") -> str:

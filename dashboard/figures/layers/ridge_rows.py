@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboard.figures.kit.axes import marked_names
+from dashboard.figures.kit.axes import FILL, row_band
 from dashboard.figures.kit.binning import Bin, bins_of, join_bins
-from dashboard.figures.kit.theme import HIGHLIGHT, NEUTRAL, vertical_line
+from dashboard.figures.kit.theme import NEUTRAL, vertical_line
 from dashboard.figures.tensor.distributions import IDEAL_EDGE, is_beyond
 from dashboard.words.formatting import MISSING, format_percent
 from quant_engine.report import ErrorHistogram, TensorReport
 
 MOST_BINS = 48
 ROW_HEIGHT = 30
-FILL = 0.86
-"""Share of a row that the tallest bar takes."""
+HEADROOM = 0.55
+"""Rows that the heading of the numbers takes above the first."""
 
 TALLEST = 2.0
 """Bars are cut at this multiple of the ideal density, or one spike would flatten the rest."""
@@ -55,22 +55,6 @@ def reach_of(rows: Sequence[Row]) -> float:
     return reach
 
 
-def _floor_and_top(rows: Sequence[Row]) -> list[float]:
-    return [-0.15, len(rows) + 0.55]
-
-
-def names_axis(rows: Sequence[Row], selected: str | None) -> dict[str, Any]:
-    """The left axis: the layers' names, the selected one marked."""
-    return {
-        "tickmode": "array",
-        "tickvals": [row.base + FILL / 2 for row in rows],
-        "ticktext": marked_names([row.name for row in rows], selected),
-        "range": _floor_and_top(rows),
-        "showgrid": False,
-        "fixedrange": True,
-    }
-
-
 def numbers_axis(rows: Sequence[Row]) -> dict[str, Any]:
     """A second axis at the right that holds each row's two numbers, under a heading."""
     texts = ["<b>RMS · clipped</b>"]
@@ -84,24 +68,12 @@ def numbers_axis(rows: Sequence[Row]) -> dict[str, Any]:
         "tickmode": "array",
         "tickvals": [len(rows) + 0.25, *(row.base + FILL / 2 for row in rows)],
         "ticktext": texts,
-        "range": _floor_and_top(rows),
+        "range": [-0.15, len(rows) + HEADROOM],
         "showgrid": False,
         "zeroline": False,
         "fixedrange": True,
         "automargin": True,
         "title": {"text": ""},
-    }
-
-
-def ideal_in_legend() -> dict[str, Any]:
-    """The ideal is drawn as shapes, one a row; this names them in the legend."""
-    return {
-        "type": "scatter",
-        "x": [None],
-        "y": [None],
-        "mode": "lines",
-        "name": "ideal rounding",
-        "line": {"color": NEUTRAL, "width": 2, "dash": "dot"},
     }
 
 
@@ -129,20 +101,7 @@ def guides(rows: Sequence[Row], selected: str | None, reach: float) -> list[dict
         shapes.append(_level(height, -IDEAL_EDGE, IDEAL_EDGE, ideal))
         shapes.append(_level(row.base, -reach, reach, floor))
         if row.name == selected:
-            shapes.append(
-                {
-                    "type": "rect",
-                    "xref": "paper",
-                    "x0": 0,
-                    "x1": 1,
-                    "y0": row.base - 0.06,
-                    "y1": row.base + 0.94,
-                    "fillcolor": HIGHLIGHT,
-                    "opacity": 0.22,
-                    "layer": "below",
-                    "line": {"width": 0},
-                }
-            )
+            shapes.append(row_band(row.base - 0.06, row.base + 0.94))
     return shapes
 
 

@@ -9,14 +9,9 @@ import plotly.graph_objects as go
 
 from dashboard.facts.metrics import SensitivityMetric
 from dashboard.facts.proxies import Agreement, LayerPair, describe_correlation
-from dashboard.figures.kit.theme import (
-    ERROR,
-    ERROR_EDGE,
-    HIGHLIGHT,
-    NEUTRAL,
-    empty_figure,
-    new_figure,
-)
+from dashboard.figures.kit.marks import dots, line
+from dashboard.figures.kit.picture import Picture
+from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, empty_figure, new_figure
 
 
 def correlation_text(value: float | None) -> str:
@@ -27,6 +22,26 @@ def correlation_text(value: float | None) -> str:
         ('+0.93', '−0.20', '–')
     """
     return "–" if value is None or math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def agreement_picture(
+    agreement: Agreement, metric: SensitivityMetric, *, selected: str = ""
+) -> Picture:
+    """Return ranks against ranks; arguments as for the figure."""
+    return Picture(
+        agreement_figure(agreement, metric, selected=selected),
+        describe_agreement(agreement, metric),
+        (
+            f"One point per layer. Across: its rank by {agreement.proxy.label}. Upwards: its "
+            f"measured rank. {agreement.proxy.label}: {agreement.proxy.about}",
+            "On the dotted line the proxy metric is right. Above the line it makes too much of "
+            "a layer, below the line it overlooks one that matters.",
+            "A rank correlation near +1 means the proxy metric would do for this model; it "
+            "need not for another one.",
+        ),
+        lambda: agreement_rows(agreement, metric),
+        f"agreement-{agreement.proxy.key}",
+    )
 
 
 def agreement_figure(
@@ -43,35 +58,17 @@ def agreement_figure(
         )
     pairs = agreement.pairs
     count = len(pairs)
-    is_selected = [pair.name == selected for pair in pairs]
-    points: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "one layer",
-        "x": [pair.proxy_rank for pair in pairs],
-        "y": [pair.measured_rank for pair in pairs],
-        "customdata": [pair.name for pair in pairs],
-        "hovertext": [_describe(pair, agreement, metric) for pair in pairs],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {
-            "color": ERROR,
-            "opacity": 1.0,  # an array of sizes would make the points transparent
-            "size": [15 if chosen else 10 for chosen in is_selected],
-            "line": {
-                "color": [HIGHLIGHT if chosen else ERROR_EDGE for chosen in is_selected],
-                "width": [3 if chosen else 1 for chosen in is_selected],
-            },
-        },
-    }
-    diagonal = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "same rank in both",
-        "x": [1, count],
-        "y": [1, count],
-        "line": {"color": NEUTRAL, "dash": "dot", "width": 1.5},
-        "hoverinfo": "skip",
-    }
+    points = dots(
+        [pair.proxy_rank for pair in pairs],
+        [pair.measured_rank for pair in pairs],
+        ERROR,
+        name="one layer",
+        layers=[pair.name for pair in pairs],
+        hover=[_describe(pair, agreement, metric) for pair in pairs],
+        edge=ERROR_EDGE,
+        is_selected=[pair.name == selected for pair in pairs],
+    )
+    diagonal = line([1, count], [1, count], name="same rank in both", dash="dot")
     ticks = {"range": [0, count + 1], "tick0": 1, "dtick": max(1, round(count / 10))}
     return new_figure(
         title,

@@ -16,19 +16,27 @@ from dashboard.facts.accuracy import (
     share_text,
 )
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
+from dashboard.figures.kit.marks import dots, line, ring, whiskers
+from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import (
     ERROR,
     ERROR_EDGE,
     FLOAT,
-    HIGHLIGHT,
     INT8,
     INT8_EDGE,
-    NEUTRAL,
     axis,
     empty_figure,
     new_figure,
 )
-from dashboard.words.formatting import format_accuracy, format_bytes, format_db, format_nats, plural
+from dashboard.words.formatting import (
+    format_accuracy,
+    format_bytes,
+    format_db,
+    format_nats,
+    format_percent,
+    percent,
+    plural,
+)
 from quant_engine.report import CumulativePoint, SensitivityReport
 
 TITLE = two_lines("Error and accuracy against model size", "the k least sensitive layers quantized")
@@ -76,6 +84,46 @@ def is_folded_first(report: SensitivityReport) -> bool:
     given, first = report.cumulative[:2]
     saved = sum(x.float_bytes - x.quantized_bytes for x in report.layers if x.name == first.layer)
     return given.model_bytes - first.model_bytes > saved
+
+
+def cumulative_picture(
+    report: SensitivityReport, *, is_log: bool = True, selected: str = "", kept: int | None = None
+) -> Picture:
+    """Return the curve of the k least sensitive layers; arguments as for the figure."""
+    folds = ""
+    if is_folded_first(report):
+        folds = " The first step also folds every BatchNorm into its layer, which saves bytes of "
+        folds += "its own."
+    one = format_percent(1 / report.samples if report.samples else None)
+    return Picture(
+        cumulative_figure(report, is_log=is_log, selected=selected, kept=kept),
+        describe_curve(report),
+        (
+            "Left the float model; each point to the right quantizes one layer more, the least "
+            f"sensitive first. Every point was really run.{folds}",
+            "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
+            f"One of the {report.samples} samples is {one}.",
+            "Look for the last point before the error jumps: the layers after it are worth "
+            "keeping in float. Click a point to select the layer it added.",
+        ),
+        lambda: curve_rows(report),
+        "curve",
+    )
+
+
+def curve_rows(report: SensitivityReport) -> Rows:
+    """Return the points of the curve, one row each."""
+    return [
+        {
+            "quantized_layers": point.count,
+            "layer_added": point.layer,
+            "kl_divergence_nats": point.kl_divergence,
+            "output_sqnr_db": point.sqnr_db,
+            "accuracy_percent": percent(point.accuracy),
+            "model_bytes": point.model_bytes,
+        }
+        for point in report.cumulative
+    ]
 
 
 def cumulative_figure(
@@ -173,20 +221,25 @@ def _places(points: Sequence[CumulativePoint]) -> list[int]:
 
 
 def _points_trace(
-    report: SensitivityReport, values: Sequence[float | None], name: str
+    report: SensitivityReport,
+    values: Sequence[float | None],
+    color: str,
+    edge: str,
+    **more: Any,
 ) -> dict[str, Any]:
     points = report.cumulative
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "showlegend": False,  # the axis says it
-        "x": _places(points),
-        "y": list(values),
-        "customdata": [point.layer for point in points],
-        "hovertext": [describe_point(point, report.samples) for point in points],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-    }
+    trace = dots(
+        _places(points),
+        values,
+        color,
+        layers=[point.layer for point in points],
+        hover=[describe_point(point, report.samples) for point in points],
+        edge=edge,
+        size=8,
+        mode="lines+markers",
+        **more,
+    )
+    return trace | {"line": {"color": color}}
 
 
 def _error_trace(report: SensitivityReport, has_logits: bool, is_log: bool) -> dict[str, Any]:
@@ -197,42 +250,27 @@ def _error_trace(report: SensitivityReport, has_logits: bool, is_log: bool) -> d
         return value
 
     name = "KL divergence" if has_logits else "Output SQNR"
-    return _points_trace(report, [height(point) for point in report.cumulative], name) | {
-        "line": {"color": ERROR},
-        "marker": {"color": ERROR, "size": 8, "line": {"color": ERROR_EDGE, "width": 1}},
-    }
+    values = [height(point) for point in report.cumulative]
+    trace = _points_trace(report, values, ERROR, ERROR_EDGE)
+    return trace | {"name": name, "showlegend": False}  # the axis says it
 
 
 def _accuracy_trace(report: SensitivityReport) -> dict[str, Any]:
     shares = [point.accuracy for point in report.cumulative]
-    values = [None if share is None else 100 * share for share in shares]
-    spans = [share_interval(share, report.samples) or (share, share) for share in shares]
-    return _points_trace(report, values, "accuracy of this mixed model, 95 % interval") | {
-        "showlegend": True,
-        "yaxis": "y2",
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [
-                None if share is None or high is None else 100 * (high - share)
-                for share, (_, high) in zip(shares, spans, strict=True)
-            ],
-            "arrayminus": [
-                None if share is None or low is None else 100 * (share - low)
-                for share, (low, _) in zip(shares, spans, strict=True)
-            ],
-            "color": NEUTRAL,
-            "thickness": 1.2,
-            "width": 3,
-        },
-        "line": {"color": INT8},
-        "marker": {
-            "color": INT8,
-            "size": 8,
-            "symbol": "square",
-            "line": {"color": INT8_EDGE, "width": 1},
-        },
-    }
+    values = [percent(share) for share in shares]
+    ends = [share_interval(share, report.samples) or (None, None) for share in shares]
+    spans = [(percent(low), percent(high)) for low, high in ends]
+    return _points_trace(
+        report,
+        values,
+        INT8,
+        INT8_EDGE,
+        symbol="square",
+        name="accuracy of this mixed model, 95 % interval",
+        showlegend=True,
+        yaxis="y2",
+        error_y=whiskers(values, spans, thickness=1.2, width=3),
+    )
 
 
 def _accuracy_range(report: SensitivityReport) -> list[float]:
@@ -247,17 +285,14 @@ def _accuracy_range(report: SensitivityReport) -> list[float]:
 
 def _float_accuracy(points: Sequence[CumulativePoint], accuracy: float) -> dict[str, Any]:
     places = _places(points)
-    ends = [max(places), min(places)]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": f"float accuracy: {format_accuracy(accuracy)}",
-        "x": ends,
-        "y": [100 * accuracy] * 2,
-        "yaxis": "y2",
-        "line": {"color": FLOAT, "dash": "dash", "width": 1.5},
-        "hoverinfo": "skip",
-    }
+    return line(
+        [max(places), min(places)],
+        [100 * accuracy] * 2,
+        FLOAT,
+        name=f"float accuracy: {format_accuracy(accuracy)}",
+        dash="dash",
+        yaxis="y2",
+    )
 
 
 def _marks(
@@ -273,20 +308,5 @@ def _marks(
             (kept is not None and point.count == last - kept, "diamond-open", "chosen split"),
         ):
             if is_wanted and error["y"][index] is not None:
-                rings.append(
-                    {
-                        "type": "scatter",
-                        "mode": "markers",
-                        "name": name,
-                        "x": [places[index]],
-                        "y": [error["y"][index]],
-                        "marker": {
-                            "symbol": symbol,
-                            "size": 20,
-                            "color": HIGHLIGHT,
-                            "line": {"width": 3, "color": HIGHLIGHT},
-                        },
-                        "hoverinfo": "skip",
-                    }
-                )
+                rings.append(ring(places[index], error["y"][index], name, symbol))
     return rings

@@ -16,7 +16,9 @@ import plotly.graph_objects as go
 
 from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.facts.ranking import spared_gain
-from dashboard.figures.kit.axes import SELECTED_MARK, two_lines
+from dashboard.figures.kit.axes import SELECTED_MARK, rows_axis, two_lines
+from dashboard.figures.kit.marks import bars
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import HIGHLIGHT, MARGIN, empty_figure, new_figure
 from dashboard.figures.sensitivity.ranking import switch_text
 from dashboard.words.formatting import EXACT, MISSING, format_number, plural, short_names
@@ -34,6 +36,40 @@ Options: TypeAlias = Mapping[str, SensitivityReport]
 """Label of the option -> what was measured under it."""
 
 Values: TypeAlias = dict[tuple[str, str], float | None]
+
+
+def grid_picture(
+    options: Options,
+    names: Sequence[str],
+    metric: SensitivityMetric,
+    *,
+    selected: str = "",
+    shown: str = "",
+) -> Picture:
+    """Return layers × widths; arguments as for `option_grid`."""
+    about = (
+        "Only that layer is switched: the darker the cell, the worse.",
+        "Look for rows that stay light to the right: those layers can do with few bits.",
+    )
+    if _is_gain(options):
+        about = (
+            "Every layer is switched but that one, and a cell holds what that gains: the more, the "
+            "darker, compared within its column.",
+            "Dark cells are the layers worth more bits.",
+        )
+    return Picture(
+        option_grid(options, names, metric, selected=selected, shown=shown),
+        describe_grid(options, metric),
+        (
+            "One row per layer, in the order of the ranking below; one column per width of the "
+            f"weights. Each cell is in {metric.unit} of {metric.label}. The first row is the model "
+            "with **all** layers at that width.",
+            about[0],
+            f"{about[1]} Click a cell to select its layer.",
+        ),
+        lambda: grid_rows(options, names, metric),
+        "grid",
+    )
 
 
 def option_grid(
@@ -74,13 +110,7 @@ def option_grid(
             "showgrid": False,
             "fixedrange": True,
         },
-        y_axis={
-            "tickvals": list(range(len(rows))),
-            "ticktext": _ticks(rows, selected, _whole(options)),
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-            "fixedrange": True,
-        },
+        y_axis=rows_axis(_ticks(rows, selected, _whole(options))),
         layout={"showlegend": False, "margin": {**MARGIN, "b": 12}},
     )
 
@@ -168,36 +198,31 @@ def _cells(
     labels = list(options)
     cells = [(name, label) for name in rows for label in labels]
     colors = [_color(shades[cell]) for cell in cells]
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "base": [labels.index(label) - _CELL / 2 for _, label in cells],
-        "x": [_CELL] * len(cells),
-        "y": [rows.index(name) for name, _ in cells],
-        "width": 0.92,
-        "offset": -0.46,
-        "customdata": [name for name, _ in cells],
-        "text": [_text(values[cell], metric) for cell in cells],
-        "textposition": "inside",
-        "insidetextanchor": "middle",
-        "textangle": 0,
-        "constraintext": "none",
-        "insidetextfont": {"size": 12, "color": [_text_color(color) for color in colors]},
-        "hovertext": [
+    return bars(
+        [_CELL] * len(cells),
+        [rows.index(name) for name, _ in cells],
+        [f"rgb{color}" for color in colors],
+        name="cells",
+        layers=[name for name, _ in cells],
+        hover=[
             f"<b>{name or ALL_LAYERS}</b><br>{label}<br>"
             f"{metric.label}{' gained' if name and _is_gain(options) else ''}: "
             f"{metric.format(values[name, label])}"
             for name, label in cells
         ],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {
-            "color": [f"rgb{color}" for color in colors],
-            "line": {
-                "color": HIGHLIGHT,
-                "width": [3 if name and name == selected else 0 for name, _ in cells],
-            },
-        },
-    }
+        edge=HIGHLIGHT,
+        edge_width=[3 if name and name == selected else 0 for name, _ in cells],
+        is_level=True,
+        base=[labels.index(label) - _CELL / 2 for _, label in cells],
+        width=0.92,
+        offset=-0.46,
+        text=[_text(values[cell], metric) for cell in cells],
+        textposition="inside",
+        insidetextanchor="middle",
+        textangle=0,
+        constraintext="none",
+        insidetextfont={"size": 12, "color": [_text_color(color) for color in colors]},
+    )
 
 
 def _shades(options: Options, values: Values, metric: SensitivityMetric) -> Values:

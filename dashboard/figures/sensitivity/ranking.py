@@ -10,12 +10,20 @@ import plotly.graph_objects as go
 
 from dashboard.facts.accuracy import answers_text, changed_answers
 from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.facts.ranking import RankedLayer, rivals_of_first, tie_runs
-from dashboard.figures.kit.axes import SELECTED_MARK, beside, log_axis, row_targets, two_lines
+from dashboard.facts.ranking import RankedLayer, describe_ties, rivals_of_first, tie_runs
+from dashboard.figures.kit.axes import (
+    SELECTED_MARK,
+    beside,
+    log_axis,
+    row_targets,
+    rows_axis,
+    two_lines,
+)
+from dashboard.figures.kit.marks import dots, key, whiskers
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
     ERROR,
     ERROR_EDGE,
-    HIGHLIGHT,
     MARGIN,
     NEUTRAL,
     empty_figure,
@@ -38,7 +46,7 @@ _SETTINGS = {
         "all layers' inputs rounded but this one's",
     ),
 }
-"""What is done one at a time, and leaving one out."""
+"""What is done in single-layer mode, and in leave-one-out."""
 _DECADES_BELOW = 2  # how far an interval may stretch a logarithmic axis to the left
 
 
@@ -59,6 +67,34 @@ def setting_text(report: SensitivityReport) -> str:
     text = switch_text(report)
     option = report.options[0] if len(report.options) == 1 else ""
     return f"{text}: {option}" if option else text
+
+
+def ranking_picture(
+    report: SensitivityReport,
+    ranked: Sequence[RankedLayer],
+    metric: SensitivityMetric,
+    *,
+    rows: Sequence[RankedLayer] | None = None,
+    is_log: bool = False,
+    selected: str = "",
+) -> Picture:
+    """Return the ranking of all layers, of which `rows` are drawn; else as for the figure."""
+    shown = ranked if rows is None else rows
+    how = "Only this layer is switched: the more error, the more it matters."
+    if report.direction == LEAVE_ONE_OUT:
+        how = "Every layer is switched but this one. Drawn is what sparing it gains, from the "
+        how += "model with all layers switched: the more, the more this layer was to blame."
+    return Picture(
+        ranking_figure(report, shown, metric, is_log=is_log, selected=selected),
+        describe_ranking(report, ranked, metric),
+        (
+            f"One dot per layer, the most sensitive on top. {how}",
+            f"{metric.about} Whiskers: {metric.interval_name}.",
+            f"{describe_ties(report, metric)} Click a row to select its layer.",
+        ),
+        lambda: ranking_rows(shown, metric),
+        "ranking",
+    )
 
 
 def ranking_figure(
@@ -95,11 +131,11 @@ def ranking_figure(
     shapes = _brackets(rows)
     traces = [_dots(rows, metric, floor, selected)]
     if shapes:
-        traces.append(_key("bracket: neighbours that are statistically tied", "solid"))
+        traces.append(key("bracket: neighbours that are statistically tied", "solid"))
     reference = None if is_gain else _reference(report, metric, is_log)
     if reference is not None:
         shapes.append(vertical_line(reference))
-        traces.append(_key(f"all layers quantized: {metric.format(reference)}", "dot"))
+        traces.append(key(f"all layers quantized: {metric.format(reference)}", "dot"))
         if is_log:
             x_axis["range"][1] = max(x_axis["range"][1], math.log10(reference) + 0.1)
     return new_figure(
@@ -108,13 +144,7 @@ def ranking_figure(
         traces=[*traces, _targets(rows, metric, floor)],
         height=170 + ROW_HEIGHT * max(len(rows), 4),
         x_axis=x_axis,
-        y_axis={
-            "tickvals": list(range(len(rows))),
-            "ticktext": _ticks(rows, selected),
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-            "fixedrange": True,
-        },
+        y_axis=rows_axis(_ticks(rows, selected)),
         shapes=shapes,
         annotations=[
             beside(index, metric.format(row.drawn[0]), shift=16) for index, row in enumerate(rows)
@@ -213,45 +243,27 @@ def _dots(
     floor: float | None,
     selected: str,
 ) -> dict[str, Any]:
-    above, below = [], []
-    for value, interval in (row.drawn for row in rows):
-        low, high = interval or (value, value)
-        low = low if floor is None else max(low, floor)
-        is_drawn = _drawable(value, floor) is not None and math.isfinite(low + high)
-        above.append(max(0.0, high - value) if is_drawn else 0.0)
-        below.append(max(0.0, value - low) if is_drawn else 0.0)
-    is_selected = [row.name == selected for row in rows]
-    has_intervals = any(interval is not None for _, interval in (row.drawn for row in rows))
-    trace: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [_drawable(row.drawn[0], floor) for row in rows],
-        "y": list(range(len(rows))),
-        "name": f"{metric.label} with 95 % interval" if has_intervals else metric.label,
-        "customdata": [row.name for row in rows],
-        "hovertext": [describe_row(row, metric) for row in rows],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {
-            "color": ERROR,
-            "opacity": 1.0,  # an array of sizes would make the points transparent
-            "size": [14 if chosen else 10 for chosen in is_selected],
-            "line": {
-                "color": [HIGHLIGHT if chosen else ERROR_EDGE for chosen in is_selected],
-                "width": [3 if chosen else 1 for chosen in is_selected],
-            },
-        },
-    }
-    if has_intervals:
-        trace["error_x"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": above,
-            "arrayminus": below,
-            "color": NEUTRAL,
-            "thickness": 1.5,
-            "width": 4,
-        }
-    return trace
+    drawn = [row.drawn for row in rows]
+    x = [_drawable(value, floor) for value, _ in drawn]
+    trace = dots(
+        x,
+        range(len(rows)),
+        ERROR,
+        name=metric.label,
+        layers=[row.name for row in rows],
+        hover=[describe_row(row, metric) for row in rows],
+        edge=ERROR_EDGE,
+        is_selected=[row.name == selected for row in rows],
+    )
+    if all(interval is None for _, interval in drawn):
+        return trace
+    ends = [
+        None if span is None else (span[0] if floor is None else max(span[0], floor), span[1])
+        for _, span in drawn
+    ]
+    finite = [end if end and all(map(math.isfinite, end)) else None for end in ends]
+    name = f"{metric.label} with 95 % interval"
+    return trace | {"name": name, "error_x": whiskers(x, finite)}
 
 
 def _targets(
@@ -313,19 +325,6 @@ def _brackets(rows: Sequence[RankedLayer]) -> list[dict[str, Any]]:
         }
         for first, last in tie_runs(rows)
     ]
-
-
-def _key(name: str, dash: str) -> dict[str, Any]:
-    """Return a legend entry for something drawn as a shape."""
-    return {
-        "type": "scatter",
-        "x": [None],
-        "y": [None],
-        "mode": "lines",
-        "line": {"color": NEUTRAL, "width": 2, "dash": dash},
-        "name": name,
-        "hoverinfo": "skip",
-    }
 
 
 def _reference(report: SensitivityReport, metric: SensitivityMetric, is_log: bool) -> float | None:

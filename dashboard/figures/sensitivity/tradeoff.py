@@ -15,16 +15,17 @@ import plotly.graph_objects as go
 from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.facts.ranking import RankedLayer, pareto_front
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis
+from dashboard.figures.kit.marks import dots, line, ring, whiskers
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.point_labels import point_labels
 from dashboard.figures.kit.theme import (
     ERROR,
     ERROR_EDGE,
-    HIGHLIGHT,
     NEUTRAL,
     empty_figure,
     new_figure,
 )
-from dashboard.figures.sensitivity.ranking import describe_row
+from dashboard.figures.sensitivity.ranking import describe_row, ranking_rows
 from dashboard.words.formatting import format_bytes, plural, short_names
 from quant_engine.report import SensitivityReport
 
@@ -63,6 +64,38 @@ def describe_front(
         f"Quantizing {best.name} saves most, {format_bytes(best.saved_bytes)} at a "
         f"{metric.label} of {metric.format(best.value)}; for {share} none saves more with less "
         "degradation."
+    )
+
+
+def tradeoff_picture(
+    report: SensitivityReport,
+    rows: Sequence[RankedLayer],
+    metric: SensitivityMetric,
+    *,
+    is_log: bool = False,
+    selected: str = "",
+) -> Picture:
+    """Return bytes against error; arguments as for the figure."""
+    about = (
+        f"how many bytes quantizing it saves, against {metric.label}.",
+        "Quantize those first; keep layers far from it in float.",
+    )
+    if report.direction == LEAVE_ONE_OUT:
+        about = (
+            "how many bytes are given back when it stays float, against what that gains in "
+            f"{metric.label} over all layers quantized.",
+            "Layers on the front are the cheapest to keep in float.",
+        )
+    return Picture(
+        tradeoff_figure(report, rows, metric, is_log=is_log, selected=selected),
+        describe_front(report, rows, metric),
+        (
+            f"One point per layer: {about[0]}",
+            f"Diamonds form the Pareto front: no other layer is better in both. {about[1]}",
+            "Triangles stand for values that the axis cannot show. Click a point to select it.",
+        ),
+        lambda: ranking_rows(rows, metric),
+        "tradeoff",
     )
 
 
@@ -152,38 +185,27 @@ def _points(
     if not chosen:
         return None
     is_front = name == "on the front"
-    trace: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [rows[i].saved_bytes for i in chosen],
-        "y": [heights[i] for i in chosen],
-        "customdata": [rows[i].name for i in chosen],
-        "hovertext": [describe_row(rows[i], metric) for i in chosen],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "marker": {
-            "color": ERROR,
-            "size": 13 if is_front else 9,
-            "symbol": [_symbol(rows[i].drawn[0], heights[i], is_front) for i in chosen],
-            "line": {"color": ERROR_EDGE, "width": 2 if is_front else 1},
-        },
-    }
-    drawn = [rows[i].drawn for i in chosen]
-    if name != "beyond the axis" and any(interval is not None for _, interval in drawn):
-        ends = [interval or (value, value) for value, interval in drawn]
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [
-                _reach(high - value) for (value, _), (_, high) in zip(drawn, ends, strict=True)
-            ],
-            "arrayminus": [
-                _reach(value - low) for (value, _), (low, _) in zip(drawn, ends, strict=True)
-            ],
-            "color": NEUTRAL,
-            "thickness": 1,
-            "width": 0,
-        }
+    heights = [heights[i] for i in chosen]
+    found = [rows[i] for i in chosen]
+    trace = dots(
+        [row.saved_bytes for row in found],
+        heights,
+        ERROR,
+        name=name,
+        layers=[row.name for row in found],
+        hover=[describe_row(row, metric) for row in found],
+        edge=ERROR_EDGE,
+        edge_width=2 if is_front else 1,
+        size=13 if is_front else 9,
+        symbol=[
+            _symbol(row.drawn[0], height, is_front)
+            for row, height in zip(found, heights, strict=True)
+        ],
+    )
+    ends = [interval for _, interval in (row.drawn for row in found)]
+    if name != "beyond the axis" and any(ends):
+        finite = [end if end and all(map(math.isfinite, end)) else None for end in ends]
+        trace["error_y"] = whiskers(heights, finite, thickness=1, width=0)
     return trace
 
 
@@ -200,24 +222,17 @@ def _byte_range(rows: Sequence[RankedLayer]) -> list[float]:
     return [low - margin, high + margin]
 
 
-def _reach(length: float) -> float:
-    return max(0.0, length) if math.isfinite(length) else 0.0
-
-
 def _front_line(
     rows: Sequence[RankedLayer], heights: Sequence[float], front: Sequence[int]
 ) -> dict[str, Any] | None:
     if len(front) < 2:
         return None
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "Pareto front: no layer is better in both",
-        "x": [rows[i].saved_bytes for i in front],
-        "y": [heights[i] for i in front],
-        "line": {"color": NEUTRAL, "width": 1.5, "dash": "dash"},
-        "hoverinfo": "skip",
-    }
+    return line(
+        [rows[i].saved_bytes for i in front],
+        [heights[i] for i in front],
+        name="Pareto front: no layer is better in both",
+        dash="dash",
+    )
 
 
 def _selected_ring(
@@ -226,18 +241,5 @@ def _selected_ring(
     names = short_names([row.name for row in rows], 24)
     for row, name, height in zip(rows, names, heights, strict=True):
         if row.name == selected:
-            return {
-                "type": "scatter",
-                "mode": "markers",
-                "name": f"selected: {name}",
-                "x": [row.saved_bytes],
-                "y": [height],
-                "marker": {
-                    "symbol": "circle-open",
-                    "size": 22,
-                    "color": HIGHLIGHT,
-                    "line": {"width": 3, "color": HIGHLIGHT},
-                },
-                "hoverinfo": "skip",
-            }
+            return ring(row.saved_bytes, height, f"selected: {name}")
     return None

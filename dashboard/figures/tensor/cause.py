@@ -11,7 +11,10 @@ import plotly.graph_objects as go
 
 from dashboard.facts.causes import input_reach, outlier_channels, zeros_of
 from dashboard.figures.kit.binning import bins_of
+from dashboard.figures.kit.marks import bars, dots, line
+from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, INT8_EDGE, axis, new_figure
+from dashboard.figures.tensor.distributions import value_rows
 from dashboard.words.formatting import format_number, plural
 from quant_engine.report import LayerReport, TensorReport
 
@@ -19,14 +22,6 @@ WEIGHT_CHANNELS = "weight channels"
 INPUT_CHANNELS = "input channels"
 WEIGHT_VALUES = "weight values"
 HEIGHT = 250
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure and what it says in one or two sentences."""
-
-    text: str
-    figure: go.Figure
 
 
 def kind_of_cause(layer: LayerReport) -> str:
@@ -76,7 +71,21 @@ def cause_picture(
         f"What lies below half a step becomes 0. {labels[0].capitalize()}: {sides[0].words}. "
         f"{labels[1].capitalize()}: {sides[1].words}."
     )
-    return Picture(text, channel_panels(title, sides, labels, what, f"Largest |{noun}|"))
+    return Picture(
+        channel_panels(title, sides, labels, what, f"Largest |{noun}|"),
+        text,
+        _ABOUT,
+        lambda: channel_rows(sides, labels),
+        "cause",
+    )
+
+
+_ABOUT = (
+    "Both runs of the layer that costs the broken model most, side by side.",
+    "Each mark is one channel. The dashed line is half a step of the integer grid: what lies below "
+    "it is rounded to 0.",
+    "Where weights are drawn instead: blue is what they were, orange what they became.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,45 @@ def input_side(layer: LayerReport) -> ChannelSide:
     return ChannelSide(reach, (step / 2,) * len(reach), words)
 
 
+def input_channels_picture(layer: LayerReport) -> Picture:
+    """Return how far every input channel reaches, against half a step of the one grid."""
+    side, outliers = input_side(layer), outlier_channels(layer)
+    name = "No input channel stands out" if outliers is None else outliers.sentence
+    title = f"Largest input of each input channel of {layer.name}, and half a step of the grid"
+    seen = layer.input_channels
+    return Picture(
+        channel_panels(title, [side], ("Inputs",), "input channel", "Largest |input|"),
+        f"{name[:1].upper()}{name[1:]}; {side.words}.",
+        (
+            "One mark per input channel, the largest first, on a logarithmic axis.",
+            "All input channels share one scale: one that differs between them could not be taken "
+            "out of the integer sum. Dashed is half a step of it.",
+            "A channel near or below the dashed line is hardly more than 0 after rounding.",
+        ),
+        lambda: [
+            {"channel": index, "lo": lo, "hi": hi}
+            for index, (lo, hi) in enumerate(
+                () if seen is None else zip(seen.lo, seen.hi, strict=True)
+            )
+        ],
+        "channels",
+    )
+
+
+def channel_rows(sides: Sequence[ChannelSide], labels: Sequence[str]) -> Rows:
+    """Return the largest magnitude of each channel, and half a step of its grid."""
+    return [
+        {
+            "run": label,
+            "channel": index,
+            "largest": reach,
+            "half_step": None if side.half_step is None else side.half_step[index],
+        }
+        for side, label in zip(sides, labels, strict=True)
+        for index, reach in enumerate(side.reach)
+    ]
+
+
 def channel_panels(
     title: str, sides: Sequence[ChannelSide], labels: Sequence[str], what: str, y_title: str
 ) -> go.Figure:
@@ -151,7 +199,7 @@ def channel_panels(
             range=[math.log10(low), math.log10(high)],
             anchor=f"x{name}",
             dtick=1,
-            exponentformat="power",
+            exponentformat="e",
         )
         notes.append(_panel_title(f"<b>{label.capitalize()}</b>", domain))
     return new_figure(
@@ -179,44 +227,43 @@ def _panel_title(text: str, domain: list[float]) -> dict[str, Any]:
 
 def _panel(side: ChannelSide, order: list[int], index: int, low: float) -> list[dict[str, Any]]:
     name = "" if not index else str(index + 1)
-    axes = {"xaxis": f"x{name}", "yaxis": f"y{name}"}
+    axes: dict[str, Any] = {"xaxis": f"x{name}", "yaxis": f"y{name}"}
     lost = side.lost
     groups = (
-        ("kept", [i for i in order if i not in lost], {"color": FLOAT, "symbol": "circle"}),
-        ("became 0", [i for i in order if i in lost], {"color": CLIPPED, "symbol": "x"}),
+        ("kept", [i for i in order if i not in lost], FLOAT, "circle"),
+        ("became 0", [i for i in order if i in lost], CLIPPED, "x"),
     )
     place = {channel: rank for rank, channel in enumerate(order, start=1)}
-    traces: list[dict[str, Any]] = [
-        {
+    traces = [
+        dots(
+            [place[i] for i in channels],
+            [max(side.reach[i], low) for i in channels],
+            color,
+            name=text,
+            layers=[[i] for i in channels],
+            hover="channel %{customdata[0]}: %{y:.3g}",
+            size=8,
+            symbol=symbol,
+            legendgroup=text,
+            showlegend=not index and bool(channels),
             **axes,
-            "type": "scatter",
-            "mode": "markers",
-            "name": text,
-            "legendgroup": text,
-            "showlegend": not index and bool(channels),
-            "x": [place[i] for i in channels],
-            "y": [max(side.reach[i], low) for i in channels],
-            "customdata": [[i] for i in channels],
-            "marker": {**mark, "size": 8},
-            "hovertemplate": "channel %{customdata[0]}: %{y:.3g}<extra></extra>",
-        }
-        for text, channels, mark in groups
+        )
+        for text, channels, color, symbol in groups
     ]
     if side.half_step is not None:
-        steps = [side.half_step[i] for i in order]
         traces.append(
-            {
+            line(
+                range(1, len(order) + 1),
+                [side.half_step[i] for i in order],
+                INT8,
+                name="half a step",
+                hover="half a step: %{y:.3g}",
+                width=2.5,
+                dash="dash",
+                legendgroup="half a step",
+                showlegend=not index,
                 **axes,
-                "type": "scatter",
-                "mode": "lines",
-                "name": "half a step",
-                "legendgroup": "half a step",
-                "showlegend": not index,
-                "x": list(range(1, len(order) + 1)),
-                "y": steps,
-                "line": {"color": INT8, "width": 2.5, "dash": "dash"},
-                "hovertemplate": "half a step: %{y:.3g}<extra></extra>",
-            }
+            )
         )
     return traces
 
@@ -249,7 +296,16 @@ def _values(layers: Sequence[LayerReport], labels: Sequence[str]) -> Picture:
         annotations=notes,
         layout={**layout, "margin": {"l": 64, "r": 16, "t": 84, "b": 44}},
     )
-    return Picture(" ".join(words), figure)
+    return Picture(figure, " ".join(words), _ABOUT, lambda: _value_rows(layers, labels), "cause")
+
+
+def _value_rows(layers: Sequence[LayerReport], labels: Sequence[str]) -> Rows:
+    return [
+        {"run": label, **row}
+        for layer, label in zip(layers, labels, strict=True)
+        if layer.weight is not None
+        for row in value_rows(layer.weight)
+    ]
 
 
 def _value_bars(tensor: TensorReport, index: int) -> list[dict[str, Any]]:
@@ -257,31 +313,26 @@ def _value_bars(tensor: TensorReport, index: int) -> list[dict[str, Any]]:
     histogram = tensor.values
     bins = bins_of(histogram.lo, histogram.hi, histogram.float_counts)
     total = max(1, sum(histogram.float_counts))
-    common = {
-        "type": "bar",
-        "xaxis": f"x{name}",
-        "yaxis": f"y{name}",
-        "showlegend": not index,
-        "x": [b.center for b in bins],
-    }
+    places = [one.center for one in bins]
     width = (histogram.hi - histogram.lo) / max(1, len(bins))
+    kinds: tuple[tuple[str, Sequence[int], float, str, str | None], ...] = (
+        ("float", histogram.float_counts, width, FLOAT, None),
+        ("dequantized", histogram.quantized_counts, width * 0.6, INT8, INT8_EDGE),
+    )
     return [
-        {
-            **common,
-            "name": "float",
-            "legendgroup": "float",
-            "y": [count / total for count in histogram.float_counts],
-            "width": width,
-            "marker": {"color": FLOAT, "line": {"width": 0}},
-            "hovertemplate": "float %{x:.3g}: %{y:.1%}<extra></extra>",
-        },
-        {
-            **common,
-            "name": "quantized",
-            "legendgroup": "quantized",
-            "y": [count / total for count in histogram.quantized_counts],
-            "width": width * 0.6,
-            "marker": {"color": INT8, "line": {"width": 0.5, "color": INT8_EDGE}},
-            "hovertemplate": "quantized %{x:.3g}: %{y:.1%}<extra></extra>",
-        },
+        bars(
+            places,
+            [count / total for count in counts],
+            color,
+            name=kind,
+            hover=f"{kind} %{{x:.3g}}: %{{y:.1%}}",
+            edge=edge,
+            edge_width=0.5,
+            width=wide,
+            legendgroup=kind,
+            showlegend=not index,
+            xaxis=f"x{name}",
+            yaxis=f"y{name}",
+        )
+        for kind, counts, wide, color, edge in kinds
     ]

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.tensors import Channel, channels_of, grid_range, median_sqnr, worst_channels
+from dashboard.facts.tensors import (
+    WORST,
+    Channel,
+    channels_of,
+    grid_range,
+    median_sqnr,
+    worst_channels,
+)
+from dashboard.figures.kit.marks import bars, dots, line
+from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import (
     ERROR,
     ERROR_EDGE,
@@ -23,6 +33,69 @@ from quant_engine.report import TensorReport
 
 MOST_BARS = 64
 """Up to here every channel gets its own bar; above, the ranges are drawn as one band."""
+
+
+def channels_picture(tensor: TensorReport) -> Picture:
+    """Return the ranges and errors of all output channels of a weight."""
+    return Picture(
+        channel_ranges(tensor),
+        describe_channels(tensor),
+        (
+            "Above: from the smallest to the largest weight of each output channel, the "
+            "widest channel first. Dashed orange is what the grid can hold.",
+            "Below: the SQNR of the same channels; the dotted line is their median.",
+            "Narrow channels far inside the dashed lines use few codes. One scale for each "
+            "channel gives them their own grid.",
+        ),
+        lambda: channel_rows(tensor),
+        "channels",
+    )
+
+
+def worst_channels_picture(tensor: TensorReport) -> Picture:
+    """Return the channels with the lowest SQNR."""
+    return Picture(
+        worst_channel_bars(tensor),
+        describe_channels(tensor),
+        (
+            "The ten channels with the lowest SQNR; left their range, right their SQNR.",
+            "The dotted line is the median of all channels.",
+            "If one channel is far below it, look at its range: it shares a scale with "
+            "channels that are much wider.",
+        ),
+        lambda: sorted(channel_rows(tensor), key=lambda row: row["sqnr_db"])[:WORST],
+        "worst-channels",
+    )
+
+
+def describe_channels(tensor: TensorReport) -> str:
+    """Return the takeaway: the median SQNR, and the channel with the lowest."""
+    channels, worst = channels_of(tensor), worst_channels(tensor, 1)
+    if not worst:
+        return f"All {plural(len(channels), 'channel')} are exact."
+    return (
+        f"{plural(len(channels), 'channel')}, median SQNR {format_db(median_sqnr(tensor))}; the "
+        f"lowest is channel {worst[0].index} at {format_db(worst[0].sqnr_db)}."
+    )
+
+
+def channel_rows(tensor: TensorReport) -> Rows:
+    """Return range, SQNR, scale and zero point of each output channel."""
+    count = len(channels_of(tensor))
+    is_one = len(tensor.scale) == 1
+    scales = tensor.scale * count if is_one else tensor.scale
+    zeros = tensor.zero_point * count if is_one else tensor.zero_point
+    return [
+        {
+            "channel": channel.index,
+            "lo": channel.lo,
+            "hi": channel.hi,
+            "sqnr_db": channel.sqnr_db,
+            "scale": scale,
+            "zero_point": zero,
+        }
+        for channel, scale, zero in zip(channels_of(tensor), scales, zeros, strict=False)
+    ]
 
 
 def channel_ranges(tensor: TensorReport) -> go.Figure:
@@ -42,9 +115,9 @@ def channel_ranges(tensor: TensorReport) -> go.Figure:
     middle = median_sqnr(tensor)
     shapes = []
     if middle is not None and math.isfinite(middle):
-        line = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
+        style = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
         ends = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y2", "y0": middle, "y1": middle}
-        shapes.append({"type": "line", **ends, "line": line})
+        shapes.append({"type": "line", **ends, "line": style})
     edges = [0.5, len(channels) + 0.5]
     return new_figure(
         title,
@@ -61,52 +134,45 @@ def channel_ranges(tensor: TensorReport) -> go.Figure:
     )
 
 
-def _custom(channels: list[Channel]) -> list[list[float]]:
-    """Number and range of each channel, in as few digits as a reader needs."""
+def _custom(channels: Sequence[Channel]) -> list[list[float]]:
+    """Index and range of each channel, in as few digits as a reader needs."""
     return [[c.index, float(f"{c.lo:.4g}"), float(f"{c.hi:.4g}")] for c in channels]
 
 
-_HOVER = "channel %{customdata[0]}<br>range %{customdata[1]} to %{customdata[2]}<extra></extra>"
-_SQNR_HOVER = "channel %{customdata[0]}<br>SQNR %{y:.1f} dB<extra></extra>"
+_HOVER = "channel %{customdata[0]}<br>range %{customdata[1]} to %{customdata[2]}"
 
 
 def _range_bars(channels: list[Channel], positions: list[int]) -> list[dict[str, Any]]:
     return [
-        {
-            "type": "bar",
-            "name": "weights",
-            "x": positions,
-            "base": [channel.lo for channel in channels],
-            "y": [channel.hi - channel.lo for channel in channels],
-            "width": 0.75,
-            "marker": {"color": FLOAT, "opacity": 0.75},
-            "customdata": _custom(channels),
-            "hovertemplate": _HOVER,
-        }
+        bars(
+            positions,
+            [channel.hi - channel.lo for channel in channels],
+            FLOAT,
+            name="weights",
+            layers=_custom(channels),
+            hover=_HOVER,
+            opacity=0.75,
+            base=[channel.lo for channel in channels],
+            width=0.75,
+        )
     ]
 
 
 def _range_band(channels: list[Channel], positions: list[int]) -> list[dict[str, Any]]:
-    common = {"type": "scatter", "mode": "lines", "x": positions, "legendgroup": "range"}
-    line = {"color": FLOAT, "width": 1, "shape": "hvh"}
+    style: dict[str, Any] = {"width": 1, "shape": "hvh", "legendgroup": "range"}
     return [
-        {
-            **common,
-            "y": [channel.lo for channel in channels],
-            "line": line,
-            "showlegend": False,
-            "hoverinfo": "skip",
-        },
-        {
-            **common,
-            "name": "weights",
-            "y": [channel.hi for channel in channels],
-            "line": line,
-            "fill": "tonexty",
-            "fillcolor": "rgba(0, 114, 178, 0.45)",
-            "customdata": _custom(channels),
-            "hovertemplate": _HOVER,
-        },
+        line(positions, [channel.lo for channel in channels], FLOAT, **style),
+        line(
+            positions,
+            [channel.hi for channel in channels],
+            FLOAT,
+            name="weights",
+            layers=_custom(channels),
+            hover=_HOVER,
+            fill="tonexty",
+            fillcolor="rgba(0, 114, 178, 0.45)",
+            **style,
+        ),
     ]
 
 
@@ -115,40 +181,29 @@ def _grid_lines(
 ) -> list[dict[str, Any]]:
     """Two lines: the ends of the grid, level with one scale, stepped with one for each channel."""
     name = "grid (one scale)" if grid_range(tensor) is not None else "grid"
-    line = {"color": INT8, "width": 2, "dash": "dash", "shape": "hvh"}
-    common = {"type": "scatter", "mode": "lines", "line": line, "hoverinfo": "skip"}
+    style: dict[str, Any] = {"width": 2, "dash": "dash", "shape": "hvh", "legendgroup": "grid"}
     x = [0.5, *positions, len(channels) + 0.5]
     lows, highs = [c.grid_lo for c in channels], [c.grid_hi for c in channels]
     return [
-        {**common, "name": name, "x": x, "y": [highs[0], *highs, highs[-1]], "legendgroup": "grid"},
-        {
-            **common,
-            "name": name,
-            "x": x,
-            "y": [lows[0], *lows, lows[-1]],
-            "legendgroup": "grid",
-            "showlegend": False,
-        },
+        line(x, [highs[0], *highs, highs[-1]], INT8, name=name, **style),
+        line(x, [lows[0], *lows, lows[-1]], INT8, name=name, showlegend=False, **style),
     ]
 
 
 def _sqnr_marks(channels: list[Channel], positions: list[int]) -> dict[str, Any]:
     kept = [(x, c) for x, c in zip(positions, channels, strict=True) if math.isfinite(c.sqnr_db)]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "SQNR, dotted: median",
-        "x": [x for x, _ in kept],
-        "y": [round(channel.sqnr_db, 2) for _, channel in kept],
-        "yaxis": "y2",
-        "marker": {
-            "color": ERROR,
-            "size": 8 if len(channels) <= MOST_BARS else 4,
-            "line": {"width": 0.5, "color": ERROR_EDGE},
-        },
-        "customdata": [[channel.index] for _, channel in kept],
-        "hovertemplate": _SQNR_HOVER,
-    }
+    return dots(
+        [x for x, _ in kept],
+        [round(channel.sqnr_db, 2) for _, channel in kept],
+        ERROR,
+        name="SQNR, dotted: median",
+        layers=[[channel.index] for _, channel in kept],
+        hover="channel %{customdata[0]}<br>SQNR %{y:.1f} dB",
+        edge=ERROR_EDGE,
+        edge_width=0.5,
+        size=8 if len(channels) <= MOST_BARS else 4,
+        yaxis="y2",
+    )
 
 
 def worst_channel_bars(tensor: TensorReport) -> go.Figure:
@@ -159,34 +214,34 @@ def worst_channel_bars(tensor: TensorReport) -> go.Figure:
         reason = "Every channel is exact." if has_channels else "An input has no output channels."
         return empty_figure("Channels with the lowest SQNR (dB)", reason)
     names = [f"channel {channel.index}<br>{format_db(channel.sqnr_db)}" for channel in worst]
-    common = {
-        "type": "bar",
-        "orientation": "h",
-        "showlegend": False,
-        "y": names,
-        "width": 0.66,
-        "customdata": _custom(worst),
-        "hovertemplate": _HOVER,
-    }
-    ranges = {
-        **common,
-        "base": [channel.lo for channel in worst],
-        "x": [channel.hi - channel.lo for channel in worst],
-        "marker": {"color": FLOAT},
-    }
-    sqnrs = {
-        **common,
-        "xaxis": "x2",
-        "x": [channel.sqnr_db for channel in worst],
-        "hovertemplate": "SQNR %{x:.1f} dB<br>" + _HOVER,
-        "marker": {"color": ERROR, "line": {"width": 1, "color": ERROR_EDGE}},
-    }
+    custom = _custom(worst)
+    ranges = bars(
+        [channel.hi - channel.lo for channel in worst],
+        names,
+        FLOAT,
+        layers=custom,
+        hover=_HOVER,
+        is_level=True,
+        base=[channel.lo for channel in worst],
+        width=0.66,
+    )
+    sqnrs = bars(
+        [channel.sqnr_db for channel in worst],
+        names,
+        ERROR,
+        layers=custom,
+        hover="SQNR %{x:.1f} dB<br>" + _HOVER,
+        edge=ERROR_EDGE,
+        is_level=True,
+        width=0.66,
+        xaxis="x2",
+    )
     middle = median_sqnr(tensor)
     shapes = []
     if middle is not None and math.isfinite(middle):
-        line = {"color": NEUTRAL, "width": 2, "dash": "dot"}
+        style = {"color": NEUTRAL, "width": 2, "dash": "dot"}
         ends = {"xref": "x2", "x0": middle, "x1": middle, "yref": "paper", "y0": 0, "y1": 1}
-        shapes.append({"type": "line", **ends, "line": line})
+        shapes.append({"type": "line", **ends, "line": style})
     return new_figure(
         f"{plural(len(worst), 'channel')} with the lowest SQNR (dB)",
         traces=[ranges, sqnrs],

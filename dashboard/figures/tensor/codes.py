@@ -6,6 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.figures.kit.marks import bars
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.spikes import count_axis
 from dashboard.figures.kit.theme import (
     CLIPPED,
@@ -27,6 +29,35 @@ def end_code_share(tensor: TensorReport) -> float:
     return (counts[0] + counts[-1]) / total if total else 0.0
 
 
+def codes_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:
+    """Return how often each code occurs; arguments as for `code_usage`."""
+    ends = (
+        "The bars at both ends also hold every clipped value.",
+        "The dotted line is the zero point, the code that stands for exactly 0.",
+    )
+    if tensor.is_dynamic:
+        ends = (
+            "Codes of all batches together: in each the same code stands for another value. The "
+            "extreme values of a batch have the end codes.",
+            "Dotted: the zero point, the code that stands for exactly 0, or the smallest and the "
+            "largest that a batch had.",
+        )
+    return Picture(
+        code_usage(tensor, subject, is_log=is_log),
+        describe_codes(tensor),
+        (
+            "One bar for each integer the grid has. Empty stretches are codes that nothing uses: "
+            "bits paid for and wasted.",
+            *ends,
+        ),
+        lambda: [
+            {"code": code, "values": count}
+            for code, count in enumerate(tensor.codes.counts, start=tensor.codes.qmin)
+        ],
+        "codes",
+    )
+
+
 def code_usage(
     tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
 ) -> go.Figure:
@@ -45,10 +76,13 @@ def code_usage(
         (code, count) for code, count in enumerate(codes.counts, start=first) if first < code < last
     ]
     ends = [(first, codes.counts[0]), (last, codes.counts[-1])]
-    traces = [_bars("values", inner, is_end=False)]
-    clips = not tensor.is_dynamic
-    name = "end codes: clipped values land here" if clips else "end codes: extremes of a batch"
-    traces.append(_bars(name, ends, is_end=True, is_clipped=clips))
+    name, color, edge = "end codes: clipped values land here", CLIPPED, CLIPPED_EDGE
+    if tensor.is_dynamic:
+        name, color, edge = "end codes: extremes of a batch", INT8, INT8_EDGE
+    traces = [
+        _bars("values", inner, INT8, INT8_EDGE, 0.4),
+        _bars(name, ends, color, edge, 1),
+    ]
     y_axis, cuts = count_axis(is_log, [*inner, *ends])
     shapes, notes = [], []
     zeros = sorted(set(tensor.zero_point))
@@ -75,21 +109,18 @@ def code_usage(
 
 
 def _bars(
-    name: str, bars: list[tuple[int, int]], *, is_end: bool, is_clipped: bool = False
+    name: str, pairs: list[tuple[int, int]], color: str, edge: str, edge_width: float
 ) -> dict[str, Any]:
-    marker: dict[str, Any] = {"color": INT8, "line": {"width": 0.4, "color": INT8_EDGE}}
-    if is_end:
-        color, edge = (CLIPPED, CLIPPED_EDGE) if is_clipped else (INT8, INT8_EDGE)
-        marker = {"color": color, "line": {"width": 1, "color": edge}}
-    return {
-        "type": "bar",
-        "name": name,
-        "x": [code for code, _ in bars],
-        "y": [count for _, count in bars],
-        "width": 1,
-        "marker": marker,
-        "hovertemplate": "code %{x}: %{y:,} values<extra></extra>",
-    }
+    return bars(
+        [code for code, _ in pairs],
+        [count for _, count in pairs],
+        color,
+        name=name,
+        hover="code %{x}: %{y:,} values",
+        edge=edge,
+        edge_width=edge_width,
+        width=1,
+    )
 
 
 def describe_codes(tensor: TensorReport) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.facts.causes import zeros_of
 from dashboard.facts.tensors import grid_range
-from dashboard.figures.kit.binning import Bin, bins_of
+from dashboard.figures.kit.binning import Bin, bin_edges, bins_of
+from dashboard.figures.kit.marks import bars, bin_bars, line
+from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.spikes import count_axis
 from dashboard.figures.kit.theme import (
     CLIPPED,
@@ -17,12 +21,11 @@ from dashboard.figures.kit.theme import (
     FLOAT,
     INT8,
     INT8_EDGE,
-    NEUTRAL,
     label,
     new_figure,
     vertical_line,
 )
-from dashboard.words.formatting import format_count
+from dashboard.words.formatting import format_count, format_number, format_percent
 from quant_engine.report import TensorReport
 
 IDEAL_EDGE = 0.5
@@ -48,8 +51,8 @@ def value_histogram(
     after = bins_of(histogram.lo, histogram.hi, histogram.quantized_counts)
     width = (histogram.hi - histogram.lo) / len(before)
     traces = [
-        _value_bars("float", FLOAT, before, width, opacity=0.75),
-        _value_bars("dequantized", INT8, after, 0.45 * width, opacity=1.0),
+        bin_bars("float", before, width, FLOAT, opacity=0.75),
+        bin_bars("dequantized", after, 0.45 * width, INT8),
     ]
     below = (histogram.float_below, histogram.quantized_below)
     above = (histogram.float_above, histogram.quantized_above)
@@ -61,6 +64,7 @@ def value_histogram(
         histogram.hi + (reach if any(above) else width),
     ]
     shapes, notes = _grid_marks(tensor, x_range, any(below), any(above))
+    shapes += _lost_zone(tensor)
     bars = [(bin_.center, bin_.count) for bin_ in (*before, *after)]
     y_axis, cuts = count_axis(is_log, bars, spikes=2)
     return new_figure(
@@ -74,22 +78,6 @@ def value_histogram(
         annotations=[*notes, *cuts],
         layout={"barmode": "overlay"},
     )
-
-
-def _value_bars(
-    name: str, color: str, bins: list[Bin], width: float, *, opacity: float
-) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "name": name,
-        "x": [bin_.center for bin_ in bins],
-        "y": [bin_.count for bin_ in bins],
-        "width": width,
-        "marker": {"color": color, "opacity": opacity, "line": {"width": 0}},
-        "customdata": [[bin_.lo, bin_.hi] for bin_ in bins],
-        "hovertemplate": f"{name}: %{{y:,}} values<br>"
-        "from %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
-    }
 
 
 def _open_bars(
@@ -107,24 +95,21 @@ def _open_bars(
     kinds = (("float", *before), ("dequantized", INT8, INT8_EDGE))
     order = (0, 1) if step > 0 else (1, 0)
     return [
-        {
-            "type": "bar",
-            "name": f"{kinds[index][0]}, {where}",
-            "showlegend": False,
-            "x": [edge + step * (_OPEN_GAP + _OPEN_WIDTH * (place + 0.5))],
-            "y": [counts[index]],
-            "width": abs(step) * _OPEN_WIDTH * 0.9,
-            "text": ["clipped" if is_clipped and index == 0 else "beyond"],
-            "textposition": "outside",
-            "textangle": -90,
-            "cliponaxis": False,
-            "marker": {
-                "color": kinds[index][1],
-                "line": {"width": 1, "color": kinds[index][2]},
-            },
-            "hovertemplate": f"{kinds[index][0]}: %{{y:,}} values {where}<extra></extra>",
-        }
-        for place, index in enumerate(order)
+        bars(
+            [edge + step * (_OPEN_GAP + _OPEN_WIDTH * (nth + 0.5))],
+            [counts[index]],
+            kinds[index][1],
+            name=f"{kinds[index][0]}, {where}",
+            showlegend=False,
+            hover=f"{kinds[index][0]}: %{{y:,}} values {where}",
+            edge=kinds[index][2],
+            width=abs(step) * _OPEN_WIDTH * 0.9,
+            text=["clipped" if is_clipped and index == 0 else "beyond"],
+            textposition="outside",
+            textangle=-90,
+            cliponaxis=False,
+        )
+        for nth, index in enumerate(order)
         if counts[index]
     ]
 
@@ -151,6 +136,102 @@ def _grid_marks(
     return shapes, notes
 
 
+def _lost_zone(tensor: TensorReport) -> list[dict[str, Any]]:
+    """Shade what a weight's one scale rounds to 0, where more than zeros lie there."""
+    zeros = zeros_of(tensor)
+    if zeros is None or not zeros.count or len(tensor.scale) != 1:
+        return []
+    half = tensor.scale[0] / 2
+    zone = {"type": "rect", "x0": -half, "x1": half, "yref": "paper", "y0": 0, "y1": 1}
+    text = f"{format_count(zeros.count)} became 0"
+    return [
+        {
+            **zone,
+            "fillcolor": CLIPPED,
+            "opacity": 0.25,
+            "line": {"width": 0},
+            "label": {"text": text, "textposition": "top center", "font": {"size": 12}},
+        }
+    ]
+
+
+def values_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:
+    """Return the values before and after; arguments as for `value_histogram`."""
+    zeros = zeros_of(tensor)
+    lost = "" if zeros is None or not zeros.count else f" {zeros.sentence}."
+    return Picture(
+        value_histogram(tensor, subject, is_log=is_log),
+        f"{subject} from {format_number(tensor.lo)} to {format_number(tensor.hi)}; "
+        f"{format_percent(tensor.error.clipped_fraction)} lie beyond the grid"
+        f"{' of their batch' if tensor.is_dynamic else ''}.{lost}",
+        (
+            "Wide blue bars count the float values, narrow orange bars what they became, on the "
+            "same bins. Red ground: what is rounded to 0.",
+            _ends_of_values(tensor),
+            "If blue is spread out and orange sits on a few spikes, the grid is too coarse.",
+        ),
+        lambda: value_rows(tensor),
+        "values",
+    )
+
+
+def _ends_of_values(tensor: TensorReport) -> str:
+    if tensor.is_dynamic:
+        return (
+            "Every batch has a grid of its own, so no line can show where it ends. The bins span "
+            "what the calibration saw; bars apart at the side are values beyond that, which the "
+            "range of their batch holds all the same. Steps differ from batch to batch, so a bin "
+            "may catch one code more than its neighbour: small teeth in orange are no error."
+        )
+    if len(tensor.scale) == 1:
+        return "Bars apart at the side are values beyond the grid: they are clipped to its end."
+    return (
+        "Every channel has a grid of its own, so no line can show where it ends; bars apart at "
+        "the side are values beyond the outermost bins."
+    )
+
+
+def value_rows(tensor: TensorReport) -> Rows:
+    """Return the counts before and after; the first and the last bin are open."""
+    histogram = tensor.values
+    edges = bin_edges(histogram.lo, histogram.hi, len(histogram.float_counts))
+    before = (histogram.float_below, *histogram.float_counts, histogram.float_above)
+    after = (histogram.quantized_below, *histogram.quantized_counts, histogram.quantized_above)
+    columns = zip([-math.inf, *edges], [*edges, math.inf], before, after, strict=True)
+    names = ("from", "to", "float_values", "dequantized_values")
+    return [dict(zip(names, row, strict=True)) for row in columns]
+
+
+def lsb_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:
+    """Return the errors in LSB; arguments as for `lsb_histogram`."""
+    own = " of its own batch" if tensor.is_dynamic else ""
+    return Picture(
+        lsb_histogram(tensor, subject, is_log=is_log),
+        f"Error of the {subject.lower()}: RMS {format_number(tensor.error.rmse_over_scale)} LSB, "
+        f"{format_percent(tensor.error.clipped_fraction)} clipped.",
+        (
+            f"How far each value moved, in steps of the grid{own} (LSB), so every layer can be "
+            "read on the same axis.",
+            "The dashed box is ideal rounding: even between −0.5 and 0.5. A spike at 0 means "
+            "values that were on the grid already.",
+            "Red beyond ±0.5 is clipping: the value was outside the grid's range.",
+        ),
+        lambda: error_bin_rows(tensor),
+        "lsb-error",
+    )
+
+
+def error_bin_rows(tensor: TensorReport) -> Rows:
+    """Return the histogram of errors in LSB as rows; the first and the last bin are open."""
+    histogram = tensor.lsb_error
+    edges = bin_edges(histogram.lo, histogram.hi, len(histogram.counts))
+    counts = (histogram.below, *histogram.counts, histogram.above)
+    return [
+        {"from_lsb": low, "to_lsb": high, "values": count}
+        for low, high, count in zip([-math.inf, *edges], [*edges, math.inf], counts, strict=True)
+    ]
+
+
 def lsb_histogram(
     tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
 ) -> go.Figure:
@@ -166,9 +247,11 @@ def lsb_histogram(
     width = (histogram.hi - histogram.lo) / len(bins)
     inside = [bin_ for bin_ in bins if not is_beyond(bin_)]
     outside = [bin_ for bin_ in bins if is_beyond(bin_)]
-    traces = [_error_bars("rounding", inside, width, is_clipped=False)]
+    style: dict[str, Any] = {"unit": " LSB", "digits": ".3f", "edge_width": 0.5}
+    traces = [bin_bars("rounding", inside, width, ERROR, edge=ERROR_EDGE, **style)]
     if any(bin_.count for bin_ in outside):
-        traces.append(_error_bars("clipped: beyond ±0.5 LSB", outside, width, is_clipped=True))
+        name = "clipped: beyond ±0.5 LSB"
+        traces.append(bin_bars(name, outside, width, CLIPPED, edge=CLIPPED_EDGE, **style))
     open_counts = ((histogram.below, histogram.lo, -width), (histogram.above, histogram.hi, width))
     for count, edge, step in open_counts:
         if count:
@@ -204,50 +287,27 @@ def is_beyond(bin_: Bin) -> bool:
     return abs(bin_.center) > IDEAL_EDGE + _EDGE_TOLERANCE
 
 
-def _error_bars(name: str, bins: list[Bin], width: float, *, is_clipped: bool) -> dict[str, Any]:
-    edge = CLIPPED_EDGE if is_clipped else ERROR_EDGE
-    marker: dict[str, Any] = {
-        "color": CLIPPED if is_clipped else ERROR,
-        "line": {"width": 0.5, "color": edge},
-    }
-    return {
-        "type": "bar",
-        "name": name,
-        "x": [bin_.center for bin_ in bins],
-        "y": [bin_.count for bin_ in bins],
-        "width": width,
-        "marker": marker,
-        "customdata": [[bin_.lo, bin_.hi] for bin_ in bins],
-        "hovertemplate": f"{name}: %{{y:,}} values<br>"
-        "from %{customdata[0]:.3f} to %{customdata[1]:.3f} LSB<extra></extra>",
-    }
-
-
 def _open_error_bar(count: int, edge: float, step: float) -> dict[str, Any]:
     where = f"{'above' if step > 0 else 'below'} {edge:g} LSB"
-    return {
-        "type": "bar",
-        "name": where,
-        "showlegend": False,
-        "x": [edge + 2.5 * step],
-        "y": [count],
-        "width": 2 * abs(step),
-        "marker": {
-            "color": CLIPPED,
-            "line": {"width": 1, "color": CLIPPED_EDGE},
-        },
-        "hovertemplate": f"{format_count(count)} values {where}<extra></extra>",
-    }
+    return bars(
+        [edge + 2.5 * step],
+        [count],
+        CLIPPED,
+        name=where,
+        showlegend=False,
+        hover=f"{format_count(count)} values {where}",
+        edge=CLIPPED_EDGE,
+        width=2 * abs(step),
+    )
 
 
 def _ideal_line(height: float) -> dict[str, Any]:
     """The counts of ideal rounding: the same in every bin within half a step, none beyond."""
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "ideal rounding",
-        "x": [-IDEAL_EDGE, -IDEAL_EDGE, IDEAL_EDGE, IDEAL_EDGE],
-        "y": [0, height, height, 0],
-        "line": {"color": NEUTRAL, "width": 2.5, "dash": "dash"},
-        "hovertemplate": f"ideal: {height:,.0f} values in each bin<extra></extra>",
-    }
+    return line(
+        [-IDEAL_EDGE, -IDEAL_EDGE, IDEAL_EDGE, IDEAL_EDGE],
+        [0, height, height, 0],
+        name="ideal rounding",
+        hover=f"ideal: {height:,.0f} values in each bin",
+        width=2.5,
+        dash="dash",
+    )

@@ -7,6 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.figures.kit.marks import dots
+from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import FLOAT, INT8, INT8_EDGE, NEUTRAL, new_figure
 from dashboard.words.formatting import format_number
 from quant_engine.report import TensorReport, WorkedExample
@@ -99,6 +101,31 @@ def worked_steps(tensor: TensorReport, example: WorkedExample | None = None) -> 
     )
 
 
+def step_rows(tensor: TensorReport, example: WorkedExample) -> Rows:
+    """Return the calculation as rows for people."""
+    return [
+        {"Step": s.name, "Numbers": s.formula, "Result": s.result, "Meaning": s.meaning}
+        for s in worked_steps(tensor, example)
+    ]
+
+
+def worked_picture(tensor: TensorReport, example: WorkedExample) -> Picture:
+    """Return an element on the number line, before and after."""
+    became = " It became 0." if example.value and not example.dequantized else ""
+    return Picture(
+        worked_number_line(tensor, example),
+        f"{_number(example.value)} becomes code {example.code}, which stands for "
+        f"{_number(example.dequantized)}.{became}",
+        (
+            "The grey marks are the values the grid can hold, with their integer codes.",
+            "The blue diamond is the float value, the orange dot what it becomes.",
+            "Rounding moves a value by at most half a step; more means it was clipped.",
+        ),
+        lambda: step_rows(tensor, example),
+        "example",
+    )
+
+
 def worked_number_line(tensor: TensorReport, example: WorkedExample | None = None) -> go.Figure:
     """Return the codes around an element as points on the value axis, with x before and after."""
     example, scheme = example or tensor.example, tensor.scheme
@@ -119,8 +146,7 @@ def worked_number_line(tensor: TensorReport, example: WorkedExample | None = Non
         "hovertemplate": "code %{customdata} stands for %{x:.5g}<extra></extra>",
     }
     before = _points("float value x", [example.value], 1.0, FLOAT, "diamond", 14)
-    after = _points("dequantized value", [example.dequantized], 0.0, INT8, "circle", 14)
-    after["marker"]["line"] = {"width": 2, "color": INT8_EDGE}
+    after = _points("dequantized value", [example.dequantized], 0.0, INT8, "circle", 14, INT8_EDGE)
     arrow = {
         "x": example.dequantized,
         "y": 0.12,
@@ -149,15 +175,22 @@ def worked_number_line(tensor: TensorReport, example: WorkedExample | None = Non
 
 
 def _points(
-    name: str, x: list[float], y: float, color: str, symbol: str, size: int
+    name: str,
+    x: list[float],
+    y: float,
+    color: str,
+    symbol: str,
+    size: int,
+    edge: str | None = None,
 ) -> dict[str, Any]:
-    line = {"width": 2, "color": color}
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": x,
-        "y": [y] * len(x),
-        "marker": {"color": color, "symbol": symbol, "size": size, "line": line},
-        "hovertemplate": f"{name}: %{{x:.5g}}<extra></extra>",
-    }
+    return dots(
+        x,
+        [y] * len(x),
+        color,
+        name=name,
+        hover=f"{name}: %{{x:.5g}}",
+        edge=edge,
+        edge_width=2,
+        size=size,
+        symbol=symbol,
+    )

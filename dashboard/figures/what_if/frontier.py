@@ -11,17 +11,22 @@ import plotly.graph_objects as go
 
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.facts.accuracy import answers_text, changed_answers
-from dashboard.facts.configurations import _without_unit, format_degradation
+from dashboard.facts.configurations import (
+    _without_unit,
+    format_degradation,
+    metric_name,
+    trust_limit,
+)
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
+from dashboard.figures.kit.marks import dots, line, whiskers
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.point_labels import point_labels
 from dashboard.figures.kit.theme import (
-    CLIPPED,
     ERROR,
     ERROR_EDGE,
     GOOD,
     HIGHLIGHT,
     INT8,
-    INT8_EDGE,
     NEUTRAL,
     TEXT,
     new_figure,
@@ -103,6 +108,28 @@ def chart_points(
     return tuple(points)
 
 
+def frontier_picture(prediction: Prediction, current: Configuration, own: Configuration) -> Picture:
+    """Return bytes against degradation: the frontier, a configuration, and the run shown."""
+    points, metric = chart_points(prediction, current, own), metric_name(prediction)
+    return Picture(
+        frontier_figure(points, metric, limit=trust_limit(prediction)),
+        describe_frontier(points, metric),
+        (
+            "One point per configuration: bytes across, predicted degradation upwards, each grid "
+            "line ten times the one before. The star is the table's present choice. A prediction "
+            "of exactly 0, such as the float model's, has no place on such an axis: it stands on "
+            "the lower edge.",
+            "The line is the frontier: the least degradation that a search found for every size. "
+            "On shaded ground it is grey: there predictions were found not to hold. Diamonds give "
+            "all layers the same bits. What lies above the line can be had smaller, or better.",
+            "A green × is what running the model gave, joined to its prediction. Click a point to "
+            "load its configuration into the table.",
+        ),
+        lambda: frontier_rows(points, metric),
+        "frontier",
+    )
+
+
 def frontier_figure(
     points: Sequence[ChartPoint], metric: str, *, limit: float = math.inf
 ) -> go.Figure:
@@ -155,59 +182,35 @@ def _placing(points: Sequence[ChartPoint]) -> Callable[[float], float]:
 def _traces(
     points: Sequence[ChartPoint], metric: str, place: Callable[[float], float], limit: float
 ) -> list[dict[str, Any]]:
-    def trace(
-        group: str, mode: str, marker: dict[str, Any], name: str = "", **more: Any
-    ) -> dict[str, Any]:
-        chosen = [point for point in points if point.group == group]
-        if group == FRONTIER:
-            chosen = [p for p in chosen if (p.predicted > limit) == (name == BEYOND)]
-        return {
-            "type": "scatter",
-            "mode": mode,
-            "name": name or group,
-            "x": [p.model_bytes for p in chosen],
-            "y": [place(p.predicted) for p in chosen],
-            "customdata": [p.text for p in chosen],
-            "hovertext": [_describe(p, metric) for p in chosen],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-            "marker": marker,
-            "cliponaxis": False,
-            **more,
-        }
+    def group(name: str) -> list[ChartPoint]:
+        return [point for point in points if point.group == name]
 
-    edge = {"width": 1, "color": ERROR_EDGE}
+    def marks(chosen: Sequence[ChartPoint], color: str, name: str, **more: Any) -> dict[str, Any]:
+        return dots(
+            [p.model_bytes for p in chosen],
+            [place(p.predicted) for p in chosen],
+            color,
+            name=name,
+            layers=[p.text for p in chosen],
+            hover=[_describe(p, metric) for p in chosen],
+            cliponaxis=False,
+            **more,
+        )
+
+    frontier = group(FRONTIER)
+    held = [p for p in frontier if p.predicted <= limit]
+    beyond = [p for p in frontier if p.predicted > limit]
+    joined = {"mode": "lines+markers"}
+    solid = {"color": ERROR, "width": 2}
+    dotted = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
     return [
-        trace(
-            FRONTIER,
-            "lines+markers",
-            {"color": ERROR, "size": 9, "line": edge},
-            line={"color": ERROR, "width": 2},
-        ),
-        trace(
-            FRONTIER,
-            "lines+markers",
-            {"color": NEUTRAL, "size": 8, "symbol": "circle-open"},
-            BEYOND,
-            line={"color": NEUTRAL, "width": 1.5, "dash": "dot"},
-        ),
-        trace(
-            UNIFORM,
-            "markers",
-            {
-                "color": INT8,
-                "size": 11,
-                "symbol": "diamond",
-                "line": {"width": 1, "color": INT8_EDGE},
-            },
-        ),
-        trace(OTHER, "markers", {"color": NEUTRAL, "size": 9}),
+        marks(held, ERROR, FRONTIER, edge=ERROR_EDGE, size=9, line=solid, **joined),
+        marks(beyond, NEUTRAL, BEYOND, size=8, symbol="circle-open", line=dotted, **joined),
+        marks(group(UNIFORM), NEUTRAL, UNIFORM, size=11, symbol="diamond"),
+        marks(group(OTHER), NEUTRAL, OTHER, size=9),
         *_measured_traces(points, metric, place),
-        trace(RUN, "markers", {"color": CLIPPED, "size": 13, "symbol": "square-open"}),
-        trace(
-            CURRENT,
-            "markers",
-            {"color": HIGHLIGHT, "size": 17, "symbol": "star", "line": _line(TEXT, 1)},
-        ),
+        marks(group(RUN), INT8, RUN, size=13, symbol="square-open", edge_width=2),
+        marks(group(CURRENT), HIGHLIGHT, CURRENT, size=17, symbol="star", edge=TEXT),
     ]
 
 
@@ -220,29 +223,22 @@ def _measured_traces(
     for point in run:
         joints["x"] += [point.model_bytes, point.model_bytes, None]
         joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
+    heights = [place(p.measured or 0.0) for p in run]
+    spans = [p.interval and (place(p.interval[0]), place(p.interval[1])) for p in run]
     return [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "predicted to measured",
-            "x": joints["x"],
-            "y": joints["y"],
-            "line": {"color": GOOD, "width": 1.5},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        },
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "measured",
-            "x": [p.model_bytes for p in run],
-            "y": [place(p.measured or 0.0) for p in run],
-            "customdata": [p.text for p in run],
-            "hovertext": [_describe(p, metric) for p in run],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-            "marker": {"color": GOOD, "size": 9, "symbol": "x-thin", "line": _line(GOOD, 2)},
-            "error_y": _whiskers(run, place),
-        },
+        line(joints["x"], joints["y"], GOOD, name="predicted to measured", showlegend=False),
+        dots(
+            [p.model_bytes for p in run],
+            heights,
+            GOOD,
+            name="measured",
+            layers=[p.text for p in run],
+            hover=[_describe(p, metric) for p in run],
+            edge_width=2,
+            size=9,
+            symbol="x-thin",
+            error_y=whiskers(heights, spans, GOOD),
+        ),
     ]
 
 
@@ -326,28 +322,6 @@ def _result(point: ChartPoint, metric: str) -> str:
     if point.changed is None:
         return number
     return f"{answers_text(point.changed, point.samples)} ({number})"
-
-
-def _whiskers(run: Sequence[ChartPoint], place: Callable[[float], float]) -> dict[str, Any]:
-    """Return the intervals of measured points, kept inside the figure."""
-    above, below = [], []
-    for point in run:
-        middle = place(point.measured or 0.0)
-        low, high = point.interval or (middle, middle)
-        above.append(max(place(high) - middle, 0.0))
-        below.append(max(middle - place(low), 0.0))
-    return {
-        "type": "data",
-        "array": above,
-        "arrayminus": below,
-        "color": GOOD,
-        "thickness": 1.5,
-        "width": 4,
-    }
-
-
-def _line(color: str, width: float) -> dict[str, Any]:
-    return {"color": color, "width": width}
 
 
 def _describe(point: ChartPoint, metric: str) -> str:

@@ -9,18 +9,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.data.prediction import Prediction
-from dashboard.facts.configurations import format_degradation
+from dashboard.facts.configurations import format_degradation, metric_name, trust_limit, trust_text
 from dashboard.figures.kit.axes import log_axis, two_lines
-from dashboard.figures.kit.theme import (
-    ERROR,
-    ERROR_EDGE,
-    GOOD,
-    INT8,
-    INT8_EDGE,
-    NEUTRAL,
-    empty_figure,
-)
-from dashboard.figures.kit.theme import new_figure as _new_figure
+from dashboard.figures.kit.marks import dots, line
+from dashboard.figures.kit.picture import Picture
+from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, GOOD, NEUTRAL, empty_figure, new_figure
 from dashboard.figures.what_if.frontier import untrusted_ground
 from quant_engine.report import AgreementPoint, ConfigurationPoint
 from quant_engine.variants import FLOAT_OPTION
@@ -28,6 +21,25 @@ from quant_engine.variants import FLOAT_OPTION
 SINGLE = "one layer, one candidate"
 RANDOM = "random configurations"
 RUN = "run from this page"
+
+
+def trust_picture(prediction: Prediction) -> Picture:
+    """Return predicted against measured, for all that was run on this model."""
+    return Picture(
+        trust_figure(prediction, metric_name(prediction), limit=trust_limit(prediction)),
+        trust_text(prediction),
+        (
+            "One point per configuration that was really run. Across: what was measured. "
+            "Upwards: what had been predicted.",
+            "On the dotted line the prediction is right; below it, it makes too little of the "
+            "degradation. Points in the same order from left to right as from low to high can "
+            "be compared by prediction.",
+            "Harsh configurations leave the line first: predictions are of first order, and "
+            "large errors are not. Click a point to try its configuration.",
+        ),
+        lambda: trust_rows(prediction),
+        "trust",
+    )
 
 
 def trust_figure(prediction: Prediction, metric: str, *, limit: float = math.inf) -> go.Figure:
@@ -40,7 +52,7 @@ def trust_figure(prediction: Prediction, metric: str, *, limit: float = math.inf
     title = two_lines("Predicted against measured", metric)
     groups = [
         (SINGLE, list(agreement.single_points), ERROR, ERROR_EDGE, "circle", 8),
-        (RANDOM, list(agreement.random_points), INT8, INT8_EDGE, "diamond", 10),
+        (RANDOM, list(agreement.random_points), NEUTRAL, NEUTRAL, "diamond", 9),
         (RUN, [_as_point(p) for p in prediction.measured], GOOD, GOOD, "x-thin", 9),
     ]
     shown = {name: [p for p in points if _can_show(p)] for name, points, *_ in groups}
@@ -48,44 +60,37 @@ def trust_figure(prediction: Prediction, metric: str, *, limit: float = math.inf
     if not values:
         return empty_figure(title, "No configuration moved the output, so nothing compares.")
     ends = [min(values) / 2, max(values) * 2]
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "predicted = measured",
-            "x": ends,
-            "y": ends,
-            "line": {"color": NEUTRAL, "dash": "dot", "width": 1.5},
-            "hoverinfo": "skip",
-        }
-    ]
+    traces = [line(ends, ends, name="predicted = measured", dash="dot")]
     for name, _, color, edge, symbol, size in groups:
-        if not shown[name]:
+        found = shown[name]
+        if not found:
             continue
         traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": name,
-                "x": [p.measured for p in shown[name]],
-                "y": [p.predicted for p in shown[name]],
-                "customdata": [prediction.to_text(dict(p.configuration)) for p in shown[name]],
-                "hovertext": [_describe(p, name, metric) for p in shown[name]],
-                "hovertemplate": "%{hovertext}<extra></extra>",
-                "marker": {
-                    "color": color,
-                    "size": size,
-                    "symbol": symbol,
-                    "line": {"color": edge, "width": 2 if symbol == "x-thin" else 1},
-                },
-            }
+            dots(
+                [p.measured for p in found],
+                [p.predicted for p in found],
+                color,
+                name=name,
+                layers=[prediction.to_text(dict(p.configuration)) for p in found],
+                hover=[_describe(p, name, metric) for p in found],
+                edge=edge,
+                edge_width=2 if symbol == "x-thin" else 1,
+                size=size,
+                symbol=symbol,
+            )
         )
     axis = log_axis(ends)
-    return _new_figure(
-        title, f"Measured {metric}", f"Predicted {metric}", traces=traces, height=460, x_axis=axis,
+    ground = [untrusted_ground(limit, ends, is_left=True)] if max(ends) > limit else []
+    return new_figure(
+        title,
+        f"Measured {metric}",
+        f"Predicted {metric}",
+        traces=traces,
+        height=460,
+        x_axis=axis,
         y_axis=axis,
-        shapes=[untrusted_ground(limit, ends, is_left=True)] if max(ends) > limit else [],
-    )  # fmt: skip
+        shapes=ground,
+    )
 
 
 def trust_rows(prediction: Prediction) -> list[dict[str, Any]]:

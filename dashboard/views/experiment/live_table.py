@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import streamlit as st
 
 from dashboard.data.runs import with_named_layers
+from dashboard.facts.columns import columns
 from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, poll_seconds
 from dashboard.widgets.live import show_live
@@ -16,11 +16,15 @@ from dashboard.words.formatting import MISSING, plural
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
 GROW_SECONDS = 1.0
-STATUS_WORDS = {
-    "quantized": "int8",
-    "excluded": "float: excluded",
-    "unsupported": "float: unsupported",
-}
+SHOWN = columns(
+    "layer",
+    "accumulated_sqnr_db",
+    "local_sqnr_db",
+    "weight_sqnr_db",
+    "quantized_kb",
+    "float_kb",
+    "kind_and_bits",
+)
 
 
 def show_live_table() -> bool:
@@ -70,65 +74,24 @@ def show_layers(report: ModelReport, *, key: str, on_select: Callable[[str], Non
     )
 
 
-def rows_of(layers: Any) -> list[dict[str, Any]]:
+def rows_of(layers: Iterable[LayerReport]) -> list[dict[str, Any]]:
     """Return the layers as rows for people: results first, what is missing left empty."""
-    return [
-        {
-            "Layer": layer.name,
-            "Accumulated SQNR (dB)": _decibels(layer.accumulated_error),
-            "Local SQNR (dB)": _decibels(layer.local_error),
-            "Weight SQNR (dB)": _decibels(layer.weight_error),
-            "Quantized (kB)": layer.size.quantized_bytes / 1000,
-            "Float (kB)": layer.size.float_bytes / 1000,
-            "Kind and bits": f"{layer.kind}, {_now(layer)}",
-        }
-        for layer in layers
-    ]
-
-
-def _now(layer: LayerReport) -> str:
-    """What the layer is now: its bits, or float and why."""
-    if layer.status != QUANTIZED:
-        return STATUS_WORDS.get(layer.status, layer.status)
-    if layer.weight is None:
-        return "quantized"
-    text = f"int{layer.weight.scheme.bits} weights"
-    if layer.input_scheme is not None and layer.has_dynamic_input:
-        text += f", dynamic int{layer.input_scheme.bits} input"
-    elif layer.input is not None:
-        text += f", int{layer.input.scheme.bits} input"
-    return text
-
-
-def _decibels(error: Any) -> float | None:
-    """No error at all has no finite SQNR; the cell shows a dash."""
-    return error.sqnr_db if error is not None and math.isfinite(error.sqnr_db) else None
+    return [{c.title: c.finite(x) if c.is_number else c.cell(x) for c in SHOWN} for x in layers]
 
 
 def _table_settings() -> dict[str, Any]:
-    numbers = {
-        name: st.column_config.NumberColumn(name, width=width, format="%.1f", help=about)
-        for name, width, about in (
-            (
-                "Accumulated SQNR (dB)",
-                165,
-                "Its output when every layer before it is quantized too. Higher is better.",
-            ),
-            ("Local SQNR (dB)", 125, "This layer alone quantized, against its float output."),
-            ("Weight SQNR (dB)", 135, "Error of the weight alone; – is exact or float."),
-            ("Quantized (kB)", 115, "Bytes with scales, zero points and biases."),
-            ("Float (kB)", 90, "Bytes in float; 1 kB is 1,000 bytes."),
-        )
-    }
-    texts = {
-        "Layer": st.column_config.TextColumn("Layer", width=185, pinned=True),
-        "Kind and bits": st.column_config.TextColumn(
-            "Kind and bits", help="Dynamic: the range is computed per batch."
-        ),
-    }
     return {
         "width": "stretch",
         "hide_index": True,
-        "column_config": texts | numbers,
+        "column_config": {
+            c.title: st.column_config.NumberColumn(
+                width=round(7.3 * len(c.title) + 14), format="%.1f", help=c.about
+            )
+            if c.is_number
+            else st.column_config.TextColumn(
+                width=185 if c.key == "layer" else None, pinned=c.key == "layer", help=c.about
+            )
+            for c in SHOWN
+        },
         "placeholder": MISSING,
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.layers import layer_sqnrs
+from dashboard.facts.columns import SQNRS, columns
 from dashboard.facts.verdicts import BAD, WATCH, Verdict, layer_verdicts, tensor_verdicts
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.views.layer.actions import show_actions
 from dashboard.views.layer.overview import show_overview
+from dashboard.views.layer.remedies import show_before_and_after, show_remedies
 from dashboard.views.layer.tensor import TABS, TensorView
 from dashboard.widgets.guard import contained
 from dashboard.widgets.verdict_list import show_verdicts
@@ -55,20 +56,12 @@ def _show_head(layer: LayerReport, report: ModelReport) -> None:
     st.caption(", ".join(facts))
 
 
-_SQNRS = (
-    ("weight", "Weight SQNR", "Weights alone, before and after rounding."),
-    ("input", "Input SQNR", "Inputs alone, before and after rounding."),
-    ("local", "Local SQNR", "The layer's output when it alone is quantized."),
-    ("accumulated", "Accumulated SQNR", "Its output inside the fully quantized model."),
-)
-
-
 @contained("The headline")
 def _show_headline(layer: LayerReport) -> None:
-    sqnrs, size = layer_sqnrs(layer), layer.size
+    size = layer.size
     with st.grid(5, min_column_width=160, key="layer_headline"):
-        for part, name, meaning in _SQNRS:
-            st.metric(name, format_db(sqnrs[part]), help=f"{meaning} Higher is better.")
+        for column in columns(*SQNRS):
+            st.metric(column.name, format_db(column.read(layer)), help=column.about)
         st.metric(
             "Bytes",
             format_bytes(size.quantized_bytes),
@@ -157,6 +150,8 @@ def _show_layer(run: Run) -> None:
     _show_verdicts(layer, report)
     st.caption(gloss("SQNR", "LSB"))
     show_actions(layer, report)
+    show_remedies(run, layer)
+    show_before_and_after(run, layer)
     if layer.is_quantized:
         _show_tensor(layer, report)
 

@@ -8,24 +8,9 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep
-from dashboard.export import tables
-from dashboard.figures.layers.error_ridges import (
-    PARTS,
-    describe_errors,
-    layer_error_histograms,
-    tensors_of,
-)
-from dashboard.figures.layers.four_errors import (
-    ONE_MARK,
-    Series,
-    describe_four_errors,
-    error_rows,
-    four_errors_figure,
-)
-from dashboard.figures.layers.relative_errors import (
-    describe_relative_errors,
-    relative_error_histograms,
-)
+from dashboard.figures.layers.error_ridges import layer_errors_picture, tensors_of
+from dashboard.figures.layers.four_errors import four_errors_picture, run_series
+from dashboard.figures.layers.relative_errors import relative_errors_picture
 from dashboard.session import run_state
 from dashboard.session.jobs import start_sensitivity
 from dashboard.session.link_check import check_link_word
@@ -87,29 +72,16 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     if part == "input" and (batches := measured_in_batches(run.report)):
         st.caption(batches)
     show_figure(
-        layer_error_histograms(run.report, part, selected=selected, worst=worst),
+        layer_errors_picture(run.report, part, selected=selected, worst=worst),
         key=f"overview_{part}",
-        alt=describe_errors(run.report, part),
-        about="\n\n".join(
-            (
-                f"One row per layer: how far its {PARTS[part]} moved when they were rounded, in "
-                "steps of its own grid (LSB). All rows have one scale.",
-                "Ideal rounding is flat between −0.5 and 0.5, as high as the dotted line. A spike "
-                "at 0 means that many values lie on the grid already, such as zeros after a ReLU.",
-                "Red beyond ±0.5 is clipping; it is drawn at least a sliver high. "
-                "Click a bar to select its layer.",
-            )
-        ),
-        data=lambda: tables.all_lsb_table(run.report, part),
+        stem=run.model_name,
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-{part}-errors",
     )
 
 
 @contained("The four errors")
 def _show_four(run: Run) -> None:
     selected, effects = run_state.selected_layer(run.report), run_state.effects_of(run)
-    series = [Series("", error_rows(run.report, effects), effects, ONE_MARK)]
     if effects is None:
         st.button(
             "Measure what each layer does to the output",
@@ -119,41 +91,18 @@ def _show_four(run: Run) -> None:
             args=(run, Sweep()),
         )
     show_figure(
-        four_errors_figure(series, selected=selected),
+        four_errors_picture(run_series(run.report, effects), selected=selected),
         key="overview_four",
-        alt=describe_four_errors(series),
-        about="\n\n".join(
-            (
-                "One row per layer, the one to look at first on top. Further right is worse.",
-                "**Weight**, **Local** (this layer alone quantized), **Accumulated** (inside the "
-                "quantized model) are shares of the signal, each channel counted alike: 100 % is "
-                "an error as large as what should be there.",
-                "**Output** is what the layer alone does to the model's answer: the KL divergence "
-                "of its probabilities from the float model's, in nats. Click a mark to select.",
-            )
-        ),
-        data=lambda: tables.four_errors_table(run.report, effects),
+        stem=run.model_name,
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-four-errors",
     )
 
 
 @contained("The relative errors")
 def _show_relative(run: Run) -> None:
     show_figure(
-        relative_error_histograms(run.report, selected=run_state.selected_layer(run.report)),
+        relative_errors_picture(run.report, selected=run_state.selected_layer(run.report)),
         key="overview_relative",
-        alt=describe_relative_errors(run.report),
-        about="\n\n".join(
-            (
-                "One row per layer, in the order they run: how far each value of its output is off "
-                "when it alone is quantized, as a share of the RMS of the value's channel.",
-                "A healthy layer has a hill near 1 %. Values near 100 % are lost: the error is as "
-                "large as the signal.",
-                "Channels that are always 0 have no RMS and are counted apart.",
-            )
-        ),
-        data=lambda: tables.relative_error_table(run.report),
+        stem=run.model_name,
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-relative-errors",
     )

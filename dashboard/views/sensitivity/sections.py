@@ -8,9 +8,8 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
-from dashboard.export import tables
 from dashboard.facts.accuracy import change_text, share_text
-from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric, available_metrics
+from dashboard.facts.metrics import SensitivityMetric, available_metrics
 from dashboard.facts.proxies import (
     PROXIES,
     Agreement,
@@ -24,23 +23,15 @@ from dashboard.facts.ranking import (
     rank_layers,
     rivals_of_first,
 )
-from dashboard.figures.sensitivity.agreement import (
-    agreement_figure,
-    agreement_rows,
-    correlation_text,
-    describe_agreement,
-)
+from dashboard.figures.sensitivity.agreement import agreement_picture, correlation_text
 from dashboard.figures.sensitivity.cumulative import (
-    cumulative_figure,
-    describe_curve,
+    cumulative_picture,
     float_layers,
-    is_folded_first,
     most_quantized_without_loss,
     point_change,
     point_with_float_layers,
 )
-from dashboard.figures.sensitivity.ranking import ranking_rows
-from dashboard.figures.sensitivity.tradeoff import describe_front, tradeoff_figure
+from dashboard.figures.sensitivity.tradeoff import tradeoff_picture
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.session.predictions import find_prediction
@@ -52,7 +43,6 @@ from dashboard.words.formatting import (
     format_bytes,
     format_db,
     format_nats,
-    format_percent,
     plural,
     short_name,
 )
@@ -126,32 +116,11 @@ def show_tradeoff(
             icon=":material/balance:",
         )
         return
-    is_left_out = report.direction == LEAVE_ONE_OUT
     show_figure(
-        tradeoff_figure(report, ranked, metric, is_log=is_log, selected=selected),
+        tradeoff_picture(report, ranked, metric, is_log=is_log, selected=selected),
         key="sensitivity_tradeoff",
-        alt=describe_front(report, ranked, metric),
-        about="\n\n".join(
-            (
-                "One point per layer: "
-                + (
-                    "how many bytes are given back when it stays float, against what that gains "
-                    f"in {metric.label} over all layers quantized."
-                    if is_left_out
-                    else f"how many bytes quantizing it saves, against {metric.label}."
-                ),
-                "Diamonds form the Pareto front: no other layer is better in both. "
-                + (
-                    "Layers on the front are the cheapest to keep in float."
-                    if is_left_out
-                    else "Quantize those first; keep layers far from it in float."
-                ),
-                "Triangles stand for values that the axis cannot show. Click a point to select it.",
-            )
-        ),
-        data=lambda: tables.table(ranking_rows(ranked, metric)),
+        stem=stem,
         on_select=run_state.select_layer,
-        file_name=f"{stem}-tradeoff",
     )
 
 
@@ -186,29 +155,10 @@ def show_curve(
     last = max(point.count for point in report.cumulative)
     kept = _choose_split(run, report, last)
     show_figure(
-        cumulative_figure(report, is_log=is_log, selected=selected, kept=kept),
+        cumulative_picture(report, is_log=is_log, selected=selected, kept=kept),
         key="sensitivity_curve",
-        alt=describe_curve(report),
-        about="\n\n".join(
-            (
-                "Left the float model; each point to the right quantizes one layer more, the least "
-                "sensitive first. Every point was really run."
-                + (
-                    " The first step also folds every BatchNorm into its layer, which saves bytes "
-                    "of its own."
-                    if is_folded_first(report)
-                    else ""
-                ),
-                "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
-                f"One of the {report.samples} samples is "
-                f"{format_percent(1 / report.samples if report.samples else None)}.",
-                "Look for the last point before the error jumps: the layers after it are worth "
-                "keeping in float. Click a point to select the layer it added.",
-            )
-        ),
-        data=lambda: tables.cumulative_table(report),
+        stem=stem,
         on_select=run_state.select_layer,
-        file_name=f"{stem}-curve",
     )
 
 
@@ -296,22 +246,10 @@ def show_agreement(
     )
     agreement = found[chosen or labels[0]]
     show_figure(
-        agreement_figure(agreement, metric, selected=selected),
+        agreement_picture(agreement, metric, selected=selected),
         key="sensitivity_agreement",
-        alt=describe_agreement(agreement, metric),
-        about="\n\n".join(
-            (
-                f"One point per layer. Across: its rank by {agreement.proxy.label} "
-                f"({agreement.proxy.about}). Upwards: its measured rank.",
-                "On the dotted line the proxy metric is right. Above the line it makes too much of "
-                "a layer, below the line it overlooks one that matters.",
-                "A rank correlation near +1 means the proxy metric would do for this model; it "
-                "need not for another one.",
-            )
-        ),
-        data=lambda: tables.table(agreement_rows(agreement, metric)),
+        stem=run.model_name,
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-agreement-{agreement.proxy.key}",
     )
 
 
@@ -325,8 +263,8 @@ def _show_correlations(found: Mapping[str, Agreement]) -> None:
                 f"τ = {correlation_text(agreement.kendall)}",
                 delta_color="off",
                 delta_arrow="off",
-                help=f"Proxy metric: {agreement.proxy.about}, for "
-                f"{plural(len(agreement.pairs), 'layer')}. ρ is Spearman's rank correlation, "
+                help=f"Proxy metric for {plural(len(agreement.pairs), 'layer')}. "
+                f"{agreement.proxy.about} ρ is Spearman's rank correlation, "
                 "τ is Kendall's tau-b: +1 is the same order as measured, 0 no relation, "
                 "−1 the opposite.",
                 width=260,

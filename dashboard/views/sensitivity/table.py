@@ -10,8 +10,8 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, split_options
+from dashboard.facts.columns import columns
 from dashboard.facts.metrics import LEAVE_ONE_OUT, METRICS, SensitivityMetric, available_metrics
-from dashboard.facts.proxies import PROXIES
 from dashboard.facts.ranking import RankedLayer
 from dashboard.figures.kit.theme import ERROR, INT8
 from dashboard.session import run_state
@@ -21,6 +21,7 @@ from dashboard.words.recipes import no_effect_words
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 
+_SQNRS = columns("local_sqnr_db", "weight_sqnr_db", "input_sqnr_db")
 _PLAIN = 1e-3  # below it a number in full has more zeros than digits; texts turn there as well
 
 
@@ -34,10 +35,6 @@ def table_rows(
     rows = []
     for row in ranked:
         layer = layers.get(row.name)
-        cheap = {
-            proxy.label: None if layer is None else _finite(proxy.value(layer))
-            for proxy in PROXIES.values()
-        }
         rows.append(
             {
                 "Layer": row.name,
@@ -47,7 +44,7 @@ def table_rows(
                 "Could be": _rank_range(row),
                 "Answers changed (%)": changed.value(row.layer),
                 "Accuracy lost (points)": drop.value(row.layer),
-                **{f"{label} (dB)": value for label, value in cheap.items()},
+                **{c.title: None if layer is None else c.finite(layer) for c in _SQNRS},
                 "Saved (kB)": row.saved_bytes / 1000,
             }
         )
@@ -124,13 +121,13 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
             width=95,
         ),
     }
-    for proxy in PROXIES.values():
-        settings[f"{proxy.label} (dB)"] = st.column_config.NumberColumn(
-            f"{proxy.label.removesuffix(' SQNR')} (dB)",
+    for column in _SQNRS:
+        settings[column.title] = st.column_config.NumberColumn(
+            column.title.replace(" SQNR", ""),
             width=95,
             format="%.1f",
-            help=f"{proxy.label}, a proxy metric: {proxy.about}. Higher is better; an empty cell "
-            "is exact or not known.",
+            help=f"{column.name}, a proxy metric. {column.about} An empty cell is exact or not "
+            "known.",
         )
     return settings
 

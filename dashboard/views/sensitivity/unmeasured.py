@@ -10,8 +10,8 @@ from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, describe_sweep, rounds_inputs, split_options
 from dashboard.facts.metrics import LEAVE_ONE_OUT, available_metrics
 from dashboard.facts.ranking import rank_layers
-from dashboard.figures.sensitivity.option_grid import describe_grid, option_grid
-from dashboard.figures.sensitivity.ranking import ranking_figure
+from dashboard.figures.sensitivity.option_grid import grid_picture
+from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.session.jobs import jobs, poll_seconds, sensitivity_key, start_sensitivity
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.headline import show_headline
@@ -111,18 +111,12 @@ def show_running(run: Run, sweep: Sweep) -> bool:
         st.caption(f"Not finished: values from {plural(report.samples, 'sample')} so far.")
         if len(options) > 1:
             names = [row.name for row in rank_layers(report, metric)]
-            show_figure(
-                option_grid(options, names, metric),
-                key="sensitivity_partial_grid",
-                alt=describe_grid(options, metric),
-                about="Every layer at every width, as far as it is measured.",
-            )
+            show_figure(grid_picture(options, names, metric), key="sensitivity_partial_grid")
             return
+        ranked = rank_layers(report, metric)
         show_figure(
-            ranking_figure(report, rank_layers(report, metric)[:20], metric, is_log=True),
+            ranking_picture(report, ranked, metric, rows=ranked[:20], is_log=True),
             key="sensitivity_partial",
-            alt=f"Ranking so far, from {report.samples} samples.",
-            about="The ranking as far as it is measured. It changes until the measurement ends.",
         )
 
     show_live(draw, key="live_ranking", run_every=max(LIVE_SECONDS, poll_seconds()))

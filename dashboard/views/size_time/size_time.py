@@ -5,21 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.export import tables
 from dashboard.figures.cost.size import (
-    layer_size_figure,
-    layer_size_rows,
+    layer_size_picture,
+    model_size_picture,
     reduction_text,
-    waterfall_figure,
-)
-from dashboard.figures.cost.size_items import (
-    bits_text,
-    describe_layers,
-    describe_steps,
-    has_narrow_weights,
-    layer_bytes,
-    size_steps,
-    step_rows,
 )
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
@@ -74,26 +63,7 @@ def _show_headline(size: SizeReport, given_bytes: int) -> None:
 
 @contained("The bytes of the model")
 def _show_model_size(run: Run) -> None:
-    steps = size_steps(run.report)
-    narrow = "Weights of fewer than 8 bits are packed without gaps, in the count and in the file; "
-    narrow += "in memory each still takes a whole byte."
-    show_figure(
-        waterfall_figure(steps),
-        key="size_steps",
-        alt=describe_steps(steps),
-        about="\n\n".join(
-            (
-                "Left all bytes of the float model, right all bytes of the quantized one; the bars "
-                "in between are what is taken away and what is added.",
-                f"Storing weights as {bits_text(run.report)} saves the most. Scales and zero "
-                "points are the price: a few numbers for each tensor, or for each channel.",
-                "Biases stay float, and so does every layer that is not quantized.",
-                *([narrow] if has_narrow_weights(run.report) else ()),
-            )
-        ),
-        data=lambda: tables.table(step_rows(steps)),
-        file_name=f"{run.model_name}-size-steps",
-    )
+    show_figure(model_size_picture(run.report), key="size_steps", stem=run.model_name)
 
 
 def _choose_rows() -> tuple[int | None, str]:
@@ -124,24 +94,16 @@ def _choose_rows() -> tuple[int | None, str]:
 
 @contained("The bytes of the layers")
 def _show_layer_sizes(run: Run, top: int | None, order: str) -> None:
-    layers = run.report.layers
-    rows = layer_bytes(layers, top=top, is_sorted=order != AS_THEY_RUN)
     show_figure(
-        layer_size_figure(rows, selected=run_state.selected_layer(run.report)),
-        key="size_layers",
-        alt=describe_layers(rows),
-        about="\n\n".join(
-            (
-                "Two bars per layer: above in float, below quantized and split by what the bytes "
-                "hold.",
-                "Small layers with many channels pay most for their scales. A blue bar below is a "
-                "layer that stays float; hover it for the reason.",
-                "Click a bar to select its layer.",
-            )
+        layer_size_picture(
+            run.report.layers,
+            top=top,
+            is_sorted=order != AS_THEY_RUN,
+            selected=run_state.selected_layer(run.report),
         ),
-        data=lambda: tables.table(layer_size_rows(layer_bytes(layers, is_sorted=False))),
+        key="size_layers",
+        stem=run.model_name,
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-size-layers",
     )
 
 

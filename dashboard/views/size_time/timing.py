@@ -5,22 +5,18 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.export import tables
 from dashboard.facts.executions import (
     INTEGER,
     baseline_text,
     batch_sizes,
     conditions_text,
     describe_executions,
-    describe_times,
     execution_rows,
     unreliable_text,
-    what_was_timed,
 )
-from dashboard.facts.layer_times import describe_layer_times, layer_times, most_telling
 from dashboard.facts.timing_verdicts import timing_verdicts, was_integer_tried
-from dashboard.figures.cost.layer_times import layer_time_rows, layer_times_figure
-from dashboard.figures.cost.timing import model_timing_figure
+from dashboard.figures.cost.layer_times import layer_times_picture
+from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, start_timing, timing_status
 from dashboard.session.link_check import check_link_word
@@ -132,22 +128,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         elif unreliable := unreliable_text(timing):
             st.markdown(f":material/warning: {escape_markdown(unreliable)}")
             _show_again(run, "Time again")
-    show_figure(
-        model_timing_figure(timing, batch_size),
-        key="time_models",
-        alt=describe_times(timing, batch_size),
-        about="\n\n".join(
-            (
-                f"One bar for each way to run the model, on batches of {batch_size}: the median "
-                "over the runs. The whisker spans the middle half of them. "
-                f"{baseline_text(timing, batch_size)}",
-                what_was_timed(timing),
-                conditions_text(timing),
-            )
-        ),
-        data=lambda: tables.timing_table(timing),
-        file_name=f"{run.model_name}-timing",
-    )
+    show_figure(model_timing_picture(timing, batch_size), key="time_models", stem=run.model_name)
     st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
 
 
@@ -183,23 +164,9 @@ def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
     if not timing.layers:
         st.info("Single layers were not timed in this run.", icon=":material/timer_off:")
         return
-    times = layer_times(timing)
     show_figure(
-        layer_times_figure(most_telling(times, top), selected=run_state.selected_layer(run.report)),
+        layer_times_picture(timing, top=top, selected=run_state.selected_layer(run.report)),
         key="time_layers",
-        alt=describe_layer_times(times, timing),
-        about="\n\n".join(
-            (
-                "Two dots per layer: blue in float, orange on integers. An orange line is time "
-                "saved, a blue one time lost; dotted grey: neither is clearly faster. The largest "
-                "gain stands on top.",
-                "Small layers lose where rounding the input and launching the kernel cost more "
-                "than the multiplications save. Watching costs a little, so the sum is not the "
-                "model's time.",
-                "Click a dot to select its layer. The data holds simulated int8 too.",
-            )
-        ),
-        data=lambda: tables.table(layer_time_rows(times, timing)),
+        stem=run.model_name,
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-timing-layers",
     )

@@ -6,21 +6,15 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.stories import STORIES, Story, story_of
-from dashboard.figures.layers.four_errors import (
-    ONE_MARK,
-    Series,
-    describe_four_errors,
-    error_rows,
-    four_errors_figure,
-)
+from dashboard.figures.layers.four_errors import four_errors_picture, run_series
 from dashboard.figures.layers.pair import MOST_LAYERS, pair
 from dashboard.session import run_state
 from dashboard.session.link_widgets import go_to
 from dashboard.views.start.model_table import show_model_table, show_recent_runs
-from dashboard.views.start.pair_section import show_pair
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.headline import show_headline
+from dashboard.widgets.pair_section import show_pair
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import (
     EXECUTION_NOTE,
@@ -61,19 +55,15 @@ def _show_run(run: Run) -> None:
     origin = "Stored example" if run.is_example else "Your run"
     st.subheader(f"{origin}: {title}, {escape_markdown(describe_recipe(run.recipe))}", anchor=False)
     show_headline(run, key="start")
-    effects = run_state.effects_of(run)
-    series = [Series("", error_rows(run.report, effects), effects, ONE_MARK)]
     show_figure(
-        four_errors_figure(series, selected=run_state.selected_layer(run.report), most=MOST_LAYERS),
+        four_errors_picture(
+            run_series(run.report, run_state.effects_of(run)),
+            selected=run_state.selected_layer(run.report),
+            most=MOST_LAYERS,
+        ),
         key="start_errors",
-        alt=describe_four_errors(series),
-        about="One row per layer, further right is worse. **Weight**: the weight alone. **Local**: "
-        "the layer's output when it alone is quantized. **Accumulated**: its output inside the "
-        "quantized model. **Output**: what it alone does to the model's answer.\n\n"
-        "The first three are shares of the signal, channel by channel.\n\n"
-        "Click a mark to select its layer.",
+        stem=run.model_name,
         on_select=run_state.select_layer,
-        file_name=f"{run.model_name}-four-errors",
     )
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
-from dashboard.export import tables
+from dashboard.export.tables import table, to_csv
 from dashboard.facts.accuracy import (
     AccuracyChange,
     change_text,
@@ -32,7 +32,7 @@ from dashboard.facts.configurations import (
 )
 from dashboard.session.predictions import find_best, start_verification, verification_status
 from dashboard.views.what_if.configuration import try_configuration, use_settings
-from dashboard.widgets.chart import csv_bytes, file_stem
+from dashboard.widgets.chart import file_stem
 from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_number, plural
 
 BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Average bit width", "Layers in float"
@@ -201,7 +201,7 @@ def _show_downloads(
     )
     st.download_button(
         "Comparison (CSV)",
-        data=lambda: csv_bytes(tables.table(data_rows(rows, prediction))),
+        data=lambda: to_csv(table(data_rows(rows, prediction))),
         file_name=f"{stem}-comparison.csv",
         mime="text/csv",
         on_click="ignore",
@@ -209,7 +209,7 @@ def _show_downloads(
     )
     st.download_button(
         "Layers (CSV)",
-        data=lambda: csv_bytes(tables.table(layer_data_rows(prediction, row.configuration))),
+        data=lambda: to_csv(table(layer_data_rows(prediction, row.configuration))),
         file_name=f"{stem}-layers.csv",
         mime="text/csv",
         on_click="ignore",

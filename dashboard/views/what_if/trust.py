@@ -9,20 +9,18 @@ import streamlit as st
 
 from dashboard.data.prediction import Prediction
 from dashboard.data.runs import Run
-from dashboard.export import tables
 from dashboard.facts.configurations import (
     ScoreRow,
     degradation_text,
     make_row,
     metric_column,
-    metric_name,
     ratio_text,
     table_row,
     trust_limit,
     trust_text,
 )
 from dashboard.figures.sensitivity.agreement import correlation_text
-from dashboard.figures.what_if.trust import trust_figure, trust_rows
+from dashboard.figures.what_if.trust import trust_picture
 from dashboard.views.what_if.configuration import try_text
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
@@ -169,23 +167,9 @@ def show_trust(run: Run, prediction: Prediction) -> None:
         f"relation. Single layers {by_option}. Checked on "
         f"{plural(agreement.samples, 'sample')} that the model really ran on."
     )
-    metric = metric_name(prediction)
     show_figure(
-        trust_figure(prediction, metric, limit=trust_limit(prediction)),
+        trust_picture(prediction),
         key="what_if_trust",
-        alt=trust_text(prediction),
-        about="\n\n".join(
-            (
-                "One point per configuration that was really run. Across: what was measured. "
-                "Upwards: what had been predicted.",
-                "On the dotted line the prediction is right; below it, it makes too little of the "
-                "degradation. Points in the same order from left to right as from low to high can "
-                "be compared by prediction.",
-                "Harsh configurations leave the line first: predictions are of first order, and "
-                "large errors are not. Click a point to try its configuration.",
-            )
-        ),
-        data=lambda: tables.table(trust_rows(prediction)),
+        stem=run.model_name,
         on_select=lambda text: try_text(run, prediction, text),
-        file_name=f"{run.model_name}-trust",
     )

@@ -6,14 +6,8 @@ import streamlit as st
 
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
-from dashboard.export import tables
-from dashboard.facts.configurations import compare_rows, metric_name, trust_limit, with_run
-from dashboard.figures.what_if.frontier import (
-    chart_points,
-    describe_frontier,
-    frontier_figure,
-    frontier_rows,
-)
+from dashboard.facts.configurations import compare_rows, with_run
+from dashboard.figures.what_if.frontier import frontier_picture
 from dashboard.session import run_state
 from dashboard.session.predictions import find_prediction
 from dashboard.views.what_if.configuration import current_configuration, hold_link, try_text
@@ -31,29 +25,11 @@ from dashboard.words.markdown import escape_markdown
 def _show_frontier(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     own, _ = prediction.configuration_of(run.recipe)
     show_budget(run, prediction, own)
-    points, metric = chart_points(prediction, configuration, own), metric_name(prediction)
     show_figure(
-        frontier_figure(points, metric, limit=trust_limit(prediction)),
+        frontier_picture(prediction, configuration, own),
         key="what_if_frontier",
-        alt=describe_frontier(points, metric),
-        about="\n\n".join(
-            (
-                "One point per configuration: bytes across, predicted degradation upwards, each "
-                "grid "
-                "line ten times the one before. The star is the table's present choice. A "
-                "prediction of exactly 0, such as the float model's, has no place on such an axis: "
-                "it stands on the lower edge.",
-                "The line is the frontier: the least degradation that a search found for every "
-                "size. On shaded ground it is grey: there predictions were found not to hold. "
-                "Diamonds give all layers the same bits. What lies above the line can be had "
-                "smaller, or better.",
-                "A green × is what running the model gave, joined to its prediction. Click a point "
-                "to load its configuration into the table.",
-            )
-        ),
-        data=lambda: tables.table(frontier_rows(points, metric)),
+        stem=run.model_name,
         on_select=lambda text: try_text(run, prediction, text),
-        file_name=f"{run.model_name}-frontier",
     )
 
 

@@ -137,7 +137,7 @@ def test_the_pair_says_and_draws_the_difference(story: Story) -> None:
     assert "Repaired against broken: +" in found.difference
     assert "no difference" not in found.difference
     assert found.cause is not None
-    assert culprit_layer(broken).name in found.errors.text
+    assert culprit_layer(broken).name in found.errors.alt
     for sample in found.flipped:
         assert sample.a != sample.float_answer == sample.b == sample.label
     assert len(found.flipped) == MOST_FLIPPED

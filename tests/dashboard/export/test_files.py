@@ -12,7 +12,7 @@ import pytest
 from dashboard.data.sweeps import Sweep
 from dashboard.export import files
 from dashboard.export.files import sensitivity_to_json, to_html, to_json, to_layer_csv
-from dashboard.export.sections import LAYER_COLUMNS, key_numbers, layer_cells, sections
+from dashboard.export.sections import key_numbers, layer_table, sections
 from dashboard.facts.culprit import OutputEffects
 from quant_engine.report import (
     Coverage,
@@ -41,7 +41,7 @@ def page(report: ModelReport, **settings: str) -> str:
 
 
 def figures(text: str) -> list[dict[str, object]]:
-    found = re.findall(r"<script type='application/json' id='figure-\d+'>(.*?)</script>", text)
+    found = re.findall(r'<script type="application/json" id="figure-\d+">(.*?)</script>', text)
     return [json.loads(spec) for spec in found]
 
 
@@ -115,9 +115,9 @@ def test_what_matters_stands_first_and_names_the_culprit() -> None:
         "Errors of the weights in steps of the grid",
         "Errors of the inputs in steps of the grid",
     ]
-    assert found[0].text.startswith("conv1 costs the output most: ")
-    assert found[0].text.endswith("the answer moves by 2 nats.")
-    assert found[0].figure.layout.yaxis.ticktext[0] == "conv1"
+    assert found[0].picture.alt.startswith("conv1 costs the output most: ")
+    assert found[0].picture.alt.endswith("the answer moves by 2 nats.")
+    assert found[0].picture.figure.layout.yaxis.ticktext[0] == "conv1"
 
 
 def test_figures_carry_their_own_colours_and_no_other_template() -> None:
@@ -142,11 +142,10 @@ def test_every_layer_has_a_row_with_units_in_the_head() -> None:
     text = page(make_report())
 
     assert text.count("<tr>") == 1 + len(make_report().layers)
-    names = [name for name, _ in LAYER_COLUMNS]
-    assert "Local SQNR (dB)" in names
-    cells = dict(zip(names, layer_cells(make_report().layer(EXACT_LAYER)), strict=True))
-    assert cells["Weight SQNR (dB)"] == "exact"
-    kept = dict(zip(names, layer_cells(make_report().layer(EXCLUDED_LAYER)), strict=True))
+    rows = {row["Layer"]: row for row in layer_table(make_report())}
+    assert "Local SQNR (dB)" in rows[EXACT_LAYER]
+    assert rows[EXACT_LAYER]["Weight SQNR (dB)"] == "exact"
+    kept = rows[EXCLUDED_LAYER]
     assert kept["Status"].startswith("excluded: ")
     assert kept["Weight bits"] == "–"
 
@@ -231,9 +230,7 @@ def test_json_from_before_integers_were_timed_reads() -> None:
 
 def test_dynamic_inputs_are_not_called_float() -> None:
     report = make_dynamic_report()
-    cells = dict(
-        zip((name for name, _ in LAYER_COLUMNS), layer_cells(report.layers[0]), strict=True)
-    )
+    cells = layer_table(report)[0]
 
     assert cells["Input bits"] == "8, dynamic (per batch)"
     assert "dynamic (per batch)" in page(report)
@@ -256,8 +253,8 @@ def test_several_widths_give_a_grid_and_a_ranking_each() -> None:
         f"{name}: ranked at 8 bits",
         f"{name}: ranked at 4 bits",
     ]
-    assert "; all layers together: " in found[0].text
-    assert "compared on the same samples" in found[1].text
+    assert "; all layers together: " in found[0].picture.alt
+    assert "compared on the same samples" in found[1].remark
     text = to_html(make_report(), (measured,)).decode()
     assert html.escape(name) in text
 

@@ -11,6 +11,15 @@ import pytest
 
 from dashboard.export import tables
 from dashboard.facts.layers import error_rows, grid_rows
+from dashboard.figures.cost.size import model_size_picture
+from dashboard.figures.cost.timing import model_timing_picture
+from dashboard.figures.kit.picture import Picture
+from dashboard.figures.layers.error_ridges import layer_errors_picture
+from dashboard.figures.sensitivity.cumulative import cumulative_picture
+from dashboard.figures.tensor.channels import channels_picture
+from dashboard.figures.tensor.codes import codes_picture
+from dashboard.figures.tensor.distributions import lsb_picture, values_picture
+from dashboard.figures.tensor.range_choices import ranges_picture
 from quant_engine.report import SensitivityReport
 from tests.dashboard.factories import (
     EXACT_LAYER,
@@ -23,6 +32,10 @@ from tests.dashboard.factories import (
 )
 
 LAYER = "layer2.0.conv1"
+
+
+def data_of(picture: Picture) -> tables.Table:
+    return tables.table(picture.rows())
 
 
 def row(name: str, *sensitivities: SensitivityReport) -> dict[str, object]:
@@ -116,11 +129,11 @@ def test_partial_reports_have_tables_too() -> None:
 def test_histograms_keep_every_count_with_open_bins_at_the_ends() -> None:
     tensor = make_report("int8_entropy").layer(LAYER).input
     assert tensor is not None
-    values, errors = tables.value_table(tensor), tables.lsb_table(tensor)
+    values, errors = (data_of(draw(tensor, "Inputs")) for draw in (values_picture, lsb_picture))
 
     assert values.float_values.sum() == tensor.error.count
     odd = replace(tensor.values, float_below=1, float_above=2, quantized_below=3, quantized_above=4)
-    ends = tables.value_table(replace(tensor, values=odd)).iloc[[0, -1]]
+    ends = data_of(values_picture(replace(tensor, values=odd), "Inputs")).iloc[[0, -1]]
     assert list(ends.float_values) == [1, 2]
     assert list(ends.dequantized_values) == [3, 4]
     assert values.dequantized_values.sum() == tensor.error.count
@@ -133,12 +146,10 @@ def test_histograms_keep_every_count_with_open_bins_at_the_ends() -> None:
 
 def test_all_error_histograms_in_one_table() -> None:
     report = make_report()
-    table = tables.all_lsb_table(report, "input")
+    table = data_of(layer_errors_picture(report, "input"))
 
     assert list(dict.fromkeys(table.layer)) == [x.name for x in report.layers if x.input]
-    empty = tables.all_lsb_table(make_report("int8_weights_only"), "input")
-    assert list(empty.columns) == list(table.columns)
-    assert empty.empty
+    assert data_of(layer_errors_picture(make_report("int8_weights_only"), "input")).empty
 
 
 def test_channels_have_their_own_scale_or_share_one() -> None:
@@ -147,19 +158,19 @@ def test_channels_have_their_own_scale_or_share_one() -> None:
     assert own is not None
     assert shared is not None
 
-    table = tables.channel_table(own)
+    table = data_of(channels_picture(own))
     assert len(table) == 2048
     assert list(table.scale) == list(own.scale)
-    assert tables.channel_table(shared).scale.nunique() == 1
+    assert data_of(channels_picture(shared)).scale.nunique() == 1
     entry = make_report().layer(LAYER).input
     assert entry is not None
-    assert tables.channel_table(entry).empty
+    assert data_of(channels_picture(entry)).empty
 
 
 def test_codes_and_ranges() -> None:
     entry = make_report().layer(LAYER).input
     assert entry is not None
-    codes, ranges = tables.code_table(entry), tables.range_table(entry)
+    codes, ranges = (data_of(draw(entry, "Inputs")) for draw in (codes_picture, ranges_picture))
 
     assert (codes.code.iloc[0], codes.code.iloc[-1]) == (-128, 127)
     assert tuple(codes["values"]) == entry.codes.counts
@@ -169,9 +180,9 @@ def test_codes_and_ranges() -> None:
 def test_sensitivity_without_logits_names_the_measure_of_its_interval() -> None:
     plain, without = make_sensitivity(), make_sensitivity(has_logits=False)
 
-    assert "kl_divergence_nats_low" in tables.sensitivity_table(plain).columns
-    assert "output_nmse_low" in tables.sensitivity_table(without).columns
-    curve = tables.cumulative_table(plain)
+    assert "one_at_a_time_kl_divergence_nats_low" in row(LAYER, plain)
+    assert "one_at_a_time_output_nmse_low" in row(LAYER, without)
+    curve = data_of(cumulative_picture(plain))
     assert list(curve.quantized_layers) == list(range(len(plain.layers) + 1))
 
 
@@ -179,11 +190,10 @@ def test_sizes_add_up_and_times_name_their_conditions() -> None:
     report = make_report()
     assert report.size is not None
     assert report.timing is not None
-    size = tables.size_table(report.size).set_index("item")
-    items = size.quantized_bytes.drop(["sum", "measured file"])
+    size = data_of(model_size_picture(report))
 
-    assert items.sum() == size.quantized_bytes["sum"] == report.size.quantized_bytes
-    times = tables.timing_table(report.timing)
+    assert size["bytes"][:-1].sum() == size["bytes"].iloc[-1] == report.size.quantized_bytes
+    times = data_of(model_timing_picture(report.timing, 1))
     assert len(times) == len(report.timing.models) + len(report.timing.layers)
     assert set(times.columns) >= {"median_ms", "q1_ms", "q3_ms", "batch_size", "threads", "cpu"}
 

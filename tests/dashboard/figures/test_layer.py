@@ -11,7 +11,6 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from dashboard.export.tables import range_table
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,
@@ -29,7 +28,7 @@ from dashboard.figures.layers.ridge_rows import FILL, TALLEST
 from dashboard.figures.tensor.channels import MOST_BARS, channel_ranges, worst_channel_bars
 from dashboard.figures.tensor.codes import code_usage, describe_codes, end_code_share
 from dashboard.figures.tensor.distributions import lsb_histogram, value_histogram
-from dashboard.figures.tensor.range_choices import range_choices
+from dashboard.figures.tensor.range_choices import range_choices, range_rows
 from dashboard.figures.tensor.worked_example import worked_number_line, worked_steps
 from quant_engine.report import (
     ChannelRanges,
@@ -473,7 +472,10 @@ def test_one_scale_is_compared_with_one_per_channel() -> None:
     bars = range_choices(tensor).data[-1]
     assert list(bars.x) == [pytest.approx(own), 40.0]
     assert "per channel" in bars.y[1]
-    assert list(range_table(tensor)["estimated_sqnr_db"])[-2:] == [pytest.approx(own), 40.0]
+    assert [row["estimated_sqnr_db"] for row in range_rows(tensor)][-2:] == [
+        pytest.approx(own),
+        40.0,
+    ]
     assert channel_sqnrs(weight()) is None, "it has a scale per channel already"
 
 

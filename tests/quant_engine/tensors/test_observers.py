@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxruntime.quantization.calibrate import HistogramCollector
 from scipy.special import rel_entr
 
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
@@ -297,6 +298,56 @@ def test_entropy_finds_the_smallest_divergence(kind, bits):
     finest = binned.width[0] * (scheme.qmax - scheme.qmin) / 2
     candidates = [f * largest for f in np.linspace(0.05, 1.0, 20) if f * largest >= finest]
     assert loss(edge) <= min(loss(clip) for clip in candidates) * (1 + 1e-6) + 1e-12
+
+
+def migacz_edge(x: np.ndarray, bins: int = 2048, levels: int = 128) -> float:
+    """Search the edge as the talk does: every number of bins of |x|, merged into 128 levels."""
+    largest = np.abs(x).max()
+    counts = np.histogram(np.abs(x[x != 0]), bins, range=(0, largest))[0].astype(float)
+    losses = {}
+    for kept in range(levels, bins + 1):
+        inside = counts[:kept]
+        p = inside.copy()
+        p[-1] += counts[kept:].sum()
+        level = np.arange(kept) * levels // kept
+        merged = np.bincount(level, inside, levels)
+        holding = np.maximum(np.bincount(level, inside > 0, levels), 1)
+        q = np.where(inside > 0, (merged / holding)[level], 0.0)
+        p, q = p / p.sum(), q / q.sum()
+        missing = (q == 0) & (p > 0)
+        q[missing] = 1e-4
+        q[(q > 0) & ~missing] -= 1e-4 * missing.sum() / np.count_nonzero((q > 0) & ~missing)
+        losses[kept] = rel_entr(p, q).sum() if (q[p > 0] > 0).all() else np.inf
+    return (min(losses, key=losses.__getitem__) + 0.5) * largest / bins
+
+
+def onnxruntime_edge(x: np.ndarray) -> float:
+    largest = np.float64(np.abs(x).max())
+    counts, edges = np.histogram(x, 1025, range=(-largest, largest))
+    found = HistogramCollector.get_entropy_threshold(
+        None, (counts, edges, x.min(), x.max(), largest), 128
+    )
+    return max(-found[0], found[1])
+
+
+DRAWS = {
+    "normal": lambda random: random.normal(size=50_000),
+    "laplace": lambda random: random.laplace(size=50_000),
+    "heavy tails": lambda random: random.standard_t(3, size=50_000),
+    "loud channel": lambda random: random.normal(
+        scale=np.repeat([1.0, 20.0], (50_000, 800)), size=50_800
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_entropy_clips_about_as_much_as_tensorrt_and_onnx_runtime(kind):
+    values = DRAWS[kind](np.random.default_rng(0)).astype(np.float32)
+
+    edge = chosen(torch.from_numpy(values), TensorScheme(observer="entropy"))[1]
+
+    for other in (migacz_edge(values), onnxruntime_edge(values)):
+        assert 0.8 <= edge / other <= 1.6
 
 
 def test_entropy_and_mse_leave_outliers_out_and_minmax_does_not():

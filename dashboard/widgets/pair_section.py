@@ -6,7 +6,6 @@ import numpy as np
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.export import tables
 from dashboard.figures.layers.pair import Pair, Side
 from dashboard.session import run_state
 from dashboard.widgets.chart import show_figure
@@ -17,7 +16,12 @@ from dashboard.work import service
 
 DIGIT = 70
 """Width of a digit and its two answers, in pixels; twice that in presenter mode."""
-_TONES = {"broken": ("red", ":material/error:"), "repaired": ("green", ":material/check_circle:")}
+_TONES = {
+    "broken": ("red", ":material/error:"),
+    "repaired": ("green", ":material/check_circle:"),
+    "before": ("gray", ":material/history:"),
+    "after": ("blue", ":material/science:"),
+}
 
 
 def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
@@ -39,35 +43,14 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
             with st.container(width=330):
                 _show_flipped(found, run_a, key)
     show_figure(
-        found.errors.figure,
-        key=f"{key}_errors",
-        alt=found.errors.text,
-        about="One row per layer, further right is worse. **Weight**: the weight alone. **Local**: "
-        "the layer's output when it alone is quantized. **Accumulated**: its output inside the "
-        "quantized model. **Output**: what it alone does to the model's answer.\n\n"
-        "The first three are shares of the signal, channel by channel: 100 % means that the error "
-        "is as large as what it should be.\n\n"
-        "KL divergence (in nats) says how far the answer's probabilities move: 0 is not at all, "
-        "above 0.1 answers change. Click a mark to select its layer.",
-        data=lambda: tables.four_errors_table(run_a.report, run_state.effects_of(run_a)),
-        on_select=run_state.select_layer,
-        file_name=f"{run_a.model_name}-four-errors",
+        found.errors, key=f"{key}_errors", stem=run_a.model_name, on_select=run_state.select_layer
     )
 
 
 @contained("The cause")
 def _show_cause(found: Pair, run_a: Run, key: str) -> None:
     if found.cause is not None:
-        show_figure(
-            found.cause.figure,
-            key=f"{key}_cause",
-            alt=found.cause.text,
-            about="Both runs of the layer that costs the broken model most, side by side.\n\n"
-            "Each mark is one channel. The dashed line is half a step of the integer grid: what "
-            "lies below it is rounded to 0.\n\n"
-            "Where weights are drawn instead: blue is what they were, orange what they became.",
-            file_name=f"{run_a.model_name}-cause",
-        )
+        show_figure(found.cause, key=f"{key}_cause", stem=run_a.model_name)
 
 
 def _show_side(side: Side, run: Run, key: str) -> None:
@@ -81,6 +64,8 @@ def _show_side(side: Side, run: Run, key: str) -> None:
         with st.container(gap="xsmall", width="stretch"):
             st.badge(side.label.capitalize(), icon=icon, color=color)  # type: ignore[arg-type]
             st.markdown(escape_markdown(side.sentence))
+            if side.cost:
+                st.caption(escape_markdown(side.cost))
         shown = run_state.shown_run()
         is_shown = shown is not None and shown.id == run.id
         st.button(

@@ -1,0 +1,188 @@
+"""What is listed of a layer, wherever layers are: name, unit, reading and help, each once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dashboard.words.formatting import MISSING, format_db, format_number, format_percent, percent
+from dashboard.words.recipes import DYNAMIC_INPUT
+from quant_engine.report import QUANTIZED, ErrorMetrics, LayerReport, TensorReport
+
+STATUS_WORDS = {
+    "quantized": "int8",
+    "excluded": "float: excluded",
+    "unsupported": "float: unsupported",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One thing that is known of a layer.
+
+    Attributes:
+        key: What it is called in files.
+        title: Its heading for people, with the unit.
+        about: What it means, in a sentence.
+        read: Returns a layer's value, or None where there is none.
+        text: Returns a value as text, without the unit.
+        is_number: Whether it is one.
+    """
+
+    key: str
+    title: str
+    about: str
+    read: Callable[[LayerReport], Any]
+    text: Callable[[Any], str] = str
+    is_number: bool = True
+
+    @property
+    def name(self) -> str:
+        """The heading without its unit."""
+        return self.title.partition(" (")[0]
+
+    def cell(self, layer: LayerReport) -> str:
+        """Return a layer's value as text."""
+        value = self.read(layer)
+        return MISSING if value is None else self.text(value)
+
+    def finite(self, layer: LayerReport) -> float | None:
+        """Return a layer's number for a cell; None where there is none, or where it is exact."""
+        value = self.read(layer)
+        return value if value is not None and math.isfinite(value) else None
+
+
+def _sqnr_db(error: ErrorMetrics | None) -> float | None:
+    return None if error is None or math.isnan(error.sqnr_db) else error.sqnr_db
+
+
+def _clipped(tensor: TensorReport | None) -> float | None:
+    return None if tensor is None else percent(tensor.error.clipped_fraction)
+
+
+def _sqnr(key: str, title: str, about: str, read: Callable[[LayerReport], Any]) -> Column:
+    def text(value: float) -> str:
+        return format_db(value).removesuffix(" dB")
+
+    about = f"{about} Higher is better."
+    return Column(key, f"{title} (dB)", about, lambda layer: _sqnr_db(read(layer)), text)
+
+
+def _input_bits(layer: LayerReport) -> str | None:
+    if layer.input_scheme is not None and layer.has_dynamic_input:
+        return f"{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
+    return None if layer.input is None else str(layer.input.scheme.bits)
+
+
+def _kind_and_bits(layer: LayerReport) -> str:
+    """What the layer is now: its bits, or float and why."""
+    if layer.status != QUANTIZED:
+        return f"{layer.kind}, {STATUS_WORDS.get(layer.status, layer.status)}"
+    if layer.weight is None:
+        return f"{layer.kind}, quantized"
+    text = f"{layer.kind}, int{layer.weight.scheme.bits} weights"
+    if layer.input_scheme is not None and layer.has_dynamic_input:
+        return f"{text}, dynamic int{layer.input_scheme.bits} input"
+    return text if layer.input is None else f"{text}, int{layer.input.scheme.bits} input"
+
+
+def _share(value: float) -> str:
+    return format_percent(value / 100).removesuffix(" %")
+
+
+COLUMNS = {
+    column.key: column
+    for column in (
+        Column("layer", "Layer", "Dotted name.", lambda x: x.name, is_number=False),
+        Column("kind", "Kind", "Type of the module.", lambda x: x.kind, is_number=False),
+        Column(
+            "status",
+            "Status",
+            "Quantized, or float and why.",
+            lambda x: x.status if x.is_quantized else f"{x.status}: {x.reason}",
+            is_number=False,
+        ),
+        Column(
+            "kind_and_bits",
+            "Kind and bits",
+            "Dynamic: the range is computed per batch.",
+            _kind_and_bits,
+            is_number=False,
+        ),
+        Column(
+            "weight_bits",
+            "Weight bits",
+            "Bits of a weight's code.",
+            lambda x: None if x.weight is None else x.weight.scheme.bits,
+        ),
+        Column(
+            "input_bits",
+            "Input bits",
+            "Bits of an input's code; dynamic: the range is computed per batch.",
+            _input_bits,
+            is_number=False,
+        ),
+        _sqnr(
+            "weight_sqnr_db",
+            "Weight SQNR",
+            "The weights alone, before and after rounding.",
+            lambda x: x.weight_error,
+        ),
+        _sqnr(
+            "input_sqnr_db",
+            "Input SQNR",
+            "The layer's input alone, before and after rounding.",
+            lambda x: None if x.input is None else x.input.error,
+        ),
+        _sqnr(
+            "local_sqnr_db",
+            "Local SQNR",
+            "The layer's output when it alone is quantized, against its float output.",
+            lambda x: x.local_error,
+        ),
+        _sqnr(
+            "accumulated_sqnr_db",
+            "Accumulated SQNR",
+            "Its output when every layer before it is quantized too.",
+            lambda x: x.accumulated_error,
+        ),
+        Column(
+            "weight_clipped_percent",
+            "Weights clipped (%)",
+            "Share of the weights beyond the grid.",
+            lambda x: _clipped(x.weight),
+            _share,
+        ),
+        Column(
+            "input_clipped_percent",
+            "Inputs clipped (%)",
+            "Share of the inputs beyond the grid.",
+            lambda x: _clipped(x.input),
+            _share,
+        ),
+        Column(
+            "quantized_kb",
+            "Quantized (kB)",
+            "Bytes with scales, zero points and biases; 1 kB is 1,000 bytes.",
+            lambda x: x.size.quantized_bytes / 1000,
+            format_number,
+        ),
+        Column(
+            "float_kb",
+            "Float (kB)",
+            "Bytes in float; 1 kB is 1,000 bytes.",
+            lambda x: x.size.float_bytes / 1000,
+            format_number,
+        ),
+    )
+}
+"""Every column by its key."""
+
+SQNRS = ("weight_sqnr_db", "input_sqnr_db", "local_sqnr_db", "accumulated_sqnr_db")
+
+
+def columns(*keys: str) -> tuple[Column, ...]:
+    """Return columns by their keys, in this order."""
+    return tuple(COLUMNS[key] for key in keys)
