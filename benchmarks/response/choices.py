@@ -118,7 +118,7 @@ def _local_noise(
 ) -> dict[tuple[str, str], float]:
     """NMSE of every layer's output, quantized and fed its float input."""
     prepared, meter = prepare_for(model, samples.calibration)[0], ProgressMeter(None, 0)
-    calibration = calibrate_prepared(prepared, samples.calibration, RECIPE, meter)
+    calibration = calibrate_prepared(prepared, samples.calibration, meter)
     named = {option.name: option.scheme for option in response.report.options}
     forms = build_forms(
         model, prepared, RECIPE, named, calibration, meter, seen_only=True

@@ -46,7 +46,7 @@ def cost_rows(name: str) -> list[list[str]]:
     prepared = prepare_for(model, samples.calibration)[0]
     meter = ProgressMeter(None, 0)
     named = bit_options(RECIPE, OPTION_BITS)
-    calibration = calibrate_prepared(prepared, samples.calibration, RECIPE, meter)
+    calibration = calibrate_prepared(prepared, samples.calibration, meter)
     layers = build_forms(model, prepared, RECIPE, named, calibration, meter, seen_only=True)
     pairs = [{layer: option} for layer in layers.modules for option in named]
 

@@ -1,7 +1,6 @@
 """What one sensitivity measurement switches: its mode, the parts, and the widths it tries.
 
-A run keeps one measurement for each sweep. A stored measurement says itself which one it is, so
-files that were written when there were only directions still open.
+A run keeps one measurement for each sweep. A stored measurement says itself which one it is.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from quant_engine import bit_options
 from quant_engine.report import SensitivityReport
-from quant_engine.scheme import MAX_BITS, MIN_BITS, LayerScheme, Recipe
+from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.sensitivity import LEAVE_ONE_OUT, ONE_AT_A_TIME
 from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS
 
@@ -75,16 +74,10 @@ class Sweep:
 
     def options(self, recipe: Recipe) -> dict[str, LayerScheme] | None:
         """Return the schemes to try on every layer; None for the run's own."""
-        return bit_options(self._switched(recipe), self.bits) if self.bits else None
-
-    def widths(self, recipe: Recipe) -> dict[str, int]:
-        """Return the bits of the weights by the name that `options` gives them."""
-        switched = self._switched(recipe)
-        widths = range(MAX_BITS, MIN_BITS - 1, -1)
-        return {name: width for width in widths for name in bit_options(switched, (width,))}
-
-    def _switched(self, recipe: Recipe) -> Recipe:
-        return replace(recipe, activation=None) if self.parts == WEIGHTS else recipe
+        if not self.bits:
+            return None
+        switched = replace(recipe, activation=None) if self.parts == WEIGHTS else recipe
+        return bit_options(switched, self.bits)
 
     def count_runs(self, layers: int) -> int:
         """Return how often the model runs on each batch, at most.
@@ -106,9 +99,8 @@ def rounds_inputs(recipe: Recipe) -> bool:
 
 def sweep_of(report: SensitivityReport) -> Sweep:
     """Return the sweep that a measurement comes from."""
-    sweep = Sweep(report.direction, report.parts)
-    widths = sweep.widths(report.recipe)
-    return replace(sweep, bits=tuple(widths[name] for name in report.options if name in widths))
+    widths = tuple(scheme.weight.bits for scheme in report.schemes)
+    return Sweep(report.direction, report.parts, widths)
 
 
 def split_options(report: SensitivityReport) -> dict[str, SensitivityReport]:
@@ -116,12 +108,12 @@ def split_options(report: SensitivityReport) -> dict[str, SensitivityReport]:
 
     A measurement of the run's own scheme is one, without a label.
     """
-    if not any(report.options):
+    if not report.schemes:
         return {"": report}
-    widths = sweep_of(report).widths(report.recipe)
+    widths = [scheme.weight.bits for scheme in report.schemes]
     return {
-        f"{widths[name]} bits" if name in widths else name: report.only(name)
-        for name in report.options
+        f"{width} bits" if widths.count(width) == 1 else name: report.only(name)
+        for name, width in zip(report.options, widths, strict=True)
     }
 
 

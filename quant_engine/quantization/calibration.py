@@ -33,7 +33,6 @@ class Calibration:
     recipes for the same model and data.
 
     Attributes:
-        recipe: The recipe it was asked for with.
         histograms: Layer name -> all values of its input.
         calls: Layer name -> number of times it ran in one forward pass, in the order of first
             runs; layers that cannot be quantized are here too.
@@ -44,7 +43,6 @@ class Calibration:
         readers: Name of a layer that never ran -> what reads its weight instead, in words.
     """
 
-    recipe: Recipe
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     calls: Mapping[str, int] = field(default_factory=dict)
     samples: int = 0
@@ -83,7 +81,7 @@ def calibrate(
     Args:
         model: The float model; it is not changed.
         batches: A tensor or an iterable of batches, read once.
-        recipe: Kept for reference; the default recipe if None.
+        recipe: What the ranges are for; it changes none of them.
         progress: Called after every batch; may raise to cancel.
 
     Returns:
@@ -95,10 +93,10 @@ def calibrate(
         UnsupportedLayerError: If nothing in the model can be quantized.
         SchemeError: If `recipe` is no Recipe.
     """
-    recipe = recipe_or_default(recipe)
+    recipe_or_default(recipe)
     meter = ProgressMeter(progress, count_batches(batches) or 0)
     prepared, batches, _ = prepare_for(model, batches)
-    return calibrate_prepared(prepared, batches, recipe, meter)
+    return calibrate_prepared(prepared, batches, meter)
 
 
 def recipe_or_default(recipe: Recipe | None) -> Recipe:
@@ -138,9 +136,7 @@ def require_quantizable(layers: Sequence[LayerInfo]) -> None:
         )
 
 
-def calibrate_prepared(
-    prepared: PreparedModel, batches: Data, recipe: Recipe, meter: ProgressMeter
-) -> Calibration:
+def calibrate_prepared(prepared: PreparedModel, batches: Data, meter: ProgressMeter) -> Calibration:
     """Calibrate a model that is already prepared, and leave it in its state; see `calibrate`."""
     listed = list_layers(prepared.model)
     require_quantizable(listed)
@@ -179,9 +175,7 @@ def calibrate_prepared(
     forms = {layer.name: layer_form(layer) for layer in listed if layer.is_quantizable}
     idle = [name for name in sorted(quantizable) if name not in calls]
     readers = find_readers(prepared, first, idle)
-    return Calibration(
-        recipe, histograms, per_pass, samples, count, prepared.folded, forms, readers
-    )
+    return Calibration(histograms, per_pass, samples, count, prepared.folded, forms, readers)
 
 
 def layer_form(layer: LayerInfo) -> str:

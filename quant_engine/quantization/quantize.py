@@ -68,7 +68,7 @@ def quantize_model(
         meter = ProgressMeter(progress, 0)
     else:
         meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
-        calibration = calibrate_prepared(prepared, calibration_data, recipe, meter)
+        calibration = calibrate_prepared(prepared, calibration_data, meter)
     quantized = quantize_prepared(prepared, recipe, calibration, calibration_data, meter)
     if execution == SIMULATED or not any(plan.scheme for plan in quantized.plans):
         return quantized.model

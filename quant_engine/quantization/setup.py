@@ -53,7 +53,7 @@ class Setup:
         """Return the calibration that was given, or calibrate on the data."""
         if isinstance(self.calibration_data, Calibration):
             return self.calibration_data
-        return calibrate_prepared(self.prepared, self.calibration_data, self.recipe, meter)
+        return calibrate_prepared(self.prepared, self.calibration_data, meter)
 
 
 def set_up(

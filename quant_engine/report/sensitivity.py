@@ -14,7 +14,7 @@ from quant_engine.report.serialization import (
     parse_report,
     require_version,
 )
-from quant_engine.scheme import Recipe
+from quant_engine.scheme import LayerScheme, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ class SensitivityReport:
         model_name: What the caller calls the model.
         recipe: The recipe whose layers were switched one by one.
         direction: "one_at_a_time" (only this layer quantized) or "leave_one_out" (all but this).
+            Of each entry of `layers`, the layer is switched from float to the option, or from the
+            option to float.
         layers: One entry for each layer and option: layers in the order they run, the options of
             each in the order given.
         reference: The model with every layer of the recipe quantized, under the first option.
@@ -142,6 +144,7 @@ class SensitivityReport:
         references: The model with every layer quantized, once for each option.
         rankings: One per option, with the layers that are statistically tied.
         judged: Which output is judged, how it is read, and which labels are not used.
+        schemes: What each of `options` does to a layer; empty where each has the recipe's scheme.
     """
 
     model_name: str
@@ -161,6 +164,11 @@ class SensitivityReport:
     references: tuple[LayerSensitivity, ...] = ()
     rankings: tuple[Ranking, ...] = ()
     judged: str = ""
+    schemes: tuple[LayerScheme, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.schemes and self.rankings and len(self.schemes) != len(self.rankings):
+            raise ValueError(f"{len(self.schemes)} schemes, but {len(self.rankings)} rankings.")
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -188,6 +196,7 @@ class SensitivityReport:
             references=(reference,),
             cumulative=self.cumulative if index == 0 else (),
             rankings=(self.rankings[index],),
+            schemes=self.schemes[index : index + 1],
         )
 
     def to_dict(self) -> dict[str, Any]:

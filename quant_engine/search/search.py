@@ -97,7 +97,7 @@ def pareto_frontier(
         SchemeError: If points is below 2.
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise SchemeError(f"points is {points!r}. It must be a integer from 2 up.")
+        raise SchemeError(f"points is {points!r}. It must be an integer from 2 up.")
     space = SearchSpace(response)
     any_size = _bytes_limit(space, 0)
     least = any_size.fixed + any_size.costs.min(axis=1).sum()

@@ -27,7 +27,7 @@ from quant_engine.sensitivity.measurement import (
 from quant_engine.sensitivity.ranking import check_metric
 from quant_engine.variants.executors import run_elsewhere, run_here
 from quant_engine.variants.layers import BOTH, PARTS, build_forms
-from quant_engine.variants.options import Options
+from quant_engine.variants.options import Options, name_options
 from quant_engine.variants.outcomes import Metric
 from quant_engine.variants.runner import VariantRunner
 
@@ -103,7 +103,8 @@ def measure_sensitivity(
     judged = describe_judged(prepared)
     meter = ProgressMeter(progress, 0)
     calibration = setup.calibrate(meter)
-    forms = build_forms(model, prepared, recipe, options, calibration, meter, parts=parts)
+    named = None if options is None else name_options(options)
+    forms = build_forms(model, prepared, recipe, named, calibration, meter, parts=parts)
     own_metric = None if metric is None or isinstance(metric, str) else metric
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
     sweep, notes = _where_to_run(runner, executor, prepared)
@@ -125,6 +126,7 @@ def measure_sensitivity(
             notes=(*judged.notes, *notes),
             parts=parts,
             judged=judged.line,
+            schemes=tuple(named.values()) if named else (),
         ),
         find_unreached(prepared, list(forms.modules)),
     )

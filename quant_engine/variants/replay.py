@@ -18,7 +18,7 @@ says why, and runs are full forwards. So does `give_up`, for what is found out e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from quant_engine.errors import QuantizationError
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import model_output
-from quant_engine.model.nesting import nested_tensors
+from quant_engine.model.nesting import leaves, map_leaves, nested_tensors
 
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -222,7 +222,7 @@ class Replay:
             and call.depth >= self._least_depth
         ):
             self._pointer = call.next_call
-            return _rebuild(call.answer, self._send)
+            return map_leaves(call.answer, self._send)
         self._pointer += 1
         return forward(*args, **kwargs)
 
@@ -254,7 +254,7 @@ class Replay:
         is_new = memory.isdisjoint(answers) and len(set(answers)) == len(answers)
         if is_unchanged and is_new and _is_plain(output):
             call.is_replayable = True
-            call.answer = _rebuild(output, self._keep)
+            call.answer = map_leaves(output, self._keep)
         return output
 
     def _keep(self, value: Any) -> Any:
@@ -282,7 +282,7 @@ class Replay:
         self.lacks_copies = bool(lost)
         self.changed_later |= frozenset(lost.values())
         for call in self._calls if lost else ():
-            if any(id(kept) in lost for kept in _kept_in(call.answer)):
+            if any(id(kept) in lost for kept in leaves(call.answer)):
                 call.is_replayable, call.answer = False, None
         self._kept, self._held = {}, []
 
@@ -308,27 +308,5 @@ def _shapes(args: Any, kwargs: Any) -> tuple[torch.Size, ...]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is made of nothing but tensors, plain values and plain containers."""
-    if type(value) is dict:
-        return all(isinstance(key, str | int) and _is_plain(v) for key, v in value.items())
-    if type(value) in (list, tuple):
-        return all(_is_plain(item) for item in value)
-    return type(value) in (Tensor, nn.Parameter, *_PLAIN)
-
-
-def _kept_in(answer: Any) -> Iterator[_Kept]:
-    """Yield the tensors in a recorded answer."""
-    if isinstance(answer, _Kept):
-        yield answer
-    elif isinstance(answer, dict | list | tuple):
-        for item in answer.values() if isinstance(answer, dict) else answer:
-            yield from _kept_in(item)
-
-
-def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Copy the containers, so that the record's stay as they are, and map what they hold."""
-    if type(value) is dict:
-        return {key: _rebuild(item, change) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_rebuild(item, change) for item in value)
-    return change(value)
+    """Whether a value is made of nothing but containers, tensors and plain values."""
+    return all(type(leaf) in (Tensor, nn.Parameter, *_PLAIN) for leaf in leaves(value))

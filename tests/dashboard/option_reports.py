@@ -18,7 +18,8 @@ def make_options(sweep: Sweep) -> SensitivityReport:
     At the narrowest width the order of the layers is turned round.
     """
     plain = make_sensitivity(sweep.direction)
-    options = list(sweep.options(plain.recipe) or {"": None})
+    schemes = sweep.options(plain.recipe) or {}
+    options = list(schemes) or [""]
     layers, references, rankings = [], [], []
     for place, option in enumerate(options):
         is_turned = place > 0 and place == len(options) - 1
@@ -39,6 +40,7 @@ def make_options(sweep: Sweep) -> SensitivityReport:
         reference=references[0],
         references=tuple(references),
         rankings=tuple(rankings),
+        schemes=tuple(schemes.values()),
     )
 
 

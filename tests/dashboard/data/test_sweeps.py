@@ -104,12 +104,11 @@ def test_the_engine_measures_the_sweep_and_the_report_says_which(sweep: Sweep) -
     assert counter.total >= sweep.count_runs(layers) * batches
 
 
-def test_reports_from_before_there_were_options_are_of_the_plain_sweep() -> None:
-    old = make_sensitivity("leave_one_out")
+def test_a_report_on_the_recipes_own_schemes_is_of_the_plain_sweep() -> None:
+    own = make_sensitivity("leave_one_out")
 
-    assert not old.rankings
-    assert sweep_of(old) == Sweep("leave_one_out")
-    assert split_options(old) == {"": old}
+    assert sweep_of(own) == Sweep("leave_one_out")
+    assert split_options(own) == {"": own}
 
 
 def test_a_report_is_split_by_width() -> None:
@@ -122,9 +121,10 @@ def test_a_report_is_split_by_width() -> None:
     assert [bool(part.cumulative) for part in parts.values()] == [True, False, False]
 
 
-def test_options_of_other_names_keep_them() -> None:
+def test_what_was_switched_is_read_from_schemes_whatever_the_options_are_called() -> None:
     report = make_options(Sweep(bits=(8, 4)))
     ranking = replace(report.rankings[0], option="mine")
-    foreign = replace(report, rankings=(ranking, report.rankings[1]))
+    renamed = replace(report, rankings=(ranking, report.rankings[1]))
 
-    assert list(split_options(foreign)) == ["mine", "4 bits"]
+    assert sweep_of(renamed).bits == (8, 4)
+    assert list(split_options(renamed)) == ["8 bits", "4 bits"]

@@ -15,7 +15,6 @@ from quant_engine.model.modules import (
     names_of_modules,
     replace_module,
 )
-from quant_engine.model.nesting import map_nested, nested_tensors
 
 
 class Listed(nn.Module):
@@ -83,25 +82,6 @@ def test_other_modules_stay_where_they_are() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="nowhere"):
         replace_module(nn.Sequential(nn.ReLU()), "nowhere", nn.Identity())
-
-
-def test_map_nested_rebuilds_only_what_changes() -> None:
-    inner = [1, 2]
-    value = {"a": inner, "b": (3, [4])}
-
-    result = map_nested(value, lambda item: 40 if item == 4 else item)
-
-    assert result == {"a": [1, 2], "b": (3, [40])}
-    assert result["a"] is inner
-    assert map_nested(value, lambda item: item) is value
-
-
-def test_nested_tensors() -> None:
-    a, b, c = torch.ones(1), torch.ones(2), torch.ones(3)
-
-    found = list(nested_tensors([a, {"x": (b, 1)}, "text", [c]]))
-
-    assert [t.numel() for t in found] == [1, 2, 3]
 
 
 def test_hooks_are_copied_with_their_options() -> None:

@@ -20,7 +20,7 @@ def test_bytes_are_those_that_a_swapped_model_holds(name):
     response = measure(model, x)
     prepared = prepare(model)
     meter = ProgressMeter(None, 0)
-    calibration = calibrate_prepared(prepared, [x], Recipe.default(), meter)
+    calibration = calibrate_prepared(prepared, [x], meter)
     built = build_forms(
         model, prepared, Recipe.default(), OPTIONS, calibration, meter, seen_only=True
     )

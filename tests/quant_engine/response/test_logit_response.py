@@ -72,7 +72,7 @@ def test_shifts_are_those_of_the_full_jacobian(name):
     prepared = prepare(model)
     prepared.model.requires_grad_(False)
     meter = ProgressMeter(None, 0)
-    calibration = calibrate_prepared(prepared, [x], Recipe.default(), meter)
+    calibration = calibrate_prepared(prepared, [x], meter)
     built = build_forms(
         model, prepared, Recipe.default(), OPTIONS, calibration, meter, seen_only=True
     )

@@ -98,6 +98,18 @@ def test_search_beats_greedy_and_the_additive_optimum_somewhere_and_loses_nowher
     assert any(gain for _, gain in gains)
 
 
+def test_kicks_lead_out_of_a_local_optimum():
+    response, budget = small_response(5), 801
+    space = SearchSpace(response)
+    limits = [space.limit("bytes", budget, lambda size: size.model_bytes)]
+    _, without = improve(space, additive_optimum(space, limits), limits)
+    scores = [response.score(configuration) for configuration in everything(response)]
+    best = min(score.degradation for score in scores if score.size.model_bytes <= budget)
+    found = search_configuration(response, model_bytes=budget).predicted.degradation
+    assert without > 1.05 * best
+    assert found == pytest.approx(best)
+
+
 def space_names() -> tuple[str, ...]:
     return small_response(0).options
 

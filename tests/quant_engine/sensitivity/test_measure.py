@@ -22,7 +22,13 @@ from quant_engine import (
     measure_sensitivity,
     quantize_model,
 )
-from quant_engine.errors import DataError, ModelForwardError, SchemeError, UnsupportedLayerError
+from quant_engine.errors import (
+    DataError,
+    ModelForwardError,
+    SchemeError,
+    StorageError,
+    UnsupportedLayerError,
+)
 from quant_engine.metrics.functions import accuracy, kl_divergence, nmse, sqnr_db, top1_agreement
 from quant_engine.report import LayerSensitivity
 from quant_engine.tensors.affine import choose_dynamic_qparams, fake_quantize
@@ -116,8 +122,14 @@ def test_one_option_of_many_equals_a_sweep_of_that_option() -> None:
             c.is_tied for c in alone.rankings[0].comparisons
         ]
         assert part.cumulative == (alone.cumulative if place == 0 else ())
+        assert part.schemes == (scheme,)
     with pytest.raises(KeyError, match="int8"):
         together.only("int9")
+    assert together.schemes == tuple(OPTIONS.values())
+    assert SensitivityReport.from_json(together.to_json()) == together
+    missing = {**together.to_dict(), "schemes": together.to_dict()["schemes"][1:]}
+    with pytest.raises(StorageError, match="schemes, but"):
+        SensitivityReport.from_dict(missing)
 
 
 def test_without_options_each_layer_has_the_recipes_scheme() -> None:
