@@ -110,7 +110,7 @@ def test_left_out_layers_are_shaded_within_their_column() -> None:
     )
     whole, first, _ = grid_rows(options, ["a", "b"], KL)
     assert whole["layer"] == f"{ALL_LAYERS} (error)"
-    assert first["kl_gained_at_4_bits"] == pytest.approx(8.9)
+    assert first["kl_divergence_gained_at_4_bits"] == pytest.approx(8.9)
 
 
 def test_sparing_a_layer_that_helps_is_a_loss_and_is_light() -> None:
