@@ -277,7 +277,9 @@ def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool
         is_forced: Analyse again, even where the run is known.
         is_kept: Show what is known, even a part.
     """
-    run = find_run(settings)
+    run, shown = find_run(settings), shown_run()
+    if shown is not None and shown.id != settings.run_id:
+        session().shown_before = shown.settings
     is_known = run is not None and (is_kept or not run.report.is_partial)
     if is_forced or not is_known:
         submit_analysis(settings)
@@ -291,11 +293,39 @@ def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool
         set_widget(RUN_KEY, text)
 
 
+def show_settings(settings: Settings) -> None:
+    """Show the run of these settings on every page, without a word; draws the page again."""
+    set_widget(RUN_KEY, settings_to_text(settings))
+
+
 def rerun_with(recipe: Recipe) -> None:
     """Analyse the shown run's model again with another recipe."""
     run = shown_run()
     settings = run.settings if run is not None else wanted_settings()
     start_settings(replace(settings, recipe=recipe))
+
+
+def compare_with(recipe: Recipe) -> None:
+    """Analyse the shown run's model again with another recipe, to stand beside the run shown."""
+    run = shown_run()
+    if run is not None:
+        session().before = run.settings
+        session().after = replace(run.settings, recipe=recipe)
+    rerun_with(recipe)
+
+
+def run_before(run: Run) -> Run | None:
+    """Return the run that a run is compared with; None where there is none.
+
+    It is the one from which its remedy was started; else that with the same schemes and without
+    remedies, where that is known.
+    """
+    here = session()
+    if here.before is not None and here.after is not None and here.after.run_id == run.id:
+        return find_run(here.before)
+    if not run.recipe.remedies:
+        return None
+    return find_run(replace(run.settings, recipe=replace(run.recipe, remedies=())))
 
 
 def dismiss_job(key: str) -> None:
