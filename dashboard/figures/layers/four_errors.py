@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
@@ -21,6 +21,8 @@ from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
     ERROR,
     GOOD,
+    HIGHLIGHT,
+    NEUTRAL,
     empty_figure,
     new_figure,
 )
@@ -34,8 +36,13 @@ ROW_HEIGHT = 22
 _LEAST = 1e-4  # of the signal; smaller errors stand at the edge
 _LEAST_EFFECT = 1e-7
 
+Mark: TypeAlias = Mapping[str, Any]
+"""Colour, symbol and size of the marks of one run."""
+
 BROKEN_MARK = {"color": ERROR, "symbol": "x", "size": 11}
 REPAIRED_MARK = {"color": GOOD, "symbol": "circle", "size": 10}
+A_MARK = {"color": NEUTRAL, "symbol": "circle-open", "size": 11}
+B_MARK = {"color": HIGHLIGHT, "symbol": "diamond", "size": 10}
 ONE_MARK = {"color": ERROR, "symbol": "diamond", "size": 11}
 
 
@@ -76,7 +83,7 @@ class Series:
     label: str
     rows: tuple[ErrorRow, ...]
     effects: OutputEffects | None
-    mark: Mapping[str, Any]
+    mark: Mark
 
 
 def error_rows(report: ModelReport, effects: OutputEffects | None = None) -> tuple[ErrorRow, ...]:
