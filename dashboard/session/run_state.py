@@ -277,7 +277,9 @@ def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool
         is_forced: Analyse again, even where the run is known.
         is_kept: Show what is known, even a part.
     """
-    run = find_run(settings)
+    run, shown = find_run(settings), shown_run()
+    if shown is not None and shown.id != settings.run_id:
+        session().shown_before = shown.settings
     is_known = run is not None and (is_kept or not run.report.is_partial)
     if is_forced or not is_known:
         submit_analysis(settings)
@@ -289,6 +291,11 @@ def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool
         rerun_outside_callback()
     else:
         set_widget(RUN_KEY, text)
+
+
+def show_settings(settings: Settings) -> None:
+    """Show the run of these settings on every page, without a word; draws the page again."""
+    set_widget(RUN_KEY, settings_to_text(settings))
 
 
 def rerun_with(recipe: Recipe) -> None:
