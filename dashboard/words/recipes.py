@@ -63,6 +63,15 @@ PRESET_TEXTS = {
 }
 
 
+REMEDY_NAMES = {
+    "cross_layer_equalization": "Equalize layers",
+    "smooth_quant": "Smooth inputs",
+    "gptq": "Round by GPTQ",
+    "bias_correction": "Correct biases",
+}
+"""What to call a remedy, by its kind."""
+
+
 def preset_title(name: str) -> str:
     """Return a preset's name for people; a preset without a text is called by its name."""
     text = PRESET_TEXTS.get(name)
@@ -151,21 +160,37 @@ def describe_recipe(recipe: Recipe) -> str:
         parts.append(f"{plural(len(names), noun)} in float")
     if recipe.overrides:
         parts.append(f"own bits for {plural(len(recipe.overrides), 'layer')}")
+    if recipe.remedies:
+        parts.append(describe_remedies(recipe))
+    return ", ".join(parts)
+
+
+def describe_remedies(recipe: Recipe) -> str:
+    """Return a recipe's remedies in a few words; empty without any.
+
+    Example:
+        >>> from quant_engine.scheme import SmoothQuant
+        >>> describe_remedies(Recipe.default().with_remedy(SmoothQuant(layers=("a", "b"))))
+        'smooth inputs (2 entries)'
+    """
+    parts = []
+    for remedy in recipe.remedies:
+        name = REMEDY_NAMES[remedy.kind]
+        name = f"{name[:1].lower()}{name[1:]}"
+        every = remedy.layers == ("*",)
+        count = plural(len(remedy.layers), "entry", "entries")
+        parts.append(name if every else f"{name} ({count})")
     return ", ".join(parts)
 
 
 def judged_caption(judged: str) -> str:
-    """Return what a reader must know of what is judged; "" for one output read as usual.
+    """Return which outputs are judged and how, as a sentence; "" in reports that do not say.
 
     Example:
-        >>> judged_caption("judged: the output, read as values by NMSE")
-        ''
-        >>> judged_caption(
-        ...     "judged: the first of 2 outputs, read as values by NMSE; output 2 is not"
-        ... )
-        'Judged: the first of 2 outputs, read as values by NMSE; output 2 is not.'
+        >>> judged_caption("judged: the output as values by NMSE")
+        'Judged: the output as values by NMSE.'
     """
-    return f"{judged[0].upper()}{judged[1:]}." if "; " in judged else ""
+    return f"{judged[0].upper()}{judged[1:]}." if judged else ""
 
 
 def no_effect_words(reaches_output: bool, error: float | None, samples: int) -> str:

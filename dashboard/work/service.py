@@ -28,6 +28,7 @@ from dashboard.data.sweeps import Sweep
 from dashboard.work.cluster import sweep_executor
 from quant_engine.errors import QuantizationError
 from quant_engine.preparation import LayerInfo, list_layers, prepare_for
+from quant_engine.remedies import Targets, find_targets
 from quant_engine.report import UNSUPPORTED, ModelReport, SensitivityReport
 from sample_models import SampleModel, SampleModelError
 
@@ -147,6 +148,24 @@ def find_stored(run_id: str) -> Run | None:
     return next((run for run in map(find_example, known) if run is not None), None)
 
 
+@lru_cache(maxsize=1)
+def stored_summaries() -> tuple[RunSummary, ...]:
+    """Return the headline figures of every stored analysis that can be read, each once."""
+    usual = (Settings(name) for name in model_names())
+    wanted = {s.run_id: s for s in (*story_settings(), *usual)}.values()
+    found = []
+    for settings in wanted:
+        path = example_path(example_stem(settings))
+        try:
+            summary = read_example_summary(path) if path.exists() else None
+        except QuantizationError as error:
+            _LOG.warning("stored example %s cannot be read: %s", path, error)
+            continue
+        if summary is not None and summary.id == settings.run_id:
+            found.append(summary)
+    return tuple(found)
+
+
 def first_settings() -> Settings:
     """Return what a new visitor sees: the first story, else a stored model, else any model."""
     names = model_names()
@@ -183,6 +202,12 @@ def layer_options(name: str) -> tuple[LayerOption, ...]:
         for layer in _prepared_layers(name)
         if layer.is_quantizable
     )
+
+
+@lru_cache(maxsize=MAX_MODELS)
+def remedy_targets(name: str) -> Targets:
+    """Return which layers of a model equalization and smoothing can treat together."""
+    return find_targets(sample_models.load_model(name), evaluation_batches(name))
 
 
 def _prepared_layers(name: str) -> tuple[LayerInfo, ...]:

@@ -64,6 +64,8 @@ class OutputReport:
         accuracy_quantized: Share the quantized model gets right.
         answers: The choices for the first 4,096 samples; None where the output is not a table
             (samples, classes), and in reports from before they were kept.
+        kl_interval: 95 % interval of the KL divergence, by resampling whole samples; None where
+            there is none, and in reports from before it was kept.
         name: What it is called among the outputs.
         kind: How it is read: "logits", "probabilities", "values", "embeddings", "mask", "image".
         metric: Name of the metric it is judged by.
@@ -88,6 +90,7 @@ class OutputReport:
     accuracy_float: float | None = None
     accuracy_quantized: float | None = None
     answers: Answers | None = None
+    kl_interval: tuple[float, float] | None = None
     name: str = ""
     kind: str = ""
     metric: str = ""
