@@ -298,15 +298,13 @@ def largest_share(degradations: Sequence[float], outputs: Sequence[ResponseOutpu
 def score_outputs(
     degradations: Sequence[float], outputs: Sequence[ResponseOutput]
 ) -> tuple[OutputScore, ...]:
-    """Return what is predicted of each output."""
-    known = [None] if len(outputs) == 1 else shares(degradations, outputs)
-    return (
-        tuple(
-            OutputScore(output.name, output.metric, degradation, ratio, judged_by=output.judged_by)
-            for output, degradation, ratio in zip(outputs, degradations, known, strict=True)
-        )
-        if outputs
-        else ()
+    """Return what is predicted of each output; nothing where a report does not name them."""
+    if not outputs:
+        return ()
+    ratios = [None] if len(outputs) == 1 else shares(degradations, outputs)
+    return tuple(
+        OutputScore(output.name, output.metric, degradation, ratio, judged_by=output.judged_by)
+        for output, degradation, ratio in zip(outputs, degradations, ratios, strict=True)
     )
 
 

@@ -177,7 +177,7 @@ def _score(
         for score, drawn, output, known in zip(
             score_outputs(found, response.report.outputs),
             *(resampled, judged.outputs, totals),
-            strict=True,
+            strict=False,
         )
     )
     accuracies = [t for t in totals if "labelled" in t and float(t["labelled"])]
