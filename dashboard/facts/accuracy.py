@@ -145,6 +145,22 @@ def compare_accuracy(
     )
 
 
+def compare_outputs(
+    before: OutputReport | None, after: OutputReport | None
+) -> AccuracyChange | None:
+    """Compare the right answers of two quantized models; None where they are not known."""
+    if before is None or after is None:
+        return None
+    samples = min(before.labelled_samples, after.labelled_samples)
+    changed = None
+    first, second = before.answers, after.answers
+    if first is not None and second is not None and len(first.quantized) == samples:
+        changed = sum(x != y for x, y in zip(first.quantized, second.quantized, strict=True))
+    return compare_accuracy(
+        before.accuracy_quantized, after.accuracy_quantized, samples, changed=changed
+    )
+
+
 def output_change(output: OutputReport | None) -> AccuracyChange | None:
     """Compare a quantized model's accuracy with float's; None where no accuracy is known."""
     if output is None:

@@ -298,6 +298,29 @@ def rerun_with(recipe: Recipe) -> None:
     start_settings(replace(settings, recipe=recipe))
 
 
+def compare_with(recipe: Recipe) -> None:
+    """Analyse the shown run's model again with another recipe, to stand beside the run shown."""
+    run = shown_run()
+    if run is not None:
+        session().before = run.settings
+        session().after = replace(run.settings, recipe=recipe)
+    rerun_with(recipe)
+
+
+def run_before(run: Run) -> Run | None:
+    """Return the run that a run is compared with; None where there is none.
+
+    It is the one from which its remedy was started; else that with the same schemes and without
+    remedies, where that is known.
+    """
+    here = session()
+    if here.before is not None and here.after is not None and here.after.run_id == run.id:
+        return find_run(here.before)
+    if not run.recipe.remedies:
+        return None
+    return find_run(replace(run.settings, recipe=replace(run.recipe, remedies=())))
+
+
 def dismiss_job(key: str) -> None:
     """Forget a job that ended without a result, and what was asked for with it."""
     forget(key)

@@ -50,6 +50,10 @@ class Session:
     default_layer: str | None = None
     chosen_layer: str | None = None
 
+    # A remedy that was run to be compared: the run before it, and the run with it.
+    before: Settings | None = None
+    after: Settings | None = None
+
     # The draft: as it is, as the form's widgets began, what had been asked for then, how many.
     draft: Settings | None = None
     draft_start: Settings | None = None

@@ -63,6 +63,15 @@ PRESET_TEXTS = {
 }
 
 
+REMEDY_NAMES = {
+    "cross_layer_equalization": "Equalize layers",
+    "smooth_quant": "Smooth inputs",
+    "gptq": "Round by GPTQ",
+    "bias_correction": "Correct biases",
+}
+"""What to call a remedy, by its kind."""
+
+
 def preset_title(name: str) -> str:
     """Return a preset's name for people; a preset without a text is called by its name."""
     text = PRESET_TEXTS.get(name)
@@ -151,6 +160,26 @@ def describe_recipe(recipe: Recipe) -> str:
         parts.append(f"{plural(len(names), noun)} in float")
     if recipe.overrides:
         parts.append(f"own bits for {plural(len(recipe.overrides), 'layer')}")
+    if recipe.remedies:
+        parts.append(describe_remedies(recipe))
+    return ", ".join(parts)
+
+
+def describe_remedies(recipe: Recipe) -> str:
+    """Return a recipe's remedies in a few words; empty without any.
+
+    Example:
+        >>> from quant_engine.scheme import SmoothQuant
+        >>> describe_remedies(Recipe.default().with_remedy(SmoothQuant(layers=("a", "b"))))
+        'smooth inputs (2 entries)'
+    """
+    parts = []
+    for remedy in recipe.remedies:
+        name = REMEDY_NAMES[remedy.kind]
+        name = f"{name[:1].lower()}{name[1:]}"
+        every = remedy.layers == ("*",)
+        count = plural(len(remedy.layers), "entry", "entries")
+        parts.append(name if every else f"{name} ({count})")
     return ", ".join(parts)
 
 

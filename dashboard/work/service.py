@@ -28,6 +28,7 @@ from dashboard.data.sweeps import Sweep
 from dashboard.work.cluster import sweep_executor
 from quant_engine.errors import QuantizationError
 from quant_engine.preparation import LayerInfo, list_layers, prepare_for
+from quant_engine.remedies import Targets, find_targets
 from quant_engine.report import UNSUPPORTED, ModelReport, SensitivityReport
 from sample_models import SampleModel, SampleModelError
 
@@ -183,6 +184,12 @@ def layer_options(name: str) -> tuple[LayerOption, ...]:
         for layer in _prepared_layers(name)
         if layer.is_quantizable
     )
+
+
+@lru_cache(maxsize=MAX_MODELS)
+def remedy_targets(name: str) -> Targets:
+    """Return which layers of a model equalization and smoothing can treat together."""
+    return find_targets(sample_models.load_model(name), evaluation_batches(name))
 
 
 def _prepared_layers(name: str) -> tuple[LayerInfo, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from quant_engine.errors import DataError
+from quant_engine.metrics.bootstrap import bootstrap_means, percentile_intervals
 from quant_engine.metrics.energies import ErrorStats
 from quant_engine.metrics.functions import kl_divergences
 from quant_engine.report import Answers, OutputReport
@@ -117,6 +119,7 @@ class OutputStats:
         self._classes: int | None = None
         self._rows = 0
         self._divergence = 0.0
+        self._divergences: list[float] = []
         self._agreeing = 0
         self._labelled = 0
         self._correct_float = 0
@@ -140,6 +143,9 @@ class OutputStats:
         best, best_changed = logits.argmax(dim=-1), changed.argmax(dim=-1)
         self._rows += divergences.numel()
         self._divergence += float(divergences.sum())
+        left = MAX_ANSWERS - len(self._divergences)
+        by_sample = divergences.double().reshape(len(divergences), -1).mean(dim=1)
+        self._divergences += by_sample[:left].tolist()
         self._agreeing += int((best == best_changed).sum())
         labels = fitting_labels(logits, labels)
         if logits.dim() == 2:
@@ -168,7 +174,16 @@ class OutputStats:
             accuracy_float=self._correct_float / labelled if labelled else None,
             accuracy_quantized=self._correct_quantized / labelled if labelled else None,
             answers=self._answer_report(),
+            kl_interval=self._kl_interval(),
         )
+
+    def _kl_interval(self) -> tuple[float, float] | None:
+        """Return the interval of the mean over samples, where all of them were kept."""
+        kept = self._divergences
+        if not kept or len(kept) != self.samples:
+            return None
+        (interval,) = percentile_intervals(bootstrap_means(np.array([kept])))
+        return interval
 
     def _answer_report(self) -> Answers | None:
         """Labels are kept only where every sample has one."""

@@ -63,6 +63,8 @@ class OutputReport:
         accuracy_quantized: Share the quantized model gets right.
         answers: The choices for the first 4,096 samples; None where the output is not a table
             (samples, classes), and in reports from before they were kept.
+        kl_interval: 95 % interval of the KL divergence over samples (bootstrap); None where there
+            is none, for more than 4,096 samples, and in reports from before it was kept.
     """
 
     samples: int
@@ -74,6 +76,7 @@ class OutputReport:
     accuracy_float: float | None = None
     accuracy_quantized: float | None = None
     answers: Answers | None = None
+    kl_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dashboard.data.runs import Run
-from dashboard.facts.accuracy import change_text, compare_accuracy, share_text
+from dashboard.facts.accuracy import change_text, compare_outputs, share_text
+from dashboard.facts.comparison import degradation_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (
@@ -20,7 +21,7 @@ from dashboard.figures.layers.four_errors import (
     four_errors_picture,
 )
 from dashboard.figures.tensor.cause import cause_picture, cause_sentence
-from dashboard.words.formatting import plural
+from dashboard.words.formatting import format_bytes, plural
 from dashboard.words.recipes import describe_recipe
 from quant_engine.report import OutputReport
 
@@ -37,12 +38,14 @@ class Side:
         recipe: How the model was quantized.
         accuracy: Share right, with its interval; or agreement with the float model.
         sentence: What happened, and how many answers are right.
+        cost: Degradation with its interval, and bytes.
     """
 
     label: str
     recipe: str
     accuracy: str
     sentence: str
+    cost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +97,28 @@ def pair(
     *,
     change: str = "",
     predicted: tuple[OutputEffects | None, OutputEffects | None] = (None, None),
+    layer: str = "",
 ) -> Pair:
     """Compare two runs of one model.
 
     Args:
-        run_a: The first; the cause shown is that of its culprit.
+        run_a: The first.
         run_b: The second.
         labels: What to call them.
         change: What the second does otherwise, in a few words; its recipe if empty.
         predicted: What predictions say of their layers, where there are some.
+        layer: The layer whose cause is shown; the first run's culprit if empty.
     """
     effects = [
         output_effects(run.report, run.sensitivities, known)
         for run, known in zip((run_a, run_b), predicted, strict=True)
     ]
     culprit = find_culprit(run_a.report, run_a.sensitivities, predicted[0])
+    selected = layer or (None if culprit is None else culprit.name)
     cause, why = None, describe_recipe(run_a.recipe)
-    names = {layer.name for layer in run_b.report.layers}
-    if culprit is not None and culprit.name in names:
-        layers = [run.report.layer(culprit.name) for run in (run_a, run_b)]
+    names = [{layer.name for layer in run.report.layers} for run in (run_a, run_b)]
+    if selected is not None and all(selected in known for known in names):
+        layers = [run.report.layer(selected) for run in (run_a, run_b)]
         cause, why = cause_picture(layers[0], layers[1], labels), cause_sentence(layers[0])
     series = [
         Series(label, error_rows(run.report, known), known, mark)
@@ -120,7 +126,6 @@ def pair(
             labels, (run_a, run_b), effects, (BROKEN_MARK, REPAIRED_MARK), strict=True
         )
     ]
-    selected = None if culprit is None else culprit.name
     flipped = flipped_samples(run_a.report.output, run_b.report.output)
     change = change or describe_recipe(run_b.recipe)
     return Pair(
@@ -137,7 +142,11 @@ def pair(
 def _side(run: Run, label: str, why: str) -> Side:
     accuracy = _accuracy(run.report.output)
     sentence = f"{why[:1].upper()}{why[1:]}: {accuracy}"
-    return Side(label, describe_recipe(run.recipe), accuracy, sentence)
+    size = run.report.size
+    cost = [] if size is None else [format_bytes(size.quantized_bytes)]
+    degradation = degradation_text(run.report.output)
+    cost += [f"degradation {degradation}"] if degradation else []
+    return Side(label, describe_recipe(run.recipe), accuracy, sentence, ", ".join(cost))
 
 
 def _accuracy(output: OutputReport | None) -> str:
@@ -149,16 +158,12 @@ def _accuracy(output: OutputReport | None) -> str:
 
 
 def _difference(a: OutputReport | None, b: OutputReport | None, labels: tuple[str, str]) -> str:
-    if a is None or b is None or a.accuracy_quantized is None or b.accuracy_quantized is None:
+    change = compare_outputs(a, b)
+    if change is None:
         return "The two cannot be compared by their right answers."
-    samples = min(a.labelled_samples, b.labelled_samples)
-    changed = None
-    if a.answers is not None and b.answers is not None and len(a.answers.quantized) == samples:
-        changed = sum(x != y for x, y in zip(a.answers.quantized, b.answers.quantized, strict=True))
-    change = compare_accuracy(a.accuracy_quantized, b.accuracy_quantized, samples, changed=changed)
     return (
         f"{labels[1].capitalize()} against {labels[0]}: {change_text(change)} on the same "
-        f"{plural(samples, 'test sample')}."
+        f"{plural(change.samples, 'test sample')}."
     )
 
 

@@ -9,8 +9,8 @@ from dashboard.data.settings import Settings
 from dashboard.facts.accuracy import share_text
 from dashboard.session import run_state
 from dashboard.session.jobs import store
-from dashboard.views.start.pair_section import enlarged
 from dashboard.widgets.guard import contain
+from dashboard.widgets.pair_section import enlarged
 from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_count, plural
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import describe_age, describe_recipe, describe_seconds

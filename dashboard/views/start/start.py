@@ -11,10 +11,10 @@ from dashboard.figures.layers.pair import MOST_LAYERS, pair
 from dashboard.session import run_state
 from dashboard.session.link_widgets import go_to
 from dashboard.views.start.model_table import show_model_table, show_recent_runs
-from dashboard.views.start.pair_section import show_pair
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.headline import show_headline
+from dashboard.widgets.pair_section import show_pair
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import (
     EXECUTION_NOTE,

@@ -13,7 +13,7 @@ import pytest
 
 from dashboard.session import jobs as work
 from dashboard.session.jobs import store
-from dashboard.views.start import pair_section
+from dashboard.widgets import pair_section
 from dashboard.work import jobs, service
 from tests import damaged_files
 from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home, wait_for_jobs

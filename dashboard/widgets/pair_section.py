@@ -16,7 +16,12 @@ from dashboard.work import service
 
 DIGIT = 70
 """Width of a digit and its two answers, in pixels; twice that in presenter mode."""
-_TONES = {"broken": ("red", ":material/error:"), "repaired": ("green", ":material/check_circle:")}
+_TONES = {
+    "broken": ("red", ":material/error:"),
+    "repaired": ("green", ":material/check_circle:"),
+    "before": ("gray", ":material/history:"),
+    "after": ("blue", ":material/science:"),
+}
 
 
 def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
@@ -59,6 +64,8 @@ def _show_side(side: Side, run: Run, key: str) -> None:
         with st.container(gap="xsmall", width="stretch"):
             st.badge(side.label.capitalize(), icon=icon, color=color)  # type: ignore[arg-type]
             st.markdown(escape_markdown(side.sentence))
+            if side.cost:
+                st.caption(escape_markdown(side.cost))
         shown = run_state.shown_run()
         is_shown = shown is not None and shown.id == run.id
         st.button(

@@ -1,0 +1,106 @@
+"""Remedies for one layer: a button for each that a finding points to, and before | after."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.facts.comparison import effect
+from dashboard.facts.remedies import describe_treatment, offers, repair_recipe, treatments_of
+from dashboard.figures.layers.pair import pair
+from dashboard.session import run_state
+from dashboard.widgets.guard import contained
+from dashboard.widgets.pair_section import show_pair
+from dashboard.words.markdown import escape_markdown
+from dashboard.words.recipes import describe_remedies
+from dashboard.work import service
+from quant_engine.report import LayerReport
+from quant_engine.scheme import Recipe
+
+_EFFECTS = {
+    "better": (":green[:material/check_circle:]", "Better than before."),
+    "worse": (":red[:material/error:]", "Worse than before: undo it."),
+    "none": (
+        ":orange[:material/remove:]",
+        "No effect: the output did not change by more than what the samples leave open (95 %).",
+    ),
+    "unknown": (":blue[:material/info:]", "The two outputs cannot be compared."),
+}
+
+
+@contained("The remedies")
+def show_remedies(run: Run, layer: LayerReport) -> None:
+    """Draw the remedies that the layer's findings point to, and what remedies did to it."""
+    report = run.report
+    if report.is_partial:
+        return
+    targets = service.remedy_targets(run.model_name)
+    found, repaired = offers(layer, report, targets), repair_recipe(report, targets)
+    done = treatments_of(layer.name, report.treatments)
+    if not (found or done or repaired != report.recipe):
+        return
+    with st.container(border=True, key="remedies", gap="small"):
+        st.markdown("**What repairs it**")
+        for treatment in done:
+            st.markdown(f":small[{escape_markdown(describe_treatment(treatment))}]")
+        for offer in found:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                _show_button(offer.label, f"remedy_{offer.key}", layer.name, offer.recipe)
+                if offer.whole is not None:
+                    _show_button(
+                        "… in all layers", f"remedy_all_{offer.key}", layer.name, offer.whole
+                    )
+                st.markdown(f":small[{escape_markdown(offer.why)}]", width="stretch")
+        if repaired != report.recipe:
+            _show_button(
+                "Repair this model and compare",
+                "repair_model",
+                layer.name,
+                repaired,
+                f"All remedies that findings of any layer point to: {describe_remedies(repaired)}.",
+                is_primary=True,
+            )
+
+
+def _show_button(
+    label: str, key: str, layer: str, recipe: Recipe, about: str = "", *, is_primary: bool = False
+) -> None:
+    st.button(
+        label,
+        key=key,
+        icon=":material/healing:",
+        type="primary" if is_primary else "secondary",
+        help=about or None,
+        on_click=_compare,
+        args=(layer, recipe),
+    )
+
+
+def _compare(layer: str, recipe: Recipe) -> None:
+    """Run a recipe and keep looking at this layer, before and after."""
+    run_state.select_layer(layer)
+    run_state.compare_with(recipe)
+
+
+@contained("Before and after")
+def show_before_and_after(run: Run, layer: LayerReport) -> None:
+    """Draw the run shown beside the run that its remedy was started from, if there is one."""
+    before = run_state.run_before(run)
+    if before is None or before.id == run.id or run.report.is_partial:
+        return
+    verdict = effect(before.report.output, run.report.output)
+    icon, text = _EFFECTS[verdict]
+    st.subheader("Before | after", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"{icon} {text}", width="content")
+        st.button(
+            "Undo",
+            key="undo_remedy",
+            icon=":material/undo:",
+            type="primary" if verdict in ("worse", "none") else "secondary",
+            on_click=run_state.start_settings,
+            args=(before.settings,),
+        )
+    predicted = (run_state.predicted_effects(before), run_state.predicted_effects(run))
+    found = pair(before, run, ("before", "after"), predicted=predicted, layer=layer.name)
+    show_pair(found, before, run, key="compared")

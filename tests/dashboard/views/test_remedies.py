@@ -1,0 +1,79 @@
+"""A finding's button runs its remedy and shows before beside after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dashboard.data.settings import Settings, settings_to_text
+from dashboard.session import run_state
+from quant_engine.scheme import (
+    PRESETS,
+    CrossLayerEqualization,
+    Recipe,
+    SmoothQuant,
+)
+from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home, wait_for_jobs
+
+PAGE = "views/layer/layer.py"
+UNEQUAL = Settings("mobilenet_unequal_channels", PRESETS["int8_per_tensor"])
+OUTLIERS = Settings("vit_outlier_channels", PRESETS["int8_per_channel"])
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    use_home(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def test_the_neighbour_is_named_and_the_pair_is_treated(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr(run_state, "rerun_with", asked.append)
+    link = {"run": settings_to_text(UNEQUAL), "layer": "blocks.1.depthwise"}
+
+    app = open_app(link, page=PAGE)
+    assert_alive(app)
+    app.button("remedy_equalize_blocks.1.expand").click().run()
+    app.button("remedy_per_channel").click().run()
+
+    assert "Equalize with `blocks.1.expand` and compare" in [b.label for b in app.button]
+    pair = ("blocks.1.expand", "blocks.1.depthwise")
+    assert asked[0].remedies == (CrossLayerEqualization(layers=pair),)
+    scheme = asked[1].layer_scheme("blocks.1.depthwise")
+    assert scheme is not None
+    assert scheme.weight.is_per_channel
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer", "kind"),
+    [
+        (UNEQUAL, "blocks.1.depthwise", CrossLayerEqualization),
+        (OUTLIERS, "blocks.1.fc1", SmoothQuant),
+    ],
+)
+def test_both_teaching_variants_are_repaired_by_one_click(
+    settings: Settings, layer: str, kind: type
+) -> None:
+    app = open_app({"run": settings_to_text(settings), "layer": layer}, page=PAGE)
+
+    app.button("repair_model").click().run()
+    app = wait_for_jobs(app)
+
+    assert_alive(app)
+    after = app.session_state["session"].after
+    assert kind() in after.recipe.remedies
+    shown = run_state.find_run(after)
+    assert shown is not None
+    output = shown.report.output
+    assert output is not None
+    assert output.accuracy_quantized >= output.accuracy_float - 0.005
+    page = texts(app)
+    assert "Before | after" in page
+    assert "Better than before." in page
+    assert "degradation" in page
+    assert any(found.is_applied and layer in found.layers for found in shown.report.treatments)
+
+    app.button("undo_remedy").click().run()
+    assert_alive(app)
+    assert "Before | after" not in texts(app)
