@@ -26,7 +26,7 @@ from quant_engine.model.modules import (
     replace_module,
 )
 from quant_engine.model.pass_state import PassState
-from quant_engine.preparation.batchnorm import Folding, fold_batchnorm
+from quant_engine.preparation.batchnorm import Folding, fold_batchnorms
 from quant_engine.preparation.standard_layers import (
     StandardLayer,
     find_standard_layers,
@@ -202,19 +202,19 @@ def _rebuild_encoders(model: nn.Module) -> nn.Module:
 def _fold_batchnorms(
     model: nn.Module, foldings: Iterable[Folding], is_checked: bool
 ) -> tuple[nn.Module, tuple[Folding, ...], list[str]]:
-    notes, folded = [], []
-    for folding in foldings:
-        layer, batchnorm = (model.get_submodule(n) for n in (folding.layer, folding.batchnorm))
-        result = fold_batchnorm(model, folding, is_checked=is_checked)
-        if result is None:
-            continue
-        model = result
-        folded.append(folding)
-        notes.append(
-            f"{folding.batchnorm} ({type(batchnorm).__name__}) was folded into "
-            f"{_label(folding.layer)} ({type(layer).__name__})."
-        )
-    return model, tuple(folded), notes
+    foldings = tuple(foldings)
+    kinds = {
+        name: type(model.get_submodule(name)).__name__
+        for found in foldings
+        for name in (found.layer, found.batchnorm)
+    }
+    model, folded = fold_batchnorms(model, foldings, is_checked=is_checked)
+    notes = [
+        f"{found.batchnorm} ({kinds[found.batchnorm]}) was folded into {_label(found.layer)} "
+        f"({kinds[found.layer]})."
+        for found in folded
+    ]
+    return model, folded, notes
 
 
 def _shorten_embeddings(model: nn.Module) -> list[str]:
