@@ -20,6 +20,7 @@ PAGES = {
     "views/sensitivity/sensitivity.py": ("Sensitivity", ":material/leaderboard:"),
     "views/what_if/what_if.py": ("What if", ":material/tune:"),
     "views/layer/layer.py": ("Layer", ":material/layers:"),
+    "views/compare/compare.py": ("Compare", ":material/compare_arrows:"),
     "views/size_time/size_time.py": ("Size & time", ":material/speed:"),
 }
 pages = [

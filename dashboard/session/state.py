@@ -19,6 +19,7 @@ LAYER_KEY = "layer"
 PRESENT_KEY = "present"
 DRAFT_KEY = "draft"
 WHAT_IF_KEY = "whatif"
+A_KEY, B_KEY = "a", "b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,21 @@ class Notice:
 class Session:
     """One viewer's session; changed in place."""
 
-    # The run: what the link said when it was last followed, what was asked for, what is shown.
+    # The run: what the link said when it was last followed, what was asked for, what is shown, and
+    # what was shown before that.
     link_seen: str | None = None
     wanted: Settings | None = None
     shown_id: str | None = None
+    shown_before: Settings | None = None
 
     # The layer: named by the link and not settled yet, looked at by default, chosen by hand.
     layer_of_link: str | None = None
     default_layer: str | None = None
     chosen_layer: str | None = None
+
+    # Compare: the two runs shown last, as the link holds them; two to show once both are known.
+    compared: tuple[str, str] | None = None
+    to_compare: tuple[Settings, Settings] | None = None
 
     # A remedy that was run to be compared: the run before it, and the run with it.
     before: Settings | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.session import run_state
+from dashboard.session.comparison import is_ready_to_compare
 from dashboard.session.jobs import cancel_job, poll_seconds, watched_jobs
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import plural
@@ -50,7 +51,8 @@ def _draw(active_before: frozenset[str], shown: object, seconds: float, remark: 
     active = {status.key for status in statuses if status.is_active}
     # The clock of this part is set where the whole page is drawn.
     is_crowded = bool(active) and poll_seconds() >= 2 * seconds
-    if active != active_before or _shown_version() != shown or is_crowded:
+    is_changed = active != active_before or _shown_version() != shown
+    if is_changed or is_crowded or is_ready_to_compare():
         st.rerun()  # the whole page: something ended, or there is something to show at last
     for index, status in enumerate(statuses):
         with st.container(border=True, key=f"job_{index}"):

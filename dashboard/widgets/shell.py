@@ -8,8 +8,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.data.runs import Run
-from dashboard.data.settings import LINK_KEYS, settings_to_text
-from dashboard.session import run_state
+from dashboard.data.settings import settings_to_text
+from dashboard.session import comparison, run_state
 from dashboard.session.draft import current_draft
 from dashboard.session.jobs import analysis_status, describe_settings
 from dashboard.session.link_widgets import leave_if_asked
@@ -32,6 +32,7 @@ def show_shell() -> DeltaGenerator:
     Returns:
         A place in the sidebar for `show_draft`, which only the page decides.
     """
+    comparison.open_when_ready()
     leave_if_asked()
     st.html(ASSETS / "theme.css")
     st.html(ASSETS / "shell.css")
@@ -43,7 +44,7 @@ def show_shell() -> DeltaGenerator:
         if run is not None and run.report.layers:
             _show_culprit(run)
             _show_layer_picker(run)
-        show_copy_link(LINK_KEYS, "" if run is None else settings_to_text(run.settings))
+        show_copy_link("" if run is None else settings_to_text(run.settings))
         _show_presenter_mode()
     note_unsaved()
     show_notices()

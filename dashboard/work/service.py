@@ -148,6 +148,24 @@ def find_stored(run_id: str) -> Run | None:
     return next((run for run in map(find_example, known) if run is not None), None)
 
 
+@lru_cache(maxsize=1)
+def stored_summaries() -> tuple[RunSummary, ...]:
+    """Return the headline figures of every stored analysis that can be read, each once."""
+    usual = (Settings(name) for name in model_names())
+    wanted = {s.run_id: s for s in (*story_settings(), *usual)}.values()
+    found = []
+    for settings in wanted:
+        path = example_path(example_stem(settings))
+        try:
+            summary = read_example_summary(path) if path.exists() else None
+        except QuantizationError as error:
+            _LOG.warning("stored example %s cannot be read: %s", path, error)
+            continue
+        if summary is not None and summary.id == settings.run_id:
+            found.append(summary)
+    return tuple(found)
+
+
 def first_settings() -> Settings:
     """Return what a new visitor sees: the first story, else a stored model, else any model."""
     names = model_names()

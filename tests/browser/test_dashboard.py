@@ -20,13 +20,14 @@ from tests.browser.actions import (
 )
 from tests.browser.harness import run_server, wait_until_idle
 
-PAGES = ("", "experiment", "sensitivity", "what_if", "layer", "size-time")
+PAGES = ("", "experiment", "sensitivity", "what_if", "layer", "compare", "size-time")
 HEADINGS = {
     "": "See what int8 does to a neural network",
     "experiment": "Experiment",
     "sensitivity": "Sensitivity",
     "what_if": "What if",
     "layer": "Layer",
+    "compare": "Compare",
     "size-time": "Size & time",
 }
 

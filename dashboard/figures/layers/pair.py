@@ -16,6 +16,7 @@ from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (
     BROKEN_MARK,
     REPAIRED_MARK,
+    Mark,
     Series,
     error_rows,
     four_errors_picture,
@@ -97,6 +98,7 @@ def pair(
     *,
     change: str = "",
     predicted: tuple[OutputEffects | None, OutputEffects | None] = (None, None),
+    marks: tuple[Mark, Mark] = (BROKEN_MARK, REPAIRED_MARK),
     layer: str = "",
 ) -> Pair:
     """Compare two runs of one model.
@@ -107,6 +109,7 @@ def pair(
         labels: What to call them.
         change: What the second does otherwise, in a few words; its recipe if empty.
         predicted: What predictions say of their layers, where there are some.
+        marks: How each is drawn.
         layer: The layer whose cause is shown; the first run's culprit if empty.
     """
     effects = [
@@ -122,9 +125,7 @@ def pair(
         cause, why = cause_picture(layers[0], layers[1], labels), cause_sentence(layers[0])
     series = [
         Series(label, error_rows(run.report, known), known, mark)
-        for label, run, known, mark in zip(
-            labels, (run_a, run_b), effects, (BROKEN_MARK, REPAIRED_MARK), strict=True
-        )
+        for label, run, known, mark in zip(labels, (run_a, run_b), effects, marks, strict=True)
     ]
     flipped = flipped_samples(run_a.report.output, run_b.report.output)
     change = change or describe_recipe(run_b.recipe)

@@ -82,15 +82,15 @@ def test_presenter_mode_shows_one_figure_and_the_keys_go_on_and_back() -> None:
 
 
 def test_the_keys_go_from_page_to_page() -> None:
-    app = open_app({"present": "true"}).switch_page("views/layer/layer.py").run()
+    app = open_app({"present": "true"}).switch_page("views/compare/compare.py").run()
     for _ in range(10):
-        if app.title[0].value != "Layer":
+        if app.title[0].value != "Compare":
             break
         app.button(key="slide_next").click().run()
     assert app.title[0].value == "Size & time"
     assert _title(app) == "Bytes of the model, step by step"
     app.button(key="slide_previous").click().run()
-    assert app.title[0].value == "Layer"
+    assert app.title[0].value == "Compare"
 
 
 def _title(app: AppTest) -> str:

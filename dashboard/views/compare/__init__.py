@@ -1,0 +1,1 @@
+"""Compare: any two runs side by side, what differs first."""

@@ -1,0 +1,36 @@
+"""Compare: any two runs side by side, what differs first."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.figures.layers.four_errors import A_MARK, B_MARK
+from dashboard.figures.layers.pair import pair
+from dashboard.session import run_state
+from dashboard.views.compare.choice import SIDES, choose_pair, find_pair
+from dashboard.widgets.guard import contained
+from dashboard.widgets.pair_section import show_pair
+
+
+def _follow(a: Run, b: Run) -> None:
+    """Let the run shown on every page be one of the two, so that its layer picker fits."""
+    shown = run_state.shown_run()
+    if shown is None or shown.id not in (a.id, b.id):
+        run_state.show_settings(a.settings)
+
+
+@contained("The pair")
+def _show_pair(a: Run, b: Run) -> None:
+    predicted = (run_state.predicted_effects(a), run_state.predicted_effects(b))
+    found = pair(a, b, SIDES, predicted=predicted, marks=(A_MARK, B_MARK))
+    show_pair(found, a, b, key="compare")
+
+
+st.title("Compare", anchor=False)
+shown = run_state.shown_run()
+chosen = choose_pair(shown)
+runs = find_pair(chosen)
+if runs is not None:
+    _follow(*runs)
+    _show_pair(*runs)

@@ -1,0 +1,173 @@
+"""Compare: any two runs side by side, by pickers, by link, and after a re-run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dashboard.data.runs import Run
+from dashboard.data.settings import Settings, settings_to_text
+from dashboard.data.stories import STORIES
+from dashboard.session import comparison
+from dashboard.session.jobs import store, watched_jobs
+from dashboard.work import service
+from quant_engine.errors import DataError
+from quant_engine.report import ModelReport
+from quant_engine.scheme import PRESETS
+from tests.dashboard.app_harness import (
+    assert_alive,
+    link_of,
+    open_app,
+    texts,
+    use_home,
+    wait_for_jobs,
+)
+from tests.dashboard.factories import make_report
+
+PAGE = "views/compare/compare.py"
+SMALL = "mlp"
+STORY = STORIES[0]
+BROKEN, REPAIRED = settings_to_text(STORY.broken), settings_to_text(STORY.repaired)
+
+
+def fake_analysis(settings: Settings, *_: object) -> ModelReport:
+    return replace(make_report(), model_name=settings.model_name, recipe=settings.recipe)
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    use_home(monkeypatch, tmp_path)
+    monkeypatch.setattr(service, "analyze_settings", fake_analysis)
+    return tmp_path
+
+
+def test_the_page_opens_with_the_story_of_the_run_shown() -> None:
+    app = open_app(page=PAGE)
+
+    assert_alive(app)
+    assert (link_of(app)["a"], link_of(app)["b"]) == (BROKEN, REPAIRED)
+    assert "287 of 576 weights became 0" in texts(app)
+    assert not watched_jobs()
+
+
+def test_a_link_opens_its_pair_and_swap_turns_it_round() -> None:
+    app = open_app({"a": BROKEN, "b": REPAIRED}, page=PAGE)
+    assert_alive(app)
+
+    app.button(key="compare_swap").click().run()
+
+    assert_alive(app)
+    assert (link_of(app)["a"], link_of(app)["b"]) == (REPAIRED, BROKEN)
+    assert app.selectbox(key="compare_pick_a").value == STORY.repaired.run_id
+
+
+def test_a_picker_changes_one_side_and_the_run_shown_is_one_of_the_two() -> None:
+    app = open_app({"a": BROKEN, "b": REPAIRED}, page=PAGE)
+    other = Settings("mlp")
+
+    app.selectbox(key="compare_pick_a").set_value(other.run_id).run()
+    app.selectbox(key="compare_pick_b").set_value(Settings("resnet").run_id).run()
+
+    assert_alive(app)
+    assert link_of(app)["a"] == settings_to_text(other)
+    assert link_of(app)["run"] == settings_to_text(other)
+
+
+def test_a_run_that_is_gone_is_offered_to_be_computed_and_then_stands_there() -> None:
+    gone = Settings(SMALL, PRESETS["int8_mse"])
+    app = open_app({"a": f"{SMALL} int8_per_channel", "b": settings_to_text(gone)}, page=PAGE)
+    assert_alive(app)
+    assert "is not known here" in texts(app)
+
+    app.button(key="compare_compute_b").click().run()
+    assert "is not known here" not in texts(app)
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    assert store().get(gone.run_id) is not None
+    assert app.selectbox(key="compare_pick_b").value == gone.run_id
+    assert link_of(app)["b"] == settings_to_text(gone)
+    assert "not known here" not in texts(app)
+
+
+@pytest.mark.parametrize("text", ["nothing here", "mlp int9", "<b>", "mlp int8_mse bits:fc1:99"])
+def test_a_bad_side_of_a_link_falls_back_with_a_notice(text: str) -> None:
+    app = open_app({"a": text, "b": REPAIRED}, page=PAGE)
+
+    assert_alive(app)
+    assert app.get("warning") or app.get("info")
+    assert app.selectbox(key="compare_pick_b").value == STORY.repaired.run_id
+
+
+def test_the_pair_is_still_there_after_another_page() -> None:
+    app = open_app({"a": f"{SMALL} int8_per_channel", "b": "resnet int8_per_channel"}, page=PAGE)
+
+    app.switch_page("views/layer/layer.py").run()
+    app.switch_page(PAGE).run()
+
+    assert_alive(app)
+    assert link_of(app)["a"] == f"{SMALL} int8_per_channel"
+    assert link_of(app)["b"] == "resnet int8_per_channel"
+
+
+def compare_after(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    """Open Start, and let its first button ask for a comparison of the run shown with another."""
+    base = Settings(SMALL)
+    app = open_app({"run": settings_to_text(base)}, run=False)
+    asked = []
+
+    def ask() -> None:
+        if not asked:
+            asked.append(True)
+            comparison.compare_with(base, settings)
+
+    monkeypatch.setattr("dashboard.views.start.start.show_recent_runs", lambda _: ask())
+    return app
+
+
+def test_a_recent_run_is_among_the_runs_and_no_two_read_alike() -> None:
+    for names in (("hidden",), ("head",)):
+        recipe = PRESETS["int8_mse"]
+        for name in names:
+            recipe = recipe.with_excluded(name)
+        store().put(Run(Settings(SMALL, recipe), make_report(), created="2026-01-01T00:00:00"))
+
+    app = open_app(page=PAGE)
+
+    options = app.selectbox(key="compare_pick_a").options
+    assert len(set(options)) == len(options)
+    assert sum("1 layer in float" in option for option in options) == 2
+
+
+def test_a_comparison_that_is_asked_for_opens_when_both_runs_are_known() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+    other = Settings(SMALL, PRESETS["int8_mse"])
+    here = app.session_state["session"]
+    here.to_compare = (Settings(SMALL), other)
+    store().put(Run(other, make_report(), created="2026-01-01T00:00:00"))
+
+    app.run()
+
+    assert_alive(app)
+    assert app.title[0].value == "Compare"
+    assert link_of(app)["a"] == f"{SMALL} int8_per_channel"
+    assert link_of(app)["b"] == f"{SMALL} int8_mse"
+    assert here.to_compare is None
+
+
+def test_a_comparison_whose_run_failed_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> ModelReport:
+        raise DataError("conv3: the weight holds NaN. Repair it before quantizing.")
+
+    monkeypatch.setattr(service, "analyze_settings", fail)
+    app = open_app({"a": f"{SMALL} int8_per_channel", "b": f"{SMALL} int8_mse"}, page=PAGE)
+    here = app.session_state["session"]
+    app.button(key="compare_compute_b").click().run()
+    here.to_compare = (Settings(SMALL), Settings(SMALL, PRESETS["int8_mse"]))
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    assert "the weight holds NaN" in texts(app)
+    assert here.to_compare is None
