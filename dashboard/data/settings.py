@@ -47,7 +47,7 @@ LINK_KEYS = (
     "samples",
     "seed",
 )
-"""Words of a link that name the run; the rest of a link belongs to single widgets."""
+"""What the words of a link that name a run begin with; model and preset need no key."""
 
 _PLAIN = ":*?[]!"
 """Characters of wildcards and schemes that stand in a link's words as they are."""
@@ -178,6 +178,15 @@ def params_from_text(text: str) -> dict[str, list[str]]:
     return params
 
 
+def settings_from_text(
+    text: str,
+    models: Sequence[str],
+    layers_of: Callable[[str], Sequence[str]] | None = None,
+) -> tuple[Settings | None, tuple[str, ...]]:
+    """Read `settings_to_text`'s words; arguments and result as for `settings_from_params`."""
+    return settings_from_params(params_from_text(text), models, layers_of)
+
+
 def settings_from_params(
     params: Params,
     models: Sequence[str],
@@ -186,7 +195,7 @@ def settings_from_params(
     """Read settings from a link; never raises.
 
     Args:
-        params: Keys of the link and their values.
+        params: Keys of the words and their values.
         models: Names of the models there are.
         layers_of: Returns the names of a model's layers; without it any name is taken.
 

@@ -170,7 +170,7 @@ def _tied_with(
 ) -> tuple[str, ...]:
     """Return the layers that a measurement ranks as possible firsts beside this one."""
     measured = next(s for s in sensitivities if _is_of_the_run(s))
-    ranked = rank_layers(measured, METRICS["kl" if is_divergence else "nmse"])
+    ranked = rank_layers(measured, METRICS["kl_divergence" if is_divergence else "nmse"])
     return rivals_of_first(ranked) if ranked and ranked[0].name == name else ()
 
 

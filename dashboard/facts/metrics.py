@@ -23,7 +23,7 @@ class SensitivityMetric:
     """One way to say how far the changed model's output is from the float model's.
 
     Attributes:
-        key: Short name, used in links.
+        key: What the engine's reports call it.
         label: Name shown to people.
         unit: Unit of the values, for titles.
         axis: Axis title with its unit.
@@ -51,7 +51,7 @@ class SensitivityMetric:
     @property
     def is_ranked_unit(self) -> bool:
         """Whether its differences are in the unit in which the engine compares degradation."""
-        return self.key in ("kl", "nmse")
+        return self.key in ("kl_divergence", "nmse")
 
     @property
     def title(self) -> str:
@@ -128,7 +128,7 @@ def _points_text(points: float | None) -> str:
 
 _ALL = (
     SensitivityMetric(
-        key="kl",
+        key="kl_divergence",
         label="KL divergence",
         unit="nats",
         axis="KL divergence of the output (nats)",
@@ -154,7 +154,7 @@ _ALL = (
         format=format_number,
     ),
     SensitivityMetric(
-        key="sqnr",
+        key="sqnr_db",
         label="Output SQNR",
         unit="dB",
         axis="Output signal-to-noise ratio (SQNR, dB): lower is worse",
@@ -167,7 +167,7 @@ _ALL = (
         format=format_db,
     ),
     SensitivityMetric(
-        key="top1",
+        key="top1_agreement",
         label="Top-1 disagreement",
         unit="% of samples",
         axis="Samples whose predicted class changes (%)",
@@ -181,7 +181,7 @@ _ALL = (
         format=_percent_text,
     ),
     SensitivityMetric(
-        key="accuracy",
+        key="accuracy_drop",
         label="Accuracy drop",
         unit="percentage points",
         axis="Accuracy lost (percentage points)",

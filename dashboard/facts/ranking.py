@@ -19,15 +19,6 @@ from dashboard.facts.accuracy import Interval
 from dashboard.facts.metrics import LEAVE_ONE_OUT, METRICS, SensitivityMetric
 from quant_engine.report import LayerSensitivity, Ranking, SensitivityReport
 
-_REPORTED_AS = {
-    "kl": "kl_divergence",
-    "nmse": "nmse",
-    "sqnr": "sqnr_db",
-    "top1": "top1_agreement",
-    "accuracy": "accuracy_drop",
-}
-"""What the engine calls each measure."""
-
 
 @dataclass(frozen=True, slots=True)
 class RankedLayer:
@@ -239,7 +230,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
 
 def reported_ranking(report: SensitivityReport, metric: SensitivityMetric) -> Ranking | None:
     """Return the report's own ranking, if it ranks by this measure and compares all neighbours."""
-    if _REPORTED_AS.get(metric.key) != report.metric or len(report.rankings) != 1:
+    if metric.key != report.metric or len(report.rankings) != 1:
         return None
     ranking = report.rankings[0]
     compared = [(pair.above, pair.below) for pair in ranking.comparisons]
@@ -258,11 +249,8 @@ def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
     how = "layers whose intervals overlap count as tied, which calls more of them tied."
     if not report.rankings:
         return f"This stored measurement compares no neighbours. By {metric.label}, {how}"
-    by = next((METRICS[k].label for k, name in _REPORTED_AS.items() if name == report.metric), "")
-    return (
-        f"The measurement compared neighbours by {by or report.metric} only. "
-        f"By {metric.label}, {how}"
-    )
+    by = METRICS[report.metric].label if report.metric in METRICS else report.metric
+    return f"The measurement compared neighbours by {by} only. By {metric.label}, {how}"
 
 
 def _overlap(first: Interval, second: Interval) -> bool:

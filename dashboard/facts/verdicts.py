@@ -348,7 +348,8 @@ def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
         return Verdict(tone, title, text)
     text = (
         f"Mostly inherited: this layer alone would make {format_percent(share)} of the error "
-        f"energy at its output ({numbers})."
+        f"energy at its output ({numbers}). What it alone costs the model's answer is another "
+        "question: see the column Output above."
     )
     return Verdict(tone, title, text)
 

@@ -13,8 +13,7 @@ import streamlit as st
 from dashboard.data.runs import Run, RunSummary
 from dashboard.data.settings import (
     Settings,
-    params_from_text,
-    settings_from_params,
+    settings_from_text,
     settings_to_text,
 )
 from dashboard.data.stories import story_of
@@ -122,11 +121,11 @@ def _texts(pair: Pair) -> tuple[str, str]:
 def _read(text: str, usual: str) -> Settings:
     """Return the settings that a link gives for one side, the usual ones where it gives none."""
     models = service.model_names()
-    settings, notices = settings_from_params(params_from_text(text), models, service.layer_names)
+    settings, notices = settings_from_text(text, models, service.layer_names)
     for notice in notices:
         add_notice(notice)
     if settings is None:
-        settings, _ = settings_from_params(params_from_text(usual), models, service.layer_names)
+        settings, _ = settings_from_text(usual, models, service.layer_names)
     return settings or service.first_settings()
 
 

@@ -14,8 +14,7 @@ import streamlit as st
 from dashboard.data.links import override_to_text
 from dashboard.data.settings import (
     Settings,
-    params_from_text,
-    settings_from_params,
+    settings_from_text,
     settings_to_text,
 )
 from dashboard.session import run_state
@@ -51,9 +50,7 @@ def follow_draft_link() -> None:
     if here.is_draft_link_read or not text:
         return
     here.is_draft_link_read = True
-    settings, notices = settings_from_params(
-        params_from_text(text), service.model_names(), service.layer_names
-    )
+    settings, notices = settings_from_text(text, service.model_names(), service.layer_names)
     for notice in notices:
         add_notice(notice)
     if settings is not None:

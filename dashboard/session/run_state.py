@@ -20,10 +20,8 @@ import streamlit as st
 from dashboard.data.links import shorten
 from dashboard.data.runs import Run, now
 from dashboard.data.settings import (
-    LINK_KEYS,
     Settings,
-    params_from_text,
-    settings_from_params,
+    settings_from_text,
     settings_to_text,
 )
 from dashboard.facts.culprit import (
@@ -68,37 +66,21 @@ def read_link() -> None:
     with st.container(key="link_state"):
         text = st.text_input("Run in the link", key=RUN_KEY, bind="query-params")
     here = session()
-    is_first = here.link_seen is None
-    if is_first:
+    if here.link_seen is None:
         here.layer_of_link = st.query_params.get(LAYER_KEY)
     elif text == here.link_seen:
-        _keep_link_true(text)
+        # A correction made while a session begins does not reach the address line by itself.
+        if text and st.query_params.get(RUN_KEY) != text:
+            set_later(RUN_KEY, text)
         return
     here.link_seen = text
-    params = params_from_text(text)
-    if is_first and not text:
-        params = {key: _words(key) for key in LINK_KEYS if key in st.query_params}
-    settings, notices = settings_from_params(params, service.model_names(), service.layer_names)
+    settings, notices = settings_from_text(text, service.model_names(), service.layer_names)
     for notice in notices:
         add_notice(notice)
     _adopt(settings)
     if settings is not None and settings_to_text(settings) != text:
         here.link_seen = settings_to_text(settings)
         set_widget(RUN_KEY, here.link_seen)
-
-
-def _keep_link_true(text: str) -> None:
-    """Let the link say what the field says, at the next script run.
-
-    A correction made while a session begins does not reach the browser's address line by itself.
-    """
-    if text and st.query_params.get(RUN_KEY) != text:
-        set_later(RUN_KEY, text)
-
-
-def _words(key: str) -> list[str]:
-    """Return the values of a key that somebody wrote into the link by hand."""
-    return [word for value in st.query_params.get_all(key) for word in value.split(",") if word]
 
 
 def wanted_settings() -> Settings:

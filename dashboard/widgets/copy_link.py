@@ -45,9 +45,6 @@ export default function ({ parentElement, data }) {
   button.onclick = async () => {
     const address = new URL(window.location.href)
     if (!address.searchParams.get("run") && data.run) address.searchParams.set("run", data.run)
-    if (address.searchParams.has("run")) {
-      for (const key of data.written_by_hand) address.searchParams.delete(key)
-    }
     try {
       await navigator.clipboard.writeText(address.href)
       find("by-hand").hidden = true
@@ -65,16 +62,15 @@ export default function ({ parentElement, data }) {
 _copy_link = st.components.v2.component("quant_dashboard_copy_link", html=_HTML, css=_CSS, js=_JS)
 
 
-def show_copy_link(written_by_hand: tuple[str, ...], run: str) -> None:
+def show_copy_link(run: str) -> None:
     """Draw the button; it works without a network, on this machine's own address.
 
     Args:
-        written_by_hand: Keys that say the same as `run` does, left out of the copied link.
         run: The run shown, in the words of the link: an address that names none gets these, for
             what is shown without being asked for may be another run tomorrow.
     """
     _copy_link(
         key="copy_link",
-        data={"written_by_hand": list(written_by_hand), "run": run},
+        data={"run": run},
         height="content",
     )

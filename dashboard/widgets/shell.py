@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.data.runs import Run
-from dashboard.data.settings import LINK_KEYS, settings_to_text
+from dashboard.data.settings import settings_to_text
 from dashboard.session import comparison, run_state
 from dashboard.session.draft import current_draft
 from dashboard.session.jobs import analysis_status, describe_settings
@@ -44,7 +44,7 @@ def show_shell() -> DeltaGenerator:
         if run is not None and run.report.layers:
             _show_culprit(run)
             _show_layer_picker(run)
-        show_copy_link(LINK_KEYS, "" if run is None else settings_to_text(run.settings))
+        show_copy_link("" if run is None else settings_to_text(run.settings))
         _show_presenter_mode()
     note_unsaved()
     show_notices()

@@ -14,6 +14,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+_ATOMS = (int, float, bool, str, type(None), Tensor)
+"""Types that hold nothing: asking the pytree of each would be most of the time."""
+
 
 def leaves(value: Any) -> list[Any]:
     """Return what lists, tuples and dictionaries hold, registered kinds of them included."""
@@ -52,7 +55,7 @@ def map_nested(
         [1, (2, {'a': -3})]
     """
     changed = change(value)
-    if changed is not value or id(value) in within:
+    if changed is not value or type(value) in _ATOMS or id(value) in within:
         return changed
     within |= {id(value)}
     parts, structure = pytree.tree_flatten(value, is_leaf=lambda part: part is not value)

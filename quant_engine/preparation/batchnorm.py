@@ -8,7 +8,7 @@ before it can take both on, if nothing else reads that layer's output.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,7 +23,7 @@ from quant_engine.model.modules import (
     has_hooks,
     has_own_forward,
     named_parameters_of,
-    replace_module,
+    replace_modules,
 )
 
 aten = torch.ops.aten
@@ -148,19 +148,35 @@ def _dimensions(argument: Any) -> int:
     return int(argument.meta["val"].dim())
 
 
-def fold_batchnorm(
-    model: nn.Module, folding: Folding, *, is_checked: bool = True
-) -> nn.Module | None:
-    """Give a layer its BatchNorm's scale and offset, in place.
+def fold_batchnorms(
+    model: nn.Module, foldings: Iterable[Folding], *, is_checked: bool = True
+) -> tuple[nn.Module, tuple[Folding, ...]]:
+    """Give layers the scale and offset of the BatchNorms behind them, in place.
 
-    Computed in float64. A plain BatchNorm becomes an `nn.Identity`. One of another class, which may
-    do more, such as an activation, stays and gets statistics under which it passes values on: mean
-    0, variance 1 and ε = 0.
+    Args:
+        model: A model that holds them all.
+        foldings: What to fold.
+        is_checked: Whether to leave out what would make a weight or bias infinite.
 
     Returns:
-        The model; None, and nothing is changed, if a result would not be finite and that
-        `is_checked`.
+        The model, and what was folded. Computed in float64. A plain BatchNorm becomes an
+        `nn.Identity`. One of another class, which may do more, such as an activation, stays and
+        gets statistics under which it passes values on: mean 0, variance 1 and ε = 0.
     """
+    folded = tuple(found for found in foldings if _fold(model, found, is_checked))
+    plain = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    gone = {}
+    for folding in folded:
+        batchnorm = model.get_submodule(folding.batchnorm)
+        if type(batchnorm).forward in plain:
+            gone[folding.batchnorm] = nn.Identity().eval()
+        else:
+            _make_neutral(batchnorm)
+    return replace_modules(model, gone), folded
+
+
+def _fold(model: nn.Module, folding: Folding, is_checked: bool) -> bool:
+    """Fold one; False, and nothing is changed, if a result would not be finite."""
     layer = model.get_submodule(folding.layer)
     batchnorm = model.get_submodule(folding.batchnorm)
     own = named_parameters_of(layer)
@@ -172,13 +188,10 @@ def fold_batchnorm(
     folded_weight = (weight.detach().double() * over_weight).to(weight.dtype)
     is_finite = torch.isfinite(folded_weight).all() and torch.isfinite(folded_bias).all()
     if is_checked and not is_finite:
-        return None
+        return False
     layer.weight = nn.Parameter(folded_weight, requires_grad=weight.requires_grad)
     layer.bias = nn.Parameter(folded_bias, requires_grad=weight.requires_grad)
-    if type(batchnorm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
-        return replace_module(model, folding.batchnorm, nn.Identity().eval())
-    _make_neutral(batchnorm)
-    return model
+    return True
 
 
 def _make_neutral(batchnorm: nn.Module) -> None:

@@ -7,7 +7,7 @@ folded into the layers before them. The caller's model is read only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,7 +26,12 @@ from quant_engine.model.modules import (
     replace_module,
 )
 from quant_engine.model.pass_state import PassState
-from quant_engine.preparation.batchnorm import Folding, fold_batchnorm
+from quant_engine.preparation.batchnorm import Folding, fold_batchnorms
+from quant_engine.preparation.standard_layers import (
+    StandardLayer,
+    find_standard_layers,
+    standardize,
+)
 from quant_engine.report import Treatment
 
 _FOLDED = "folded_batchnorms"
@@ -107,6 +112,28 @@ def fold(
     return replace(prepared, model=model, folded=folded, notes=(*prepared.notes, *notes))
 
 
+def standardized(
+    prepared: PreparedModel, known: Sequence[StandardLayer] | None = None
+) -> PreparedModel:
+    """Put plain layers in the place of others that compute the same.
+
+    Args:
+        prepared: The model. It is not changed; the result shares its tensors.
+        known: What to replace, where that was found before; it is tried out if None.
+
+    Raises:
+        SchemeError: If the model has no such layers.
+    """
+    found = find_standard_layers(prepared.model) if known is None else known
+    if not found:
+        return prepared
+    try:
+        model, notes = standardize(share_tensors(prepared.model), found)
+    except (AttributeError, TypeError, StopIteration, KeyError) as error:
+        raise SchemeError(f"The layers are those of another model: {error}.") from error
+    return replace(prepared, model=model, notes=(*prepared.notes, *notes))
+
+
 def folded_batchnorms(model: nn.Module) -> tuple[Folding, ...]:
     """Return what was folded in a model, or in the model that it is a copy of."""
     folded: tuple[Folding, ...] = vars(model).get(_FOLDED, ())
@@ -175,19 +202,19 @@ def _rebuild_encoders(model: nn.Module) -> nn.Module:
 def _fold_batchnorms(
     model: nn.Module, foldings: Iterable[Folding], is_checked: bool
 ) -> tuple[nn.Module, tuple[Folding, ...], list[str]]:
-    notes, folded = [], []
-    for folding in foldings:
-        layer, batchnorm = (model.get_submodule(n) for n in (folding.layer, folding.batchnorm))
-        result = fold_batchnorm(model, folding, is_checked=is_checked)
-        if result is None:
-            continue
-        model = result
-        folded.append(folding)
-        notes.append(
-            f"{folding.batchnorm} ({type(batchnorm).__name__}) was folded into "
-            f"{_label(folding.layer)} ({type(layer).__name__})."
-        )
-    return model, tuple(folded), notes
+    foldings = tuple(foldings)
+    kinds = {
+        name: type(model.get_submodule(name)).__name__
+        for found in foldings
+        for name in (found.layer, found.batchnorm)
+    }
+    model, folded = fold_batchnorms(model, foldings, is_checked=is_checked)
+    notes = [
+        f"{found.batchnorm} ({kinds[found.batchnorm]}) was folded into {_label(found.layer)} "
+        f"({kinds[found.layer]})."
+        for found in folded
+    ]
+    return model, folded, notes
 
 
 def _shorten_embeddings(model: nn.Module) -> list[str]:

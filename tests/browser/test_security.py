@@ -26,11 +26,11 @@ def test_every_answer_keeps_the_page_to_itself(dashboard_url: str, path: str) ->
 @pytest.mark.parametrize(
     "link",
     [
-        f"model=mlp&weight={quote(MARKUP)}",
-        f"model={quote(MARKUP)}",
-        f"model={quote('https://other.example/x')}",
-        f"model={quote('www.other.example')}",
-        f"model={quote('me@other.example')}",
+        f"run={quote('mlp weight:' + quote(MARKUP))}",
+        f"run={quote(quote(MARKUP))}",
+        f"run={quote(quote('https://other.example/x', safe=''))}",
+        f"run={quote('www.other.example')}",
+        f"run={quote('me@other.example')}",
         f"whatif={quote(MARKUP)}&layer={quote(MARKUP)}",
     ],
 )

@@ -37,7 +37,7 @@ def count_axis(
         ([0, 10.0], '▲ 1,000 (cut)')
     """
     if is_log:
-        return {"type": "log", "dtick": 1, "exponentformat": "power"}, []
+        return {"type": "log", "dtick": 1, "exponentformat": "e"}, []
     ordered = sorted(bars, key=lambda bar: bar[1], reverse=True)
     ordinary = ordered[spikes][1] if len(ordered) > spikes else 0
     if not ordinary or ordered[0][1] <= _SPIKE * ordinary:

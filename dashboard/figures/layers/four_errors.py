@@ -23,7 +23,6 @@ from dashboard.figures.kit.theme import (
     GOOD,
     HIGHLIGHT,
     NEUTRAL,
-    axis,
     empty_figure,
     new_figure,
 )
@@ -190,19 +189,15 @@ def four_errors_figure(
         for index, column in enumerate(COLUMNS)
     }
     bands = [row_band(r - 0.48, r + 0.48) for name, r in place.items() if name == selected]
-    notes = [
-        _column_note(index, f"<b>{head}</b>", 1.0, "bottom") for index, head in enumerate(_HEADS)
-    ]
-    if first.effects is None:
-        notes.append(_column_note(len(COLUMNS) - 1, "not measured yet", 0.5, "middle"))
+    notes = [] if first.effects is not None else [_not_measured()]
     return new_figure(
         title,
         traces=traces,
-        height=136 + ROW_HEIGHT * len(shown),
+        height=142 + ROW_HEIGHT * len(shown),
         y_axis=rows_axis(marked_names(shown, selected, 24)) | {"showgrid": True},
         shapes=bands,
         annotations=notes,
-        layout={**layout, "margin": {"l": 16, "r": 16, "t": 86, "b": 44}},
+        layout={**layout, "margin": {"l": 16, "r": 16, "t": 122, "b": 16}},
     )
 
 
@@ -229,11 +224,10 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
         low = max(_LEAST_EFFECT, min(values, default=1e-3)) / 3
         unit = "nats" if effects is None or effects.is_divergence else "NMSE"
         high = max(values, default=1.0) * 3
-        return axis(
+        return _column_axis(
+            index,
             f"KL ({unit})" if unit == "nats" else unit,
-            type="log",
-            range=[math.log10(low), math.log10(high)],
-            domain=_domain(index),
+            [math.log10(low), math.log10(high)],
             dtick=max(1, math.ceil(math.log10(high / low) / 2)),
             exponentformat="e",
         )
@@ -247,16 +241,23 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
     low = max(_LEAST, min(values, default=1e-3)) / 2
     high = max(2.0, *values) * 1.3 if values else 2.0
     ticks = [t for t in (1e-4, 1e-2, 1.0, 100.0) if low <= t <= high]
-    return axis(
-        "% of the signal" if index == 1 else "",  # one name for three axes: narrow windows
-        type="log",
-        range=[math.log10(low), math.log10(high)],
-        domain=_domain(index),
+    return _column_axis(
+        index,
+        "% of the signal" if index == 1 else " ",  # one name for three axes: narrow windows
+        [math.log10(low), math.log10(high)],
         tickmode="array",
         tickvals=ticks,
         ticktext=[format_percent(t) if t <= 1 else f"{100 * t:,.0f} %" for t in ticks],
         tickangle=0,
     )
+
+
+def _column_axis(index: int, unit: str, ends: list[float], **settings: Any) -> dict[str, Any]:
+    """A column's axis, above it: its name and ticks stay in sight where the rows scroll."""
+    text = f"<b>{_HEADS[index]}</b><br>{unit}"
+    title = {"text": text, "font": {"size": 12}, "standoff": 4}
+    body = {"type": "log", "range": ends, "domain": _domain(index), "side": "top"}
+    return {**body, "title": title, **settings}
 
 
 def _dots(series: Series, column: str, index: int, place: dict[str, int]) -> dict[str, Any]:
@@ -302,14 +303,13 @@ def format_relative(value: float | None) -> str:
     return format_percent(value)
 
 
-def _column_note(index: int, text: str, y: float, anchor: str) -> dict[str, Any]:
+def _not_measured() -> dict[str, Any]:
     return {
-        "text": text,
+        "text": "not measured yet",
         "xref": "paper",
         "yref": "paper",
-        "x": sum(_domain(index)) / 2,
-        "y": y,
-        "yanchor": anchor,
+        "x": sum(_domain(len(COLUMNS) - 1)) / 2,
+        "y": 0.5,
         "showarrow": False,
         "font": {"size": 13},
     }

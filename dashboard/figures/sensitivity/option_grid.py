@@ -283,7 +283,7 @@ def _text(value: float | None, metric: SensitivityMetric) -> str:
     """Return the value without its unit, which stands in the title."""
     if value is None:
         return MISSING
-    if metric.key == "sqnr" and value == math.inf:
+    if metric.key == "sqnr_db" and value == math.inf:
         return EXACT
     if not metric.allows_log or not 0 < value < _SMALL:
         return format_number(value, 2)

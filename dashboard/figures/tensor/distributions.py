@@ -64,7 +64,8 @@ def value_histogram(
         histogram.hi + (reach if any(above) else width),
     ]
     shapes, notes = _grid_marks(tensor, x_range, any(below), any(above))
-    shapes += _lost_zone(tensor)
+    zone, lost = _lost_zone(tensor)
+    shapes, notes = [*shapes, *zone], [*notes, *lost]
     bars = [(bin_.center, bin_.count) for bin_ in (*before, *after)]
     y_axis, cuts = count_axis(is_log, bars, spikes=2)
     return new_figure(
@@ -136,23 +137,15 @@ def _grid_marks(
     return shapes, notes
 
 
-def _lost_zone(tensor: TensorReport) -> list[dict[str, Any]]:
-    """Shade what a weight's one scale rounds to 0, where more than zeros lie there."""
+def _lost_zone(tensor: TensorReport) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shade what a weight's one scale rounds to 0, and say how many weights that were."""
     zeros = zeros_of(tensor)
     if zeros is None or not zeros.count or len(tensor.scale) != 1:
-        return []
+        return [], []
     half = tensor.scale[0] / 2
     zone = {"type": "rect", "x0": -half, "x1": half, "yref": "paper", "y0": 0, "y1": 1}
-    text = f"{format_count(zeros.count)} became 0"
-    return [
-        {
-            **zone,
-            "fillcolor": CLIPPED,
-            "opacity": 0.25,
-            "line": {"width": 0},
-            "label": {"text": text, "textposition": "top center", "font": {"size": 12}},
-        }
-    ]
+    note = label(-half, f"{format_count(zeros.count)} became 0 ", anchor="right")
+    return [{**zone, "fillcolor": CLIPPED, "opacity": 0.35, "line": {"width": 0}}], [note]
 
 
 def values_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:

@@ -37,13 +37,13 @@ def _show_change(layer: LayerReport, recipe: Recipe) -> None:
         choices = [other for other in range(MAX_BITS, MIN_BITS - 1, -1) if other != bits]
         usual = 4 if bits != 4 else 8
         chosen = st.selectbox(
-            "Weight bits",
+            f"Weight bits (now {bits})",
             choices,
             index=choices.index(usual),
             format_func=lambda other: f"{other} bits",
             key=f"bits_{layer.name}_{bits}",
-            width=130,
-            help=f"Now {bits} bits. Fewer bits need less memory and make more error.",
+            width=160,
+            help="Fewer bits need less memory and make more error.",
         )
         st.button(
             f"Change weights to {chosen} bits and re-run",

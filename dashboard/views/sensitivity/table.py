@@ -31,7 +31,7 @@ def table_rows(
     """Return the table's rows in the order of the ranking; an exact SQNR is an empty cell."""
     layers = {layer.name: layer for layer in report.layers}
     remarks = {row.name: _remark(row, report.evaluation_samples) for row in ranked}
-    changed, drop = METRICS["top1"], METRICS["accuracy"]
+    changed, drop = METRICS["top1_agreement"], METRICS["accuracy_drop"]
     rows = []
     for row in ranked:
         layer = layers.get(row.name)

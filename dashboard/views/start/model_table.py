@@ -18,7 +18,7 @@ from dashboard.work import service
 
 MOST_RECENT = 6
 COLUMNS = (0.4, 2.8, 1.1, 1.9, 2.7, 1.0, 1.4)
-HEADS = ("", "Model", "Parameters", "Size, float → int8", "Right, float → int8", "To analyse", "")
+HEADS = ("", "Model", "Parameters", "Size as given → int8", "Right, float → int8", "To analyse", "")
 
 
 def show_model_table(shown: Run | None) -> None:

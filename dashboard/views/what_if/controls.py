@@ -49,6 +49,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     right, same = row.measured_accuracy, row.measured_agreement
     samples = prediction.response.report.samples
     degradation, _, interval = measured_text(row).partition(" (")
+    folded = " (folded)" if "folded" in base.name else ""
     draw = partial(_result_metric, prediction, rows)
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
@@ -76,7 +77,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             "Model size",
             format_bytes(size.model_bytes),
             f"run {format_bytes(own_size.model_bytes)}, "
-            f"float {format_bytes(float_size.model_bytes)}",
+            f"float {format_bytes(float_size.model_bytes)}{folded}",
             "Exact, not predicted, with every BatchNorm folded into its layer, in float as well. "
             "1 kB is 1,000 bytes.",
         )

@@ -106,6 +106,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         results: dict[str, str] = {
             n: known.pop(n) for n in ("Accuracy", "Same answer") if n in known
         }
+        known["Average bit width"] = format_number(row.predicted.size.effective_bits)
         metric = metric_column(prediction)
         cells.append({**results, metric: known.pop(metric), RATIO: ratio_text(row), **known})
     key = f"what_if_measured_{len(rows)}"
@@ -124,7 +125,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         hide_index=True,
         on_select=choose,
         selection_mode="single-row",
-        column_config=_column_settings(bits_width=170),
+        column_config=_column_settings(bits_width=110),
     )
     st.caption("All that was run. Tick a row on the left to load its configuration.")
 

@@ -459,7 +459,7 @@ def test_the_prediction_is_one_more_cheap_number(
     sensitivity = run.sensitivity_for(Sweep(direction))
     assert sensitivity is not None
     proxy = predicted_proxy(prediction, run.recipe, direction)
-    agreement = measure_agreement(run.report, sensitivity, METRICS["kl"], proxy)
+    agreement = measure_agreement(run.report, sensitivity, METRICS["kl_divergence"], proxy)
     assert agreement.spearman is not None
     assert agreement.spearman > 0.7  # the other sign would be near -1
     assert len(agreement.pairs) == len(sensitivity.layers)

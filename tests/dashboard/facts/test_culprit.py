@@ -78,7 +78,7 @@ def test_an_output_without_logits_is_named_by_its_nmse() -> None:
 
 
 def test_a_tie_is_told() -> None:
-    order = [row.name for row in rank_layers(MEASUREMENT, METRICS["kl"])]
+    order = [row.name for row in rank_layers(MEASUREMENT, METRICS["kl_divergence"])]
     second = order[1]
     pairs = tuple(
         NeighbourComparison(above, below, 0.0, (0.0, 1.0), is_tied=below == second)

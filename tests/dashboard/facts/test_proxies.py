@@ -11,7 +11,7 @@ from quant_engine.report import Environment, ErrorMetrics, LayerReport, LayerSiz
 from quant_engine.scheme import Recipe
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
-KL = METRICS["kl"]
+KL = METRICS["kl_divergence"]
 LOCAL = PROXIES["local"]
 
 

@@ -22,8 +22,8 @@ from dashboard.figures.sensitivity.ranking import describe_ranking
 from quant_engine.report import NeighbourComparison, Ranking
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
-KL = METRICS["kl"]
-SQNR = METRICS["sqnr"]
+KL = METRICS["kl_divergence"]
+SQNR = METRICS["sqnr_db"]
 
 
 def names(ranked):
@@ -67,7 +67,7 @@ def test_accuracy_is_ranked_with_paired_intervals():
         make_layer("b", drop=0.01, top1=0.98),
         make_layer("c", drop=0.0),
     ]
-    ranked = rank_layers(make_report(layers), METRICS["accuracy"])
+    ranked = rank_layers(make_report(layers), METRICS["accuracy_drop"])
     assert [row.is_tied for row in ranked] == [False, True, True]
     assert [row.rank_text for row in ranked] == ["1", "2 (2–3)", "3 (2–3)"]
     lost_one = AccuracyChange(100, lost=1, won=0).interval
@@ -206,22 +206,22 @@ def test_badness_grows_with_the_error(key):
 
 def test_shares_are_shown_in_percent():
     layer = make_layer("a", top1=0.97, drop=0.015)
-    assert METRICS["top1"].value(layer) == pytest.approx(3.0)
-    assert METRICS["accuracy"].value(layer) == pytest.approx(1.5)
+    assert METRICS["top1_agreement"].value(layer) == pytest.approx(3.0)
+    assert METRICS["accuracy_drop"].value(layer) == pytest.approx(1.5)
 
 
 def test_the_stored_interval_belongs_to_the_nmse_only_without_logits():
     with_logits = make_layer("a", 0.1, (0.05, 0.2))
     without = make_layer("a", None, (0.001, 0.01), top1=None, drop=None, nmse=0.005)
-    assert METRICS["kl"].interval(with_logits, 100) == (0.05, 0.2)
+    assert METRICS["kl_divergence"].interval(with_logits, 100) == (0.05, 0.2)
     assert METRICS["nmse"].interval(with_logits, 100) is None
     assert METRICS["nmse"].interval(without, 100) == (0.001, 0.01)
-    assert METRICS["sqnr"].interval(without, 100) == pytest.approx((20.0, 30.0))
+    assert METRICS["sqnr_db"].interval(without, 100) == pytest.approx((20.0, 30.0))
 
 
 def test_an_nmse_interval_that_reaches_zero_is_an_infinite_sqnr():
     layer = make_layer("a", None, (0.0, 0.01), nmse=0.005)
-    assert METRICS["sqnr"].interval(layer, 100) == pytest.approx((20.0, math.inf))
+    assert METRICS["sqnr_db"].interval(layer, 100) == pytest.approx((20.0, math.inf))
 
 
 def test_an_interval_of_nan_counts_as_none():
@@ -230,7 +230,7 @@ def test_an_interval_of_nan_counts_as_none():
 
 def test_measures_nothing_has_are_not_offered():
     report = make_report([make_layer("a", None, top1=None, drop=None)])
-    assert [metric.key for metric in available_metrics(report)] == ["nmse", "sqnr"]
+    assert [metric.key for metric in available_metrics(report)] == ["nmse", "sqnr_db"]
 
 
 def test_pareto_front_keeps_what_nothing_beats():
@@ -278,6 +278,6 @@ def test_a_ranking_of_other_layers_is_not_followed():
 def test_it_is_said_how_ties_were_decided():
     report = ranked_by("kl_divergence", "b", "a", "c")
     assert "compared on the same samples" in describe_ties(report, KL)
-    assert "by KL divergence only" in describe_ties(report, METRICS["top1"])
-    assert "intervals overlap" in describe_ties(report, METRICS["top1"])
+    assert "by KL divergence only" in describe_ties(report, METRICS["top1_agreement"])
+    assert "intervals overlap" in describe_ties(report, METRICS["top1_agreement"])
     assert "compares no neighbours" in describe_ties(replace(report, rankings=()), KL)

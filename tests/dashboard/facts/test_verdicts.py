@@ -252,6 +252,25 @@ def test_even_channels_and_exact_channels() -> None:
     assert weak_channel(tensor(channels=None), "Inputs") is None
 
 
+@pytest.mark.parametrize(("lowest", "stands_out"), [(35.1, False), (35.0, True)])
+def test_a_channel_stands_out_from_ten_db_below_the_median(lowest: float, stands_out: bool) -> None:
+    channels = ChannelRanges(0, (-1.0,) * 3, (1.0,) * 3, (45.0, 45.0, lowest))
+    text = said(weak_channel(tensor(channels=channels), "Weights")).text
+
+    assert ("None stands out" not in text) == stands_out
+
+
+@pytest.mark.parametrize(("promised", "is_better"), [(30.0, False), (30.1, True)])
+def test_a_scale_per_channel_is_advised_above_ten_db_of_gain(
+    promised: float, is_better: bool
+) -> None:
+    channels = ChannelRanges(0, (-1.0,) * 2, (1.0,) * 2, (20.0, 20.0))
+    weight = replace(tensor(channels=channels), per_channel_sqnr_db=promised)
+    verdict = better_range(weight, "Weights")
+
+    assert ("per channel promises" in (verdict.text if verdict else "")) == is_better
+
+
 # --- The layer as a whole -------------------------------------------------------------------------
 
 
@@ -303,6 +322,19 @@ def test_weights_are_weighed_against_inputs(weight_db: float, input_db: float, w
 
     assert verdict.text.startswith(words)
     assert weight_or_input(replace(judged, input=None), make_report()) is None
+
+
+@pytest.mark.parametrize(
+    ("weight_nmse", "words"), [(4e-4, "Both cost about the same"), (4.01e-4, "The weights cost")]
+)
+def test_one_side_dominates_above_four_times_the_energy(weight_nmse: float, words: str) -> None:
+    sides = [replace(error(40.0), nmse=nmse) for nmse in (weight_nmse, 1e-4)]
+    for first, second, expected in (
+        (*sides, words),
+        (*reversed(sides), words.replace("weights", "inputs")),
+    ):
+        judged = layer(weight=tensor(error=first), input=tensor(error=second, channels=None))
+        assert said(weight_or_input(judged, make_report())).text.startswith(expected)
 
 
 def test_an_output_far_below_weights_and_inputs_points_to_the_channels() -> None:

@@ -22,7 +22,7 @@ from dashboard.widgets.chart import selected_name
 from tests.dashboard.option_reports import make_options
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
-KL = METRICS["kl"]
+KL = METRICS["kl_divergence"]
 
 
 def cells_of(figure: Any) -> dict[tuple[str, float], dict[str, Any]]:
@@ -110,7 +110,7 @@ def test_left_out_layers_are_shaded_within_their_column() -> None:
     )
     whole, first, _ = grid_rows(options, ["a", "b"], KL)
     assert whole["layer"] == f"{ALL_LAYERS} (error)"
-    assert first["kl_gained_at_4_bits"] == pytest.approx(8.9)
+    assert first["kl_divergence_gained_at_4_bits"] == pytest.approx(8.9)
 
 
 def test_sparing_a_layer_that_helps_is_a_loss_and_is_light() -> None:
@@ -137,7 +137,7 @@ def test_a_layer_that_an_option_does_not_have_is_a_dash() -> None:
     options = two(wide=[("a", 0.1), ("b", 0.2)], narrow=[("a", 0.3)])
 
     assert cells_of(option_grid(options, ["a", "b"], KL))["b", 1]["text"] == "–"
-    assert grid_rows(options, ["b"], KL)[1]["kl_at_4_bits"] is None
+    assert grid_rows(options, ["b"], KL)[1]["kl_divergence_at_4_bits"] is None
 
 
 def test_an_exact_output_is_called_so() -> None:
@@ -145,7 +145,7 @@ def test_an_exact_output_is_called_so() -> None:
     exact = replace(options["8 bits"].layers[0], sqnr_db=math.inf)
     options["8 bits"] = replace(options["8 bits"], layers=(exact,))
 
-    assert cells_of(option_grid(options, ["a"], METRICS["sqnr"]))["a", 0]["text"] == "exact"
+    assert cells_of(option_grid(options, ["a"], METRICS["sqnr_db"]))["a", 0]["text"] == "exact"
 
 
 def test_selected_layer_and_shown_option_are_marked() -> None:
@@ -163,8 +163,8 @@ def test_rows_and_description_hold_the_numbers() -> None:
     options = two(wide=[("a", 1e-6), ("b", 1e-4)], narrow=[("a", 1e-2), ("b", 1e-3)])
 
     assert grid_rows(options, ["a"], KL) == [
-        {"layer": ALL_LAYERS, "kl_at_8_bits": 9.0, "kl_at_4_bits": 9.0},
-        {"layer": "a", "kl_at_8_bits": 1e-6, "kl_at_4_bits": 1e-2},
+        {"layer": ALL_LAYERS, "kl_divergence_at_8_bits": 9.0, "kl_divergence_at_4_bits": 9.0},
+        {"layer": "a", "kl_divergence_at_8_bits": 1e-6, "kl_divergence_at_4_bits": 1e-2},
     ]
     text = describe_grid(options, KL)
     assert text == (

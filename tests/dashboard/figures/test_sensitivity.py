@@ -38,8 +38,8 @@ from tests.dashboard.factories import EXACT_LAYER, make_sensitivity
 from tests.dashboard.factories import make_report as make_model_report
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
-KL = METRICS["kl"]
-SQNR = METRICS["sqnr"]
+KL = METRICS["kl_divergence"]
+SQNR = METRICS["sqnr_db"]
 
 
 def three_layers(**settings):
@@ -228,7 +228,7 @@ def test_the_table_holds_what_the_bars_show():
     report = three_layers()
     rows = ranking_rows(rank_layers(report, KL), KL)
     assert rows[0]["layer"] == "a"
-    assert rows[0]["kl"] == 1e-3
+    assert rows[0]["kl_divergence"] == 1e-3
     assert (rows[0]["interval_low"], rows[0]["interval_high"]) == (8e-4, 2e-3)
     assert [row["is_tied_with_next"] for row in rows] == [True, False, False]
 

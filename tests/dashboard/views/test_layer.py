@@ -354,7 +354,7 @@ def test_keeping_a_layer_in_float_asks_for_it(asked: list[Recipe]) -> None:
 def test_changing_the_bits_asks_for_them(asked: list[Recipe]) -> None:
     app = open_layer()
 
-    (bits,) = [box for box in app.selectbox if box.label == "Weight bits"]
+    (bits,) = [box for box in app.selectbox if box.label == "Weight bits (now 8)"]
     assert "8" not in bits.options, "the present width is no change"
     assert bits.value == 4
     bits.set_value(3).run()

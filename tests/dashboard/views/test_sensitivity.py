@@ -93,7 +93,7 @@ def test_a_measured_run_shows_four_figures_and_the_table() -> None:
     assert_alive(app)
     assert len(figures(app)) == 4
     (table,) = app.dataframe
-    expected = [row.name for row in rank_layers(make_sensitivity(), METRICS["kl"])]
+    expected = [row.name for row in rank_layers(make_sensitivity(), METRICS["kl_divergence"])]
     assert list(table.value["Layer"]) == expected
     bars = figure(app, "KL divergence")["data"][0]
     assert bars["customdata"] == expected
@@ -218,7 +218,7 @@ def test_the_other_direction_is_measured_on_its_own() -> None:
 
 def test_both_directions_are_kept_apart() -> None:
     keep_run(make_sensitivity(), make_sensitivity("leave_one_out"))
-    metric = METRICS["kl"]
+    metric = METRICS["kl_divergence"]
 
     app = open_app({**LINK, "direction": "Leave-one-out"}, page=PAGE)
 
@@ -457,7 +457,7 @@ def test_without_a_choice_nothing_can_be_excluded() -> None:
 
 
 def test_table_rows_hold_measured_and_cheap_numbers() -> None:
-    report, sensitivity, metric = make_report(), make_sensitivity(), METRICS["kl"]
+    report, sensitivity, metric = make_report(), make_sensitivity(), METRICS["kl_divergence"]
     ranked = rank_layers(sensitivity, metric)
 
     rows = table_rows(report, ranked, metric)
@@ -475,7 +475,7 @@ def test_table_rows_hold_measured_and_cheap_numbers() -> None:
 
 
 def test_the_table_says_what_an_error_of_zero_means() -> None:
-    report, sensitivity, metric = make_report(), make_sensitivity(), METRICS["kl"]
+    report, sensitivity, metric = make_report(), make_sensitivity(), METRICS["kl_divergence"]
     first, second, *others = sensitivity.layers
     unreached = replace(first, nmse=0.0, kl_divergence=0.0, reaches_output=False)
     unmoved = replace(second, nmse=0.0, kl_divergence=0.0)
@@ -509,14 +509,14 @@ def test_numbers_are_written_in_full_unless_all_are_tiny(
 ) -> None:
     empty = dict.fromkeys(("Local SQNR (dB)", "Weight SQNR (dB)", "Input SQNR (dB)", "Saved (kB)"))
     rows = [{"KL divergence (nats)": value, **empty} for value in values]
-    settings = column_settings(rows, METRICS["kl"])
+    settings = column_settings(rows, METRICS["kl_divergence"])
     assert settings["KL divergence (nats)"]["type_config"]["format"] == expected
 
 
 def test_a_column_without_positive_numbers_has_no_bars() -> None:
     rows = [{"Layer": "a", "KL divergence (nats)": 0.0, "Saved (kB)": -1.0}]
     rows[0] |= dict.fromkeys(("Local SQNR (dB)", "Weight SQNR (dB)", "Input SQNR (dB)"), None)  # type: ignore[arg-type]
-    settings = column_settings(rows, METRICS["kl"])
+    settings = column_settings(rows, METRICS["kl_divergence"])
     assert settings["KL divergence (nats)"]["type_config"]["type"] == "number"
     assert settings["Saved (kB)"]["type_config"]["type"] == "number"
 

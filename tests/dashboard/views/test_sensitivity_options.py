@@ -66,7 +66,7 @@ def test_several_widths_show_a_grid_and_rank_at_the_widest() -> None:
     assert len(grid["text"]) == 3 * (len(make_sensitivity().layers) + 1)
     assert app.segmented_control(key="option").value == "8 bits"
     eight = split_options(make_options(WIDE))["8 bits"]
-    assert layers_of(app) == [row.name for row in rank_layers(eight, METRICS["kl"])]
+    assert layers_of(app) == [row.name for row in rank_layers(eight, METRICS["kl_divergence"])]
 
 
 def test_the_width_decides_the_ranking_and_says_where_the_curve_is() -> None:
@@ -76,7 +76,7 @@ def test_the_width_decides_the_ranking_and_says_where_the_curve_is() -> None:
 
     assert_alive(app)
     two = split_options(make_options(WIDE))["2 bits"]
-    assert layers_of(app) == [row.name for row in rank_layers(two, METRICS["kl"])]
+    assert layers_of(app) == [row.name for row in rank_layers(two, METRICS["kl_divergence"])]
     assert "int2 weights" in figure(app, "KL divergence (nats)<br>")["layout"]["title"]["text"]
     assert "The curve was measured at 8 bits" in texts(app)
     assert "Quantized without a loss of accuracy" not in texts(app)

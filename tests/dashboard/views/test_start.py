@@ -208,15 +208,6 @@ def test_a_bad_link_falls_back_with_a_notice_until_it_is_dismissed(run: str, not
     assert notice not in texts(app)
 
 
-def test_a_link_written_by_hand_is_understood() -> None:
-    app = open_app({"model": SMALL, "preset": "int8_per_channel"})
-
-    assert_alive(app)
-    assert service.model_info(SMALL).title in texts(app)
-    app.run()
-    assert link_of(app)["run"] == f"{SMALL} int8_per_channel"
-
-
 def test_a_layer_that_does_not_exist_falls_back_with_a_notice() -> None:
     app = open_app({"run": f"{SMALL} int8_per_channel", "layer": "no.such.layer"})
 

@@ -513,3 +513,18 @@ def test_what_is_known_before_the_last_step_is_kept_at_once(manager: JobManager)
     assert status.partial == "all but the last"
     go_on.set()
     assert wait_for(manager, "a", jobs.DONE).result == "all"
+
+
+def test_so_many_finished_jobs_are_kept_and_no_more(manager: JobManager) -> None:
+    def run(name: str) -> None:
+        manager.submit(name, name, lambda control: name, lambda value, seconds: value)
+        wait_for(manager, name, jobs.DONE)
+
+    names = [f"job {number}" for number in range(jobs.MAX_FINISHED + 2)]
+    for name in names[: jobs.MAX_FINISHED + 1]:
+        run(name)  # the last one was submitted when exactly so many had ended
+    assert all(manager.status(name) for name in names[: jobs.MAX_FINISHED + 1])
+
+    run(names[-1])
+    assert manager.status(names[0]) is None
+    assert all(manager.status(name) for name in names[1:])
