@@ -32,7 +32,12 @@ from quant_engine.preparation.batchnorm import (
     has_batchnorm,
     sequential_foldings,
 )
-from quant_engine.preparation.prepared_model import PreparedModel, fold, prepare
+from quant_engine.preparation.prepared_model import PreparedModel, fold, prepare, standardized
+
+_NOT_PLAIN = (
+    "Layers of classes of their own stay as they are: on the data, the model would compute "
+    "something else with plain layers in their place."
+)
 
 C = TypeVar("C")
 D = TypeVar("D")
@@ -81,6 +86,13 @@ def prepare_for(
     is_lazy = any(isinstance(p, UninitializedParameter) for p in prepared.model.parameters())
     if is_lazy:
         return prepared, calibration_data, evaluation_data
+    plain = standardized(prepared)
+    if plain is prepared or all(
+        _computes_the_same(plain.model, prepared.model, batch) for batch in batches
+    ):
+        prepared = plain
+    else:
+        prepared = replace(prepared, notes=(*prepared.notes, _NOT_PLAIN))
     if has_batchnorm(prepared.model):
         prepared = _fold_for(prepared, known, batches)
     if batches:
