@@ -43,7 +43,6 @@ def build(entry: Entry, *, seed: int = 0) -> nn.Module:
     """Build the model in eval mode, its random weights drawn by the seed."""
     torch.manual_seed(seed)
     if entry.library == "timm":
-        _make_torchvision_importable()
         return importlib.import_module("timm").create_model(entry.name).eval()
     kind = getattr(importlib.import_module("transformers"), entry.name)
     return kind(kind.config_class(**json.loads(entry.settings))).eval()
@@ -104,3 +103,4 @@ def _make_torchvision_importable() -> None:
 
 
 _kept: list[Any] = []  # A library that is collected takes its definitions along.
+_make_torchvision_importable()

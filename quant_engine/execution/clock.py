@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import DataError, ModelForwardError
-from quant_engine.execution.lowering import layer_called, lowered_steps
+from quant_engine.execution.lowering import watchable
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import copy_module
 from quant_engine.model.forward import eval_mode, run_in_place, run_model
@@ -301,9 +301,9 @@ def _time_layers(
     for _ in _rounds(runs, seconds):
         for execution, names in layers.items():
             model = models[execution]
-            steps = lowered_steps(model)
-            watched = {name: steps.get(name) or layer_called(model, name) for name in names}
-            found = _time_layers_once(model, watched, inputs[execution])
+            with watchable(model) as layers_of:
+                watched = {name: layers_of(name) for name in names}
+                found = _time_layers_once(model, watched, inputs[execution])
             for name, spent in found.items():
                 times.setdefault((execution, name), []).append(spent)
     return times

@@ -60,6 +60,8 @@ def take_apart(value: Any) -> tuple[list[Any], Any]:
 
 def put_together(template: Any, tensors: Sequence[Any]) -> Any:
     """Return the value of a template with tensors in its slots; undoes `take_apart`."""
+    if type(template) is Slot:
+        return tensors[template.index]
     return _mapped(template, lambda slot: tensors[slot.index], {})
 
 

@@ -6,7 +6,7 @@ from quant_engine.layers.convolution import (
     QuantizedConv2d,
     QuantizedConvTranspose2d,
 )
-from quant_engine.layers.embedding import QuantizedEmbedding
+from quant_engine.layers.embedding import QuantizedEmbedding, QuantizedScaledEmbedding
 from quant_engine.layers.linear import QuantizedLinear
 from quant_engine.layers.registry import (
     get_quantized_type,
@@ -14,6 +14,7 @@ from quant_engine.layers.registry import (
     list_quantizable_types,
     register_quantized_layer,
 )
+from quant_engine.layers.same_padding import QuantizedSameConv2d
 
 __all__ = [
     "QuantizedConv1d",
@@ -22,6 +23,8 @@ __all__ = [
     "QuantizedEmbedding",
     "QuantizedLayer",
     "QuantizedLinear",
+    "QuantizedSameConv2d",
+    "QuantizedScaledEmbedding",
     "get_quantized_type",
     "is_quantizable",
     "list_quantizable_types",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +38,7 @@ class QuantizedEmbedding(QuantizedLayer):
     """
 
     takes_float_input = False
-    float_arguments = (
+    float_arguments: ClassVar[tuple[str, ...]] = (
         "num_embeddings",
         "embedding_dim",
         "padding_idx",
@@ -111,3 +113,33 @@ class QuantizedEmbedding(QuantizedLayer):
     def extra_repr(self) -> str:
         """Show the arguments and the scheme in `print(model)`."""
         return f"{self.num_embeddings}, {self.embedding_dim}, {super().extra_repr()}"
+
+
+class ScaledEmbedding(nn.Embedding):
+    """`nn.Embedding` whose rows are multiplied by a constant.
+
+    Attributes:
+        scale: The constant.
+    """
+
+    scale: float = 1.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up rows and multiply them."""
+        return super().forward(input) * self.scale
+
+
+@register_quantized_layer(ScaledEmbedding)
+class QuantizedScaledEmbedding(QuantizedEmbedding):
+    """`ScaledEmbedding` with an int8 table; arguments and shapes as in `QuantizedEmbedding`.
+
+    The codes are those of the table without the constant, so that a tied layer can share them.
+    """
+
+    float_arguments = (*QuantizedEmbedding.float_arguments, "scale")
+
+    scale: float = 1.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up rows and multiply them."""
+        return super().forward(input) * self.scale

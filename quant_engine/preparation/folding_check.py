@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.errors import DataError, ModelForwardError, UnsupportedLayerError
 from quant_engine.graph import capture_graph
-from quant_engine.model.batches import Batch, first_samples, iterate_batches
+from quant_engine.model.batches import Batch, as_tensor, first_samples, iterate_batches
 from quant_engine.model.copying import share_parameters
 from quant_engine.model.forward import primary_output, run_model
 from quant_engine.model.nesting import nested_tensors
@@ -32,7 +32,12 @@ from quant_engine.preparation.batchnorm import (
     has_batchnorm,
     sequential_foldings,
 )
-from quant_engine.preparation.prepared_model import PreparedModel, fold, prepare
+from quant_engine.preparation.prepared_model import PreparedModel, fold, prepare, standardized
+
+_NOT_PLAIN = (
+    "Layers of classes of their own stay as they are: on the data, the model would compute "
+    "something else with plain layers in their place."
+)
 
 C = TypeVar("C")
 D = TypeVar("D")
@@ -81,6 +86,13 @@ def prepare_for(
     is_lazy = any(isinstance(p, UninitializedParameter) for p in prepared.model.parameters())
     if is_lazy:
         return prepared, calibration_data, evaluation_data
+    plain = standardized(prepared)
+    if plain is prepared or all(
+        _computes_the_same(plain.model, prepared.model, batch) for batch in batches
+    ):
+        prepared = plain
+    else:
+        prepared = replace(prepared, notes=(*prepared.notes, _NOT_PLAIN))
     if has_batchnorm(prepared.model):
         prepared = _fold_for(prepared, known, batches)
     if batches:
@@ -139,8 +151,9 @@ class _ReadAhead(Iterable[Any]):
 
 def _read_ahead(data: D) -> tuple[Batch | None, D]:
     """Return the first batch, if there is a good one, and the data with that batch still in it."""
+    data = as_tensor(data)
     if isinstance(data, Tensor):
-        return _as_batch(data), data
+        return _as_batch(data), cast(D, data)
     if isinstance(data, Sequence):
         return (_as_batch(data[0]) if data else None), data
     if isinstance(data, Mapping) or not isinstance(data, Iterable):

@@ -7,7 +7,7 @@ folded into the layers before them. The caller's model is read only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +27,11 @@ from quant_engine.model.modules import (
 )
 from quant_engine.model.pass_state import PassState
 from quant_engine.preparation.batchnorm import Folding, fold_batchnorms
+from quant_engine.preparation.standard_layers import (
+    StandardLayer,
+    find_standard_layers,
+    standardize,
+)
 from quant_engine.report import Treatment
 
 _FOLDED = "folded_batchnorms"
@@ -105,6 +110,28 @@ def fold(
         ) from error
     vars(model)[_FOLDED] = folded
     return replace(prepared, model=model, folded=folded, notes=(*prepared.notes, *notes))
+
+
+def standardized(
+    prepared: PreparedModel, known: Sequence[StandardLayer] | None = None
+) -> PreparedModel:
+    """Put plain layers in the place of others that compute the same.
+
+    Args:
+        prepared: The model. It is not changed; the result shares its tensors.
+        known: What to replace, where that was found before; it is tried out if None.
+
+    Raises:
+        SchemeError: If the model has no such layers.
+    """
+    found = find_standard_layers(prepared.model) if known is None else known
+    if not found:
+        return prepared
+    try:
+        model, notes = standardize(share_tensors(prepared.model), found)
+    except (AttributeError, TypeError, StopIteration, KeyError) as error:
+        raise SchemeError(f"The layers are those of another model: {error}.") from error
+    return replace(prepared, model=model, notes=(*prepared.notes, *notes))
 
 
 def folded_batchnorms(model: nn.Module) -> tuple[Folding, ...]:

@@ -25,7 +25,13 @@ from quant_engine.layers.quantized_tensor import StoredGrid
 from quant_engine.model.copying import copy_model
 from quant_engine.model.modules import add_bias, has_added_bias, replace_module
 from quant_engine.preparation.batchnorm import Folding
-from quant_engine.preparation.prepared_model import fold, folded_batchnorms, prepare
+from quant_engine.preparation.prepared_model import (
+    fold,
+    folded_batchnorms,
+    prepare,
+    standardized,
+)
+from quant_engine.preparation.standard_layers import StandardLayer, standard_layers
 from quant_engine.quantization.tensor_file import TensorAlias, stored_tensors, tensor_name
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.report.serialization import decode, encode
@@ -83,6 +89,7 @@ class StoredModel:
         folded: The BatchNorms that were folded into the layers before them.
         extra_states: Plain values that modules keep besides tensors.
         added_biases: Names of the layers that got a bias by a remedy.
+        standard_layers: Layers of other classes for which plain ones stand.
     """
 
     format_version: int
@@ -92,6 +99,7 @@ class StoredModel:
     folded: tuple[Folding, ...]
     extra_states: tuple[ExtraState, ...]
     added_biases: tuple[str, ...]
+    standard_layers: tuple[StandardLayer, ...]
 
 
 def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
@@ -122,6 +130,7 @@ def save_quantized_model(model: nn.Module, directory: str | Path) -> None:
         folded_batchnorms(model),
         _extra_states(model),
         tuple(name for name, module in model.named_modules() if has_added_bias(module)),
+        standard_layers(model),
     )
     text = json.dumps(encode(structure), indent=1, allow_nan=False) + "\n"
     folder = Path(directory)
@@ -153,7 +162,11 @@ def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Mo
     structure = _read_structure(folder / STRUCTURE_FILE)
     tensors = _read_tensors(folder / WEIGHTS_FILE, structure)
     try:
-        prepared = fold(prepare(float_model), structure.folded, is_checked=False)
+        prepared = fold(
+            standardized(prepare(float_model), structure.standard_layers),
+            structure.folded,
+            is_checked=False,
+        )
         model = _skeleton(prepared.model, structure, tensors)
     except (StorageError, SchemeError) as error:
         try:  # a model whose layers were quantized by hand

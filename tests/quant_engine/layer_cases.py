@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quant_engine.layers import QuantizedLayer, get_quantized_type
+from quant_engine.layers.embedding import ScaledEmbedding
+from quant_engine.layers.same_padding import SameConv2d
 from quant_engine.scheme import LayerScheme, TensorScheme
 from quant_engine.tensors.affine import QParams, choose_qparams, fake_quantize
 
@@ -106,7 +108,9 @@ def one_of_each() -> dict[str, tuple[nn.Module, Tensor]]:
         "Conv1d": (fill(nn.Conv1d(4, 6, 3, padding=1, groups=2)), seeded((2, 4, 9))),
         "Conv2d": (fill(nn.Conv2d(4, 6, 3, stride=2, padding=1)), seeded((2, 4, 7, 7))),
         "ConvTranspose2d": (fill(nn.ConvTranspose2d(4, 6, 3, 2, groups=2)), seeded((2, 4, 5, 5))),
+        "SameConv2d": (fill(SameConv2d(4, 6, 3, 2, groups=2)), seeded((2, 4, 7, 8))),
         "Embedding": (fill(nn.Embedding(9, 5)), torch.tensor([[0, 8, 3], [3, 3, 1]])),
+        "ScaledEmbedding": (fill(ScaledEmbedding(9, 5)), torch.tensor([[0, 8, 3], [3, 3, 1]])),
     }
 
 

@@ -16,8 +16,14 @@ from quant_engine.execution.kernels import (
     IntegerWeights,
     make_convolution,
 )
-from quant_engine.layers import QuantizedConv1d, QuantizedConv2d, QuantizedConvTranspose2d
+from quant_engine.layers import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConvTranspose2d,
+    QuantizedSameConv2d,
+)
 from quant_engine.layers.convolution import edge_padding
+from quant_engine.layers.same_padding import same_edges
 
 Pair = tuple[int, int]
 
@@ -60,6 +66,44 @@ class PackedConv2d:
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for codes of a shape."""
         return _output_shape(self._layer, shape, 2)
+
+
+@register_packed_layer(QuantizedSameConv2d)
+class PackedSameConv2d:
+    """Runs a `QuantizedSameConv2d` on codes of shape (N, C, H, W) or (C, H, W).
+
+    Args:
+        layer: The layer.
+        kernel: "auto" or the name of a kernel.
+    """
+
+    def __init__(self, layer: QuantizedSameConv2d, kernel: str) -> None:
+        assert layer.quantized_weight is not None
+        self._layer = layer
+        convolution = Convolution(layer.stride, (0, 0, 0, 0), layer.dilation, layer.groups)
+        weights = weights_of(layer, layer.quantized_weight)
+        self._operation = make_convolution(weights, convolution, kernel)
+
+    @property
+    def name(self) -> str:
+        """The kernel that ran last, or that will run."""
+        return self._operation.name
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
+        """Run on unsigned codes."""
+        layer = self._layer
+        edges = same_edges(codes.shape[-2:], layer.kernel_size, layer.stride, layer.dilation)
+        padded = torch.nn.functional.pad(codes, edges, value=grid.zero_point)
+        if codes.dim() == 4:
+            return self._operation(padded, grid, epilogue)
+        epilogue = _with_skip_axis(epilogue, 0)
+        return self._operation(padded.unsqueeze(0), grid, epilogue).squeeze(0)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+        layer = self._layer
+        sizes = [-(-shape[axis - 2] // layer.stride[axis]) for axis in (0, 1)]
+        return (*shape[:-3], layer.out_channels, *sizes)
 
 
 @register_packed_layer(QuantizedConv1d)

@@ -3,9 +3,9 @@
 from quant_engine.execution.lowering.lower import (
     LoweredModel,
     is_lowered,
-    layer_called,
     lower_model,
     lowered_steps,
+    watchable,
 )
 from quant_engine.execution.lowering.steps import LoweredLayer, LoweredStep
 
@@ -14,7 +14,7 @@ __all__ = [
     "LoweredModel",
     "LoweredStep",
     "is_lowered",
-    "layer_called",
     "lower_model",
     "lowered_steps",
+    "watchable",
 ]

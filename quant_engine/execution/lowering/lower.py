@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import BuiltinFunctionType, FunctionType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,20 +14,26 @@ from torch import Tensor, fx, nn
 from quant_engine.errors import UnsupportedLayerError
 from quant_engine.execution.lowering.build import build_lowered
 from quant_engine.execution.lowering.checking import computes_the_same
+from quant_engine.execution.lowering.flat import Freshness, leave_uncompiled, write_flat
 from quant_engine.execution.lowering.marking import marked
 from quant_engine.execution.lowering.steps import LoweredLayer
-from quant_engine.graph import Program, capture_program, put_together, take_apart
+from quant_engine.graph import (
+    Program,
+    capture_attempts,
+    capture_program,
+    kind_of,
+    put_together,
+    structure_of,
+    take_apart,
+)
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors
+from quant_engine.model.inputs import copy_inputs
 
 _MOST_PROGRAMS = 8
 _MOST_FAILURES = 2
-_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
-_PLAIN_BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
 _LOWERING = threading.RLock()
-
-Axes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @dataclass(eq=False)
@@ -41,12 +47,22 @@ class _Lowered:
 
 
 @dataclass(eq=False)
+class _Call:
+    """What runs for inputs of one kind, shapes and layouts: a graph, or the model itself."""
+
+    run: Callable[..., Any] | None = None
+    steps: fx.GraphModule | None = None
+    output: Any = None
+
+
+@dataclass(eq=False)
 class _Bound:
     """Lowered graphs on the tensors of one model; a copy of the model makes its own."""
 
     graphs: dict[int, fx.GraphModule] = field(default_factory=dict)
-    calls: dict[Hashable, _Lowered] = field(default_factory=dict)
+    calls: dict[Hashable, _Call] = field(default_factory=dict)
     last: fx.GraphModule | None = None
+    freshness: Freshness | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Bound:
         return _Bound()
@@ -75,12 +91,17 @@ class LoweredModel(nn.Module):
 
     Args:
         model: A quantized model in eval mode.
+
+    Attributes:
+        runs_steps: Whether to run a graph step by step, as modules that can be watched, also on
+            integers, where otherwise the bare operations run.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self._is_integer = False
+        self.runs_steps = False
         self._programs = _Programs()
         self._bound = _Bound()
 
@@ -88,22 +109,38 @@ class LoweredModel(nn.Module):
         """Run the model; arguments and result as in the model itself."""
         tensors: list[Tensor] = []
         try:
-            key = _kind_of((args, kwargs), tensors, {})
+            kind = kind_of((args, kwargs), tensors, {})
         except UnsupportedLayerError as error:
             self._fall_back(str(error))
             return self.model(*args, **kwargs)
-        entry = self._bound.calls.get(key)
-        if entry is None:
-            entry = self.lower_for(args, kwargs)
-            if entry.program is not None:
-                self._check(entry, entry.program, args, kwargs)
-            self._bound.calls[key] = entry
-        if entry.program is None or _is_autocast(tensors):
+        if self._bound.freshness is not None and not self._bound.freshness.holds():
+            self._bound = _Bound()
+        key = (kind, *[tensor.stride() for tensor in tensors])
+        call = self._bound.calls.get(key)
+        if call is None:
+            self._bound.calls[key] = call = self._prepare(args, kwargs, tensors)
+        if call.run is None or _is_autocast(tensors):
             return self.model(*args, **kwargs)
-        self._bound.last = graph = self._bound.graphs[id(entry)]
-        outputs = graph(*tensors)
-        template = entry.program.output
-        return put_together(template, outputs)
+        self._bound.last = call.steps
+        run = call.steps if self.runs_steps and call.steps is not None else call.run
+        return put_together(call.output, run(*tensors))
+
+    def _prepare(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
+    ) -> _Call:
+        """Decide what runs for inputs of which none had the same kind, shapes and layouts."""
+        entry = self.lower_for(args, kwargs)
+        if entry.program is not None:
+            self._check(entry, entry.program, args, kwargs)
+        if entry.program is None:
+            return _Call()
+        steps = self._bound.graphs[id(entry)]
+        self._bound.freshness = self._bound.freshness or Freshness(self.model)
+        call = _Call(steps, steps, entry.program.output)
+        if self.is_integer:
+            copied = copy_inputs(Batch(tuple(tensors))).args
+            call.run = write_flat(entry.program, steps, copied) or steps
+        return call
 
     @property
     def is_integer(self) -> bool:
@@ -135,7 +172,7 @@ class LoweredModel(nn.Module):
             UnsupportedLayerError: If an argument is of a kind that no graph stands for.
         """
         tensors: list[Tensor] = []
-        structure = _structure(_kind_of((args, kwargs), tensors, {}))
+        structure = structure_of(kind_of((args, kwargs), tensors, {}))
         with _LOWERING:
             alike = [entry for entry in self._programs if entry.structure == structure]
             failed = [entry for entry in alike if entry.program is None]
@@ -186,7 +223,7 @@ class LoweredModel(nn.Module):
             )
             return found
         _, template = take_apart((tuple(args), dict(kwargs)))
-        for sizes, free in _attempts(shapes, [entry.shapes for entry in alike]):
+        for sizes, free in capture_attempts(shapes, [entry.shapes for entry in alike]):
             blanks = [t.new_zeros(size) for t, size in zip(tensors, sizes, strict=True)]
             given_args, given_kwargs = put_together(template, blanks)
             try:
@@ -270,41 +307,22 @@ def lowered_steps(model: nn.Module) -> dict[str, LoweredLayer]:
     return {step.name: step for step in reversed(steps)}
 
 
-def layer_called(model: nn.Module, name: str) -> nn.Module:
-    """Return the layer of a name in a model, lowered or not."""
-    return (model.model if isinstance(model, LoweredModel) else model).get_submodule(name)
+@contextmanager
+def watchable(model: nn.Module) -> Iterator[Callable[[str], nn.Module]]:
+    """Let the layers of a model, lowered or not, run as modules inside the context.
 
-
-def _kind_of(value: Any, tensors: list[Tensor], seen: dict[int, int]) -> Hashable:
-    """Return what tells inputs of one kind from others, and collect their tensors.
-
-    Raises:
-        UnsupportedLayerError: If there is something whose changes could not be seen.
+    Yields:
+        The module that runs the layer of a name.
     """
-    if isinstance(value, Tensor):
-        if id(value) in seen:
-            return seen[id(value)]
-        seen[id(value)] = len(tensors)
-        tensors.append(value)
-        return value.shape, value.dtype, value.device
-    kind = type(value)
-    if kind in (tuple, list):
-        return (kind, *[_kind_of(item, tensors, seen) for item in value])
-    if kind is dict:
-        return (kind, *[(key, _kind_of(item, tensors, seen)) for key, item in value.items()])
-    if kind in _PLAIN or kind in _PLAIN_BY_IDENTITY:
-        return kind, value
-    raise UnsupportedLayerError(
-        f"An argument is a {kind.__name__}, which may change between calls; calls with it run on "
-        "the model itself. Give tensors, numbers, and tuples or dictionaries of them."
-    )
-
-
-def _structure(kind: Any) -> Hashable:
-    """Return the kind of inputs without the lengths of their axes."""
-    if isinstance(kind, torch.Size):
-        return len(kind)
-    return tuple(map(_structure, kind)) if isinstance(kind, tuple) else kind
+    if not isinstance(model, LoweredModel):
+        yield model.get_submodule
+        return
+    steps = lowered_steps(model)
+    model.runs_steps = True
+    try:
+        yield lambda name: steps.get(name) or model.model.get_submodule(name)
+    finally:
+        model.runs_steps = False
 
 
 def _accepts(entry: _Lowered, tensors: Sequence[Tensor]) -> bool:
@@ -322,29 +340,11 @@ def _passes(guards: Callable[..., object], tensors: Sequence[Tensor]) -> bool:
     return True
 
 
-def _attempts(
-    shapes: Sequence[torch.Size], others: Sequence[Sequence[torch.Size]]
-) -> list[tuple[list[torch.Size], Axes]]:
-    """Return with which shapes and free axes to try a capture, the most general first.
-
-    The first axis is free, and every axis whose length was another one before. A length of one
-    would not stay free, so a batch of one sample is made one of two.
-    """
-    free = []
-    for place, shape in enumerate(shapes):
-        axes = {0} if len(shape) else set()
-        axes |= {a for o in others for a in range(len(shape)) if o[place][a] != shape[a]}
-        free.append(tuple(sorted(axes)))
-    is_single = all(shape[0] == 1 for shape in shapes if shape)
-    sizes = [torch.Size((2, *shape[1:])) if is_single and shape else shape for shape in shapes]
-    nothing: Axes = tuple(() for _ in shapes)
-    first_only: Axes = tuple((0,) if len(shape) else () for shape in shapes)
-    attempts = [(sizes, tuple(free))]
-    if tuple(free) != first_only:
-        attempts.append((sizes, first_only))
-    return [*attempts, (list(shapes), nothing)]
-
-
 def _is_autocast(tensors: Sequence[Tensor]) -> bool:
     kind = tensors[0].device.type if tensors else "cpu"
     return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
+# `torch.compile` is to look at the operations of a graph, not at the search for the graph.
+for _function in (LoweredModel.forward, kind_of, _is_autocast, Freshness.holds, put_together):
+    leave_uncompiled(_function)

@@ -1,4 +1,5 @@
 import copy
+import shutil
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -429,14 +430,77 @@ def test_layers_with_the_names_of_new_steps_stay():
 
 
 @torch.no_grad()
-def test_codes_on_a_grid_that_changed_are_refused():
+def test_numbers_that_change_in_place_are_noticed():
     quantized = quantize_model(fill(Residual()), IMAGES)
     for execution in ("simulated", "integer"):
         lowered = convert_execution(quantized, execution, lowered=True)
-        lowered(IMAGES)
+        before = lowered(IMAGES)
         lowered.model.c1.input_grid.scale = 2 * lowered.model.c1.input_grid.scale
+        coarser = lowered(IMAGES)
+        lowered.model.c2.bias += 1.0
+        moved = lowered(IMAGES)
+        assert not torch.equal(before, coarser)
+        assert not torch.equal(coarser, moved)
+        expected = convert_execution(lowered.model, execution, lowered=True)
+        assert torch.equal(moved, expected(IMAGES))
+        lowered.model.c2.bias -= 1.0  # which the first model shares
+        step = lowered_steps(lowered)["c1"]
+        step.layer.input_grid.scale = 3 * step.layer.input_grid.scale
+        x = seeded((4, 8, 12, 12))
         with pytest.raises(NotCalibratedError, match="Lower the model again"):
-            lowered(IMAGES)
+            step((x.abs() * 9).byte() if execution == "integer" else x)
+
+
+@torch.no_grad()
+def test_on_integers_bare_operations_give_what_the_steps_give():
+    integer = convert_execution(quantize_model(fill(Residual()), IMAGES), lowered=True)
+    for images in (
+        IMAGES,
+        IMAGES.contiguous(memory_format=torch.channels_last),
+        seeded((4, 3, 12, 24))[..., ::2],
+        seeded((2, 3, 16, 16)),
+    ):
+        found = integer(images)
+        integer.runs_steps = True
+        assert torch.equal(found, integer(images))
+        integer.runs_steps = False
+    graphs = [call.run for call in integer._bound.calls.values()]
+    assert all(node.op != "call_module" for graph in graphs for node in graph.graph.nodes)
+
+
+@torch.no_grad()
+def test_operations_that_depend_on_values_are_not_written_down():
+    def run(m, x):
+        y = m.a(x)
+        chosen = torch.nonzero(y[:, 0] > 0).squeeze(1)
+        return m.b(y[chosen])
+
+    model = fill(Net(run, a=nn.Linear(6, 8), b=nn.Linear(8, 2)))
+    quantized = quantize_model(model, seeded((9, 6)))
+    integer = convert_execution(quantized, lowered=True)
+    assert is_lowered(integer)
+    lengths = set()
+    for seed in range(4):
+        x = seeded((9, 6), seed=seed)
+        torch.testing.assert_close(integer(x), quantized(x), rtol=0.1, atol=0.1)
+        lengths.add(len(integer(x)))
+    assert len(lengths) > 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++")
+@torch.no_grad()
+def test_a_lowered_model_compiles_as_one_graph():
+    x = seeded((5, 6))
+    model = fill(nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)))
+    integer = convert_execution(quantize_model(model, x), kernel="portable", lowered=True)
+    expected = integer(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(integer, dynamic=False)
+    torch.testing.assert_close(compiled(x), expected)
+    counters = torch._dynamo.utils.counters
+    assert (counters["stats"]["unique_graphs"], dict(counters["graph_break"])) == (1, {})
+    torch.testing.assert_close(compiled(x[:1]), integer(x[:1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

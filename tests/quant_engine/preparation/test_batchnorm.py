@@ -196,10 +196,10 @@ def view_changed(net: Pair, x: Tensor) -> Tensor:
 
 
 class Weighted(nn.Conv2d):
-    """Standardizes its weight in every forward."""
+    """Changes its weight by its input in every forward."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+        return F.conv2d(x, self.weight - x.mean(), self.bias)
 
 
 def conv() -> nn.Module:
