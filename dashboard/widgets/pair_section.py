@@ -6,8 +6,9 @@ import numpy as np
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.figures.layers.pair import Pair, Side
+from dashboard.figures.layers.pair import Flipped, Pair, Side
 from dashboard.session import run_state
+from dashboard.session.comparison import compare_with
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.slides import is_on_screen, is_presenting
@@ -24,10 +25,17 @@ _TONES = {
 }
 
 
-def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
+def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str, is_whole: bool = False) -> None:
     """Draw a pair; a click on a layer selects it, a button opens one of the runs.
 
     In presenter mode the two sides and the digits are the first slide, and each figure is one more.
+
+    Args:
+        found: What the two runs say.
+        run_a: The first.
+        run_b: The second.
+        key: Name of the section, unique on its page.
+        is_whole: Whether the rest of the comparison stands on the same page.
     """
     if is_on_screen(f"{key}_sides"):
         with st.container(key=f"figure_{key}_sides"):
@@ -36,6 +44,16 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str) -> None:
                     _show_side(side, run, key)
             if is_presenting():
                 _show_flipped(found, run_a, key)
+    if not is_presenting() and not is_whole:
+        st.button(
+            "Compare everything",
+            key=f"{key}_compare",
+            type="tertiary",
+            icon=":material/compare_arrows:",
+            help="Settings, results, layers and the selected layer of both, on the Compare page.",
+            on_click=compare_with,
+            args=(run_a.settings, run_b.settings),
+        )
     with st.container(horizontal=True, gap="medium", key=f"{key}_why"):
         with st.container(width="stretch" if is_presenting() else 690):
             _show_cause(found, run_a, key)
@@ -96,9 +114,16 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
                     f"{found.b.label} says {sample.b}",
                 )
                 st.markdown(
-                    f":small[:red[{escape_markdown(found.a.label)} **{sample.a}**]]  \n"
-                    f":small[:green[{escape_markdown(found.b.label)} **{sample.b}**]]"
+                    f"{_answer(found.a.label, sample.a, sample)}  \n"
+                    f"{_answer(found.b.label, sample.b, sample)}"
                 )
+
+
+def _answer(label: str, answer: int, sample: Flipped) -> str:
+    """One run's answer: green and ticked where it is right, else red."""
+    is_right = answer == sample.right
+    color, tick = ("green", " ✓") if is_right else ("red", "")
+    return f":small[:{color}[{escape_markdown(label)} **{answer}**{tick}]]"
 
 
 def enlarged(image: service.IntImages, factor: int = 11) -> service.IntImages:

@@ -93,6 +93,17 @@ def _show_run(run: Run | None) -> None:
             st.markdown(service.model_info(run.model_name).title)
             st.caption(escape_markdown(describe_recipe(run.recipe)))
             _show_origin(run)
+            before = comparison.run_before(run.settings)
+            if before is not None and not run.report.is_partial:
+                st.button(
+                    "Compare with the run before",
+                    key="shell_compare",
+                    icon=":material/compare_arrows:",
+                    help=f"A: {describe_recipe(before.recipe)}. B: {describe_recipe(run.recipe)}.",
+                    width="stretch",
+                    on_click=comparison.compare_with,
+                    args=(before, run.settings),
+                )
 
 
 def _show_origin(run: Run) -> None:

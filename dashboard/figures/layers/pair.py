@@ -6,12 +6,14 @@ runs can draw the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from dashboard.data.runs import Run
 from dashboard.facts.accuracy import change_text, compare_outputs, share_text
 from dashboard.facts.comparison import degradation_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
+from dashboard.facts.differences import have_same_samples
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (
     BROKEN_MARK,
@@ -66,6 +68,11 @@ class Flipped:
     float_answer: int
     a: int
     b: int
+
+    @property
+    def right(self) -> int:
+        """What is right; without labels, what the float model answers."""
+        return self.float_answer if self.label is None else self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +198,40 @@ def flipped_samples(a: OutputReport | None, b: OutputReport | None) -> tuple[Fli
     seen: dict[int, int] = {}
     order = []
     for sample in found:
-        right = sample.float_answer if sample.label is None else sample.label
-        is_telling = sample.float_answer == sample.b == right
-        seen[right] = seen.get(right, 0) + 1
-        order.append((not is_telling, seen[right], sample.index, sample))
+        is_telling = sample.float_answer == sample.b == sample.right
+        seen[sample.right] = seen.get(sample.right, 0) + 1
+        order.append((not is_telling, seen[sample.right], sample.index, sample))
     return tuple(entry[-1] for entry in sorted(order, key=lambda entry: entry[:3]))
+
+
+def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
+    """Return the pair with the samples on which the two runs differ, whatever float says of them.
+
+    Those that one of them gets right come first.
+    """
+    a, b = run_a.report.output, run_b.report.output
+    if a is None or b is None or a.answers is None or b.answers is None:
+        return replace(found, flipped=(), flipped_text="The answers to samples were not kept.")
+    first, second = a.answers, b.answers
+    if not have_same_samples(a, b) or len(first.quantized) != len(second.quantized):
+        return replace(found, flipped=(), flipped_text="The two did not answer the same samples.")
+    labels: Sequence[int | None] = first.labels or (None,) * len(first.float)
+    differing = [
+        Flipped(index, *answers)
+        for index, answers in enumerate(
+            zip(labels, first.float, first.quantized, second.quantized, strict=True)
+        )
+        if answers[2] != answers[3]
+    ]
+    won = sum(sample.b == sample.right for sample in differing)
+    lost = sum(sample.a == sample.right for sample in differing)
+    right = "right" if first.labels else "as float"
+    text = (
+        f"{len(differing)} of {len(first.float)} answers differ: B is {right} in {won} of them, "
+        f"A in {lost}."
+    )
+    differing.sort(key=lambda sample: sample.right not in (sample.a, sample.b))
+    return replace(found, flipped=tuple(differing[:MOST_FLIPPED]), flipped_text=text)
 
 
 def _flipped_text(

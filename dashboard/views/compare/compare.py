@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.figures.layers.four_errors import A_MARK, B_MARK
-from dashboard.figures.layers.pair import pair
+from dashboard.figures.layers.pair import pair, with_differing_samples
 from dashboard.session import run_state
 from dashboard.views.compare.choice import SIDES, choose_pair, find_pair
 from dashboard.views.compare.layers import show_layer, show_layers
@@ -26,7 +26,7 @@ def _follow(a: Run, b: Run) -> None:
 def _show_pair(a: Run, b: Run) -> None:
     predicted = (run_state.predicted_effects(a), run_state.predicted_effects(b))
     found = pair(a, b, SIDES, predicted=predicted, marks=(A_MARK, B_MARK))
-    show_pair(found, a, b, key="compare")
+    show_pair(with_differing_samples(found, a, b), a, b, key="compare", is_whole=True)
 
 
 def _show_runs(a: Run, b: Run) -> None:

@@ -83,6 +83,11 @@ def _show_result(run: Run, settings: Settings) -> None:
             icon=":material/leaderboard:",
         )
         st.page_link(
+            "views/compare/compare.py",
+            label="Compare with another run",
+            icon=":material/compare_arrows:",
+        )
+        st.page_link(
             "views/size_time/size_time.py", label="Bytes and time", icon=":material/speed:"
         )
     show_layers(run.report, key="result_layers", on_select=run_state.select_layer)

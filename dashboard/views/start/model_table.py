@@ -8,6 +8,7 @@ from dashboard.data.runs import Run, RunSummary
 from dashboard.data.settings import Settings
 from dashboard.facts.accuracy import share_text
 from dashboard.session import run_state
+from dashboard.session.comparison import compare_with
 from dashboard.session.jobs import store
 from dashboard.widgets.guard import contain
 from dashboard.widgets.pair_section import enlarged
@@ -109,6 +110,16 @@ def show_recent_runs(shown: Run | None) -> None:
                 args=(run.settings,),
                 kwargs={"is_kept": True},
             )
+            if shown is not None:
+                st.button(
+                    "Compare",
+                    key=f"compare_{run.id}",
+                    icon=":material/compare_arrows:",
+                    disabled=shown.id == run.id,
+                    help="With the run shown: A is the run shown, B is this one.",
+                    on_click=compare_with,
+                    args=(shown.settings, run.settings),
+                )
             with contain(f"The run {run.id}"):
                 st.markdown(_run_line(run))
 

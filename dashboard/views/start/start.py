@@ -72,6 +72,7 @@ def _show_links() -> None:
         ("views/layer/layer.py", "Layer", ":material/layers:"),
         ("views/sensitivity/sensitivity.py", "Sensitivity", ":material/leaderboard:"),
         ("views/what_if/what_if.py", "What if", ":material/tune:"),
+        ("views/compare/compare.py", "Compare", ":material/compare_arrows:"),
         ("views/size_time/size_time.py", "Size & time", ":material/speed:"),
     )
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="start_links"):

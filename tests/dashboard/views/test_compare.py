@@ -11,6 +11,7 @@ from dashboard.data.runs import Run
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.stories import STORIES
 from dashboard.facts.compared_layers import METRICS, LayerMetric
+from dashboard.figures.layers.pair import MOST_FLIPPED
 from dashboard.session.jobs import store, watched_jobs
 from dashboard.work import service
 from quant_engine.errors import DataError
@@ -193,3 +194,63 @@ def test_two_models_are_compared_where_they_can_be_and_the_rest_says_why_not() -
     assert "each from its own float model" in text
     assert "The two runs have 0 layers in common" in text
     assert "Right answers" in text
+
+
+def test_samples_whose_answers_differ_stand_there_as_images() -> None:
+    a, b = (service.find_example(s) for s in (STORY.broken, STORY.repaired))
+    assert a is not None
+    assert b is not None
+    first, second = a.report.output, b.report.output
+    assert first is not None
+    assert second is not None
+    assert first.answers is not None
+    assert second.answers is not None
+    pairs = list(zip(first.answers.quantized, second.answers.quantized, strict=True))
+    differing = sum(x != y for x, y in pairs)
+    won = sum(x != y == label for (x, y), label in zip(pairs, first.answers.labels, strict=True))
+
+    app = open_app({"a": BROKEN, "b": REPAIRED}, page=PAGE)
+
+    text = texts(app)
+    assert f"{differing} of {len(pairs)} answers differ: B is right in {won} of them" in text
+    assert text.count("✓]]") == MOST_FLIPPED
+
+
+def test_the_story_on_start_leads_to_its_comparison() -> None:
+    app = open_app()
+
+    app.button(key="pair_compare").click().run()
+
+    assert_alive(app)
+    assert app.title[0].value == "Compare"
+    assert (link_of(app)["a"], link_of(app)["b"]) == (BROKEN, REPAIRED)
+
+
+def test_a_recent_run_is_compared_with_the_run_shown() -> None:
+    run = Run(Settings(SMALL, PRESETS["int8_mse"]), make_report(), created="2026-01-01T00:00:00")
+    store().put(run)
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+
+    app.button(key=f"compare_{run.id}").click().run()
+
+    assert_alive(app)
+    assert (link_of(app)["a"], link_of(app)["b"]) == (
+        f"{SMALL} int8_per_channel",
+        f"{SMALL} int8_mse",
+    )
+
+
+def test_after_a_rerun_every_page_offers_to_compare_with_the_run_before() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+    assert "shell_compare" not in [button.key for button in app.button]
+    app.button(key="start_preset_int8_mse").click().run()
+    wait_for_jobs(app)
+
+    app.button(key="shell_compare").click().run()
+
+    assert_alive(app)
+    assert app.title[0].value == "Compare"
+    assert (link_of(app)["a"], link_of(app)["b"]) == (
+        f"{SMALL} int8_per_channel",
+        f"{SMALL} int8_mse",
+    )
