@@ -16,6 +16,7 @@ from quant_engine.model.batches import Batch, Data, count_batches, iterate_batch
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.size import list_stored
+from quant_engine.remedies import remedies_left_out
 from quant_engine.report import (
     AgreementPoint,
     ResponseAgreement,
@@ -194,7 +195,12 @@ class ResponseMeasurement:
             float_accuracy=arrays.accuracy(arrays.base),
             agreement=self._agreement(arrays),
             seed=self.settings.seed,
-            notes=(*self.judged.notes, *self.prepared.notes, *self._notes()),
+            notes=(
+                *self.judged.notes,
+                *self.prepared.notes,
+                *remedies_left_out(recipe),
+                *self._notes(),
+            ),
             judged=self.judged.line,
         )
         return report, arrays
