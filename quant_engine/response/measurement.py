@@ -197,7 +197,7 @@ class ResponseMeasurement:
             notes=(
                 *self.judged.notes,
                 *self.prepared.notes,
-                *remedies_left_out(recipe),
+                *remedies_left_out(self.recipe),
                 *self._notes(),
             ),
             judged=self.judged.line,
