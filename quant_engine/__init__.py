@@ -25,6 +25,7 @@ from quant_engine.errors import (
 )
 from quant_engine.execution.clock import benchmark_inference
 from quant_engine.execution.convert import convert_execution, execution_notes, list_executions
+from quant_engine.judging.output import Output
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -33,6 +34,7 @@ from quant_engine.layers import (
     QuantizedLayer,
     QuantizedLinear,
 )
+from quant_engine.metrics.catalogue import METRICS, Metric
 from quant_engine.metrics.functions import calculate_quantization_error
 from quant_engine.quantization.calibration import Calibration, calibrate
 from quant_engine.quantization.quantize import quantize_model
@@ -65,6 +67,7 @@ from quant_engine.tensors.quantizer import Int8Quantizer
 from quant_engine.variants.options import bit_options
 
 __all__ = [
+    "METRICS",
     "PRESETS",
     "BiasCorrection",
     "BudgetError",
@@ -79,9 +82,11 @@ __all__ = [
     "LayerReport",
     "LayerScheme",
     "LogitResponse",
+    "Metric",
     "ModelForwardError",
     "ModelReport",
     "NotCalibratedError",
+    "Output",
     "QParams",
     "QuantizationError",
     "QuantizedConv1d",

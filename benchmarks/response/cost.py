@@ -15,12 +15,13 @@ from benchmarks.response.samples import OPTION_BITS, RECIPE, load_samples
 from quant_engine import (
     search_configuration,
 )
-from quant_engine.judging.judged import describe_judged
+from quant_engine.judging.describe import describe_judged
 from quant_engine.model.batches import iterate_batches
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import calibrate_prepared
 from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
+from quant_engine.response.outputs import PlanSettings
 from quant_engine.variants.layers import build_forms
 from quant_engine.variants.options import bit_options
 from quant_engine.variants.runner import VariantRunner
@@ -52,9 +53,9 @@ def cost_rows(name: str) -> list[list[str]]:
 
     def response(data: Sequence[object] = samples.test) -> None:
         # The passes alone, without the check by running, which is a part of the exact sweep.
-        settings = ResponseSettings(32, 16, 16, 1, 0, 0, None)
+        settings = ResponseSettings(PlanSettings(32, 16, 16), 1, 0, 0)
         judged = describe_judged(prepared)
-        ResponseMeasurement(prepared, layers, named, settings, judged, frozenset()).run(data, meter)
+        ResponseMeasurement(prepared, layers, named, RECIPE, settings, judged).run(data, meter)
 
     def sweep(data: Sequence[object] = samples.test) -> None:
         runner = VariantRunner(prepared.model, layers.modules)

@@ -5,7 +5,8 @@ Rules, with their thresholds in `causes`:
 - Weights with one scale of which so much became 0: a scale per channel, or equalization with a
   neighbour.
 - Input channels that take the range of a quantized input: smoothing.
-- Weights of few bits: the mean shift of channels, which bias correction removes.
+- Weights of few bits: rounding that the other weights make up for, and the mean shift of channels,
+  which bias correction removes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from quant_engine.report import LayerReport, ModelReport, Treatment
 from quant_engine.scheme import (
     BiasCorrection,
     CrossLayerEqualization,
+    Gptq,
     LayerScheme,
     Recipe,
     Remedy,
@@ -125,13 +127,21 @@ def _for_few_bits(layer: LayerReport, recipe: Recipe) -> list[Offer]:
         return []
     return [
         _offer(
+            "gptq",
+            "Round by GPTQ and compare",
+            f"Weights of {layer.weight.scheme.bits} bits lose much by rounding alone. They are "
+            "rounded one input at a time, and the rest make up for each error.",
+            recipe,
+            Gptq(layers=(layer.name,)),
+        ),
+        _offer(
             "bias",
             "Correct the bias and compare",
             f"Weights of {layer.weight.scheme.bits} bits shift the means of channels. The mean "
             "error is measured on the calibration data and taken out of the bias.",
             recipe,
             BiasCorrection(layers=(layer.name,)),
-        )
+        ),
     ]
 
 

@@ -184,17 +184,13 @@ def describe_remedies(recipe: Recipe) -> str:
 
 
 def judged_caption(judged: str) -> str:
-    """Return what a reader must know of what is judged; "" for one output read as usual.
+    """Return which outputs are judged and how, as a sentence; "" in reports that do not say.
 
     Example:
-        >>> judged_caption("judged: the output, read as values by NMSE")
-        ''
-        >>> judged_caption(
-        ...     "judged: the first of 2 outputs, read as values by NMSE; output 2 is not"
-        ... )
-        'Judged: the first of 2 outputs, read as values by NMSE; output 2 is not.'
+        >>> judged_caption("judged: the output as values by NMSE")
+        'Judged: the output as values by NMSE.'
     """
-    return f"{judged[0].upper()}{judged[1:]}." if "; " in judged else ""
+    return f"{judged[0].upper()}{judged[1:]}." if judged else ""
 
 
 def no_effect_words(reaches_output: bool, error: float | None, samples: int) -> str:

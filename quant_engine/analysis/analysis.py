@@ -19,7 +19,8 @@ from quant_engine.analysis.tensor_reports import (
 )
 from quant_engine.analysis.times import add_times, budget_after, check_budget
 from quant_engine.execution.clock import Stopwatch, describe_environment
-from quant_engine.judging.judged import Judged, describe_judged
+from quant_engine.judging.judged import Judged, MetricFunction
+from quant_engine.judging.output import OutputChoice
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch, Data, iterate_batches
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -50,6 +51,8 @@ def analyze(
     recipe: Recipe | None = None,
     *,
     evaluation_data: Data | None = None,
+    output: OutputChoice = None,
+    metric: str | MetricFunction | None = None,
     model_name: str = "",
     measure_time: bool = True,
     time_budget_s: float | None = None,
@@ -72,6 +75,9 @@ def analyze(
         recipe: How to quantize; `Recipe.default()` if None.
         evaluation_data: What errors are measured on. If None, the calibration data is read again
             (an iterator, which cannot be, is kept in memory as it is read).
+        output: What of the model's answer is judged: an `Output` or several. If None, a few samples
+            decide, and `judged` in the report says how.
+        metric: Which number is about it, by name or a function; see `measure_sensitivity`.
         model_name: What to call the model in the report.
         measure_time: Whether to time the models too, at the end; `measure_times` does it later.
         time_budget_s: Most seconds for timing. If None, as long as all before it took, but at
@@ -94,9 +100,8 @@ def analyze(
     watch = Stopwatch()
     check_budget(time_budget_s)
     is_separate = evaluation_data is not None
-    setup = set_up(model, calibration_data, recipe, evaluation_data)
-    prepared, recipe = setup.prepared, setup.recipe
-    judged = describe_judged(prepared)
+    setup = set_up(model, calibration_data, recipe, evaluation_data, output=output, metric=metric)
+    prepared, judged, recipe = setup.prepared, setup.judged, setup.recipe
     meter = ProgressMeter(progress, _count_steps(setup))
     calibration = setup.calibrate(meter)
     made = quantize_prepared(prepared, recipe, calibration, setup.calibration_data, meter)
@@ -148,7 +153,12 @@ class _Analysis:
             if seen.count
         }
         self.comparison = LayerwiseComparison(
-            self.prepared.model, self.quantized, self.plans, ranges, self.prepared.state
+            self.prepared.model,
+            self.quantized,
+            self.plans,
+            ranges,
+            self.prepared.state,
+            self.judged,
         )
 
     def describe_weights(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
@@ -179,12 +189,13 @@ class _Analysis:
 
     def report(self, *, is_partial: bool) -> ModelReport:
         """Return what is known so far."""
-        compared = self.comparison.samples > 0
+        outputs = self.comparison.output.reports() if self.comparison.samples else ()
         return ModelReport(
             model_name=self.model_name,
             recipe=self.recipe,
             layers=tuple(self._layer_report(plan) for plan in self._in_running_order()),
-            output=self.comparison.output.report() if compared else None,
+            output=outputs[0] if outputs else None,
+            outputs=outputs,
             size=self.size,
             timing=None,
             environment=describe_environment(),

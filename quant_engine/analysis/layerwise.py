@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import DataError
+from quant_engine.judging.judged import Judged
+from quant_engine.judging.statistics import OutputStats
 from quant_engine.layers import QuantizedLayer
 from quant_engine.metrics.dynamic import DynamicGridStats
 from quant_engine.metrics.energies import ErrorStats
 from quant_engine.metrics.grid import GridStats
-from quant_engine.metrics.output import OutputStats
 from quant_engine.metrics.relative_errors import RelativeErrorStats, input_axis, output_axis
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import layer_input, model_output, primary_output, watched_layers
+from quant_engine.model.forward import layer_input, primary_output, watched_layers
 from quant_engine.model.pass_state import PassState
 from quant_engine.quantization.conversion import LayerPlan
 
@@ -96,6 +97,7 @@ class LayerwiseComparison:
         plans: Sequence[LayerPlan],
         input_ranges: Mapping[str, tuple[float, float]],
         state: PassState,
+        judged: Judged,
     ) -> None:
         """Start empty, both models in the same state; each keeps its own from batch to batch.
 
@@ -106,6 +108,7 @@ class LayerwiseComparison:
             input_ranges: Layer name -> smallest and largest input to draw, where ranges are
                 dynamic; that of its first call for a layer that is not named.
             state: What passes of the models change.
+            judged: What of an answer is judged.
         """
         for model in (float_model, quantized_model):
             state.write(model)
@@ -117,7 +120,8 @@ class LayerwiseComparison:
             p.layer.name: quantized_model.get_submodule(p.layer.name) for p in plans
         }
         self.layers = {name: _layer_stats(layer) for name, layer in self._float_layers.items()}
-        self.output = OutputStats()
+        self._judged = judged
+        self.output = OutputStats(judged)
         self.samples = self.batches = self.batch_size = 0
         for name, layer in self._quantized_layers.items():
             if isinstance(layer, QuantizedLayer):
@@ -137,7 +141,7 @@ class LayerwiseComparison:
             # is what quantization does.
             random_state = torch.random.get_rng_state()
             with self._state.same_numbers(), watched_layers(self._float_layers, self._on_float):
-                logits = model_output(self._float_model, batch)
+                expected = self._judged.answer(self._float_model, batch)
             for name in self._outputs:
                 self.layers[name].passes += 1
             torch.random.set_rng_state(random_state)
@@ -145,10 +149,10 @@ class LayerwiseComparison:
                 self._state.same_numbers(),
                 watched_layers(self._quantized_layers, self._on_quantized),
             ):
-                changed = model_output(self._quantized_model, batch)
+                changed = self._judged.answer(self._quantized_model, batch)
         for name, left in self._outputs.items():
             self.layers[name].unmatched += len(left)
-        self.output.update(logits, changed, batch.labels)
+        self.output.update(expected, changed, batch)
         self.samples += batch.samples
         self.batches += 1
         self.batch_size = max(self.batch_size, batch.samples)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError, StorageError, suggest
 from quant_engine.execution.clock import benchmark_inference
+from quant_engine.judging.describe import choose_outputs
+from quant_engine.judging.judged import Judged, JudgedOutput
 from quant_engine.metrics.functions import calculate_quantization_error, top1_agreement
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import eval_mode, model_output
+from quant_engine.model.forward import eval_mode, run_model
 from quant_engine.quantization.size import calculate_model_size
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.tensors.quantizer import Int8Quantizer
@@ -78,7 +80,7 @@ def compare_models(
     test_input: Tensor,
     num_classes: int | None = None,
 ) -> dict[str, Any]:
-    """Compare two models on one input: size, time and output.
+    """Compare two models on one input: size, time and the first output about samples.
 
     The times are those of the models as they run. A model in simulated execution dequantizes
     before it computes, so its "speedup_ratio" is usually below 1.
@@ -104,10 +106,12 @@ def compare_models(
             `num_classes`.
         ModelForwardError: If a model raises.
     """
-    batch = Batch((test_input,), where="test_input")
+    batch = Batch((test_input,), where="test_input", samples=len(test_input))
     with eval_mode(original_model), eval_mode(quantized_model):
-        original = model_output(original_model, batch)
-        quantized = model_output(quantized_model, batch)
+        chosen = choose_outputs(run_model(original_model, batch), batch.samples)
+        judged = Judged((JudgedOutput("the output", chosen[0].select if chosen else 0),))
+        (original,) = judged.answer(original_model, batch)
+        (quantized,) = judged.answer(quantized_model, batch)
     sizes = [calculate_model_size(model) for model in (original_model, quantized_model)]
     times = [benchmark_inference(model, test_input) for model in (original_model, quantized_model)]
     results: dict[str, Any] = {

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import QuantizationError
+from quant_engine.judging.judged import Answer, Judged
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import primary_output, run_model
+from quant_engine.model.forward import run_model
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.preparation.prepared_model import PreparedModel
 
@@ -22,8 +23,8 @@ NO_PATH = "does not reach the judged output"
 _FACTOR = -3.0
 
 
-def find_unreached(prepared: PreparedModel, names: Sequence[str]) -> frozenset[str]:
-    """Return the layers whose answer does not change the judged output, whatever it is.
+def find_unreached(prepared: PreparedModel, judged: Judged, names: Sequence[str]) -> frozenset[str]:
+    """Return the layers whose answer changes no judged output, whatever it is.
 
     Where a gradient arrives, there is a path. Where none does, as behind `detach` or `argmax` too,
     the layer's answer is changed grossly, and the output looked at. A layer that does not run on
@@ -31,6 +32,7 @@ def find_unreached(prepared: PreparedModel, names: Sequence[str]) -> frozenset[s
 
     Args:
         prepared: The float model, in its initial state, with the samples it was prepared with.
+        judged: What of the model's answer is judged.
         names: The layers to look at.
     """
     model, batch = prepared.model, prepared.samples
@@ -38,23 +40,22 @@ def find_unreached(prepared: PreparedModel, names: Sequence[str]) -> frozenset[s
         return frozenset()
     layers = {name: model.get_submodule(name) for name in names}
     with prepared.state.leaving_no_trace(model), torch.inference_mode(False):
-        called, arrived = _gradients(model, batch, layers)
+        called, arrived = _gradients(model, judged, batch, layers)
     doubtful = [name for name in names if name in called and name not in arrived]
     if not doubtful:
         return frozenset()
-    expected = _changed_output(prepared, batch, {})
+    expected = _changed_output(prepared, judged, batch, {})
     return frozenset(
         name
         for name in doubtful
         if expected is not None
-        and (found := _changed_output(prepared, batch, {name: layers[name]})) is not None
-        and found.shape == expected.shape
-        and torch.equal(found, expected)
+        and (found := _changed_output(prepared, judged, batch, {name: layers[name]})) is not None
+        and all(map(torch.equal, found, expected))
     )
 
 
 def _gradients(
-    model: nn.Module, batch: Batch, layers: Mapping[str, nn.Module]
+    model: nn.Module, judged: Judged, batch: Batch, layers: Mapping[str, nn.Module]
 ) -> tuple[set[str], set[str]]:
     """Return which layers ran, and to which of them a gradient comes from the output."""
     zeros: list[tuple[str, Tensor]] = []
@@ -70,9 +71,9 @@ def _gradients(
     inputs = copy_inputs(batch)
     try:
         with torch.enable_grad(), _hooked(layers, watch):
-            output = primary_output(model(*inputs.args, **inputs.kwargs))
-            assert output is not None
-            found = torch.autograd.grad(output.sum(), [z for _, z in zeros], allow_unused=True)
+            answer = judged.find(model(*inputs.args, **inputs.kwargs))
+            total = torch.stack([x.double().sum() for x in answer if x.requires_grad]).sum()
+            found = torch.autograd.grad(total, [z for _, z in zeros], allow_unused=True)
     except Exception:  # autograd cannot take every model; then all layers are tried
         return called or set(layers), set()
     pairs = zip(zeros, found, strict=True)
@@ -80,8 +81,8 @@ def _gradients(
 
 
 def _changed_output(
-    prepared: PreparedModel, batch: Batch, layers: Mapping[str, nn.Module]
-) -> Tensor | None:
+    prepared: PreparedModel, judged: Judged, batch: Batch, layers: Mapping[str, nn.Module]
+) -> Answer | None:
     """Return the output where layers answer something else; None if the model fails on it."""
 
     def change(_name: str, output: Any) -> Any:
@@ -93,10 +94,10 @@ def _changed_output(
     model = prepared.model
     try:
         with prepared.state.leaving_no_trace(model), _hooked(layers, change):
-            output = primary_output(run_model(model, batch))
+            answer = judged.find(run_model(model, batch))
     except QuantizationError:
         return None
-    return None if output is None else output.detach()
+    return tuple(x.detach() for x in answer)
 
 
 @contextmanager

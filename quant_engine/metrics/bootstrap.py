@@ -1,65 +1,79 @@
-"""Bootstrap confidence intervals over samples (Efron, "Bootstrap Methods", 1979)."""
+"""Bootstrap confidence intervals over samples (Efron, "Bootstrap Methods", 1979).
+
+Whole samples are drawn, with all positions that they hold: tokens of one sequence and pixels of one
+image depend on each other, and an interval that draws them one by one is far too narrow.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+from quant_engine.metrics.counts import SampleCounts
 from quant_engine.tensors.histogram import FloatArray
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-_CHUNK_VALUES = 2_000_000
+_CHUNK_VALUES = 4_000_000
 
 
-def bootstrap_means(
-    values: FloatArray, weights: FloatArray | None = None, *, seed: int = 0
-) -> FloatArray:
-    """Return each row's mean in many resamples, samples drawn with replacement.
+class Resampling:
+    """Samples drawn with replacement, the same draws for everything that is summed over them.
 
-    All rows share the draws. So the difference of two rows of the result is a paired bootstrap of
-    the difference of their means: what both owe to the same hard samples cancels.
-
-    Args:
-        values: One row for each quantity, shape (rows, samples).
-        weights: If given, the statistic is Σvalues / Σweights instead, shape (samples,).
-        seed: Seed of the draws.
-
-    Returns:
-        float64, shape (rows, RESAMPLES).
+    So the difference of two figures is a paired bootstrap: what both owe to the same hard samples
+    cancels.
 
     Example:
-        >>> bootstrap_means(np.full((2, 5), 3.0)).shape
-        (2, 1000)
+        >>> Resampling(5).totals(np.full(5, 3.0)).shape
+        (1000,)
     """
-    samples = values.shape[1]
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_VALUES // max(samples, 1))
-    parts = []
-    for start in range(0, RESAMPLES, chunk):
-        size = min(chunk, RESAMPLES - start)
-        draws = generator.multinomial(samples, np.full(samples, 1.0 / samples), size=size)
-        totals = values @ draws.T.astype(np.float64)
-        if weights is None:
-            parts.append(totals / samples)
-        else:
-            scale = draws @ weights
-            parts.append(np.divide(totals, scale, out=np.zeros_like(totals), where=scale > 0))
-    return np.concatenate(parts, axis=1)
+
+    def __init__(self, samples: int, *, seed: int = 0) -> None:
+        """Draw as many samples as there are, many times."""
+        generator = np.random.default_rng(seed)
+        chunk = max(1, _CHUNK_VALUES // max(samples, 1))
+        share = np.full(samples, 1.0 / samples)
+        kind = np.uint8 if samples < 256 else np.uint16
+        self._draws = [
+            generator.multinomial(samples, share, size=min(chunk, RESAMPLES - start)).astype(kind)
+            for start in range(0, RESAMPLES, chunk)
+        ]
+
+    def totals(self, column: FloatArray) -> FloatArray:
+        """Return the sum of a column in every resample.
+
+        Args:
+            column: Shape (samples, ...).
+
+        Returns:
+            float64, shape (RESAMPLES, ...).
+        """
+        rows = column.reshape(len(column), -1)
+        parts = [draws.astype(np.float64) @ rows for draws in self._draws]
+        return np.concatenate(parts).reshape(RESAMPLES, *column.shape[1:])
+
+    def all_totals(
+        self, counts: Sequence[SampleCounts], columns: Sequence[str]
+    ) -> Mapping[str, FloatArray]:
+        """Return the totals of columns of several counts in every resample.
+
+        Returns:
+            Name of a column -> float64, shape (len(counts), RESAMPLES, ...).
+        """
+        stacked = {name: np.stack([count[name] for count in counts], axis=1) for name in columns}
+        return {name: np.moveaxis(self.totals(values), 1, 0) for name, values in stacked.items()}
 
 
-def percentile_intervals(resampled: FloatArray) -> list[tuple[float, float]]:
-    """Return the interval that holds the middle of each row of resampled values.
-
-    Args:
-        resampled: What `bootstrap_means` returns, or differences of its rows.
-
-    Returns:
-        (lower, upper) for each row, at `CONFIDENCE`.
+def percentile_interval(resampled: FloatArray) -> tuple[float, float]:
+    """Return the interval that holds the middle of resampled values, at `CONFIDENCE`.
 
     Example:
-        >>> percentile_intervals(bootstrap_means(np.full((1, 5), 2.0)))
-        [(2.0, 2.0)]
+        >>> percentile_interval(np.full(1000, 2.0))
+        (2.0, 2.0)
     """
     tail = (1.0 - CONFIDENCE) / 2
-    lower, upper = np.quantile(resampled, [tail, 1.0 - tail], axis=1)
-    return [(float(a), float(b)) for a, b in zip(lower, upper, strict=True)]
+    # Between two infinite values there is nothing to interpolate.
+    method = "linear" if np.isfinite(resampled).all() else "inverted_cdf"
+    lower, upper = np.quantile(resampled, [tail, 1.0 - tail], method=method)  # type: ignore[call-overload]
+    return float(lower), float(upper)

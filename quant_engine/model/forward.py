@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from quant_engine.errors import DataError, ModelForwardError, QuantizationError
+from quant_engine.errors import ModelForwardError, QuantizationError
 from quant_engine.model.batches import Batch
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.model.modules import visible_names
@@ -98,32 +98,6 @@ def primary_output(output: Any) -> Tensor | None:
         return None
     logits = getattr(output, _LOGITS, None)
     return logits if isinstance(logits, Tensor) else None
-
-
-def model_output(model: nn.Module, batch: Batch) -> Tensor:
-    """Run the model and return its primary output.
-
-    Raises:
-        ModelForwardError: If the model raises.
-        DataError: If the output holds no float tensor, no values, or NaN or Inf.
-    """
-    output = primary_output(run_model(model, batch))
-    if output is None or not output.is_floating_point():
-        raise DataError(
-            f"The model's output on {batch.where} holds no float tensor. "
-            "Return a tensor, or a tuple or mapping with one."
-        )
-    if not output.numel():
-        raise DataError(
-            f"The model's output on {batch.where} has the shape {tuple(output.shape)} and so no "
-            "values. Give batches on which the model answers something."
-        )
-    if not is_finite(output):
-        raise DataError(
-            f"The model's output on {batch.where} holds NaN or Inf, so no error can be measured. "
-            "Check the model's weights and the data's range."
-        )
-    return output
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.errors import DataError, ModelForwardError, UnsupportedLayerError
 from quant_engine.graph import capture_graph
-from quant_engine.model.batches import Batch, first_samples, iterate_batches
+from quant_engine.model.batches import Batch, as_tensor, first_samples, iterate_batches
 from quant_engine.model.copying import share_parameters
 from quant_engine.model.forward import primary_output, run_model
 from quant_engine.model.nesting import nested_tensors
@@ -151,8 +151,9 @@ class _ReadAhead(Iterable[Any]):
 
 def _read_ahead(data: D) -> tuple[Batch | None, D]:
     """Return the first batch, if there is a good one, and the data with that batch still in it."""
+    data = as_tensor(data)
     if isinstance(data, Tensor):
-        return _as_batch(data), data
+        return _as_batch(data), cast(D, data)
     if isinstance(data, Sequence):
         return (_as_batch(data[0]) if data else None), data
     if isinstance(data, Mapping) or not isinstance(data, Iterable):

@@ -10,6 +10,9 @@ from typing import TypeVar, cast
 from torch import Tensor, nn
 
 from quant_engine.errors import SchemeError, suggest
+from quant_engine.judging.describe import describe_judged
+from quant_engine.judging.judged import Judged, MetricFunction
+from quant_engine.judging.output import OutputChoice
 from quant_engine.model.batches import Data, count_batches, is_rereadable
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -28,12 +31,14 @@ class Setup:
 
     Attributes:
         prepared: The model, prepared for the data.
+        judged: What of its answer is judged.
         recipe: How to quantize it.
         calibration_data: Where ranges come from: data still to be read, or a calibration.
         evaluation_data: What to run the model on.
     """
 
     prepared: PreparedModel
+    judged: Judged
     recipe: Recipe
     calibration_data: Data | Calibration
     evaluation_data: Data
@@ -62,7 +67,10 @@ def set_up(
     recipe: Recipe | None,
     evaluation_data: Data | None,
     *,
+    output: OutputChoice = None,
+    metric: str | MetricFunction | None = None,
     reads_often: bool = False,
+    is_sent: bool = False,
 ) -> Setup:
     """Check what a front door was given, and prepare the model for it.
 
@@ -72,12 +80,17 @@ def set_up(
         recipe: `Recipe.default()` if None.
         evaluation_data: What to run on. If None, the calibration data, which is kept in memory if
             it can be read only once.
+        output: What of the model's answer is judged; see `Output`. If None, a few samples decide.
+        metric: Which number is about it; None takes the usual one of its kind.
         reads_often: Whether the evaluation data is read more than once, so that it is kept in
             memory too if it can be read only once.
+        is_sent: Whether what is judged is sent to other processes.
 
     Raises:
-        SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; or if
-            there is no data to run the model on, or to apply the recipe's remedies with.
+        SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; if
+            output or metric is not allowed, or cannot be sent; or if there is no data to run the
+            model on, or to apply the recipe's remedies with.
+        DataError: If the answer has no such output, or the metric needs what is not there.
         UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
     recipe = recipe_or_default(recipe)
@@ -96,7 +109,10 @@ def set_up(
     prepared, calibration_data, batches = prepare_for(model, calibration_data, evaluation_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     prepared = treat_float_model(prepared, recipe, calibration_data)
-    return Setup(prepared, recipe, calibration_data, batches)
+    judged = describe_judged(prepared, output, metric)
+    if is_sent:
+        judged.check_sendable()
+    return Setup(prepared, judged, recipe, calibration_data, batches)
 
 
 def kept_for_remedies(recipe: Recipe, calibration_data: C) -> C:

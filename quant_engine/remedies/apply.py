@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx, nn
 
-from quant_engine.errors import SchemeError, UnsupportedLayerError
+from quant_engine.errors import UnsupportedLayerError
 from quant_engine.graph import capture_graph
 from quant_engine.model.batches import Batch, iterate_batches
 from quant_engine.model.copying import share_parameters, share_tensors
@@ -18,9 +18,17 @@ from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.bias_correction import correct_biases
 from quant_engine.remedies.equalization import equalize
+from quant_engine.remedies.gptq import round_by_gptq
 from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
-from quant_engine.scheme import BiasCorrection, CrossLayerEqualization, Recipe, Remedy, SmoothQuant
+from quant_engine.scheme import (
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
+    Recipe,
+    Remedy,
+    SmoothQuant,
+)
 
 LARGEST_CHANGE = 1e-5
 """Largest change of a float32 output that a remedy may make, as a share of its largest value."""
@@ -35,7 +43,10 @@ _ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
     CrossLayerEqualization: equalize,
     SmoothQuant: smooth,
 }
-_ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {BiasCorrection: correct_biases}
+_ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {
+    Gptq: round_by_gptq,
+    BiasCorrection: correct_biases,
+}
 
 
 def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> PreparedModel:
@@ -50,8 +61,6 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
         The model with other weights, and with what was done to them in its `treatments`. Where the
         output on the first batch would change, a remedy is taken back, and its entry says so.
     """
-    if any(type(r) not in (*_ON_FLOAT_MODEL, *_ON_QUANTIZED_MODEL) for r in recipe.remedies):
-        raise SchemeError("Gptq is not applied so far. Leave it out.")
     remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_FLOAT_MODEL]
     batches = list(iterate_batches(data)) if remedies else []
     for remedy in remedies:

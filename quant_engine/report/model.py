@@ -56,15 +56,29 @@ class OutputReport:
         samples: Number of samples compared.
         error: Error of the output tensor.
         classes: Number of classes, or None where the output is not a table of logits.
-        kl_divergence: Mean over samples of KL(float || quantized) of the softmax outputs, in nats.
-        top1_agreement: Share of samples whose largest logit is the same class, 0 to 1.
-        labelled_samples: Samples that came with a label.
-        accuracy_float: Share of labelled samples the float model gets right, 0 to 1.
+        kl_divergence: Mean of KL(float || quantized) over the positions that count, in nats. A
+            sample is one position unless it holds tokens, pixels or boxes.
+        top1_agreement: Share of these positions whose largest logit is the same class, 0 to 1.
+        labelled_samples: Positions that came with a label that counts.
+        accuracy_float: Share of labelled positions the float model gets right, 0 to 1.
         accuracy_quantized: Share the quantized model gets right.
         answers: The choices for the first 4,096 samples; None where the output is not a table
             (samples, classes), and in reports from before they were kept.
-        kl_interval: 95 % interval of the KL divergence over samples (bootstrap); None where there
-            is none, for more than 4,096 samples, and in reports from before it was kept.
+        kl_interval: 95 % interval of the KL divergence, by resampling whole samples; None where
+            there is none, and in reports from before it was kept.
+        name: What it is called among the outputs.
+        kind: How it is read: "logits", "probabilities", "values", "embeddings", "mask", "image".
+        metric: Name of the metric it is judged by.
+        value: That metric.
+        interval: Its 95 % interval, by resampling whole samples.
+        perplexity_float: exp of the mean negative log-likelihood of the labelled tokens; None where
+            the output is not about tokens, or without labels.
+        perplexity_quantized: The same of the quantized model.
+        cosine: Mean cosine of embeddings, over the positions that count; None for other kinds.
+        psnr_db: Peak signal to noise ratio of images, from the pooled squared error; None else.
+        mean_iou: Mean IoU of the two models' masks, over the classes that occur; None else.
+        mean_iou_float: That of the float model's mask with the labels; None without labels.
+        mean_iou_quantized: That of the quantized model's.
     """
 
     samples: int
@@ -77,6 +91,18 @@ class OutputReport:
     accuracy_quantized: float | None = None
     answers: Answers | None = None
     kl_interval: tuple[float, float] | None = None
+    name: str = ""
+    kind: str = ""
+    metric: str = ""
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    perplexity_float: float | None = None
+    perplexity_quantized: float | None = None
+    cosine: float | None = None
+    psnr_db: float | None = None
+    mean_iou: float | None = None
+    mean_iou_float: float | None = None
+    mean_iou_quantized: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +152,8 @@ class ModelReport:
         model_name: What the caller calls the model.
         recipe: How it was quantized.
         layers: One entry for each layer that holds weights, in the order they run.
-        output: Effect on the model's output; None while nothing was evaluated yet.
+        output: Effect on the model's output, the first one that is judged; None while nothing was
+            evaluated yet.
         size: Bytes before and after; None while nothing was converted yet.
         timing: Measured times, or None where they were not asked for, or are still measured (the
             notes then hold `TIMES_FOLLOW`).
@@ -141,7 +168,8 @@ class ModelReport:
             this was noted.
         evaluation_batch_size: Samples in the largest of them. Dynamic input ranges, and what they
             cost, are those for batches of this size. None as above.
-        judged: Which output is judged, how it is read, and which labels are not used.
+        judged: Which outputs are judged, how they are read, and which labels are not used.
+        outputs: Effect on every output that is judged; empty in reports from before several were.
         coverage: How much of the model's weights is on codes, and why the rest is not; None in
             reports from before it was counted.
         treatments: What the recipe's remedies did, in the order they were applied.
@@ -163,6 +191,7 @@ class ModelReport:
     evaluation_batches: int | None = None
     evaluation_batch_size: int | None = None
     judged: str = ""
+    outputs: tuple[OutputReport, ...] = ()
     coverage: Coverage | None = None
     treatments: tuple[Treatment, ...] = ()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,31 @@ class ConfigurationSize:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputScore:
+    """One output of a model under a configuration against the float output.
+
+    Attributes:
+        name: Name of the output.
+        metric: What `degradation` is about: "kl_divergence", "nmse" or "cosine".
+        degradation: KL divergence in nats, NMSE, or 1 - cosine.
+        ratio: Degradation divided by that of the fully quantized model; None for a single output,
+            and where that is 0, so that the output does not enter.
+        interval: 95 % interval of the degradation, by resampling whole samples; None for a
+            prediction.
+        judged_by: Name of the metric the output is judged by, such as "mean_iou".
+        value: That metric; None for a prediction.
+    """
+
+    name: str
+    metric: str
+    degradation: float
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    judged_by: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigurationScore:
     """The output of a model under a configuration against the float output.
 
@@ -73,6 +99,7 @@ class ConfigurationScore:
         size: Bytes of the model.
         harm_interval: 95 % confidence interval of `degradation` by bootstrap over samples; None for
             a prediction.
+        outputs: Every judged output in its own unit; the figures above are those of the first.
     """
 
     kl_divergence: float | None
@@ -82,13 +109,26 @@ class ConfigurationScore:
     accuracy: float | None
     size: ConfigurationSize
     harm_interval: tuple[float, float] | None = None
+    outputs: tuple[OutputScore, ...] = ()
 
     @property
     def degradation(self) -> float:
-        """KL divergence, or NMSE for outputs that are not logits."""
+        """KL divergence, NMSE or 1 - cosine; of several outputs the largest of their ratios."""
+        if len(self.outputs) > 1:
+            return max((o.ratio for o in self.outputs if o.ratio is not None), default=0.0)
+        if self.outputs:
+            return self.outputs[0].degradation
         value = self.nmse if self.kl_divergence is None else self.kl_divergence
         assert value is not None
         return value
+
+    @property
+    def decided_by(self) -> str:
+        """Name of the output with the largest ratio; empty for a single output."""
+        known = [o for o in self.outputs if o.ratio is not None]
+        return (
+            max(known, key=lambda o: o.ratio or 0.0).name if len(self.outputs) > 1 and known else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +241,74 @@ class ResponseLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseOutput:
+    """One output that predictions are about, and how it is found in an answer and read.
+
+    Attributes:
+        name: What it is called.
+        key: Its key or attribute in the model's answer; empty if it is found otherwise.
+        index: Its index among the answer's float tensors; None if it is found otherwise.
+        kind: See `Output`.
+        metric: What predictions are about: "kl_divergence", "nmse" or "cosine".
+        judged_by: Name of the metric it is judged by.
+        class_axis: See `Output`.
+        ignore_labels: See `Output`.
+        is_binary: Whether every value is one probability, or logit, of yes.
+        is_probability: Whether its values are probabilities.
+        shape: Shape of one row of what is predicted, classes last.
+        is_complete: See `ResponseReport`.
+        projection_error: See `ResponseReport`.
+        reference: Measured degradation of the fully quantized model, of which ratios are shares;
+            None for a single output.
+    """
+
+    name: str
+    key: str
+    index: int | None
+    kind: str
+    metric: str
+    judged_by: str
+    class_axis: int
+    ignore_labels: tuple[int, ...]
+    is_binary: bool
+    is_probability: bool
+    shape: tuple[int, ...]
+    is_complete: bool
+    projection_error: float
+    reference: float | None
+
+
+def shares(
+    degradations: Sequence[float], outputs: Sequence[ResponseOutput]
+) -> tuple[float | None, ...]:
+    """Return each output's degradation divided by its reference; None where that is 0."""
+    return tuple(
+        value / output.reference if output.reference and math.isfinite(output.reference) else None
+        for value, output in zip(degradations, outputs, strict=True)
+    )
+
+
+def largest_share(degradations: Sequence[float], outputs: Sequence[ResponseOutput]) -> float:
+    """Return the largest share of a reference; of a single output its degradation itself."""
+    if len(degradations) == 1:
+        return degradations[0]
+    return max((share for share in shares(degradations, outputs) if share is not None), default=0.0)
+
+
+def score_outputs(
+    degradations: Sequence[float], outputs: Sequence[ResponseOutput]
+) -> tuple[OutputScore, ...]:
+    """Return what is predicted of each output; nothing where a report does not name them."""
+    if not outputs:
+        return ()
+    ratios = [None] if len(outputs) == 1 else shares(degradations, outputs)
+    return tuple(
+        OutputScore(output.name, output.metric, degradation, ratio, judged_by=output.judged_by)
+        for output, degradation, ratio in zip(outputs, degradations, ratios, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseReport:
     """All of a logit response but its arrays.
 
@@ -222,7 +330,9 @@ class ResponseReport:
         seed: Seed of projections and random configurations.
         notes: What happened on the way.
         schema_version: Version of this layout.
-        judged: Which output is judged, how it is read, and which labels are not used.
+        judged: Which outputs are judged, how they are read, and which labels are not used.
+        outputs: Every output that predictions are about; `kind`, `output_shape`, `is_complete` and
+            `projection_error` are those of the first. Empty in reports from before several were.
     """
 
     recipe: Recipe
@@ -241,6 +351,7 @@ class ResponseReport:
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
     judged: str = ""
+    outputs: tuple[ResponseOutput, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as JSON text."""

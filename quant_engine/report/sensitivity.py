@@ -18,6 +18,28 @@ from quant_engine.scheme import LayerScheme, Recipe
 
 
 @dataclass(frozen=True, slots=True)
+class OutputEffect:
+    """What a changed model does to one of several outputs.
+
+    Attributes:
+        name: Name of the output.
+        metric: Name of the metric it is judged by.
+        value: That metric.
+        interval: Its 95 % interval, by resampling whole samples.
+        degradation: How much worse it is, in a unit in which 0 is the float model.
+        ratio: Degradation divided by that of the fully quantized model; None where that is 0, so
+            that the output does not enter.
+    """
+
+    name: str
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    degradation: float
+    ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSensitivity:
     """What quantizing one layer (or sparing one) does to the model's output.
 
@@ -40,6 +62,10 @@ class LayerSensitivity:
             NMSE for "sqnr_db", of the disagreement for "top1_agreement"); None for a layer alone.
         reaches_output: Whether there is a way from the layer to the judged output. If there is and
             the NMSE is 0 nevertheless, it had no effect on these samples.
+        outputs: Every output in its own unit, where several are judged. `value` is then the largest
+            of their ratios; `kl_divergence`, `sqnr_db`, `nmse` and `top1_agreement` are those of
+            the first output.
+        decided_by: Name of the output with the largest ratio; empty if a single output is judged.
     """
 
     name: str
@@ -56,6 +82,8 @@ class LayerSensitivity:
     value: float | None = None
     gain_interval: tuple[float, float] | None = None
     reaches_output: bool = True
+    outputs: tuple[OutputEffect, ...] = ()
+    decided_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +133,7 @@ class CumulativePoint:
         accuracy: Share of labelled samples that are right; None without labels.
         model_bytes: Bytes of the model; with no layer quantized, of the model as it was given.
         top1_agreement: Share of samples with float's largest logit, 0 to 1; None without logits.
+        value: The report's `metric`; None in reports from before it was kept.
     """
 
     count: int
@@ -114,6 +143,7 @@ class CumulativePoint:
     accuracy: float | None
     model_bytes: int
     top1_agreement: float | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +168,12 @@ class SensitivityReport:
         notes: What happened on the way, such as why full forwards were needed.
         schema_version: Version of this layout.
         metric: What `value` and `interval` of the layers are and layers are ranked by:
-            "kl_divergence", "nmse", "sqnr_db", "top1_agreement", "accuracy_drop", or the name of
-            the caller's own function.
+            a name of `METRICS`, or of the caller's own function; where several outputs are judged,
+            "degradation_ratio", the largest share of what the fully quantized model does to one.
         parts: What was quantized: "both", "weights" or "activations" (the inputs of layers).
         references: The model with every layer quantized, once for each option.
         rankings: One per option, with the layers that are statistically tied.
-        judged: Which output is judged, how it is read, and which labels are not used.
+        judged: Which outputs are judged, how they are read, and which labels are not used.
         schemes: What each of `options` does to a layer; empty where each has the recipe's scheme.
     """
 

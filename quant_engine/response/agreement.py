@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import spearmanr
-from torch import Tensor
 
-from quant_engine.metrics.functions import kl_divergences
 from quant_engine.report import AgreementFigures, AgreementPoint, ResponseAgreement
 from quant_engine.report.response import GOOD, POOR, ROUGH, UNKNOWN
 from quant_engine.variants.layers import Configuration
@@ -53,35 +50,6 @@ def draw_random(
         picks = generator.choice(allowed, len(layers))
         drawn.append({layer: choices[pick] for layer, pick in zip(layers, picks, strict=True)})
     return drawn
-
-
-@dataclass(slots=True, eq=False)
-class DegradationSums:
-    """Sums over batches from which the KL divergence, or NMSE, of one configuration follows.
-
-    Attributes:
-        has_logits: Whether KL divergence is meant.
-    """
-
-    has_logits: bool
-    _sum: float = field(default=0.0, init=False)
-    _weight: float = field(default=0.0, init=False)
-
-    def update(self, expected: Tensor, output: Tensor) -> None:
-        """Compare two outputs on a batch."""
-        if self.has_logits:
-            divergences = kl_divergences(expected, output)
-            self._sum += float(divergences.sum())
-            self._weight += divergences.numel()
-        else:
-            self._sum += float((output.double() - expected.double()).square().sum())
-            self._weight += float(expected.double().square().sum())
-
-    def value(self) -> float:
-        """Return the figure of everything seen."""
-        if self._weight:
-            return self._sum / self._weight
-        return math.inf if self._sum else 0.0
 
 
 def compare(points: Sequence[AgreementPoint]) -> AgreementFigures:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from quant_engine.metrics.counts import IGNORED
 from quant_engine.metrics.functions import kl_divergences
-from quant_engine.metrics.output import IGNORED
 from quant_engine.tensors.histogram import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -45,6 +45,11 @@ class ResponseArrays:
             not count, shape (rows, *shape[:-1]); None without labels.
         output: The whole float output where `base` is not, shape (rows, classes); else None.
         classes: Which logits `base` holds one by one, shape (rows, kept - 1); None if all.
+        positions: Number of positions that count in each row, shape (rows,); None if all do.
+        counted: Which do, shape (rows, *shape[:-1]); None if all do. What moves one that does not
+            is 0.
+        factor: What the NMSE is multiplied by: 0.5 for embeddings of length 1, which makes it
+            1 - cosine.
     """
 
     base: SingleArray
@@ -59,6 +64,18 @@ class ResponseArrays:
     labels: IntArray | None = None
     output: SingleArray | None = None
     classes: IntArray | None = None
+    positions: FloatArray | None = None
+    counted: BoolArray | None = None
+    factor: float = 1.0
+
+    @property
+    def total(self) -> float:
+        """What summed degradations are divided by: positions that count, or Σz² of values."""
+        if not self.has_logits:
+            return float(self.signal.sum())
+        if self.positions is None:
+            return float(self.rows * max(int(np.prod(self.shape[:-1])), 1))
+        return float(self.positions.sum())
 
     @property
     def rows(self) -> int:
@@ -76,6 +93,8 @@ class ResponseArrays:
             labels=None if self.labels is None else self.labels[:rows],
             output=None if self.output is None else self.output[:rows],
             classes=None if self.classes is None else self.classes[:rows],
+            positions=None if self.positions is None else self.positions[:rows],
+            counted=None if self.counted is None else self.counted[:rows],
         )
 
     def shift(self, chosen: Sequence[Pair]) -> FloatArray:
@@ -106,12 +125,12 @@ class ResponseArrays:
         return shift, degradation
 
     def degradation(self, chosen: Sequence[Pair]) -> float:
-        """Return the KL divergence in nats, or the NMSE, under (layer, option) pairs."""
+        """Return the KL divergence in nats, the NMSE or 1 - cosine, under (layer, option) pairs."""
         shift, degradation = self.effect(chosen)
         return float(self.degradations(shift[None], degradation[None])[0])
 
     def degradations(self, shifts: FloatArray, noise: FloatArray | float = 0.0) -> FloatArray:
-        """Return the KL divergence in nats, or the NMSE, that shifts of the output mean.
+        """Return the KL divergence in nats, the NMSE or 1 - cosine, that shifts of the output mean.
 
         Args:
             shifts: Shape (configurations, rows, kept + projections).
@@ -121,21 +140,19 @@ class ResponseArrays:
             Shape (configurations,).
         """
         kept = self.base.shape[1]
-        degradation = np.zeros(shifts.shape[:2]) + noise
+        degradation = np.zeros(shifts.shape[:2])
         if shifts.shape[-1] > kept:
             rest = np.square(shifts[..., kept:]).mean(axis=-1)
             degradation += rest / 2 if self.has_logits else rest
         if self.has_logits:
             degradation += self.divergences(shifts[..., :kept]) if kept else 0.0
-            means: FloatArray = degradation.mean(axis=-1)
-            return means
-        degradation += np.square(shifts[..., :kept]).sum(axis=-1)
-        total: FloatArray = degradation.sum(axis=-1)
-        signal = self.signal.sum()
-        return total / signal if signal else np.where(total > 0, np.inf, 0.0)
+        else:
+            degradation += np.square(shifts[..., :kept]).sum(axis=-1)
+        summed: FloatArray = (self.factor * degradation + noise).sum(axis=-1)
+        return summed / self.total if self.total else np.where(summed > 0, np.inf, 0.0)
 
     def divergences(self, shifts: FloatArray) -> FloatArray:
-        """Return the mean KL divergence over a row's places, shape (configurations, rows).
+        """Return the KL divergence summed over a row's positions, shape (configurations, rows).
 
         Args:
             shifts: Shape (configurations, rows, kept).
@@ -144,7 +161,7 @@ class ResponseArrays:
         logits = torch.from_numpy(self.base.astype(np.float64))
         changed = (logits + torch.from_numpy(shifts)).reshape(shape)
         values = kl_divergences(logits.reshape(shape[1:]).expand(shape), changed)
-        found: FloatArray = values.reshape(*shape[:2], -1).mean(dim=2).numpy()
+        found: FloatArray = values.reshape(*shape[:2], -1).sum(dim=2).numpy()
         return found
 
     def features(self, shifts: FloatArray) -> FloatArray:
@@ -166,9 +183,8 @@ class ResponseArrays:
             p /= p.sum(axis=-1, keepdims=True)
             moved = known.reshape(*known.shape[:-1], *self.shape)
             moved = np.sqrt(p) * (moved - (p * moved).sum(axis=-1, keepdims=True))
-            places = max(int(np.prod(self.shape[:-1])), 1)
-            known = moved.reshape(known.shape) / np.sqrt(2.0 * places)
-        joined: FloatArray = np.concatenate([known, rest], axis=-1)
+            known = moved.reshape(known.shape) / np.sqrt(2.0)
+        joined: FloatArray = np.sqrt(self.factor) * np.concatenate([known, rest], axis=-1)
         return joined
 
     @cached_property
@@ -191,7 +207,14 @@ class ResponseArrays:
         if self.labels is None:
             return None
         is_right = self.answers(base.astype(np.float64)) == self.labels
-        return float(is_right[self.labels != IGNORED].mean())
+        is_labelled = self.labels != IGNORED
+        return float(is_right[is_labelled].mean()) if is_labelled.any() else None
+
+    def agreement(self, base: FloatArray | SingleArray) -> float:
+        """Return the share of positions that count whose largest logit is the float model's."""
+        is_same = self.answers(base.astype(np.float64)) == self.float_answers
+        kept = is_same if self.counted is None else is_same[self.counted]
+        return float(kept.mean()) if kept.size else 1.0
 
     @cached_property
     def float_answers(self) -> IntArray:
@@ -210,10 +233,10 @@ class ResponseArrays:
         projections = self.shifts.shape[-1] - kept
         if projections < 2:
             return errors
-        scale = 0.5 if self.has_logits else self.rows / max(float(self.signal.sum()), 1e-300)
+        scale = (0.5 if self.has_logits else self.factor) / max(self.total, 1e-300)
         for layer in range(layers):
             shifts = self.shifts[layer].astype(np.float64)
-            estimates = scale * np.square(shifts[..., kept:]).mean(axis=1)
+            estimates = scale * np.square(shifts[..., kept:]).sum(axis=1)
             total = self.degradations(shifts)
             spread = estimates.std(axis=1, ddof=1) / np.sqrt(projections)
             errors[layer] = np.divide(spread, total, out=np.zeros_like(total), where=total > 0)

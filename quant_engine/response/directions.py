@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import DataError
-from quant_engine.metrics.output import IGNORED, has_logits
+from quant_engine.metrics.counts import IGNORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +42,18 @@ class OutputPlan:
     def choose(
         cls,
         output: Tensor,
-        labels: Tensor | None,
         bound: int,
         top: int,
         projections: int,
         *,
-        is_read: bool = True,
+        has_logits: bool,
     ) -> OutputPlan:
-        """Decide by the first output; up to `bound` values per row are all kept.
-
-        With `is_read` False, it is not read as logits.
-        """
+        """Decide by the first output; up to `bound` values per row are all kept."""
         shape = tuple(output.shape[1:]) if output.dim() > 1 else ()
-        is_logits = is_read and has_logits(output, labels)
         if math.prod(shape) <= bound:
-            return cls(shape, is_logits, None, 0)
-        is_one_row = is_logits and len(shape) == 1
-        return cls(shape, is_logits, top if is_one_row else 0, projections)
+            return cls(shape, has_logits, None, 0)
+        is_one_row = has_logits and len(shape) == 1
+        return cls(shape, has_logits, top if is_one_row else 0, projections)
 
     @property
     def is_complete(self) -> bool:
@@ -83,6 +78,7 @@ class Directions:
 
     Attributes:
         rows: Number of rows in the batch.
+        count: Number of directions.
         base: The float output along the kept directions, shape (rows, kept); the rest of many
             logits counts as one, whose logit is the logarithm of its summed exponentials.
         classes: Which logits are kept, shape (rows, top); None where all are.
@@ -102,6 +98,7 @@ class Directions:
         self._plan = plan
         flat = output.detach().reshape(output.shape[0] if output.dim() else 1, -1).double()
         self.rows = len(flat)
+        self.count = plan.count
         self.base = flat
         self.classes: Tensor | None = None
         self._rest = torch.zeros_like(flat)
@@ -176,8 +173,7 @@ class Directions:
         shape = (self.rows, *self._plan.shape)
         p = torch.softmax(flat.reshape(shape), dim=-1)
         projected = _centred(signs.reshape(-1, *shape), p)
-        places = math.prod(self._plan.shape[:-1])
-        return projected.reshape(signs.shape) / math.sqrt(places)
+        return projected.reshape(signs.shape)
 
 
 def _centred(signs: Tensor, p: Tensor) -> Tensor:

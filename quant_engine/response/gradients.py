@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from quant_engine.errors import QuantizationError
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import layer_input, primary_output
+from quant_engine.model.forward import layer_input
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.response.directions import Directions
 
@@ -72,39 +72,44 @@ def linear_response(
     forms: Mapping[str, Mapping[str, QuantizedLayer]],
     roundings: Sequence[str],
     batch: Batch,
-    directions: Directions,
+    read: Callable[[Any], Sequence[Tensor]],
+    directions: Sequence[Directions],
     on_pass: Callable[[], None],
-) -> LinearResponse:
-    """Run the float model once and go back through it once for each direction.
+) -> list[LinearResponse]:
+    """Run the float model once and go back through it once for each direction of each output.
 
     Args:
         model: The prepared float model; its parameters must not require gradients.
         forms: Layer name -> option name -> quantized layer.
         roundings: Options whose rounding of the input is measured by itself.
         batch: The batch.
-        directions: Directions of the model's output on this batch.
+        read: From the model's answer to what the directions are directions of.
+        directions: Directions of each output on this batch.
         on_pass: Called after every backward pass.
 
     Returns:
-        The shifts of the layers it could tell them for, and reasons for the others.
+        For each output the shifts of the layers it could tell them for, and reasons for the others.
     """
     calls: dict[str, list[_Call]] = {name: [] for name in forms}
-    result = LinearResponse()
+    reasons: dict[str, str] = {}
+    results = []
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            output = _run_watched(model, forms, roundings, batch, calls, result.reasons)
-            if output is None or not output.requires_grad:
-                raise RuntimeError("the output does not depend on any layer by a gradient")
-            flat = output.reshape(directions.rows, -1)
-            result.sources = _find_sources(calls)
-            _sum_up(flat, calls, directions, result, on_pass)
+            outputs = read(_run_watched(model, forms, roundings, batch, calls, reasons))
+            sources = _find_sources(calls)
+            for output, along in zip(outputs, directions, strict=True):
+                if not output.requires_grad:
+                    raise RuntimeError("the output does not depend on any layer by a gradient")
+                result = LinearResponse(reasons=dict(reasons), sources=sources)
+                _sum_up(output.reshape(along.rows, -1), calls, along, result, on_pass)
+                results.append(result)
     except QuantizationError:
         raise
     except Exception as error:
         # Whatever autograd cannot do with this model: the caller runs it instead, and says so.
         reason = f"gradients could not be taken ({type(error).__name__}: {_first_line(error)})"
-        return LinearResponse({}, dict.fromkeys(forms, reason))
-    return result
+        return [LinearResponse({}, dict.fromkeys(forms, reason)) for _ in directions]
+    return results
 
 
 def _run_watched(
@@ -114,7 +119,7 @@ def _run_watched(
     batch: Batch,
     calls: dict[str, list[_Call]],
     reasons: dict[str, str],
-) -> Tensor | None:
+) -> Any:
     # Layers are watched inside the caller's hooks, which forms have too; `forward` leaves them out.
     def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
@@ -132,7 +137,7 @@ def _run_watched(
 
     inputs = copy_inputs(batch)
     with _hooks(model, forms, watch):
-        return primary_output(model(*inputs.args, **inputs.kwargs))
+        return model(*inputs.args, **inputs.kwargs)
 
 
 def _rounding(

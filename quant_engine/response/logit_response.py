@@ -12,7 +12,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from quant_engine.errors import DataError, SchemeError, StorageError, suggest
-from quant_engine.judging.judged import NMSE, describe_judged
-from quant_engine.judging.reach import find_unreached
+from quant_engine.judging.output import OutputChoice
+from quant_engine.metrics.catalogue import COSINE, KL_DIVERGENCE
 from quant_engine.metrics.energies import to_sqnr_db
 from quant_engine.model.batches import Data
 from quant_engine.progress import Progress, ProgressMeter, in_part
@@ -39,8 +39,10 @@ from quant_engine.report import (
     ResponseAgreement,
     ResponseReport,
 )
+from quant_engine.report.response import score_outputs
 from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
+from quant_engine.response.outputs import PREDICTED, PlanSettings
 from quant_engine.response.storage import pack_response, unpack_response
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.tensors.histogram import FloatArray
@@ -59,11 +61,11 @@ class LogitResponse:
 
     Attributes:
         report: Layers, options, sizes, and the agreement with measured values.
-        arrays: The shifts.
+        output_arrays: The shifts of each judged output.
     """
 
     report: ResponseReport
-    arrays: ResponseArrays
+    output_arrays: tuple[ResponseArrays, ...]
 
     @classmethod
     @torch.inference_mode(False)  # what is made in inference mode has no gradients
@@ -75,6 +77,7 @@ class LogitResponse:
         *,
         options: Options | None = None,
         evaluation_data: Data | None = None,
+        output: OutputChoice = None,
         metric: str | None = None,
         classes: int = 32,
         top_k: int = 16,
@@ -94,9 +97,12 @@ class LogitResponse:
                 4, 3 and 2 bits.
             evaluation_data: What predictions are about. If None, the calibration data; needed if
                 that is a Calibration.
-            metric: What predictions, searches and verifications are about. "nmse": the output is
-                not read as logits. If None, the KL divergence, or the NMSE where the output has not
-                the shape of logits.
+            output: What of the model's answer is judged: an `Output` or several. If None, a few
+                samples decide. Of several, predictions and searches go by the largest share of what
+                the fully quantized model does to one of them.
+            metric: What predictions, searches and verifications are about: "kl_divergence", "nmse"
+                or "cosine". If None, the KL divergence of logits, probabilities and masks, the
+                cosine of embeddings, and the NMSE of all else.
             classes: Outputs of up to this many values per sample are predicted completely, at one
                 backward pass per value. Of larger ones some directions are; see `directions`.
             top_k: Largest logits that are then predicted one by one.
@@ -117,40 +123,42 @@ class LogitResponse:
             UnsupportedLayerError: If there is no layer to choose for.
         """
         settings = ResponseSettings(
-            classes=_at_least(1, "classes", classes),
-            top_k=_at_least(1, "top_k", top_k),
-            projections=_at_least(2, "projections", projections),
+            plan=PlanSettings(
+                classes=_at_least(1, "classes", classes),
+                top_k=_at_least(1, "top_k", top_k),
+                projections=_at_least(2, "projections", projections),
+            ),
             configurations=_at_least(1, "agreement_configurations", agreement_configurations),
             agreement_samples=_at_least(1, "agreement_samples", agreement_samples),
             seed=_at_least(0, "seed", seed),
-            metric=metric,
         )
-        if metric not in (None, NMSE):
+        if metric not in PREDICTED:
             raise SchemeError(
-                f"metric is {metric!r}. Give {NMSE!r}, or None for the KL divergence of logits."
+                f"metric is {metric!r}. Predictions follow gradients of the KL divergence, the "
+                "NMSE or the cosine: give 'kl_divergence', 'nmse' or 'cosine', or None."
             )
         if top_k >= classes:
             raise SchemeError(
                 f"top_k is {top_k} and classes {classes}. top_k must be smaller: outputs of up to "
                 "`classes` values are predicted completely."
             )
-        setup = set_up(model, calibration_data, recipe, evaluation_data)
+        setup = set_up(
+            model, calibration_data, recipe, evaluation_data, output=output, metric=metric
+        )
         prepared, recipe = setup.prepared, setup.recipe
         named = bit_options(recipe) if options is None else name_options(options)
         meter = ProgressMeter(in_part(progress, 0.0, 0.03), setup.calibration_batches)
         calibration = setup.calibrate(meter)
         meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
         layers = build_forms(model, prepared, recipe, named, calibration, meter, seen_only=True)
-        measurement = ResponseMeasurement(
-            prepared,
-            layers,
-            named,
-            settings,
-            describe_judged(prepared, metric),
-            find_unreached(prepared, list(layers.modules)),
-        )
+        measurement = ResponseMeasurement(prepared, layers, named, recipe, settings, setup.judged)
         measurement.run(setup.evaluation_data, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
-        return cls(*measurement.finish(recipe))
+        return cls(*measurement.finish())
+
+    @property
+    def arrays(self) -> ResponseArrays:
+        """The shifts of the first output."""
+        return self.output_arrays[0]
 
     @property
     def agreement(self) -> ResponseAgreement:
@@ -174,8 +182,9 @@ class LogitResponse:
             configuration: Layer name -> option name; layers left out stay float.
 
         Returns:
-            float64, shape (samples, ...) of the model's output. Of many logits the largest are
-            predicted one by one, and the others move together.
+            float64, shape (samples, ...) of the first judged output, classes last: logits, for
+            probabilities their logarithms; embeddings of length 1; or values. Of many logits the
+            largest are predicted one by one, and the others move together.
 
         Raises:
             SchemeError: If a layer or an option does not exist.
@@ -204,19 +213,20 @@ class LogitResponse:
             SchemeError: If a layer or an option does not exist.
         """
         arrays, chosen = self.arrays, self.chosen(configuration)
-        kept = arrays.base.shape[1]
-        degradation = arrays.degradation(chosen)
-        shift = arrays.shift(chosen)
+        found = [output.degradation(chosen) for output in self.output_arrays]
+        degradation, shift = found[0], arrays.shift(chosen)
         nmse = sqnr = agreement = accuracy = None
-        if arrays.is_complete or not arrays.has_logits:
+        # What is predicted of others, such as logarithms of probabilities, is not their values.
+        if self._first_is_itself and (arrays.is_complete or not arrays.has_logits):
             signal = float(arrays.signal.sum())
             noise = float(np.square(shift).sum()) if arrays.has_logits else degradation * signal
             sqnr = to_sqnr_db(signal, noise)
             nmse = noise / signal if signal else degradation
-        if arrays.has_logits and kept:
-            answers = arrays.answers(arrays.base + shift[:, :kept])
-            agreement = float((answers == arrays.float_answers).mean())
-            accuracy = arrays.accuracy(arrays.base + shift[:, :kept])
+        if arrays.has_logits and arrays.base.shape[1]:
+            agreement = arrays.agreement(self._moved(arrays, shift))
+        for output in self.output_arrays:
+            if accuracy is None and output.has_logits and output.labels is not None:
+                accuracy = output.accuracy(self._moved(output, output.shift(chosen)))
         return ConfigurationScore(
             kl_divergence=degradation if arrays.has_logits else None,
             nmse=nmse,
@@ -224,7 +234,52 @@ class LogitResponse:
             top1_agreement=agreement,
             accuracy=accuracy,
             size=self.size(configuration),
+            outputs=score_outputs(found, self.report.outputs),
         )
+
+    @property
+    def _first_is_itself(self) -> bool:
+        """Whether what is predicted of the first output are its own values."""
+        outputs = self.report.outputs
+        return not outputs or (
+            outputs[0].metric != COSINE
+            and not (outputs[0].metric == KL_DIVERGENCE and outputs[0].is_probability)
+            and not (outputs[0].metric == KL_DIVERGENCE and outputs[0].is_binary)
+        )
+
+    @staticmethod
+    def _moved(arrays: ResponseArrays, shift: FloatArray) -> FloatArray:
+        moved: FloatArray = arrays.base + shift[:, : arrays.base.shape[1]]
+        return moved
+
+    def degradations(self, chosen: Sequence[Sequence[tuple[int, int]]]) -> FloatArray:
+        """Return the predicted degradation under several choices of (layer, option) indices.
+
+        Of several outputs it is the largest of their ratios; see `ConfigurationScore.degradation`.
+
+        Returns:
+            Shape (len(chosen),).
+        """
+        by_output = []
+        for arrays in self.output_arrays:
+            effects = [arrays.effect(pairs) for pairs in chosen]
+            shifts = np.stack([shift for shift, _ in effects])
+            noise = np.stack([noise for _, noise in effects])
+            by_output.append(arrays.degradations(shifts, noise))
+        return self.joined(np.stack(by_output))
+
+    def joined(self, degradations: FloatArray) -> FloatArray:
+        """Return one degradation for those of all outputs, shape (outputs, ...) -> (...)."""
+        if len(degradations) == 1:
+            only: FloatArray = degradations[0]
+            return only
+        shares = [
+            found / output.reference
+            for found, output in zip(degradations, self.report.outputs, strict=True)
+            if output.reference
+        ]
+        largest: FloatArray = np.max(shares, axis=0) if shares else 0.0 * degradations[0]
+        return largest
 
     def size(self, configuration: Configuration) -> ConfigurationSize:
         """Return the bytes of the model under a configuration; exact, not predicted.
@@ -295,7 +350,7 @@ class LogitResponse:
 
     def to_bytes(self) -> bytes:
         """Return the response as the bytes of an .npz file."""
-        return pack_response(self.report, self.arrays)
+        return pack_response(self.report, self.output_arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LogitResponse:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from quant_engine.judging.judged import NMSE, Judged
-from quant_engine.judging.reach import NO_PATH
-from quant_engine.metrics.output import fitting_labels
+from quant_engine.judging.judged import Answer, Judged
+from quant_engine.judging.reach import NO_PATH, find_unreached
 from quant_engine.model.batches import Batch, Data, count_batches, iterate_batches
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
@@ -21,19 +21,15 @@ from quant_engine.report import (
     ResponseAgreement,
     ResponseLayer,
     ResponseOption,
+    ResponseOutput,
     ResponseReport,
 )
-from quant_engine.report.response import BY_GRADIENT, BY_RUNNING, LOGITS, VALUES
-from quant_engine.response.agreement import (
-    DegradationSums,
-    as_pairs,
-    draw_random,
-    draw_single,
-    judge,
-)
+from quant_engine.report.response import BY_GRADIENT, BY_RUNNING, LOGITS, VALUES, largest_share
+from quant_engine.response.agreement import as_pairs, draw_random, draw_single, judge
 from quant_engine.response.arrays import ResponseArrays
-from quant_engine.response.directions import Directions, OutputPlan
+from quant_engine.response.directions import Directions
 from quant_engine.response.gradients import linear_response
+from quant_engine.response.outputs import OutputMeasurement, PlanSettings, predicted_metric
 from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
 from quant_engine.variants.layers import Configuration, LayerForms, as_variant
 from quant_engine.variants.runner import VariantRunner
@@ -46,35 +42,16 @@ class ResponseSettings:
     """How a response is measured.
 
     Attributes:
-        classes: Outputs of at most this many values per row are predicted completely.
-        top_k: Largest logits that are predicted one by one where there are more.
-        projections: Random projections of what is not.
+        plan: How much of each output is kept.
         configurations: Random configurations that are run for the agreement.
         agreement_samples: No more batches are run for it once this many rows were.
         seed: Seed of projections and configurations.
-        metric: "nmse" if the output is not to be read as logits.
     """
 
-    classes: int
-    top_k: int
-    projections: int
+    plan: PlanSettings
     configurations: int
     agreement_samples: int
     seed: int
-    metric: str | None
-
-
-@dataclass(slots=True, eq=False)
-class _Part:
-    """What one batch gave; see `ResponseArrays`."""
-
-    base: Tensor
-    shifts: Tensor
-    roundings: Tensor
-    signal: Tensor
-    labels: Tensor | None
-    output: Tensor
-    classes: Tensor | None
 
 
 @dataclass(slots=True, eq=False)
@@ -85,38 +62,45 @@ class ResponseMeasurement:
         prepared: The float model; gradients of its parameters are switched off.
         forms: Its layers under every option.
         options: Option name -> scheme.
+        recipe: The recipe whose layers they are.
         settings: How it is measured.
-        judged: Which output it is about.
-        unreached: The layers that do not reach that output.
+        judged: Which outputs it is about.
     """
 
     prepared: PreparedModel
     forms: LayerForms
     options: Mapping[str, LayerScheme]
+    recipe: Recipe
     settings: ResponseSettings
     judged: Judged
-    unreached: frozenset[str]
+    _outputs: list[OutputMeasurement] = field(init=False)
     _runner: VariantRunner = field(init=False)
     _single: list[Configuration] = field(init=False)
     _random: list[Configuration] = field(init=False)
-    _sums: list[DegradationSums] = field(default_factory=list)
     _checked_rows: int = 0
-    _parts: list[_Part] = field(default_factory=list)
     _reasons: dict[str, str] = field(default_factory=dict)
-    _plan: OutputPlan | None = None
     _roundings: dict[str, TensorScheme] = field(default_factory=dict)
     _sources: dict[str, frozenset[str]] = field(default_factory=dict)
     _full_forwards_because: str = ""
 
     def __post_init__(self) -> None:
+        forms, judged = self.forms.modules, self.judged
+        self._outputs = [
+            OutputMeasurement(
+                output,
+                self.settings.plan,
+                find_unreached(self.prepared, replace(judged, outputs=(output,)), list(forms)),
+            )
+            for output in judged.outputs
+        ]
         self.prepared.model.requires_grad_(False)
         schemes: list[TensorScheme] = []
         for name, scheme in self.options.items():
             if scheme.activation is not None and scheme.activation not in schemes:
                 schemes.append(scheme.activation)
                 self._roundings[name] = scheme.activation
-        forms = self.forms.modules
-        self._runner = VariantRunner(self.prepared.model, forms, state=self.prepared.state)
+        state = self.prepared.state
+        self._runner = VariantRunner(self.prepared.model, forms, state=state, judged=judged)
         generator = np.random.default_rng(self.settings.seed)
         self._single = draw_single(list(forms), list(self.options), generator)
         count = self.settings.configurations
@@ -128,50 +112,65 @@ class ResponseMeasurement:
         batches = count_batches(data)
         for number, batch in enumerate(iterate_batches(data, "evaluation_data"), start=1):
             text = f"batch {number}" + (f" of {batches}" if batches else "")
-            output, read = self._runner.run_float(batch)
-            if self._plan is None:
-                s = self.settings
-                self._plan = OutputPlan.choose(
-                    output,
-                    batch.labels,
-                    s.classes,
-                    s.top_k,
-                    s.projections,
-                    is_read=s.metric != NMSE,
-                )
-            directions = Directions(self._plan, output, generator)
+            answer, read = self._runner.run_float(batch)
+            directions = [
+                output.directions(tensor, batch, generator)
+                for output, tensor in zip(self._outputs, answer, strict=True)
+            ]
+            rows = directions[0].rows
             if number == 1:
-                self._announce(batches or 0, directions.rows, meter)
+                self._announce(batches or 0, rows, meter)
             is_checked = self._checked_rows < self.settings.agreement_samples
             if number > (batches or 0):
-                meter.extend(self._plan.count + self._runs * is_checked)
-            self._parts.append(self._measure(batch, output, read, directions, meter, text))
+                meter.extend(self._passes + self._runs * is_checked)
+            self._measure(batch, answer, read, directions, meter, text)
+            if len(self._outputs) > 1:
+                self._run_reference(batch)
             if is_checked:
-                self._check(batch, directions.rows, meter, text)
+                self._check(batch, rows, meter, text)
 
     def _announce(self, batches: int, rows: int, meter: ProgressMeter) -> None:
         """Tell how many steps these batches take, if each has as many rows as the first one."""
-        assert self._plan is not None
         checked = min(batches, -(-self.settings.agreement_samples // max(1, rows)))
-        meter.extend(batches * self._plan.count + checked * self._runs)
+        meter.extend(batches * self._passes + checked * self._runs)
+
+    @property
+    def _passes(self) -> int:
+        """How many backward passes a batch takes."""
+        return sum(output.plan.count for output in self._outputs if output.plan is not None)
 
     @property
     def _runs(self) -> int:
         """How many configurations are run on a batch for the agreement."""
         return len(self._single) + len(self._random)
 
-    def finish(self, recipe: Recipe) -> tuple[ResponseReport, ResponseArrays]:
-        """Return what was found."""
-        assert self._plan is not None
-        plan, arrays = self._plan, self._join(self._plan)
-        errors = arrays.projection_errors()
-        known = errors[errors > 0]
+    @property
+    def _unreached(self) -> frozenset[str]:
+        """The layers that reach none of the outputs."""
+        return frozenset.intersection(*(output.unreached for output in self._outputs))
+
+    def finish(self) -> tuple[ResponseReport, tuple[ResponseArrays, ...]]:
+        """Return what was found: the report, and the arrays of each output."""
+        grids = list(self._roundings.values())
+        used = [scheme.activation for scheme in self.options.values()]
+        names = list(self.forms.modules)
+        rounding_of = np.array([-1 if grid is None else grids.index(grid) for grid in used])
+        sources = np.array([[n in self._sources.get(m, ()) for n in names] for m in names])
+        arrays = tuple(output.arrays(rounding_of, sources) for output in self._outputs)
         layers, leftovers = list_stored(
             self.prepared.model, self.forms.quantized, self.forms.quantizable
         )
-        reasons = self._reasons | dict.fromkeys(self.unreached, NO_PATH)
+        is_one = len(self._outputs) == 1
+        outputs = tuple(
+            output.report(found, None if is_one else output.measured(-1))
+            for output, found in zip(self._outputs, arrays, strict=True)
+        )
+        first = outputs[0]
+        unreached = self._unreached
+        reasons = self._reasons | dict.fromkeys(unreached, NO_PATH)
+        accuracies = [found.accuracy(found.base) for found in arrays]
         report = ResponseReport(
-            recipe=recipe,
+            recipe=self.recipe,
             options=tuple(ResponseOption(name, scheme) for name, scheme in self.options.items()),
             layers=tuple(
                 ResponseLayer(
@@ -180,118 +179,162 @@ class ResponseMeasurement:
                     reason=reasons.get(name, ""),
                     tied_to=tied,
                     stored=layers[name],
-                    reaches_output=name not in self.unreached,
+                    reaches_output=name not in unreached,
                 )
                 for name, tied in self._ties().items()
             ),
             skipped=tuple(self.forms.skipped.items()),
             leftovers=leftovers,
-            kind=LOGITS if plan.has_logits else VALUES,
-            output_shape=plan.shape,
-            is_complete=plan.is_complete,
-            projection_error=float(np.median(known)) if len(known) else 0.0,
-            samples=arrays.rows,
-            float_accuracy=arrays.accuracy(arrays.base),
-            agreement=self._agreement(arrays),
+            kind=LOGITS if arrays[0].has_logits else VALUES,
+            output_shape=first.shape,
+            is_complete=first.is_complete,
+            projection_error=first.projection_error,
+            samples=arrays[0].rows,
+            float_accuracy=next((found for found in accuracies if found is not None), None),
+            agreement=self._agreement(arrays, outputs),
             seed=self.settings.seed,
             notes=(*self.judged.notes, *self.prepared.notes, *self._notes()),
             judged=self.judged.line,
+            outputs=outputs,
         )
         return report, arrays
 
     def _measure(
         self,
         batch: Batch,
-        output: Tensor,
+        answer: Answer,
         read: Sequence[str],
-        directions: Directions,
+        directions: Sequence[Directions],
         meter: ProgressMeter,
         text: str,
-    ) -> _Part:
-        forms, size = self.forms.quantized, len(self.options)
+    ) -> None:
+        forms, options = self.forms.quantized, len(self.options)
 
         def passed() -> None:
             meter.step(f"{text}: follow errors back through the model")
+
+        def read_outputs(found: Any) -> list[Tensor]:
+            tensors = self.judged.find(found, batch.where)
+            pairs = zip(self.judged.outputs, tensors, strict=True)
+            return [output.for_prediction(tensor, batch) for output, tensor in pairs]
 
         model, roundings = self.prepared.model, list(self._roundings)
         found = self._runner.run_like_float(
             batch,
             model,
-            lambda: linear_response(model, forms, roundings, batch, directions, passed),
+            lambda: linear_response(
+                model, forms, roundings, batch, read_outputs, directions, passed
+            ),
         )
-        self._sources = self._sources or found.sources
-        reasons = found.reasons | dict.fromkeys(read, READ)
+        self._sources = self._sources or found[0].sources
+        known: list[dict[str, Tensor]] = []
+        reasons: dict[str, str] = {}
+        for output, response, along in zip(self._outputs, found, directions, strict=True):
+            none = torch.zeros(
+                (options + len(roundings), along.rows, along.count), dtype=torch.float64
+            )
+            # What cannot move an output need not be run for it.
+            quiet = {name: none for name in output.unreached if name not in response.shifts}
+            known.append(response.shifts | quiet)
+            found_reasons = response.reasons | dict.fromkeys(read, READ)
+            reasons |= {n: r for n, r in found_reasons.items() if n not in quiet or n in read}
         self._reasons.update(reasons)
-        shifts = found.shifts | self._run_alone(list(reasons), batch, directions, meter, text)
-        flat = output.reshape(directions.rows, -1)
-        return _Part(
-            base=directions.base.float(),
-            shifts=torch.stack([shifts[name][:size] for name in forms]).float(),
-            roundings=torch.stack([shifts[name][size:] for name in forms]).float(),
-            signal=flat.double().square().sum(dim=1),
-            labels=directions.label_columns(self._labels(batch, output)),
-            output=flat.float(),
-            classes=directions.classes,
-        )
-
-    def _labels(self, batch: Batch, output: Tensor) -> Tensor | None:
-        assert self._plan is not None
-        is_answer = self._plan.has_logits and self._plan.kept > 0
-        return fitting_labels(output, batch.labels) if is_answer else None
+        alone = self._run_alone(list(reasons), batch, directions, meter, text)
+        for index, output in enumerate(self._outputs):
+            shifts = known[index] | alone[index]
+            in_order = [shifts[name] for name in forms]
+            output.add(answer[index], batch, directions[index], in_order, options)
 
     def _run_alone(
         self,
         names: Sequence[str],
         batch: Batch,
-        directions: Directions,
+        directions: Sequence[Directions],
         meter: ProgressMeter,
         text: str,
-    ) -> dict[str, Tensor]:
-        """Return the shifts that running the model with one changed layer gives."""
+    ) -> list[dict[str, Tensor]]:
+        """Return the shifts of each output that running the model with one changed layer gives."""
         if not names:
-            return {}
+            return [{} for _ in directions]
         pairs = [(name, option) for name in names for option in self.options]
-        shifts: dict[tuple[str, str], Tensor] = {}
+        shifts: list[dict[tuple[str, str], Tensor]] = [{} for _ in directions]
         meter.extend(len(pairs))
 
-        def keep(number: int, expected: Tensor, output: Tensor) -> None:
-            shifts[pairs[number]] = directions.along(output.double() - expected.double())
+        def keep(number: int, expected: Answer, output: Answer) -> None:
+            for index, judged in enumerate(self.judged.outputs):
+                before, after = (
+                    judged.for_prediction(answer[index], batch).double()
+                    for answer in (expected, output)
+                )
+                shifts[index][pairs[number]] = directions[index].along(after - before)
             meter.step(f"{text}: run single layers")
 
         variants = [{name: option} for name, option in pairs]
-        _, self._full_forwards_because = self._runner.run_each(batch, variants, keep)
-        # What rounding the input does is not kept apart here: all of the shift counts as certain.
-        none = [torch.zeros_like(shifts[pairs[0]]) for _ in self._roundings]
-        return {
-            name: torch.stack([*(shifts[name, option] for option in self.options), *none])
-            for name in names
+        self._full_forwards_because = self._runner.run_each(batch, variants, keep)
+        # What rounding the input does is not known by itself here: all of the shift is certain.
+        return [
+            {
+                name: torch.stack(
+                    [
+                        *(found[name, option] for option in self.options),
+                        *(torch.zeros_like(found[pairs[0]]) for _ in self._roundings),
+                    ]
+                )
+                for name in names
+            }
+            for found in shifts
+        ]
+
+    def _run_reference(self, batch: Batch) -> None:
+        """Run the fully quantized model, of which degradations of several outputs are shares."""
+
+        def count(_number: int, expected: Answer, output: Answer) -> None:
+            for measured, x, x_hat in zip(self._outputs, expected, output, strict=True):
+                measured.run(-1, x, x_hat, batch)
+
+        self._runner.run_each(batch, [self._reference], count)
+
+    @property
+    def _reference(self) -> Configuration:
+        """Every layer under the recipe's own scheme, or under the option with most bits."""
+        widest = max(self.options, key=lambda name: self.options[name].weight.bits)
+        own = {
+            name: next(
+                (o for o, s in self.options.items() if s == self.recipe.layer_scheme(name)), widest
+            )
+            for name in self.forms.modules
         }
+        return as_variant(own)
 
     def _check(self, batch: Batch, rows: int, meter: ProgressMeter, text: str) -> None:
-        assert self._plan is not None
         configurations = [*self._single, *self._random]
-        if not self._sums:
-            self._sums = [DegradationSums(self._plan.has_logits) for _ in configurations]
 
-        def compare(number: int, expected: Tensor, output: Tensor) -> None:
-            self._sums[number].update(expected, output)
+        def compare(number: int, expected: Answer, output: Answer) -> None:
+            for measured, x, x_hat in zip(self._outputs, expected, output, strict=True):
+                measured.run(number, x, x_hat, batch)
             meter.step(f"{text}: check predictions by running the model")
 
         variants = [as_variant(configuration) for configuration in configurations]
-        _, self._full_forwards_because = self._runner.run_each(batch, variants, compare)
+        self._full_forwards_because = self._runner.run_each(batch, variants, compare)
         self._checked_rows += rows
 
-    def _agreement(self, arrays: ResponseArrays) -> ResponseAgreement:
-        checked = arrays.first(self._checked_rows)
+    def _agreement(
+        self, arrays: Sequence[ResponseArrays], outputs: Sequence[ResponseOutput]
+    ) -> ResponseAgreement:
+        checked = [found.first(self._checked_rows) for found in arrays]
         layers = {name: index for index, name in enumerate(self.forms.modules)}
         options = {name: index for index, name in enumerate(self.options)}
         points = []
-        for configuration, sums in zip([*self._single, *self._random], self._sums, strict=True):
+        for number, configuration in enumerate([*self._single, *self._random]):
             pairs = as_pairs(configuration)
-            predicted = checked.degradation(
-                [(layers[layer], options[option]) for layer, option in pairs]
+            chosen = [(layers[layer], options[option]) for layer, option in pairs]
+            predicted = [found.degradation(chosen) for found in checked]
+            measured = [output.measured(number) for output in self._outputs]
+            points.append(
+                AgreementPoint(
+                    pairs, largest_share(predicted, outputs), largest_share(measured, outputs)
+                )
             )
-            points.append(AgreementPoint(pairs, predicted, sums.value()))
         single, random = points[: len(self._single)], points[len(self._single) :]
         return judge(single, random, list(self.options), self._checked_rows)
 
@@ -305,36 +348,22 @@ class ResponseMeasurement:
         }
 
     def _notes(self) -> list[str]:
-        assert self._plan is not None
         notes = []
         if self._full_forwards_because:
             notes.append(f"Every run was a full forward pass: {self._full_forwards_because}.")
-        if not self._plan.is_complete:
-            kept = f"the {self._plan.top} largest logits and " if self._plan.top else ""
-            notes.append(
-                f"Of the {int(np.prod(self._plan.shape))} values of an output row, {kept}"
-                f"{self._plan.projections} random projections of the rest are predicted."
-            )
+        for output in self._outputs:
+            plan, judged = output.plan, output.judged
+            assert plan is not None
+            which = "" if len(self._outputs) == 1 else f" of {judged.name}"
+            if not plan.is_complete:
+                kept = f"the {plan.top} largest logits and " if plan.top else ""
+                notes.append(
+                    f"Of the {int(np.prod(plan.shape))} values of an output row{which}, {kept}"
+                    f"{plan.projections} random projections of the rest are predicted."
+                )
+            if predicted_metric(judged).name != judged.metric:
+                notes.append(
+                    f"Predictions{which} are about the {predicted_metric(judged).label}, not about "
+                    f"the {judged.measure.label}, which has no gradient to follow."
+                )
         return notes
-
-    def _join(self, plan: OutputPlan) -> ResponseArrays:
-        parts = self._parts
-        labels = [part.labels for part in parts if part.labels is not None]
-        classes = [part.classes for part in parts if part.classes is not None]
-        grids = list(self._roundings.values())
-        used = [scheme.activation for scheme in self.options.values()]
-        names = list(self.forms.modules)
-        return ResponseArrays(
-            base=torch.cat([part.base for part in parts]).cpu().numpy(),
-            shifts=torch.cat([part.shifts for part in parts], dim=2).cpu().numpy(),
-            roundings=torch.cat([part.roundings for part in parts], dim=2).cpu().numpy(),
-            rounding_of=np.array([-1 if grid is None else grids.index(grid) for grid in used]),
-            sources=np.array([[n in self._sources.get(m, ()) for n in names] for m in names]),
-            signal=torch.cat([part.signal for part in parts]).cpu().numpy(),
-            shape=plan.shape if plan.is_complete else (plan.kept,),
-            has_logits=plan.has_logits,
-            is_complete=plan.is_complete,
-            labels=torch.cat(labels).long().cpu().numpy() if len(labels) == len(parts) else None,
-            output=torch.cat([part.output for part in parts]).cpu().numpy() if classes else None,
-            classes=torch.cat(classes).cpu().numpy() if classes else None,
-        )

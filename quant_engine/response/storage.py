@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quant_engine.errors import StorageError
+from quant_engine.metrics.catalogue import COSINE, KL_DIVERGENCE
+from quant_engine.metrics.counts import IGNORED
 from quant_engine.reading import read_arrays, storage_errors
 from quant_engine.report import ResponseReport
 from quant_engine.report.response import LOGITS
@@ -22,26 +26,36 @@ _REQUIRED = {
     "sources": np.bool_,
     "signal": np.float64,
 }
-_OPTIONAL = {"labels": np.int64, "output": np.float32, "classes": np.int64}
+_OPTIONAL = {
+    "labels": np.int64,
+    "output": np.float32,
+    "classes": np.int64,
+    "positions": np.float64,
+    "counted": np.bool_,
+}
 _REPORT, _SHAPE = "report", "shape"
 
 
-def pack_response(report: ResponseReport, arrays: ResponseArrays) -> bytes:
+def pack_response(report: ResponseReport, outputs: Sequence[ResponseArrays]) -> bytes:
     """Return a response as the bytes of an .npz file."""
-    stored: dict[str, Any] = {
-        _REPORT: np.frombuffer(report.to_json().encode(), dtype=np.uint8),
-        _SHAPE: np.array(arrays.shape, dtype=np.int64),
-    }
-    for name, kind in (*_REQUIRED.items(), *_OPTIONAL.items()):
-        values = getattr(arrays, name)
-        if values is not None:
-            stored[name] = np.asarray(values, dtype=kind)
+    stored: dict[str, Any] = {_REPORT: np.frombuffer(report.to_json().encode(), dtype=np.uint8)}
+    for index, arrays in enumerate(outputs):
+        stored[_name(_SHAPE, index)] = np.array(arrays.shape, dtype=np.int64)
+        for name, kind in (*_REQUIRED.items(), *_OPTIONAL.items()):
+            values = getattr(arrays, name)
+            if values is not None:
+                stored[_name(name, index)] = np.asarray(values, dtype=kind)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **stored)
     return buffer.getvalue()
 
 
-def unpack_response(data: bytes) -> tuple[ResponseReport, ResponseArrays]:
+def _name(name: str, index: int) -> str:
+    """Return what an array of an output is called in the file."""
+    return f"{name}.{index}" if index else name
+
+
+def unpack_response(data: bytes) -> tuple[ResponseReport, tuple[ResponseArrays, ...]]:
     """Return what `pack_response` packed.
 
     Raises:
@@ -50,38 +64,48 @@ def unpack_response(data: bytes) -> tuple[ResponseReport, ResponseArrays]:
     return response_from_arrays(read_arrays(data))
 
 
-def response_from_arrays(stored: dict[str, Any]) -> tuple[ResponseReport, ResponseArrays]:
+def response_from_arrays(
+    stored: dict[str, Any],
+) -> tuple[ResponseReport, tuple[ResponseArrays, ...]]:
     """Return what the arrays of a file say; raises as `unpack_response`."""
     with storage_errors("The stored response"):
-        return _response(stored)
+        if _REPORT not in stored:
+            raise StorageError("The stored response lacks its report. Measure it again.")
+        try:
+            text = stored[_REPORT].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise StorageError(f"The report in the stored response is not text: {error}") from error
+        report = ResponseReport.from_json(text)
+        count = max(len(report.outputs), 1)
+        return report, tuple(_arrays(stored, report, index) for index in range(count))
 
 
-def _response(stored: dict[str, Any]) -> tuple[ResponseReport, ResponseArrays]:
-    missing = [name for name in (_REPORT, _SHAPE, *_REQUIRED) if name not in stored]
+def _arrays(stored: dict[str, Any], report: ResponseReport, index: int) -> ResponseArrays:
+    """Return the arrays of one output."""
+    own: dict[str, Any] = {
+        name: stored.get(_name(name, index)) for name in (_SHAPE, *_REQUIRED, *_OPTIONAL)
+    }
+    missing = [name for name in (_SHAPE, *_REQUIRED) if own[name] is None]
     if missing:
         raise StorageError(f"The stored response lacks {', '.join(missing)}. Measure it again.")
     for name, kind in (*_REQUIRED.items(), *_OPTIONAL.items()):
-        if name in stored and stored[name].dtype != kind:
+        values = own[name]
+        if values is not None and values.dtype != kind:
             raise StorageError(
-                f"The stored response has {name} of type {stored[name].dtype}; it must be "
+                f"The stored response has {name} of type {values.dtype}; it must be "
                 f"{np.dtype(kind)}. Measure it again."
             )
-    try:
-        text = stored[_REPORT].tobytes().decode()
-    except UnicodeDecodeError as error:
-        raise StorageError(f"The report in the stored response is not text: {error}") from error
-    report = ResponseReport.from_json(text)
+    output = report.outputs[index] if report.outputs else None
+    shape = own.pop(_SHAPE)
     arrays = ResponseArrays(
-        **{name: stored[name] for name in _REQUIRED},
-        shape=tuple(int(size) for size in stored[_SHAPE].reshape(-1)),
-        has_logits=report.kind == LOGITS,
-        is_complete=report.is_complete,
-        labels=stored.get("labels"),
-        output=stored.get("output"),
-        classes=stored.get("classes"),
+        **own,
+        shape=tuple(int(size) for size in shape.reshape(-1)),
+        has_logits=report.kind == LOGITS if output is None else output.metric == KL_DIVERGENCE,
+        is_complete=report.is_complete if output is None else output.is_complete,
+        factor=0.5 if output is not None and output.metric == COSINE else 1.0,
     )
     _check_shapes(report, arrays)
-    return report, arrays
+    return arrays
 
 
 def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
@@ -100,7 +124,16 @@ def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
         and (arrays.rounding_of >= -1).all()
         and (arrays.rounding_of < arrays.roundings.shape[1]).all()
         and arrays.signal.shape == (report.samples,)
-        and _is_column(arrays.labels, (report.samples, *arrays.shape[:-1]), -1, arrays.shape[-1:])
+        and _is_column(
+            None
+            if arrays.labels is None
+            else np.where(arrays.labels == IGNORED, -1, arrays.labels),
+            (report.samples, *arrays.shape[:-1]),
+            -1,
+            arrays.shape[-1:],
+        )
+        and (arrays.positions is None or arrays.positions.shape == (report.samples,))
+        and (arrays.counted is None or arrays.counted.shape == (report.samples, *arrays.shape[:-1]))
         and (arrays.output is None) == (arrays.classes is None)
         and (arrays.output is None or arrays.output.shape[0] == report.samples)
         and _is_column(
@@ -116,8 +149,10 @@ def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
             f"The arrays of the stored response do not fit its {leading[0]} layers, {leading[1]} "
             f"options and {leading[2]} samples. Measure it again."
         )
-    numbers = (arrays.base, arrays.shifts, arrays.roundings, arrays.signal)
-    if not all(np.isfinite(values).all() for values in numbers) or (arrays.signal < 0).any():
+    numbers: list[npt.NDArray[Any]] = [arrays.base, arrays.shifts, arrays.roundings]
+    weights = [arrays.signal, *([] if arrays.positions is None else [arrays.positions])]
+    is_finite = all(np.isfinite(values).all() for values in [*numbers, *weights])
+    if not is_finite or any((values < 0).any() for values in weights):
         raise StorageError(
             "The stored response holds NaN, Inf or a negative signal. Measure it again."
         )

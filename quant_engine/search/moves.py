@@ -103,7 +103,7 @@ def _descend(
     for _ in range(_MOST_ROUNDS):
         on_round()
         gains, moves = rank_moves(space, assignment, limits)
-        if not len(gains) or gains.min() >= -_GAIN * abs(float(space.products.max())):
+        if not len(gains) or gains.min() >= -_GAIN * max(float(p.max()) for p in space.products):
             break
         assignment = apply_move(assignment, moves[int(gains.argmin())], space.choices)
     degradations = space.degradations([start, assignment])
@@ -120,19 +120,24 @@ def rank_moves(
         move of one unit holds the same number twice.
     """
     units, choices = len(space.units), space.choices
-    products = space.products
     current = np.arange(units) * choices + assignment
     size = units * choices
     old = np.repeat(current, choices)
-    toward = products[:, current].sum(axis=1)
-    change = 2.0 * (toward - toward[old])
-    own = np.diag(products)
-    single = change + own + own[old] - 2.0 * products[np.arange(size), old]
-    crossed = products - products[:, old] - products[old, :] + products[np.ix_(old, old)]
     first, second = np.triu_indices(size)
     is_single = first == second
-    gains = np.where(is_single, single[first], single[first] + single[second])
-    gains = gains + np.where(is_single, 0.0, 2.0 * crossed[first, second])
+    before, after = [], []
+    for products in space.products:
+        toward = products[:, current].sum(axis=1)
+        change = 2.0 * (toward - toward[old])
+        own = np.diag(products)
+        single = change + own + own[old] - 2.0 * products[np.arange(size), old]
+        crossed = products - products[:, old] - products[old, :] + products[np.ix_(old, old)]
+        gains = np.where(is_single, single[first], single[first] + single[second])
+        gains = gains + np.where(is_single, 0.0, 2.0 * crossed[first, second])
+        before.append(float(toward[current].sum()))
+        after.append(before[-1] + gains)
+    # Of several outputs the one that is worse off counts.
+    gains = np.max(after, axis=0) - max(before)
     unit = np.repeat(np.arange(units), choices)
     moves_something = (first != old[first]) & (second != old[second])
     usable = moves_something & (is_single | (unit[first] != unit[second]))

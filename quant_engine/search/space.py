@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from quant_engine.report import ConfigurationSize
-from quant_engine.response.arrays import IntArray
+from quant_engine.response.arrays import IntArray, ResponseArrays
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.tensors.histogram import FloatArray
 
@@ -127,45 +127,51 @@ class SearchSpace:
         """Return the predicted KL divergence in nats, or NMSE, of every assignment."""
         keys = [np.asarray(a, dtype=np.int64).tobytes() for a in assignments]
         unknown = {k: a for k, a in zip(keys, assignments, strict=True) if k not in self._known}
-        arrays = self.response.arrays
-        size = max(1, _MOST_VALUES // max(1, arrays.rows * arrays.shifts.shape[-1]))
+        values = sum(a.rows * a.shifts.shape[-1] for a in self.response.output_arrays)
+        size = max(1, _MOST_VALUES // max(1, values))
         waiting = list(unknown.items())
         for start in range(0, len(waiting), size):
             part = waiting[start : start + size]
-            effects = [arrays.effect(self._pairs(assignment)) for _, assignment in part]
-            shifts = np.stack([shift for shift, _ in effects])
-            noise = np.stack([noise for _, noise in effects])
-            for (key, _), degradation in zip(part, arrays.degradations(shifts, noise), strict=True):
+            found = self.response.degradations([self._pairs(assignment) for _, assignment in part])
+            for (key, _), degradation in zip(part, found, strict=True):
                 self._known[key] = float(degradation)
         return np.array([self._known[key] for key in keys])
 
     @cached_property
-    def products(self) -> FloatArray:
-        """Inner products of what choices do, to second order, averaged over rows.
+    def products(self) -> list[FloatArray]:
+        """Inner products of what choices do to each output, to second order, averaged over rows.
 
         The degradation of an assignment is about the sum of the products of all pairs of its
-        choices, a choice with itself included.
+        choices, a choice with itself included. Of several outputs each is in shares of its
+        reference, and those that do not enter are left out.
 
         Returns:
-            Shape (units · choices, units · choices).
+            Each of shape (units · choices, units · choices).
         """
-        arrays = self.response.arrays
+        arrays, outputs = self.response.output_arrays, self.response.report.outputs
+        if len(arrays) == 1:
+            return [self._products(arrays[0])]
+        pairs = zip(arrays, outputs, strict=True)
+        return [
+            self._products(found) / output.reference for found, output in pairs if output.reference
+        ] or [0.0 * self._products(arrays[0])]
+
+    def _products(self, arrays: ResponseArrays) -> FloatArray:
         rows = []
         noise = np.zeros((len(self.units), self.choices))
-        for unit, indices in enumerate(self.units):
+        for unit, places in enumerate(self.units):
             for choice in range(self.choices):
                 total = np.zeros(arrays.shifts.shape[2:])
-                for index in indices if choice else ():
-                    total += arrays.shifts[index, choice - 1]
+                for place in places if choice else ():
+                    total += arrays.shifts[place, choice - 1]
                     rounding = int(arrays.rounding_of[choice - 1])
-                    if rounding >= 0 and arrays.sources[index].any():
-                        total -= arrays.roundings[index, rounding]
-                        noise[unit, choice] += arrays.rounding_degradation[index, rounding].sum()
+                    if rounding >= 0 and arrays.sources[place].any():
+                        total -= arrays.roundings[place, rounding]
+                        noise[unit, choice] += arrays.rounding_degradation[place, rounding].sum()
                 rows.append(arrays.features(total).reshape(-1))
         features = np.stack(rows)
         products: FloatArray = features @ features.T + np.diag(noise.reshape(-1))
-        scale = arrays.rows if arrays.has_logits else float(arrays.signal.sum())
-        return products / scale if scale else products
+        return products / arrays.total if arrays.total else products
 
     def _pairs(self, assignment: IntArray) -> list[tuple[int, int]]:
         return [

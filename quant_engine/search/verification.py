@@ -6,22 +6,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from quant_engine.errors import DataError
-from quant_engine.metrics.bootstrap import bootstrap_means, percentile_intervals
-from quant_engine.metrics.functions import kl_divergences
-from quant_engine.metrics.output import OutputStats
-from quant_engine.model.batches import Batch, Data, iterate_batches
+from quant_engine.judging.judged import Judged
+from quant_engine.judging.output import Output, OutputChoice
+from quant_engine.metrics.bootstrap import Resampling, percentile_interval
+from quant_engine.metrics.catalogue import (
+    KL_DIVERGENCE,
+    NMSE,
+    SQNR_DB,
+    TOP1_AGREEMENT,
+    value_of,
+)
+from quant_engine.model.batches import Data, iterate_batches
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
 from quant_engine.quantization.setup import set_up
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
-from quant_engine.report.response import LOGITS
+from quant_engine.report.response import score_outputs
 from quant_engine.response.logit_response import LogitResponse
-from quant_engine.tensors.histogram import FloatArray
+from quant_engine.response.outputs import predicted_metric
 from quant_engine.variants.layers import Configuration, as_variant, build_forms
-from quant_engine.variants.outcomes import by_sample
+from quant_engine.variants.outcomes import Outcome, join_outcomes
 from quant_engine.variants.runner import VariantRunner
 
 
@@ -32,6 +39,7 @@ def verify_configurations(
     configurations: Sequence[Configuration],
     *,
     evaluation_data: Data | None = None,
+    output: OutputChoice = None,
     progress: Progress | None = None,
 ) -> tuple[ConfigurationScore, ...]:
     """Run a model under configurations of its response.
@@ -43,6 +51,8 @@ def verify_configurations(
         configurations: Layer name -> option name; layers left out stay float.
         evaluation_data: What to run on. If None, the calibration data; needed if that
             is a Calibration.
+        output: What is judged. If None, what the response is about; needed if a function selects
+            it.
         progress: Called after every run; may raise to cancel.
 
     Returns:
@@ -56,7 +66,8 @@ def verify_configurations(
     for configuration in configurations:
         response.chosen(configuration)
     recipe = response.report.recipe
-    setup = set_up(model, calibration_data, recipe, evaluation_data)
+    chosen = _outputs_of(response) if output is None else output
+    setup = set_up(model, calibration_data, recipe, evaluation_data, output=chosen)
     prepared = setup.prepared
     meter = ProgressMeter(progress, setup.calibration_batches)
     calibration = setup.calibrate(meter)
@@ -69,23 +80,23 @@ def verify_configurations(
             "The response was measured on another model: its layers are not this model's. "
             "Measure it again."
         )
-    runner = VariantRunner(prepared.model, forms, state=prepared.state)
+    judged = _read_like(response, setup.judged)
+    runner = VariantRunner(prepared.model, forms, state=prepared.state, judged=judged)
     variants = [as_variant(configuration) for configuration in configurations]
-    stats = [_Measured(response.report.kind == LOGITS) for _ in configurations]
+    parts: list[list[Outcome]] = [[] for _ in configurations]
     meter.extend((setup.evaluation_batches or 1) * len(configurations))
     batches = iterate_batches(setup.evaluation_data, "evaluation_data")
     for count, batch in enumerate(batches, start=1):
 
-        def compare(
-            number: int, expected: Tensor, output: Tensor, batch: Batch = batch, count: int = count
-        ) -> None:
-            stats[number].update(expected, output, batch.labels)
+        def after(_finished: int, count: int = count) -> None:
             meter.step(f"run the chosen models: batch {count}")
 
-        runner.run_each(batch, variants, compare)
+        outcome = runner.run(batch, variants, on_variant=after)
+        for known, found in zip(parts, outcome.variants, strict=True):
+            known.append(found)
     return tuple(
-        measured.score(response, configuration)
-        for measured, configuration in zip(stats, configurations, strict=True)
+        _score(response, judged, configuration, join_outcomes(found))
+        for configuration, found in zip(configurations, parts, strict=True)
     )
 
 
@@ -96,6 +107,7 @@ def verify_frontier(
     frontier: FrontierReport,
     *,
     evaluation_data: Data | None = None,
+    output: OutputChoice = None,
     progress: Progress | None = None,
 ) -> FrontierReport:
     """Return a frontier with measured scores beside the predicted ones.
@@ -108,6 +120,7 @@ def verify_frontier(
         response,
         [point.as_dict() for point in frontier.points],
         evaluation_data=evaluation_data,
+        output=output,
         progress=progress,
     )
     points: tuple[ConfigurationPoint, ...] = tuple(
@@ -117,41 +130,69 @@ def verify_frontier(
     return replace(frontier, points=points)
 
 
-class _Measured:
-    """What one configuration answered, and the degradation of each sample."""
-
-    def __init__(self, is_logits: bool) -> None:
-        self._is_logits = is_logits
-        self._stats = OutputStats(is_read=is_logits)
-        self._degradations: list[FloatArray] = []
-        self._weights: list[FloatArray] = []
-
-    def update(self, expected: Tensor, output: Tensor, labels: Tensor | None) -> None:
-        self._stats.update(expected, output, labels)
-        if self._is_logits:
-            degradations = by_sample(kl_divergences(expected, output))
-            weights = degradations.new_ones(degradations.shape)
-        else:
-            weights = by_sample(expected.double().square())
-            degradations = by_sample((output.double() - expected.double()).square())
-        self._degradations.append(degradations.sum(dim=1).cpu().numpy())
-        self._weights.append(weights.sum(dim=1).cpu().numpy())
-
-    def score(self, response: LogitResponse, configuration: Configuration) -> ConfigurationScore:
-        report = self._stats.report()
-        return ConfigurationScore(
-            kl_divergence=report.kl_divergence,
-            nmse=report.error.nmse,
-            sqnr_db=report.error.sqnr_db,
-            top1_agreement=report.top1_agreement,
-            accuracy=report.accuracy_quantized,
-            size=response.size(configuration),
-            harm_interval=self._interval(),
+def _read_like(response: LogitResponse, judged: Judged) -> Judged:
+    """Return what is judged with the metrics that the response was measured with."""
+    outputs = response.report.outputs
+    if len(outputs) != len(judged.outputs) and outputs:
+        raise DataError(
+            f"The response is about {len(outputs)} outputs, {', '.join(o.name for o in outputs)}, "
+            f"and output= names {len(judged.outputs)}. Give the same ones."
         )
+    read = tuple(
+        replace(found, metric=output.judged_by)
+        for found, output in zip(judged.outputs, outputs, strict=False)
+    )
+    return Judged(read or judged.outputs, judged.line)
 
-    def _interval(self) -> tuple[float, float] | None:
-        if not self._degradations:
-            return None
-        degradations, weights = np.concatenate(self._degradations), np.concatenate(self._weights)
-        (interval,) = percentile_intervals(bootstrap_means(degradations[None], weights))
-        return interval
+
+def _outputs_of(response: LogitResponse) -> tuple[Output, ...] | None:
+    """Return which outputs a response is about, as it was told or found them."""
+    outputs = response.report.outputs
+    if any(not output.key and output.index is None for output in outputs):
+        raise DataError(
+            "The response is about an output that a function selects, and does not hold functions. "
+            "Give the same output= again."
+        )
+    return (
+        tuple(Output(o.key or o.index or 0, o.kind, o.class_axis, o.ignore_labels) for o in outputs)
+        or None
+    )
+
+
+def _score(
+    response: LogitResponse, judged: Judged, configuration: Configuration, outcome: Outcome
+) -> ConfigurationScore:
+    """Return what running a configuration gave, with intervals by resampling whole samples."""
+    totals = [counts.totals() for counts in outcome]
+    first = totals[0]
+    metrics = [predicted_metric(output) for output in judged.outputs]
+    resampling = Resampling(outcome[0].samples)
+    resampled = [
+        metric.degradation({name: resampling.totals(counts[name]) for name in metric.columns})
+        for metric, counts in zip(metrics, outcome, strict=True)
+    ]
+    found = [float(m.degradation(t)) for m, t in zip(metrics, totals, strict=True)]
+    outputs = tuple(
+        replace(score, interval=percentile_interval(drawn), value=value_of(output.metric, known))
+        for score, drawn, output, known in zip(
+            score_outputs(found, response.report.outputs),
+            *(resampled, judged.outputs, totals),
+            strict=False,
+        )
+    )
+    accuracies = [t for t in totals if "labelled" in t and float(t["labelled"])]
+    has_logits = judged.outputs[0].has_logits
+    return ConfigurationScore(
+        kl_divergence=value_of(KL_DIVERGENCE, first) if has_logits else None,
+        nmse=value_of(NMSE, first),
+        sqnr_db=value_of(SQNR_DB, first),
+        top1_agreement=value_of(TOP1_AGREEMENT, first) if has_logits else None,
+        accuracy=(
+            float(accuracies[0]["correct"] / accuracies[0]["labelled"])
+            if accuracies and has_logits
+            else None
+        ),
+        size=response.size(configuration),
+        harm_interval=percentile_interval(response.joined(np.stack(resampled))),
+        outputs=outputs,
+    )

@@ -8,7 +8,8 @@ from functools import partial
 from torch import nn
 
 from quant_engine.errors import SchemeError, require_choice
-from quant_engine.judging.judged import describe_judged
+from quant_engine.judging.judged import MetricFunction
+from quant_engine.judging.output import OutputChoice
 from quant_engine.judging.reach import find_unreached
 from quant_engine.model.batches import Data
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -24,11 +25,9 @@ from quant_engine.sensitivity.measurement import (
     OnUpdate,
     Sweep,
 )
-from quant_engine.sensitivity.ranking import check_metric
 from quant_engine.variants.executors import run_elsewhere, run_here
 from quant_engine.variants.layers import BOTH, PARTS, build_forms
 from quant_engine.variants.options import Options, name_options
-from quant_engine.variants.outcomes import Metric
 from quant_engine.variants.runner import VariantRunner
 
 _NOT_ELSEWHERE = (
@@ -46,7 +45,8 @@ def measure_sensitivity(
     direction: str = ONE_AT_A_TIME,
     options: Options | None = None,
     parts: str = BOTH,
-    metric: str | Metric | None = None,
+    output: OutputChoice = None,
+    metric: str | MetricFunction | None = None,
     model_name: str = "",
     seed: int = 0,
     with_cumulative: bool = True,
@@ -73,10 +73,14 @@ def measure_sensitivity(
             has the recipe's scheme.
         parts: "both", or only "weights", or only "activations": the inputs of layers are rounded
             and the weights stay float.
-        metric: What `value`, intervals and rankings are about: "kl_divergence", "nmse", "sqnr_db",
-            "top1_agreement", "accuracy_drop", or a function (float_output, changed_output, labels)
-            that returns one number per sample, of which more is worse. If None, the KL divergence,
-            or the NMSE for a model without logits.
+        output: What of the model's answer is judged: an `Output` or several. If None, a few samples
+            decide, and `judged` in the report says how. Of several outputs each is measured in its
+            own unit; `value`, intervals and rankings are then about the largest share of what the
+            fully quantized model does to one of them.
+        metric: What `value`, intervals and rankings are about: a name of `METRICS`, or a function
+            (float_output, quantized_output) that returns one number per sample, of which larger is
+            worse. If None, the usual one of the kind of output: KL divergence, NMSE, cosine, mean
+            IoU or PSNR.
         model_name: What to call the model in the report.
         seed: Seed of the bootstrap behind intervals and comparisons.
         with_cumulative: Whether to measure the curve of quantizing the k least sensitive layers.
@@ -97,22 +101,26 @@ def measure_sensitivity(
         UnsupportedLayerError: If there is nothing to quantize under one of the options.
         WorkerError: If the executor fails.
     """
-    _check_words(direction, parts, metric, seed)
-    setup = set_up(model, calibration_data, recipe, evaluation_data, reads_often=True)
-    prepared, recipe = setup.prepared, setup.recipe
-    judged = describe_judged(prepared)
+    _check_words(direction, parts, seed)
+    setup = set_up(
+        *(model, calibration_data, recipe, evaluation_data),
+        output=output,
+        metric=metric,
+        reads_often=True,
+        is_sent=executor is not None,
+    )
+    prepared, judged, recipe = setup.prepared, setup.judged, setup.recipe
     meter = ProgressMeter(progress, 0)
     calibration = setup.calibrate(meter)
     named = None if options is None else name_options(options)
     forms = build_forms(model, prepared, recipe, named, calibration, meter, parts=parts)
-    own_metric = None if metric is None or isinstance(metric, str) else metric
-    runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, metric=own_metric)
+    runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, judged=judged)
     sweep, notes = _where_to_run(runner, executor, prepared)
     measurement = Measurement(
         sweep,
         setup.evaluation_data,
         forms,
-        metric,
+        judged.outputs,
         SensitivityReport(
             model_name,
             recipe,
@@ -128,7 +136,7 @@ def measure_sensitivity(
             judged=judged.line,
             schemes=tuple(named.values()) if named else (),
         ),
-        find_unreached(prepared, list(forms.modules)),
+        find_unreached(prepared, judged, list(forms.modules)),
     )
     meter.extend(measurement.count_runs(with_cumulative) * (setup.evaluation_batches or 1))
     measurement.measure_layers(meter, on_update)
@@ -137,10 +145,9 @@ def measure_sensitivity(
     return measurement.report(is_partial=False)
 
 
-def _check_words(direction: str, parts: str, metric: str | Metric | None, seed: int) -> None:
+def _check_words(direction: str, parts: str, seed: int) -> None:
     require_choice("direction", direction, DIRECTIONS)
     require_choice("parts", parts, PARTS)
-    check_metric(metric)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SchemeError(f"seed is {seed!r}. It must be an integer from 0 up.")
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TypeAlias
 
-import numpy as np
-
+from quant_engine.judging.judged import JudgedOutput
+from quant_engine.metrics.catalogue import KL_DIVERGENCE, TOP1_AGREEMENT, value_of
 from quant_engine.metrics.energies import to_nmse, to_sqnr_db
 from quant_engine.model.batches import Batch, Data, iterate_batches
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import CumulativePoint, LayerSensitivity, SensitivityReport
-from quant_engine.sensitivity.ranking import Degradations, choose_measure
-from quant_engine.tensors.histogram import FloatArray
-from quant_engine.variants.layers import Footprint, LayerForms
-from quant_engine.variants.outcomes import BatchOutcome, Metric, Outcome, join_known
+from quant_engine.sensitivity.ranking import Degradations, Scale
+from quant_engine.variants.layers import LayerForms
+from quant_engine.variants.outcomes import BatchOutcome, Outcome, join_outcomes
 from quant_engine.variants.runner import Variant
 
 ONE_AT_A_TIME = "one_at_a_time"
@@ -45,7 +44,7 @@ class Measurement:
         sweep: Sweep,
         data: Data,
         forms: LayerForms,
-        metric: str | Metric | None,
+        judged: Sequence[JudgedOutput],
         empty: SensitivityReport,
         unreached: frozenset[str] = frozenset(),
     ) -> None:
@@ -55,7 +54,7 @@ class Measurement:
             sweep: What runs them.
             data: What they run on; read twice.
             forms: The layers under every option.
-            metric: What to rank by.
+            judged: What of an answer is judged.
             empty: A report with the settings, to be filled.
             unreached: The layers that do not reach the judged output.
         """
@@ -63,7 +62,7 @@ class Measurement:
         self._sweep = sweep
         self._data = data
         self._forms = forms
-        self._metric = metric
+        self._judged = judged
         self._empty = empty
         self._is_left_out = empty.direction == LEAVE_ONE_OUT
         self._outcomes: list[BatchOutcome] = []
@@ -86,8 +85,8 @@ class Measurement:
         """Measure every layer under every option, and all layers together."""
         for outcome in self._run(self._variants, self._bases, "switch layers one by one", meter):
             self._outcomes.append(outcome)
-            measure = choose_measure(self._metric, _has_logits(outcome.variants))
-            measure.read(outcome.variants[0], outcome.correct_float)
+            if len(self._outcomes) == 1:
+                Degradations(self._judged, outcome.variants[:1], 0)  # says at once what is missing
             if on_update is not None:
                 on_update(lambda: self.report(is_partial=True))
 
@@ -98,22 +97,25 @@ class Measurement:
         variants = [
             self._forms.uniform(option, ranking[:count]) for count in range(len(ranking) + 1)
         ]
-        outcomes = list(
-            self._run(variants, self._bases[:1], "quantize more and more layers", meter)
-        )
-        signal = float(np.concatenate([part.signal for part in outcomes]).sum())
+        parts = list(self._run(variants, self._bases[:1], "quantize more and more layers", meter))
+        outcomes = [
+            join_outcomes([part.variants[count] for part in parts])
+            for count in range(len(variants))
+        ]
+        scale = Degradations(self._judged, outcomes, self._empty.seed).scale(len(variants) - 1)
         points = []
-        for count, variant in enumerate(variants):
-            joined = Outcome.join([part.variants[count] for part in outcomes])
+        for count, (variant, outcome) in enumerate(zip(variants, outcomes, strict=True)):
+            totals = outcome[0].totals()
             points.append(
                 CumulativePoint(
                     count=count,
                     layer=ranking[count - 1] if count else "",
-                    kl_divergence=_mean(joined.divergence),
-                    sqnr_db=to_sqnr_db(signal, float(joined.noise.sum())),
-                    accuracy=_mean(joined.correct),
+                    kl_divergence=value_of(KL_DIVERGENCE, totals),
+                    sqnr_db=to_sqnr_db(float(totals["signal"]), float(totals["noise"])),
+                    accuracy=_accuracy(outcome, "correct"),
                     model_bytes=self._forms.model_bytes(option, variant),
-                    top1_agreement=_mean(joined.agreement),
+                    top1_agreement=value_of(TOP1_AGREEMENT, totals),
+                    value=float(scale.values[count]),
                 )
             )
         self._cumulative = tuple(points)
@@ -122,63 +124,83 @@ class Measurement:
         """Return what is known so far."""
         if not self._outcomes:
             return replace(self._empty, is_partial=is_partial)
-        joined, signal, correct, degradations = self._known()
-        values, intervals = degradations.values(), degradations.intervals()
-        accuracy = _mean(correct)
-
-        def entry(variant: Variant, name: str, text: str, footprint: Footprint) -> LayerSensitivity:
-            index = self._indices[_key(variant)]
-            outcome = joined[index]
-            total, noise = float(signal.sum()), float(outcome.noise.sum())
-            right = _mean(outcome.correct)
-            return LayerSensitivity(
-                name=name,
-                option=text,
-                kl_divergence=_mean(outcome.divergence),
-                interval=intervals[index],
-                sqnr_db=to_sqnr_db(total, noise),
-                nmse=to_nmse(total, noise),
-                top1_agreement=_mean(outcome.agreement),
-                accuracy_drop=None if accuracy is None or right is None else accuracy - right,
-                float_bytes=footprint.float_bytes,
-                quantized_bytes=footprint.quantized_bytes,
-                parameters=footprint.parameters,
-                value=values[index],
-                reaches_output=name not in self._unreached,
-            )
-
+        joined, degradations = self._known()
+        scales = {o: degradations.scale(self._base(o)) for o in self._forms.options}
         layers = []
         for name, option in self._entries:
-            text = self._forms.describe(name, option)
-            footprint = self._forms.footprint(option, [name])
-            layer = entry(self._variant(name, option), name, text, footprint)
+            index, text = self._index(name, option), self._forms.describe(name, option)
+            layer = self._entry(degradations, scales, joined, index, option, name, text)
             if self._is_left_out:
-                base = self._indices[_key(self._forms.uniform(option))]
-                gain = degradations.gain_interval(base, self._index(name, option))
+                gain = scales[option].gain_interval(self._base(option), index)
                 layer = replace(layer, gain_interval=gain)
             layers.append(layer)
         references = tuple(
-            entry(base, "", option or _ALL_LAYERS, self._forms.footprint(option))
-            for option, base in zip(self._forms.options, self._bases, strict=True)
+            self._entry(
+                *(degradations, scales, joined, self._base(option), option, ""),
+                option or _ALL_LAYERS,
+            )
+            for option in self._forms.options
         )
         rankings = []
         for option in self._forms.options:
             names = self._forms.names(option)
             rows = [self._index(name, option) for name in names]
-            rankings.append(degradations.rank(option, names, rows, is_left_out=self._is_left_out))
+            is_left_out = self._is_left_out
+            rankings.append(
+                degradations.rank(option, names, rows, scales[option], is_left_out=is_left_out)
+            )
         return replace(
             self._empty,
             layers=tuple(layers),
             reference=references[0],
             cumulative=self._cumulative,
-            samples=len(signal),
-            accuracy_float=accuracy,
+            samples=joined[0][0].samples,
+            accuracy_float=_accuracy(joined[0], "correct_float"),
             is_partial=is_partial,
             notes=(*self._empty.notes, *_notes(self._outcomes)),
-            metric=degradations.measure.name,
+            metric=degradations.metric.name,
             references=references,
             rankings=tuple(rankings),
         )
+
+    def _entry(
+        self,
+        degradations: Degradations,
+        scales: Mapping[str, Scale],
+        joined: Sequence[Outcome],
+        index: int,
+        option: str,
+        name: str,
+        text: str,
+    ) -> LayerSensitivity:
+        """Return what a variant does; an empty name stands for all layers."""
+        footprint = self._forms.footprint(option, [name] if name else None)
+        scale, base, outputs = scales[option], self._base(option), degradations.outputs
+        totals = joined[index][0].totals()
+        signal, noise = float(totals["signal"]), float(totals["noise"])
+        before, after = (_accuracy(joined[index], key) for key in ("correct_float", "correct"))
+        is_one, decided = len(outputs) == 1, scale.decided_by[index]
+        return LayerSensitivity(
+            name=name,
+            option=text,
+            kl_divergence=value_of(KL_DIVERGENCE, totals),
+            interval=scale.interval(index),
+            sqnr_db=to_sqnr_db(signal, noise),
+            nmse=to_nmse(signal, noise),
+            top1_agreement=value_of(TOP1_AGREEMENT, totals),
+            accuracy_drop=None if before is None or after is None else before - after,
+            float_bytes=footprint.float_bytes,
+            quantized_bytes=footprint.quantized_bytes,
+            parameters=footprint.parameters,
+            value=float(scale.values[index]),
+            reaches_output=name not in self._unreached,
+            outputs=() if is_one else tuple(output.effect(index, base) for output in outputs),
+            decided_by="" if is_one or decided < 0 else outputs[decided].name,
+        )
+
+    def _base(self, option: str) -> int:
+        """Return the index of the variant with all layers under an option."""
+        return self._indices[_key(self._forms.uniform(option))]
 
     def _variant(self, name: str, option: str) -> Variant:
         """Return the layer alone, or all layers but it."""
@@ -211,36 +233,24 @@ class Measurement:
         with closing(self._sweep(batches, variants, bases, on_progress)) as outcomes:
             yield from outcomes
 
-    def _known(self) -> tuple[list[Outcome], FloatArray, FloatArray | None, Degradations]:
+    def _known(self) -> tuple[list[Outcome], Degradations]:
         """Return what every variant answered so far, and the degradations that follow."""
         joined = [
-            Outcome.join([part.variants[index] for part in self._outcomes])
+            join_outcomes([part.variants[index] for part in self._outcomes])
             for index in range(len(self._variants))
         ]
-        signal = np.concatenate([part.signal for part in self._outcomes])
-        correct = join_known(part.correct_float for part in self._outcomes)
-        measure = choose_measure(self._metric, _has_logits(joined))
-        return (
-            joined,
-            signal,
-            correct,
-            Degradations.of(measure, joined, signal, correct, self._empty.seed),
-        )
+        return joined, Degradations(self._judged, joined, self._empty.seed)
 
     def _least_sensitive_first(self, option: str) -> list[str]:
         """Sort layers by their degradation alone, or by how little leaving them out helps."""
-        degradations = self._known()[-1]
+        means = self._known()[-1].scale(self._base(option)).means
         sign = -1.0 if self._is_left_out else 1.0
         names = self._forms.names(option)
-        return sorted(names, key=lambda name: sign * degradations.means[self._index(name, option)])
+        return sorted(names, key=lambda name: sign * means[self._index(name, option)])
 
 
 def _key(variant: Variant) -> frozenset[tuple[str, str]]:
     return frozenset(variant.items())
-
-
-def _has_logits(outcomes: Iterable[Outcome]) -> bool:
-    return all(outcome.divergence is not None for outcome in outcomes)
 
 
 def _notes(outcomes: Sequence[BatchOutcome]) -> tuple[str, ...]:
@@ -248,5 +258,10 @@ def _notes(outcomes: Sequence[BatchOutcome]) -> tuple[str, ...]:
     return tuple(f"Every run was a full forward pass: {reason}." for reason in reasons if reason)
 
 
-def _mean(values: FloatArray | None) -> float | None:
-    return None if values is None else float(values.mean())
+def _accuracy(outcome: Outcome, correct: str) -> float | None:
+    """Return the share of labelled positions that are right, of the first output with labels."""
+    for counts in outcome:
+        labelled = float(counts["labelled"].sum()) if "labelled" in counts else 0.0
+        if labelled:
+            return float(counts[correct].sum()) / labelled
+    return None

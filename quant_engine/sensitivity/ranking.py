@@ -1,181 +1,125 @@
 """From what variants answered to a ranking of layers that says which are statistically tied.
 
-Every metric is written as a degradation: one number per sample, of which the mean is larger where
-the answer is worse. Intervals and comparisons are those of the mean degradation.
+Every metric has a degradation, larger where the answer is worse. Several outputs have several
+units: an output's degradation is then divided by that of the fully quantized model, the reference,
+and the largest of these ratios counts. An output that the reference does not degrade does not
+enter.
 
 Neighbours in the ranking are compared by a paired bootstrap of the difference of their
 degradations, over the same resamples. That is sharper than asking whether their intervals overlap:
-most of an interval is which samples happened to be drawn, and both layers share that. They are
+most of an interval is which samples happened to be drawn, and both layers share that. They count as
 distinguishable if the 95 % interval of the difference lies above 0 and at least `MIN_DIFFERING`
 samples differ. With fewer, all differing in the same direction would be nothing unusual for two
 equal layers (5 samples: 1 in 16), and a bootstrap cannot see that. Comparisons are not corrected
-for their number. Neighbours in a ranking are the closest pairs, so sorting first does not favour
-claims.
+for their number. Neighbours in a ranking are the pairs that are hardest to tell apart, so sorting
+first does not favour claims.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
-from quant_engine.errors import DataError, SchemeError, suggest
-from quant_engine.metrics.bootstrap import bootstrap_means, percentile_intervals
-from quant_engine.report import NeighbourComparison, Ranking
+from quant_engine.errors import DataError
+from quant_engine.judging.judged import JudgedOutput
+from quant_engine.metrics.bootstrap import Resampling, percentile_interval
+from quant_engine.metrics.catalogue import LARGEST_RATIO, Metric
+from quant_engine.metrics.counts import SampleCounts
+from quant_engine.report import NeighbourComparison, OutputEffect, Ranking
 from quant_engine.tensors.histogram import FloatArray
-from quant_engine.variants.outcomes import Metric, Outcome
+from quant_engine.variants.outcomes import Outcome
 
 MIN_DIFFERING = 6
-"""Samples that must differ before two layers are distinguishable: (1/2)^5 is below 5 %."""
-
-KL_DIVERGENCE = "kl_divergence"
-NMSE = "nmse"
+"""Samples that must differ before two layers can be distinguished: (1/2)^5 is below 5 %."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One way to say how much a variant degrades the output.
+class OutputDegradations:
+    """What several variants do to one output, and what resampling makes of it.
 
     Attributes:
-        name: What reports call it.
-        needs: What it cannot be had without, in words.
-        degradation: Outcome and float model's correctness -> degradation of each sample, shape
-            (samples,); None if it cannot be had.
-        to_value: Mean degradation -> the metric's value.
-        is_relative: Whether the mean degradation is Σdegradation / Σsignal.
+        name: What the output is called.
+        metric: What it is judged by.
+        values: The metric's value for each variant, shape (variants,).
+        means: Degradation of each variant, shape (variants,).
+        resampled_values: Values in resamples that all variants share, shape (variants, resamples).
+        resampled: Degradations likewise.
     """
 
-    name: str
-    needs: str
-    degradation: Callable[[Outcome, FloatArray | None], FloatArray | None]
-    to_value: Callable[[float], float] = float
-    is_relative: bool = False
-
-    def read(self, outcome: Outcome, correct: FloatArray | None) -> FloatArray:
-        """Return the degradation of each sample.
+    def __init__(
+        self,
+        output: JudgedOutput,
+        counts: Sequence[SampleCounts],
+        resampling: Resampling,
+    ) -> None:
+        """Make the figures of one output from the counts of every variant.
 
         Raises:
-            DataError: If it cannot be had.
+            DataError: If the metric needs something that model or data do not give.
         """
-        degradation = self.degradation(outcome, correct)
-        if degradation is None:
+        self.name, self.metric = output.name, output.measure
+        if not all(self.metric.is_known(found) for found in counts):
             raise DataError(
-                f"The metric {self.name!r} needs {self.needs}. "
+                f"The metric {self.metric.name!r} needs {self.metric.needs}. "
                 "Give that, or choose another metric: nmse works for every output."
             )
-        return degradation
+        self._counts = counts
+        columns = self.metric.columns
+        totals = {name: np.stack([c[name].sum(axis=0) for c in counts]) for name in columns}
+        resampled = resampling.all_totals(counts, columns)
+        self.values = self.metric.value(totals)
+        self.means = self.metric.degradation(totals)
+        self.resampled_values = self.metric.value(resampled)
+        self.resampled = self.metric.degradation(resampled)
 
+    def differing(self, one: int, other: int) -> npt.NDArray[np.bool_]:
+        """Return which samples two variants do something else to, shape (samples,)."""
+        changed = [
+            self._counts[one][name] != self._counts[other][name] for name in self.metric.columns
+        ]
+        rows = [x.reshape(len(x), -1).any(axis=1) for x in changed]
+        found: npt.NDArray[np.bool_] = np.asarray(np.stack(rows).any(axis=0))
+        return found
 
-def _to_sqnr_db(nmse: float) -> float:
-    return -10.0 * math.log10(nmse) if nmse > 0.0 else math.inf
-
-
-def _disagreement(outcome: Outcome, _correct: FloatArray | None) -> FloatArray | None:
-    return None if outcome.agreement is None else 1.0 - outcome.agreement
-
-
-def _accuracy_drop(outcome: Outcome, correct: FloatArray | None) -> FloatArray | None:
-    return None if outcome.correct is None or correct is None else correct - outcome.correct
-
-
-_CUSTOM = "an answer of the function on every batch"
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure(KL_DIVERGENCE, "logits", lambda outcome, _: outcome.divergence),
-        Measure(NMSE, "an output", lambda outcome, _: outcome.noise, is_relative=True),
-        Measure("sqnr_db", "an output", lambda outcome, _: outcome.noise, _to_sqnr_db, True),
-        Measure("top1_agreement", "logits", _disagreement, lambda degradation: 1.0 - degradation),
-        Measure("accuracy_drop", "logits and labels in evaluation_data", _accuracy_drop),
-    )
-}
-"""The metrics that can be named."""
-
-
-def check_metric(metric: str | Metric | None) -> None:
-    """Check that a metric is None, a known name or a function.
-
-    Raises:
-        SchemeError: If it is something else.
-    """
-    if metric is None or callable(metric) or (isinstance(metric, str) and metric in MEASURES):
-        return
-    raise SchemeError(
-        f"metric is {metric!r}. {suggest(str(metric), tuple(MEASURES))} Or give a function "
-        "(float_output, changed_output, labels) -> one number per sample."
-    )
-
-
-def choose_measure(metric: str | Metric | None, has_logits: bool) -> Measure:
-    """Return what to rank by: by default the KL divergence, or the NMSE without logits."""
-    if metric is None:
-        return MEASURES[KL_DIVERGENCE if has_logits else NMSE]
-    if isinstance(metric, str):
-        return MEASURES[metric]
-    name = getattr(metric, "__name__", type(metric).__name__)
-    return Measure(name, _CUSTOM, lambda outcome, _: outcome.custom)
+    def effect(self, variant: int, base: int) -> OutputEffect:
+        """Return what a variant does to this output, and the share of what the reference does."""
+        reference = float(self.means[base])
+        degradation = float(self.means[variant])
+        return OutputEffect(
+            name=self.name,
+            metric=self.metric.name,
+            value=float(self.values[variant]),
+            interval=percentile_interval(self.resampled_values[variant]),
+            degradation=degradation,
+            ratio=degradation / reference if 0.0 < reference < math.inf else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Degradations:
-    """The degradation of several variants on the same samples, and what resampling makes of it.
+class Scale:
+    """All variants on one scale: a metric's own, or shares of a reference.
 
     Attributes:
-        measure: What the degradation is.
-        samples: Degradation of each variant on each sample, shape (variants, samples).
-        means: Mean degradation of each variant, shape (variants,).
-        resampled: Mean degradations in resamples that all variants share, shape
-            (variants, resamples).
+        values: What reports show for each variant, shape (variants,).
+        resampled_values: The same in resamples, shape (variants, resamples).
+        means: Degradations, shape (variants,).
+        resampled: Degradations in resamples, shape (variants, resamples).
+        decided_by: Index of the output that gave each variant's degradation; -1 if none did.
     """
 
-    measure: Measure
-    samples: FloatArray
+    values: FloatArray
+    resampled_values: FloatArray
     means: FloatArray
     resampled: FloatArray
+    decided_by: Sequence[int]
 
-    @classmethod
-    def of(
-        cls,
-        measure: Measure,
-        outcomes: Sequence[Outcome],
-        signal: FloatArray,
-        correct: FloatArray | None,
-        seed: int,
-    ) -> Degradations:
-        """Read the degradations from outcomes and resample them.
-
-        Args:
-            measure: What to read.
-            outcomes: One for each variant, over all samples.
-            signal: Σx² of the float output, shape (samples,).
-            correct: Share of each sample's rows that the float model gets right, or None.
-            seed: Seed of the resampling.
-
-        Raises:
-            DataError: If the measure needs something that model or data do not give.
-        """
-        samples = np.stack([measure.read(outcome, correct) for outcome in outcomes])
-        weights = signal if measure.is_relative else None
-        total = float(signal.sum()) if measure.is_relative else float(samples.shape[1])
-        # An output that is zero throughout: no error is 0, any error is infinite, as in the NMSE.
-        sums = samples.sum(axis=1)
-        means = sums / total if total > 0.0 else np.where(sums > 0.0, math.inf, 0.0)
-        return cls(measure, samples, means, bootstrap_means(samples, weights, seed=seed))
-
-    def values(self) -> list[float]:
-        """Return the metric's value for each variant."""
-        return [self.measure.to_value(float(mean)) for mean in self.means]
-
-    def intervals(self) -> list[tuple[float, float]]:
-        """Return the 95 % interval of the metric's value for each variant."""
-        found = []
-        for ends in percentile_intervals(self.resampled):
-            one, other = (self.measure.to_value(end) for end in ends)
-            found.append((min(one, other), max(one, other)))
-        return found
+    def interval(self, variant: int) -> tuple[float, float]:
+        """Return the 95 % interval of a variant's value."""
+        return percentile_interval(self.resampled_values[variant])
 
     def gain_interval(self, base: int, variant: int) -> tuple[float, float]:
         """Return the 95 % interval, in pairs, of how much less a variant degrades than another.
@@ -184,11 +128,64 @@ class Degradations:
             base: Index of the variant that it is compared with.
             variant: Index of the variant itself.
         """
-        (ends,) = percentile_intervals((self.resampled[base] - self.resampled[variant])[None])
-        return ends
+        with np.errstate(invalid="ignore"):
+            gains = self.resampled[base] - self.resampled[variant]
+        return percentile_interval(np.where(np.isnan(gains), 0.0, gains))
+
+
+class Degradations:
+    """What several variants do to every judged output.
+
+    Attributes:
+        outputs: One entry for each output.
+    """
+
+    def __init__(
+        self, judged: Sequence[JudgedOutput], outcomes: Sequence[Outcome], seed: int
+    ) -> None:
+        """Read the outcomes, one for each variant, over all samples, and resample them."""
+        resampling = Resampling(outcomes[0][0].samples, seed=seed)
+        self.outputs = [
+            OutputDegradations(output, [outcome[index] for outcome in outcomes], resampling)
+            for index, output in enumerate(judged)
+        ]
+
+    @property
+    def metric(self) -> Metric:
+        """What variants are ranked by."""
+        return self.outputs[0].metric if len(self.outputs) == 1 else LARGEST_RATIO
+
+    def scale(self, base: int) -> Scale:
+        """Put all variants on one scale.
+
+        Args:
+            base: Index of the reference, the fully quantized model, where there are several
+                outputs.
+        """
+        first = self.outputs[0]
+        if len(self.outputs) == 1:
+            one = (first.values, first.resampled_values, first.means, first.resampled)
+            return Scale(*one, [0] * len(first.values))
+        ratios = np.stack([_shares(found.means, found.means[base]) for found in self.outputs])
+        resampled = np.stack([_shares(x.resampled, x.resampled[base]) for x in self.outputs])
+        # An output that the reference leaves as it is enters in no resample either.
+        enters = np.array([0.0 < found.means[base] < math.inf for found in self.outputs])
+        if not enters.any():
+            none = np.zeros_like(first.means), np.zeros_like(first.resampled)
+            return Scale(*none, *none, [-1] * len(first.means))
+        ratios, resampled = ratios[enters], resampled[enters]
+        means, drawn = ratios.max(axis=0), resampled.max(axis=0)
+        indices = np.flatnonzero(enters)[ratios.argmax(axis=0)].tolist()
+        return Scale(means, drawn, means, drawn, indices)
 
     def rank(
-        self, option: str, names: Sequence[str], variants: Sequence[int], *, is_left_out: bool
+        self,
+        option: str,
+        names: Sequence[str],
+        variants: Sequence[int],
+        scale: Scale,
+        *,
+        is_left_out: bool,
     ) -> Ranking:
         """Order layers by what they do, and compare neighbours.
 
@@ -196,19 +193,22 @@ class Degradations:
             option: What the ranking is called.
             names: The layers.
             variants: The variant of each, as an index into this object's rows.
+            scale: What to order by.
             is_left_out: Whether a variant leaves its layer out. Then the less degradation is
                 left, the more sensitive the layer. Equal layers keep their order.
         """
         sign = -1.0 if is_left_out else 1.0
-        order = sorted(range(len(names)), key=lambda n: -sign * self.means[variants[n]])
+        order = sorted(range(len(names)), key=lambda n: -sign * scale.means[variants[n]])
         comparisons = []
         for above, below in pairwise(order):
             first, second = variants[above], variants[below]
             with np.errstate(invalid="ignore"):
-                gap = sign * (self.means[first] - self.means[second])
-            gaps = sign * (self.resampled[first] - self.resampled[second])
-            (lower, upper) = percentile_intervals(gaps[None])[0]
-            differing = int(np.count_nonzero(self.samples[first] != self.samples[second]))
+                gap = sign * (scale.means[first] - scale.means[second])
+                gaps = sign * (scale.resampled[first] - scale.resampled[second])
+            # Two infinite degradations do not differ.
+            lower, upper = percentile_interval(np.where(np.isnan(gaps), 0.0, gaps))
+            differs = np.stack([found.differing(first, second) for found in self.outputs])
+            differing = int(np.count_nonzero(differs.any(axis=0)))
             comparisons.append(
                 NeighbourComparison(
                     above=names[above],
@@ -219,3 +219,10 @@ class Degradations:
                 )
             )
         return Ranking(option, tuple(names[n] for n in order), tuple(comparisons))
+
+
+def _shares(values: FloatArray, reference: FloatArray) -> FloatArray:
+    """Return values / reference; 0 where the reference is 0."""
+    whole = np.broadcast_to(reference, values.shape)
+    shares: FloatArray = np.divide(values, whole, out=np.zeros_like(values), where=whole > 0.0)
+    return shares

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import QuantizationError, SchemeError, WorkerError
-from quant_engine.model.batches import Batch
+from quant_engine.model.batches import Batch, map_labels
 from quant_engine.model.nesting import map_nested
 from quant_engine.variants.outcomes import BatchOutcome
 from quant_engine.variants.runner import Variant, VariantRunner
@@ -191,7 +191,7 @@ def _own_memory(batch: Batch) -> Batch:
         batch,
         args=map_nested(batch.args, copied),
         kwargs=map_nested(dict(batch.kwargs), copied),
-        labels=None if batch.labels is None else batch.labels.clone(),
+        labels=map_labels(batch.labels, lambda tensor: tensor.clone()),
     )
 
 

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import QuantizationError
+from quant_engine.judging.judged import Answer, Judged
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import model_output
 from quant_engine.model.nesting import leaves, map_leaves, nested_tensors
 
 _PLAIN = (type(None), bool, int, float, str)
@@ -91,9 +91,14 @@ class Replay:
     """
 
     def __init__(
-        self, model: nn.Module, reason: str = "", changed_later: frozenset[int] = frozenset()
+        self,
+        model: nn.Module,
+        judged: Judged,
+        reason: str = "",
+        changed_later: frozenset[int] = frozenset(),
     ) -> None:
         """Wrap every module of `model`; with a reason not to replay, leave them alone."""
+        self._judged = judged
         self.reason = reason
         self.changed_later = changed_later
         self.lacks_copies = False
@@ -111,11 +116,11 @@ class Replay:
             if not isinstance(module, torch.jit.ScriptModule):
                 vars(module)["forward"] = partial(self._answer, module, module.forward)
 
-    def record(self, batch: Batch) -> Tensor:
+    def record(self, batch: Batch) -> Answer:
         """Run the whole model and remember every answer; forgets the batch before.
 
         Returns:
-            The model's primary output, a tensor of its own.
+            What is judged of the model's answer, tensors of its own.
 
         Raises:
             ModelForwardError: If the model raises.
@@ -124,12 +129,12 @@ class Replay:
         self._calls, self._depth = [], 0
         self._is_recording = not self.reason
         try:
-            return model_output(self._model, batch).detach().clone()
+            return tuple(x.detach().clone() for x in self._answer_to(batch))
         finally:
             self._is_recording = False
             self._settle()
 
-    def verify(self, batch: Batch, output: Tensor) -> None:
+    def verify(self, batch: Batch, output: Answer) -> None:
         """Let the record stand in for every call once; give up if the answer differs.
 
         A pass for each depth of nesting answers the calls at that depth, and with them all that is
@@ -143,7 +148,7 @@ class Replay:
         for depth in range(1, deepest + 1):
             if not self.reason:
                 found = self.run(batch, len(self._calls), depth)
-                if not torch.equal(found, output):
+                if not all(map(torch.equal, found, output)):
                     self.give_up("a replayed pass does not give the recorded answer")
 
     def first_call(self, modules: Iterable[nn.Module]) -> int:
@@ -158,7 +163,7 @@ class Replay:
                 return index
         return len(self._calls)
 
-    def run(self, batch: Batch, first_change: int, depth: int = 0) -> Tensor:
+    def run(self, batch: Batch, first_change: int, depth: int = 0) -> Answer:
         """Run the model again on the recorded batch, from a call on.
 
         Args:
@@ -167,7 +172,7 @@ class Replay:
             depth: Calls at a smaller depth are run in any case.
 
         Returns:
-            The model's primary output: bit for bit what a full forward gives.
+            What is judged of its answer: bit for bit what a full forward gives.
 
         Raises:
             ModelForwardError: If the model raises.
@@ -177,7 +182,7 @@ class Replay:
             self._pointer, self._boundary, self._least_depth = 0, first_change, depth
             self._sent = []
             try:
-                output = model_output(self._model, batch).detach()
+                output = self._answer_to(batch)
                 if all(count_changes(kept.tensor) == kept.version for kept in self._sent):
                     return output
                 self.give_up("a layer changes in place what an earlier one returned")
@@ -185,7 +190,10 @@ class Replay:
                 self.give_up(str(mismatch))
             except QuantizationError:  # a full pass raises it again if it is not of our making
                 self.give_up("the model cannot run on what is left when calls are replayed")
-        return model_output(self._model, batch).detach()
+        return self._answer_to(batch)
+
+    def _answer_to(self, batch: Batch) -> Answer:
+        return tuple(x.detach() for x in self._judged.answer(self._model, batch))
 
     def read(self, module: nn.Module) -> None:
         """Take note that the pass under way reads a tensor of a module that it does not call now.

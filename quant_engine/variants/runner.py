@@ -7,15 +7,15 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from quant_engine.judging.judged import Answer, Judged
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors
-from quant_engine.model.forward import model_output
 from quant_engine.model.modules import replace_module
 from quant_engine.model.pass_state import PassState, StateHistory
 from quant_engine.model.randomness import RandomNumbers, current_state
-from quant_engine.variants.outcomes import BatchOutcome, Metric, Outcome, compare, float_outcome
+from quant_engine.variants.outcomes import BatchOutcome, Outcome
 from quant_engine.variants.replay import Replay
 from quant_engine.variants.switch import Switch
 
@@ -23,7 +23,7 @@ Variant: TypeAlias = Mapping[str, str]
 """Layer name -> which of its forms stands in its place; layers left out are float."""
 
 T = TypeVar("T")
-OnOutput: TypeAlias = Callable[[int, Tensor, Tensor], None]
+OnOutput: TypeAlias = Callable[[int, Answer, Answer], None]
 
 FLOAT: Variant = {}
 _SWITCHED_OFF = "replay is switched off"
@@ -43,7 +43,7 @@ class VariantRunner:
         forms: Mapping[str, Mapping[str, nn.Module]],
         *,
         state: PassState | None = None,
-        metric: Metric | None = None,
+        judged: Judged | None = None,
         has_replay: bool = True,
     ) -> None:
         """Put a switch between the float layer and its other forms in the place of every layer.
@@ -53,11 +53,11 @@ class VariantRunner:
             forms: Layer name -> name of a form -> what stands in the layer's place then.
             state: What passes of the model change, if anything. Every variant then goes through the
                 batches in order, each from the state that it left after the one before.
-            metric: A function of the caller's to apply to every variant's output.
+            judged: What of an answer is looked at; the first float tensor if None.
             has_replay: False runs every variant in full, to compare with.
         """
         self._names = tuple(forms)
-        self._metric = metric
+        self._judged = Judged() if judged is None else judged
         self._state = PassState() if state is None else state
         self._history = StateHistory(self._state.initial)
         self._full_because = self._state.full_passes_because if has_replay else _SWITCHED_OFF
@@ -91,23 +91,22 @@ class VariantRunner:
         outcomes: dict[int, Outcome] = {}
         drawn = RandomNumbers(self._random_state)  # the caller's metric may draw
 
-        def keep(number: int, expected: Tensor, output: Tensor) -> None:
+        def keep(number: int, expected: Answer, output: Answer) -> None:
             outcomes[number] = drawn.run(
-                lambda: compare(expected, output, batch.labels, self._metric), is_watched=False
+                lambda: self._judged.compare(expected, output, batch), is_watched=False
             )
             if on_variant is not None:
                 on_variant(len(outcomes))
 
-        logits, reason = self.run_each(batch, variants, keep, bases)
-        in_order = tuple(outcomes[number] for number in range(len(variants)))
-        return float_outcome(logits, batch, in_order, reason)
+        reason = self.run_each(batch, variants, keep, bases)
+        return BatchOutcome(tuple(outcomes[number] for number in range(len(variants))), reason)
 
-    def run_float(self, batch: Batch) -> tuple[Tensor, tuple[str, ...]]:
+    def run_float(self, batch: Batch) -> tuple[Answer, tuple[str, ...]]:
         """Run the float model on a batch.
 
         Returns:
-            Its output, and the names of the layers of which it read a tensor, such as the weight,
-            without calling them.
+            What is judged of its answer, and the names of the layers of which it read a tensor,
+            such as the weight, without calling them.
 
         Raises:
             ModelForwardError: If the model raises.
@@ -119,11 +118,15 @@ class VariantRunner:
         for switch in switches.values():
             switch.on_read = read.append
         drawn = RandomNumbers(self._random_state)
-        forward = self._from_its_state(model, FLOAT, batch, lambda: model_output(model, batch))
+        forward = self._from_its_state(
+            model, FLOAT, batch, lambda: self._judged.answer(model, batch)
+        )
         with torch.inference_mode(False):
             output = drawn.run(forward, is_watched=self._is_watched)
         self._is_watched = drawn.are_drawn
-        return output.detach(), tuple(n for n, switch in switches.items() if switch in read)
+        return tuple(x.detach() for x in output), tuple(
+            n for n, switch in switches.items() if switch in read
+        )
 
     def run_like_float(self, batch: Batch, model: nn.Module, forward: Callable[[], T]) -> T:
         """Run a pass of the caller's, once, as `run_float` ran on this batch: from the same state.
@@ -144,7 +147,7 @@ class VariantRunner:
         variants: Sequence[Variant],
         on_output: OnOutput,
         bases: Sequence[Variant] = (),
-    ) -> tuple[Tensor, str]:
+    ) -> str:
         """Run every variant on a batch, replaying what no layer of it can have changed.
 
         A variant starts from the record of the float model, or of the base that it differs from in
@@ -158,21 +161,21 @@ class VariantRunner:
             bases: Variants that others are near to.
 
         Returns:
-            The float model's output, and why nothing could be replayed; "" if it was.
+            Why nothing could be replayed; "" if it was.
 
         Raises:
             ModelForwardError: If the model raises.
             DataError: If an output holds NaN or Inf.
         """
         model = share_tensors(self._model)
-        replay = Replay(model, self._full_because, self._changed_later)
+        replay = Replay(model, self._judged, self._full_because, self._changed_later)
         switches = {name: _find_switch(model, name) for name in self._names}
         for switch in switches.values():
             switch.on_read = replay.read
         with torch.inference_mode(False):
             try:
-                logits = self._run(model, replay, switches, batch, variants, bases, on_output)
-                return logits, replay.reason
+                self._run(model, replay, switches, batch, variants, bases, on_output)
+                return replay.reason
             finally:
                 # The next batch need not find out again.
                 self._changed_later = replay.changed_later
@@ -205,10 +208,10 @@ class VariantRunner:
         variants: Sequence[Variant],
         bases: Sequence[Variant],
         on_output: OnOutput,
-    ) -> Tensor:
+    ) -> None:
         drawn = RandomNumbers(self._random_state)
 
-        def record(base: Variant) -> Tensor:
+        def record(base: Variant) -> Answer:
             """Record a pass and check once that replaying most of it gives the same."""
             _set(switches, base)
             for _ in range(2):
@@ -222,7 +225,7 @@ class VariantRunner:
             replay.verify(batch, output)
             return output
 
-        logits = record(FLOAT)
+        expected = record(FLOAT)
         for base, numbers in _nearest_bases(variants, bases):
             if base:
                 record(base)
@@ -236,8 +239,7 @@ class VariantRunner:
                 _set(switches, variants[number])
                 replayed = partial(replay.run, batch, starts[number])
                 run = self._from_its_state(model, variants[number], batch, replayed)
-                on_output(number, logits, drawn.run(run, is_watched=False))
-        return logits
+                on_output(number, expected, drawn.run(run, is_watched=False))
 
 
 def _set(switches: Mapping[str, Switch], variant: Variant) -> None:

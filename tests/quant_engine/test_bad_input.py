@@ -171,7 +171,7 @@ def test_the_curve_counts_shared_weights_once(head_bits: int) -> None:
 def test_a_label_that_is_no_class_is_refused(job, label):
     model = nn.Sequential(nn.Linear(4, 3))
     data = [(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, label]))]
-    with pytest.raises(DataError, match=r"labels go from .* but the model's output has 3 classes"):
+    with pytest.raises(DataError, match=r"labels are no class of the output, .*3 classes, 0 to 2"):
         job(model, data)
 
 

@@ -21,7 +21,7 @@ from dashboard.session.draft import (
     with_layer_bits,
 )
 from dashboard.words.formatting import format_bytes, format_count, plural
-from dashboard.words.recipes import preset_about, preset_title
+from dashboard.words.recipes import REMEDY_NAMES, preset_about, preset_title
 from dashboard.work import service
 from quant_engine.scheme import (
     GRANULARITIES,
@@ -29,7 +29,9 @@ from quant_engine.scheme import (
     MIN_BITS,
     OBSERVERS,
     PRESETS,
+    REMEDIES,
     Recipe,
+    Remedy,
     TensorScheme,
 )
 
@@ -60,7 +62,8 @@ def show_recipe_form() -> Settings:
             activation = _show_activation(draft.recipe.activation)
     base = draft.recipe if model_name == draft.model_name else Recipe(weight, activation)
     excluded, rows = _show_layers(model_name, base, has_inputs=activation is not None)
-    recipe = Recipe(weight, activation, exclude_layers=tuple(excluded))
+    remedies = _show_remedies(base)
+    recipe = Recipe(weight, activation, exclude_layers=tuple(excluded), remedies=remedies)
     bits = _bits_of_rows(rows, weight.bits)
     settings = Settings(model_name, with_layer_bits(recipe, bits, base), samples, seed)
     with presets:
@@ -92,7 +95,11 @@ def _apply_preset(settings: Settings, name: str) -> None:
         for layer, scheme in settings.recipe.overrides.items()
         if (pair := bits_of_override(scheme, settings.recipe)) is not None
     }
-    recipe = replace(preset, exclude_layers=settings.recipe.exclude_layers)
+    recipe = replace(
+        preset,
+        exclude_layers=settings.recipe.exclude_layers,
+        remedies=settings.recipe.remedies,
+    )
     set_draft(replace(settings, recipe=with_layer_bits(recipe, bits, settings.recipe)))
 
 
@@ -278,6 +285,43 @@ def _show_layers(
             },
         )
     return list(excluded), list(edited)
+
+
+REMEDY_COSTS = {
+    "cross_layer_equalization": "Moves factors between layers until their channels have equal "
+    "ranges. Costs well under a second; the float model stays what it is.",
+    "smooth_quant": "Divides loud input channels and multiplies the weights that read them. Costs "
+    "one pass over the calibration samples; the float model stays what it is.",
+    "gptq": "Rounds weights so that they make up for each other's errors. Costs one pass over the "
+    "calibration samples and a few seconds.",
+    "bias_correction": "Takes the mean error of every channel out of the bias. Costs half a pass "
+    "over the calibration samples for each layer.",
+}
+
+
+def _show_remedies(recipe: Recipe) -> tuple[Remedy, ...]:
+    """One switch for each remedy; one that treats only some layers goes on treating those."""
+    given = {remedy.kind: remedy for remedy in recipe.remedies}
+    count = f": {len(given)} on" if given else ""
+    chosen = []
+    with st.expander(
+        f"5 · Remedies{count}",
+        icon=":material/healing:",
+        expanded=bool(given),
+        key=versioned("remedies"),
+    ):
+        for kind, cls in REMEDIES.items():
+            remedy = given.get(kind, cls())
+            some = remedy.layers != cls().layers
+            layers = f" (only {', '.join(remedy.layers)})" if some else ""
+            if st.toggle(
+                f"{REMEDY_NAMES[kind]}{layers}",
+                kind in given,
+                key=versioned(f"remedy_{kind}{layers}"),
+                help=REMEDY_COSTS[kind],
+            ):
+                chosen.append(remedy)
+    return tuple(chosen)
 
 
 def _row(option: service.LayerOption, base: Recipe, has_inputs: bool) -> dict[str, Any]:

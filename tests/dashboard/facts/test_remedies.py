@@ -104,7 +104,7 @@ def test_inputs_that_stay_float_need_no_smoothing() -> None:
 
 
 @pytest.mark.parametrize("bits", [FEW_BITS, FEW_BITS + 1])
-def test_few_bits_point_to_bias_correction(bits: int) -> None:
+def test_few_bits_point_to_gptq_and_bias_correction(bits: int) -> None:
     report = report_with()
     layer = layer_of(report)
     assert layer.weight is not None
@@ -113,7 +113,7 @@ def test_few_bits_point_to_bias_correction(bits: int) -> None:
 
     found = offers(layer_of(report), report, TARGETS)
 
-    assert [offer.key for offer in found] == (["bias"] if bits <= FEW_BITS else [])
+    assert [offer.key for offer in found] == (["gptq", "bias"] if bits <= FEW_BITS else [])
 
 
 def test_a_remedy_that_the_run_has_is_not_offered_again() -> None:

@@ -20,7 +20,15 @@ from dashboard.words.recipes import gloss
 from dashboard.work import service
 from quant_engine.errors import DataError
 from quant_engine.report import ModelReport
-from quant_engine.scheme import PRESETS, Recipe, TensorScheme
+from quant_engine.scheme import (
+    PRESETS,
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
+    Recipe,
+    SmoothQuant,
+    TensorScheme,
+)
 from tests.dashboard.app_harness import (
     assert_alive,
     link_of,
@@ -419,6 +427,10 @@ FORM: list[tuple[str, str, Any, Callable[[Recipe], Any], Any]] = [
     ("radio", "Scales", "per_tensor", lambda r: r.weight.granularity, "per_tensor"),
     ("toggle", "Quantize layer inputs", False, lambda r: r.activation, None),
     ("slider", "Input bits", 4, lambda r: r.activation.bits, 4),
+    ("toggle", "Equalize layers", True, lambda r: r.remedies, (CrossLayerEqualization(),)),
+    ("toggle", "Smooth inputs", True, lambda r: r.remedies, (SmoothQuant(),)),
+    ("toggle", "Round by GPTQ", True, lambda r: r.remedies, (Gptq(),)),
+    ("toggle", "Correct biases", True, lambda r: r.remedies, (BiasCorrection(),)),
 ]
 
 
@@ -499,6 +511,23 @@ def test_a_link_fills_the_form(slow: SlowAnalysis) -> None:
     rows = {row["Layer"]: row for row in app.data_editor[0].value.to_dict("records")}
     assert (rows[second]["Weight bits"], rows[second]["Input bits"]) == (4, 6)
     assert widget(app, "multiselect", "Keep in float").value == [first]
+
+
+def test_remedies_of_a_link_are_switched_on_and_stay_with_a_preset(slow: SlowAnalysis) -> None:
+    slow.go_on.set()
+    name = service.layer_options(SMALL)[0].name
+    app = open_experiment(f"{SMALL} int8_per_channel remedy:gptq remedy:smooth_quant-0.5:{name}")
+    wait_for_jobs(app)
+    given = (SmoothQuant(layers=(name,), alpha=0.5), Gptq())
+    assert draft(app).recipe.remedies == given
+
+    app.button(key="preset_int8_mse").click().run()
+    assert draft(app).recipe.remedies == given
+    change(app, "toggle", f"Smooth inputs (only {name})", False)
+    assert draft(app).recipe.remedies == (Gptq(),)
+    change(app, "selectbox", "Model", "resnet")
+    assert_alive(app)
+    assert draft(app).recipe.remedies in ((), (Gptq(),))
 
 
 def test_a_preset_keeps_layers_in_float_and_bits_of_single_layers(slow: SlowAnalysis) -> None:

@@ -292,7 +292,7 @@ def test_a_row_says_what_no_degradation_means(example: Prediction) -> None:
     report = example.response.report
     first, second, *others = report.layers
     layers = (replace(first, reaches_output=False), second, *others)
-    response = LogitResponse(replace(report, layers=layers), example.response.arrays)
+    response = LogitResponse(replace(report, layers=layers), example.response.output_arrays)
     changed = Prediction(response, example.frontier)
     none = LayerEffect(0.0, is_measured=True)
 

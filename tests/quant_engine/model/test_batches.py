@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from quant_engine.errors import DataError
-from quant_engine.model.batches import count_batches, is_rereadable, iterate_batches
+from quant_engine.model.batches import count_batches, first_samples, is_rereadable, iterate_batches
 
 X = torch.arange(12.0).view(4, 3)
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -97,7 +99,7 @@ def test_a_zero_dimensional_tensor_is_one_sample():
         ({"x": X}, "is a dict"),
         ((X, LABELS), r"Give a list of such pairs: calibration_data=\[\(inputs, labels\)\]"),
         ([X, 3], "batch 1 is a int. A batch is a tensor"),
-        ([np.zeros((2, 3))], "batch 0 is a ndarray"),
+        ([np.array(["a"])], "batch 0 is a ndarray"),
         ([(X, LABELS, X)], "batch 0 is a tuple of 3"),
         ([()], "batch 0 is a tuple of 0"),
         ([(None, LABELS)], "batch 0 holds no tensor"),
@@ -142,3 +144,49 @@ def test_counts_are_known_where_there_is_a_length():
     assert count_batches([X, X]) == 2
     assert count_batches(DataLoader(TensorDataset(X), batch_size=3)) == 2
     assert count_batches(iter([X])) is None
+
+
+@dataclasses.dataclass
+class Loaded:
+    """What a loader of the caller's own may give."""
+
+    x: object
+    labels: object
+
+
+def test_arrays_dataclasses_and_targets_by_name_are_taken():
+    (plain,) = iterate_batches([(np.ones((4, 3)), np.arange(4))])
+    assert plain.args[0].dtype == torch.float32
+    assert torch.equal(plain.labels, torch.arange(4))
+    (loaded,) = iterate_batches([Loaded(np.ones((4, 3), dtype=np.float32), LABELS)])
+    assert set(loaded.kwargs) == {"x"}
+    assert torch.equal(loaded.labels, torch.as_tensor(LABELS))
+    (named,) = iterate_batches([(X, {"classes": LABELS, "boxes": np.ones((len(X), 4))})])
+    assert {name: tuple(t.shape) for name, t in named.labels.items()} == {
+        "classes": tuple(LABELS.shape),
+        "boxes": (len(X), 4),
+    }
+    with pytest.raises(DataError, match="one label per sample"):
+        list(iterate_batches([(X, {"classes": LABELS[:1]})]))
+
+
+def test_a_list_of_images_is_one_input():
+    images = [torch.ones(3, 8, 8), torch.ones(3, 6, 9), torch.zeros(3, 4, 4)]
+    targets = [{"boxes": torch.ones(2, 4)} for _ in images]
+    (alone,), (pair,) = (list(iterate_batches([item])) for item in (images, (images, targets)))
+    assert alone.args == (images,)
+    assert alone.samples == pair.samples == 3
+    assert alone.reading == "a list of 3 images was read as one input"
+    assert pair.reading == f"{alone.reading}; the targets, a list of mappings, are not used"
+    assert pair.labels is None
+    part = first_samples(pair, 2)
+    assert [tuple(image.shape) for image in part.args[0]] == [(3, 8, 8), (3, 6, 9)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "reading"),
+    [(torch.ones(4, 3), "(x, y) was read as inputs and labels"), (torch.arange(4), "")],
+)
+def test_a_pair_that_may_be_two_inputs_says_how_it_was_read(labels, reading):
+    (found,) = iterate_batches([(torch.ones(4, 3), labels)])
+    assert found.reading == reading

@@ -197,6 +197,6 @@ def test_hooks_run_once_a_pass_and_model() -> None:
 
     analyze(model, X, measure_time=False)
 
-    # Four passes on a few samples find out what passes leave behind and which output is judged;
-    # then come calibration, the float model and the quantized one.
-    assert calls == ["before", "after"] * (4 + 3)
+    # Five passes on a few samples find out what passes leave behind, which output is judged and
+    # what made it; then come calibration, the float model and the quantized one.
+    assert calls == ["before", "after"] * (5 + 3)

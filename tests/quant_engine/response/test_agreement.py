@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from quant_engine.metrics.functions import kl_divergence
 from quant_engine.report import AgreementPoint
 from quant_engine.response.agreement import (
-    DegradationSums,
     compare,
     draw_random,
     draw_single,
@@ -95,14 +93,3 @@ def test_draws_repeat_with_their_seed_and_cover_mild_and_harsh():
     assert min(harshness) == 0
     assert max(harshness) >= 5
     assert len(draw_single([f"{n}" for n in range(300)], options, np.random.default_rng(0))) == 200
-
-
-def test_sums_over_batches_are_the_mean_over_all():
-    one, other = seeded((9, 4), 1), seeded((9, 4), 2)
-    sums = DegradationSums(has_logits=True)
-    sums.update(one[:2], other[:2])
-    sums.update(one[2:], other[2:])
-    assert sums.value() == pytest.approx(kl_divergence(one, other))
-    noise = DegradationSums(has_logits=False)
-    noise.update(torch.zeros(3), torch.zeros(3))
-    assert noise.value() == 0.0

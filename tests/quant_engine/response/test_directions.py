@@ -23,21 +23,22 @@ def arrays_of(plan: OutputPlan, directions: Directions, shift: torch.Tensor) -> 
         shape=plan.shape if plan.is_complete else (plan.kept,),
         has_logits=plan.has_logits,
         is_complete=plan.is_complete,
+        positions=np.full(directions.rows, float(np.prod(plan.shape[:-1]))),
     )
 
 
 def test_few_values_are_all_kept_and_many_are_not():
-    assert OutputPlan.choose(torch.zeros(5, 10), None, 32, 16, 8).count == 10
-    assert OutputPlan.choose(torch.zeros(5, 100), None, 32, 16, 8).count == 16 + 1 + 8
-    tokens = OutputPlan.choose(torch.zeros(5, 9, 10), torch.zeros(5, 9), 32, 16, 8)
+    assert OutputPlan.choose(torch.zeros(5, 10), 32, 16, 8, has_logits=True).count == 10
+    assert OutputPlan.choose(torch.zeros(5, 100), 32, 16, 8, has_logits=True).count == 16 + 1 + 8
+    tokens = OutputPlan.choose(torch.zeros(5, 9, 10), 32, 16, 8, has_logits=True)
     assert (tokens.count, tokens.kept, tokens.has_logits) == (8, 0, True)
-    values = OutputPlan.choose(torch.zeros(5, 9, 10), None, 32, 16, 8)
+    values = OutputPlan.choose(torch.zeros(5, 9, 10), 32, 16, 8, has_logits=False)
     assert (values.count, values.has_logits) == (8, False)
 
 
 def test_along_is_the_inner_product_with_every_direction():
     output, shift = seeded((4, 50), 1), seeded((4, 50), 2)
-    plan = OutputPlan.choose(output, None, 32, 5, 3)
+    plan = OutputPlan.choose(output, 32, 5, 3, has_logits=True)
     directions = Directions(plan, output, torch.Generator().manual_seed(0))
     expected = torch.stack([(d * shift.double()).sum(dim=1) for d in directions], dim=1)
     torch.testing.assert_close(directions.along(shift), expected)
@@ -45,7 +46,7 @@ def test_along_is_the_inner_product_with_every_direction():
 
 def test_a_shift_of_the_largest_logits_needs_no_projections():
     output = seeded((6, 60), 1) * 3
-    plan = OutputPlan.choose(output, None, 32, 10, 4)
+    plan = OutputPlan.choose(output, 32, 10, 4, has_logits=True)
     directions = Directions(plan, output, torch.Generator().manual_seed(0))
     shift = torch.zeros(6, 60).scatter_(1, output.topk(10).indices, seeded((6, 10), 2))
     arrays = arrays_of(plan, directions, shift)
@@ -56,8 +57,7 @@ def test_a_shift_of_the_largest_logits_needs_no_projections():
 @pytest.mark.parametrize("shape", [(200, 60), (60, 7, 9)])
 def test_projections_estimate_the_divergence_without_bias(shape):
     output, shift = seeded(shape, 1), 0.02 * seeded(shape, 2)
-    labels = torch.zeros(shape[:-1])
-    plan = OutputPlan.choose(output, labels, 32, 4, 64)
+    plan = OutputPlan.choose(output, 32, 4, 64, has_logits=True)
     directions = Directions(plan, output, torch.Generator().manual_seed(0))
     expected = float(kl_divergences(output, output.double() + shift).mean())
     assert arrays_of(plan, directions, shift).degradation([(0, 0)]) == pytest.approx(
@@ -67,8 +67,6 @@ def test_projections_estimate_the_divergence_without_bias(shape):
 
 def test_projections_of_values_estimate_their_noise_and_its_error_is_stated():
     output, shift = seeded((100, 50), 1), seeded((100, 50), 2)
-    plan = OutputPlan.choose(output, None, 32, 4, 64)
-    assert plan.has_logits  # a table of two axes reads as logits
     plan = OutputPlan((50,), False, 0, 64)
     directions = Directions(plan, output, torch.Generator().manual_seed(0))
     arrays = arrays_of(plan, directions, shift)
@@ -79,7 +77,7 @@ def test_projections_of_values_estimate_their_noise_and_its_error_is_stated():
 
 
 def test_rows_of_another_length_are_refused():
-    plan = OutputPlan.choose(torch.zeros(5, 10), None, 32, 16, 8)
+    plan = OutputPlan.choose(torch.zeros(5, 10), 32, 16, 8, has_logits=True)
     with pytest.raises(DataError, match="one length"):
         Directions(plan, torch.zeros(5, 11), torch.Generator())
 

@@ -142,7 +142,7 @@ def test_products_predict_moves_to_second_order():
         space = SearchSpace(response)
         for assignment in ([1, 2, 3, 1], [3, 3, 3, 3], [0, 1, 0, 2]):
             places = np.arange(4) * space.choices + assignment
-            second_order = space.products[np.ix_(places, places)].sum()
+            second_order = space.products[0][np.ix_(places, places)].sum()
             degradation = space.degradations([np.array(assignment)])[0]
             assert second_order == pytest.approx(degradation, rel=1e-2)
     finally:
@@ -156,7 +156,7 @@ def test_moves_are_ranked_by_their_exact_change_to_second_order():
 
     def second_order(at):
         places = np.arange(4) * space.choices + at
-        return space.products[np.ix_(places, places)].sum()
+        return space.products[0][np.ix_(places, places)].sum()
 
     gains, moves = rank_moves(space, assignment, limits)
     assert len(moves) == 4 * 3 + 6 * 3 * 3

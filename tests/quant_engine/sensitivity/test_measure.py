@@ -286,7 +286,7 @@ def test_a_metric_of_the_callers() -> None:
     for entry in report.layers:
         others = tuple(e.name for e in report.layers if e.name != entry.name)
         changed = run(quantize_model(model, calibration, DEFAULT.with_excluded(*others)))
-        wanted = largest_change(logits, changed, LABELS).double().mean()
+        wanted = largest_change(logits, changed).double().mean()
         assert entry.value == pytest.approx(float(wanted), rel=1e-6)
     ranked = sorted(report.layers, key=lambda entry: -(entry.value or 0.0))
     assert report.rankings[0].layers == tuple(entry.name for entry in ranked)
@@ -324,7 +324,7 @@ def test_the_curve_says_how_many_answers_stay_those_of_float() -> None:
 
 
 def test_a_metric_may_do_what_it_likes_with_its_tensors() -> None:
-    def greedy(output: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
+    def greedy(output: Tensor, changed: Tensor) -> Tensor:
         result = (output - changed).abs().amax(dim=1)
         output.zero_(), changed.zero_()
         return result

@@ -10,57 +10,74 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quant_engine.errors import DataError, SchemeError
-from quant_engine.metrics.bootstrap import RESAMPLES, bootstrap_means, percentile_intervals
-from quant_engine.sensitivity.ranking import (
-    MEASURES,
-    MIN_DIFFERING,
-    Degradations,
-    check_metric,
-    choose_measure,
-)
+from quant_engine.judging.describe import check_metric
+from quant_engine.judging.judged import JudgedOutput
+from quant_engine.metrics.bootstrap import RESAMPLES, Resampling, percentile_interval
+from quant_engine.metrics.catalogue import METRICS
+from quant_engine.metrics.counts import SampleCounts
+from quant_engine.report import Ranking
+from quant_engine.sensitivity.ranking import MIN_DIFFERING, Degradations, Scale
 from quant_engine.tensors.histogram import FloatArray
-from quant_engine.variants.outcomes import Outcome
+
+NAMES = ("kl_divergence", "nmse", "sqnr_db", "top1_agreement", "accuracy_drop")
 
 
-def outcome(values: FloatArray) -> Outcome:
-    return Outcome(noise=values, divergence=values, agreement=1.0 - values, correct=1.0 - values)
+def outcome(values: FloatArray) -> tuple[SampleCounts]:
+    one = np.ones(len(values))
+    counts = {
+        "divergence": values,
+        "positions": one,
+        "agreeing": 1.0 - values,
+        "correct": 1.0 - values,
+        "correct_float": one,
+        "labelled": one,
+        "noise": values,
+        "signal": 4.0 * one,
+    }
+    return (SampleCounts(counts),)
 
 
 def degradations(rows: FloatArray, metric: str = "kl_divergence", seed: int = 0) -> Degradations:
-    samples = rows.shape[1]
-    outcomes = [outcome(row) for row in rows]
-    return Degradations.of(
-        MEASURES[metric], outcomes, np.full(samples, 4.0), np.ones(samples), seed
-    )
+    output = JudgedOutput("the output", metric=metric)
+    return Degradations([output], [outcome(row) for row in rows], seed)
+
+
+def scale_of(rows: FloatArray, metric: str = "kl_divergence") -> Scale:
+    return degradations(rows, metric).scale(0)
+
+
+def rank(rows: FloatArray, names: str, *, is_left_out: bool = False, seed: int = 0) -> Ranking:
+    found = degradations(rows, seed=seed)
+    places = range(len(rows))
+    return found.rank("option", names, places, found.scale(0), is_left_out=is_left_out)
 
 
 def is_tied(rows: FloatArray, seed: int = 0) -> bool:
-    names = [str(number) for number in range(len(rows))]
-    ranking = degradations(rows, seed=seed).rank("", names, range(len(rows)), is_left_out=False)
-    (comparison,) = ranking.comparisons
+    (comparison,) = rank(rows, "ab", seed=seed).comparisons
     return comparison.is_tied
 
 
 def test_each_metric_by_hand() -> None:
     rows = np.array([[0.0, 0.0], [0.5, 0.1]])
-    values = {name: degradations(rows, name).values() for name in MEASURES}
+    values = {name: scale_of(rows, name).values.tolist() for name in NAMES}
 
-    assert values["kl_divergence"] == [0.0, 0.3]
+    assert values["kl_divergence"] == pytest.approx([0.0, 0.3])
     assert values["nmse"] == pytest.approx([0.0, 0.6 / 8.0])
     assert values["sqnr_db"] == pytest.approx([math.inf, -10 * math.log10(0.6 / 8.0)])
-    assert values["top1_agreement"] == [1.0, 0.7]
-    assert values["accuracy_drop"] == [0.0, 0.3]
+    assert values["top1_agreement"] == pytest.approx([1.0, 0.7])
+    assert values["accuracy_drop"] == pytest.approx([0.0, 0.3])
 
 
-@pytest.mark.parametrize("metric", MEASURES)
+@pytest.mark.parametrize("metric", NAMES)
 def test_intervals_hold_the_value_and_grow_with_the_spread(
     metric: str, rng: np.random.Generator
 ) -> None:
     narrow, wide = 0.5 + 0.01 * rng.random(100), rng.random(100)
-    found = degradations(np.stack([narrow, wide]), metric)
+    found = scale_of(np.stack([narrow, wide]), metric)
 
     widths = []
-    for value, (lower, upper) in zip(found.values(), found.intervals(), strict=True):
+    for variant, value in enumerate(found.values):
+        lower, upper = found.interval(variant)
         assert lower <= value <= upper
         widths.append(upper - lower)
     assert widths[0] < widths[1] / 10
@@ -70,7 +87,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(
     rng: np.random.Generator,
 ) -> None:
     samples = rng.normal(3.0, 2.0, 400)
-    ((lower, upper),) = percentile_intervals(bootstrap_means(samples[None]))
+    lower, upper = percentile_interval(Resampling(400).totals(samples) / 400)
     error = samples.std() / math.sqrt(400)
 
     assert lower == pytest.approx(samples.mean() - 1.96 * error, abs=0.2 * error)
@@ -79,14 +96,13 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(
 
 @given(st.integers(0, 1000), st.integers(1, 50))
 def test_rows_share_their_draws_whatever_stands_beside_them(seed: int, samples: int) -> None:
-    rows = np.random.default_rng(seed).random((3, samples))
-    together = bootstrap_means(rows, seed=seed)
+    rows = np.random.default_rng(seed).random((samples, 3))
+    together = Resampling(samples, seed=seed).totals(rows)
 
-    assert together.shape == (3, RESAMPLES)
-    np.testing.assert_allclose(together[1:2], bootstrap_means(rows[1:2], seed=seed), rtol=1e-12)
-    np.testing.assert_allclose(
-        together[0] - together[1], bootstrap_means(rows[:1] - rows[1:2], seed=seed)[0], atol=1e-12
-    )
+    assert together.shape == (RESAMPLES, 3)
+    for column in range(3):
+        alone = Resampling(samples, seed=seed).totals(rows[:, column])
+        np.testing.assert_allclose(together[:, column], alone, rtol=1e-12)
 
 
 def test_a_shift_on_every_sample_is_seen_though_the_intervals_overlap(
@@ -94,7 +110,8 @@ def test_a_shift_on_every_sample_is_seen_though_the_intervals_overlap(
 ) -> None:
     hard = rng.lognormal(0.0, 2.0, 200)
     rows = np.stack([hard * 1.05, hard])
-    (low_above, _), (_, high_below) = degradations(rows).intervals()
+    scale = scale_of(rows)
+    (low_above, _), (_, high_below) = scale.interval(0), scale.interval(1)
 
     assert low_above < high_below, "the marginal intervals overlap"
     assert not is_tied(rows)
@@ -132,7 +149,7 @@ def test_one_sample_tells_nothing_apart() -> None:
 @pytest.mark.parametrize(("is_left_out", "order"), [(False, "cab"), (True, "bac")])
 def test_the_ranking_begins_with_the_most_sensitive(is_left_out: bool, order: str) -> None:
     rows = np.repeat([[0.2], [0.1], [0.7]], 20, axis=1)
-    ranking = degradations(rows).rank("option", "abc", [0, 1, 2], is_left_out=is_left_out)
+    ranking = rank(rows, "abc", is_left_out=is_left_out)
 
     assert ranking.option == "option"
     assert "".join(ranking.layers) == order
@@ -146,36 +163,76 @@ def test_the_ranking_begins_with_the_most_sensitive(is_left_out: bool, order: st
 
 
 def test_equal_layers_keep_their_order_and_are_tied() -> None:
-    ranking = degradations(np.zeros((3, 10))).rank("", "abc", [0, 1, 2], is_left_out=False)
+    ranking = rank(np.zeros((3, 10)), "abc")
 
     assert ranking.layers == ("a", "b", "c")
     assert all(c.is_tied and c.difference == 0.0 for c in ranking.comparisons)
 
 
 def test_an_output_of_zeros() -> None:
-    outcomes = [Outcome(noise=np.zeros(8)), Outcome(noise=np.ones(8)), Outcome(noise=np.ones(8))]
-    found = Degradations.of(MEASURES["nmse"], outcomes, np.zeros(8), None, 0)
+    outcomes = [
+        (SampleCounts({"noise": noise, "signal": np.zeros(8)}),)
+        for noise in (np.zeros(8), np.ones(8), np.ones(8))
+    ]
+    found = Degradations([JudgedOutput("the output", metric="nmse")], outcomes, 0)
 
-    assert found.values() == [0.0, math.inf, math.inf]
-    ranking = found.rank("", "abc", [0, 1, 2], is_left_out=False)
+    assert found.scale(0).values.tolist() == [0.0, math.inf, math.inf]
+    ranking = found.rank("", "abc", [0, 1, 2], found.scale(0), is_left_out=False)
     assert ranking.layers == ("b", "c", "a")
     assert ranking.comparisons[0].difference == 0.0
+    assert ranking.comparisons[0].is_tied
+
+
+def two_outputs(first: FloatArray, second: FloatArray) -> Degradations:
+    """One variant a row: KL divergences of one output, errors of another of energy 4."""
+    judged = [JudgedOutput("scores", metric="kl_divergence"), JudgedOutput("boxes", metric="nmse")]
+    pairs = zip(first, second, strict=True)
+    return Degradations(judged, [(*outcome(one), *outcome(other)) for one, other in pairs], 0)
+
+
+def test_several_outputs_are_compared_by_shares_of_the_reference() -> None:
+    # Rows: all layers, one that only the scores have, one that the boxes have most of.
+    first = np.repeat([[0.2], [0.1], [0.02]], 30, axis=1)
+    second = np.repeat([[0.4], [0.0], [0.36]], 30, axis=1)
+    found = two_outputs(first, second)
+    scale = found.scale(0)
+
+    assert found.metric.name == "degradation_ratio"
+    assert scale.values == pytest.approx([1.0, 0.5, 0.9])
+    assert scale.decided_by == [0, 0, 1]
+    effects = [output.effect(2, 0) for output in found.outputs]
+    assert [effect.value for effect in effects] == pytest.approx([0.02, 0.09])
+    assert [effect.ratio for effect in effects] == pytest.approx([0.1, 0.9])
+    ranking = found.rank("", ["scores.head", "boxes.head"], [1, 2], scale, is_left_out=False)
+    assert ranking.layers == ("boxes.head", "scores.head")
+
+
+def test_an_output_that_the_reference_leaves_alone_does_not_enter() -> None:
+    first = np.repeat([[0.2], [0.1]], 30, axis=1)
+    found = two_outputs(first, np.repeat([[0.0], [7.0]], 30, axis=1))
+
+    assert found.scale(0).values == pytest.approx([1.0, 0.5])
+    assert found.outputs[1].effect(1, 0).ratio is None
+    none = two_outputs(np.zeros((2, 30)), np.zeros((2, 30)))
+    assert none.scale(0).values.tolist() == [0.0, 0.0]
+    assert none.scale(0).decided_by == [-1, -1]
 
 
 def test_what_a_metric_needs_is_named() -> None:
-    plain = [Outcome(noise=np.ones(3))]
+    plain = [(SampleCounts({"noise": np.ones(3), "signal": np.ones(3)}),)]
     with pytest.raises(DataError, match="'accuracy_drop' needs logits and labels"):
-        Degradations.of(MEASURES["accuracy_drop"], plain, np.ones(3), None, 0)
-    with pytest.raises(DataError, match=r"'top1_agreement' needs logits\. Give that"):
-        Degradations.of(MEASURES["top1_agreement"], plain, np.ones(3), None, 0)
+        Degradations([JudgedOutput("the output", metric="accuracy_drop")], plain, 0)
+    with pytest.raises(DataError, match=r"'top1_agreement' needs logits or probabilities\. Give"):
+        Degradations([JudgedOutput("the output", metric="top1_agreement")], plain, 0)
 
 
-def test_the_default_depends_on_the_output() -> None:
-    assert choose_measure(None, has_logits=True).name == "kl_divergence"
-    assert choose_measure(None, has_logits=False).name == "nmse"
+def test_every_metric_says_what_it_is() -> None:
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert all((metric.label, metric.short, metric.needs, metric.columns))
 
 
 @pytest.mark.parametrize("metric", ["kl", 3, "", ["nmse"]])
 def test_an_unknown_metric_is_refused(metric: object) -> None:
-    with pytest.raises(SchemeError, match="Valid: accuracy_drop, kl_divergence"):
+    with pytest.raises(SchemeError, match="Valid: accuracy_drop, cosine"):
         check_metric(metric)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_engine import Recipe, SensitivityReport, calibrate, measure_sensitivity
+from quant_engine import Output, Recipe, SensitivityReport, calibrate, measure_sensitivity
 from quant_engine.errors import ModelForwardError, SchemeError, WorkerError
 from quant_engine.variants.executors import TASKS_UNDER_WAY, VARIANTS_PER_TASK, SweepTask
 from quant_engine.variants.options import bit_options
@@ -117,7 +117,7 @@ def test_threads_of_a_process_run_one_task_at_a_time() -> None:
     running: list[int] = []
     most: list[int] = []
 
-    def metric(output: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
+    def metric(output: Tensor, changed: Tensor) -> Tensor:
         running.append(threading.get_ident())
         time.sleep(0.001)
         most.append(len(set(running)))
@@ -145,7 +145,7 @@ def test_a_model_that_draws_random_numbers_draws_the_same_ones_everywhere() -> N
 def test_the_workers_thread_count_is_the_senders_while_a_task_runs() -> None:
     seen: list[int] = []
 
-    def metric(output: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
+    def metric(output: Tensor, changed: Tensor) -> Tensor:
         seen.append(torch.get_num_threads())
         return output[:, 0]
 
@@ -170,8 +170,8 @@ def test_the_workers_thread_count_is_the_senders_while_a_task_runs() -> None:
 local_metric: Callable[..., Tensor] = largest_change
 
 
-def forwarding_metric(output: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
-    return local_metric(output, changed, labels)
+def forwarding_metric(output: Tensor, changed: Tensor) -> Tensor:
+    return local_metric(output, changed)
 
 
 def test_progress_counts_every_run_and_may_cancel() -> None:
@@ -241,8 +241,13 @@ def test_what_fails_on_a_worker_fails_here() -> None:
 
 
 def test_a_metric_that_cannot_be_sent_is_refused() -> None:
-    with pytest.raises(WorkerError, match="top level of a module"):
-        measure(make_model(), Recorder(), metric=lambda output, *_: output[:, 0])
+    recorder = Recorder()
+    with pytest.raises(SchemeError, match=r"metric cannot be sent .*top level of a module"):
+        measure(make_model(), recorder, metric=lambda output, _: output[:, 0])
+    with pytest.raises(SchemeError, match=r"select cannot be sent .*top level of a module"):
+        measure(make_model(), recorder, output=Output(select=lambda answer: answer))
+    # In this process it is no matter.
+    measure(make_model(), None, output=Output(select=lambda answer: answer))
 
 
 def test_a_lost_worker_is_explained() -> None:

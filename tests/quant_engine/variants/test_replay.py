@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quant_engine import Recipe, calibrate, measure_sensitivity, quantize_model
+from quant_engine.judging.judged import Judged
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors
-from quant_engine.model.forward import model_output
 from quant_engine.model.modules import replace_module
 from quant_engine.variants.replay import Replay
 from quant_engine.variants.runner import VariantRunner
@@ -90,7 +90,7 @@ def check(model: nn.Module, x: Tensor) -> Replay:
     """Change each layer of the model in turn and compare replay with a full forward."""
     batch = Batch((x,), samples=len(x))
     copy = share_tensors(model)
-    replay = Replay(copy)
+    replay = Replay(copy, Judged())
     plain = share_tensors(model)
     x_before = x.clone()
 
@@ -98,15 +98,15 @@ def check(model: nn.Module, x: Tensor) -> Replay:
         x.copy_(x_before)  # a model may change its input in place
         return batch
 
-    output = replay.record(fresh())
-    torch.testing.assert_close(output, model_output(plain, fresh()), rtol=0, atol=0)
+    (output,) = replay.record(fresh())
+    torch.testing.assert_close(output, Judged().answer(plain, fresh())[0], rtol=0, atol=0)
     layers = [name for name, module in model.named_modules() if isinstance(module, Doubling)]
     starts = {name: replay.first_call([copy.get_submodule(name)]) for name in layers}
     for name in sorted(layers, key=lambda n: -starts[n]):
         for changed in (copy, plain):
             changed.get_submodule(name).factor = 2.0
-        replayed = replay.run(fresh(), starts[name])
-        assert torch.equal(replayed, model_output(plain, fresh())), name
+        (replayed,) = replay.run(fresh(), starts[name])
+        assert torch.equal(replayed, Judged().answer(plain, fresh())[0]), name
         for changed in (copy, plain):
             changed.get_submodule(name).factor = 1.0
     return replay
@@ -142,7 +142,7 @@ def test_work_before_the_change_is_not_done_again(generator: torch.Generator) ->
     for module in copy.modules():
         if isinstance(module, nn.Sequential) and module is not copy:
             module.register_forward_pre_hook(lambda module, _: ran.append(module))
-    replay = Replay(copy)
+    replay = Replay(copy, Judged())
     replay.record(batch)
     ran.clear()
     replay.run(batch, replay.first_call([copy.get_submodule("2.0")]))
@@ -213,12 +213,13 @@ def test_random_models_run_in_full_and_say_so() -> None:
 
     batch = Batch((torch.zeros(2, 4),), samples=2)
     runner = VariantRunner(Noisy().eval(), {})
-    outputs: list[Tensor] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
 
-    logits, reason = runner.run_each(batch, [{}, {}], lambda _n, _y, output: outputs.append(output))
+    reason = runner.run_each(batch, [{}, {}], lambda _n, y, x: pairs.append((y[0], x[0])))
 
     assert "random" in reason
-    assert all(torch.equal(output, logits) for output in outputs)
+    assert len(pairs) == 2
+    assert all(torch.equal(output, expected) for expected, output in pairs)
 
 
 def test_a_model_that_does_not_repeat_itself_runs_in_full_and_says_so() -> None:
@@ -234,7 +235,7 @@ def test_a_model_that_does_not_repeat_itself_runs_in_full_and_says_so() -> None:
             return result
 
     batch = Batch((torch.ones(2, 4),), samples=2)
-    replay = Replay(Alternating().eval())
+    replay = Replay(Alternating().eval(), Judged())
     replay.record(batch)
     replay.run(batch, 2)
     assert "repeat" in replay.reason
@@ -243,11 +244,11 @@ def test_a_model_that_does_not_repeat_itself_runs_in_full_and_says_so() -> None:
 def test_verify_notices_an_answer_that_differs() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).eval()
     batch = Batch((torch.ones(2, 4),), samples=2)
-    replay = Replay(model)
-    output = replay.record(batch)
-    replay.verify(batch, output)
+    replay = Replay(model, Judged())
+    (output,) = replay.record(batch)
+    replay.verify(batch, (output,))
     assert replay.reason == ""
-    replay.verify(batch, output + 1)
+    replay.verify(batch, (output + 1,))
     assert "recorded" in replay.reason
 
 
@@ -382,7 +383,7 @@ def test_a_model_that_fails_on_what_replay_leaves_out_runs_in_full() -> None:
     variants = [{name: "other"} for name in names]
     batch, found = Batch((x,), samples=6), {}
 
-    _, reason = runner.run_each(batch, variants, lambda n, _y, output: found.update({n: output}))
+    reason = runner.run_each(batch, variants, lambda n, _y, output: found.update({n: output[0]}))
 
     assert "cannot run" in reason
     for number, name in enumerate(names):

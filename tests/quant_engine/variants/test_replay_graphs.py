@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from quant_engine.judging.judged import Judged, JudgedOutput
 from quant_engine.layers import get_quantized_type
 from quant_engine.model.batches import Batch
 from quant_engine.model.modules import replace_module
 from quant_engine.scheme import LayerScheme, TensorScheme
-from quant_engine.variants.outcomes import BatchOutcome, compare
+from quant_engine.variants.outcomes import BatchOutcome
 from quant_engine.variants.runner import Variant, VariantRunner
 
 WIDTH = 4
@@ -227,18 +228,21 @@ def check(middle: Spec, seed: int) -> BatchOutcome:
     names = list(layers)
     variants = choose_variants(names)
     random_state = torch.random.get_rng_state()
-    runner = VariantRunner(model, {name: {"int4": layer} for name, layer in layers.items()})
+    judged = Judged((JudgedOutput("the output", kind="logits", has_labels=True),))
+    forms = {name: {"int4": layer} for name, layer in layers.items()}
+    runner = VariantRunner(model, forms, judged=judged)
 
     found = runner.run(batch, variants, [dict.fromkeys(names, "int4")])
 
     logits = run_plainly(model, layers, batch, {}, random_state)
-    assert np.array_equal(found.signal, logits.double().square().sum(1).numpy())
+    ((first,), *_) = found.variants
+    assert np.array_equal(first["signal"], logits.double().square().sum(1).numpy())
     for variant, outcome in zip(variants, found.variants, strict=True):
         output = run_plainly(model, layers, batch, variant, random_state)
-        wanted = compare(logits, output, batch.labels)
-        for name in ("noise", "divergence", "agreement", "correct"):
-            one, other = getattr(outcome, name), getattr(wanted, name)
-            assert np.array_equal(one, other), (name, variant)
+        (wanted,) = judged.compare((logits,), (output,), batch)
+        assert set(outcome[0]) == set(wanted)
+        for name, column in wanted.items():
+            assert np.array_equal(outcome[0][name], column), (name, variant)
     assert torch.equal(batch.args[0], before)
     return found
 
