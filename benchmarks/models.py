@@ -39,6 +39,7 @@ from quant_engine.preparation.selection import list_layers
 SAMPLES = 2
 SEED = 0
 GIB = 1 << 30
+_SMALLEST = 1e-30  # below, float32 has few digits left: outputs of random weights may fade so far
 
 
 def measure(entry: Entry) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def _compare(
         taken = [_codes(args[0], output) if isinstance(step, ClampCodes) else args[0]]
     found = other(*taken)
     if output is None:
-        largest = float(expected.abs().max()) or 1.0
+        largest = max(float(expected.abs().max()), _SMALLEST)
         totals["values"] = max(totals["values"], float((found - expected).abs().max()) / largest)
         return
     totals["to_codes"] += isinstance(step, LoweredLayer)
@@ -220,7 +221,8 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"{lowered} of {len(rows)} lower ({share:.0%}). {folded:,} of {norms:,} BatchNorms are "
         f"folded. Of {codes:,} codes, {differing:,} differ from the simulation's, by at most "
-        f"{max((row.get('largest', 0) for row in rows), default=0)} step."
+        f"{max((row.get('largest', 0) for row in rows), default=0)} step; float values by at most "
+        f"{max((row.get('values', 0.0) for row in rows), default=0.0):.0e} of the largest."
     )
 
 

@@ -2,6 +2,7 @@
 
 from quant_engine.graph.capture import Program, capture_graph, capture_program
 from quant_engine.graph.forms import put_together, take_apart
+from quant_engine.graph.kinds import capture_attempts, kind_of, structure_of
 from quant_engine.graph.layer_calls import (
     CONVOLUTIONS,
     LAYERS,
@@ -20,10 +21,13 @@ __all__ = [
     "LayerCalls",
     "Program",
     "attribute_of",
+    "capture_attempts",
     "capture_graph",
     "capture_program",
+    "kind_of",
     "module_path",
     "put_together",
+    "structure_of",
     "take_apart",
     "value_readers",
 ]

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import BuiltinFunctionType, FunctionType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,7 +17,15 @@ from quant_engine.execution.lowering.checking import computes_the_same
 from quant_engine.execution.lowering.flat import Freshness, leave_uncompiled, write_flat
 from quant_engine.execution.lowering.marking import marked
 from quant_engine.execution.lowering.steps import LoweredLayer
-from quant_engine.graph import Program, capture_program, put_together, take_apart
+from quant_engine.graph import (
+    Program,
+    capture_attempts,
+    capture_program,
+    kind_of,
+    put_together,
+    structure_of,
+    take_apart,
+)
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors
@@ -26,11 +33,7 @@ from quant_engine.model.inputs import copy_inputs
 
 _MOST_PROGRAMS = 8
 _MOST_FAILURES = 2
-_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
-_PLAIN_BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
 _LOWERING = threading.RLock()
-
-Axes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @dataclass(eq=False)
@@ -106,7 +109,7 @@ class LoweredModel(nn.Module):
         """Run the model; arguments and result as in the model itself."""
         tensors: list[Tensor] = []
         try:
-            kind = _kind_of((args, kwargs), tensors, {})
+            kind = kind_of((args, kwargs), tensors, {})
         except UnsupportedLayerError as error:
             self._fall_back(str(error))
             return self.model(*args, **kwargs)
@@ -169,7 +172,7 @@ class LoweredModel(nn.Module):
             UnsupportedLayerError: If an argument is of a kind that no graph stands for.
         """
         tensors: list[Tensor] = []
-        structure = _structure(_kind_of((args, kwargs), tensors, {}))
+        structure = structure_of(kind_of((args, kwargs), tensors, {}))
         with _LOWERING:
             alike = [entry for entry in self._programs if entry.structure == structure]
             failed = [entry for entry in alike if entry.program is None]
@@ -220,7 +223,7 @@ class LoweredModel(nn.Module):
             )
             return found
         _, template = take_apart((tuple(args), dict(kwargs)))
-        for sizes, free in _attempts(shapes, [entry.shapes for entry in alike]):
+        for sizes, free in capture_attempts(shapes, [entry.shapes for entry in alike]):
             blanks = [t.new_zeros(size) for t, size in zip(tensors, sizes, strict=True)]
             given_args, given_kwargs = put_together(template, blanks)
             try:
@@ -322,38 +325,6 @@ def watchable(model: nn.Module) -> Iterator[Callable[[str], nn.Module]]:
         model.runs_steps = False
 
 
-def _kind_of(value: Any, tensors: list[Tensor], seen: dict[int, int]) -> Hashable:
-    """Return what tells inputs of one kind from others, and collect their tensors.
-
-    Raises:
-        UnsupportedLayerError: If there is something whose changes could not be seen.
-    """
-    if isinstance(value, Tensor):
-        if id(value) in seen:
-            return seen[id(value)]
-        seen[id(value)] = len(tensors)
-        tensors.append(value)
-        return value.shape, value.dtype, value.device
-    kind = type(value)
-    if kind in (tuple, list):
-        return (kind, *[_kind_of(item, tensors, seen) for item in value])
-    if kind is dict:
-        return (kind, *[(key, _kind_of(item, tensors, seen)) for key, item in value.items()])
-    if kind in _PLAIN or kind in _PLAIN_BY_IDENTITY:
-        return kind, value
-    raise UnsupportedLayerError(
-        f"An argument is a {kind.__name__}, which may change between calls; calls with it run on "
-        "the model itself. Give tensors, numbers, and tuples or dictionaries of them."
-    )
-
-
-def _structure(kind: Any) -> Hashable:
-    """Return the kind of inputs without the lengths of their axes."""
-    if isinstance(kind, torch.Size):
-        return len(kind)
-    return tuple(map(_structure, kind)) if isinstance(kind, tuple) else kind
-
-
 def _accepts(entry: _Lowered, tensors: Sequence[Tensor]) -> bool:
     shapes = [tensor.shape for tensor in tensors]
     if shapes == entry.shapes:
@@ -369,34 +340,11 @@ def _passes(guards: Callable[..., object], tensors: Sequence[Tensor]) -> bool:
     return True
 
 
-def _attempts(
-    shapes: Sequence[torch.Size], others: Sequence[Sequence[torch.Size]]
-) -> list[tuple[list[torch.Size], Axes]]:
-    """Return with which shapes and free axes to try a capture, the most general first.
-
-    The first axis is free, and every axis whose length was another one before. A length of one
-    would not stay free, so a batch of one sample is made one of two.
-    """
-    free = []
-    for place, shape in enumerate(shapes):
-        axes = {0} if len(shape) else set()
-        axes |= {a for o in others for a in range(len(shape)) if o[place][a] != shape[a]}
-        free.append(tuple(sorted(axes)))
-    is_single = all(shape[0] == 1 for shape in shapes if shape)
-    sizes = [torch.Size((2, *shape[1:])) if is_single and shape else shape for shape in shapes]
-    nothing: Axes = tuple(() for _ in shapes)
-    first_only: Axes = tuple((0,) if len(shape) else () for shape in shapes)
-    attempts = [(sizes, tuple(free))]
-    if tuple(free) != first_only:
-        attempts.append((sizes, first_only))
-    return [*attempts, (list(shapes), nothing)]
-
-
 def _is_autocast(tensors: Sequence[Tensor]) -> bool:
     kind = tensors[0].device.type if tensors else "cpu"
     return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 # `torch.compile` is to look at the operations of a graph, not at the search for the graph.
-for _function in (LoweredModel.forward, _kind_of, _is_autocast, Freshness.holds, put_together):
+for _function in (LoweredModel.forward, kind_of, _is_autocast, Freshness.holds, put_together):
     leave_uncompiled(_function)
