@@ -341,5 +341,6 @@ def describe_choice(prediction: Prediction, configuration: Configuration) -> str
     return ", ".join(parts)
 
 
-def _without_unit(metric: str) -> str:
+def without_unit(metric: str) -> str:
+    """Return what `metric_name` names, without its unit."""
     return metric.removesuffix(f" ({NATS})")

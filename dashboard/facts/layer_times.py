@@ -107,12 +107,12 @@ def describe_layer_times(times: Sequence[LayerTime], timing: TimingReport) -> st
     total = [sum(entry.median_ms for entry in entries) for entries in zip(*pairs, strict=True)]
     text = (
         f"{execution(after.execution).label.capitalize()}: {_count_kinds(times)}. Together they "
-        f"take {format_ms(total[0])} in {_label(before)} and {format_ms(total[1])} on integers, "
-        f"at batch size {before.batch_size}."
+        f"take {format_ms(total[0])} in {execution_label(before)} and {format_ms(total[1])} on "
+        f"integers, at batch size {before.batch_size}."
     )
     best = fastest_integer(timing, after.batch_size)
     if best is not None and best.execution != after.execution:
-        text += f" In {_label(best)}, which is faster, single layers were not timed."
+        text += f" In {execution_label(best)}, which is faster, single layers were not timed."
     return text
 
 
@@ -130,5 +130,6 @@ def _count_kinds(times: Sequence[LayerTime]) -> str:
     return f"{', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
 
 
-def _label(entry: TimingEntry) -> str:
+def execution_label(entry: TimingEntry) -> str:
+    """Return what the execution of a time is called."""
     return execution(entry.execution).label

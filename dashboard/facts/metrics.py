@@ -11,7 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dashboard.facts.accuracy import AccuracyChange, Interval, changed_answers, share_interval
-from dashboard.words.formatting import format_db, format_nats, format_number, format_percent
+from dashboard.words.formatting import (
+    format_db,
+    format_nats,
+    format_number,
+    format_percent,
+    percent,
+)
 from quant_engine.report import LayerSensitivity, SensitivityReport
 
 ONE_AT_A_TIME = "one_at_a_time"
@@ -75,10 +81,6 @@ class SensitivityMetric:
         return value if self.is_higher_worse else -value
 
 
-def _kl_interval(layer: LayerSensitivity, _samples: int) -> Interval | None:
-    return None if layer.kl_divergence is None else layer.interval
-
-
 def _nmse_interval(layer: LayerSensitivity, _samples: int) -> Interval | None:
     """The stored interval belongs to the NMSE only where there are no logits."""
     return layer.interval if layer.kl_divergence is None else None
@@ -92,19 +94,11 @@ def _sqnr_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
     return min(low, high), max(low, high)
 
 
-def _changed(layer: LayerSensitivity) -> float | None:
-    return None if layer.top1_agreement is None else 100 * (1 - layer.top1_agreement)
-
-
 def _changed_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
     if layer.top1_agreement is None:
         return None
     interval = share_interval(1 - layer.top1_agreement, samples)
     return None if interval is None else (100 * interval[0], 100 * interval[1])
-
-
-def _accuracy_drop(layer: LayerSensitivity) -> float | None:
-    return None if layer.accuracy_drop is None else 100 * layer.accuracy_drop
 
 
 def _accuracy_drop_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
@@ -114,10 +108,6 @@ def _accuracy_drop_interval(layer: LayerSensitivity, samples: int) -> Interval |
     net = round(layer.accuracy_drop * samples)
     low, high = AccuracyChange.of_net_loss(net, changed, samples).interval
     return -100 * high, -100 * low
-
-
-def _percent_text(percent: float | None) -> str:
-    return format_percent(None if percent is None else percent / 100)
 
 
 def _points_text(points: float | None) -> str:
@@ -137,7 +127,7 @@ _ALL = (
         allows_log=True,
         interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.kl_divergence,
-        read_interval=_kl_interval,
+        read_interval=lambda layer, _: None if layer.kl_divergence is None else layer.interval,
         format=format_nats,
     ),
     SensitivityMetric(
@@ -176,9 +166,11 @@ _ALL = (
         is_higher_worse=True,
         allows_log=False,
         interval_name="95 % Wilson interval of the counted share",
-        read=_changed,
+        read=lambda layer: (
+            None if layer.top1_agreement is None else 100 * (1 - layer.top1_agreement)
+        ),
         read_interval=_changed_interval,
-        format=_percent_text,
+        format=lambda value: format_percent(None if value is None else value / 100),
     ),
     SensitivityMetric(
         key="accuracy_drop",
@@ -189,7 +181,7 @@ _ALL = (
         is_higher_worse=True,
         allows_log=False,
         interval_name="95 % interval of the difference in pairs",
-        read=_accuracy_drop,
+        read=lambda layer: percent(layer.accuracy_drop),
         read_interval=_accuracy_drop_interval,
         format=_points_text,
     ),

@@ -72,11 +72,17 @@ class RankedLayer:
         return self.is_tied_with_previous or self.is_tied_with_next
 
     @property
-    def rank_text(self) -> str:
-        """Position as text, with the range that it may lie in."""
+    def could_be(self) -> str:
+        """The positions it may have: one, or a range."""
         if self.first_possible == self.last_possible:
             return str(self.position)
-        return f"{self.position} ({self.first_possible}–{self.last_possible})"
+        return f"{self.first_possible}–{self.last_possible}"
+
+    @property
+    def rank_text(self) -> str:
+        """Position as text, with the range that it may lie in."""
+        is_sure = self.first_possible == self.last_possible
+        return str(self.position) if is_sure else f"{self.position} ({self.could_be})"
 
     def is_tied_with(self, other: RankedLayer) -> bool:
         """Whether it is statistically tied with any other layer of the same ranking."""

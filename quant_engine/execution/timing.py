@@ -69,7 +69,8 @@ def time_executions(
         quantized: The quantized model, simulated.
         batch: What they run on.
         layers: Names of layers to time by themselves too.
-        seconds: Most time for all of it. A batch that takes too long for that is cut to its first
+        seconds: Most time, from when each model has run once: their conversion, and capturing a
+            lowered one, come on top. A batch that takes too long for that is cut to its first
             samples; the report's `limits` say what was left out.
         progress: Called after every batch size; may raise to cancel.
 
@@ -79,14 +80,14 @@ def time_executions(
     Raises:
         ModelForwardError: If the float model raises on the batch.
     """
-    watch = Stopwatch()
     with using_threads(1):
         single, notes = _one_sample(batch, float_model)
         models, missing = _executions(float_model, quantized, single or batch)
         notes += missing
         largest = batch
+        notes += _leave_out_failing(models, single or batch)
+        watch = Stopwatch()
         if single is not None:
-            notes += _leave_out_failing(models, single)
             largest = _largest_that_fits(models, single, batch, 1e3 * seconds / _ROUNDS)
     trials = time_threads(float_model, largest)
     with using_threads(trials[0].threads):
@@ -171,6 +172,8 @@ def _largest_that_fits(
     part = single
     try:
         while part.samples < batch.samples:
+            for model in models.values():
+                run_model(model, part)  # a lowered model prepares itself for another size
             if 2 * sum(time_pass(model, part) for model in models.values()) > most_ms:
                 return part
             part = first_samples(batch, 2 * part.samples) or batch

@@ -32,6 +32,7 @@ def search_configuration(
     *,
     model_bytes: int | None = None,
     effective_bits: float | None = None,
+    weight_bits: float | None = None,
     float_layers: int | None = None,
     progress: Progress | None = None,
 ) -> ConfigurationPoint:
@@ -44,7 +45,11 @@ def search_configuration(
     Args:
         response: What predicts.
         model_bytes: Most bytes of the whole model.
-        effective_bits: Most mean bits for each weight; see `ConfigurationSize`.
+        effective_bits: Most mean bits for each weight, with scales and zero points; see
+            `ConfigurationSize`.
+        weight_bits: Most mean bits for each weight, codes alone: what "6 bits" means. It does not
+            see what finer scales cost, so candidates must share one granularity of the weights, or
+            `model_bytes` be given too.
         float_layers: Most layers that may stay float, of those that the response is about.
         progress: Called after every round of moves; may raise to cancel.
 
@@ -52,7 +57,8 @@ def search_configuration(
         The configuration, not measured.
 
     Raises:
-        SchemeError: If no budget is given, or no configuration keeps to all of them at once.
+        SchemeError: If no budget is given, no configuration keeps to all of them at once, or
+            `weight_bits` alone would have to compare granularities.
         BudgetError: If no configuration keeps to one of them; it says what the least is.
     """
     space = SearchSpace(response)
@@ -63,12 +69,16 @@ def search_configuration(
         limits.append(
             space.limit("effective bits", effective_bits, lambda size: size.effective_bits)
         )
+    if weight_bits is not None:
+        if model_bytes is None:
+            _require_one_granularity(response)
+        limits.append(space.limit("bits per weight", weight_bits, lambda size: size.weight_bits))
     if float_layers is not None:
         limits.append(space.limit_float_layers(float_layers))
     if not limits:
         raise SchemeError(
-            "No budget is given. Give model_bytes, effective_bits or float_layers; without one the "
-            "float model is best."
+            "No budget is given. Give model_bytes, effective_bits, weight_bits or float_layers; "
+            "without one the float model is best."
         )
     for limit in limits:
         least = limit.fixed + limit.costs.min(axis=1).sum()
@@ -81,6 +91,20 @@ def search_configuration(
             "No configuration keeps to all budgets at once, though to each one alone. Raise one."
         )
     return _point(space, assignment)
+
+
+def _require_one_granularity(response: LogitResponse) -> None:
+    """Raise SchemeError if options cut weights into groups of different sizes."""
+    schemes = [option.scheme.weight for option in response.report.options]
+    kinds = sorted(
+        {f"{s.granularity} {getattr(s, 'group_size', '') or ''}".strip() for s in schemes}
+    )
+    if len(kinds) > 1:
+        raise SchemeError(
+            f"weight_bits counts codes alone, and the candidates have scales {', '.join(kinds)}: "
+            "finer ones would look free. Give model_bytes too, or effective_bits, or measure the "
+            "response with candidates of one granularity."
+        )
 
 
 def pareto_frontier(

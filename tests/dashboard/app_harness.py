@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -74,3 +75,26 @@ def link_of(app: AppTest) -> dict[str, Any]:
 def assert_alive(app: AppTest) -> None:
     """The page has drawn itself to the end: no exception, and no traceback for a viewer."""
     assert not app.exception, [element.value for element in app.exception]
+
+
+def widget(app: AppTest, kind: str, label: str) -> Any:
+    """Return the one widget of a kind, such as "button", that is called so."""
+    found = [w for w in getattr(app, kind) if w.label == label]
+    assert len(found) == 1, f"{len(found)} {kind} are called {label!r}"
+    return found[0]
+
+
+def button(app: AppTest, label: str) -> Any:
+    """Return the one button that is called so."""
+    return widget(app, "button", label)
+
+
+def figures(app: AppTest) -> list[dict[str, Any]]:
+    """Return every figure of the page as Plotly's data and layout."""
+    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+
+
+def figure(app: AppTest, title: str) -> dict[str, Any]:
+    """Return the one figure whose title begins so."""
+    (found,) = [f for f in figures(app) if f["layout"]["title"]["text"].startswith(title)]
+    return found

@@ -13,8 +13,8 @@ from dashboard.facts.layer_times import (
     LOSES,
     UNCLEAR,
     LayerTime,
-    _label,
     describe_layer_times,
+    execution_label,
     layer_times,
     most_telling,
 )
@@ -113,7 +113,7 @@ def _dots(
         medians,
         [row for row, _ in rows],
         color,
-        name=_label(rows[0][1]),
+        name=execution_label(rows[0][1]),
         layers=[entry.layer for _, entry in rows],
         edge=edge,
         size=9,
@@ -144,7 +144,7 @@ def _describe(time: LayerTime) -> str:
     if time.kind == UNCLEAR:
         lines.append("no clear difference: the middle halves of the runs overlap")
     lines += [
-        f"{_label(entry)}: {format_ms(entry.median_ms)} "
+        f"{execution_label(entry)}: {format_ms(entry.median_ms)} "
         f"({format_ms(entry.q1_ms)} to {format_ms(entry.q3_ms)}, {plural(entry.runs, 'run')})"
         for entry in (time.before, time.after)
         if entry is not None

@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.facts.accuracy import answers_text, changed_answers
 from dashboard.facts.configurations import (
-    _without_unit,
     format_degradation,
     metric_name,
     trust_limit,
+    without_unit,
 )
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
 from dashboard.figures.kit.marks import dots, line, whiskers
@@ -318,7 +318,7 @@ def _result(point: ChartPoint, metric: str) -> str:
     """What a configuration does: changed answers, then the degradation and where it is from."""
     kind = "predicted" if point.measured is None else "measured"
     value = point.predicted if point.measured is None else point.measured
-    number = f"{kind} {_without_unit(metric)} {format_degradation(value, metric, 2)}"
+    number = f"{kind} {without_unit(metric)} {format_degradation(value, metric, 2)}"
     if point.changed is None:
         return number
     return f"{answers_text(point.changed, point.samples)} ({number})"
@@ -332,7 +332,7 @@ def _describe(point: ChartPoint, metric: str) -> str:
     return "<br>".join(
         (
             f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
-            f"measured {_without_unit(metric)}: {measured}",
+            f"measured {without_unit(metric)}: {measured}",
             f"predicted: {format_degradation(point.predicted, metric)}",
             "click to try it",
         )

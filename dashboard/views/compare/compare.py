@@ -9,6 +9,8 @@ from dashboard.figures.layers.four_errors import A_MARK, B_MARK
 from dashboard.figures.layers.pair import pair
 from dashboard.session import run_state
 from dashboard.views.compare.choice import SIDES, choose_pair, find_pair
+from dashboard.views.compare.layers import show_layer, show_layers
+from dashboard.views.compare.outcome import show_outcome
 from dashboard.widgets.guard import contained
 from dashboard.widgets.pair_section import show_pair
 
@@ -27,10 +29,17 @@ def _show_pair(a: Run, b: Run) -> None:
     show_pair(found, a, b, key="compare")
 
 
+def _show_runs(a: Run, b: Run) -> None:
+    show_outcome(a, b)
+    _show_pair(a, b)
+    show_layers(a, b, (run_state.effects_of(a), run_state.effects_of(b)))
+    show_layer(a, b)
+
+
 st.title("Compare", anchor=False)
 shown = run_state.shown_run()
 chosen = choose_pair(shown)
 runs = find_pair(chosen)
 if runs is not None:
     _follow(*runs)
-    _show_pair(*runs)
+    _show_runs(*runs)

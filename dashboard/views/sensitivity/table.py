@@ -30,18 +30,24 @@ def table_rows(
 ) -> list[dict[str, Any]]:
     """Return the table's rows in the order of the ranking; an exact SQNR is an empty cell."""
     layers = {layer.name: layer for layer in report.layers}
-    remarks = {row.name: _remark(row, report.evaluation_samples) for row in ranked}
+    remarks = {
+        row.name: no_effect_words(
+            row.layer.reaches_output, row.layer.nmse, report.evaluation_samples
+        )
+        for row in ranked
+    }
     changed, drop = METRICS["top1_agreement"], METRICS["accuracy_drop"]
     rows = []
     for row in ranked:
         layer = layers.get(row.name)
+        is_shown = math.isfinite(row.value) and not remarks[row.name]
         rows.append(
             {
                 "Layer": row.name,
-                metric.title: None if remarks[row.name] else _finite(row.value),
+                metric.title: row.value if is_shown else None,
                 **({"Effect": remarks[row.name]} if any(remarks.values()) else {}),
                 "Rank": row.position,
-                "Could be": _rank_range(row),
+                "Could be": row.could_be,
                 "Answers changed (%)": changed.value(row.layer),
                 "Accuracy lost (points)": drop.value(row.layer),
                 **{c.title: None if layer is None else c.finite(layer) for c in _SQNRS},
@@ -254,18 +260,3 @@ def _select_newest(chosen: Sequence[str]) -> None:
     session().ticked_layers = tuple(chosen)
     if newest:
         run_state.select_layer(newest[-1])
-
-
-def _remark(row: RankedLayer, samples: int) -> str:
-    """What stands in place of a bare 0."""
-    return no_effect_words(row.layer.reaches_output, row.layer.nmse, samples)
-
-
-def _rank_range(row: RankedLayer) -> str:
-    if row.first_possible == row.last_possible:
-        return str(row.position)
-    return f"{row.first_possible}–{row.last_possible}"
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -35,7 +35,7 @@ from dashboard.words.recipes import (
 from dashboard.work import service
 from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS, Recipe, TensorScheme
-from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home
+from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home, widget
 from tests.dashboard.factories import (
     EXCLUDED_LAYER,
     make_dynamic_report,
@@ -359,11 +359,6 @@ def test_a_layer_whose_weight_a_function_reads_says_which() -> None:
 
 def form(run: str) -> AppTest:
     return open_app({"run": run}, page="views/experiment/experiment.py")
-
-
-def widget(app: AppTest, kind: str, label: str) -> Any:
-    (found,) = [w for w in getattr(app, kind) if w.label == label]
-    return found
 
 
 def activation(app: AppTest) -> TensorScheme | None:

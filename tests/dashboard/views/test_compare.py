@@ -10,7 +10,7 @@ import pytest
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.stories import STORIES
-from dashboard.session import comparison
+from dashboard.facts.compared_layers import METRICS, LayerMetric
 from dashboard.session.jobs import store, watched_jobs
 from dashboard.work import service
 from quant_engine.errors import DataError
@@ -112,26 +112,9 @@ def test_the_pair_is_still_there_after_another_page() -> None:
     assert link_of(app)["b"] == "resnet int8_per_channel"
 
 
-def compare_after(settings: Settings, monkeypatch: pytest.MonkeyPatch):
-    """Open Start, and let its first button ask for a comparison of the run shown with another."""
-    base = Settings(SMALL)
-    app = open_app({"run": settings_to_text(base)}, run=False)
-    asked = []
-
-    def ask() -> None:
-        if not asked:
-            asked.append(True)
-            comparison.compare_with(base, settings)
-
-    monkeypatch.setattr("dashboard.views.start.start.show_recent_runs", lambda _: ask())
-    return app
-
-
 def test_a_recent_run_is_among_the_runs_and_no_two_read_alike() -> None:
-    for names in (("hidden",), ("head",)):
-        recipe = PRESETS["int8_mse"]
-        for name in names:
-            recipe = recipe.with_excluded(name)
+    for name in ("hidden", "head"):
+        recipe = PRESETS["int8_mse"].with_excluded(name)
         store().put(Run(Settings(SMALL, recipe), make_report(), created="2026-01-01T00:00:00"))
 
     app = open_app(page=PAGE)
@@ -171,3 +154,42 @@ def test_a_comparison_whose_run_failed_is_forgotten(monkeypatch: pytest.MonkeyPa
     assert_alive(app)
     assert "the weight holds NaN" in texts(app)
     assert here.to_compare is None
+
+
+def test_settings_results_and_layers_of_both_stand_on_the_page() -> None:
+    app = open_app({"a": BROKEN, "b": REPAIRED, "layer": "blocks.0.depthwise"}, page=PAGE)
+
+    assert_alive(app)
+    text = texts(app)
+    assert "8-bit symmetric per tensor, min–max | 8-bit symmetric per channel, min–max" in text
+    assert "+82.75 points" in text
+    assert "`blocks.0.depthwise` in both" in text
+    assert any("largest change first" in chart.proto.spec for chart in app.get("plotly_chart"))
+
+
+@pytest.mark.parametrize("metric", list(METRICS.values()), ids=list(METRICS))
+def test_the_layers_are_compared_by_any_metric_of_the_link(metric: LayerMetric) -> None:
+    app = open_app({"a": BROKEN, "b": REPAIRED, "by": metric.title}, page=PAGE)
+
+    assert_alive(app)
+    assert app.selectbox(key="by").value == metric.title
+    assert f"**{metric.label}: B is better in" in texts(app)
+
+
+@pytest.mark.parametrize("tab", ["Error", "Values", "Channels", "Codes"])
+@pytest.mark.parametrize("part", ["Weights", "Inputs"])
+def test_each_look_at_a_layer_opens_by_its_link(tab: str, part: str) -> None:
+    app = open_app({"a": BROKEN, "b": REPAIRED, "part": part, "detail": tab}, page=PAGE)
+
+    assert_alive(app)
+    assert len(app.get("plotly_chart")) == 5
+
+
+def test_two_models_are_compared_where_they_can_be_and_the_rest_says_why_not() -> None:
+    app = open_app({"a": BROKEN, "b": f"{SMALL} int8_per_channel"}, page=PAGE)
+
+    assert_alive(app)
+    text = texts(app)
+    assert "each from its own float model" in text
+    assert "The two runs have 0 layers in common" in text
+    assert "Right answers" in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,20 +33,14 @@ from tests.dashboard.app_harness import (
     link_of,
     open_app,
     texts,
-    use_home,
     wait_for_jobs,
+    widget,
 )
 from tests.dashboard.factories import make_partial_report, make_report
 
 PAGE = "views/experiment/experiment.py"
 SMALL = "mlp"
 WAIT_SECONDS = 30.0
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    return tmp_path
 
 
 class SlowAnalysis:
@@ -79,12 +72,6 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def open_experiment(run: str = f"{SMALL} int8_per_channel") -> AppTest:
     return open_app({"run": run}, page=PAGE)
-
-
-def widget(app: AppTest, kind: str, label: str) -> Any:
-    found = [w for w in getattr(app, kind) if w.label == label]
-    assert len(found) == 1, f"{len(found)} {kind} are called {label!r}"
-    return found[0]
 
 
 def change(app: AppTest, kind: str, label: str, value: Any) -> AppTest:

@@ -81,7 +81,7 @@ def test_a_run_that_could_not_be_saved_is_said_once_with_what_to_do(
         raise error
 
     monkeypatch.setattr("dashboard.data.store.write_stored", fail)
-    app = wait_for_jobs(open_app({"model": SMALL, "seed": "5"}))
+    app = wait_for_jobs(open_app({"run": f"{SMALL} seed:5"}))
 
     assert_alive(app)
     assert len(app.error) == 1
@@ -100,7 +100,7 @@ def test_a_home_that_is_a_file_leaves_the_page_standing(
     blocked.write_text("")
     use_home(monkeypatch, blocked)
 
-    app = wait_for_jobs(open_app({"model": SMALL, "seed": "5"}))
+    app = wait_for_jobs(open_app({"run": f"{SMALL} seed:5"}))
 
     assert_alive(app)
     assert "could not be saved" in texts(app)
@@ -110,17 +110,16 @@ def test_a_home_that_is_a_file_leaves_the_page_standing(
 @pytest.mark.parametrize(
     "link",
     [
-        {"model": MARKUP},
-        {"model": SMALL, "preset": MARKUP},
-        {"model": SMALL, "weight": MARKUP},
-        {"model": SMALL, "activation": MARKUP},
-        {"model": SMALL, "bits": MARKUP},
-        {"model": SMALL, "bits": f"{MARKUP}:4"},
-        {"model": SMALL, "exclude": MARKUP},
-        {"model": SMALL, "exclude": f"*[!{MARKUP}]*"},  # a wildcard that fits layers
-        {"model": SMALL, "samples": MARKUP},
-        {"model": SMALL, "seed": MARKUP},
+        {"run": MARKUP},
+        {"run": f"{SMALL} {MARKUP}"},
         {"run": f"{SMALL} weight:{MARKUP}"},
+        {"run": f"{SMALL} activation:{MARKUP}"},
+        {"run": f"{SMALL} bits:{MARKUP}"},
+        {"run": f"{SMALL} bits:{MARKUP}:4"},
+        {"run": f"{SMALL} exclude:{MARKUP}"},
+        {"run": f"{SMALL} exclude:*[!{MARKUP}]*"},  # a wildcard that fits layers
+        {"run": f"{SMALL} samples:{MARKUP}"},
+        {"run": f"{SMALL} seed:{MARKUP}"},
         {"layer": MARKUP},
     ],
     ids=str,
@@ -137,7 +136,7 @@ def test_text_from_a_link_is_never_markup(link: dict[str, str], page: str) -> No
 def test_work_that_is_not_taken_on_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "MAX_WAITING_PER_VISITOR", 0)
 
-    app = open_app({"model": SMALL, "seed": "6"})
+    app = open_app({"run": f"{SMALL} seed:6"})
 
     assert_alive(app)
     assert "was not begun. 0 of your computations wait already. Allowed: 0." in texts(app)

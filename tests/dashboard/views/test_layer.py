@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from dashboard.widgets.chart import selected_name
 from dashboard.work import service
 from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS, Recipe
-from tests.dashboard.app_harness import assert_alive, link_of, open_app, texts, use_home
+from tests.dashboard.app_harness import assert_alive, button, link_of, open_app, texts
 from tests.dashboard.factories import (
     EXACT_LAYER,
     EXCLUDED_LAYER,
@@ -34,12 +33,6 @@ PAGE = "views/layer/layer.py"
 LAYER = "layer2.0.conv1"
 SETTINGS = Settings("resnet", PRESETS["int8_mse"])
 LINK = {"run": "resnet int8_mse"}
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -65,11 +58,6 @@ def figures(app: AppTest) -> dict[str, dict[str, Any]]:
 
 def metrics(app: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in app.metric}
-
-
-def button(app: AppTest, label: str) -> Any:
-    (found,) = [b for b in app.button if b.label == label]
-    return found
 
 
 # --- States ---------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from dashboard.data.settings import Settings, settings_to_text
@@ -14,17 +12,11 @@ from quant_engine.scheme import (
     Recipe,
     SmoothQuant,
 )
-from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home, wait_for_jobs
+from tests.dashboard.app_harness import assert_alive, open_app, texts, wait_for_jobs
 
 PAGE = "views/layer/layer.py"
 UNEQUAL = Settings("mobilenet_unequal_channels", PRESETS["int8_per_tensor"])
 OUTLIERS = Settings("vit_outlier_channels", PRESETS["int8_per_channel"])
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    return tmp_path
 
 
 def test_the_neighbour_is_named_and_the_pair_is_treated(monkeypatch: pytest.MonkeyPatch) -> None:

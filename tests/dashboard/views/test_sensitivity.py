@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
@@ -24,10 +21,12 @@ from quant_engine.report import SensitivityReport
 from quant_engine.scheme import PRESETS
 from tests.dashboard.app_harness import (
     assert_alive,
+    button,
+    figure,
+    figures,
     link_of,
     open_app,
     texts,
-    use_home,
     wait_for_jobs,
 )
 from tests.dashboard.factories import (
@@ -40,12 +39,6 @@ from tests.dashboard.factories import (
 PAGE = "views/sensitivity/sensitivity.py"
 SETTINGS = Settings("resnet", PRESETS["int8_mse"])
 LINK = {"run": "resnet int8_mse"}
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -69,20 +62,6 @@ def keep_run(*sensitivities: SensitivityReport, **changes: Any) -> Run:
     run = Run(SETTINGS, changes.pop("report", make_report()), sensitivities, **changes)
     store().put(run)
     return run
-
-
-def figures(app: AppTest) -> list[dict[str, Any]]:
-    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-
-
-def figure(app: AppTest, title: str) -> dict[str, Any]:
-    (found,) = [f for f in figures(app) if f["layout"]["title"]["text"].startswith(title)]
-    return found
-
-
-def button(app: AppTest, label: str) -> Any:
-    (found,) = [b for b in app.button if b.label == label]
-    return found
 
 
 def test_a_measured_run_shows_four_figures_and_the_table() -> None:

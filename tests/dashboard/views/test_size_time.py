@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +19,10 @@ from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS
 from tests.dashboard.app_harness import (
     assert_alive,
+    figure,
+    figures,
     open_app,
     texts,
-    use_home,
     wait_for_jobs,
 )
 from tests.dashboard.factories import (
@@ -36,12 +35,6 @@ from tests.dashboard.factories import (
 PAGE = "views/size_time/size_time.py"
 SETTINGS = Settings("resnet", PRESETS["int8_mse"])
 LINK = {"run": "resnet int8_mse"}
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -69,17 +62,8 @@ def words(app: AppTest) -> str:
     return re.sub(r"\\(.)", r"\1", texts(app))
 
 
-def figures(app: AppTest) -> list[dict[str, Any]]:
-    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-
-
 def titles(app: AppTest) -> list[str]:
     return [f["layout"]["title"]["text"].split("<br>")[0] for f in figures(app)]
-
-
-def figure(app: AppTest, title: str) -> dict[str, Any]:
-    (found,) = [f for f in figures(app) if f["layout"]["title"]["text"].startswith(title)]
-    return found
 
 
 def test_a_finished_run_shows_size_and_time() -> None:

@@ -21,18 +21,11 @@ from tests.dashboard.app_harness import (
     link_of,
     open_app,
     texts,
-    use_home,
     wait_for_jobs,
 )
 from tests.dashboard.factories import make_partial_report, make_report
 
 SMALL = "mlp"
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

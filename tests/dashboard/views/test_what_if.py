@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -29,6 +28,8 @@ from quant_engine.errors import DataError
 from quant_engine.report import ConfigurationPoint
 from tests.dashboard.app_harness import (
     assert_alive,
+    button,
+    figures,
     link_of,
     open_app,
     texts,
@@ -44,12 +45,6 @@ SETTINGS = Settings(MODEL)
 OTHER = Settings(MODEL, seed=5)
 OTHER_LINK = {"run": "cnn int8_per_channel seed:5"}
 FOUR = "int4 weights + int8 inputs"
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -79,18 +74,9 @@ def keep_other_run() -> Run:
     return run
 
 
-def button(app: AppTest, label: str) -> Any:
-    (found,) = [b for b in app.button if b.label == label]
-    return found
-
-
 def metric(app: AppTest, label: str) -> str:
     (found,) = [m for m in app.metric if m.label == label]
     return str(found.value)
-
-
-def specs(app: AppTest) -> list[dict[str, Any]]:
-    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
 
 
 def with_level(prediction: Prediction, level: str, verdict: str) -> Prediction:
@@ -106,7 +92,7 @@ def test_the_stored_example_shows_at_once_and_runs_nothing(
 
     assert_alive(app)
     assert not forwards
-    assert len(specs(app)) == 2
+    assert len(figures(app)) == 2
     assert "Predictions hold up to KL " in texts(app)
     assert len([c for c in app.segmented_control if c.label.startswith("Bits of")]) == len(
         example.response.layers
@@ -118,7 +104,7 @@ def test_a_new_visitor_sees_the_first_example() -> None:
     app = open_app(page=PAGE)
 
     assert_alive(app)
-    assert len(specs(app)) == 2
+    assert len(figures(app)) == 2
 
 
 def test_a_choice_moves_the_figures_without_running_the_model(
@@ -161,7 +147,7 @@ def test_nonsense_in_the_link_falls_back_with_a_notice(text: str) -> None:
 
     assert_alive(app)
     assert "The link's whatif is" in texts(app)
-    assert len(specs(app)) == 2
+    assert len(figures(app)) == 2
     assert app.segmented_control(key="what_if_0").value.startswith("int8")
     app.run()
     assert link_of(app).get("whatif") != text
@@ -324,7 +310,7 @@ def test_predictions_that_do_not_hold_are_said_not_to_first(example: Prediction)
     assert [error.value for error in app.error] == [verdict]
     assert metric(app, "KL (nats), predicted").startswith("≈ ")
     assert metric(app, "Accuracy, predicted").startswith("≈ ")
-    assert any("not reliable" in s["layout"]["title"]["text"] for s in specs(app))
+    assert any("not reliable" in s["layout"]["title"]["text"] for s in figures(app))
     assert not metric(app, "Model size").startswith("≈")
 
 
@@ -372,7 +358,7 @@ def test_a_run_without_a_prediction_offers_to_measure_one() -> None:
     app = open_app({**OTHER_LINK, "whatif": "8" * 7}, page=PAGE)
 
     assert_alive(app)
-    assert not specs(app)
+    assert not figures(app)
     assert "Nothing can be predicted for this run yet" in texts(app)
     assert not button(app, "Learn to predict this model").disabled
     assert link_of(app)["whatif"] == "8" * 7  # for when there is one
@@ -402,11 +388,11 @@ def test_a_prediction_is_measured_shown_and_there_again(
     go_on.set()
     wait_for_jobs(app)
     assert_alive(app)
-    assert len(specs(app)) == 2
+    assert len(figures(app)) == 2
 
     use_home(monkeypatch, tmp_path)  # a restart: what is in memory is gone
     again = open_app(OTHER_LINK, page=PAGE)
-    assert len(specs(again)) == 2
+    assert len(figures(again)) == 2
     assert len(again.dataframe[1].value) == 1  # the run shown, by its own analysis
 
 
@@ -458,14 +444,14 @@ def test_verifying_places_the_measured_point_beside_the_predicted_one(
     layers = example.response.layers
     text = "4" + "8" * (len(layers) - 1)
     app = open_app({**LINK, "whatif": text}, page=PAGE)
-    measured = next(t for t in specs(app)[0]["data"] if t["name"] == "measured")
+    measured = next(t for t in figures(app)[0]["data"] if t["name"] == "measured")
     assert text not in measured["customdata"]
 
     button(app, "Verify").click().run()
     wait_for_jobs(app)
 
     assert_alive(app)
-    measured = next(t for t in specs(app)[0]["data"] if t["name"] == "measured")
+    measured = next(t for t in figures(app)[0]["data"] if t["name"] == "measured")
     assert text in measured["customdata"]
     assert button(app, "Verify").disabled
     table = app.dataframe[0].value
@@ -538,4 +524,4 @@ def test_presenter_mode_draws_one_figure_of_the_page() -> None:
     app = open_app({**LINK, "present": "1"}, page=PAGE)
 
     assert_alive(app)
-    assert len(specs(app)) == 1  # one figure a screen
+    assert len(figures(app)) == 1  # one figure a screen

@@ -1,0 +1,206 @@
+"""What differs between two runs: their settings, and how they came out, each with its certainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from dashboard.data.links import remedy_to_text
+from dashboard.data.runs import Run
+from dashboard.data.settings import Settings
+from dashboard.facts.accuracy import (
+    NO_DIFFERENCE,
+    AccuracyChange,
+    change_text,
+    compare_outputs,
+    share_text,
+)
+from dashboard.facts.comparison import degradation_text, effect
+from dashboard.facts.executions import execution
+from dashboard.facts.layer_times import are_alike
+from dashboard.words.formatting import (
+    MISSING,
+    format_bytes,
+    format_ms,
+    format_number,
+    format_shrinking,
+)
+from dashboard.words.recipes import describe_scheme
+from quant_engine.report import ModelReport, OutputReport, TimingEntry
+from quant_engine.scheme import LayerScheme, TensorScheme
+
+Verdict = Literal["better", "worse", "none", "unknown"]
+"""What B is against A; "none" where the data shows no difference, "unknown" without a judgement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing of both runs.
+
+    Attributes:
+        name: What it is, with its unit where the values have none.
+        a: The first run's, as text.
+        b: The second run's, as text.
+        change: B against A in words; empty for settings.
+        verdict: Whether that is better or worse.
+    """
+
+    name: str
+    a: str
+    b: str
+    change: str = ""
+    verdict: Verdict = "unknown"
+
+
+# --- Settings -------------------------------------------------------------------------------------
+
+
+def setting_differences(a: Settings, b: Settings) -> tuple[Difference, ...]:
+    """Return the settings in which two runs differ, and only those."""
+    readers: tuple[tuple[str, Callable[[Settings], str]], ...] = (
+        ("Model", lambda s: s.model_name),
+        ("Weights", lambda s: describe_scheme(s.recipe.weight)),
+        ("Layer inputs", lambda s: _input_words(s.recipe.activation)),
+        ("Kept in float", lambda s: ", ".join(s.recipe.exclude_layers) or "nothing"),
+        ("Remedies", lambda s: ", ".join(map(remedy_to_text, s.recipe.remedies)) or "none"),
+        ("Calibration samples, at most", lambda s: str(s.calibration_samples)),
+        ("Seed", lambda s: str(s.seed)),
+    )
+    found = [Difference(name, read(a), read(b)) for name, read in readers]
+    for name in dict.fromkeys((*a.recipe.overrides, *b.recipe.overrides)):
+        first, second = (_layer_words(x.recipe.overrides.get(name)) for x in (a, b))
+        found.append(Difference(f"Scheme of {name}", first, second))
+    return tuple(one for one in found if one.a != one.b)
+
+
+def _input_words(scheme: TensorScheme | None) -> str:
+    return "float" if scheme is None else describe_scheme(scheme)
+
+
+def _layer_words(scheme: LayerScheme | None) -> str:
+    if scheme is None:
+        return "as the others"
+    return f"weights {describe_scheme(scheme.weight)}; inputs {_input_words(scheme.activation)}"
+
+
+# --- How they came out ----------------------------------------------------------------------------
+
+
+def outcomes(a: Run, b: Run) -> tuple[Difference, ...]:
+    """Return what was measured on both: answers, degradation, bytes and times, B against A."""
+    first, second = a.report, b.report
+    found = [*_answers(first.output, second.output), _degradation(a, b), *_bytes(first, second)]
+    return (*(one for one in found if one is not None), *_times(first, second))
+
+
+def have_same_samples(a: OutputReport | None, b: OutputReport | None) -> bool:
+    """Whether both runs answered the same samples, as far as their labels and number say."""
+    if a is None or b is None or a.samples != b.samples:
+        return False
+    if a.answers is None or b.answers is None:
+        return a.labelled_samples == b.labelled_samples
+    return a.answers.labels == b.answers.labels
+
+
+def _answers(a: OutputReport | None, b: OutputReport | None) -> list[Difference]:
+    if a is None or b is None:
+        return []
+    is_same = have_same_samples(a, b)
+    found = []
+    if a.accuracy_quantized is not None and b.accuracy_quantized is not None:
+        first, second = (share_text(x.accuracy_quantized, x.labelled_samples) for x in (a, b))
+        change = compare_outputs(a, b) if is_same else None
+        found.append(_shares("Right answers", first, second, change))
+    if a.top1_agreement is not None and b.top1_agreement is not None:
+        first, second = (share_text(x.top1_agreement, x.samples) for x in (a, b))
+        found.append(_shares("Same answer as float", first, second, _agreement_change(a, b)))
+    return found
+
+
+def _shares(name: str, a: str, b: str, change: AccuracyChange | None) -> Difference:
+    if change is None:
+        return Difference(name, a, b, "other samples, or not kept: not compared in pairs")
+    verdict: Verdict = "none" if change.verdict == "unclear" else change.verdict
+    return Difference(name, a, b, change_text(change), verdict)
+
+
+def _agreement_change(a: OutputReport, b: OutputReport) -> AccuracyChange | None:
+    """Compare in pairs on which samples each model answers as its float model does."""
+    if a.answers is None or b.answers is None or not have_same_samples(a, b):
+        return None
+    if not len(a.answers.float) == len(b.answers.float) == a.samples:
+        return None
+    first, second = set(a.answers.flipped), set(b.answers.flipped)
+    return AccuracyChange(a.samples, lost=len(second - first), won=len(first - second))
+
+
+def _degradation(a: Run, b: Run) -> Difference | None:
+    first, second = a.report.output, b.report.output
+    if first is None or second is None:
+        return None
+    texts = degradation_text(first), degradation_text(second)
+    if (first.kl_divergence is None) != (second.kl_divergence is None):
+        return Difference("Degradation", *texts, "measured in different ways")
+    before = first.error.nmse if first.kl_divergence is None else first.kl_divergence
+    after = second.error.nmse if second.kl_divergence is None else second.kl_divergence
+    change = f"{format_number(after / before)} ×" if before > 0 else MISSING
+    if a.model_name != b.model_name:
+        return Difference("Degradation", *texts, f"{change}, each from its own float model")
+    if first.kl_interval is None or second.kl_interval is None:
+        return Difference("Degradation", *texts, f"{change}; no interval was kept")
+    # The rule for remedies, in both directions, so that swapping A and B changes nothing.
+    verdicts = {effect(first, second), effect(second, first)}
+    if "none" in verdicts:
+        return Difference("Degradation", *texts, f"{change}: {NO_DIFFERENCE}", "none")
+    return Difference("Degradation", *texts, change, effect(first, second))
+
+
+def _bytes(a: ModelReport, b: ModelReport) -> list[Difference]:
+    """Bytes are counted, not sampled: every difference is one."""
+    if a.size is None or b.size is None:
+        return []
+    pairs = (
+        ("Bytes", a.size.quantized_bytes, b.size.quantized_bytes),
+        ("Bytes of the file", a.size.quantized_file_bytes, b.size.quantized_file_bytes),
+    )
+    return [
+        Difference(
+            name,
+            format_bytes(before),
+            format_bytes(after),
+            format_shrinking(before, after),
+            "none" if before == after else "better" if after < before else "worse",
+        )
+        for name, before, after in pairs
+    ]
+
+
+def _times(a: ModelReport, b: ModelReport) -> list[Difference]:
+    """Return the times that were measured in both runs, where one machine measured them."""
+    first, second = a.timing, b.timing
+    if first is None or second is None:
+        return []
+    found = []
+    for entry in first.models:
+        other = second.model(entry.execution, entry.batch_size)
+        if other is None:
+            continue
+        name = f"Time, {execution(entry.execution).label}, batches of {entry.batch_size}"
+        change, verdict = _time_change(entry, other)
+        if first.environment != second.environment:
+            change, verdict = "other machine or threads: not compared", "unknown"
+        found.append(Difference(name, _time_text(entry), _time_text(other), change, verdict))
+    return found
+
+
+def _time_change(a: TimingEntry, b: TimingEntry) -> tuple[str, Verdict]:
+    ratio = f"{format_number(b.median_ms / a.median_ms)} ×" if a.median_ms > 0 else MISSING
+    if are_alike(a, b):
+        return f"{ratio}: {NO_DIFFERENCE}", "none"
+    return ratio, "better" if b.median_ms < a.median_ms else "worse"
+
+
+def _time_text(entry: TimingEntry) -> str:
+    """The median with its quartiles."""
+    return f"{format_ms(entry.median_ms)} ({format_ms(entry.q1_ms)}–{format_ms(entry.q3_ms)})"

@@ -1,0 +1,71 @@
+"""What differs between the two runs: settings, then how they came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.data.runs import Run
+from dashboard.facts.differences import Difference, outcomes, setting_differences
+from dashboard.widgets.guard import contained
+from dashboard.words.markdown import escape_markdown
+
+_MARKS = {
+    "better": ":green[:material/check_circle:] ",
+    "worse": ":red[:material/error:] ",
+    "none": ":gray[:material/remove:] ",
+    "unknown": "",
+}
+
+
+@contained("What differs")
+def show_outcome(a: Run, b: Run) -> None:
+    """Draw the settings that differ, and every result that both runs have, B against A."""
+    settings = setting_differences(a.settings, b.settings)
+    st.subheader("Settings that differ", anchor=False)
+    if settings:
+        _show_table(("Setting", "A", "B"), [(x.name, x.a, x.b) for x in settings])
+    else:
+        st.caption("None: A and B are the same run.")
+    st.subheader("How they came out", anchor=False)
+    for side, run in (("A", a), ("B", b)):
+        if run.report.is_partial:
+            st.warning(
+                f"{side} was stopped early: its figures cover what was done until then.",
+                icon=":material/hourglass_bottom:",
+            )
+    if a.model_name != b.model_name:
+        st.info(
+            "Two models: right answers and bytes are compared as they stand. Degradation is "
+            "measured from each model's own float answers, and layers are compared only where "
+            "name, type and shape agree.",
+            icon=":material/info:",
+        )
+    found = outcomes(a, b)
+    _show_table(("Result", "A", "B", "B against A"), [_cells(one) for one in found])
+    st.caption(
+        "In brackets: 95 % intervals of shares, of the difference on the same samples, and of the "
+        "degradation; of times the middle half of the runs."
+    )
+
+
+def _cells(one: Difference) -> tuple[str, ...]:
+    return one.name, one.a, one.b, f"{_MARKS[one.verdict]}{escape_markdown(one.change)}"
+
+
+def _show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    last = len(heads) - 1 if len(heads) == 4 else len(heads)
+    lines = [
+        "| " + " | ".join(heads) + " |",
+        "|" + " --- |" * len(heads),
+        *(
+            "| "
+            + " | ".join(
+                cell if index == last else escape_markdown(cell) for index, cell in enumerate(row)
+            )
+            + " |"
+            for row in rows
+        ),
+    ]
+    st.markdown("\n".join(lines))
