@@ -4,9 +4,15 @@ from quant_engine.layers.base import QuantizedLayer
 from quant_engine.layers.convolution import (
     QuantizedConv1d,
     QuantizedConv2d,
+    QuantizedConv3d,
+    QuantizedConvTranspose1d,
     QuantizedConvTranspose2d,
 )
-from quant_engine.layers.embedding import QuantizedEmbedding, QuantizedScaledEmbedding
+from quant_engine.layers.embedding import (
+    QuantizedEmbedding,
+    QuantizedEmbeddingBag,
+    QuantizedScaledEmbedding,
+)
 from quant_engine.layers.linear import QuantizedLinear
 from quant_engine.layers.registry import (
     get_quantized_type,
@@ -19,8 +25,11 @@ from quant_engine.layers.same_padding import QuantizedSameConv2d
 __all__ = [
     "QuantizedConv1d",
     "QuantizedConv2d",
+    "QuantizedConv3d",
+    "QuantizedConvTranspose1d",
     "QuantizedConvTranspose2d",
     "QuantizedEmbedding",
+    "QuantizedEmbeddingBag",
     "QuantizedLayer",
     "QuantizedLinear",
     "QuantizedSameConv2d",

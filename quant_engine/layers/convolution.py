@@ -1,8 +1,9 @@
-"""Quantized 1d and 2d convolutions, with every argument that torch's have."""
+"""Quantized convolutions of 1 to 3 axes, with every argument that torch's have."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from quant_engine.errors import DataError
 from quant_engine.layers.base import QuantizedLayer
 from quant_engine.layers.registry import register_quantized_layer
 from quant_engine.scheme import LayerScheme
+
+Triple: TypeAlias = tuple[int, int, int]
 
 CONVOLUTION_ARGUMENTS = (
     "in_channels",
@@ -169,6 +172,79 @@ class QuantizedConv2d(QuantizedLayer):
         return f"{convolution_repr(self)}, {super().extra_repr()}"
 
 
+@register_quantized_layer(nn.Conv3d)
+class QuantizedConv3d(QuantizedLayer):
+    """`nn.Conv3d` with an int8 weight.
+
+    Input (N, C, D, H, W) or (C, D, H, W), weight (out_channels, in_channels / groups, kernel depth,
+    kernel height, kernel width). The input is rounded before it is padded; 0.0 is on every grid, so
+    padding is exact.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Size of the kernel, one number or (depth, height, width).
+        stride: Step of the kernel, likewise.
+        padding: Values added on every side, likewise, or "same" or "valid".
+        bias: Whether to add a learned offset; it stays float.
+        dilation: Distance between kernel elements, likewise.
+        groups: Blocks of channels that do not see each other.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+        scheme: How to quantize; by default the weight only, per channel.
+    """
+
+    output_axis = -4
+    float_arguments = CONVOLUTION_ARGUMENTS
+
+    kernel_size: Triple
+    stride: Triple
+    padding: Triple | str
+    dilation: Triple
+    groups: int
+    padding_mode: str
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Triple,
+        stride: int | Triple = 1,
+        padding: int | Triple | str = 0,
+        bias: bool = True,
+        *,
+        dilation: int | Triple = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        scheme: LayerScheme | None = None,
+    ) -> None:
+        super().__init__(scheme)
+        self.adopt(
+            nn.Conv3d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride,
+                padding,
+                dilation,
+                groups,
+                bias,
+                padding_mode,  # type: ignore[arg-type]
+            )
+        )
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Pad and convolve."""
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            edges = edge_padding(padding, self.kernel_size, self.dilation)
+            x, padding = F.pad(x, edges, mode=self.padding_mode), (0, 0, 0)
+        return F.conv3d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """Show the arguments and the scheme in `print(model)`."""
+        return f"{convolution_repr(self)}, {super().extra_repr()}"
+
+
 def edge_padding(
     padding: tuple[int, ...] | str, kernel_size: tuple[int, ...], dilation: tuple[int, ...]
 ) -> list[int]:
@@ -200,6 +276,99 @@ def convolution_repr(layer: QuantizedLayer) -> str:
     names = [name for name in layer.float_arguments if not name.endswith("_channels")]
     arguments = ", ".join(f"{name}={getattr(layer, name)}" for name in names)
     return f"{layer.in_channels}, {layer.out_channels}, {arguments}"
+
+
+@register_quantized_layer(nn.ConvTranspose1d)
+class QuantizedConvTranspose1d(QuantizedLayer):
+    """`nn.ConvTranspose1d` with an int8 weight.
+
+    Input (N, C, L) or (C, L), weight (in_channels, out_channels / groups, kernel). Scales as in
+    `QuantizedConvTranspose2d`.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Width of the kernel.
+        stride: Distance between the places where input values land.
+        padding: Values cut off at both ends.
+        bias: Whether to add a learned offset; it stays float.
+        output_padding: Values added at the end of the output.
+        groups: Blocks of channels that do not see each other.
+        dilation: Distance between kernel elements.
+        scheme: How to quantize; by default the weight only, per channel.
+    """
+
+    channel_axis = 1
+    output_axis = -2
+    float_arguments = (*CONVOLUTION_ARGUMENTS, "output_padding")
+
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: tuple[int]
+    output_padding: tuple[int]
+    dilation: tuple[int]
+    groups: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int],
+        stride: int | tuple[int] = 1,
+        padding: int | tuple[int] = 0,
+        bias: bool = True,
+        *,
+        output_padding: int | tuple[int] = 0,
+        groups: int = 1,
+        dilation: int | tuple[int] = 1,
+        scheme: LayerScheme | None = None,
+    ) -> None:
+        super().__init__(scheme)
+        self.adopt(
+            nn.ConvTranspose1d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride,
+                padding,
+                output_padding,
+                groups,
+                bias,
+                dilation,
+            )
+        )
+
+    def compute(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output_padding: tuple[int] | None = None,
+    ) -> Tensor:
+        """Convolve transposed; `output_padding` stands in for the layer's own."""
+        return F.conv_transpose1d(
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            output_padding or self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Run the layer; input and output as in the float layer.
+
+        Args:
+            input: As in the float layer.
+            output_size: Length to choose among those that the stride allows.
+        """
+        return self.run(input, chosen_padding(self, input, output_size))
+
+    def extra_repr(self) -> str:
+        """Show the arguments and the scheme in `print(model)`."""
+        return f"{convolution_repr(self)}, {super().extra_repr()}"
 
 
 @register_quantized_layer(nn.ConvTranspose2d)
@@ -289,30 +458,43 @@ class QuantizedConvTranspose2d(QuantizedLayer):
             input: As in the float layer.
             output_size: Height and width to choose among those that the stride allows.
         """
-        output_padding = None if output_size is None else self._padding_for(input, output_size)
-        return self.run(input, output_padding)
-
-    def _padding_for(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, int]:
-        """Return the output padding that leads to (height, width), given with or without N, C."""
-        wanted = [int(size) for size in output_size]
-        if len(wanted) not in (2, x.dim()):
-            raise DataError(
-                f"output_size has {len(wanted)} entries. Give height and width, or all "
-                f"{x.dim()} sizes of the output."
-            )
-        added = []
-        for axis, size in enumerate(wanted[-2:]):
-            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            steps = self.stride[axis] * (x.shape[axis - 2] - 1)
-            smallest = steps - 2 * self.padding[axis] + reach
-            if not smallest <= size < smallest + self.stride[axis]:
-                raise DataError(
-                    f"output_size asks for {size} on axis {axis - 2}. This input allows "
-                    f"{smallest} to {smallest + self.stride[axis] - 1}."
-                )
-            added.append(size - smallest)
-        return added[0], added[1]
+        return self.run(input, chosen_padding(self, input, output_size))
 
     def extra_repr(self) -> str:
         """Show the arguments and the scheme in `print(model)`."""
         return f"{convolution_repr(self)}, {super().extra_repr()}"
+
+
+def chosen_padding(
+    layer: Any, x: Tensor, output_size: Sequence[int] | None
+) -> tuple[int, ...] | None:
+    """Return the output padding that leads to a size, given with or without N and C.
+
+    Args:
+        layer: A transposed convolution.
+        x: Its input.
+        output_size: The size; None for the layer's own output padding.
+
+    Raises:
+        DataError: If the stride does not allow the size.
+    """
+    if output_size is None:
+        return None
+    axes, wanted = len(layer.stride), [int(size) for size in output_size]
+    if len(wanted) not in (axes, x.dim()):
+        raise DataError(
+            f"output_size has {len(wanted)} entries. Give those of the last {axes} axes, or all "
+            f"{x.dim()} sizes of the output."
+        )
+    added = []
+    for axis, size in enumerate(wanted[-axes:]):
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+        steps = layer.stride[axis] * (x.shape[axis - axes] - 1)
+        smallest = steps - 2 * layer.padding[axis] + reach
+        if not smallest <= size < smallest + layer.stride[axis]:
+            raise DataError(
+                f"output_size asks for {size} on axis {axis - axes}. This input allows "
+                f"{smallest} to {smallest + layer.stride[axis] - 1}."
+            )
+        added.append(size - smallest)
+    return tuple(added)

@@ -31,6 +31,8 @@ _RESHAPING = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _PLAIN: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     nn.Conv1d: (nn.BatchNorm1d, nn.SyncBatchNorm),
     nn.Conv2d: (nn.BatchNorm2d, nn.SyncBatchNorm),
+    nn.Conv3d: (nn.BatchNorm3d, nn.SyncBatchNorm),
+    nn.ConvTranspose1d: (nn.BatchNorm1d, nn.SyncBatchNorm),
     nn.ConvTranspose2d: (nn.BatchNorm2d, nn.SyncBatchNorm),
 }
 
@@ -250,6 +252,6 @@ def sequential_foldings(model: nn.Module) -> tuple[Folding, ...]:
             if batchnorm.running_mean is None or any(uses[id(p)] > 1 for p in own):
                 continue
             if places[id(layer)] == places[id(batchnorm)] == 1:
-                is_transposed = isinstance(layer, nn.ConvTranspose2d)
+                is_transposed = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
                 found.append(Folding(names[id(batchnorm)], names[id(layer)], is_transposed))
     return tuple(found)

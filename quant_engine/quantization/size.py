@@ -81,10 +81,11 @@ def configuration_size(stored: Iterable[StoredTensor]) -> ConfigurationSize:
         10
     """
     items = dict.fromkeys((WEIGHT, SCALE, ZERO_POINT, BIAS, FLOAT), 0)
-    bits = weights = 0
+    bits = code_bits = weights = 0
     for tensor in {entry.key: entry for entry in stored}.values():
         items[tensor.item] += tensor.stored_bytes
         bits += tensor.weight_bits
+        code_bits += tensor.weight_bits if tensor.weights else 0
         weights += tensor.weights
     return ConfigurationSize(
         weight_bytes=items[WEIGHT],
@@ -93,6 +94,7 @@ def configuration_size(stored: Iterable[StoredTensor]) -> ConfigurationSize:
         bias_bytes=items[BIAS],
         float_leftover_bytes=items[FLOAT],
         effective_bits=bits / weights if weights else 0.0,
+        weight_bits=code_bits / weights if weights else 0.0,
     )
 
 

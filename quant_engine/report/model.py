@@ -120,6 +120,8 @@ class SizeReport:
         quantized_file_bytes: Measured length of the quantized model as a safetensors file.
         effective_bits: Mean bits for each weight of a quantizable layer, with scales and zero
             points; float layers count 32.
+        weight_bits: The same for the codes alone, without scales and zero points; 0 in reports from
+            before it was kept.
     """
 
     float_bytes: int
@@ -131,6 +133,7 @@ class SizeReport:
     float_file_bytes: int
     quantized_file_bytes: int
     effective_bits: float
+    weight_bits: float = 0.0
 
     @property
     def quantized_bytes(self) -> int:

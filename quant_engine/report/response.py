@@ -40,6 +40,8 @@ class ConfigurationSize:
         float_leftover_bytes: Everything else: float layers, BatchNorms and the like.
         effective_bits: Mean bits for each weight of a quantizable layer, with the weights' scales
             and zero points; float layers count at their full width.
+        weight_bits: The same for the codes alone, without scales and zero points: what "6 bits"
+            means.
     """
 
     weight_bytes: int
@@ -48,6 +50,7 @@ class ConfigurationSize:
     bias_bytes: int
     float_leftover_bytes: int
     effective_bits: float
+    weight_bits: float = 0.0
 
     @property
     def model_bytes(self) -> int:

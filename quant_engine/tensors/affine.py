@@ -177,7 +177,7 @@ def shifted_codes(x: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
     _require_channels(x, qparams)
     scale = aligned(qparams.scale, qparams.axis, x.dim())
     codes = torch.div(x.float() if x.dtype != torch.float32 else x, scale).round_()
-    if qparams.axis is None:
+    if qparams.axis is None and not torch.compiler.is_exporting():  # an export reads no numbers
         zero_point = int(qparams.zero_point)
         return codes.clamp_(qparams.qmin - zero_point, qparams.qmax - zero_point), scale
     points = aligned(qparams.zero_point, qparams.axis, x.dim()).float()

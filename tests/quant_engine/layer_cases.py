@@ -108,6 +108,15 @@ def one_of_each() -> dict[str, tuple[nn.Module, Tensor]]:
         "Conv1d": (fill(nn.Conv1d(4, 6, 3, padding=1, groups=2)), seeded((2, 4, 9))),
         "Conv2d": (fill(nn.Conv2d(4, 6, 3, stride=2, padding=1)), seeded((2, 4, 7, 7))),
         "ConvTranspose2d": (fill(nn.ConvTranspose2d(4, 6, 3, 2, groups=2)), seeded((2, 4, 5, 5))),
+        "Conv3d": (
+            fill(nn.Conv3d(4, 6, (2, 3, 2), (2, 1, 1), (1, 1, 0), groups=2)),
+            seeded((2, 4, 5, 6, 4)),
+        ),
+        "ConvTranspose1d": (
+            fill(nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, groups=2)),
+            seeded((2, 4, 7)),
+        ),
+        "EmbeddingBag": (fill(nn.EmbeddingBag(9, 5)), torch.tensor([[0, 8, 3], [3, 3, 1]])),
         "SameConv2d": (fill(SameConv2d(4, 6, 3, 2, groups=2)), seeded((2, 4, 7, 8))),
         "Embedding": (fill(nn.Embedding(9, 5)), torch.tensor([[0, 8, 3], [3, 3, 1]])),
         "ScaledEmbedding": (fill(ScaledEmbedding(9, 5)), torch.tensor([[0, 8, 3], [3, 3, 1]])),

@@ -3,7 +3,7 @@
 from quant_engine.execution.integer.convolution import (
     PackedConv1d,
     PackedConv2d,
-    PackedConvTranspose2d,
+    PackedConvTranspose,
 )
 from quant_engine.execution.integer.form import (
     KernelForm,
@@ -17,7 +17,7 @@ __all__ = [
     "KernelForm",
     "PackedConv1d",
     "PackedConv2d",
-    "PackedConvTranspose2d",
+    "PackedConvTranspose",
     "PackedLayer",
     "PackedLinear",
     "register_packed_layer",

@@ -1,4 +1,7 @@
-"""Integer arithmetic of convolutions: 1d ones have height 1, transposed ones a stretched input."""
+"""Integer arithmetic of convolutions, all by 2d ones.
+
+1d ones have height 1, 3d ones are sums of 2d ones, and transposed ones have a stretched input.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,14 @@ from quant_engine.execution.kernels import (
     IntegerWeights,
     make_convolution,
 )
+from quant_engine.execution.kernels.epilogue import finish, scaled_sums
+from quant_engine.execution.kernels.geometry import pad_codes
+from quant_engine.execution.kernels.reference import ReferenceConvolution
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
+    QuantizedConv3d,
+    QuantizedConvTranspose1d,
     QuantizedConvTranspose2d,
     QuantizedSameConv2d,
 )
@@ -148,32 +156,39 @@ class PackedConv1d:
         return _output_shape(self._layer, shape, 1)
 
 
+@register_packed_layer(QuantizedConvTranspose1d)
 @register_packed_layer(QuantizedConvTranspose2d)
-class PackedConvTranspose2d:
-    """Runs a `QuantizedConvTranspose2d` on codes of shape (N, C, H, W) or (C, H, W).
+class PackedConvTranspose:
+    """Runs a transposed convolution on codes of shape (N, C, H, W) or (C, H, W), or of one axis.
 
-    A transposed convolution is a plain one, with the kernel turned round, over an input whose
-    pixels were moved `stride` apart, with zeros in between.
+    One of one axis is one of height 1. A transposed convolution is a plain one, with the kernel
+    turned round, over an input whose pixels were moved `stride` apart, with zeros in between.
 
     Args:
         layer: The layer.
         kernel: "auto" or the name of a kernel.
     """
 
-    def __init__(self, layer: QuantizedConvTranspose2d, kernel: str) -> None:
-        self._stride, self._dilation, self._groups = layer.stride, layer.dilation, layer.groups
-        self._output_padding = layer.output_padding
+    def __init__(
+        self, layer: QuantizedConvTranspose1d | QuantizedConvTranspose2d, kernel: str
+    ) -> None:
+        self._axes = len(layer.stride)
+        self._stride, self._dilation = self._pair(layer.stride, 1), self._pair(layer.dilation, 1)
+        self._groups = layer.groups
+        self._output_padding = self._pair(layer.output_padding, 0)
         self._kernel = kernel
+        sizes, padding = self._pair(layer.kernel_size, 1), self._pair(layer.padding, 0)
         self._margins = [
-            d * (k - 1) - p
-            for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
+            d * (k - 1) - p for d, k, p in zip(self._dilation, sizes, padding, strict=True)
         ]
-        self._reaches = [
-            d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
-        ]
+        self._reaches = [d * (k - 1) + 1 for d, k in zip(self._dilation, sizes, strict=True)]
         self._weights = _turned_weights(layer)
         self._operations: dict[Pair, IntegerOperation] = {}
-        self._last = self._for_output(layer.output_padding)
+        self._last = self._for_output(self._output_padding)
+
+    def _pair(self, values: tuple[int, ...], of_height: int) -> Pair:
+        """Return (vertical, horizontal) settings."""
+        return values if len(values) == 2 else (of_height, values[0])
 
     @property
     def name(self) -> str:
@@ -185,16 +200,21 @@ class PackedConvTranspose2d:
         codes: Tensor,
         grid: Grid,
         epilogue: Epilogue,
-        output_padding: Pair | None = None,
+        output_padding: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Run on unsigned codes."""
-        operation = self._for_output(output_padding or self._output_padding)
-        self._last = operation
+        chosen = self._output_padding
+        if output_padding is not None:
+            chosen = self._pair(output_padding, 0)
+        operation = self._last = self._for_output(chosen)
         batch = codes
-        if codes.dim() == 3:
+        if codes.dim() == self._axes + 1:
             batch, epilogue = codes.unsqueeze(0), _with_skip_axis(epilogue, 0)
+        if self._axes == 1:
+            batch, epilogue = batch.unsqueeze(2), _with_skip_axis(epilogue, 2)
         y = operation(self._stretched(batch, grid.zero_point), grid, epilogue)
-        return y if codes.dim() == 4 else y.squeeze(0)
+        y = y.squeeze(2) if self._axes == 1 else y
+        return y if codes.dim() == self._axes + 2 else y.squeeze(0)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for codes of a shape."""
@@ -204,9 +224,9 @@ class PackedConvTranspose2d:
             - self._reaches[axis]
             + self._output_padding[axis]
             + 2
-            for axis in (0, 1)
+            for axis in range(2 - self._axes, 2)
         ]
-        return (*shape[:-3], len(self._weights.codes), *sizes)
+        return (*shape[: -self._axes - 1], len(self._weights.codes), *sizes)
 
     def _stretched(self, codes: Tensor, zero: int) -> Tensor:
         if self._stride == (1, 1):
@@ -231,8 +251,72 @@ class PackedConvTranspose2d:
         return self._operations[output_padding]
 
 
+@register_packed_layer(QuantizedConv3d)
+class PackedConv3d:
+    """Runs a `QuantizedConv3d` on codes of shape (N, C, D, H, W) or (C, D, H, W).
+
+    The integer sums of one 2d convolution per kernel slice are added up.
+
+    Args:
+        layer: The layer.
+        kernel: Not used: the sums come from the portable kernel.
+    """
+
+    def __init__(self, layer: QuantizedConv3d, kernel: str) -> None:
+        codes = layer.quantized_weight
+        assert codes is not None
+        *edges, self._front, self._back = edge_padding(
+            layer.padding, layer.kernel_size, layer.dilation
+        )
+        left, right, top, bottom = edges
+        convolution = Convolution(
+            layer.stride[1:],
+            (left, right, top, bottom),
+            layer.dilation[1:],
+            layer.groups,
+            layer.padding_mode,
+        )
+        self._layer = layer
+        self._weights = weights_of(layer, codes)
+        self._slices = [
+            ReferenceConvolution(replace(self._weights, codes=part.contiguous()), convolution)
+            for part in codes.unbind(2)
+        ]
+        self._deep = Convolution(
+            edges=(0, 0, self._front, self._back), padding_mode=layer.padding_mode
+        )
+
+    @property
+    def name(self) -> str:
+        """The kernel that ran last, or that will run."""
+        return self._slices[0].name
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
+        """Run on unsigned codes."""
+        batch = codes if codes.dim() == 5 else codes.unsqueeze(0)
+        if codes.dim() == 4:
+            epilogue = _with_skip_axis(epilogue, 0)
+        samples, _, depth, height, width = batch.shape
+        padded = pad_codes(batch.flatten(3), self._deep, grid.zero_point)
+        padded = padded.view(*padded.shape[:3], height, width).transpose(1, 2)
+        step, distance = self._layer.stride[0], self._layer.dilation[0]
+        room = depth + self._front + self._back - distance * (len(self._slices) - 1) - 1
+        starts = torch.arange(room // step + 1, device=codes.device) * step
+        sums = torch.zeros((), dtype=torch.int32, device=codes.device)
+        for number, part in enumerate(self._slices):
+            images = padded[:, starts + number * distance].flatten(0, 1)
+            sums = sums + part.sums(images, grid.zero_point)
+        sums = sums.reshape(samples, len(starts), *sums.shape[1:]).transpose(1, 2)
+        y = finish(scaled_sums(sums, grid.scale, self._weights, axis=1), epilogue)
+        return y if codes.dim() == 5 else y.squeeze(0)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+        return _output_shape(self._layer, shape, 3)
+
+
 def _output_shape(
-    layer: QuantizedConv1d | QuantizedConv2d, shape: tuple[int, ...], axes: int
+    layer: QuantizedConv1d | QuantizedConv2d | QuantizedConv3d, shape: tuple[int, ...], axes: int
 ) -> tuple[int, ...]:
     edges = edge_padding(layer.padding, layer.kernel_size, layer.dilation)
     sizes = []
@@ -251,8 +335,10 @@ def _with_skip_axis(epilogue: Epilogue, axis: int) -> Epilogue:
     return replace(epilogue, skip=epilogue.skip.unsqueeze(axis))
 
 
-def _turned_weights(layer: QuantizedConvTranspose2d) -> IntegerWeights:
+def _turned_weights(layer: QuantizedConvTranspose1d | QuantizedConvTranspose2d) -> IntegerWeights:
     """Return the codes as a plain convolution wants them: (out, in / groups, height, width)."""
-    assert layer.quantized_weight is not None
-    parts = [part.transpose(0, 1) for part in layer.quantized_weight.chunk(layer.groups)]
+    codes = layer.quantized_weight
+    assert codes is not None
+    codes = codes if codes.dim() == 4 else codes.unsqueeze(2)
+    parts = [part.transpose(0, 1) for part in codes.chunk(layer.groups)]
     return weights_of(layer, torch.cat(parts).flip(2, 3).contiguous())

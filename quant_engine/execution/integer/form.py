@@ -17,7 +17,11 @@ from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
 from quant_engine.execution.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
 from quant_engine.execution.kernels.epilogue import finish
 from quant_engine.execution.kernels.reference import LONGEST_SUM
-from quant_engine.layers import QuantizedConvTranspose2d, QuantizedLayer
+from quant_engine.layers import (
+    QuantizedConvTranspose1d,
+    QuantizedConvTranspose2d,
+    QuantizedLayer,
+)
 from quant_engine.layers.base import IntegerForm
 from quant_engine.layers.precision import full_precision
 from quant_engine.tensors.affine import QParams, aligned, choose_dynamic_qparams
@@ -38,6 +42,7 @@ class PackedLayer(Protocol):
 
 
 Q = TypeVar("Q", bound=QuantizedLayer)
+_TRANSPOSED = (QuantizedConvTranspose1d, QuantizedConvTranspose2d)
 Packer = Callable[[Any, str], PackedLayer]
 
 # Codes of tensors that are alive, by the tensor's id and the grid.
@@ -74,7 +79,7 @@ def _terms(layer: QuantizedLayer) -> int:
     """Return the products in one output, in a transposed convolution at most so many."""
     codes = layer.quantized_weight
     assert codes is not None
-    groups = layer.groups if isinstance(layer, QuantizedConvTranspose2d) else 1
+    groups = layer.groups if isinstance(layer, _TRANSPOSED) else 1
     return codes.numel() // (codes.shape[layer.channel_axis] * groups)
 
 

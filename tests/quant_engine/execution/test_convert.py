@@ -132,3 +132,10 @@ def test_every_preset_runs_on_integers(preset):
 def test_a_deep_copy_of_a_lowered_model_still_runs(quantized):
     lowered = convert_execution(quantized, lowered=True)
     assert torch.equal(copy.deepcopy(lowered)(X), lowered(X))
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+@torch.no_grad()
+def test_a_simulated_model_can_be_exported(quantized, is_strict):
+    program = torch.export.export(quantized, (X,), strict=is_strict)
+    assert torch.equal(program.module()(X), quantized(X))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from quant_engine import analyze, load_quantized_model, quantize_model, save_quantized_model
 from quant_engine.errors import DataError, UnsupportedLayerError
 from quant_engine.execution.convert import convert_execution, list_executions
 from quant_engine.execution.integer import KernelForm, why_not_integer
@@ -16,7 +17,7 @@ from quant_engine.execution.kernels.reference import LONGEST_SUM
 from quant_engine.layers import QuantizedLinear, get_quantized_type
 from quant_engine.layers.attention import run_side_by_side
 from quant_engine.scheme import LayerScheme, TensorScheme
-from quant_engine.tensors.affine import choose_dynamic_qparams
+from quant_engine.tensors.affine import choose_dynamic_qparams, quantize
 from tests.quant_engine.layer_cases import (
     LAYER_SCHEMES,
     fill,
@@ -55,6 +56,20 @@ CASES = {
     "ConvTranspose2d dilated": (
         fill(nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), (1, 0), (1, 2), 2, True, (1, 2))),
         seeded((2, 4, 5, 5)),
+    ),
+    "ConvTranspose1d dilated": (
+        fill(nn.ConvTranspose1d(4, 6, 3, 3, 2, 1, 2, True, 2)),
+        seeded((2, 4, 6)),
+    ),
+    "ConvTranspose1d of one sample": (fill(nn.ConvTranspose1d(4, 6, 3, 2)), seeded((4, 6))),
+    "Conv3d of one sample": (fill(nn.Conv3d(2, 3, 2)), seeded((2, 4, 5, 3))),
+    "Conv3d dilated, same": (
+        fill(nn.Conv3d(2, 3, (3, 5, 1), padding="same", dilation=(2, 1, 1))),
+        seeded((2, 2, 6, 5, 4)),
+    ),
+    "Conv3d circular": (
+        fill(nn.Conv3d(2, 3, 3, padding=(2, 1, 1), padding_mode="circular")),
+        seeded((2, 2, 5, 4, 4)),
     ),
     "ConvTranspose2d cut": (fill(nn.ConvTranspose2d(4, 6, 3, 1, 2)), seeded((4, 5, 5))),
 }
@@ -331,3 +346,42 @@ def test_a_float_layer_is_no_integer_layer():
     assert why_not_integer(layer) == "Its weight is still float."
     with pytest.raises(UnsupportedLayerError, match="still float"):
         KernelForm().run_codes(layer, torch.zeros(1, 3, dtype=torch.uint8), None, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["Conv3d", "Conv3d dilated, same", "ConvTranspose1d", "SameConv2d"]
+)
+@torch.no_grad()
+def test_sums_are_those_of_exact_integers(name):
+    """Codes multiplied and summed in float64, which holds them exactly, by torch."""
+    module, x = CASES[name]
+    layer = quantized(module, x, LAYER_SCHEMES["per_channel"])
+    layer.bias = None
+    grid, weights = layer.input_qparams, layer.weight_qparams
+    codes = quantize(x, grid).double() - int(grid.zero_point)
+    sums = layer.compute(codes, layer.quantized_weight.double(), None)
+    scale = weights.scale.double().repeat(sums.shape[1] // len(weights.scale))
+    expected = sums * scale.view(-1, *[1] * (x.dim() - 2)) * float(grid.scale)
+    found = convert_execution(layer)(x)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["Conv3d", "ConvTranspose1d", "SameConv2d", "EmbeddingBag"])
+@torch.no_grad()
+def test_a_model_of_it_goes_all_the_way(name, tmp_path):
+    module, x = CASES[name]
+    relu, head = nn.ReLU(), nn.Flatten()
+    model = nn.Sequential(module, relu, head, fill(nn.Linear(module(x).flatten(1).shape[1], 3)))
+    report = analyze(model, [x], measure_time=False)
+    assert [layer.status for layer in report.layers] == ["quantized", "quantized"]
+    assert report.output.error.nmse < 1e-3
+    simulated = quantize_model(model, [x])
+    expected = simulated(x)
+    for found in (
+        convert_execution(simulated)(x),
+        convert_execution(simulated, lowered=True)(x),
+    ):
+        error = (found - expected).square().sum() / (expected - model(x)).square().sum()
+        assert error < 0.02  # of the quantization error: a tie may fall the other way
+    save_quantized_model(simulated, tmp_path)
+    assert torch.equal(load_quantized_model(model, tmp_path)(x), expected)

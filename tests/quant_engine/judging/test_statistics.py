@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant_engine import (
+    LayerScheme,
     LogitResponse,
     Output,
     Recipe,
@@ -20,8 +22,10 @@ from quant_engine import (
     measure_sensitivity,
     quantize_model,
     search_configuration,
+    search_measured,
     verify_configurations,
 )
+from quant_engine.errors import SchemeError
 from quant_engine.judging.judged import Judged, JudgedOutput
 from quant_engine.judging.statistics import OutputStats, measure
 from quant_engine.metrics.catalogue import METRICS
@@ -280,6 +284,55 @@ def test_the_search_never_degrades_the_second_head_unseen() -> None:
         chosen, plain = verify_configurations(model, [x], response, [best, alike])
         worst = max(o.ratio or 0.0 for o in plain.outputs)
         assert all((o.ratio or 0.0) <= 1.2 * worst for o in chosen.outputs)
+
+
+def test_a_budget_on_codes_allows_uniform_bits_and_compares_one_granularity() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(40, 4)
+    response = LogitResponse.measure(model, [x], agreement_configurations=4)
+    uniform = response.size(response.uniform("int6 weights + int8 inputs"))
+    # 112 weights of 6 bits; 19 channels with a scale of 32 bits each.
+    assert uniform.weight_bits == 6.0
+    assert uniform.effective_bits == pytest.approx(6.0 + 19 * 32 / 112)
+    best = search_configuration(response, weight_bits=6.0)
+    assert best.predicted.size.weight_bits <= 6.0
+    assert best.predicted.degradation <= response.score(
+        response.uniform("int6 weights + int8 inputs")
+    ).degradation * (1 + 1e-9)
+    report = analyze(model, [x], Recipe.default(), measure_time=False).size
+    assert report is not None
+    assert report.weight_bits == 8.0
+
+    eight = TensorScheme()
+    mixed = {
+        "one": LayerScheme(eight),
+        "each": LayerScheme(replace(eight, granularity="per_channel")),
+    }
+    response = LogitResponse.measure(model, [x], options=mixed, agreement_configurations=4)
+    with pytest.raises(SchemeError, match="per_channel, per_tensor: finer ones would look free"):
+        search_configuration(response, weight_bits=8.0)
+    assert search_configuration(response, weight_bits=8.0, model_bytes=10_000)
+
+
+def test_the_best_few_are_run_and_the_best_measured_is_handed_back() -> None:
+    x = torch.randn(60, 4)
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    model = train(net, lambda m: F.cross_entropy(m(x), y), 60)
+    response = LogitResponse.measure(model, [x], agreement_configurations=4)
+    best = search_configuration(response, weight_bits=3.5)
+    point = search_measured(model, [x], response, weight_bits=3.5, candidates=5)
+    (alone,) = verify_configurations(model, [x], response, [best.as_dict()])
+
+    assert 1 < point.candidates <= 5
+    assert point.measured is not None
+    assert point.measured.degradation <= alone.degradation
+    assert point.measured.size.weight_bits <= 3.5
+    (again,) = verify_configurations(model, [x], response, [point.as_dict()])
+    assert again == point.measured
+    one = search_measured(model, [x], response, weight_bits=3.5, candidates=1)
+    assert (one.as_dict(), one.candidates) == (best.as_dict(), 1)
+    with pytest.raises(SchemeError, match="candidates is 0"):
+        search_measured(model, [x], response, weight_bits=3.5, candidates=0)
 
 
 def test_intervals_cover_at_their_level_on_correlated_positions() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import quant_engine.layers.embedding as embedding_module
-from quant_engine.layers import QuantizedEmbedding
+from quant_engine.layers import QuantizedEmbedding, QuantizedEmbeddingBag
 from quant_engine.scheme import LayerScheme, TensorScheme
 from quant_engine.tensors.affine import QParams, dequantize
 from tests.quant_engine.layer_cases import (
@@ -144,3 +144,37 @@ def test_it_trains_until_it_is_quantized(sparse: bool) -> None:
     gradient = layer.weight.grad.to_dense() if sparse else layer.weight.grad
     assert gradient[1].tolist() == [2.0 if sparse else 1.0] * 4
     assert gradient[2].tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("settings", [{}, {"padding_idx": 3}, {"max_norm": 0.5}])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@torch.no_grad()
+def test_bags_are_those_of_torch_on_the_dequantized_table(
+    mode: str, settings: dict[str, float], granularity: str
+) -> None:
+    module = fill(nn.EmbeddingBag(ROWS, 4, mode=mode, **settings))
+    scheme = LayerScheme(TensorScheme(granularity=granularity, symmetric=False))
+    layer = QuantizedEmbeddingBag.from_float(module, scheme)
+    oracle = copy.deepcopy(module)
+    oracle.weight.copy_(layer.dequantized_weight())
+    ids = torch.tensor([1, 3, 3, 0, 5, 1])
+    offsets = torch.tensor([0, 2, 2, 5])
+
+    for arguments in ((ids, offsets), (ids.view(2, 3),), (torch.tensor([[3, 3]]),)):
+        assert torch.allclose(layer(*arguments), oracle(*arguments), atol=1e-6)
+    if mode == "sum":
+        shares = torch.linspace(-1, 2, 6)
+        found = layer(ids, offsets, per_sample_weights=shares)
+        assert torch.allclose(found, oracle(ids, offsets, per_sample_weights=shares), atol=1e-6)
+
+
+@torch.no_grad()
+def test_bags_may_end_with_an_offset_of_their_own_and_be_of_half_precision() -> None:
+    module = fill(nn.EmbeddingBag(ROWS, 4, mode="sum", include_last_offset=True)).half()
+    layer = QuantizedEmbeddingBag.from_float(module, WEIGHTS_ONLY)
+    ids, offsets = torch.tensor([1, 3, 0]), torch.tensor([0, 2, 3])
+    y = layer(ids, offsets)
+
+    assert (y.shape, y.dtype) == ((2, 4), torch.float16)
+    assert torch.allclose(y.float(), module(ids, offsets).float(), atol=0.05)
