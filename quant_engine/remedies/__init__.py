@@ -1,6 +1,16 @@
 """What repairs layers that quantization breaks, one remedy a file."""
 
-from quant_engine.remedies.apply import treat_float_model, treat_quantized_model
+from quant_engine.remedies.apply import (
+    remedies_left_out,
+    treat_float_model,
+    treat_quantized_model,
+)
 from quant_engine.remedies.targets import Targets, find_targets
 
-__all__ = ["Targets", "find_targets", "treat_float_model", "treat_quantized_model"]
+__all__ = [
+    "Targets",
+    "find_targets",
+    "remedies_left_out",
+    "treat_float_model",
+    "treat_quantized_model",
+]

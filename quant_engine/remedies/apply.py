@@ -108,6 +108,24 @@ def treat_quantized_model(
     return done
 
 
+def remedies_left_out(recipe: Recipe) -> tuple[str, ...]:
+    """Say which remedies of a recipe are not in numbers about single layers; nothing if all are.
+
+    Measuring and predicting what layers cost quantizes each layer by itself, with plain rounding.
+
+    Example:
+        >>> remedies_left_out(Recipe.default().with_remedy(SmoothQuant()))
+        ()
+    """
+    names = [type(r).__name__ for r in recipe.remedies if type(r) in _ON_QUANTIZED_MODEL]
+    if not names:
+        return ()
+    return (
+        f"{' and '.join(names)} of the recipe are not part of these figures: every layer is "
+        "rounded plainly. `analyze` applies them.",
+    )
+
+
 def output_change(treated: nn.Module, model: nn.Module, batch: Batch) -> float:
     """Return by how much outputs differ at most, as a share of the largest value, in float32.
 

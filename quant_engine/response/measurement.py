@@ -16,6 +16,7 @@ from quant_engine.model.batches import Batch, Data, count_batches, iterate_batch
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.size import list_stored
+from quant_engine.remedies import remedies_left_out
 from quant_engine.report import (
     AgreementPoint,
     ResponseAgreement,
@@ -193,7 +194,12 @@ class ResponseMeasurement:
             float_accuracy=next((found for found in accuracies if found is not None), None),
             agreement=self._agreement(arrays, outputs),
             seed=self.settings.seed,
-            notes=(*self.judged.notes, *self.prepared.notes, *self._notes()),
+            notes=(
+                *self.judged.notes,
+                *self.prepared.notes,
+                *remedies_left_out(self.recipe),
+                *self._notes(),
+            ),
             judged=self.judged.line,
             outputs=outputs,
         )

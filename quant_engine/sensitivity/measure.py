@@ -16,6 +16,7 @@ from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
 from quant_engine.quantization.setup import set_up
+from quant_engine.remedies import remedies_left_out
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import Recipe
 from quant_engine.sensitivity.measurement import (
@@ -131,7 +132,7 @@ def measure_sensitivity(
             0,
             None,
             seed,
-            notes=(*judged.notes, *notes),
+            notes=(*judged.notes, *remedies_left_out(recipe), *notes),
             parts=parts,
             judged=judged.line,
             schemes=tuple(named.values()) if named else (),
