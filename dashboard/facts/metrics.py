@@ -1,7 +1,8 @@
 """The measures a sensitivity ranking can be ordered by, and how each one is read.
 
 Every measure says which end is bad, so rankings, fronts and correlations need no special cases.
-A new measure is one entry of `METRICS`.
+Keys, names and bad ends are the engine's; what stands here is how pages read a value. A new measure
+is one entry of `METRICS`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import quant_engine
 from dashboard.facts.accuracy import AccuracyChange, Interval, changed_answers, share_interval
 from dashboard.words.formatting import (
     format_db,
@@ -116,14 +119,18 @@ def _points_text(points: float | None) -> str:
     return text if points is not None and math.isfinite(points) else format_number(points)
 
 
+def _named(key: str) -> dict[str, Any]:
+    """What the engine says of a metric: its name for people, and which end is bad."""
+    metric = quant_engine.METRICS[key]
+    return {"key": key, "label": metric.label, "is_higher_worse": metric.is_larger_worse}
+
+
 _ALL = (
     SensitivityMetric(
-        key="kl_divergence",
-        label="KL divergence",
+        **_named("kl_divergence"),
         unit="nats",
         axis="KL divergence of the output (nats)",
         about="How far the predicted probabilities move, mean over the samples; 0 is no change.",
-        is_higher_worse=True,
         allows_log=True,
         interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.kl_divergence,
@@ -131,12 +138,10 @@ _ALL = (
         format=format_nats,
     ),
     SensitivityMetric(
-        key="nmse",
-        label="Output NMSE",
+        **_named("nmse"),
         unit="share of energy",
         axis="Output error energy / signal energy (NMSE, no unit)",
         about="Energy of the output error as a share of the output's own energy; 0 is no change.",
-        is_higher_worse=True,
         allows_log=True,
         interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.nmse,
@@ -144,12 +149,10 @@ _ALL = (
         format=format_number,
     ),
     SensitivityMetric(
-        key="sqnr_db",
-        label="Output SQNR",
+        **_named("sqnr_db"),
         unit="dB",
         axis="Output signal-to-noise ratio (SQNR, dB): lower is worse",
         about="The same error in decibels; every 10 dB less is ten times the error energy.",
-        is_higher_worse=False,
         allows_log=False,
         interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.sqnr_db,
@@ -173,12 +176,10 @@ _ALL = (
         format=lambda value: format_percent(None if value is None else value / 100),
     ),
     SensitivityMetric(
-        key="accuracy_drop",
-        label="Accuracy drop",
+        **_named("accuracy_drop"),
         unit="percentage points",
         axis="Accuracy lost (percentage points)",
         about="Float accuracy minus the accuracy now. Below 0, the change happened to help.",
-        is_higher_worse=True,
         allows_log=False,
         interval_name="95 % interval of the difference in pairs",
         read=lambda layer: percent(layer.accuracy_drop),

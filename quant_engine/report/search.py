@@ -24,11 +24,14 @@ class ConfigurationPoint:
         configuration: Pairs (layer, option); layers left out are float.
         predicted: What the response predicts.
         measured: What running the model gave; None where it was not run.
+        candidates: Configurations that were run, of which this one was measured best; 0 where it
+            was chosen by prediction.
     """
 
     configuration: tuple[tuple[str, str], ...]
     predicted: ConfigurationScore
     measured: ConfigurationScore | None = None
+    candidates: int = 0
 
     def as_dict(self) -> dict[str, str]:
         """Return the configuration as layer name -> option name."""

@@ -54,13 +54,29 @@ def search_configuration(
         progress: Called after every round of moves; may raise to cancel.
 
     Returns:
-        The configuration, not measured.
+        The configuration, not measured. What a search finds is predicted too well, as it looks for
+        what the prediction gets wrong: `search_measured` runs the best few.
 
     Raises:
         SchemeError: If no budget is given, no configuration keeps to all of them at once, or
             `weight_bits` alone would have to compare granularities.
         BudgetError: If no configuration keeps to one of them; it says what the least is.
     """
+    budgets = (model_bytes, effective_bits, weight_bits, float_layers)
+    return find_best(response, *budgets, count=1, progress=progress)[0]
+
+
+def find_best(
+    response: LogitResponse,
+    model_bytes: int | None,
+    effective_bits: float | None,
+    weight_bits: float | None,
+    float_layers: int | None,
+    *,
+    count: int,
+    progress: Progress | None = None,
+) -> list[ConfigurationPoint]:
+    """Return up to `count` configurations, the best predicted first; see `search_configuration`."""
     space = SearchSpace(response)
     limits = []
     if model_bytes is not None:
@@ -85,12 +101,12 @@ def search_configuration(
         if least > limit.most + limit.tolerance:
             raise BudgetError(limit.what, limit.most, float(least))
     meter = ProgressMeter(progress, 0)
-    assignment = _best(space, limits, _starts(space, limits), meter)
-    if assignment is None:
+    found = _ends(space, limits, _starts(space, limits), meter)
+    if not found:
         raise SchemeError(
             "No configuration keeps to all budgets at once, though to each one alone. Raise one."
         )
-    return _point(space, assignment)
+    return [_point(space, assignment) for assignment in found[:count]]
 
 
 def _require_one_granularity(response: LogitResponse) -> None:
@@ -132,9 +148,7 @@ def pareto_frontier(
     for number, budget in enumerate(budgets, start=1):
         limits = [replace(any_size, most=float(max(budget, least)))]
         starts = [*_starts(space, limits), *found[-1:]]
-        best = _best(space, limits, starts, meter, _FRONTIER_KICKS)
-        if best is not None:
-            found.append(best)
+        found += _ends(space, limits, starts, meter, _FRONTIER_KICKS)[:1]
         meter.step(f"find the best bits, model size {number} of {points}")
     chosen = [_point(space, assignment) for assignment in [*found, space.uniform(0)]]
     return FrontierReport(_undominated(chosen), response.agreement.verdict)
@@ -153,21 +167,24 @@ def _starts(space: SearchSpace, limits: Sequence[Limit]) -> list[IntArray]:
     return [start for start in starts if is_allowed(start, limits)]
 
 
-def _best(
+def _ends(
     space: SearchSpace,
     limits: Sequence[Limit],
     starts: Sequence[IntArray],
     meter: ProgressMeter,
     kicks: int = _KICKS,
-) -> IntArray | None:
+) -> list[IntArray]:
     """Improve the additive optimum and the better ones of the other starts, then kick the best.
 
     A kick changes a few units at random and improves again, which leads out of local optima
     (iterated local search: Lourenço, Martin and Stützle, 2003). The random numbers are the same
     every time.
+
+    Returns:
+        Where these ended, then the starts; the best predicted first, each once.
     """
     if not starts:
-        return None
+        return []
     ranked = [
         starts[0],
         *sorted(starts[1:], key=lambda start: float(space.degradations([start])[0])),
@@ -176,16 +193,19 @@ def _best(
     def improved(start: IntArray) -> tuple[IntArray, float]:
         return improve(space, start, limits, lambda: meter.say("find the best bits"))
 
-    best, degradation = min((improved(start) for start in ranked[:_STARTS]), key=lambda end: end[1])
+    ends = [improved(start) for start in ranked[:_STARTS]]
+    best, degradation = min(ends, key=lambda end: end[1])
     generator = np.random.default_rng(0)
     for _ in range(kicks):
         start = _kicked(space, best, limits, generator)
         if start is None:
             continue
-        end, end_degradation = improved(start)
-        if end_degradation < degradation:
-            best, degradation = end, end_degradation
-    return best
+        ends.append(improved(start))
+        if ends[-1][1] < degradation:
+            best, degradation = ends[-1]
+    ends += [(start, float(space.degradations([start])[0])) for start in ranked]
+    in_order = sorted(ends, key=lambda end: end[1])
+    return list({end.tobytes(): end for end, _ in [(best, degradation), *in_order]}.values())
 
 
 def _kicked(

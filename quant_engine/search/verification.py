@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from quant_engine.errors import DataError
+from quant_engine.errors import DataError, SchemeError
 from quant_engine.judging.judged import Judged
 from quant_engine.judging.output import Output, OutputChoice
 from quant_engine.metrics.bootstrap import Resampling, percentile_interval
@@ -27,6 +27,7 @@ from quant_engine.report import ConfigurationPoint, ConfigurationScore, Frontier
 from quant_engine.report.response import score_outputs
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.response.outputs import predicted_metric
+from quant_engine.search.search import find_best
 from quant_engine.variants.layers import Configuration, as_variant, build_forms
 from quant_engine.variants.outcomes import Outcome, join_outcomes
 from quant_engine.variants.runner import VariantRunner
@@ -98,6 +99,63 @@ def verify_configurations(
         _score(response, judged, configuration, join_outcomes(found))
         for configuration, found in zip(configurations, parts, strict=True)
     )
+
+
+def search_measured(
+    model: nn.Module,
+    calibration_data: Data | Calibration,
+    response: LogitResponse,
+    *,
+    model_bytes: int | None = None,
+    effective_bits: float | None = None,
+    weight_bits: float | None = None,
+    float_layers: int | None = None,
+    candidates: int = 4,
+    evaluation_data: Data | None = None,
+    output: OutputChoice = None,
+    progress: Progress | None = None,
+) -> ConfigurationPoint:
+    """Search within budgets, run the configurations predicted best, and return the best measured.
+
+    The prediction of what a search found is too good, as the search looks for what the prediction
+    gets wrong. Of several that are run, the best is known for what it is.
+
+    Args:
+        model: The float model that the response was measured on; it is not changed.
+        calibration_data: The data, or the calibration, that the response was measured with.
+        response: What predicts.
+        model_bytes: As in `search_configuration`.
+        effective_bits: As in `search_configuration`.
+        weight_bits: As in `search_configuration`.
+        float_layers: As in `search_configuration`.
+        candidates: Most configurations to run.
+        evaluation_data: As in `verify_configurations`.
+        output: As in `verify_configurations`.
+        progress: Called often; may raise to cancel.
+
+    Returns:
+        The configuration with both scores, and how many were run.
+
+    Raises:
+        SchemeError: As in `search_configuration`, or if candidates is below 1.
+        BudgetError: If no configuration keeps to one of the budgets.
+        DataError: As in `verify_configurations`.
+    """
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+        raise SchemeError(f"candidates is {candidates!r}. It must be an integer from 1 up.")
+    budgets = (model_bytes, effective_bits, weight_bits, float_layers)
+    found = find_best(response, *budgets, count=candidates, progress=progress)
+    scores = verify_configurations(
+        model,
+        calibration_data,
+        response,
+        [point.as_dict() for point in found],
+        evaluation_data=evaluation_data,
+        output=output,
+        progress=progress,
+    )
+    point, measured = min(zip(found, scores, strict=True), key=lambda pair: pair[1].degradation)
+    return replace(point, measured=measured, candidates=len(found))
 
 
 def verify_frontier(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import quant_engine
 from dashboard.facts.accuracy import AccuracyChange
 from dashboard.facts.culprit import find_culprit
 from dashboard.facts.metrics import METRICS, available_metrics
@@ -281,3 +282,9 @@ def test_it_is_said_how_ties_were_decided():
     assert "by KL divergence only" in describe_ties(report, METRICS["top1_agreement"])
     assert "intervals overlap" in describe_ties(report, METRICS["top1_agreement"])
     assert "compares no neighbours" in describe_ties(replace(report, rankings=()), KL)
+
+
+def test_measures_are_metrics_of_the_engine_and_one_is_turned() -> None:
+    assert set(METRICS) <= set(quant_engine.METRICS)
+    turned = [k for k, m in METRICS.items() if m.label != quant_engine.METRICS[k].label]
+    assert turned == ["top1_agreement"]  # shown as the share that changes

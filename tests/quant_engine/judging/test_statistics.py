@@ -22,6 +22,7 @@ from quant_engine import (
     measure_sensitivity,
     quantize_model,
     search_configuration,
+    search_measured,
     verify_configurations,
 )
 from quant_engine.errors import SchemeError
@@ -310,6 +311,28 @@ def test_a_budget_on_codes_allows_uniform_bits_and_compares_one_granularity() ->
     with pytest.raises(SchemeError, match="per_channel, per_tensor: finer ones would look free"):
         search_configuration(response, weight_bits=8.0)
     assert search_configuration(response, weight_bits=8.0, model_bytes=10_000)
+
+
+def test_the_best_few_are_run_and_the_best_measured_is_handed_back() -> None:
+    x = torch.randn(60, 4)
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    model = train(net, lambda m: F.cross_entropy(m(x), y), 60)
+    response = LogitResponse.measure(model, [x], agreement_configurations=4)
+    best = search_configuration(response, weight_bits=3.5)
+    point = search_measured(model, [x], response, weight_bits=3.5, candidates=5)
+    (alone,) = verify_configurations(model, [x], response, [best.as_dict()])
+
+    assert 1 < point.candidates <= 5
+    assert point.measured is not None
+    assert point.measured.degradation <= alone.degradation
+    assert point.measured.size.weight_bits <= 3.5
+    (again,) = verify_configurations(model, [x], response, [point.as_dict()])
+    assert again == point.measured
+    one = search_measured(model, [x], response, weight_bits=3.5, candidates=1)
+    assert (one.as_dict(), one.candidates) == (best.as_dict(), 1)
+    with pytest.raises(SchemeError, match="candidates is 0"):
+        search_measured(model, [x], response, weight_bits=3.5, candidates=0)
 
 
 def test_intervals_cover_at_their_level_on_correlated_positions() -> None:
