@@ -19,6 +19,11 @@ def register_quantized_layer(float_type: type[nn.Module]) -> Callable[[type[Q]],
     """Class decorator: the class quantizes layers whose type is exactly `float_type`.
 
     A subclass of `float_type` may compute something else, so it is not covered.
+
+    For a layer of your own, write a `QuantizedLayer` that names the float layer's arguments in
+    `float_arguments` and its float operation in `compute(x, weight, bias)`; set `channel_axis` and
+    `output_axis` where channels lie elsewhere. The float layer has a parameter `weight`, and may
+    have a `bias`. From then on every function here quantizes it; execution is simulated.
     """
 
     def register(quantized_type: type[Q]) -> type[Q]:

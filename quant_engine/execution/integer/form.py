@@ -64,7 +64,7 @@ def register_packed_layer(kind: type[Q]) -> Callable[[type], type]:
 def why_not_integer(layer: QuantizedLayer) -> str:
     """Return why a layer cannot compute on integers, or "" if it can."""
     if type(layer) not in _PACKERS:
-        return f"{type(layer).__name__} has no integer arithmetic; it only looks codes up."
+        return f"{type(layer).__name__} has no integer arithmetic; it stays simulated."
     if layer.quantized_weight is None:
         return "Its weight is still float."
     terms = _terms(layer)

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quant_engine import analyze, quantize_model
 from quant_engine.errors import (
     DataError,
     NotCalibratedError,
     SchemeError,
     UnsupportedLayerError,
 )
+from quant_engine.execution.convert import list_executions
 from quant_engine.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -26,6 +28,8 @@ from quant_engine.layers import (
     get_quantized_type,
     is_quantizable,
     list_quantizable_types,
+    register_quantized_layer,
+    registry,
 )
 from quant_engine.scheme import LayerScheme, TensorScheme
 from quant_engine.tensors.affine import choose_qparams
@@ -465,3 +469,32 @@ class TestRegistry:
 
     def test_the_base_is_no_layer(self) -> None:
         assert issubclass(QuantizedLinear, QuantizedLayer)
+
+    def test_a_layer_of_the_callers_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Gated(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight, self.power = nn.Parameter(torch.empty(4, 6)), 2
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.tanh(x @ self.weight.t()) ** self.power
+
+        monkeypatch.setattr(registry, "_QUANTIZED_TYPES", dict(registry._QUANTIZED_TYPES))
+
+        @register_quantized_layer(Gated)
+        class QuantizedGated(QuantizedLayer):
+            float_arguments = ("power",)
+            power: int
+
+            def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+                return torch.tanh(x @ weight.t()) ** self.power
+
+        model, x = fill(nn.Sequential(Gated(), nn.Linear(4, 3))), seeded((5, 6))
+        report = analyze(model, [x], measure_time=False)
+        assert report.layer("0").status == "quantized"
+        assert report.output is not None
+        assert 0 < report.output.error.nmse < 1e-2
+        integer = quantize_model(model, [x], execution="integer")
+        found = {entry.name: entry for entry in list_executions(integer)}
+        assert (found["0"].execution, found["1"].execution) == ("simulated", "integer")
+        assert "QuantizedGated has no integer arithmetic" in found["0"].reason
