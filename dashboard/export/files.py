@@ -7,7 +7,7 @@ inside, and its content security policy forbids everything else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,6 +17,8 @@ from plotly.offline import get_plotlyjs
 from dashboard.export.sections import (
     LAYER_COLUMNS,
     ON_INTEGERS,
+    KeyNumber,
+    Section,
     key_numbers,
     layer_table,
     sections,
@@ -92,6 +94,44 @@ def to_html(
         numeric={column.title for column in LAYER_COLUMNS if column.is_number},
         layers=layer_table(report),
         conditions=_conditions(report),
+    )
+    return page.encode()
+
+
+def pair_to_html(
+    numbers: Iterable[KeyNumber],
+    figures: Iterable[Section],
+    layers: Iterable[Mapping[str, str]],
+    *,
+    name: str,
+    lead: Iterable[str],
+    runs: tuple[ModelReport, ModelReport],
+) -> bytes:
+    """Return a comparison of two runs for people, in one file as `to_html` makes of one run.
+
+    Args:
+        numbers: What came out, A and B and B against A.
+        figures: The figures of both.
+        layers: The table of layers; all rows have the same keys.
+        name: What to call the two.
+        lead: What each of the two is, and what differs, line by line.
+        runs: Both reports.
+    """
+    rows, shown = list(layers), list(figures)
+    titles = list(rows[0]) if rows else []
+    page = _TEMPLATES.get_template("report.html.j2").render(
+        style=STYLE.read_text(encoding="utf-8"),
+        library=get_plotlyjs() if shown else "",
+        name=name,
+        report=next((report for report in runs if report.is_partial), runs[0]),
+        lead=list(lead),
+        judged=" ".join(dict.fromkeys(judged_caption(report.judged) for report in runs)).strip(),
+        numbers=list(numbers),
+        sections=shown,
+        titles=titles,
+        numeric=set(titles[1:]),
+        layers=rows,
+        conditions=[EXECUTION_NOTE],
     )
     return page.encode()
 

@@ -6,9 +6,10 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.figures.layers.four_errors import A_MARK, B_MARK
-from dashboard.figures.layers.pair import pair, with_differing_samples
+from dashboard.figures.layers.pair import Pair, pair, with_differing_samples
 from dashboard.session import run_state
 from dashboard.views.compare.choice import SIDES, choose_pair, find_pair
+from dashboard.views.compare.downloads import show_downloads
 from dashboard.views.compare.layers import show_layer, show_layers
 from dashboard.views.compare.outcome import show_outcome
 from dashboard.widgets.guard import contained
@@ -22,18 +23,21 @@ def _follow(a: Run, b: Run) -> None:
         run_state.show_settings(a.settings)
 
 
-@contained("The pair")
-def _show_pair(a: Run, b: Run) -> None:
+def _pair(a: Run, b: Run) -> Pair:
     predicted = (run_state.predicted_effects(a), run_state.predicted_effects(b))
     found = pair(a, b, SIDES, predicted=predicted, marks=(A_MARK, B_MARK))
-    show_pair(with_differing_samples(found, a, b), a, b, key="compare", is_whole=True)
+    return with_differing_samples(found, a, b)
 
 
+@contained("The comparison")
 def _show_runs(a: Run, b: Run) -> None:
+    effects = (run_state.effects_of(a), run_state.effects_of(b))
     show_outcome(a, b)
-    _show_pair(a, b)
-    show_layers(a, b, (run_state.effects_of(a), run_state.effects_of(b)))
+    found = _pair(a, b)
+    show_pair(found, a, b, key="compare", is_whole=True)
+    show_layers(a, b, effects)
     show_layer(a, b)
+    show_downloads(a, b, found, effects)
 
 
 st.title("Compare", anchor=False)

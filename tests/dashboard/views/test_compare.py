@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from dashboard.data.runs import Run
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.stories import STORIES
 from dashboard.facts.compared_layers import METRICS, LayerMetric
-from dashboard.figures.layers.pair import MOST_FLIPPED
+from dashboard.facts.culprit import output_effects
+from dashboard.figures.layers.pair import MOST_FLIPPED, pair
 from dashboard.session.jobs import store, watched_jobs
+from dashboard.views.compare.downloads import layers_csv, report_of
 from dashboard.work import service
 from quant_engine.errors import DataError
 from quant_engine.report import ModelReport
@@ -254,3 +258,21 @@ def test_after_a_rerun_every_page_offers_to_compare_with_the_run_before() -> Non
         f"{SMALL} int8_per_channel",
         f"{SMALL} int8_mse",
     )
+
+
+def test_both_runs_are_one_html_file_and_their_layers_one_table() -> None:
+    a, b = (service.find_example(s) for s in (STORY.broken, STORY.repaired))
+    assert a is not None
+    assert b is not None
+    effects = tuple(output_effects(run.report, run.sensitivities) for run in (a, b))
+    both = (effects[0], effects[1])
+
+    page = report_of(a, b, pair(a, b, ("A", "B")), both).decode()
+    rows = list(csv.DictReader(io.StringIO(layers_csv(a, b, both).decode("utf-8-sig"))))
+
+    assert "+82.75 points" in page
+    assert page.count("data-figure=") >= 4
+    assert [row["layer"] for row in rows] == [layer.name for layer in a.report.layers]
+    for row, layer in zip(rows, b.report.layers, strict=True):
+        assert layer.local_error is not None
+        assert float(row["b_local_nmse"]) == pytest.approx(layer.local_error.nmse)
