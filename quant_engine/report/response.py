@@ -115,6 +115,11 @@ class ConfigurationScore:
     outputs: tuple[OutputScore, ...] = ()
 
     @property
+    def harm(self) -> float:
+        """The same as `degradation`, under the name that scripts know."""
+        return self.degradation
+
+    @property
     def degradation(self) -> float:
         """KL divergence, NMSE or 1 - cosine; of several outputs the largest of their ratios."""
         if len(self.outputs) > 1:
