@@ -29,7 +29,7 @@ from tests.dashboard.app_harness import (
     use_home,
     wait_for_jobs,
 )
-from tests.dashboard.factories import make_report
+from tests.dashboard.factories import make_partial_report, make_report
 
 PAGE = "views/compare/compare.py"
 SMALL = "mlp"
@@ -276,3 +276,19 @@ def test_both_runs_are_one_html_file_and_their_layers_one_table() -> None:
     for row, layer in zip(rows, b.report.layers, strict=True):
         assert layer.local_error is not None
         assert float(row["b_local_nmse"]) == pytest.approx(layer.local_error.nmse)
+
+
+def test_what_is_not_known_in_full_is_computed_first_and_then_compared() -> None:
+    run = Run(Settings(SMALL, PRESETS["int8_mse"]), make_partial_report())
+    store().put(run)
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+
+    app.button(key=f"compare_{run.id}").click().run()
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    known = store().get(run.id)
+    assert known is not None
+    assert not known.report.is_partial
+    assert app.title[0].value == "Compare"
+    assert link_of(app)["b"] == f"{SMALL} int8_mse"
