@@ -213,7 +213,7 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
     return {
         **cells,
         "Bytes": format_bytes(predicted.size.model_bytes),
-        "Average bit width": f"{format_number(predicted.size.effective_bits)} "
+        "Bits per weight": f"{format_number(predicted.size.weight_bits)} "
         f"({describe_choice(prediction, row.configuration)})",
     }
 

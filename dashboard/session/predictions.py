@@ -121,15 +121,15 @@ def budget_words(error: BudgetError) -> str:
     Example:
         >>> budget_words(BudgetError("bytes", 10000, 74114))
         'No choice of bits fits into 10 kB: the smallest model takes 74.2 kB.'
-        >>> budget_words(BudgetError("effective bits", 0.5, 2.251))
-        'No choice of bits has an average bit width of 0.5: the least is 2.26.'
+        >>> budget_words(BudgetError("bits per weight", 0.5, 2.251))
+        'No choice has 0.5 bits per weight or fewer: the least is 2.26.'
     """
     if error.what == "bytes":
         most, least = format_number(error.most / 1000), math.ceil(error.least / 100) / 10
         return f"No choice of bits fits into {most} kB: the smallest model takes {least:g} kB."
-    if error.what == "effective bits":
+    if error.what == "bits per weight":
         most, least = format_number(error.most), math.ceil(error.least * 100) / 100
-        return f"No choice of bits has an average bit width of {most}: the least is {least:g}."
+        return f"No choice has {most} bits per weight or fewer: the least is {least:g}."
     return (
         f"No choice of bits leaves at most {plural(round(error.most), 'layer')} in float: the "
         f"least is {round(error.least)}."

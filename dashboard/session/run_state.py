@@ -287,7 +287,7 @@ def rerun_with(recipe: Recipe) -> None:
     start_settings(replace(settings, recipe=recipe))
 
 
-def compare_with(recipe: Recipe) -> None:
+def rerun_and_compare(recipe: Recipe) -> None:
     """Analyse the shown run's model again with another recipe, to stand beside the run shown."""
     run = shown_run()
     if run is not None:

@@ -77,7 +77,7 @@ def find_best(prediction: Prediction, by: str, budget: float) -> dict[str, str]:
 
     Args:
         prediction: What predicts.
-        by: "bytes", "bits" (average bit width) or "float_layers".
+        by: "bytes", "bits" (bits per weight, codes alone) or "float_layers".
         budget: The most of it.
 
     Raises:
@@ -86,7 +86,7 @@ def find_best(prediction: Prediction, by: str, budget: float) -> dict[str, str]:
     point = quant_engine.search_configuration(
         prediction.response,
         model_bytes=round(budget) if by == "bytes" else None,
-        effective_bits=float(budget) if by == "bits" else None,
+        weight_bits=float(budget) if by == "bits" else None,
         float_layers=int(budget) if by == "float_layers" else None,
     )
     return point.as_dict()

@@ -79,7 +79,7 @@ def _show_button(
 def _compare(layer: str, recipe: Recipe) -> None:
     """Run a recipe and keep looking at this layer, before and after."""
     run_state.select_layer(layer)
-    run_state.compare_with(recipe)
+    run_state.rerun_and_compare(recipe)
 
 
 @contained("Before and after")

@@ -51,7 +51,7 @@ def _show_headline(size: SizeReport, given_bytes: int) -> None:
             width="content",
         )
     box.metric(
-        "Average bit width",
+        "Bits per weight, with scales",
         format_number(size.effective_bits),
         help="Mean over all weights of layers that could be quantized, their scales and zero "
         "points included; weights that stay float count in full.",

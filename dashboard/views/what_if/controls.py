@@ -35,7 +35,7 @@ from dashboard.views.what_if.configuration import try_configuration, use_setting
 from dashboard.widgets.chart import file_stem
 from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_number, plural
 
-BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Average bit width", "Layers in float"
+BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits per weight, codes", "Layers in float"
 
 
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
@@ -82,11 +82,12 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             "1 kB is 1,000 bytes.",
         )
         _metric(
-            "Average bit width",
-            format_number(size.effective_bits),
-            f"run {format_number(own_size.effective_bits)}, "
-            f"float {format_number(float_size.effective_bits)}",
-            "Mean bits for each weight of the layers below, with scales and zero points. Exact.",
+            BY_BITS,
+            format_number(size.weight_bits),
+            f"with scales {format_number(size.effective_bits)}; "
+            f"run {format_number(own_size.weight_bits)}",
+            "Mean bits of the codes alone, over all weights of the layers below; with scales and "
+            "zero points beside it. Exact.",
         )
 
 

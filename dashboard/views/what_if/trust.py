@@ -74,10 +74,9 @@ def _column_settings(bits_width: int) -> dict[str, Any]:
         "Accuracy": (235, "Share of the test samples that are right.", False),
         "Same answer": (180, "Share of answers that stay the float model's.", False),
         "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
-        "Average bit width": (
+        "Bits per weight": (
             bits_width,
-            "Mean bits for each weight, scales and zero points too, and how many layers have how "
-            "many bits.",
+            "Mean bits of the codes alone, and how many layers have how many bits.",
             False,
         ),
     }
@@ -106,7 +105,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         results: dict[str, str] = {
             n: known.pop(n) for n in ("Accuracy", "Same answer") if n in known
         }
-        known["Average bit width"] = format_number(row.predicted.size.effective_bits)
+        known["Bits per weight"] = format_number(row.predicted.size.weight_bits)
         metric = metric_column(prediction)
         cells.append({**results, metric: known.pop(metric), RATIO: ratio_text(row), **known})
     key = f"what_if_measured_{len(rows)}"

@@ -229,7 +229,7 @@ def test_the_best_keeps_to_its_budget(prediction: Prediction, by: str, budget: f
     found = prediction_service.find_best(prediction, by, budget)
     size = prediction.score(found).size
     floats = len(prediction.response.layers) - len(found)
-    spent = {"bits": size.effective_bits, "float_layers": floats, "bytes": size.model_bytes}[by]
+    spent = {"bits": size.weight_bits, "float_layers": floats, "bytes": size.model_bytes}[by]
     assert spent <= budget
 
 

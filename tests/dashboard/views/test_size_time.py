@@ -80,7 +80,7 @@ def test_a_finished_run_shows_size_and_time() -> None:
     ]
     text = texts(app)
     assert "Quantized model: 77.3 kB" in text
-    assert "Average bit width: 9.4" in text
+    assert "Bits per weight, with scales: 9.4" in text
     assert "Quantized file, measured: 80.4 kB" in text
 
 

@@ -118,7 +118,7 @@ def test_a_choice_moves_the_figures_without_running_the_model(
     assert_alive(app)
     assert not forwards
     after = {m.label: m.value for m in app.metric}
-    for label in ("Model size", "Average bit width"):
+    for label in ("Model size", "Bits per weight, codes"):
         assert after[label] != before[label]
     # What was measured for the run shown is not: the new choice was not run.
     assert {"KL (nats), measured", "Accuracy, measured"} <= set(before)
@@ -207,14 +207,14 @@ def test_the_filter_and_the_order_change_the_rows_only(example: Prediction) -> N
 
 def test_the_best_within_a_budget_fills_the_table(forwards: list[str], example: Prediction) -> None:
     app = open_app(LINK, page=PAGE)
-    app.selectbox(key="what_if_by").set_value("Average bit width").run()
+    app.selectbox(key="what_if_by").set_value("Bits per weight, codes").run()
     app.number_input(key="what_if_bits").set_value(4.5).run()
 
     button(app, "Find the best").click().run()
 
     assert_alive(app)
     assert not forwards
-    assert float(metric(app, "Average bit width")) <= 4.5
+    assert float(metric(app, "Bits per weight, codes")) <= 4.5
     found = example.from_text(link_of(app)["whatif"])
     assert found is not None
     assert found == prediction_service.find_best(example, "bits", 4.5)
@@ -222,15 +222,15 @@ def test_the_best_within_a_budget_fills_the_table(forwards: list[str], example: 
 
 def test_a_budget_that_nothing_keeps_to_is_explained() -> None:
     app = open_app(LINK, page=PAGE)
-    app.selectbox(key="what_if_by").set_value("Average bit width").run()
+    app.selectbox(key="what_if_by").set_value("Bits per weight, codes").run()
     app.number_input(key="what_if_bits").set_value(0.5).run()
 
     button(app, "Find the best").click().run()
 
     assert_alive(app)
-    (text,) = [unescaped(word.value) for word in app.warning if "average bit width" in word.value]
+    (text,) = [unescaped(word.value) for word in app.warning if "bits per weight" in word.value]
     least = re.fullmatch(
-        r"No choice of bits has an average bit width of 0\.5: the least is ([\d.]+)\.", text
+        r"No choice has 0\.5 bits per weight or fewer: the least is ([\d.]+)\.", text
     )
     assert least is not None
     assert "whatif" not in link_of(app)
