@@ -116,7 +116,8 @@ def create_sample_models() -> dict[str, nn.Module]:
         ['cnn_simple', 'mlp_large', 'mlp_small', 'resnet_simple', 'transformer_small']
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        # Not torch.manual_seed, which is not safe beside a torch.export in another thread.
+        torch.default_generator.manual_seed(0)
         models: dict[str, nn.Module] = {
             "mlp_small": _enlarge_input(load_model("mlp")),
             "mlp_large": _enlarge_input(load_model("mlp_wide")),

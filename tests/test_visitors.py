@@ -10,7 +10,7 @@ from tests.browser.harness import run_server
 from tests.visitors import visit
 
 VISITORS = 10
-LINK = "model=mlp&seed=4711&samples=64"
+LINK = "run=mlp+int8_per_channel+samples:64+seed:4711"
 TIMEOUT_SECONDS = 150.0  # seconds on a quiet machine; a bound for one that is not
 
 

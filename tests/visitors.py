@@ -45,7 +45,7 @@ def visit(url: str, link: str, *, count: int, timeout: float) -> list[Visit]:
 
     Args:
         url: Address of the server, such as "http://127.0.0.1:8501".
-        link: The link's words, such as "model=mlp&seed=7".
+        link: The link's words, such as "run=mlp+int8_per_channel+seed:7".
         count: Visitors.
         timeout: Seconds after which a visitor gives up; what was seen until then is returned.
     """

@@ -118,11 +118,16 @@ class LoweredModel(nn.Module):
         key = (kind, *[tensor.stride() for tensor in tensors])
         call = self._bound.calls.get(key)
         if call is None:
-            self._bound.calls[key] = call = self._prepare(args, kwargs, tensors)
+            # Whoever compiles this model compiles what runs, not what prepares it.
+            prepare = torch.compiler.disable(self._prepare)  # type: ignore[no-untyped-call]
+            self._bound.calls[key] = call = prepare(args, kwargs, tensors)
         if call.run is None or _is_autocast(tensors):
             return self.model(*args, **kwargs)
         self._bound.last = call.steps
         run = call.steps if self.runs_steps and call.steps is not None else call.run
+        if self.is_integer and torch.is_grad_enabled():  # integers have no gradient
+            with torch.no_grad():
+                return put_together(call.output, run(*tensors))
         return put_together(call.output, run(*tensors))
 
     def _prepare(

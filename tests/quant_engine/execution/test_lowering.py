@@ -496,6 +496,7 @@ def test_a_lowered_model_compiles_as_one_graph():
     integer = convert_execution(quantize_model(model, x), kernel="portable", lowered=True)
     expected = integer(x)
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = torch.compile(integer, dynamic=False)
     torch.testing.assert_close(compiled(x), expected)
     counters = torch._dynamo.utils.counters

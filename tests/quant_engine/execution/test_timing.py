@@ -230,7 +230,8 @@ def test_timing_keeps_to_its_budget_and_says_what_that_left_out(clock):
 
     # Four executions; a pass of all of them may take 400 / 20 = 20 units, so five samples; four.
     assert {entry.batch_size for entry in report.models} == {1, 4}
-    assert clock.now <= 400
+    # The first run of each execution, on one sample, comes before.
+    assert clock.now <= 400 + 2 * 4
     assert report.budget_s == 400
     assert report.limits == (
         "Of the batch of 64 samples, 4 were timed together: more would take too long for the "
