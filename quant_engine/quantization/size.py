@@ -165,10 +165,10 @@ def layer_size(module: nn.Module, quantized: nn.Module) -> LayerSize:
     before, after = (
         configuration_size(list_tensors(layer, TensorKeys())) for layer in (module, quantized)
     )
-    weight_bytes, rest = after.weight_bytes, after.bias_bytes
+    weight_bytes, rest = after.weight_bytes, after.bias_bytes + after.float_leftover_bytes
     if not weight_bytes and isinstance(weight := module._parameters.get("weight"), Tensor):
         weight_bytes = weight.nbytes
-        rest = after.model_bytes - weight_bytes
+        rest -= weight_bytes
     return LayerSize(
         before.model_bytes, weight_bytes, after.scale_bytes, after.zero_point_bytes, rest
     )

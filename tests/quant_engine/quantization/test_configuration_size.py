@@ -7,7 +7,7 @@ from quant_engine import Recipe, analyze
 from quant_engine.preparation.prepared_model import prepare
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import calibrate_prepared
-from quant_engine.quantization.size import total_bytes
+from quant_engine.quantization.size import layer_size, total_bytes
 from quant_engine.response.agreement import draw_random
 from quant_engine.variants.layers import build_forms
 from tests.quant_engine.layer_cases import fill, seeded
@@ -75,3 +75,18 @@ def test_the_float_model_has_its_own_width():
     assert size.effective_bits == 32.0
     assert size.model_bytes == sum(p.numel() * 4 for p in set(model.parameters()))
     assert torch.get_default_dtype() == torch.float32
+
+
+class Positioned(nn.Module):
+    """Holds a parameter that is neither weight nor bias, as position embeddings are."""
+
+    def __init__(self):
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(5, 3))
+
+
+@pytest.mark.parametrize("layer", [Positioned(), nn.LayerNorm(6), nn.Linear(3, 4)])
+def test_what_stays_float_keeps_all_its_bytes(layer):
+    size = layer_size(layer, layer)
+
+    assert size.quantized_bytes == size.float_bytes == sum(p.nbytes for p in layer.parameters())
