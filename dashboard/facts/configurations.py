@@ -151,6 +151,7 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
         top1_agreement=output.top1_agreement,
         accuracy=output.accuracy_quantized,
         harm_interval=_own_interval(run),
+        outputs=(),  # those of the prediction
     )
     return _with_point(prediction, ConfigurationPoint(as_pairs(own), predicted, measured))
 
