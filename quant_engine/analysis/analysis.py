@@ -81,7 +81,7 @@ def analyze(
         model_name: What to call the model in the report.
         measure_time: Whether to time the models too, at the end; `measure_times` does it later.
         time_budget_s: Most seconds for timing. If None, as long as all before it took, but at
-            least 2 and at most 10.
+            least 5 and at most 10.
         progress: Called as progress(done, total, text); may raise to cancel.
         on_update: Called after every layer and batch with a function that returns the report of
             what is known so far, marked partial; and once before the models are timed, when that

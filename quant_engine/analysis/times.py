@@ -17,7 +17,7 @@ from quant_engine.quantization.quantize import quantize_prepared
 from quant_engine.quantization.setup import set_up
 from quant_engine.report import TIMES_FOLLOW, ModelReport
 
-LEAST_BUDGET_S, MOST_BUDGET_S = 2.0, 10.0
+LEAST_BUDGET_S, MOST_BUDGET_S = 5.0, 10.0
 
 
 def measure_times(
@@ -40,7 +40,7 @@ def measure_times(
         calibration_data: As for `analyze`.
         evaluation_data: As for `analyze`; only its first batch is read.
         time_budget_s: Most seconds for timing. If None, as long as all before it took, but at
-            least 2 and at most 10.
+            least 5 and at most 10.
         progress: Called as progress(done, total, text); may raise to cancel.
 
     Returns:
@@ -86,8 +86,8 @@ def budget_after(seconds: float) -> float:
     """Return how long timing may take after work that took `seconds`: as long, within bounds.
 
     Example:
-        >>> budget_after(0.5), budget_after(4.4), budget_after(60.0)
-        (2.0, 4.4, 10.0)
+        >>> budget_after(0.5), budget_after(6.4), budget_after(60.0)
+        (5.0, 6.4, 10.0)
     """
     return min(max(seconds, LEAST_BUDGET_S), MOST_BUDGET_S)
 
