@@ -15,7 +15,7 @@ from dashboard.widgets.slides import is_on_screen, is_presenting
 from dashboard.words.markdown import escape_markdown
 from dashboard.work import service
 
-DIGIT = 70
+DIGIT = 82
 """Width of a digit and its two answers, in pixels; twice that in presenter mode."""
 _TONES = {
     "broken": ("red", ":material/error:"),
@@ -40,25 +40,16 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str, is_whole: bool =
     if is_on_screen(f"{key}_sides"):
         with st.container(key=f"figure_{key}_sides"):
             with st.grid(2, min_column_width=380, gap="small", key=f"{key}_sides"):
-                for side, run in ((found.a, run_a), (found.b, run_b)):
-                    _show_side(side, run, key)
+                _show_side(found.a, run_a, key)
+                is_offered = not is_presenting() and not is_whole
+                _show_side(found.b, run_b, key, compared=run_a if is_offered else None)
             if is_presenting():
                 _show_flipped(found, run_a, key)
-    if not is_presenting() and not is_whole:
-        st.button(
-            "Compare everything",
-            key=f"{key}_compare",
-            type="tertiary",
-            icon=":material/compare_arrows:",
-            help="Settings, results, layers and the selected layer of both, on the Compare page.",
-            on_click=compare_with,
-            args=(run_a.settings, run_b.settings),
-        )
     with st.container(horizontal=True, gap="medium", key=f"{key}_why"):
-        with st.container(width="stretch" if is_presenting() else 690):
+        with st.container(width="stretch" if is_presenting() else 660):
             _show_cause(found, run_a, key)
         if not is_presenting():
-            with st.container(width=330):
+            with st.container(width=352):
                 _show_flipped(found, run_a, key)
     show_figure(
         found.errors, key=f"{key}_errors", stem=run_a.model_name, on_select=run_state.select_layer
@@ -71,7 +62,7 @@ def _show_cause(found: Pair, run_a: Run, key: str) -> None:
         show_figure(found.cause, key=f"{key}_cause", stem=run_a.model_name)
 
 
-def _show_side(side: Side, run: Run, key: str) -> None:
+def _show_side(side: Side, run: Run, key: str, *, compared: Run | None = None) -> None:
     color, icon = _TONES.get(side.label, ("blue", ":material/science:"))
     with (
         st.container(border=True, gap="xsmall", height="stretch"),
@@ -86,15 +77,27 @@ def _show_side(side: Side, run: Run, key: str) -> None:
                 st.caption(escape_markdown(side.cost))
         shown = run_state.shown_run()
         is_shown = shown is not None and shown.id == run.id
-        st.button(
-            "Shown now" if is_shown else "Open this run",
-            key=f"{key}_open_{side.label}",
-            disabled=is_shown,
-            icon=":material/check:" if is_shown else ":material/visibility:",
-            on_click=run_state.start_settings,
-            args=(run.settings,),
-            help=side.recipe,
-        )
+        with st.container(gap="xsmall", width="content"):
+            st.button(
+                "Shown now" if is_shown else "Open this run",
+                key=f"{key}_open_{side.label}",
+                disabled=is_shown,
+                icon=":material/check:" if is_shown else ":material/visibility:",
+                on_click=run_state.start_settings,
+                args=(run.settings,),
+                help=side.recipe,
+            )
+            if compared is not None:
+                st.button(
+                    "Compare everything",
+                    key=f"{key}_compare",
+                    type="tertiary",
+                    icon=":material/compare_arrows:",
+                    help="Settings, results, layers and the selected layer of both, on the "
+                    "Compare page.",
+                    on_click=compare_with,
+                    args=(compared.settings, run.settings),
+                )
 
 
 @contained("The digits")
@@ -103,12 +106,12 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
     if not found.flipped:
         return
     images = service.sample_images(run.model_name)
-    with st.container(horizontal=True, gap="small", key=f"{key}_flipped"):
+    with st.container(horizontal=True, gap="xsmall", key=f"{key}_flipped"):
         for sample in found.flipped:
             with st.container(gap=None, width=DIGIT * (2 if is_presenting() else 1)):
                 st.image(
                     enlarged(images[sample.index]),
-                    width=(DIGIT - 10) * (2 if is_presenting() else 1),
+                    width=(DIGIT - 22) * (2 if is_presenting() else 1),
                     output_format="PNG",
                     alt=f"Test sample {sample.index}: {found.a.label} says {sample.a}, "
                     f"{found.b.label} says {sample.b}",

@@ -43,9 +43,9 @@ def test_the_first_page_shows_a_model_broken_and_repaired(dashboard_url: str, pa
     expect(figures(page)).to_have_count(2)
     expect(page.get_by_text("287 of 576 weights became 0").first).to_be_visible()
     expect(page.locator(".st-key-pair_flipped img")).to_have_count(8)
-    # Little more than two screens at 1440 x 900.
+    # Two screens at 1440 x 900.
     page.wait_for_function(
-        """() => document.querySelector('[data-testid="stMain"]').scrollHeight <= 1980""",
+        """() => document.querySelector('[data-testid="stMain"]').scrollHeight <= 1850""",
         timeout=10_000,
     )
     expect(page.get_by_role("button", name="Set up your own run")).to_be_visible()
