@@ -132,6 +132,7 @@ def _check_shapes(report: ResponseReport, arrays: ResponseArrays) -> None:
             -1,
             arrays.shape[-1:],
         )
+        and (arrays.positions is not None) == arrays.has_logits
         and (arrays.positions is None or arrays.positions.shape == (report.samples,))
         and (arrays.counted is None or arrays.counted.shape == (report.samples, *arrays.shape[:-1]))
         and (arrays.output is None) == (arrays.classes is None)
