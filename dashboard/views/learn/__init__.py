@@ -1,0 +1,1 @@
+"""The Learn page: lessons that ask first and let the engine answer."""
