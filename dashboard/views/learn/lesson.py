@@ -1,4 +1,4 @@
-"""What a lesson is: a question asked before its figure, at most two controls, the engine's answer."""
+"""What a lesson is: a question asked first, at most two controls, the answer of the engine."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One lesson a file, each with a `LESSON`; the page finds them by themselves, in order of their names."""
+"""One lesson a file, each with a `LESSON`; the page finds them, in order of the files' names."""
