@@ -29,7 +29,7 @@ MAX_FUNCTION_LINES = 60  # without the docstring
 
 # The plan of `docs/architecture.md` in numbers: what stands directly in a package, a folder counted
 # once, and how many of those stand on each other.
-MAX_ROOMS = {"quant_engine": 21, "dashboard": 14}
+MAX_ROOMS = {"quant_engine": 21, "dashboard": 15}
 MAX_FLOORS = {"quant_engine": 11, "dashboard": 7}
 
 # Rooms of the engine, and rooms that they never import.
@@ -54,7 +54,7 @@ FLOORS = (
     {"export"},
     {"widgets"},
     {"views"},
-    {"app", "build_examples", "navigation"},
+    {"app", "build_examples", "build_lessons", "navigation"},
 )
 
 # What each package may import besides the standard library and itself.

@@ -1,0 +1,1 @@
+"""Figures of lessons that no other page has."""
