@@ -46,8 +46,8 @@ def show(values: Values) -> Outcome:
         truth=(
             f"With one ruler per layer, {format_accuracy(accuracy[ruler.NOTHING])} of the answers "
             f"are right. “{_answer(best)}” brings {format_accuracy(accuracy[_ASKED[best]])}, the "
-            f"others {format_accuracy(min(others))} to {format_accuracy(max(others))}; calibrating on "
-            f"{calibration:,} images instead of {before['calibration_images']:,} leaves "
+            f"others {format_accuracy(min(others))} to {format_accuracy(max(others))}; calibrating "
+            f"on {calibration:,} images instead of {before['calibration_images']:,} leaves "
             f"{format_accuracy(accuracy[ruler.MORE_IMAGES])}."
         ),
         pictures=(
