@@ -22,6 +22,7 @@ PAGES = {
     "views/layer/layer.py": ("Layer", ":material/layers:"),
     "views/compare/compare.py": ("Compare", ":material/compare_arrows:"),
     "views/size_time/size_time.py": ("Size & time", ":material/speed:"),
+    "views/learn/learn.py": ("Learn", ":material/school:"),
 }
 pages = [
     st.Page(

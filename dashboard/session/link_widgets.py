@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import streamlit as st
@@ -40,13 +41,18 @@ def rerun_outside_callback() -> None:
         st.rerun()
 
 
-def open_next(page: str) -> None:
+def open_next(page: str, words: Mapping[str, str] | None = None) -> None:
     """Open a page such as "views/layer/layer.py" when the page is drawn next; for callbacks.
 
     A callback cannot change the page, and what a button returns is lost when the page is drawn
     again before it gets there, as it is when a job ends.
+
+    Args:
+        page: Its file.
+        words: What its link is to say; the run and the layer stay if this does not name them.
     """
-    session().destination = page
+    here = session()
+    here.destination, here.destination_words = page, dict(words or {})
 
 
 def leave_if_asked() -> None:
@@ -58,13 +64,22 @@ def leave_if_asked() -> None:
     here = session()
     page, here.destination = here.destination, None
     if page is not None:
-        go_to(page)
+        go_to(page, here.destination_words)
 
 
-def go_to(page: str) -> NoReturn:
-    """Open a page such as "views/layer/layer.py" with the same run and layer; not in a callback."""
+def go_to(page: str, words: Mapping[str, str] | None = None) -> NoReturn:
+    """Open a page such as "views/layer/layer.py" with the same run and layer; not in a callback.
+
+    Args:
+        page: Its file.
+        words: What its link is to say.
+    """
+    others, here = dict(words or {}), session()
+    here.layer_of_link = others.get(LAYER_KEY, here.layer_of_link)  # the run may be another one
     for key in (RUN_KEY, LAYER_KEY, PRESENT_KEY):
-        if key in st.session_state:
-            session().pending.setdefault(key, st.session_state[key])
-    # The empty mapping matters: with None, Streamlit refuses to leave a page with bound keys.
-    st.switch_page(page, query_params={})
+        if key in others:  # its widget holds it already: Streamlit takes no other word for it
+            here.pending[key] = others.pop(key)
+        elif key in st.session_state:
+            here.pending.setdefault(key, st.session_state[key])
+    # A mapping always: with None, Streamlit refuses to leave a page with bound keys.
+    st.switch_page(page, query_params=others)

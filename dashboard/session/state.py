@@ -20,6 +20,7 @@ PRESENT_KEY = "present"
 DRAFT_KEY = "draft"
 WHAT_IF_KEY = "whatif"
 A_KEY, B_KEY = "a", "b"
+LESSON_KEY = "lesson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,10 @@ class Session:
     visitor: str = field(default_factory=lambda: secrets.token_hex(8))
     watched_jobs: list[str] = field(default_factory=list)
 
-    # For the next script run: values of widgets by key, and the page to open.
+    # For the next script run: values of widgets by key, the page to open, the words of its link.
     pending: dict[str, Any] = field(default_factory=dict)
     destination: str | None = None
+    destination_words: dict[str, str] = field(default_factory=dict)
 
     # Presenter mode: the page, its figures, and the index of the one on screen.
     slides_page: str | None = None
@@ -92,6 +94,11 @@ class Session:
     what_if_run: str | None = None
     what_if_text: str = ""
     ticked_layers: tuple[str, ...] = ()
+
+    # Learn: the index of the answer to each lesson, None before the browser's memory is read, and
+    # the name under which the learner's answers count.
+    answers: dict[str, int] | None = None
+    learner: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 def session() -> Session:

@@ -48,7 +48,7 @@ CHROMIUM_FLAGS = (
 # requests that are answered with 404 before it asks at the root. They cannot be answered otherwise:
 # the page would take its own address for that of a server. Exactly these two are let pass.
 DEEP_LINK_PROBE = re.compile(
-    r"://[^/]+/(experiment|sensitivity|what_if|layer|compare|size-time)/_stcore/(health|host-config)$"
+    r"://[^/]+/(experiment|sensitivity|what_if|layer|compare|size-time|learn)/_stcore/(health|host-config)$"
 )
 WCAG_AA = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa")
 

@@ -20,7 +20,7 @@ from tests.browser.actions import (
 )
 from tests.browser.harness import run_server, wait_until_idle
 
-PAGES = ("", "experiment", "sensitivity", "what_if", "layer", "compare", "size-time")
+PAGES = ("", "experiment", "sensitivity", "what_if", "layer", "compare", "size-time", "learn")
 HEADINGS = {
     "": "See what int8 does to a neural network",
     "experiment": "Experiment",
@@ -29,6 +29,7 @@ HEADINGS = {
     "layer": "Layer",
     "compare": "Compare",
     "size-time": "Size & time",
+    "learn": "Learn",
 }
 
 

@@ -1,0 +1,45 @@
+"""Learn: lessons that ask first, and let the engine answer."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.views.learn.answers import hold_answers
+from dashboard.views.learn.catalogue import answered_by, find_lessons
+from dashboard.views.learn.lesson import Lesson
+from dashboard.views.learn.parts import (
+    show_outcome,
+    show_path,
+    show_question,
+    show_steps,
+    show_verdict,
+)
+from dashboard.views.learn.place import check_values, hold_lesson
+from dashboard.widgets.guard import contained
+
+TEXT_WIDTH = 860
+"""Pixels in which a line of text is read without losing it."""
+
+
+@contained("The lesson")
+def _show_lesson(lesson: Lesson, answer: int | None) -> None:
+    st.markdown(lesson.text, width=TEXT_WIDTH)
+    if answer is None:
+        show_question(lesson)
+        return
+    show_verdict(lesson, answer, answered_by(lesson))
+    show_outcome(lesson)
+
+
+lessons = find_lessons()
+with st.container(key="link_state_learn"):
+    index = hold_lesson(lessons)
+    answers = hold_answers(lessons)
+lesson = lessons[index]
+check_values(lesson)
+st.title("Learn", anchor=False)
+show_path(lessons, index, answers)
+with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="learn_head"):
+    st.subheader(f"{index + 1}. {lesson.title}", anchor=False, width="content")
+    show_steps(lessons, index)
+_show_lesson(lesson, answers.get(lesson.name))

@@ -1,0 +1,94 @@
+"""Which lesson is open, and what its controls say: both stand in the link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.data.links import shorten
+from dashboard.session.link_check import check_link_word
+from dashboard.session.link_widgets import set_widget
+from dashboard.session.notices import add_notice
+from dashboard.session.state import LESSON_KEY
+from dashboard.views.learn.catalogue import default_values
+from dashboard.views.learn.lesson import Control, Lesson
+
+MOST_IN_A_ROW = 60
+"""Letters of all options together that stand side by side; longer ones are a list to open."""
+
+
+def hold_lesson(lessons: Sequence[Lesson]) -> int:
+    """Draw the hidden field that binds the lesson to the link; return the index of the open one."""
+    if st.session_state.get(LESSON_KEY) == "" and LESSON_KEY in st.query_params:
+        # A correction made while a session begins does not reach the address line by itself.
+        st.session_state[LESSON_KEY] = ""
+    name = st.text_input("Lesson in the link", key=LESSON_KEY, bind="query-params")
+    names = [lesson.name for lesson in lessons]
+    if name and name not in names:
+        add_notice(
+            f"The link's lesson is “{shorten(name)}”. Allowed: {', '.join(names)}. "
+            "Showing the first."
+        )
+        set_widget(LESSON_KEY, "")  # draws the page again
+    return names.index(name) if name in names else 0
+
+
+def open_lesson(lesson: Lesson) -> None:
+    """Open a lesson with its controls as they are at first; for callbacks."""
+    st.session_state[LESSON_KEY] = lesson.name
+    for key, value in default_values(lesson).items():
+        st.session_state[key] = value
+
+
+def check_values(lesson: Lesson) -> None:
+    """Say so if the link gives a control of this lesson a value that it does not have."""
+    for control in lesson.controls:
+        check_link_word(control.name, control.options)
+
+
+def choose_values(lesson: Lesson, offered: Sequence[Control]) -> dict[str, str]:
+    """Draw a lesson's controls; return what they say, those not offered at their defaults."""
+    values = default_values(lesson)
+    if not offered:
+        return values
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        for control in offered:
+            values[control.name] = _choose(control)
+    return values
+
+
+def _choose(control: Control) -> str:
+    if st.session_state.get(control.name, control.default) not in control.options:
+        st.session_state[control.name] = control.default
+    index = control.options.index(control.default)
+    if all(option[:1].isdigit() for option in control.options):
+        return st.select_slider(
+            control.label,
+            control.options,
+            control.default,
+            key=control.name,
+            bind="query-params",
+            help=control.about,
+            width=420,
+        )
+    if sum(map(len, control.options)) <= MOST_IN_A_ROW:
+        chosen = st.segmented_control(
+            control.label,
+            control.options,
+            default=control.default,
+            required=True,
+            key=control.name,
+            bind="query-params",
+            help=control.about,
+        )
+        return chosen or control.default
+    return st.selectbox(
+        control.label,
+        control.options,
+        index,
+        key=control.name,
+        bind="query-params",
+        help=control.about,
+        width=420,
+    )

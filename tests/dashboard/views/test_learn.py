@@ -1,0 +1,227 @@
+"""The Learn page: asks first, answers with the engine, and holds its state in the link."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import plotly.graph_objects as go
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.figures.kit.picture import Picture
+from dashboard.views.learn import answers, catalogue
+from dashboard.views.learn.answers import answers_from_text, answers_to_text
+from dashboard.views.learn.catalogue import find_outcome
+from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
+from tests.dashboard.app_harness import assert_alive, button, figures, link_of, open_app, texts
+
+PAGE = "views/learn/learn.py"
+LEARNER = "0123456789abcdef"
+
+
+def show_bits(values: Values) -> Outcome:
+    bits = int(values["bits"])
+    figure = go.Figure(go.Bar(x=["codes"], y=[2**bits]), layout={"title": {"text": "Codes"}})
+    return Outcome(
+        right=1,
+        truth="Eight bits count 256 codes.",
+        pictures=(
+            Picture(
+                figure,
+                f"{bits} bits make {2**bits} codes.",
+                ("Every bar is a width.",),
+                lambda: [{"bits": bits}],
+                "codes",
+            ),
+        ),
+        insight=f"One bit more than {bits} doubles the codes.",
+        computed="Computed now, by counting.",
+    )
+
+
+def a_lesson(name: str, show: Callable[[Values], Outcome] = show_bits) -> Lesson:
+    return Lesson(
+        name=name,
+        title=f"How many codes are in {name}?",
+        text="A code is a whole number.",
+        question="How many codes do 8 bits have?",
+        answers=("255", "256", "Eight"),
+        controls=(Control("bits", "Bits", ("2", "4", "8"), "8", "Bits of a code."),),
+        show=show,
+        page="views/layer/layer.py",
+        link={"run": "mlp int8_per_channel", "layer": "network.3"},
+        terms=("code",),
+    )
+
+
+@pytest.fixture(autouse=True)
+def lessons(monkeypatch: pytest.MonkeyPatch) -> tuple[Lesson, ...]:
+    found = (a_lesson("first"), a_lesson("second"))
+    monkeypatch.setattr(catalogue, "find_lessons", lambda: found)
+    return found
+
+
+def answer(app: AppTest, name: str, index: int) -> AppTest:
+    return app.button(key=f"learn_answer_{name}_{index}").click().run()
+
+
+def test_before_an_answer_nothing_tells_it() -> None:
+    app = open_app({"lesson": "second", "bits": "4"}, page=PAGE)
+
+    assert_alive(app)
+    assert "How many codes do 8 bits have?" in texts(app)
+    assert not figures(app)
+    assert not app.get("download_button")
+    for told in ("Eight bits count", "16 codes", "doubles", "by counting", "right"):
+        assert told not in texts(app).replace("right: 0", ""), told
+
+
+def test_a_wrong_answer_stands_beside_the_truth() -> None:
+    app = answer(open_app(page=PAGE), "first", 0)
+
+    assert_alive(app)
+    said = texts(app)
+    for words in ("You said", "wrong", "255", "It is", "**256**", "Eight bits count 256 codes."):
+        assert words in said, words
+    assert "One bit more than 8 doubles the codes." in said
+    assert "Computed now, by counting." in said
+    assert len(figures(app)) == 1
+    assert "Answered: 1 of 2; right: 0." in said
+    assert "(wrong)" in app.button(key="learn_open_first").label
+
+
+def test_a_right_answer_is_called_right() -> None:
+    app = answer(open_app(page=PAGE), "first", 1)
+
+    assert "You said, and that is right" in texts(app)
+    assert "(right)" in app.button(key="learn_open_first").label
+
+
+def test_a_link_opens_a_lesson_with_its_control() -> None:
+    app = answer(open_app({"lesson": "second", "bits": "4"}, page=PAGE), "second", 1)
+
+    assert "4 bits make 16 codes." in texts(app)
+    assert "One bit more than 4" in texts(app)
+    assert "Eight bits count 256 codes." in texts(app)  # the question was about 8
+    assert link_of(app) == {"lesson": "second", "bits": "4"}  # and no answer
+
+
+def test_next_asks_the_next_question_with_its_own_control() -> None:
+    app = answer(open_app({"bits": "4"}, page=PAGE), "first", 1)
+
+    app.button(key="learn_next").click().run()
+
+    assert_alive(app)
+    assert link_of(app)["lesson"] == "second"
+    assert not figures(app)
+    assert "8 bits make 256 codes." in texts(answer(app, "second", 0))
+    assert app.button(key="learn_next").disabled
+
+
+def test_an_unknown_lesson_falls_back_to_the_first() -> None:
+    app = open_app({"lesson": "<b>none"}, page=PAGE)
+
+    assert_alive(app)
+    assert "The link's lesson is" in texts(app)
+    assert "Allowed: first, second." in texts(app)
+    assert "How many codes are in first?" in texts(app)
+
+
+def test_a_value_that_a_control_does_not_have_falls_back_to_its_default() -> None:
+    app = open_app({"lesson": "first", "bits": "99"}, page=PAGE)
+
+    assert "The link's bits is “99”. Allowed: 2, 4, 8." in texts(app)
+    assert "8 bits make 256 codes." in texts(answer(app, "first", 1))
+
+
+def test_start_again_forgets_all_answers() -> None:
+    app = answer(open_app(page=PAGE), "first", 1)
+
+    button(app, "Start again").click().run()
+
+    assert "Answered: 0 of 2; right: 0." in texts(app)
+    assert not figures(app)
+
+
+def test_one_answer_can_be_given_again() -> None:
+    app = answer(open_app(page=PAGE), "first", 0)
+
+    button(app, "Answer again").click().run()
+    answer(app, "first", 1)
+
+    assert "You said, and that is right" in texts(app)
+
+
+def test_the_dashboard_opens_on_what_the_lesson_is_about() -> None:
+    app = answer(open_app(page=PAGE), "first", 1)
+
+    button(app, "Open this in the dashboard").click().run()
+
+    assert_alive(app)
+    assert app.title[0].value == "Layer"
+    assert app.selectbox(key="layer").value == "network.3"
+    assert app.text_input(key="run").value == "mlp int8_per_channel"
+
+
+def test_the_browser_keeps_answers_over_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "remembered", lambda _: f"{LEARNER}.second-0.first-7.gone-1")
+
+    app = open_app({"lesson": "second"}, page=PAGE)
+
+    assert "You said, but that is wrong" in texts(app)
+    assert "Your answer to “How many codes are in first?”" in texts(app)
+    assert "belongs to a lesson that is gone" in texts(app)
+
+
+def test_answers_are_read_as_they_are_written(lessons: tuple[Lesson, ...]) -> None:
+    given = {"second": 2, "first": 0}
+
+    assert answers_from_text(answers_to_text(LEARNER, given), lessons) == (LEARNER, given, [])
+
+
+@pytest.mark.parametrize("text", ["", "x", "first-1", f"{LEARNER}0.first-1", "<script>.first-1"])
+def test_a_memory_that_nobody_wrote_is_none(text: str, lessons: tuple[Lesson, ...]) -> None:
+    assert answers_from_text(text, lessons) == (None, {}, [])
+
+
+def test_visitors_at_once_share_one_computation() -> None:
+    calls: list[str] = []
+    together = threading.Barrier(8)
+    begun = threading.Event()
+
+    def show(values: Values) -> Outcome:
+        calls.append(values["bits"])
+        begun.wait(0.05)  # long enough for the others to come
+        return show_bits(values)
+
+    lesson = a_lesson("shared", show)
+
+    def visit(bits: str) -> Outcome:
+        together.wait()
+        return find_outcome(lesson, {"bits": bits})
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(visit, ["2", "4"] * 4))
+
+    assert sorted(calls) == ["2", "4"]
+    assert len({id(outcome) for outcome in outcomes}) == 2
+
+
+def test_a_lesson_that_fails_takes_down_only_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(values: Values) -> Outcome:
+        raise RuntimeError("no")
+
+    found = (a_lesson("first", fail), a_lesson("second"))
+    monkeypatch.setattr(catalogue, "find_lessons", lambda: found)
+
+    app = answer(open_app(page=PAGE), "first", 0)
+
+    assert_alive(app)
+    assert "could not be drawn" in texts(app)
+    app.button(key="learn_next").click().run()
+    assert "How many codes are in second?" in texts(app)
+    caplog.clear()
