@@ -18,8 +18,8 @@ from dashboard.work import service
 from quant_engine.report import LayerReport, TensorReport
 from quant_engine.scheme import Recipe, TensorScheme
 
-IMAGES = 50
-"""Test digits whose numbers are looked at: enough for a histogram, and quick."""
+IMAGES = 25
+"""Test digits whose numbers are looked at: enough for a histogram, and few enough to be quick."""
 MAX_TENSORS = 8
 MAX_REPORTS = 64
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dashboard.views.learn.lesson import Lesson, Outcome
+from dashboard.views.learn.lessons import l04_range
 from dashboard.views.learn.lessons.l01_steps import LESSON as STEPS
 from dashboard.views.learn.lessons.l02_zero import LESSON as ZERO
 from dashboard.views.learn.lessons.l03_codes import ASYMMETRIC, LAYER, MODEL, SYMMETRIC
@@ -15,10 +16,12 @@ from dashboard.views.learn.lessons.l05_ruler import EQUAL, NOTHING
 from dashboard.views.learn.lessons.l05_ruler import LESSON as RULER
 from dashboard.work import ruler, sample_layers
 from dashboard.work.lesson_numbers import read_numbers
+from dashboard.work.range_errors import range_errors
 from dashboard.work.zero_off_grid import KERNEL, run_convolution
 from quant_engine.scheme import TensorScheme
 
-LESSONS = (STEPS, ZERO, CODES, RULER)
+RANGE = l04_range.LESSON
+LESSONS = (STEPS, ZERO, CODES, RANGE, RULER)
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.name for lesson in LESSONS])
 
 
@@ -109,6 +112,35 @@ def test_after_a_relu_a_symmetric_grid_uses_at_most_half_of_its_codes() -> None:
     assert "none of them below 0" in shown(CODES).truth
     for ruler_name, report in ((SYMMETRIC, symmetric), (ASYMMETRIC, asymmetric)):
         assert str(report.codes.codes_used) in shown(CODES, ruler=ruler_name).pictures[0].alt
+
+
+def test_the_best_range_clips_and_min_max_is_the_worst_rule() -> None:
+    scheme = TensorScheme(bits=4, symmetric=False)
+    errors = range_errors(l04_range.MODEL, l04_range.LAYER, scheme)
+    best = min(errors, key=lambda error: error.total)
+    report = sample_layers.input_report(l04_range.MODEL, l04_range.LAYER, scheme)
+    worst = min(report.range_choices, key=lambda choice: choice.sqnr_db)
+
+    assert shown(RANGE).right == 1
+    assert 0 < best.clipped < 0.01
+    assert errors[-1].total > 2 * best.total
+    assert worst.observer == "minmax"
+    assert f"{100 * best.share:.0f} % of the largest number" in shown(RANGE).truth
+
+
+def test_rounding_and_clipping_are_what_the_engine_reports_of_that_range() -> None:
+    scheme = TensorScheme(bits=4, symmetric=False)
+    (found,) = (
+        error
+        for error in range_errors(l04_range.MODEL, l04_range.LAYER, scheme)
+        if error.share == 0.61
+    )
+    error = sample_layers.input_report(l04_range.MODEL, l04_range.LAYER, scheme, 0.61).error
+    assert error.clipping_mse is not None
+
+    assert found.total == pytest.approx(error.nmse, rel=1e-4)
+    assert found.clipping / found.total == pytest.approx(error.clipping_mse / error.mse, rel=1e-3)
+    assert found.clipped == pytest.approx(error.clipped_fraction)
 
 
 def test_only_equal_channels_bring_the_answers_back() -> None:

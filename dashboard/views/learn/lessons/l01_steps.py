@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from dashboard.figures.learn.number_line import Move, number_line_picture
 from dashboard.figures.tensor.distributions import lsb_picture
@@ -49,7 +50,11 @@ def show(values: Values) -> Outcome:
         ),
         pictures=(
             number_line_picture(moves, marks, f"{label}, {bits} bits"),
-            lsb_picture(report, "Numbers"),
+            replace(
+                lsb_picture(report, "Numbers"),
+                alt="No number moves by more than half a step; typically it is "
+                f"{format_number(report.error.rmse_over_scale)} steps.",
+            ),
         ),
         insight=(
             "Rounding misses by anything up to half a step, typically by "
@@ -112,7 +117,7 @@ LESSON = Lesson(
         Control(
             "bits",
             "Bits",
-            ("8", "6", "5", "4", "3", "2"),
+            ("2", "3", "4", "5", "6", "8"),
             "4",
             "How many bits a code has: each bit more doubles the number of marks.",
         ),

@@ -95,7 +95,7 @@ LESSON = Lesson(
             SYMMETRIC,
             "Symmetric: as far below 0 as above. Asymmetric: from the smallest to the largest.",
         ),
-        Control("bits", "Bits", ("8", "6", "4"), "8", "How many bits a code has."),
+        Control("bits", "Bits", ("4", "6", "8"), "8", "How many bits a code has."),
     ),
     show=show,
     page="views/layer/layer.py",
