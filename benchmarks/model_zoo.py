@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_SIDE = 96  # of an image, in pixels, for models that take any
 LIST = Path(__file__).with_name("model_list.txt")
 
 
@@ -52,7 +53,7 @@ def make_batch(model: nn.Module, samples: int, *, seed: int = 0) -> dict[str, Te
     """Draw noise that the model takes: an image for timm, keyword arguments for transformers."""
     generator = torch.Generator().manual_seed(seed)
     if hasattr(model, "default_cfg"):
-        return torch.randn(samples, *model.default_cfg["input_size"], generator=generator)
+        return torch.randn(samples, *_image_of_timm(model), generator=generator)
     config: Any = model.config
     noise = {
         "pixel_values": lambda: torch.randn(samples, 3, *_image_size(config), generator=generator),
@@ -69,6 +70,21 @@ def make_batch(model: nn.Module, samples: int, *, seed: int = 0) -> dict[str, Te
     if config.is_encoder_decoder:
         batch["decoder_input_ids"] = _tokens(config, samples, 8, generator)
     return batch
+
+
+def _image_of_timm(model: nn.Module) -> tuple[int, ...]:
+    """Return the shape of an image: small if the model computes with that, else its own size."""
+    settings: Any = model.default_cfg
+    channels, height, width = settings["input_size"]
+    side = max(_SIDE, *settings.get("min_input_size") or (0,))
+    if side < height and not settings.get("fixed_input_size"):
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, channels, side, side))
+            return channels, side, side
+        except (RuntimeError, AssertionError):  # its windows or its tables do not fit
+            pass
+    return channels, height, width
 
 
 def _tokens(config: Any, samples: int, length: int, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.model_zoo import Entry, build, make_batch, read_list
-from quant_engine import convert_execution, quantize_model
+from quant_engine import Recipe, convert_execution
 from quant_engine.execution.convert import execution_notes
 from quant_engine.execution.kernels import Grid
 from quant_engine.execution.lowering import LoweredLayer, LoweredModel, LoweredStep
@@ -35,6 +35,9 @@ from quant_engine.graph import take_apart
 from quant_engine.layers import QuantizedLayer
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.preparation.selection import list_layers
+from quant_engine.progress import ProgressMeter
+from quant_engine.quantization.calibration import calibrate_prepared
+from quant_engine.quantization.quantize import quantize_prepared
 
 SAMPLES = 2
 SEED = 0
@@ -54,7 +57,9 @@ def measure(entry: Entry) -> dict[str, Any]:
     found["batchnorms"] = sum(isinstance(module, _BatchNorm) for module in model.modules())
     found["folded"] = len(prepared.folded)
     found["kept"] = [note for note in prepared.notes if "BatchNorms" in note]
-    quantized = quantize_model(model, [batch])
+    meter = ProgressMeter(None, 0)
+    calibration = calibrate_prepared(prepared, [batch], meter)
+    quantized = quantize_prepared(prepared, Recipe.default(), calibration, None, meter).model
     names = [e.name for e in list_layers(prepared.model) if _has_matrix(e.module)]
     layers = dict(quantized.named_modules())
     found["layers"] = len(names)

@@ -15,6 +15,7 @@ import torch
 
 from quant_engine import PRESETS, QuantizedConv2d, QuantizedLinear
 from quant_engine.layers import QuantizedLayer
+from quant_engine.layers.registry import _QUANTIZED_TYPES
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -148,6 +149,17 @@ def test_a_layer_starts_float_and_is_quantized_on_demand(layer, x) -> None:
 
 
 @pytest.mark.slow
+def test_the_python_of_the_page_on_layers_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/layers.md").read_text(), re.DOTALL)
+    known = dict(_QUANTIZED_TYPES)
+    try:
+        exec(compile(block, "docs/layers.md", "exec"), {"__name__": "layers"})
+    finally:
+        _QUANTIZED_TYPES.clear()
+        _QUANTIZED_TYPES.update(known)
+    assert capsys.readouterr().out.startswith("quantized ")
+
+
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 5

@@ -13,6 +13,7 @@ from quant_engine.layers.embedding import (
     QuantizedEmbeddingBag,
     QuantizedScaledEmbedding,
 )
+from quant_engine.layers.functional_weight import QuantizedFunctionalWeight
 from quant_engine.layers.linear import QuantizedLinear
 from quant_engine.layers.registry import (
     get_quantized_type,
@@ -30,6 +31,7 @@ __all__ = [
     "QuantizedConvTranspose2d",
     "QuantizedEmbedding",
     "QuantizedEmbeddingBag",
+    "QuantizedFunctionalWeight",
     "QuantizedLayer",
     "QuantizedLinear",
     "QuantizedSameConv2d",

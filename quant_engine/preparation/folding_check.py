@@ -32,7 +32,9 @@ from quant_engine.preparation.batchnorm import (
     has_batchnorm,
     sequential_foldings,
 )
+from quant_engine.preparation.functional_weights import find_functional_weights
 from quant_engine.preparation.prepared_model import PreparedModel, fold, prepare, standardized
+from quant_engine.preparation.standard_layers import StandardLayer
 
 _NOT_PLAIN = (
     "Layers of classes of their own stay as they are: on the data, the model would compute "
@@ -75,6 +77,7 @@ def prepare_for(
     """
     prepared = prepare(model)
     known: tuple[Folding, ...] | None = getattr(calibration_data, "folded", None)
+    functional: tuple[StandardLayer, ...] | None = getattr(calibration_data, "functional", None)
     is_separate = evaluation_data is not calibration_data
     first, calibration_data = _read_ahead(calibration_data)
     found = [first]
@@ -95,6 +98,13 @@ def prepare_for(
         prepared = replace(prepared, notes=(*prepared.notes, _NOT_PLAIN))
     if has_batchnorm(prepared.model):
         prepared = _fold_for(prepared, known, batches)
+    if functional is None:
+        functional = find_functional_weights(prepared, batches[0] if batches else None)
+    held = standardized(prepared, functional)
+    if held is prepared or all(
+        _computes_the_same(held.model, prepared.model, batch) for batch in batches
+    ):
+        prepared = held
     if batches:
         state = find_pass_state(prepared.model, batches[0])
         prepared = replace(

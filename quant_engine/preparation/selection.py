@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.layers import QuantizedLayer, is_quantizable, list_quantizable_types
 from quant_engine.layers.attention import SplitMultiheadAttention
+from quant_engine.layers.functional_weight import held_weights
 from quant_engine.model.modules import (
     count_parameter_uses,
     has_own_forward,
@@ -110,6 +111,12 @@ def _reason_of_type(module: nn.Module) -> str:
     for known in list_quantizable_types():
         if isinstance(module, known):
             return f"{kind} is a subclass of {known.__name__} and may compute something else."
+    if held := held_weights(module):
+        rest = ", ".join(named_parameters_of(module)) or "all else"
+        return (
+            f"{', '.join(held)} can be quantized weight-only; {rest} and what {kind} computes "
+            "with them stay float."
+        )
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return f"{kind} feeds its output back into itself, which has no integer form here."
     if isinstance(module, nn.MultiheadAttention):

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from quant_engine.layers import QuantizedLayer, is_quantizable, list_quantizable_types
 from quant_engine.layers.embedding import ScaledEmbedding
+from quant_engine.layers.functional_weight import can_hold, hold_weights
 from quant_engine.layers.same_padding import SameConv2d
 from quant_engine.model.copying import share_parameters
 from quant_engine.model.modules import (
@@ -31,6 +32,7 @@ from quant_engine.model.modules import (
     replace_module,
 )
 
+FUNCTIONAL = "functional weights"
 _STANDARDIZED = "standard_layers"
 _OPERATIONS = (F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d)
 _MAGNITUDES = (1.0, 30.0)
@@ -39,15 +41,17 @@ _MOST_NAMES = 3
 
 @dataclass(frozen=True, slots=True)
 class StandardLayer:
-    """A layer for which a plain one stands.
+    """A layer for which a plain one stands, or a module whose parameters became layers.
 
     Attributes:
         name: Name of the layer.
-        form: Key of the plain form; see `_FORMS`.
+        form: Key of the plain form; see `_FORMS`. `FUNCTIONAL` where parameters become layers.
+        weights: Names of these parameters.
     """
 
     name: str
     form: str
+    weights: tuple[str, ...] = ()
 
 
 def find_standard_layers(model: nn.Module) -> tuple[StandardLayer, ...]:
@@ -76,14 +80,27 @@ def standardize(
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for entry in found:
         module = model.get_submodule(entry.name)
+        if entry.form == FUNCTIONAL:
+            _require(all(can_hold(module, key) for key in entry.weights))
+            hold_weights(module, entry.weights)
+            groups[type(module).__name__, FUNCTIONAL].append(entry.name or "the model")
+            continue
         layer = _FORMS[entry.form](module)
         copy_hooks(module, layer)
         model = replace_module(model, entry.name, layer.train(module.training))
         groups[type(module).__name__, type(layer).__name__].append(entry.name or "the model")
-    vars(model)[_STANDARDIZED] = tuple(found)
+    vars(model)[_STANDARDIZED] = (*standard_layers(model), *found)
     notes = []
     for (kind, plain), names in groups.items():
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        if plain == FUNCTIONAL:
+            owns = "multiplies" if len(names) == 1 else "multiply"
+            notes.append(
+                f"{', '.join(names[:_MOST_NAMES])}{more} ({kind}) {owns} with parameters of its own"
+                ": they can be quantized weight-only, while what they multiply, and what comes "
+                "out, stays float."
+            )
+            continue
         computes = "computes" if len(names) == 1 else "compute"
         notes.append(
             f"{', '.join(names[:_MOST_NAMES])}{more} ({kind}) {computes} what {plain} does, and "

@@ -19,8 +19,9 @@ from quant_engine.preparation.batchnorm import Folding
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import LayerInfo, list_layers
+from quant_engine.preparation.standard_layers import FUNCTIONAL, StandardLayer, standard_layers
+from quant_engine.preparation.weight_readers import find_readers
 from quant_engine.progress import Progress, ProgressMeter
-from quant_engine.quantization.weight_readers import find_readers
 from quant_engine.scheme import Recipe
 from quant_engine.tensors.histogram import Histogram
 
@@ -40,6 +41,7 @@ class Calibration:
         batches: Batches seen.
         folded: The BatchNorms that were folded for this data.
         forms: Layer name -> its type and arguments, of layers that can be quantized.
+        functional: The modules whose parameters became layers of their own.
         readers: Name of a layer that never ran -> what reads its weight instead, in words.
     """
 
@@ -50,6 +52,11 @@ class Calibration:
     folded: tuple[Folding, ...] = ()
     forms: Mapping[str, str] = field(default_factory=dict)
     readers: Mapping[str, str] = field(default_factory=dict)
+    functional: tuple[StandardLayer, ...] = ()
+
+    def reader(self, name: str) -> str:
+        """Say what reads the weight of a layer that never ran; "" if it ran, or nothing does."""
+        return "" if name in self.calls else self.readers.get(name, "")
 
     def unseen(self, name: str) -> str:
         """Say why nothing is known of a layer, such as an expert that no row was sent to.
@@ -175,7 +182,10 @@ def calibrate_prepared(prepared: PreparedModel, batches: Data, meter: ProgressMe
     forms = {layer.name: layer_form(layer) for layer in listed if layer.is_quantizable}
     idle = [name for name in sorted(quantizable) if name not in calls]
     readers = find_readers(prepared, first, idle)
-    return Calibration(histograms, per_pass, samples, count, prepared.folded, forms, readers)
+    functional = tuple(x for x in standard_layers(prepared.model) if x.form == FUNCTIONAL)
+    return Calibration(
+        histograms, per_pass, samples, count, prepared.folded, forms, readers, functional
+    )
 
 
 def layer_form(layer: LayerInfo) -> str:

@@ -75,6 +75,9 @@ def _plan(layer: LayerInfo, recipe: Recipe, calibration: Calibration | None) -> 
         pattern = recipe.excluding_pattern(layer.name)
         return LayerPlan(layer, None, EXCLUDED, f"excluded by the recipe ({pattern!r})")
     scheme = get_quantized_type(layer.module).applicable(scheme)
+    if calibration is not None and (reader := calibration.reader(layer.name)):
+        reason = f"weight-only, since {reader}: its input stays float"
+        return LayerPlan(layer, LayerScheme(scheme.weight), QUANTIZED, reason)
     if not scheme.has_calibrated_input:
         reason = "" if calibration is None else calibration.unseen(layer.name)
         return LayerPlan(layer, scheme, QUANTIZED, reason)

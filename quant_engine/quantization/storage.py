@@ -31,7 +31,7 @@ from quant_engine.preparation.prepared_model import (
     prepare,
     standardized,
 )
-from quant_engine.preparation.standard_layers import StandardLayer, standard_layers
+from quant_engine.preparation.standard_layers import FUNCTIONAL, StandardLayer, standard_layers
 from quant_engine.quantization.tensor_file import TensorAlias, stored_tensors, tensor_name
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.report.serialization import decode, encode
@@ -162,12 +162,11 @@ def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Mo
     structure = _read_structure(folder / STRUCTURE_FILE)
     tensors = _read_tensors(folder / WEIGHTS_FILE, structure)
     try:
-        prepared = fold(
-            standardized(prepare(float_model), structure.standard_layers),
-            structure.folded,
-            is_checked=False,
-        )
-        model = _skeleton(prepared.model, structure, tensors)
+        plain = [x for x in structure.standard_layers if x.form != FUNCTIONAL]
+        functional = [x for x in structure.standard_layers if x.form == FUNCTIONAL]
+        prepared = standardized(prepare(float_model), plain)
+        prepared = fold(prepared, structure.folded, is_checked=False)
+        model = _skeleton(standardized(prepared, functional).model, structure, tensors)
     except (StorageError, SchemeError) as error:
         try:  # a model whose layers were quantized by hand
             model = _skeleton(copy_model(float_model)[0], structure, tensors)

@@ -12,19 +12,20 @@ X = seeded((4, 6))
 
 
 class Mixed(nn.Module):
-    """A Linear, a bare matrix, a normalization, and a decoder tied to the Linear."""
+    """A Linear, a decoder tied to it, a bare matrix, positions that are added, and a norm."""
 
     def __init__(self):
         super().__init__()
         self.first = nn.Linear(6, 6)
         self.norm = nn.LayerNorm(6)
         self.matrix = nn.Parameter(torch.zeros(6, 50))
+        self.positions = nn.Parameter(torch.zeros(1, 6))
         self.tied = nn.Linear(6, 6)
         self.tied.weight = self.first.weight
         self.last = nn.Linear(50, 2)
 
     def forward(self, x):
-        return self.last(self.tied(self.norm(self.first(x))) @ self.matrix)
+        return self.last(self.tied(self.norm(self.first(x) + self.positions)) @ self.matrix)
 
 
 def coverage_of(model, x=X, recipe=None):
@@ -34,22 +35,22 @@ def coverage_of(model, x=X, recipe=None):
 def test_parameters_that_no_layer_reads_count():
     found = coverage_of(Mixed())
 
-    assert found.weights == 36 + 300 + 100  # the tied matrix once; no biases, no norms
-    assert found.on_codes == 136
-    assert found.share == 136 / 436
+    assert found.weights == 36 + 300 + 100 + 6  # the tied matrix once; no biases, no norms
+    assert found.on_codes == 436
+    assert found.share == 436 / 442
     (group,) = found.left_out
-    assert (group.weights, group.layers) == (300, ("",))
-    assert "matrix" in group.reason
+    assert (group.weights, group.layers) == (6, ("",))
+    assert "positions" in group.reason
 
 
 def test_what_is_excluded_is_said_and_a_shared_weight_is_float_if_one_user_keeps_it():
     found = coverage_of(Mixed(), recipe=Recipe.default().with_excluded("tied", "last"))
 
-    assert found.on_codes == 0
+    assert found.on_codes == 300
     assert [(group.weights, group.layers) for group in found.left_out] == [
-        (300, ("",)),
         (100, ("last",)),
         (36, ("tied",)),
+        (6, ("",)),
     ]
 
 
@@ -59,7 +60,7 @@ def test_a_model_all_of_whose_weights_are_quantized_is_covered():
     assert found.share == 1
 
 
-def test_weights_of_recurrent_layers_are_left_out():
+def test_weights_of_recurrent_layers_count():
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -69,8 +70,7 @@ def test_weights_of_recurrent_layers_are_left_out():
             return self.head(self.lstm(x)[0])
 
     found = coverage_of(Recurrent(), seeded((4, 5, 6)))
-    assert (found.weights, found.on_codes) == (12 * 6 + 12 * 3 + 6, 6)
-    assert "LSTM" in found.left_out[0].reason
+    assert (found.weights, found.on_codes) == (12 * 6 + 12 * 3 + 6, 12 * 6 + 12 * 3 + 6)
 
 
 def test_coverage_survives_json():

@@ -33,27 +33,43 @@ def find_readers(
         Layer name -> words such as "its weight is read by `F.linear` in `layers.0.attn`"; layers
         that nothing was seen to read are left out.
     """
+    readers = watch_readers(prepared, batch, names)
+    words = {}
+    for name in names:
+        found = dict(prepared.model.get_submodule(name).named_parameters(remove_duplicate=False))
+        read = [(key, readers[id(p)]) for key, p in found.items() if id(p) in readers]
+        for key, (function, place) in sorted(read, key=lambda item: item[0] != "weight")[:1]:
+            where = f"`{place}`" if place else "the model's own forward"
+            words[name] = f"its {key} is read by `{function}` in {where}"
+    return words
+
+
+def watch_readers(
+    prepared: PreparedModel, batch: Batch | None, names: Collection[str]
+) -> Mapping[int, tuple[str, str]]:
+    """Run a model once, and see which functions of torch read the parameters of some modules.
+
+    Args:
+        prepared: The float model, in its initial state.
+        batch: What to run it on; None sees nothing.
+        names: The modules.
+
+    Returns:
+        id of a parameter -> the function that first computes something from it, and the module in
+        whose forward; nothing if the model raises.
+    """
     model = prepared.model
     if batch is None or not names:
         return {}
-    parameters = {
-        name: dict(model.get_submodule(name).named_parameters(remove_duplicate=False))
-        for name in names
-    }
+    parameters = [p for name in names for p in model.get_submodule(name).parameters()]
     running: list[str] = []
-    watch = _ReadWatch(running, [p for found in parameters.values() for p in found.values()])
+    watch = _ReadWatch(running, parameters)
     try:
         with prepared.state.leaving_no_trace(model), _running_modules(model, running), watch:
             run_model(model, batch)
     except QuantizationError:
         return {}
-    words = {}
-    for name, found in parameters.items():
-        read = [(key, watch.readers[id(p)]) for key, p in found.items() if id(p) in watch.readers]
-        for key, (function, place) in sorted(read, key=lambda item: item[0] != "weight")[:1]:
-            where = f"`{place}`" if place else "the model's own forward"
-            words[name] = f"its {key} is read by `{function}` in {where}"
-    return words
+    return watch.readers
 
 
 class _ReadWatch(TorchFunctionMode):
