@@ -34,11 +34,11 @@ class LessonNumbers:
 
         Example:
             >>> LessonNumbers("2026-11-29T05:00:00+00:00", "CPU", {}).origin
-            'computed on 29 November 2026 by `python -m dashboard.build_lessons` on CPU'
+            'computed on 29 November 2026 by python -m dashboard.build_lessons on CPU'
         """
         day = datetime.fromisoformat(self.created)
         when = f"{day.day} {day:%B %Y}"
-        return f"computed on {when} by `python -m dashboard.build_lessons` on {self.cpu}"
+        return f"computed on {when} by python -m dashboard.build_lessons on {self.cpu}"
 
 
 def numbers_path(name: str) -> Path:

@@ -52,7 +52,7 @@ def treatments_picture(
         is_level=True,
         width=0.66,
         text=[format_accuracy(one.accuracy) for one in treated],
-        textposition="outside",
+        textposition=["inside" if one.accuracy > 0.5 else "outside" for one in treated],
         cliponaxis=False,
     )
     labels = [f"<b>▶ {n}</b>" if is_it else n for n, is_it in zip(names, is_chosen, strict=True)]

@@ -125,6 +125,7 @@ def test_the_best_range_clips_and_min_max_is_the_worst_rule() -> None:
     assert 0 < best.clipped < 0.01
     assert errors[-1].total > 2 * best.total
     assert worst.observer == "minmax"
+    assert 8 <= report.hi / l04_range._typical() <= 9
     assert f"{100 * best.share:.0f} % of the largest number" in shown(RANGE).truth
 
 
@@ -155,6 +156,8 @@ def test_only_equal_channels_bring_the_answers_back() -> None:
     for name in (ruler.MORE_IMAGES, ruler.SMARTER_RANGE, ruler.BIAS_CORRECTION, ruler.GPTQ):
         assert accuracy[name] < 0.35
     assert values["float_change"] < 1e-6
+    largest = treatments[ruler.NOTHING]["largest"]
+    assert 200 < max(largest) / min(largest) < 1000
 
 
 def test_the_ruler_figure_shows_both_layers_and_what_became_zero() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.learn.feature_map import feature_map_picture
 from dashboard.figures.learn.number_line import Move, number_line_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
@@ -38,11 +41,7 @@ def show(values: Values) -> Outcome:
                 f"The border is off by {_steps(chosen.border)}, the inside by "
                 f"{_steps(chosen.inside)}.",
             ),
-            number_line_picture(
-                tuple(map(Move, chosen.values, chosen.codes, chosen.stand_ins)),
-                chosen.marks,
-                f"the 0 of the padding and {len(chosen.values) - 1} numbers of the image",
-            ),
+            _number_line(chosen),
         ),
         insight=(
             "Errors of different numbers nearly cancel in a sum, but all zeros have the same "
@@ -57,6 +56,16 @@ def show(values: Values) -> Outcome:
             f"{zero_off_grid.KERNEL} × {zero_off_grid.KERNEL} of all channels, "
             f"{zero_off_grid.BITS} bits."
         ),
+    )
+
+
+def _number_line(chosen: OffGrid) -> Picture:
+    moves = tuple(map(Move, chosen.values, chosen.codes, chosen.stand_ins))
+    what = f"the 0 of the padding and {len(moves) - 1} numbers of the image"
+    became = format_number(chosen.stand_ins[0])
+    return replace(
+        number_line_picture(moves, chosen.marks, what),
+        alt=f"The 0 of the padding becomes {became}.",
     )
 
 
@@ -83,8 +92,9 @@ LESSON = Lesson(
         "A network for images sums up small neighbourhoods: a *filter* slides over the image and "
         "takes a weighted sum of what it covers. At the border it reaches over the edge. There the "
         "network fills in zeros, the *padding*.\n\n"
-        "Where the marks lie is up to us. Suppose we place them so that 0 falls in the middle "
-        "between two marks: it moves by half a step, as other numbers may too."
+        "Where the marks lie is up to us. If the first one is the smallest number, 0 may fall "
+        "between two marks. Suppose it falls in the middle: it moves by half a *step*, half the "
+        "distance of two marks, as other numbers may too."
     ),
     question="0 lies half a step beside a mark. Where does the layer's output suffer most?",
     answers=(

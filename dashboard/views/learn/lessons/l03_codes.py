@@ -81,7 +81,7 @@ LESSON = Lesson(
         "Two rulers are in use. The **symmetric** one reaches as far below 0 as above, with 0 in "
         "the middle. The **asymmetric** one reaches from the smallest number to the largest."
     ),
-    question="How much does the symmetric ruler lose here, at 8 bits?",
+    question="What does the symmetric ruler cost for such numbers, at 8 bits?",
     answers=(
         "Nothing: marks that no number needs cost nothing",
         "About one bit: it is as exact as the other ruler with 7 bits",

@@ -39,8 +39,9 @@ def show(values: Values) -> Outcome:
             f"{format_number(whole.total / best.total, 2)} times smaller than with nothing cut "
             f"off, though {format_percent(best.clipped)} of the numbers are clipped. Of "
             f"{len(ordered)} rules that choose the end by themselves, "
-            f"“{observer_name(ordered[-1].observer)}” is the worst here and "
-            f"“{observer_name(ordered[0].observer)}” the best."
+            f"“{observer_name(ordered[0].observer)}” is the best here and "
+            f"“{observer_name(ordered[-1].observer)}”, which ends at "
+            f"{100 * ordered[-1].hi / full.hi:.0f} %, the worst."
         ),
         pictures=(
             range_curve_picture(
@@ -54,8 +55,8 @@ def show(values: Values) -> Outcome:
         ),
         insight=(
             "A longer ruler makes every rounding error larger, a shorter one cuts off a few large "
-            f"numbers; the best compromise clips, at {_ASKED_BITS} bits at "
-            f"{100 * best.share:.0f} % of the largest number, at 8 bits, where steps are short "
+            f"numbers. The best one clips: with {_ASKED_BITS} bits it ends at "
+            f"{100 * best.share:.0f} % of the largest number, with 8 bits, whose steps are short "
             f"anyway, at {100 * min(_errors(8), key=lambda error: error.total).share:.0f} %."
         ),
         computed=(
@@ -95,8 +96,8 @@ LESSON = Lesson(
         "If it reaches the largest number, nothing is cut off. But the marks are then far apart, "
         "and every number moves further: **rounding error**. If it ends earlier, the marks are "
         "closer, but each number beyond the end becomes the last mark: **clipping error**.\n\n"
-        "Below are the inputs of one layer, with 4 bits, so 16 marks. The largest is about eight "
-        "times a typical one."
+        "We take the inputs of one layer, with 4 bits, so 16 marks. The largest is eight to nine "
+        "times as large as a typical one (root mean square)."
     ),
     question="Where should the ruler end, so that both errors together are smallest?",
     answers=(

@@ -17,7 +17,7 @@ from dashboard.work.lesson_numbers import read_numbers
 NOTHING, EQUAL = "do nothing", "make the channels equal (equalization)"
 _TREATMENTS = {
     NOTHING: ruler.NOTHING,
-    "calibrate on more images": ruler.MORE_IMAGES,
+    "look at more images (calibration)": ruler.MORE_IMAGES,
     "end the ruler earlier (MSE)": ruler.SMARTER_RANGE,
     "correct the average (bias correction)": ruler.BIAS_CORRECTION,
     "round more cleverly (GPTQ)": ruler.GPTQ,
@@ -45,9 +45,10 @@ def show(values: Values) -> Outcome:
         right=best,
         truth=(
             f"With one ruler per layer, {format_accuracy(accuracy[ruler.NOTHING])} of the answers "
-            f"are right. “{_answer(best)}” brings {format_accuracy(accuracy[_ASKED[best]])}, the "
-            f"others {format_accuracy(min(others))} to {format_accuracy(max(others))}; calibrating "
-            f"on {calibration:,} images instead of {before['calibration_images']:,} leaves "
+            f"are right. With “{_answer(best)}” it is {format_accuracy(accuracy[_ASKED[best]])}, "
+            f"with the other answers {format_accuracy(min(others))} to "
+            f"{format_accuracy(max(others))}. Looking at {calibration:,} images instead of "
+            f"{before['calibration_images']:,} to choose the rulers gives "
             f"{format_accuracy(accuracy[ruler.MORE_IMAGES])}."
         ),
         pictures=(
@@ -62,7 +63,7 @@ def show(values: Values) -> Outcome:
         insight=(
             "The largest channel sets the step of a shared ruler, so make the channels alike "
             f"first: the largest was {_ratio(before)} times the smallest and is {_ratio(after)} "
-            "times afterwards, while the answers in float moved by less than "
+            "times afterwards, while the float network's answers changed by less than "
             f"{_share_below(stored.values['float_change'])}."
         ),
         computed=(
@@ -96,8 +97,9 @@ def _side(treatment: Mapping[str, Any]) -> ChannelSide:
 
 
 def _channels_picture(measured: Mapping[str, Any], label: str) -> Picture:
-    labels = [NOTHING] if label == NOTHING else [NOTHING, label]
-    sides = [_side(measured[_TREATMENTS[text]]) for text in labels]
+    chosen = [NOTHING] if label == NOTHING else [NOTHING, label]
+    sides = [_side(measured[_TREATMENTS[text]]) for text in chosen]
+    labels = [text.partition(" (")[0] for text in chosen]
     title = "Largest weight of each channel, and half a step of the ruler"
     told = ". ".join(
         f"{text.capitalize()}: {side.words}" for text, side in zip(labels, sides, strict=True)
@@ -125,9 +127,9 @@ LESSON = Lesson(
         "weight to the nearest mark. The cheapest way is **one ruler for the whole layer**, long "
         "enough for the largest weight.\n\n"
         "In this network some channels are hundreds of times larger than their neighbours. That "
-        "happens in trained networks too. In float it does no harm. With one ruler the small "
-        "channels lie between 0 and the first mark: they are rounded to nothing, and the network "
-        "guesses."
+        "happens in trained networks too. Before rounding it does no harm. With one ruler the "
+        "small channels lie between 0 and the first mark: they are rounded to nothing, and the "
+        "network guesses."
     ),
     question="We must keep one ruler per layer. Which repair brings the right answers back?",
     answers=(
