@@ -13,14 +13,26 @@ WORKERS ?= auto
 .PHONY: help run test check bench train
 
 help:
-	@echo "make run     start the dashboard on localhost and print its address (another port: make run PORT=8600)"
+	@echo "make run     start the dashboard on localhost and print its address (another port: make run PORT=8600;"
+	@echo "             for a class on the local network: make run ADDRESS=<this machine's address there>)"
 	@echo "make test    run every test: engine, models, dashboard, and a real browser where Chromium is installed"
 	@echo "make check   format, lint and types, without changing anything"
 	@echo "make bench   time the engine against float passes, full sweeps and ONNX Runtime"
 	@echo "make train   train the sample models again from their seeds"
 
+# With ADDRESS the server listens there, and answers browsers that ask for exactly that name.
+ifneq ($(filter 0.0.0.0 ::,$(ADDRESS)),)
+$(error ADDRESS is $(ADDRESS), which names no machine. Give the address by which the class reaches this one, such as 192.168.1.20)
+endif
+SERVE := $(if $(PORT),--server.port $(PORT)) \
+	$(if $(ADDRESS),--server.address $(ADDRESS) --server.allowedHosts $(ADDRESS) --browser.serverAddress $(ADDRESS))
+
 run: $(RUN_READY)
-	$(BIN)/streamlit run dashboard/app.py $(if $(PORT),--server.port $(PORT))
+ifdef ADDRESS
+	@echo "Hand out: http://$(ADDRESS):$(or $(PORT),8501)/learn"
+	@echo "Who reaches $(ADDRESS) can open it, read every saved run and start work here: no sign-in, no encryption. Ctrl-C ends it."
+endif
+	$(BIN)/streamlit run dashboard/app.py $(SERVE)
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.widgets.shell import show_draft, show_shell
+from dashboard.session.state import SHOW_KEY
+from dashboard.widgets.shell import show_bare_shell, show_draft, show_shell
 from dashboard.widgets.slides import show_slide_bar
 
 # A file: an icon by name would be fetched from another machine.
@@ -34,8 +35,18 @@ pages = [
     )
     for file, (title, icon) in PAGES.items()
 ]
-page = st.navigation(pages)
-place = show_shell()
-show_slide_bar(list(PAGES), pages.index(page))
-page.run()
-show_draft(place)
+LEARN = list(PAGES).index("views/learn/learn.py")
+is_bare = SHOW_KEY in st.query_params  # a link that a teacher hands out
+page = st.navigation(pages, position="hidden" if is_bare else "sidebar")
+index = pages.index(page)
+if is_bare and index == LEARN:
+    show_bare_shell()
+    page.run()
+elif is_bare:
+    del st.query_params[SHOW_KEY]  # a word of Learn alone
+    st.rerun()
+else:
+    place = show_shell()
+    show_slide_bar(list(PAGES), index)
+    page.run()
+    show_draft(place)

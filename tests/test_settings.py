@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import streamlit.config
 
+from tests.browser.harness import address_flags
+
 ROOT = Path(__file__).resolve().parents[1]
 PIN = re.compile(r"^([\w-]+)==([\w.]+)$")
 VERBS = ["run", "test", "check", "bench", "train"]
@@ -110,6 +112,20 @@ def test_verbs_run_modules_that_exist(verb: str) -> None:
     named = re.findall(r"python -m (\S+)", make("-n", verb))[-1]
 
     assert importlib.util.find_spec(named), f"`make {verb}` runs {named}, which does not exist"
+
+
+@needs_make
+def test_a_class_is_served_on_the_address_that_is_named_and_no_other() -> None:
+    alone, served = make("-n", "run"), make("-n", "run", "ADDRESS=127.0.0.2", "PORT=8612")
+
+    assert "server.address" not in alone
+    assert "Hand out" not in alone
+    assert "Hand out: http://127.0.0.2:8612/learn" in served
+    assert "Who reaches 127.0.0.2" in served
+    assert " ".join(address_flags("127.0.0.2")) in served
+    for everywhere in ("0.0.0.0", "::"):
+        with pytest.raises(subprocess.CalledProcessError):
+            make("-n", "run", f"ADDRESS={everywhere}")
 
 
 def test_server_serves_this_machine_only_and_calls_nobody() -> None:

@@ -7,6 +7,7 @@ shell, which every page draws or reads, stand here too.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ PRESENT_KEY = "present"
 DRAFT_KEY = "draft"
 WHAT_IF_KEY = "whatif"
 A_KEY, B_KEY = "a", "b"
-LESSON_KEY = "lesson"
+LESSON_KEY, SHOW_KEY, CLASS_KEY = "lesson", "show", "class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,13 @@ class Session:
     destination: str | None = None
     destination_words: dict[str, str] = field(default_factory=dict)
 
-    # Presenter mode: the page, its figures, and the index of the one on screen.
+    # Presenter mode: the page, its figures, and the index of the one on screen; which part of the
+    # page they are, and what shows the part before or after.
     slides_page: str | None = None
     slides: list[str] = field(default_factory=list)
     slide: int = 0
+    slides_part: str = ""
+    slides_turn: Callable[[int], bool] | None = None
 
     # What if: the run that was drawn last and the configuration its link had. Sensitivity: the
     # layers that were ticked.
@@ -95,10 +99,11 @@ class Session:
     what_if_text: str = ""
     ticked_layers: tuple[str, ...] = ()
 
-    # Learn: the index of the answer to each lesson, None before the browser's memory is read, and
-    # the name under which the learner's answers count.
+    # Learn: the index of the answer to each lesson, None before the browser's memory is read; the
+    # name under which the learner's answers count; the key of the class that a teacher made.
     answers: dict[str, int] | None = None
     learner: str = field(default_factory=lambda: secrets.token_hex(8))
+    class_key: str = ""
 
 
 def session() -> Session:

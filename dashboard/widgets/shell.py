@@ -26,6 +26,15 @@ from dashboard.work import service
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 
+def show_bare_shell() -> None:
+    """Draw what a page needs that stands alone: messages, and no sidebar, run or progress."""
+    leave_if_asked()
+    st.html(ASSETS / "theme.css")
+    st.html(ASSETS / "shell.css")
+    run_state.read_link()
+    show_notices()
+
+
 def show_shell() -> DeltaGenerator:
     """Draw the sidebar, the messages and the progress of what runs; before the page itself.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -29,8 +29,8 @@ def show_slide_bar(files: Sequence[str], index: int) -> None:
         return
     here = session()
     if here.slides_page != files[index]:
-        here.slides_page, here.slide = files[index], 0
-    here.slides = []
+        here.slides_page, here.slides_part, here.slide = files[index], "", 0
+    here.slides, here.slides_turn = [], None
     st.html(ASSETS / "present.css")
     with st.container(horizontal=True, key="slide_bar", vertical_alignment="center"):
         for label, key, icon, step in (
@@ -55,6 +55,19 @@ def show_slide_bar(files: Sequence[str], index: int) -> None:
         )
 
 
+def begin_slides(part: str, turn: Callable[[int], bool]) -> None:
+    """Begin with the first figure where the page shows another part of itself than before.
+
+    Args:
+        part: What the page shows.
+        turn: Shows the part before (-1) or after (1); returns whether there is one.
+    """
+    here = session()
+    here.slides_turn = turn
+    if here.slides_part != part:
+        here.slides_part, here.slide = part, 0
+
+
 def is_on_screen(key: str) -> bool:
     """Whether to draw this figure: always, but in presenter mode only the one whose turn it is."""
     if not is_presenting():
@@ -70,6 +83,8 @@ def _step(step: int, files: tuple[str, ...], index: int) -> None:
     here = session()
     if 0 <= here.slide + step < len(here.slides):
         here.slide += step
+    elif here.slides_turn is not None and here.slides_turn(step):
+        return
     elif 0 <= index + step < len(files):
         open_next(files[index + step])
 

@@ -65,6 +65,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def address_flags(address: str) -> list[str]:
+    """What `make run ADDRESS=...` adds to the start command."""
+    options = ("server.address", "server.allowedHosts", "browser.serverAddress")
+    return [word for option in options for word in (f"--{option}", address)]
+
+
 def start_command(app: str, port: int) -> list[str]:
     """The README's start command, with the `streamlit` of the environment the tests run in."""
     streamlit = Path(sys.executable).with_name("streamlit.exe" if os.name == "nt" else "streamlit")
@@ -73,20 +79,26 @@ def start_command(app: str, port: int) -> list[str]:
 
 @contextmanager
 def run_server(
-    log: Path, *, app: str = APP, cwd: Path = ROOT, home: Path | None = None
+    log: Path,
+    *,
+    app: str = APP,
+    cwd: Path = ROOT,
+    home: Path | None = None,
+    address: str | None = None,
 ) -> Iterator[str]:
     """Start the dashboard in its own process, yield its address once healthy, end that process.
 
-    Saved runs go to `home`; beside the log if not given, never to the user's own folder.
+    Saved runs go to `home`; beside the log if not given, never to the user's own folder. With
+    `address`, a loopback one, it is served there as to a class.
     """
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{address or '127.0.0.1'}:{port}"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["QUANT_DASHBOARD_HOME"] = str(home or log.parent / "home")
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            start_command(app, port),
+            start_command(app, port) + ([] if address is None else address_flags(address)),
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -155,7 +167,7 @@ class BrowserLog:
             self.problems.append(f"status {response.status}: {response.url}")
 
     def _stay_local(self, route: Route) -> None:
-        if urlsplit(route.request.url).hostname in {"127.0.0.1", "localhost", None}:
+        if urlsplit(route.request.url).hostname in {"127.0.0.1", "127.0.0.2", "localhost", None}:
             route.continue_()
         else:
             self.problems.append(f"request to another machine: {route.request.url}")

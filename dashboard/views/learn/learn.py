@@ -6,7 +6,9 @@ import streamlit as st
 
 from dashboard.views.learn.answers import hold_answers
 from dashboard.views.learn.catalogue import answered_by, find_lessons
+from dashboard.views.learn.class_view import check_class_link
 from dashboard.views.learn.lesson import Lesson
+from dashboard.views.learn.lesson_slides import show_slides
 from dashboard.views.learn.parts import (
     show_outcome,
     show_path,
@@ -15,7 +17,14 @@ from dashboard.views.learn.parts import (
     show_verdict,
 )
 from dashboard.views.learn.place import check_values, hold_lesson
-from dashboard.widgets.guard import contained
+from dashboard.views.learn.teacher import (
+    check_show_link,
+    is_handed_out,
+    show_teacher,
+    shown_controls,
+)
+from dashboard.widgets.guard import contain, contained
+from dashboard.widgets.slides import is_presenting
 
 TEXT_WIDTH = 860
 """Pixels in which a line of text is read without losing it."""
@@ -28,18 +37,30 @@ def _show_lesson(lesson: Lesson, answer: int | None) -> None:
         show_question(lesson)
         return
     show_verdict(lesson, answer, answered_by(lesson))
-    show_outcome(lesson)
+    show_outcome(lesson, shown_controls(lesson))
 
 
+check_class_link()
+check_show_link()
 lessons = find_lessons()
 with st.container(key="link_state_learn"):
     index = hold_lesson(lessons)
     answers = hold_answers(lessons)
 lesson = lessons[index]
 check_values(lesson)
-st.title("Learn", anchor=False)
-show_path(lessons, index, answers)
-with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="learn_head"):
-    st.subheader(f"{index + 1}. {lesson.title}", anchor=False, width="content")
+title = f"{index + 1}. {lesson.title}"
+if is_handed_out():
+    st.title(title, anchor=False)
     show_steps(lessons, index)
-_show_lesson(lesson, answers.get(lesson.name))
+    _show_lesson(lesson, answers.get(lesson.name))
+elif is_presenting():
+    with contain("The lesson"):
+        show_slides(lesson, index + 1)
+else:
+    st.title("Learn", anchor=False)
+    show_path(lessons, index, answers)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="learn_head"):
+        st.subheader(title, anchor=False, width="content")
+        show_steps(lessons, index)
+        show_teacher(lesson)
+    _show_lesson(lesson, answers.get(lesson.name))

@@ -9,7 +9,8 @@ import streamlit as st
 from dashboard.session.link_widgets import open_next
 from dashboard.views.learn.answers import forget_answers, give_answer, take_back_answer
 from dashboard.views.learn.catalogue import answered_by, find_outcome
-from dashboard.views.learn.lesson import Lesson, Outcome
+from dashboard.views.learn.class_view import count_answer, show_class
+from dashboard.views.learn.lesson import Control, Lesson, Outcome
 from dashboard.views.learn.place import choose_values, open_lesson
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
@@ -92,10 +93,16 @@ def show_question(lesson: Lesson) -> None:
                 key=f"learn_answer_{lesson.name}_{index}",
                 shortcut=str(index + 1),
                 width="stretch",
-                on_click=give_answer,
-                args=(lesson.name, index),
+                on_click=_answer,
+                args=(lesson, index),
             )
     st.caption("Choose an answer to see what the engine says.")
+    show_class(lesson, None)
+
+
+def _answer(lesson: Lesson, index: int) -> None:
+    give_answer(lesson.name, index)
+    count_answer(lesson, index)
 
 
 def show_verdict(lesson: Lesson, answer: int, outcome: Outcome) -> None:
@@ -121,12 +128,13 @@ def show_verdict(lesson: Lesson, answer: int, outcome: Outcome) -> None:
             st.badge("It is", icon=":material/task_alt:", color="blue")
             st.markdown(f"**{lesson.answers[outcome.right]}**")
             st.markdown(escape_markdown(outcome.truth))
+    show_class(lesson, outcome.right)
 
 
 @contained("What the engine says")
-def show_outcome(lesson: Lesson) -> None:
-    """Draw the controls, the figures for what they say, and what to take home."""
-    values = choose_values(lesson, lesson.controls)
+def show_outcome(lesson: Lesson, offered: Sequence[Control]) -> None:
+    """Draw the controls offered, the figures for what all of them say, and what to take home."""
+    values = choose_values(lesson, offered)
     outcome = find_outcome(lesson, values)
     for number, picture in enumerate(outcome.pictures):
         show_figure(picture, key=f"learn_{lesson.name}_{number}", stem=f"lesson-{lesson.name}")

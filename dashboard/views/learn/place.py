@@ -47,9 +47,18 @@ def check_values(lesson: Lesson) -> None:
         check_link_word(control.name, control.options)
 
 
-def choose_values(lesson: Lesson, offered: Sequence[Control]) -> dict[str, str]:
-    """Draw a lesson's controls; return what they say, those not offered at their defaults."""
+def linked_values(lesson: Lesson) -> dict[str, str]:
+    """Return what the controls say, drawn or not: by the link, else at first."""
     values = default_values(lesson)
+    for control in lesson.controls:
+        said = st.session_state.get(control.name, st.query_params.get(control.name))
+        values[control.name] = said if said in control.options else control.default
+    return values
+
+
+def choose_values(lesson: Lesson, offered: Sequence[Control]) -> dict[str, str]:
+    """Draw a lesson's controls; return what they say, those not offered by the link."""
+    values = linked_values(lesson)
     if not offered:
         return values
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):

@@ -123,7 +123,11 @@ def _show_story(story: Story) -> None:
     show_pair(found, broken, repaired, key="pair")
 
 
-st.title("See what int8 does to a neural network", anchor=False)
+with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="start_head"):
+    st.title("See what int8 does to a neural network", anchor=False, width="content")
+    st.page_link(
+        "views/learn/learn.py", label="New to this? Take the lessons", icon=":material/school:"
+    )
 st.markdown(
     "Quantization stores 32-bit numbers in 8 bits: a quarter of the bytes, a little less accuracy, "
     "unless one **layer** breaks:"

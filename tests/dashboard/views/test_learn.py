@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qsl, urlsplit
 
 import plotly.graph_objects as go
 import pytest
@@ -14,8 +15,25 @@ from dashboard.figures.kit.picture import Picture
 from dashboard.views.learn import answers, catalogue
 from dashboard.views.learn.answers import answers_from_text, answers_to_text
 from dashboard.views.learn.catalogue import find_outcome
+from dashboard.views.learn.class_votes import (
+    MOST_CLASSES,
+    MOST_LESSONS,
+    MOST_VOTERS,
+    ClassVotes,
+    class_votes,
+    is_key,
+)
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
-from tests.dashboard.app_harness import assert_alive, button, figures, link_of, open_app, texts
+from dashboard.views.learn.teacher import link_words
+from tests.dashboard.app_harness import (
+    assert_alive,
+    button,
+    figure,
+    figures,
+    link_of,
+    open_app,
+    texts,
+)
 
 PAGE = "views/learn/learn.py"
 LEARNER = "0123456789abcdef"
@@ -163,6 +181,135 @@ def test_the_dashboard_opens_on_what_the_lesson_is_about() -> None:
     assert app.title[0].value == "Layer"
     assert app.selectbox(key="layer").value == "network.3"
     assert app.text_input(key="run").value == "mlp int8_per_channel"
+
+
+def test_a_handed_out_link_shows_the_lesson_and_nothing_else() -> None:
+    app = answer(open_app({"lesson": "first", "bits": "4", "show": "none"}, page=PAGE), "first", 1)
+
+    assert_alive(app)
+    assert app.title[0].value == "1. How many codes are in first?"
+    assert not app.sidebar.children
+    assert "Answered:" not in texts(app)
+    assert not app.code
+    assert not app.get("select_slider")
+    assert "4 bits make 16 codes." in texts(app)  # as the link says, though nobody can move it
+
+
+def test_a_handed_out_link_has_the_controls_that_it_names() -> None:
+    app = answer(open_app({"lesson": "first", "show": "bits"}, page=PAGE), "first", 1)
+
+    app.select_slider(key="bits").set_value("2").run()
+
+    assert "2 bits make 4 codes." in texts(app)
+    assert not app.sidebar.children
+
+
+def test_a_control_that_no_lesson_has_is_told() -> None:
+    app = open_app({"lesson": "first", "show": "colour"}, page=PAGE)
+
+    assert "The link's show is “colour”. Allowed: all, none, bits." in texts(app)
+    assert answer(app, "first", 1).select_slider(key="bits").options == ["2", "4", "8"]
+
+
+def test_the_way_to_the_dashboard_leaves_the_handed_out_page() -> None:
+    app = answer(open_app({"lesson": "first", "show": "none"}, page=PAGE), "first", 1)
+
+    button(app, "Open this in the dashboard").click().run()
+
+    assert app.title[0].value == "Layer"
+    assert app.sidebar.children
+    assert "show" not in link_of(app)
+
+
+def test_the_word_show_means_nothing_elsewhere() -> None:
+    app = open_app({"show": "none"})
+
+    assert_alive(app)
+    assert app.sidebar.children
+    assert "show" not in link_of(app)
+
+
+def test_a_teachers_link_opens_what_the_teacher_sees(lessons: tuple[Lesson, ...]) -> None:
+    app = open_app({"lesson": "second", "bits": "4"}, page=PAGE)
+
+    address = str(app.code[0].value)
+    words = dict(parse_qsl(urlsplit(address).query))
+
+    key = words.pop("class")
+    assert is_key(key)
+    assert words == {"lesson": "second", "bits": "4", "show": "all"}
+    assert link_words(lessons[0], {"bits": "8"}, (), "") == [("lesson", "first"), ("show", "none")]
+    app.run()
+    assert key in str(app.code[0].value)
+
+
+def test_a_class_counts_each_learner_once_and_shows_the_bars_after_the_answer() -> None:
+    key = "abcdefgh1234"
+    class_votes().vote(key, "first", "another", 1)
+    app = open_app({"lesson": "first", "show": "none", "class": key}, page=PAGE)
+    assert "Class: 1 answer so far." in texts(app)
+    assert not figures(app)
+
+    answer(app, "first", 0)
+    assert "In the class, 1 of 2 said “256”, which is right." in texts(app)
+    assert figure(app, "What the class answered")["data"][0]["x"] == [1, 1, 0]
+    button(app, "Answer again").click().run()
+    answer(app, "first", 1)
+
+    assert "In the class, 2 of 2 said “256”, which is right." in texts(app)
+
+
+def test_a_class_that_is_none_is_told_and_counts_nothing() -> None:
+    app = open_app({"lesson": "first", "class": "<b>"}, page=PAGE)
+
+    assert "which is no key of a class" in texts(app)
+    assert "class" not in link_of(app)
+    assert "Class:" not in texts(app)
+
+
+def test_votes_are_bounded_and_the_class_unused_longest_goes_first() -> None:
+    votes = ClassVotes()
+    for number in range(MOST_CLASSES + 1):
+        votes.vote(f"class{number:04}", "first", "one", 0)
+    for number in range(MOST_VOTERS + 5):
+        votes.vote("class0002", "first", f"voter{number}", 1)
+    for number in range(MOST_LESSONS + 5):
+        votes.vote("class0003", f"lesson{number}", "one", 1)
+
+    assert votes.counts("class0000", "first", 2) == (0, 0)
+    assert votes.counts("class0001", "first", 2) == (1, 0)
+    assert sum(votes.counts("class0002", "first", 2)) == MOST_VOTERS
+    assert votes.vote("class0002", "first", "voter7", 0)  # may still change
+    assert votes.counts("class0002", "first", 2) == (2, MOST_VOTERS - 2)
+    assert votes.counts("class0003", f"lesson{MOST_LESSONS}", 2) == (0, 0)
+
+
+def test_votes_of_many_threads_are_all_counted() -> None:
+    votes = ClassVotes()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: votes.vote("class0000", "first", f"v{n % 100}", n % 2), range(400)))
+
+    assert votes.counts("class0000", "first", 2) == (50, 50)
+
+
+def test_slides_show_the_question_the_truth_the_figure_and_what_to_take_home() -> None:
+    app = open_app({"lesson": "first", "bits": "4", "present": "1"}, page=PAGE)
+    seen = []
+    for _ in range(5):
+        assert_alive(app)
+        seen.append((texts(app), len(figures(app))))
+        app.button(key="slide_next").click().run()
+    question, truth, drawn, insight, after = seen
+
+    assert "How many codes do 8 bits have?" in question[0]
+    assert "256 codes" not in question[0]
+    assert "It is: 256" in truth[0]
+    assert [number for _, number in seen] == [0, 0, 1, 0, 0]
+    assert "4 bits make 16 codes." in drawn[0]
+    assert "One bit more than 4" in insight[0]
+    assert "2. How many codes are in second?" in after[0]
+    assert "It is" not in after[0]
 
 
 def test_the_browser_keeps_answers_over_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:

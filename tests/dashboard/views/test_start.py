@@ -78,7 +78,7 @@ def test_each_page_is_one_click_away() -> None:
     app = open_app()
 
     links = {link.page for link in app.get("page_link")}  # type: ignore[attr-defined]
-    assert {"layer", "sensitivity", "size-time"} <= links
+    assert {"layer", "sensitivity", "size-time", "learn"} <= links
     assert "Set up your own run" in [button.label for button in app.button]
 
 

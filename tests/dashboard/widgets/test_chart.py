@@ -8,7 +8,7 @@ import pytest
 
 from tests.dashboard.app_harness import assert_alive, open_app
 
-PAGES = ("start", "experiment", "sensitivity", "what_if", "layer", "compare", "size_time")
+PAGES = ("start", "experiment", "sensitivity", "what_if", "layer", "compare", "size_time", "learn")
 
 
 @pytest.mark.parametrize("present", ["false", "true"])
@@ -19,8 +19,10 @@ def test_the_sentence_of_a_figure_stands_right_above_it(page: str, present: str)
     assert_alive(app)
 
     elements = list(app)
-    # Nothing is drawn before a run, nor on the slide of words that a presentation begins with.
-    is_bare = page == "experiment" or (page in ("start", "compare") and present == "true")
+    # Nothing is drawn before a run or an answer, nor on the words that a presentation begins with.
+    is_bare = page in ("experiment", "learn") or (
+        page in ("start", "compare") and present == "true"
+    )
     assert is_bare or any(element.type == "plotly_chart" for element in elements)
     for place, element in enumerate(elements):
         if element.type == "plotly_chart":

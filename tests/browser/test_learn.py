@@ -1,0 +1,86 @@
+"""A teacher hands out a lesson on the local network; a learner takes it and goes on from there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.actions import expect_link, linked, visit
+from tests.browser.harness import run_server, wait_until_idle
+
+ADDRESS = "127.0.0.2"  # loopback too, but not the address that the dashboard has by itself
+
+
+@pytest.fixture(scope="module")
+def class_url(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a dashboard served to a class, as `make run ADDRESS=...` does."""
+    log = tmp_path_factory.mktemp("class") / "server.log"
+    with run_server(log, address=ADDRESS) as url:
+        yield url
+
+
+def answer(page: Page, number: int) -> None:
+    page.keyboard.press(str(number))
+    expect(page.get_by_text(re.compile("You said"))).to_be_visible()
+    wait_until_idle(page)
+
+
+def test_from_the_teachers_link_to_the_dashboard(
+    class_url: str, open_page: Callable[..., Page], assert_accessible: Callable[..., None]
+) -> None:
+    teacher = visit(open_page(), f"{class_url}/learn")
+    teacher.get_by_role("button", name="For teachers").click()
+    address = teacher.locator("[data-testid=stCode] code").inner_text()
+    assert address.startswith(f"{class_url}/learn?")
+    slides = teacher.get_by_role("link", name="Present this lesson").get_attribute("href")
+
+    learner = visit(open_page(), address)
+    title = learner.locator("h1").inner_text()
+    expect(learner.get_by_test_id("stSidebar")).to_have_count(0)
+    expect(learner.locator(".stPlotlyChart")).to_have_count(0)
+    answer(learner, 1)
+    expect(learner.locator(".st-key-learn_verdict")).to_contain_text("It is")
+    expect(learner.get_by_text(re.compile("^In the class, [01] of 1 said"))).to_be_visible()
+    expect(learner.locator(".stPlotlyChart .main-svg").first).to_be_visible()
+    assert_accessible(learner)
+
+    learner.reload()
+    expect(learner.get_by_text(re.compile("You said"))).to_be_visible()
+    assert not re.search("answer|-0", learner.url)  # the browser keeps it, not the link
+
+    assert slides is not None
+    presented = visit(open_page(viewport=(1920, 1080)), slides)
+    expect(presented.get_by_text("Class: 1 answer so far.")).to_be_visible()
+    assert_large_and_on_one_screen(presented)
+
+    wait_until_idle(learner)
+    learner.keyboard.press("ArrowRight")
+    expect(learner.locator("h1")).not_to_have_text(title)
+    name = expect_link(learner, "lesson", lambda name: name is not None)
+    assert linked(learner, "class")
+    wait_until_idle(learner)
+    answer(learner, 2)
+    learner.get_by_role("button", name="Open this in the dashboard").click()
+    expect(learner.get_by_test_id("stSidebarNav")).to_be_visible()
+    expect(learner.locator("h1")).not_to_have_text(re.compile(r"^\d"))
+    wait_until_idle(learner)
+    assert name
+    assert linked(learner, "show") is None
+    assert linked(learner, "run") or linked(learner, "a"), learner.url
+
+
+def assert_large_and_on_one_screen(page: Page) -> None:
+    """Go through the slides of one lesson: text of at least 22 pixels, nothing to scroll to."""
+    for _ in range(4):
+        sizes = page.eval_on_selector_all(
+            ".stMain .main-svg text, .stMain p, .stMain h2, .stMain h3",
+            "all => all.filter(e => e.checkVisibility() && e.textContent && !e.closest('button'))"
+            ".map(e => parseFloat(getComputedStyle(e).fontSize))",
+        )
+        assert min(sizes) >= 22
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
+        wait_until_idle(page)
