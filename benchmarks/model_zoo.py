@@ -6,6 +6,7 @@ Needs timm and transformers: `pip install -e .[models]`.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,25 @@ def make_batch(model: nn.Module, samples: int, *, seed: int = 0) -> dict[str, Te
     batch = {name: draw() for name, draw in noise.items() if name in names}
     if config.is_encoder_decoder:
         batch["decoder_input_ids"] = _tokens(config, samples, 8, generator)
-    return batch
+    return _with_mask(model, batch)
+
+
+def _with_mask(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the mask that a tokenizer makes if the model takes it; the last sample is shorter.
+
+    Some classes fail with a mask themselves: they get none.
+    """
+    tokens = batch.get("input_ids")
+    if tokens is None or "attention_mask" not in inspect.signature(model.forward).parameters:
+        return batch
+    mask = torch.ones_like(tokens)
+    mask[-1, -(tokens.shape[1] // 4) :] = 0
+    try:
+        with torch.no_grad():
+            model(**batch, attention_mask=mask)
+    except (RuntimeError, ValueError, IndexError):
+        return batch
+    return {**batch, "attention_mask": mask}
 
 
 def _image_of_timm(model: nn.Module) -> tuple[int, ...]:

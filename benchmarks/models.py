@@ -203,10 +203,19 @@ def _measure_into(sender: Connection, entry: Entry, gibibytes: float) -> None:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as a Markdown page's tables, with a summary of each library."""
     parts = []
+    known = {(row["library"], row["name"]): row for row in rows}
     for library in ("timm", "transformers"):
-        own = [row for row in rows if row["library"] == library]
-        parts += [f"## {library}", "", _summary(own), "", *_HEAD]
-        parts += [_row(row) for row in sorted(own, key=lambda row: (row["family"], row["name"]))]
+        entries = [entry for entry in read_list() if entry.library == library]
+        own = [row for e in entries if (row := known.get((library, e.name)))]
+        missing = len(entries) - len(own)
+        parts += [f"## {library}", "", _summary(own), ""]
+        if missing:
+            parts += [f"{missing} of {len(entries)} models were not measured.", ""]
+        parts += _HEAD
+        for entry in sorted(entries, key=lambda entry: (entry.family, entry.name)):
+            row = known.get((library, entry.name))
+            title = f"{entry.family} {entry.name}".strip()
+            parts.append(_row(row) if row else f"| {title} |{' – |' * 6} not measured |")
         parts.append("")
     return "\n".join(parts)
 

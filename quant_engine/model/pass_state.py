@@ -170,7 +170,7 @@ def _watch_passes(model: nn.Module, samples: Batch) -> PassState:
     Other samples, because a model that keeps what it computed for these would answer the same.
     """
     start = _snapshot(model)
-    names = _names_with_weights(model)
+    names, hooks = _names_with_weights(model), _count_hooks(model)
     numbers, before = RandomNumbers(), _read_sources(_SOURCES)
     other = first_samples(samples, max(1, samples.samples // 2)) or samples
     sources: Mapping[str, Any] = {}
@@ -181,6 +181,9 @@ def _watch_passes(model: nn.Module, samples: Batch) -> PassState:
                 f"The forward makes {min(made)!r} when it runs for the first time, so it would "
                 "differ from copy to copy. Run the model once on data, then try again."
             )
+        if _count_hooks(model) != hooks:
+            _put_back(model, start, but_new=True)
+            start = _snapshot(model)
         sources = _moved(before)
         with PassState(sources=sources).same_numbers():
             after = _try_answer(model, samples, numbers)
@@ -203,6 +206,11 @@ def _watch_passes(model: nn.Module, samples: Batch) -> PassState:
 
 def _names_with_weights(model: nn.Module) -> set[str]:
     return {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+
+
+def _count_hooks(model: nn.Module) -> int:
+    """Return how many hooks there are: transformers registers some when a model runs first."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 def _described(state: PassState, draws_from_torch: bool, is_explained: bool) -> PassState:
@@ -279,14 +287,24 @@ def _copied(snapshot: Snapshot, model: nn.Module) -> Snapshot:
     return copied
 
 
-def _put_back(model: nn.Module, start: Snapshot) -> Snapshot:
-    """Undo what has changed since a full snapshot; returns what it was before."""
+def _put_back(model: nn.Module, start: Snapshot, *, but_new: bool = False) -> Snapshot:
+    """Undo what has changed since a full snapshot; returns what it was before.
+
+    Args:
+        model: What has changed.
+        start: What it was.
+        but_new: Whether attributes that were not there before stay, such as one that says that
+            hooks are registered.
+    """
     now = _snapshot(model)
     pairs = {key: (start.get(key, _Absent), now.get(key, _Absent)) for key in {**start, **now}}
     changed = {
         key: before
         for key, (before, after) in pairs.items()
-        if before is not _Uncopied and after is not _Uncopied and not _is_same(before, after)
+        if not (but_new and before is _Absent)
+        and before is not _Uncopied
+        and after is not _Uncopied
+        and not _is_same(before, after)
     }
     PassState(changed).write(model)
     return changed

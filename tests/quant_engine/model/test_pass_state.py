@@ -374,3 +374,39 @@ def test_weights_that_the_first_pass_makes_must_be_there_before(what: str) -> No
 
     model(x)
     quantize_model(model, x)
+
+
+def test_hooks_that_the_first_pass_registers_are_registered_once() -> None:
+    class Collecting(nn.Module):
+        """Registers a hook when it first runs, and remembers that it did, as transformers does."""
+
+        has_hooks = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.seen: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.has_hooks:
+                self.has_hooks = True
+                self.first.register_forward_hook(lambda *given: _SEEN.append(given[-1]))
+            _SEEN.clear()
+            y = self.first(x)
+            self.seen.append(y)
+            z: Tensor = self.last(y) * len(_SEEN)
+            return z
+
+    model = Collecting().eval()
+    x = torch.ones(3, 4)
+    prepared, _, _ = prepare_for(model, x)
+
+    assert not model.first._forward_hooks
+    assert not prepared.model.seen
+    for _ in range(3):
+        prepared.state.write(prepared.model)
+        prepared.model(x)
+        assert len(_SEEN) == 1
+
+
+_SEEN: list[object] = []
