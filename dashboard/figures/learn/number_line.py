@@ -80,6 +80,8 @@ def number_line_picture(moves: Sequence[Move], marks: Sequence[float], what: str
         (
             "Above: the numbers before. Below: the marks, and what each number became.",
             "A slanted line is a rounding error. It never spans more than half a step.",
+            "A ruler may begin and end up to half a step beside the outermost numbers: it is "
+            "shifted until one of its marks lies where it should, usually at 0.",
         ),
         lambda: [
             {"value": move.value, "code": move.code, "rounded": move.rounded} for move in moves

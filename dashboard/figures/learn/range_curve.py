@@ -21,7 +21,7 @@ from dashboard.figures.kit.theme import (
     new_figure,
     vertical_line,
 )
-from dashboard.words.formatting import format_percent, percent
+from dashboard.words.formatting import format_number, format_percent, percent
 from quant_engine.report import RangeChoice
 
 _ABOVE, _BELOW = 40.0, 8.0
@@ -86,8 +86,8 @@ def range_curve_picture(
     return Picture(
         figure,
         f"A ruler that ends at {percent(seen.share):.0f} % has an error of "
-        f"{format_percent(seen.total)} of the signal; the best ends at "
-        f"{percent(best.share):.0f} % and has {format_percent(best.total)}.",
+        f"{format_number(percent(seen.total), 2)} % of the signal; the best ends at "
+        f"{percent(best.share):.0f} % and has {format_number(percent(best.total), 2)} %.",
         (
             "From right to left the ruler becomes shorter: rounding errors shrink, clipping errors "
             "grow. The error is the sum of the squared differences over that of the values.",

@@ -131,6 +131,6 @@ LESSON = Lesson(
     ),
     show=show,
     page="views/layer/layer.py",
-    link={"run": "mlp int8_per_channel", "layer": "network.0"},
+    link={"run": "mlp int8_per_channel", "layer": "network.0", "tab": "Error"},
     terms=("scale", "code", "LSB", "SQNR", "rounding error"),
 )

@@ -113,6 +113,11 @@ LESSON = Lesson(
     ),
     show=show,
     page="views/layer/layer.py",
-    link={"run": "cnn int8_per_channel", "layer": "features.2"},
+    link={
+        "run": "cnn int8_per_channel",
+        "layer": "features.2",
+        "part": "Inputs",
+        "tab": "Codes",
+    },
     terms=("zero point", "padding"),
 )

@@ -99,6 +99,6 @@ LESSON = Lesson(
     ),
     show=show,
     page="views/layer/layer.py",
-    link={"run": "resnet int8_per_channel", "layer": LAYER},
+    link={"run": "resnet int8_per_channel", "layer": LAYER, "part": "Inputs", "tab": "Codes"},
     terms=("symmetric", "asymmetric", "zero point", "code"),
 )

@@ -117,6 +117,6 @@ LESSON = Lesson(
     ),
     show=show,
     page="views/layer/layer.py",
-    link={"run": "resnet int8_per_channel", "layer": LAYER},
+    link={"run": "resnet int8_per_channel", "layer": LAYER, "part": "Inputs", "tab": "Ranges"},
     terms=("range", "clipping", "range estimator", "min–max"),
 )
