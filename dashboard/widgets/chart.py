@@ -14,7 +14,7 @@ import streamlit as st
 
 from dashboard.export.tables import table, to_csv
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.kit.presenting import enlarge
+from dashboard.figures.kit.presenting import HEIGHT, enlarge
 from dashboard.widgets.slides import is_on_screen, is_presenting
 from dashboard.words.markdown import escape_markdown
 
@@ -32,6 +32,7 @@ def show_figure(
     key: str,
     stem: str = "",
     on_select: Callable[[str], None] | None = None,
+    taken: int = 0,
 ) -> None:
     """Show a figure under its result in words, with an explanation and a download of its data.
 
@@ -42,13 +43,16 @@ def show_figure(
         key: Name of the figure, unique on its page.
         stem: What it is about, such as the model: its files begin with it.
         on_select: Called with the layer of the bar or point that was clicked.
+        taken: Pixels of the screen that something else takes in presenter mode.
     """
     if not is_on_screen(key):
         return
     file_name = file_stem(f"{stem}-{picture.name}")
     image = {**CONFIG["toImageButtonOptions"], "filename": file_name}
     config = {**CONFIG, "toImageButtonOptions": image}
-    figure = enlarge(picture.figure) if is_presenting() else picture.figure
+    figure = picture.figure
+    if is_presenting():
+        figure = enlarge(figure, height=HEIGHT - taken)
     with st.container(key=f"figure_{key}", gap="xsmall"):
         st.markdown(f"**{escape_markdown(picture.alt)}**")
         if on_select is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -70,6 +71,29 @@ def test_from_the_teachers_link_to_the_dashboard(
     assert name
     assert linked(learner, "show") is None
     assert linked(learner, "run") or linked(learner, "a"), learner.url
+
+
+def test_the_handout_prints_one_sheet_a_lesson(
+    dashboard_url: str, page: Page, tmp_path: Path
+) -> None:
+    visit(page, f"{dashboard_url}/learn")
+    lessons = page.locator(".st-key-learn_path button").count()
+    page.get_by_role("button", name="For teachers").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="All lessons for print").click()
+    file = tmp_path / "lessons.html"
+    download.value.save_as(file)
+
+    page.goto(file.as_uri())
+    expect(page.locator("section")).to_have_count(lessons)
+    drawn, asked = page.locator("figure svg.main-svg:first-child"), page.locator("figure")
+    expect(drawn).to_have_count(asked.count())
+    printed = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == lessons
+    widest = "all => Math.max(...all.map(e => e.getBoundingClientRect().right))"
+    assert page.eval_on_selector_all("svg", widest) <= page.locator("body").evaluate(
+        "e => e.getBoundingClientRect().right + 1"
+    )
 
 
 def assert_large_and_on_one_screen(page: Page) -> None:

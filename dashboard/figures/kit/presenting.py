@@ -16,7 +16,7 @@ ROW_PIXELS = 30
 _USUAL_FONT = 12
 
 
-def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
+def enlarge(figure: go.Figure, factor: float = FACTOR, *, height: float = HEIGHT) -> go.Figure:
     """Return a copy with larger text, wider margins, and the height of a screen.
 
     A figure with more rows than fit one above the other at this size is higher.
@@ -33,7 +33,7 @@ def enlarge(figure: go.Figure, factor: float = FACTOR) -> go.Figure:
         for side, value in layout.get("margin", {}).items()
     }
     before = layout.get("height")
-    layout["height"] = max(HEIGHT, _height_of_rows(layout))
+    layout["height"] = max(height, _height_of_rows(layout))
     legend = layout.setdefault("legend", {})
     if before and legend.get("yref") == "container":  # a share of the height, below the title
         legend["y"] = 1 - (1 - legend["y"]) * before * factor / layout["height"]

@@ -14,6 +14,9 @@ from dashboard.widgets.chart import show_figure
 from dashboard.widgets.slides import begin_slides, is_on_screen
 from dashboard.words.markdown import escape_markdown
 
+CONTROL_PIXELS = 130
+"""Height of the controls above a figure on a slide."""
+
 
 def show_slides(lesson: Lesson, number: int) -> None:
     """Draw the slide whose turn it is; nothing of the answer stands on the first one."""
@@ -48,7 +51,8 @@ def _show_figures(lesson: Lesson) -> None:
             values = choose_values(lesson, lesson.controls)
     outcome = find_outcome(lesson, values)
     for key, picture in zip(keys, outcome.pictures, strict=False):
-        show_figure(picture, key=key, stem=f"lesson-{lesson.name}")
+        taken = CONTROL_PIXELS if lesson.controls else 0
+        show_figure(picture, key=key, stem=f"lesson-{lesson.name}", taken=taken)
     if is_last:
         with st.container(key="figure_learn_insight"):
             st.subheader(lesson.title, anchor=False)

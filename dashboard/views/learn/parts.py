@@ -11,6 +11,7 @@ from dashboard.views.learn.answers import forget_answers, give_answer, take_back
 from dashboard.views.learn.catalogue import answered_by, find_outcome
 from dashboard.views.learn.class_view import count_answer, show_class
 from dashboard.views.learn.lesson import Control, Lesson, Outcome
+from dashboard.views.learn.paper import handout
 from dashboard.views.learn.place import choose_values, open_lesson
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
@@ -140,10 +141,22 @@ def show_outcome(lesson: Lesson, offered: Sequence[Control]) -> None:
         show_figure(picture, key=f"learn_{lesson.name}_{number}", stem=f"lesson-{lesson.name}")
     st.caption(escape_markdown(outcome.computed))
     st.info(escape_markdown(outcome.insight), icon=":material/lightbulb:")
-    st.button(
-        "Open this in the dashboard",
-        key=f"learn_dashboard_{lesson.name}",
-        icon=":material/open_in_full:",
-        on_click=open_next,
-        args=(lesson.page, lesson.link),
-    )
+    with st.container(horizontal=True, gap="small", key="learn_onward"):
+        st.button(
+            "Open this in the dashboard",
+            key=f"learn_dashboard_{lesson.name}",
+            icon=":material/open_in_full:",
+            on_click=open_next,
+            args=(lesson.page, lesson.link),
+        )
+        st.download_button(
+            "For print (HTML)",
+            data=lambda: handout([(lesson, values)]),
+            file_name=f"lesson-{lesson.name}.html",
+            mime="text/html",
+            on_click="ignore",
+            type="tertiary",
+            icon=":material/print:",
+            key=f"learn_print_{lesson.name}",
+            help="The lesson with its figures as they are now, on one sheet of A4.",
+        )

@@ -13,6 +13,7 @@ from dashboard.session.notices import add_notice
 from dashboard.session.state import LESSON_KEY
 from dashboard.views.learn.catalogue import default_values
 from dashboard.views.learn.lesson import Control, Lesson
+from dashboard.widgets.slides import is_presenting
 
 MOST_IN_A_ROW = 60
 """Letters of all options together that stand side by side; longer ones are a list to open."""
@@ -79,7 +80,7 @@ def _choose(control: Control) -> str:
             key=control.name,
             bind="query-params",
             help=control.about,
-            width=420,
+            width=720 if is_presenting() else 420,
         )
     if sum(map(len, control.options)) <= MOST_IN_A_ROW:
         chosen = st.segmented_control(
@@ -99,5 +100,5 @@ def _choose(control: Control) -> str:
         key=control.name,
         bind="query-params",
         help=control.about,
-        width=420,
+        width=720 if is_presenting() else 420,
     )

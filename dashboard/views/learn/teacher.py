@@ -10,9 +10,11 @@ import streamlit as st
 from dashboard.session.link_check import check_link_word
 from dashboard.session.state import CLASS_KEY, LESSON_KEY, PRESENT_KEY, SHOW_KEY, session
 from dashboard.views.learn import catalogue
+from dashboard.views.learn.catalogue import default_values
 from dashboard.views.learn.class_view import class_key
 from dashboard.views.learn.class_votes import new_key
 from dashboard.views.learn.lesson import Control, Lesson
+from dashboard.views.learn.paper import handout
 from dashboard.views.learn.place import linked_values
 
 ALL, NONE = "all", "none"
@@ -101,4 +103,14 @@ def show_teacher(lesson: Lesson) -> None:
             icon=":material/slideshow:",
             help="Slides in a new tab: the question, the answers of the class beside the truth, "
             "the figures, what to take home. The arrow keys go on and back.",
+        )
+        st.download_button(
+            "All lessons for print (HTML)",
+            data=lambda: handout([(one, default_values(one)) for one in catalogue.find_lessons()]),
+            file_name="lessons.html",
+            mime="text/html",
+            on_click="ignore",
+            icon=":material/print:",
+            key="learn_print_all",
+            help="One sheet of A4 for each lesson, with its figures and the right answer.",
         )

@@ -91,7 +91,7 @@ def test_before_an_answer_nothing_tells_it() -> None:
     assert_alive(app)
     assert "How many codes do 8 bits have?" in texts(app)
     assert not figures(app)
-    assert not app.get("download_button")
+    assert [download.key for download in app.get("download_button")] == ["learn_print_all"]
     for told in ("Eight bits count", "16 codes", "doubles", "by counting", "right"):
         assert told not in texts(app).replace("right: 0", ""), told
 

@@ -43,6 +43,7 @@ def test_names_are_unique_and_fit_into_a_link() -> None:
 @each_lesson
 def test_a_lesson_is_short_and_asks_well(lesson: Lesson) -> None:
     assert len(lesson.text.split()) <= MOST_WORDS
+    assert not re.search(r"[<>\[\]$_#|~]", lesson.text)  # marks that paper does not know
     assert len(lesson.controls) <= 2
     assert 2 <= len(lesson.answers) <= 4
     assert len(set(lesson.answers)) == len(lesson.answers)
