@@ -23,6 +23,7 @@ from quant_engine.judging.judged import Judged, MetricFunction
 from quant_engine.judging.output import OutputChoice
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch, Data, iterate_batches
+from quant_engine.model.modules import named_parameters_of
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import Progress, ProgressMeter
@@ -229,7 +230,7 @@ class _Analysis:
         module = self.prepared.model.get_submodule(name)
         layer = self.quantized.get_submodule(name)
         stats = self.comparison.layers[name]
-        weight = module._parameters.get("weight")
+        weight = named_parameters_of(module).get("weight")
         has_run = stats.calls > 0
         is_quantized = isinstance(layer, QuantizedLayer)
         return LayerReport(

@@ -28,6 +28,7 @@ from quant_engine.judging.output import (
 )
 from quant_engine.model.batches import Batch
 from quant_engine.model.inputs import copy_inputs
+from quant_engine.model.modules import named_parameters_of
 from quant_engine.preparation.prepared_model import PreparedModel
 
 _SUM_TOLERANCE = 1e-3
@@ -108,7 +109,7 @@ def find_origins(prepared: PreparedModel, batch: Batch, count: int) -> list[Orig
     with suppress(Exception), prepared.state.leaving_no_trace(model), torch.inference_mode(False):
         try:
             for name, module in model.named_modules():
-                weight = module._parameters.get("weight")
+                weight = named_parameters_of(module).get("weight")
                 if weight is not None and weight.dim() > 1:
                     handles.append(module.register_forward_hook(hook(name)))
             inputs = copy_inputs(batch)

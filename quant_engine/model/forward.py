@@ -117,11 +117,14 @@ def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator
     """Call `hook(name, args, kwargs, output)` after each of `layers` ran, inside the context.
 
     It sees what the layer itself reads and answers: hooks of the caller's that change the input
-    have been run, those that change the output have not.
+    have been run, those that change the output have not. Layers compiled by TorchScript take no
+    hooks and are passed over.
     """
     handles = []
     try:
         for name, layer in layers.items():
+            if isinstance(layer, torch.jit.ScriptModule):
+                continue
             call = _named(name, hook)
             handles.append(layer.register_forward_hook(call, with_kwargs=True, prepend=True))
         yield

@@ -257,6 +257,8 @@ def _snapshot(model: nn.Module, keys: Iterable[tuple[str, str]] | None = None) -
     found: dict[tuple[str, str], Any] = {}
     if keys is None:
         for name, module in modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # what compiled code keeps cannot be put back
             attributes = {k: v for k, v in plain_attributes(module).items() if k not in _OF_TORCH}
             buffers = {key: _buffer(module, key) for key in module._buffers}
             found |= {(name, key): value for key, value in {**buffers, **attributes}.items()}

@@ -104,6 +104,11 @@ def _reason_of_type(module: nn.Module) -> str:
         return "It is a quantized layer of this engine already."
     if isinstance(module, torch.jit.ScriptModule):
         return "It was compiled by TorchScript and cannot be taken apart. Use the Python model."
+    if type(module) is nn.Module:
+        return (
+            "It is part of a program of torch.export, whose operations read its parameters "
+            "directly. Quantize the Python model, then export that."
+        )
     if any(isinstance(value, UninitializedParameter) for value in module.parameters()):
         return f"{kind} has no weights yet. Run the model once before quantizing it."
     if isinstance(module, SplitMultiheadAttention):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layers.quantized_tensor import QuantizedTensor, StoredGrid
+from quant_engine.model.modules import named_parameters_of
 from quant_engine.quantization.conversion import LayerPlan
 from quant_engine.quantization.storage import serialized_bytes
 from quant_engine.report import ConfigurationSize, LayerSize, SizeReport, StoredTensor
@@ -166,7 +167,7 @@ def layer_size(module: nn.Module, quantized: nn.Module) -> LayerSize:
         configuration_size(list_tensors(layer, TensorKeys())) for layer in (module, quantized)
     )
     weight_bytes, rest = after.weight_bytes, after.bias_bytes + after.float_leftover_bytes
-    if not weight_bytes and isinstance(weight := module._parameters.get("weight"), Tensor):
+    if not weight_bytes and isinstance(weight := named_parameters_of(module).get("weight"), Tensor):
         weight_bytes = weight.nbytes
         rest -= weight_bytes
     return LayerSize(

@@ -94,7 +94,9 @@ class ResponseMeasurement:
             )
             for output in judged.outputs
         ]
-        self.prepared.model.requires_grad_(False)
+        for parameter in self.prepared.model.parameters():
+            if parameter.is_leaf:  # copies of compiled parts hold others
+                parameter.requires_grad_(False)
         schemes: list[TensorScheme] = []
         for name, scheme in self.options.items():
             if scheme.activation is not None and scheme.activation not in schemes:
