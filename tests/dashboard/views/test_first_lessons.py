@@ -72,8 +72,10 @@ def test_each_bit_is_worth_six_decibels_of_evenly_spread_numbers() -> None:
 def test_the_typical_error_is_the_same_in_steps_whatever_the_layer(model: str, layer: str) -> None:
     for bits in (8, 4, 3):
         scheme = TensorScheme(bits=bits, symmetric=False)
-        found = sample_layers.weight_report(model, layer, scheme).error.rmse_over_scale
-        assert found == pytest.approx(12**-0.5, abs=0.01)
+        error = sample_layers.weight_report(model, layer, scheme).error
+        assert error.rmse_over_scale == pytest.approx(12**-0.5, abs=0.01)
+        rms_error = sample_layers.weight_rms_error(model, layer, scheme)
+        assert rms_error == pytest.approx(error.mse**0.5, rel=1e-5)
 
 
 def test_the_number_line_moves_no_number_by_more_than_half_a_step() -> None:

@@ -10,7 +10,6 @@ from dashboard.figures.tensor.distributions import lsb_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_count, format_db, format_number
 from dashboard.work import sample_layers
-from quant_engine.report import TensorReport
 from quant_engine.scheme import TensorScheme
 
 _NUMBERS = {
@@ -39,8 +38,7 @@ def show(values: Values) -> Outcome:
         for code in range(scheme.qmin, scheme.qmax + 1)
     ]
     growths = {name: _rms(name, _FEW) / _rms(name, _MANY) for name in _NUMBERS}
-    even_many, even_few = (_report("evenly spread", width).error for width in (_MANY, _FEW))
-    per_bit = (even_many.sqnr_db - even_few.sqnr_db) / (_MANY - _FEW)
+    per_bit = 20 * math.log10(growths["evenly spread"]) / (_MANY - _FEW)
     listed = ", ".join(f"{format_number(growth)} ({name})" for name, growth in growths.items())
     return Outcome(
         right=_right(tuple(growths.values())),
@@ -58,9 +56,10 @@ def show(values: Values) -> Outcome:
         ),
         insight=(
             "Rounding misses by anything up to half a step, typically by "
-            f"{format_number(even_few.rmse_over_scale, 2)} steps, whatever the numbers are; each "
-            f"bit less doubles the step and takes about {format_db(per_bit)} of signal to "
-            "quantization noise (SQNR)."
+            f"{format_number(report.error.rmse_over_scale, 2)} steps, whatever the numbers are; "
+            "each bit less doubles the step. In decibels a bit is worth about "
+            f"{format_db(per_bit)} of signal to quantization noise (SQNR), where 20 dB more are an "
+            "error ten times smaller."
         ),
         computed=(
             f"Computed now: {format_count(report.error.count)} numbers, {_whose(label)}, rounded "
@@ -73,12 +72,8 @@ def _scheme(bits: int) -> TensorScheme:
     return TensorScheme(bits=bits, symmetric=False)
 
 
-def _report(label: str, bits: int) -> TensorReport:
-    return sample_layers.weight_report(*_NUMBERS[label], _scheme(bits))
-
-
 def _rms(label: str, bits: int) -> float:
-    return math.sqrt(_report(label, bits).error.mse)
+    return sample_layers.weight_rms_error(*_NUMBERS[label], _scheme(bits))
 
 
 def _right(growths: tuple[float, ...]) -> int:

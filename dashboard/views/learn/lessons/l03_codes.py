@@ -38,8 +38,8 @@ def show(values: Values) -> Outcome:
         insight=(
             "Where no number is negative, a ruler that is symmetric about 0 wastes "
             f"{plural(round(lost), 'bit')} ({format_db(one.error.sqnr_db - both.error.sqnr_db)} of "
-            "SQNR) for nothing; an asymmetric one puts its zero point at the end, here code "
-            f"{format_number(one.zero_point[0])}."
+            "SQNR) for nothing; an asymmetric one puts its zero point, the code of 0, at the end: "
+            f"here {format_number(one.zero_point[0])}."
         ),
         computed=(
             f"Computed now: {format_count(one.error.count)} numbers that flow into {LAYER} of "

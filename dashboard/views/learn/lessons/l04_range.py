@@ -92,7 +92,7 @@ LESSON = Lesson(
     title="Cut off the giants?",
     text=(
         "Among the numbers that flow through a network most are small and a few are giants. Before "
-        "we round them to the marks of a ruler, we choose where the ruler ends.\n\n"
+        "we round them to the marks of a ruler, we choose where the ruler ends, its *range*.\n\n"
         "If it reaches the largest number, nothing is cut off. But the marks are then far apart, "
         "and every number moves further: **rounding error**. If it ends earlier, the marks are "
         "closer, but each number beyond the end becomes the last mark: **clipping error**.\n\n"

@@ -49,7 +49,8 @@ def show(values: Values) -> Outcome:
             f"with the other answers {format_accuracy(min(others))} to "
             f"{format_accuracy(max(others))}. Looking at {calibration:,} images instead of "
             f"{before['calibration_images']:,} to choose the rulers gives "
-            f"{format_accuracy(accuracy[ruler.MORE_IMAGES])}."
+            f"{format_accuracy(accuracy[ruler.MORE_IMAGES])}; a ruler for each channel, where that "
+            f"is allowed, {format_accuracy(accuracy[ruler.OWN_SCALES])}."
         ),
         pictures=(
             treatments_picture(
@@ -126,10 +127,10 @@ LESSON = Lesson(
         "store weights as 8-bit numbers we lay a ruler with 255 marks over them and round each "
         "weight to the nearest mark. The cheapest way is **one ruler for the whole layer**, long "
         "enough for the largest weight.\n\n"
-        "In this network some channels are hundreds of times larger than their neighbours. That "
-        "happens in trained networks too. Before rounding it does no harm. With one ruler the "
-        "small channels lie between 0 and the first mark: they are rounded to nothing, and the "
-        "network guesses."
+        "This network reads handwritten digits, and some of its channels are hundreds of times "
+        "larger than their neighbours. That happens in trained networks too. Before rounding it "
+        "does no harm. With one ruler the small channels lie between 0 and the first mark: they "
+        "are rounded to nothing, and the network guesses."
     ),
     question="We must keep one ruler per layer. Which repair brings the right answers back?",
     answers=(
