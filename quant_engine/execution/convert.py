@@ -12,6 +12,7 @@ from quant_engine.execution.integer import KernelForm, why_not_integer
 from quant_engine.execution.kernels import AUTO, require_kernel
 from quant_engine.execution.lowering import LoweredModel, lower_model, lowered_steps
 from quant_engine.layers import QuantizedEmbedding, QuantizedEmbeddingBag, QuantizedLayer
+from quant_engine.layers.functional_weight import QuantizedFunctionalWeight
 from quant_engine.model.batches import Batch, iterate_batches
 from quant_engine.model.copying import share_tensors
 from quant_engine.model.nesting import map_nested
@@ -161,6 +162,9 @@ def _is_quantized(module: nn.Module) -> bool:
 def _execution_of(name: str, layer: QuantizedLayer) -> LayerExecution:
     if isinstance(layer, QuantizedEmbedding | QuantizedEmbeddingBag):
         return LayerExecution(name, LOOKUP, reason="Rows are looked up; there are no products.")
+    if isinstance(layer, QuantizedFunctionalWeight):
+        reason = "Its module reads the dequantized weight; products are float."
+        return LayerExecution(name, WEIGHTS_ONLY, reason=reason)
     reason = why_not_integer(layer)
     form = layer.integer_form
     if form is None:

@@ -17,6 +17,7 @@ from quant_engine import (
     Recipe,
     analyze,
     calibrate,
+    list_executions,
     load_quantized_model,
     measure_sensitivity,
     quantize_model,
@@ -122,6 +123,8 @@ def test_they_are_covered_stored_copied_and_ranked(
     for layer in held.values():
         assert layer.is_quantized
         assert layer.reason.startswith("weight-only, since its weight is read by")
+    executions = {entry.name: entry.execution for entry in list_executions(quantized)}
+    assert {executions[name] for name in held} == {"weights_only"}
     positions = model.positions.numel() if isinstance(model, Mixture) else 0
     assert report.coverage.weights - report.coverage.on_codes == positions
     expected = quantized(x)
