@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import streamlit as st
 
 from dashboard.session.state import SHOW_KEY
+from dashboard.widgets.lesson_links import register_lessons
 from dashboard.widgets.shell import show_bare_shell, show_draft, show_shell
 from dashboard.widgets.slides import show_slide_bar
 
@@ -35,6 +37,8 @@ pages = [
     )
     for file, (title, icon) in PAGES.items()
 ]
+# By name, as the pages are: nothing imports a page.
+register_lessons(importlib.import_module("dashboard.views.learn.catalogue").lesson_terms())
 LEARN = list(PAGES).index("views/learn/learn.py")
 is_bare = SHOW_KEY in st.query_params  # a link that a teacher hands out
 page = st.navigation(pages, position="hidden" if is_bare else "sidebar")

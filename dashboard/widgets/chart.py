@@ -15,6 +15,7 @@ import streamlit as st
 from dashboard.export.tables import table, to_csv
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.presenting import HEIGHT, enlarge
+from dashboard.widgets.lesson_links import show_lesson_links
 from dashboard.widgets.slides import is_on_screen, is_presenting
 from dashboard.words.markdown import escape_markdown
 
@@ -33,6 +34,7 @@ def show_figure(
     stem: str = "",
     on_select: Callable[[str], None] | None = None,
     taken: int = 0,
+    is_lesson: bool = False,
 ) -> None:
     """Show a figure under its result in words, with an explanation and a download of its data.
 
@@ -43,6 +45,7 @@ def show_figure(
         key: Name of the figure, unique on its page.
         stem: What it is about, such as the model: its files begin with it.
         on_select: Called with the layer of the bar or point that was clicked.
+        is_lesson: Whether a lesson shows it: then no lesson is offered to explain its terms.
         taken: Pixels of the screen that something else takes in presenter mode.
     """
     if not is_on_screen(key):
@@ -72,6 +75,9 @@ def show_figure(
         ):
             with st.popover("What am I seeing?", type="tertiary", icon=":material/help:"):
                 st.markdown("\n\n".join(picture.about))
+                if not is_lesson:
+                    said = (*picture.about, picture.alt, picture.figure.layout.title.text or "")
+                    show_lesson_links(" ".join(said), key=key)
             st.download_button(
                 "Data (CSV)",
                 data=lambda: to_csv(table(picture.rows())),

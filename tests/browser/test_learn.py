@@ -105,6 +105,7 @@ def assert_large_and_on_one_screen(page: Page) -> None:
             ".map(e => parseFloat(getComputedStyle(e).fontSize))",
         )
         assert min(sizes) >= 22
+        assert page.evaluate("document.querySelector('.stMain').scrollHeight") <= 1080
         page.keyboard.press("ArrowRight")
         page.wait_for_timeout(300)
         wait_until_idle(page)

@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard.views.learn import lessons
 from dashboard.views.learn.lesson import Lesson, Outcome, Values
+from dashboard.widgets.lesson_links import LessonTerms
 
 MOST_OUTCOMES = 256
 """Outcomes kept for everybody: about ten lessons with every choice of their controls."""
@@ -21,6 +22,11 @@ def find_lessons() -> tuple[Lesson, ...]:
     modules = sorted(module.name for module in pkgutil.iter_modules(lessons.__path__))
     found = (importlib.import_module(f"{lessons.__name__}.{name}") for name in modules)
     return tuple(module.LESSON for module in found)
+
+
+def lesson_terms() -> tuple[LessonTerms, ...]:
+    """Return what other pages know of the lessons."""
+    return tuple(LessonTerms(one.name, one.title, one.terms) for one in find_lessons())
 
 
 def default_values(lesson: Lesson) -> dict[str, str]:

@@ -61,6 +61,6 @@ def show_class(lesson: Lesson, right: int | None) -> None:
             st.caption(f"Class: {plural(sum(counts), 'answer')} so far.")
         else:
             picture = class_answers_picture(lesson.answers, counts, right)
-            show_figure(picture, key="learn_class", stem=f"lesson-{lesson.name}")
+            show_figure(picture, key="learn_class", stem=f"lesson-{lesson.name}", is_lesson=True)
 
     show_live(draw, key="live_class", run_every=POLL_SECONDS)

@@ -138,7 +138,12 @@ def show_outcome(lesson: Lesson, offered: Sequence[Control]) -> None:
     values = choose_values(lesson, offered)
     outcome = find_outcome(lesson, values)
     for number, picture in enumerate(outcome.pictures):
-        show_figure(picture, key=f"learn_{lesson.name}_{number}", stem=f"lesson-{lesson.name}")
+        show_figure(
+            picture,
+            key=f"learn_{lesson.name}_{number}",
+            stem=f"lesson-{lesson.name}",
+            is_lesson=True,
+        )
     st.caption(escape_markdown(outcome.computed))
     st.info(escape_markdown(outcome.insight), icon=":material/lightbulb:")
     with st.container(horizontal=True, gap="small", key="learn_onward"):

@@ -127,5 +127,5 @@ LESSON = Lesson(
     show=show,
     page="views/layer/layer.py",
     link={"run": "mlp int8_per_channel", "layer": "network.0", "tab": "Error"},
-    terms=("scale", "code", "LSB", "SQNR", "rounding error"),
+    terms=("scale", "code", "LSB", "SQNR", "rounding error", "half a step", "dequantized"),
 )

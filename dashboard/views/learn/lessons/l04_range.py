@@ -118,5 +118,5 @@ LESSON = Lesson(
     show=show,
     page="views/layer/layer.py",
     link={"run": "resnet int8_per_channel", "layer": LAYER, "part": "Inputs", "tab": "Ranges"},
-    terms=("range", "clipping", "range estimator", "min–max"),
+    terms=("range", "clipping", "clipped", "range estimator", "min–max"),
 )

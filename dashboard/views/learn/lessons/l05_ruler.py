@@ -154,5 +154,5 @@ LESSON = Lesson(
         "a": "mobilenet_unequal_channels int8_per_tensor",
         "b": "mobilenet_unequal_channels int8_per_channel",
     },
-    terms=("per channel", "per tensor", "scale", "cross-layer equalization"),
+    terms=("per channel", "per tensor", "each output channel", "scale", "cross-layer equalization"),
 )
