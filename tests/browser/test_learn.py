@@ -32,8 +32,10 @@ def answer(page: Page, number: int) -> None:
 def test_from_the_teachers_link_to_the_dashboard(
     class_url: str, open_page: Callable[..., Page], assert_accessible: Callable[..., None]
 ) -> None:
-    teacher = visit(open_page(), f"{class_url}/learn")
+    teacher = visit(open_page(color_scheme="dark"), f"{class_url}/learn")
     teacher.get_by_role("button", name="For teachers").click()
+    teacher.get_by_text("Link for the class").wait_for()
+    assert_accessible(teacher)
     address = teacher.locator("[data-testid=stCode] code").inner_text()
     assert address.startswith(f"{class_url}/learn?")
     slides = teacher.get_by_role("link", name="Present this lesson").get_attribute("href")

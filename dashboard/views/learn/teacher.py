@@ -69,17 +69,15 @@ def show_teacher(lesson: Lesson) -> None:
             "A link for a class opens this lesson and nothing else: no pages, no run, and only "
             "the controls that you leave in."
         )
-        labels = {control.name: control.label for control in lesson.controls}
-        shown: Collection[str] = ()
-        if labels:
-            shown = st.pills(
-                "Controls that the class may move",
-                list(labels),
-                selection_mode="multi",
-                default=list(labels),
-                format_func=lambda name: labels[name],
-                key=f"learn_show_{lesson.name}",
+        shown = [
+            control.name
+            for control in lesson.controls
+            if st.checkbox(
+                f"The class may move “{control.label}”",
+                value=True,
+                key=f"learn_show_{lesson.name}_{control.name}",
             )
+        ]
         is_counted = st.toggle(
             "Count the answers",
             value=True,
