@@ -9,10 +9,14 @@ import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from dashboard.work import ruler
+from dashboard.work import loud, ruler, sums
 from dashboard.work.lesson_numbers import LessonNumbers, write_numbers
 
-MEASUREMENTS: Mapping[str, Callable[[], LessonNumbers]] = {"ruler": ruler.measure}
+MEASUREMENTS: Mapping[str, Callable[[], LessonNumbers]] = {
+    "loud": loud.measure,
+    "ruler": ruler.measure,
+    "sum": sums.measure,
+}
 """What a lesson needs to have measured, by its name."""
 
 _LOG = logging.getLogger("build_lessons")

@@ -1,0 +1,119 @@
+"""Whose fault is it? A layer's own error says little about what it does to the answers."""
+
+from __future__ import annotations
+
+from dashboard.facts.metrics import METRICS
+from dashboard.facts.proxies import PROXIES, Agreement, measure_agreement
+from dashboard.facts.ranking import RankedLayer, rank_layers, rivals_of_first
+from dashboard.figures.sensitivity.agreement import agreement_picture, correlation_text
+from dashboard.figures.sensitivity.ranking import ranking_picture
+from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
+from dashboard.words.formatting import format_db, format_number, plural
+from dashboard.work import service
+from quant_engine.report import SensitivityReport
+
+_ASKED = "vit"
+_LOCAL = PROXIES["local"]
+_CLOSE = 0.7
+"""From this rank correlation on two orders are alike."""
+_SAME, _UNRELATED, _OPPOSITE = 0, 1, 2
+
+
+def show(values: Values) -> Outcome:
+    """Return the layers' own errors against what they do to the output."""
+    agreement, report, ranked = _order(values["network"])
+    asked, asked_report, asked_ranked = _order(_ASKED)
+    first = asked_ranked[0]
+    pair = next(pair for pair in asked.pairs if pair.name == first.name)
+    rivals = rivals_of_first(asked_ranked)
+    layers = len(asked.pairs)
+    metric = METRICS[asked_report.metric]
+    return Outcome(
+        right=_right(asked.spearman),
+        truth=(
+            f"In this network the two orders have a rank correlation of "
+            f"{correlation_text(asked.spearman)}: +1 is the same order, 0 is none. The layer that "
+            f"was measured to harm the answers most, {first.name}, is number "
+            f"{pair.proxy_rank:.0f} of {layers} by its own error ({format_db(pair.cheap)})."
+            + _ties(rivals)
+        ),
+        pictures=(
+            agreement_picture(agreement, METRICS[report.metric]),
+            ranking_picture(report, ranked, METRICS[report.metric], rows=ranked[:10], is_log=True),
+        ),
+        insight=(
+            f"A layer's own error does not know what the next layers do with it: here the order it "
+            f"gives has a rank correlation of {correlation_text(asked.spearman)} with the measured "
+            f"one. Measure before you blame, and do not rank what is tied."
+        ),
+        computed=(
+            f"Read from the stored run of {values['network']}, 8 bits: each layer quantized alone "
+            f"on {report.samples:,} test digits, {plural(len(agreement.pairs), 'layer')}, here "
+            f"correlation {correlation_text(agreement.spearman)}. Sensitivity is {metric.label}; "
+            f"whiskers are 95 % intervals."
+        ),
+    )
+
+
+def _order(name: str) -> tuple[Agreement, SensitivityReport, tuple[RankedLayer, ...]]:
+    """What the stored run of a model says: both orders, and the ranking with its ties."""
+    run = service.example_run(name)
+    if run is None or run.sensitivity is None:
+        raise FileNotFoundError(f"the stored run of {name} is needed, with its sensitivity")
+    report = run.sensitivity
+    metric = METRICS[report.metric]
+    agreement = measure_agreement(run.report, report, metric, _LOCAL)
+    return agreement, report, rank_layers(report, metric)
+
+
+def _right(correlation: float | None) -> int:
+    """Which answer a rank correlation fits."""
+    if correlation is None or abs(correlation) < _CLOSE:
+        return _UNRELATED
+    return _SAME if correlation > 0 else _OPPOSITE
+
+
+def _ties(rivals: tuple[str, ...]) -> str:
+    """Say which layers may be first as well."""
+    if not rivals:
+        return ""
+    names = ", ".join(rivals)
+    return (
+        f" Nor is it alone: by these digits it cannot be told apart from {names}. Ranks "
+        f"1 to {format_number(len(rivals) + 1)} are a tie."
+    )
+
+
+LESSON = Lesson(
+    name="fault",
+    title="Whose fault is it?",
+    text=(
+        "A quantized network answers a little worse. Which layer is to blame? For each layer we "
+        "can compare its rounded output with its exact output. **SQNR** says how much larger the "
+        "signal is than the error, in decibels (dB): a low SQNR is a large error.\n\n"
+        "That is quick: no answer of the network is needed. The slow way is to round **one layer "
+        "only**, run the whole network, and see how far its answers move. That is the layer's "
+        "**sensitivity**.\n\n"
+        "Both ways give an order of the layers. This network looks at an image in small patches; "
+        "it has 26 layers, rounded to 8 bits."
+    ),
+    question="Is the layer with the largest error of its own also the one that harms most?",
+    answers=(
+        "Yes: both orders are nearly the same",
+        "Not reliably: the two orders have little to do with each other",
+        "No, the other way round: the layers with the smallest errors harm most",
+    ),
+    controls=(
+        Control(
+            "network",
+            "Network",
+            ("mlp", "resnet", "mobilenet", "transformer", "vit"),
+            _ASKED,
+            "The same measurement on other trained networks, all with 8 bits.",
+        ),
+    ),
+    show=show,
+    page="views/sensitivity/sensitivity.py",
+    link={"run": "vit int8_per_channel"},
+    terms=("sensitivity", "SQNR", "tie", "rank correlation"),
+)
