@@ -85,6 +85,13 @@ class LayerOption:
 
 
 @lru_cache(maxsize=1)
+def processor() -> str:
+    """Return the name of this machine's processor, as the engine's reports have it."""
+    report = quant_engine.analyze(torch.nn.Linear(2, 2), torch.eye(2), measure_time=False)
+    return report.environment.cpu
+
+
+@lru_cache(maxsize=1)
 def model_names() -> tuple[str, ...]:
     """Return the sample models' names, small models first."""
     found = {}

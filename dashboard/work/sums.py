@@ -68,7 +68,7 @@ def measure() -> LessonNumbers:
         "alone": alone,
         "sets": {name: {"layers": sets[name], **together[name]} for name in sets},
     }
-    return LessonNumbers(now(), run.report.environment.cpu, values)
+    return LessonNumbers(now(), service.processor(), values)
 
 
 def _numbers(point: ConfigurationPoint) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""Two loud channels: a factor moves the difficulty to weights that have room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dashboard.figures.kit.picture import Picture
+from dashboard.figures.learn.treatments import Treated, treatments_picture
+from dashboard.figures.tensor.cause import ChannelSide, channel_panels, channel_rows
+from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
+from dashboard.words.formatting import format_accuracy, format_nats, format_number
+from dashboard.work import loud
+from dashboard.work.lesson_numbers import read_numbers
+
+_MOVES = {"do nothing": loud.NOTHING, **{f"α = {alpha:g}": str(alpha) for alpha in loud.ALPHAS}}
+"""What a learner may do, and what was measured for it."""
+_CASES = {"loud channels, 8 bits": loud.LOUD, "none, weights in 4 bits": loud.PLAIN}
+_ASKED = "α = 0.5"
+_TOLD_APART = 0.02
+"""Shares of right answers that differ by less count as the same."""
+_NOTHING, _RIGHT_AGAIN, _WORSE = 0, 1, 2
+
+
+def show(values: Values) -> Outcome:
+    """Return what moving the difficulty does to the answers, and to both sides of a layer."""
+    stored = read_numbers("loud")
+    images = int(stored.values["test_images"])
+    cases: Mapping[str, Mapping[str, Any]] = stored.values["cases"]
+    asked, plain = cases[loud.LOUD]["moves"], cases[loud.PLAIN]["moves"]
+    case, move = cases[_CASES[values["case"]]], values["move"]
+    before, after = asked[loud.NOTHING], asked[_MOVES[_ASKED]]
+    worst = max(before["inputs"])
+    loudest = before["inputs"].index(worst)
+    return Outcome(
+        right=_right(before["right"] / images, after["right"] / images),
+        truth=(
+            f"Untreated, {format_accuracy(before['right'] / images)} of the answers are right; "
+            f"with {_ASKED} it is {format_accuracy(after['right'] / images)}, in float "
+            f"{format_accuracy(cases[loud.LOUD]['float_right'] / images)}. The loudest channel's "
+            f"inputs shrink from {format_number(worst)} to "
+            f"{format_number(after['inputs'][loudest], 2)}, and the weights that read it grow from "
+            f"{format_number(before['weights'][loudest], 2)} to "
+            f"{format_number(after['weights'][loudest], 2)}."
+        ),
+        pictures=(
+            treatments_picture(
+                [
+                    Treated(text, case["moves"][name]["right"] / images)
+                    for text, name in _MOVES.items()
+                ],
+                move,
+                case["float_right"] / images,
+                images,
+            ),
+            _channels_picture(case["moves"][_MOVES[move]], move),
+        ),
+        insight=(
+            "The difficulty is moved, not removed: it helps where inputs are uneven and the "
+            f"weights have room. {_plain_words(plain)}"
+        ),
+        computed=(
+            f"Two vision transformers on {images:,} test digits, inputs in 8 bits; in the first, "
+            f"two loud channels were planted. {stored.origin[:1].upper()}{stored.origin[1:]}. The "
+            f"second figure shows the layer {loud.LAYER} before it is rounded."
+        ),
+    )
+
+
+def _right(before: float, after: float) -> int:
+    """Which answer two shares of right answers fit."""
+    if abs(after - before) < _TOLD_APART:
+        return _NOTHING
+    return _RIGHT_AGAIN if after > before else _WORSE
+
+
+def _plain_words(moves: Mapping[str, Mapping[str, Any]]) -> str:
+    """What all values of alpha do to a network without loud channels, as far as it is known."""
+    changes = [moves[str(alpha)]["kl_change"] for alpha in loud.ALPHAS]
+    start = "In a network without loud channels, with weights in 4 bits, "
+    own = format_nats(moves[loud.NOTHING]["kl"], 2)
+    if all(low <= 0 <= high for low, high in changes):
+        return (
+            f"{start}no α changes the error ({own}) by more than chance explains on these digits."
+        )
+    worse, better = sum(low > 0 for low, _ in changes), sum(high < 0 for _, high in changes)
+    return f"{start}{worse} of {len(changes)} α make the error ({own}) larger, {better} smaller."
+
+
+def _channels_picture(move: Mapping[str, Any], name: str) -> Picture:
+    inputs = tuple(move["inputs"])
+    weights = tuple(move["weights"])
+    ratio = format_number(max(inputs) / sorted(inputs)[len(inputs) // 2], 2)
+    sides = [ChannelSide(inputs, None, ""), ChannelSide(weights, None, "")]
+    labels = ["Inputs", "Weights that read them"]
+    return Picture(
+        channel_panels(
+            "Largest value of each channel", sides, labels, "channel", "Largest |value|"
+        ),
+        f"With “{name}” the loudest input channel is {ratio} times the median channel.",
+        (
+            "Each mark is one channel: left its largest input, right the largest weight that "
+            "reads it. Both panels have the same order.",
+            "Moving the difficulty pulls one mark down on the left and lifts its partner on the "
+            "right by the same factor.",
+        ),
+        lambda: channel_rows(sides, labels),
+        "channels",
+    )
+
+
+LESSON = Lesson(
+    name="loud",
+    title="Two loud channels",
+    text=(
+        "Numbers flow between layers in *channels*. In large language models a few channels carry "
+        "numbers a hundred times larger than the rest. Here are two such **loud channels**. All "
+        "channels share one ruler, so its marks lie far apart, and the quiet channels become "
+        "nearly 0.\n\n"
+        "A trick called *SmoothQuant*: divide each loud channel by a factor and multiply the "
+        "weights that read it by the same factor. The product stays what it was. The slider **α** "
+        "says how much goes over to the weights: 0 evens out the weights alone, 1 the inputs "
+        "alone."
+    ),
+    question="The exact network computes the same after the trick. And the one rounded to 8 bits?",
+    answers=(
+        "The same as before: what is divided here is multiplied there",
+        "It is right again: weights had room to take over the difficulty",
+        "It gets worse: now the weights are loud",
+    ),
+    controls=(
+        Control("move", "What we do", tuple(_MOVES), _ASKED, "α is SmoothQuant's own setting."),
+        Control(
+            "case", "Network", tuple(_CASES), "loud channels, 8 bits", "Bits are those of weights."
+        ),
+    ),
+    show=show,
+    page="views/compare/compare.py",
+    link={
+        "a": "vit_outlier_channels int8_per_channel",
+        "b": "vit_outlier_channels int8_weights_only",
+    },
+    terms=("SmoothQuant", "outlier channel", "activation"),
+)

@@ -1,0 +1,129 @@
+"""Do errors add up? They have directions: two may cancel, or push the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dashboard.figures.learn.sums import Cost, sums_picture
+from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
+from dashboard.words.formatting import format_nats, format_number
+from dashboard.work import sums
+from dashboard.work.lesson_numbers import read_numbers
+
+_SETS = {
+    "a pair that cancels": sums.CANCEL,
+    "a pair that adds": sums.ADD,
+    "the four most harmful": sums.FOUR,
+    "all layers": sums.ALL,
+}
+"""Which layers a learner may look at, and their stored name."""
+_ALIKE = 1.15
+"""Together and sum count as the same where neither is larger by this factor."""
+_SUM, _LESS, _MORE, _EITHER = 0, 1, 2, 3
+
+
+def show(values: Values) -> Outcome:
+    """Return what a set of layers costs one by one and together."""
+    stored = read_numbers("sum")
+    sets: Mapping[str, Mapping[str, Any]] = stored.values["sets"]
+    alone: Mapping[str, Mapping[str, Any]] = stored.values["alone"]
+    chosen = sets[_SETS[values["layers"]]]
+    ratios = {name: _ratio(one, alone) for name, one in sets.items()}
+    low, high = sets[sums.CANCEL], sets[sums.ADD]
+    largest = max(low["layers"], key=lambda layer: alone[layer]["measured"])
+    return Outcome(
+        right=_right([ratios[sums.CANCEL], ratios[sums.ADD]]),
+        truth=(
+            f"{_names(low)} together move the answers {_times(ratios[sums.CANCEL])} the sum of "
+            f"both alone; {_names(high)} {_times(ratios[sums.ADD])} the sum. For all "
+            f"{len(alone)} layers it is {_times(ratios[sums.ALL])} the sum."
+        ),
+        pictures=(
+            sums_picture(
+                [
+                    Cost(layer, alone[layer]["measured"], tuple(alone[layer]["interval"]))
+                    for layer in chosen["layers"]
+                ],
+                Cost("together", chosen["measured"], tuple(chosen["interval"])),
+                chosen["predicted"],
+                f"{sums.MODEL}, weights of these layers in {sums.BITS} bits, the rest in float",
+            ),
+        ),
+        insight=_insight(largest, alone, low),
+        computed=(
+            f"Each set and each layer alone was run on {stored.values['test_images']:,} test "
+            f"digits; {stored.origin}. The two pairs are the extremes that were predicted among "
+            f"the {sums.MOST_HARMFUL} most harmful layers, on these digits: by prediction all "
+            "others lie closer to their sum. Intervals of single costs are wide and overlap."
+        ),
+    )
+
+
+def _insight(largest: str, alone: Mapping[str, Mapping[str, Any]], pair: Mapping[str, Any]) -> str:
+    """Errors are vectors; say more if run and prediction agree that both cost less than one."""
+    text = "An error has a direction as well as a size, so errors add like arrows, not like bills"
+    own, together = float(alone[largest]["measured"]), float(pair["measured"])
+    if together >= own or pair["predicted"] >= alone[largest]["predicted"]:
+        return f"{text}: some cancel in part, others push the same way."
+    other = next(layer for layer in pair["layers"] if layer != largest)
+    return (
+        f"{text}: rounding {largest} alone costs {format_nats(own, 2)}, rounding {other} as well "
+        f"brings it down to {format_nats(together, 2)}, and the prediction agrees."
+    )
+
+
+def _ratio(one: Mapping[str, Any], alone: Mapping[str, Mapping[str, Any]]) -> float:
+    return float(one["measured"]) / sum(float(alone[name]["measured"]) for name in one["layers"])
+
+
+def _right(ratios: list[float]) -> int:
+    """Which answer the ratios of together to sum fit."""
+    is_less, is_more = min(ratios) < 1 / _ALIKE, max(ratios) > _ALIKE
+    if is_less and is_more:
+        return _EITHER
+    return _LESS if is_less else _MORE if is_more else _SUM
+
+
+def _names(one: Mapping[str, Any]) -> str:
+    return " and ".join(one["layers"])
+
+
+def _times(ratio: float) -> str:
+    return f"{format_number(ratio, 2)} times"
+
+
+LESSON = Lesson(
+    name="sum",
+    title="Do errors add up?",
+    text=(
+        "To make a network smaller, we store the weights of some layers in 4 bits. The rest stays "
+        "exact. We measure how far the answers move from those of the exact network. The measure "
+        "is called *KL divergence*: 0 means that nothing moved; its unit is the *nat*. Here we "
+        "call it the **cost**.\n\n"
+        "First we round one layer only and note its cost. We do the same with a second layer. "
+        "Then we round **both**.\n\n"
+        "If costs were like bills, we could add them, and the best plan would be easy: always "
+        "round the layers that cost least."
+    ),
+    question="What do two layers cost together?",
+    answers=(
+        "The sum of what each costs alone",
+        "Always less than the sum: errors partly cancel",
+        "Always more than the sum: an error in one layer makes the next one worse",
+        "It depends on the pair: less than the sum for some, more for others",
+    ),
+    controls=(
+        Control(
+            "layers",
+            "Layers in 4 bits",
+            tuple(_SETS),
+            "a pair that cancels",
+            "Every set was run as a whole, and each of its layers alone.",
+        ),
+    ),
+    show=show,
+    page="views/what_if/what_if.py",
+    link={"run": "resnet int8_per_channel", "whatif": "f44" + "f" * 19},
+    terms=("KL divergence", "degradation", "nat"),
+)
