@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboard.figures.kit.axes import beside, log_axis, rows_axis, two_lines
+from dashboard.figures.kit.axes import beside, rows_axis, two_lines
 from dashboard.figures.kit.binning import bins_of
 from dashboard.figures.kit.marks import bars, bin_bars
 from dashboard.figures.kit.picture import Picture
@@ -53,10 +53,10 @@ def rounding_errors_picture(
     )
     figure = new_figure(
         two_lines("Error of the weights, and of the output", detail),
-        "Error (% of the signal, logarithmic)",
+        "Error (% of the signal)",
         traces=[trace],
         height=280,
-        x_axis=log_axis(values),
+        x_axis={"rangemode": "tozero"},
         y_axis=rows_axis([f"{kind}, {way.name.split(' (')[0]}" for kind, way in rows]),
         annotations=[beside(i, format_percent(value / 100)) for i, value in enumerate(values)],
         layout={"margin": {**MARGIN, "r": 76, "t": 60}},

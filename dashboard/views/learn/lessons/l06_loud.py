@@ -15,7 +15,7 @@ from dashboard.work.lesson_numbers import read_numbers
 
 _MOVES = {"do nothing": loud.NOTHING, **{f"α = {alpha:g}": str(alpha) for alpha in loud.ALPHAS}}
 """What a learner may do, and what was measured for it."""
-_CASES = {"loud channels, 8 bits": loud.LOUD, "none, weights in 4 bits": loud.PLAIN}
+_CASES = {"loud channels, 8 bits": loud.LOUD, "no loud channels, 4-bit weights": loud.PLAIN}
 _ASKED = "α = 0.5"
 _TOLD_APART = 0.02
 """Shares of right answers that differ by less count as the same."""
@@ -56,8 +56,8 @@ def show(values: Values) -> Outcome:
             _channels_picture(case["moves"][_MOVES[move]], move),
         ),
         insight=(
-            "The difficulty is moved, not removed: it helps where inputs are uneven and the "
-            f"weights have room. {_plain_words(plain)}"
+            "The factor moves the difficulty to the weights; here those that read the loud "
+            f"channels were small and had room. {_plain_words(plain)}"
         ),
         computed=(
             f"Two vision transformers on {images:,} test digits, inputs in 8 bits; in the first, "
@@ -118,7 +118,7 @@ LESSON = Lesson(
         "channels share one ruler, so its marks lie far apart, and the quiet channels become "
         "nearly 0.\n\n"
         "A trick called *SmoothQuant*: divide each loud channel by a factor and multiply the "
-        "weights that read it by the same factor. The product stays what it was. The slider **α** "
+        "weights that read it by the same factor. The product stays what it was. The setting **α** "
         "says how much goes over to the weights: 0 evens out the weights alone, 1 the inputs "
         "alone."
     ),

@@ -97,11 +97,11 @@ LESSON = Lesson(
         "Both ways give an order of the layers. This network looks at an image in small patches; "
         "it has 26 layers, rounded to 8 bits."
     ),
-    question="Is the layer with the largest error of its own also the one that harms most?",
+    question="Do both ways put the layers in the same order?",
     answers=(
-        "Yes: both orders are nearly the same",
-        "Not reliably: the two orders have little to do with each other",
-        "No, the other way round: the layers with the smallest errors harm most",
+        "Yes: a layer with a larger error of its own harms more",
+        "No: the two orders have little to do with each other",
+        "They are opposite: layers with smaller errors harm more",
     ),
     controls=(
         Control(
