@@ -125,7 +125,7 @@ def pair_to_html(
         name=name,
         report=next((report for report in runs if report.is_partial), runs[0]),
         lead=list(lead),
-        judged=" ".join(dict.fromkeys(judged_caption(report.judged) for report in runs)).strip(),
+        judged=" ".join(dict.fromkeys(judged_caption(report.judged) for report in runs)),
         numbers=list(numbers),
         sections=shown,
         titles=titles,

@@ -93,11 +93,11 @@ def key_numbers(
     """
     output, size = report.output, report.size
     quantized = len(report.quantized_layers)
-    numbers = [KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}")]
-    if report.coverage is not None:
-        share, said = format_percent(report.coverage.share), coverage_text(report.coverage)
-        remark = f"{coverage_remark(report.coverage)}. {said}"
-        numbers.insert(0, KeyNumber("Weights on codes", share, remark))
+    share, said = format_percent(report.coverage.share), coverage_text(report.coverage)
+    numbers = [
+        KeyNumber("Weights on codes", share, f"{coverage_remark(report.coverage)}. {said}"),
+        KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}"),
+    ]
     if output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from dashboard.words.formatting import format_number, plural
-from quant_engine.report import ErrorMetrics, LayerReport, RelativeErrors, TensorReport
+from quant_engine.report import LayerReport, TensorReport
 
 OUTLIER = 8.0
 """A channel is an outlier from this multiple of the median channel's largest value on."""
@@ -73,9 +73,9 @@ class OutlierChannels:
 
 
 def zeros_of(tensor: TensorReport | None) -> Zeros | None:
-    """Return what became 0 of a weight; None where it was not noted."""
+    """Return what became 0 of a weight; None where there is none."""
     channels = None if tensor is None else tensor.channels
-    if channels is None or not channels.became_zero:
+    if channels is None:
         return None
     count = len(channels.lo)
     total = count * channels.channel_size
@@ -83,7 +83,7 @@ def zeros_of(tensor: TensorReport | None) -> Zeros | None:
 
 
 def input_reach(layer: LayerReport) -> tuple[float, ...]:
-    """Return the largest magnitude of every input channel; empty where none were kept."""
+    """Return the largest magnitude of every input channel; empty where it has none."""
     seen = layer.input_channels
     if seen is None:
         return ()
@@ -120,16 +120,9 @@ def weight_relative(layer: LayerReport) -> float | None:
 
 def local_relative(layer: LayerReport) -> float | None:
     """Return the error of the layer's output when it alone is quantized, channel by channel."""
-    return _relative(layer.local_relative, layer.local_error)
+    return None if layer.local_relative is None else layer.local_relative.rms
 
 
 def accumulated_relative(layer: LayerReport) -> float | None:
     """Return the error of its output inside the quantized model, channel by channel."""
-    return _relative(layer.accumulated_relative, layer.accumulated_error)
-
-
-def _relative(kept: RelativeErrors | None, pooled: ErrorMetrics | None) -> float | None:
-    """In reports from before channels were kept apart, the pooled error stands in."""
-    if kept is not None:
-        return kept.rms
-    return None if pooled is None else math.sqrt(pooled.nmse)
+    return None if layer.accumulated_relative is None else layer.accumulated_relative.rms

@@ -23,8 +23,7 @@ def degradation_text(output: OutputReport | None) -> str:
         return ""
     if output.kl_divergence is None:
         return f"NMSE {format_number(output.error.nmse)}"
-    if output.kl_interval is None:
-        return format_nats(output.kl_divergence)
+    assert output.kl_interval is not None
     low, high = (format_number(edge) for edge in output.kl_interval)
     return f"{format_nats(output.kl_divergence)} ({low}–{high})"
 
@@ -34,8 +33,8 @@ def effect(
 ) -> Literal["better", "worse", "none", "unknown"]:
     """Return what a change did to the output: "none" where the data shows no difference.
 
-    It is read from the degradation, or, in runs from before its interval was kept, from the right
-    answers, compared in pairs.
+    It is read from the KL divergence, or, of outputs without one, from the right answers, compared
+    in pairs.
 
     Args:
         before: The output without the change.

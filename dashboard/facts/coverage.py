@@ -8,15 +8,13 @@ from quant_engine.report import Coverage, LeftOut
 MOST_GROUPS = 3
 
 
-def coverage_text(coverage: Coverage | None) -> str:
-    """Return the share of the weights on codes and the largest groups left out; empty if unknown.
+def coverage_text(coverage: Coverage) -> str:
+    """Return the share of the weights on codes and the largest groups left out.
 
     Example:
         >>> coverage_text(Coverage(1000, 990, (LeftOut("It is excluded.", 10, ("a", "b")),)))
         '99 % of the weights are on codes. Left out: 1 % (a, b): It is excluded.'
     """
-    if coverage is None:
-        return ""
     if not coverage.weights:
         return "The model has no weights with two axes or more."
     text = f"{format_percent(coverage.share)} of the weights are on codes."

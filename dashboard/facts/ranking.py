@@ -2,9 +2,9 @@
 
 Neighbours are tied where the data does not say which one is worse. For the measure that the report
 ranks by, the report says so itself: it compares neighbours sample by sample, and a run of tied
-neighbours shares its ranks. For other measures, and in older reports, two layers whose intervals
-overlap are tied, which calls more layers tied; every layer gets the range of ranks that its
-interval allows. Every tie that is shown, the culprit's too, is one of `rank_layers`.
+neighbours shares its ranks. For other measures two layers whose intervals overlap are tied, which
+calls more layers tied; every layer gets the range of ranks that its interval allows. Every tie that
+is shown, the culprit's too, is one of `rank_layers`.
 """
 
 from __future__ import annotations
@@ -253,8 +253,6 @@ def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
             "the same samples, by a paired bootstrap."
         )
     how = "layers whose intervals overlap count as tied, which calls more of them tied."
-    if not report.rankings:
-        return f"This stored measurement compares no neighbours. By {metric.label}, {how}"
     by = METRICS[report.metric].label if report.metric in METRICS else report.metric
     return f"The measurement compared neighbours by {by} only. By {metric.label}, {how}"
 

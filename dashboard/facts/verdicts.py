@@ -27,7 +27,7 @@ from dashboard.words.formatting import (
     format_span,
     plural,
 )
-from dashboard.words.recipes import UNMEASURED_INPUTS, describe_batches, describe_input
+from dashboard.words.recipes import describe_batches, describe_input
 from quant_engine.report import ErrorMetrics, LayerReport, ModelReport, RangeChoice, TensorReport
 
 GOOD = "good"
@@ -280,13 +280,9 @@ def weight_or_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
 
 def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say that an input has a range per batch, and for which batches its numbers hold."""
-    if not layer.has_dynamic_input or not layer.input_shape:
+    if not layer.has_dynamic_input or layer.input is None:
         return None
     held, title = describe_input(layer).capitalize(), "Inputs: range"
-    if layer.input is None:
-        if report.is_partial:
-            return None
-        return Verdict(INFO, title, f"{held}. {UNMEASURED_INPUTS}")
     calls = f", and for each of its {layer.calls} calls" if layer.calls > 1 else ""
     span = format_span(layer.input.scale)
     steps = f"between {span.replace(' to ', ' and ')}" if " to " in span else span

@@ -45,8 +45,7 @@ def show_headline(run: Run, *, key: str) -> None:
     output = run.report.output
     if run.report.is_partial:
         st.caption(f"Measured on {samples_covered(run)}.")
-    if caption := judged_caption(run.report.judged):
-        st.caption(escape_markdown(caption))
+    st.caption(escape_markdown(judged_caption(run.report.judged)))
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
         _show_accuracy(output)
         _show_size(run)
@@ -81,8 +80,7 @@ def show_headline(run: Run, *, key: str) -> None:
         )
     st.caption(gloss("SQNR", "KL"))
     # What the figures are about comes with them: a report on a tenth of the weights says so.
-    if said := coverage_text(run.report.coverage):
-        st.caption(escape_markdown(said))
+    st.caption(escape_markdown(coverage_text(run.report.coverage)))
 
 
 def _show_size(run: Run) -> None:

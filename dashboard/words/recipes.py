@@ -20,12 +20,6 @@ EXECUTION_NOTE = (
 DYNAMIC_INPUT = "dynamic (per batch)"
 """Said of inputs that no calibration fixes the range of."""
 
-UNMEASURED_INPUTS = (
-    "This run was kept before errors of such inputs were measured: press Run on the Experiment "
-    "page to measure them. They are part of the local error."
-)
-"""Said of a stored run that has no figures of its dynamic inputs."""
-
 
 @dataclass(frozen=True, slots=True)
 class PresetText:
@@ -111,13 +105,8 @@ def describe_input(layer: LayerReport) -> str:
 
 
 def describe_batches(report: ModelReport) -> str:
-    """Return in which batches the errors were measured; dynamic ranges are those of such batches.
-
-    Reports from before this was noted do not say.
-    """
+    """Return in which batches the errors were measured; dynamic ranges hold for such batches."""
     batches, size = report.evaluation_batches, report.evaluation_batch_size
-    if not batches or not size:
-        return "the evaluation batches"
     is_even = batches * size == report.evaluation_samples
     each = plural(size, "sample")
     return f"{plural(batches, 'batch', 'batches')} of {each if is_even else f'at most {each}'}"
@@ -184,13 +173,13 @@ def describe_remedies(recipe: Recipe) -> str:
 
 
 def judged_caption(judged: str) -> str:
-    """Return which outputs are judged and how, as a sentence; "" in reports that do not say.
+    """Return which outputs are judged and how, as a sentence.
 
     Example:
         >>> judged_caption("judged: the output as values by NMSE")
         'Judged: the output as values by NMSE.'
     """
-    return f"{judged[0].upper()}{judged[1:]}." if judged else ""
+    return f"{judged[0].upper()}{judged[1:]}."
 
 
 def no_effect_words(reaches_output: bool, error: float | None, samples: int) -> str:

@@ -115,6 +115,7 @@ def input_report(
         channels=None,
         range_choices=choices,
         example=examples[0],
+        per_channel_sqnr_db=None,
         examples=examples,
     )
 

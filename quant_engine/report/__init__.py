@@ -2,8 +2,8 @@
 
 A report is the one contract between the engine and everything that shows its results. It holds no
 tensors: histograms, quantiles and sums only, so a figure is a pure function of it. Reports
-round-trip through JSON exactly. A new field has a default, so that older reports still load;
-`SCHEMA_VERSION` changes whenever one is taken away or means something else.
+round-trip through JSON exactly. Only what a report may truly lack has a default; `SCHEMA_VERSION`
+changes whenever a field is added, is taken away or means something else.
 """
 
 from quant_engine.report.coverage import (

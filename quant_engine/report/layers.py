@@ -58,16 +58,13 @@ class LayerReport:
         output_shape: Shape of its output in the first evaluation batch.
         size: Bytes before and after.
         weight: What happened to the weight; None where it stays float.
-        input: What happened to the input; None where it stays float or nothing was measured. (In
-            reports from before dynamic inputs were measured, None for these too.)
+        input: What happened to the input; None where it stays float or nothing was measured.
         local_error: This layer quantized and fed the float input, against its float output.
         accumulated_error: Its output inside the fully quantized model, against its float output.
             Known for float layers too: they pass on what reaches them.
-        input_scheme: How the input is quantized; None where it stays float, and in reports from
-            before this was noted.
-        input_channels: Ranges of the float input's channels; None where the layer has none, and in
-            reports from before they were kept.
-        local_relative: `local_error` channel by channel, over the RMS of each; None likewise.
+        input_scheme: How the input is quantized; None where it stays float.
+        input_channels: Ranges of the float input's channels; None where the layer has none.
+        local_relative: `local_error` channel by channel, over the RMS of each; None with it.
         accumulated_relative: The same of `accumulated_error`.
     """
 
@@ -81,14 +78,14 @@ class LayerReport:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     size: LayerSize
-    weight: TensorReport | None = None
-    input: TensorReport | None = None
-    local_error: ErrorMetrics | None = None
-    accumulated_error: ErrorMetrics | None = None
-    input_scheme: TensorScheme | None = None
-    input_channels: InputChannels | None = None
-    local_relative: RelativeErrors | None = None
-    accumulated_relative: RelativeErrors | None = None
+    weight: TensorReport | None
+    input: TensorReport | None
+    local_error: ErrorMetrics | None
+    accumulated_error: ErrorMetrics | None
+    input_scheme: TensorScheme | None
+    input_channels: InputChannels | None
+    local_relative: RelativeErrors | None
+    accumulated_relative: RelativeErrors | None
 
     @property
     def is_quantized(self) -> bool:

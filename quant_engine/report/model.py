@@ -63,9 +63,9 @@ class OutputReport:
         accuracy_float: Share of labelled positions the float model gets right, 0 to 1.
         accuracy_quantized: Share the quantized model gets right.
         answers: The choices for the first 4,096 samples; None where the output is not a table
-            (samples, classes), and in reports from before they were kept.
+            (samples, classes).
         kl_interval: 95 % interval of the KL divergence, by resampling whole samples; None where
-            there is none, and in reports from before it was kept.
+            there is none.
         name: What it is called among the outputs.
         kind: How it is read: "logits", "probabilities", "values", "embeddings", "mask", "image".
         metric: Name of the metric it is judged by.
@@ -83,6 +83,11 @@ class OutputReport:
 
     samples: int
     error: ErrorMetrics
+    name: str
+    kind: str
+    metric: str
+    value: float | None
+    interval: tuple[float, float] | None
     classes: int | None = None
     kl_divergence: float | None = None
     top1_agreement: float | None = None
@@ -91,11 +96,6 @@ class OutputReport:
     accuracy_quantized: float | None = None
     answers: Answers | None = None
     kl_interval: tuple[float, float] | None = None
-    name: str = ""
-    kind: str = ""
-    metric: str = ""
-    value: float | None = None
-    interval: tuple[float, float] | None = None
     perplexity_float: float | None = None
     perplexity_quantized: float | None = None
     cosine: float | None = None
@@ -120,8 +120,7 @@ class SizeReport:
         quantized_file_bytes: Measured length of the quantized model as a safetensors file.
         effective_bits: Mean bits for each weight of a quantizable layer, with scales and zero
             points; float layers count 32.
-        weight_bits: The same for the codes alone, without scales and zero points; 0 in reports from
-            before it was kept.
+        weight_bits: The same for the codes alone, without scales and zero points.
     """
 
     float_bytes: int
@@ -133,7 +132,7 @@ class SizeReport:
     float_file_bytes: int
     quantized_file_bytes: int
     effective_bits: float
-    weight_bits: float = 0.0
+    weight_bits: float
 
     @property
     def quantized_bytes(self) -> int:
@@ -167,14 +166,12 @@ class ModelReport:
         is_partial: True if the analysis was stopped early.
         notes: What happened on the way, such as folded BatchNorms.
         schema_version: Version of this layout.
-        evaluation_batches: Batches the evaluation samples came in; None in reports from before
-            this was noted.
+        evaluation_batches: Batches the evaluation samples came in.
         evaluation_batch_size: Samples in the largest of them. Dynamic input ranges, and what they
-            cost, are those for batches of this size. None as above.
+            cost, are those for batches of this size.
         judged: Which outputs are judged, how they are read, and which labels are not used.
-        outputs: Effect on every output that is judged; empty in reports from before several were.
-        coverage: How much of the model's weights is on codes, and why the rest is not; None in
-            reports from before it was counted.
+        outputs: Effect on every output that is judged; empty while nothing was evaluated yet.
+        coverage: How much of the model's weights is on codes, and why the rest is not.
         treatments: What the recipe's remedies did, in the order they were applied.
     """
 
@@ -188,15 +185,15 @@ class ModelReport:
     calibration_samples: int
     evaluation_samples: int
     evaluated_on_calibration_data: bool
-    is_partial: bool = False
-    notes: tuple[str, ...] = ()
+    is_partial: bool
+    notes: tuple[str, ...]
+    evaluation_batches: int
+    evaluation_batch_size: int
+    judged: str
+    outputs: tuple[OutputReport, ...]
+    coverage: Coverage
+    treatments: tuple[Treatment, ...]
     schema_version: int = SCHEMA_VERSION
-    evaluation_batches: int | None = None
-    evaluation_batch_size: int | None = None
-    judged: str = ""
-    outputs: tuple[OutputReport, ...] = ()
-    coverage: Coverage | None = None
-    treatments: tuple[Treatment, ...] = ()
 
     def layer(self, name: str) -> LayerReport:
         """Return the layer called `name`.

@@ -50,7 +50,7 @@ class ConfigurationSize:
     bias_bytes: int
     float_leftover_bytes: int
     effective_bits: float
-    weight_bits: float = 0.0
+    weight_bits: float
 
     @property
     def model_bytes(self) -> int:
@@ -111,24 +111,15 @@ class ConfigurationScore:
     top1_agreement: float | None
     accuracy: float | None
     size: ConfigurationSize
+    outputs: tuple[OutputScore, ...]
     harm_interval: tuple[float, float] | None = None
-    outputs: tuple[OutputScore, ...] = ()
-
-    @property
-    def harm(self) -> float:
-        """The same as `degradation`, under the name that scripts know."""
-        return self.degradation
 
     @property
     def degradation(self) -> float:
         """KL divergence, NMSE or 1 - cosine; of several outputs the largest of their ratios."""
         if len(self.outputs) > 1:
             return max((o.ratio for o in self.outputs if o.ratio is not None), default=0.0)
-        if self.outputs:
-            return self.outputs[0].degradation
-        value = self.nmse if self.kl_divergence is None else self.kl_divergence
-        assert value is not None
-        return value
+        return self.outputs[0].degradation
 
     @property
     def decided_by(self) -> str:
@@ -306,9 +297,7 @@ def largest_share(degradations: Sequence[float], outputs: Sequence[ResponseOutpu
 def score_outputs(
     degradations: Sequence[float], outputs: Sequence[ResponseOutput]
 ) -> tuple[OutputScore, ...]:
-    """Return what is predicted of each output; nothing where a report does not name them."""
-    if not outputs:
-        return ()
+    """Return what is predicted of each output."""
     ratios = [None] if len(outputs) == 1 else shares(degradations, outputs)
     return tuple(
         OutputScore(output.name, output.metric, degradation, ratio, judged_by=output.judged_by)
@@ -340,7 +329,7 @@ class ResponseReport:
         schema_version: Version of this layout.
         judged: Which outputs are judged, how they are read, and which labels are not used.
         outputs: Every output that predictions are about; `kind`, `output_shape`, `is_complete` and
-            `projection_error` are those of the first. Empty in reports from before several were.
+            `projection_error` are those of the first.
     """
 
     recipe: Recipe
@@ -356,10 +345,10 @@ class ResponseReport:
     float_accuracy: float | None
     agreement: ResponseAgreement
     seed: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    judged: str
+    outputs: tuple[ResponseOutput, ...]
     schema_version: int = SCHEMA_VERSION
-    judged: str = ""
-    outputs: tuple[ResponseOutput, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as JSON text."""

@@ -56,7 +56,7 @@ class LayerSensitivity:
         float_bytes: Bytes of the layer in float.
         quantized_bytes: Bytes of the layer under the option.
         parameters: Weights and biases of the layer.
-        value: The report's `metric`; None in reports that were stored without it.
+        value: The report's `metric`.
         gain_interval: With the layer left out, the 95 % interval of how much less the output
             degrades than with all layers quantized, in pairs, in the unit of the metric (of the
             NMSE for "sqnr_db", of the disagreement for "top1_agreement"); None for a layer alone.
@@ -79,7 +79,7 @@ class LayerSensitivity:
     float_bytes: int
     quantized_bytes: int
     parameters: int
-    value: float | None = None
+    value: float
     gain_interval: tuple[float, float] | None = None
     reaches_output: bool = True
     outputs: tuple[OutputEffect, ...] = ()
@@ -133,7 +133,7 @@ class CumulativePoint:
         accuracy: Share of labelled samples that are right; None without labels.
         model_bytes: Bytes of the model; with no layer quantized, of the model as it was given.
         top1_agreement: Share of samples with float's largest logit, 0 to 1; None without logits.
-        value: The report's `metric`; None in reports from before it was kept.
+        value: The report's `metric`.
     """
 
     count: int
@@ -142,8 +142,8 @@ class CumulativePoint:
     sqnr_db: float
     accuracy: float | None
     model_bytes: int
-    top1_agreement: float | None = None
-    value: float | None = None
+    top1_agreement: float | None
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +186,15 @@ class SensitivityReport:
     samples: int
     accuracy_float: float | None
     seed: int
-    is_partial: bool = False
-    notes: tuple[str, ...] = ()
+    is_partial: bool
+    notes: tuple[str, ...]
+    metric: str
+    parts: str
+    references: tuple[LayerSensitivity, ...]
+    rankings: tuple[Ranking, ...]
+    judged: str
+    schemes: tuple[LayerScheme, ...]
     schema_version: int = SCHEMA_VERSION
-    metric: str = "kl_divergence"
-    parts: str = "both"
-    references: tuple[LayerSensitivity, ...] = ()
-    rankings: tuple[Ranking, ...] = ()
-    judged: str = ""
-    schemes: tuple[LayerScheme, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schemes and self.rankings and len(self.schemes) != len(self.rankings):

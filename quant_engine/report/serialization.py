@@ -1,9 +1,8 @@
 """Frozen dataclasses to JSON-ready values and back, exactly.
 
 The type hints of a dataclass are its schema: unknown keys, missing ones and values of the wrong
-kind are errors that name where they are. A field with a default may be missing: what was stored
-before the field existed still loads. JSON has no infinity, so non-finite floats travel as the
-strings "inf", "-inf" and "nan".
+kind are errors that name where they are. A field with a default may be missing. JSON has no
+infinity, so non-finite floats travel as the strings "inf", "-inf" and "nan".
 """
 
 from __future__ import annotations

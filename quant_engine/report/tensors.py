@@ -92,22 +92,21 @@ class ChannelRanges:
         lo: Smallest value of each channel.
         hi: Largest value of each channel.
         sqnr_db: Signal to quantization noise of each channel, in dB; inf where exact.
-        became_zero: Values of each channel that were not 0 and became 0; empty in reports from
-            before this was noted.
-        channel_size: Values in each channel, likewise.
+        became_zero: Values of each channel that were not 0 and became 0.
+        channel_size: Values in each channel.
     """
 
     axis: int
     lo: tuple[float, ...]
     hi: tuple[float, ...]
     sqnr_db: tuple[float, ...]
-    became_zero: tuple[int, ...] = ()
-    channel_size: int = 0
+    became_zero: tuple[int, ...]
+    channel_size: int
 
     @property
     def silent(self) -> tuple[int, ...]:
         """Channels of which nothing is left: their error is as large as they are, in zeros."""
-        pairs = zip(self.became_zero, self.sqnr_db, strict=False)
+        pairs = zip(self.became_zero, self.sqnr_db, strict=True)
         return tuple(i for i, (zeros, sqnr_db) in enumerate(pairs) if zeros and sqnr_db == 0.0)
 
 
@@ -243,8 +242,7 @@ class TensorReport:
         example: One element worked through; of a dynamic input one of the first batch, on the
             grid of that batch.
         per_channel_sqnr_db: Of a weight with one scale, what a scale for each output channel would
-            give by the same rule: the mean over channels of Σ(x-x̂)² / Σx², in dB. None elsewhere,
-            and in reports from before this was noted.
+            give by the same rule: the mean over channels of Σ(x-x̂)² / Σx², in dB. None elsewhere.
         examples: More elements worked through, of different sizes; those that became 0 first.
             `example` is the one to begin with.
     """
@@ -262,8 +260,8 @@ class TensorReport:
     channels: ChannelRanges | None
     range_choices: tuple[RangeChoice, ...]
     example: WorkedExample
-    per_channel_sqnr_db: float | None = None
-    examples: tuple[WorkedExample, ...] = ()
+    per_channel_sqnr_db: float | None
+    examples: tuple[WorkedExample, ...]
 
     @property
     def is_dynamic(self) -> bool:

@@ -240,12 +240,9 @@ class LogitResponse:
     @property
     def _first_is_itself(self) -> bool:
         """Whether what is predicted of the first output are its own values."""
-        outputs = self.report.outputs
-        return not outputs or (
-            outputs[0].metric != COSINE
-            and not (outputs[0].metric == KL_DIVERGENCE and outputs[0].is_probability)
-            and not (outputs[0].metric == KL_DIVERGENCE and outputs[0].is_binary)
-        )
+        first = self.report.outputs[0]
+        is_distribution = first.is_probability or first.is_binary
+        return first.metric != COSINE and not (first.metric == KL_DIVERGENCE and is_distribution)
 
     @staticmethod
     def _moved(arrays: ResponseArrays, shift: FloatArray) -> FloatArray:

@@ -15,7 +15,6 @@ from quant_engine.metrics.catalogue import COSINE, KL_DIVERGENCE
 from quant_engine.metrics.counts import IGNORED
 from quant_engine.reading import read_arrays, storage_errors
 from quant_engine.report import ResponseReport
-from quant_engine.report.response import LOGITS
 from quant_engine.response.arrays import IntArray, ResponseArrays
 
 _REQUIRED = {
@@ -76,8 +75,10 @@ def response_from_arrays(
         except UnicodeDecodeError as error:
             raise StorageError(f"The report in the stored response is not text: {error}") from error
         report = ResponseReport.from_json(text)
-        count = max(len(report.outputs), 1)
-        return report, tuple(_arrays(stored, report, index) for index in range(count))
+        if not report.outputs:
+            raise StorageError("The report in the stored response names no outputs.")
+        indices = range(len(report.outputs))
+        return report, tuple(_arrays(stored, report, index) for index in indices)
 
 
 def _arrays(stored: dict[str, Any], report: ResponseReport, index: int) -> ResponseArrays:
@@ -95,14 +96,14 @@ def _arrays(stored: dict[str, Any], report: ResponseReport, index: int) -> Respo
                 f"The stored response has {name} of type {values.dtype}; it must be "
                 f"{np.dtype(kind)}. Measure it again."
             )
-    output = report.outputs[index] if report.outputs else None
+    output = report.outputs[index]
     shape = own.pop(_SHAPE)
     arrays = ResponseArrays(
         **own,
         shape=tuple(int(size) for size in shape.reshape(-1)),
-        has_logits=report.kind == LOGITS if output is None else output.metric == KL_DIVERGENCE,
-        is_complete=report.is_complete if output is None else output.is_complete,
-        factor=0.5 if output is not None and output.metric == COSINE else 1.0,
+        has_logits=output.metric == KL_DIVERGENCE,
+        is_complete=output.is_complete,
+        factor=0.5 if output.metric == COSINE else 1.0,
     )
     _check_shapes(report, arrays)
     return arrays

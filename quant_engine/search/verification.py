@@ -191,19 +191,19 @@ def verify_frontier(
 def _read_like(response: LogitResponse, judged: Judged) -> Judged:
     """Return what is judged with the metrics that the response was measured with."""
     outputs = response.report.outputs
-    if len(outputs) != len(judged.outputs) and outputs:
+    if len(outputs) != len(judged.outputs):
         raise DataError(
             f"The response is about {len(outputs)} outputs, {', '.join(o.name for o in outputs)}, "
             f"and output= names {len(judged.outputs)}. Give the same ones."
         )
     read = tuple(
         replace(found, metric=output.judged_by)
-        for found, output in zip(judged.outputs, outputs, strict=False)
+        for found, output in zip(judged.outputs, outputs, strict=True)
     )
-    return Judged(read or judged.outputs, judged.line)
+    return Judged(read, judged.line)
 
 
-def _outputs_of(response: LogitResponse) -> tuple[Output, ...] | None:
+def _outputs_of(response: LogitResponse) -> tuple[Output, ...]:
     """Return which outputs a response is about, as it was told or found them."""
     outputs = response.report.outputs
     if any(not output.key and output.index is None for output in outputs):
@@ -211,9 +211,8 @@ def _outputs_of(response: LogitResponse) -> tuple[Output, ...] | None:
             "The response is about an output that a function selects, and does not hold functions. "
             "Give the same output= again."
         )
-    return (
-        tuple(Output(o.key or o.index or 0, o.kind, o.class_axis, o.ignore_labels) for o in outputs)
-        or None
+    return tuple(
+        Output(o.key or o.index or 0, o.kind, o.class_axis, o.ignore_labels) for o in outputs
     )
 
 
@@ -235,7 +234,7 @@ def _score(
         for score, drawn, output, known in zip(
             score_outputs(found, response.report.outputs),
             *(resampled, judged.outputs, totals),
-            strict=False,
+            strict=True,
         )
     )
     accuracies = [t for t in totals if "labelled" in t and float(t["labelled"])]

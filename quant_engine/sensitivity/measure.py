@@ -11,6 +11,7 @@ from quant_engine.errors import SchemeError, require_choice
 from quant_engine.judging.judged import MetricFunction
 from quant_engine.judging.output import OutputChoice
 from quant_engine.judging.reach import find_unreached
+from quant_engine.metrics.catalogue import LARGEST_RATIO
 from quant_engine.model.batches import Data
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
@@ -123,17 +124,21 @@ def measure_sensitivity(
         forms,
         judged.outputs,
         SensitivityReport(
-            model_name,
-            recipe,
-            direction,
-            (),
-            None,
-            (),
-            0,
-            None,
-            seed,
+            model_name=model_name,
+            recipe=recipe,
+            direction=direction,
+            layers=(),
+            reference=None,
+            cumulative=(),
+            samples=0,
+            accuracy_float=None,
+            seed=seed,
+            is_partial=True,
             notes=(*judged.notes, *remedies_left_out(recipe), *notes),
+            metric=(judged.outputs[0].measure if len(judged.outputs) == 1 else LARGEST_RATIO).name,
             parts=parts,
+            references=(),
+            rankings=(),
             judged=judged.line,
             schemes=tuple(named.values()) if named else (),
         ),

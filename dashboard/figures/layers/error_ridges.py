@@ -33,7 +33,7 @@ from dashboard.figures.layers.ridge_rows import (
 )
 from dashboard.figures.tensor.distributions import error_bin_rows, is_beyond
 from dashboard.words.formatting import format_db, plural
-from dashboard.words.recipes import UNMEASURED_INPUTS, measured_in_batches
+from dashboard.words.recipes import measured_in_batches
 from quant_engine.report import LayerReport, ModelReport, TensorReport
 
 PARTS = {"weight": "weights", "input": "inputs"}
@@ -151,8 +151,6 @@ def why_empty(report: ModelReport, part: str) -> str:
         return "The inputs stay in float: this recipe quantizes weights only."
     if report.is_partial:
         return f"The analysis stopped before it measured {PARTS[part]}."
-    if part == "input" and any(layer.has_dynamic_input for layer in report.layers):
-        return f"Input ranges are dynamic, one per batch. {UNMEASURED_INPUTS}"
     return "No layer is quantized, so there is no error to show."
 
 

@@ -17,7 +17,7 @@ from quant_engine.report import LayerReport, ModelReport, RelativeErrors
 
 ROW_HEIGHT = 30
 KINDS = {"local": "alone", "accumulated": "with all layers before it"}
-NOT_KEPT = "This run was kept before relative errors were: analyse it again to see them."
+NOTHING_MEASURED = "No relative error is measured yet."
 
 
 def relative_of(layer: LayerReport, kind: str) -> RelativeErrors | None:
@@ -74,7 +74,7 @@ def relative_error_histograms(
     title = f"Relative error of each layer's output, {KINDS[kind]} (share of the channel's RMS)"
     rows = [(x.name, kept) for x in report.layers if (kept := relative_of(x, kind)) is not None]
     if not rows:
-        return empty_figure(title, NOT_KEPT)
+        return empty_figure(title, NOTHING_MEASURED)
     last = len(rows) - 1
     marks = [
         (
@@ -136,7 +136,7 @@ def describe_relative_errors(report: ModelReport, kind: str = "local") -> str:
     value = local_relative if kind == "local" else accumulated_relative
     found = [(x, kept) for x in report.layers if (kept := relative_of(x, kind)) is not None]
     if not found:
-        return NOT_KEPT
+        return NOTHING_MEASURED
     layer, kept = max(found, key=lambda item: item[1].rms)
     text = (
         f"{layer.name} is furthest off, {KINDS[kind]}: {format_relative(value(layer))} of the RMS"

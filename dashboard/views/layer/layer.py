@@ -17,7 +17,7 @@ from dashboard.widgets.guard import contained
 from dashboard.widgets.verdict_list import show_verdicts
 from dashboard.words.formatting import format_bytes, format_db, format_shape, plural
 from dashboard.words.markdown import escape_markdown
-from dashboard.words.recipes import UNMEASURED_INPUTS, describe_input, gloss
+from dashboard.words.recipes import describe_input, gloss
 from quant_engine.report import LayerReport, ModelReport
 
 WEIGHTS, INPUTS = "Weights", "Inputs"
@@ -113,8 +113,7 @@ def _why_no_tensor(layer: LayerReport, report: ModelReport, part: str) -> str:
         return "Not measured: the analysis stopped before it came to this."
     if part == "input" and layer.has_dynamic_input:
         reason = escape_markdown(layer.reason.rstrip(".") or "it never ran on the data")
-        rest = UNMEASURED_INPUTS if layer.input_shape else f"Nothing was measured: {reason}."
-        return f"Inputs are {describe_input(layer)}. {rest}"
+        return f"Inputs are {describe_input(layer)}. Nothing was measured: {reason}."
     return f"This layer's {part} was not quantized."
 
 

@@ -42,14 +42,13 @@ def _show_headline(size: SizeReport, given_bytes: int) -> None:
         help=f"As given it has {format_bytes(given_bytes)}.",
         width="content",
     )
-    if size.weight_bits:
-        box.metric(
-            "Bits per weight, codes",
-            format_number(size.weight_bits),
-            help="Mean bits of the codes alone, without scales and zero points; weights that stay "
-            "float count in full.",
-            width="content",
-        )
+    box.metric(
+        "Bits per weight, codes",
+        format_number(size.weight_bits),
+        help="Mean bits of the codes alone, without scales and zero points; weights that stay "
+        "float count in full.",
+        width="content",
+    )
     box.metric(
         "Bits per weight, with scales",
         format_number(size.effective_bits),
