@@ -23,7 +23,8 @@ def degradation_text(output: OutputReport | None) -> str:
         return ""
     if output.kl_divergence is None:
         return f"NMSE {format_number(output.error.nmse)}"
-    assert output.kl_interval is not None
+    if output.kl_interval is None:
+        return format_nats(output.kl_divergence)
     low, high = (format_number(edge) for edge in output.kl_interval)
     return f"{format_nats(output.kl_divergence)} ({low}–{high})"
 

@@ -135,7 +135,8 @@ def compare_rows(
 def with_run(run: Run, prediction: Prediction) -> Prediction:
     """Return the prediction with what the run's own analysis measured among its runs.
 
-    An analysis that was cut short, or has schemes that are none of the options, adds nothing.
+    An analysis that was cut short, judges several outputs, or has schemes that are none of the
+    options adds nothing.
     """
     own, stand_ins = prediction.configuration_of(run.recipe)
     output = run.report.output
@@ -143,6 +144,16 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
     if output is None or run.report.is_partial or stand_ins or not own or is_known:
         return prediction
     predicted = prediction.score(own)
+    if len(predicted.outputs) > 1:
+        return prediction
+    interval = _own_interval(run)
+    (alone,) = predicted.outputs
+    known = {"kl_divergence": output.kl_divergence, "nmse": output.error.nmse}
+    if output.cosine is not None:
+        known["cosine"] = 1.0 - output.cosine
+    degradation = known.get(alone.metric)
+    if degradation is None:
+        return prediction
     measured = replace(
         predicted,
         kl_divergence=output.kl_divergence,
@@ -150,8 +161,8 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
         sqnr_db=output.error.sqnr_db,
         top1_agreement=output.top1_agreement,
         accuracy=output.accuracy_quantized,
-        harm_interval=_own_interval(run),
-        outputs=(),  # those of the prediction
+        harm_interval=interval,
+        outputs=(replace(alone, degradation=degradation, interval=interval, value=output.value),),
     )
     return _with_point(prediction, ConfigurationPoint(as_pairs(own), predicted, measured))
 

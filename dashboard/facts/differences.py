@@ -147,8 +147,8 @@ def _degradation(a: Run, b: Run) -> Difference | None:
     change = f"{format_number(after / before)} ×" if before > 0 else MISSING
     if a.model_name != b.model_name:
         return Difference("Degradation", *texts, f"{change}, each from its own float model")
-    if first.kl_interval is None:
-        return Difference("Degradation", *texts, f"{change}; the NMSE has no interval")
+    if first.kl_interval is None or second.kl_interval is None:
+        return Difference("Degradation", *texts, f"{change}; there is no interval")
     # The rule for remedies, in both directions, so that swapping A and B changes nothing.
     verdicts = {effect(first, second), effect(second, first)}
     if "none" in verdicts:

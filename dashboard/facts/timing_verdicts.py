@@ -31,7 +31,7 @@ def timing_verdicts(timing: TimingReport, batch_size: int) -> tuple[Verdict, ...
     """Return what the times at one batch size do and do not say.
 
     Args:
-        timing: Measured times; without integer ones, that is said.
+        timing: Measured times; without integer ones, as older runs have them, that is said.
         batch_size: The batch size in question.
     """
     integers = _integer_verdict(timing, batch_size)
@@ -49,8 +49,13 @@ def timing_words(timing: TimingReport, batch_size: int) -> str:
 
 
 def has_integer_times(timing: TimingReport) -> bool:
-    """Whether integer execution was timed at all."""
+    """Whether integer execution was timed at all; runs from before it was have no such times."""
     return any(entry.execution in (INTEGER, LOWERED) for entry in timing.models)
+
+
+def was_integer_tried(timing: TimingReport) -> bool:
+    """Whether integer execution was timed, or could not be for a reason that is known."""
+    return has_integer_times(timing) or bool(timing.notes or timing.executions)
 
 
 def _integer_verdict(timing: TimingReport, batch_size: int) -> Verdict:
@@ -94,8 +99,11 @@ def _span(entry: TimingEntry) -> str:
 def _why_missing(timing: TimingReport) -> Verdict:
     if has_integer_times(timing):
         return Verdict(INFO, "On integers:", "Not timed at this batch size.")
-    reason = " ".join(timing.notes) or "No reason was recorded."
-    return Verdict(INFO, "On integers: not possible here.", reason)
+    if was_integer_tried(timing):
+        reason = " ".join(timing.notes) or "No reason was recorded."
+        return Verdict(INFO, "On integers: not possible here.", reason)
+    text = "The run holds no such times. Time it again to see them."
+    return Verdict(INFO, "On integers: not timed.", text)
 
 
 def _why_not_lowered(timing: TimingReport) -> Verdict | None:

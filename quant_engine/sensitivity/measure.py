@@ -11,7 +11,6 @@ from quant_engine.errors import SchemeError, require_choice
 from quant_engine.judging.judged import MetricFunction
 from quant_engine.judging.output import OutputChoice
 from quant_engine.judging.reach import find_unreached
-from quant_engine.metrics.catalogue import LARGEST_RATIO
 from quant_engine.model.batches import Data
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
@@ -118,30 +117,23 @@ def measure_sensitivity(
     forms = build_forms(model, prepared, recipe, named, calibration, meter, parts=parts)
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, judged=judged)
     sweep, notes = _where_to_run(runner, executor, prepared)
+    empty = SensitivityReport(
+        *(model_name, recipe, direction, (), None, (), 0, None, seed),
+        is_partial=True,
+        notes=(*judged.notes, *remedies_left_out(recipe), *notes),
+        metric="",  # known once something is measured
+        parts=parts,
+        references=(),
+        rankings=(),
+        judged=judged.line,
+        schemes=tuple(named.values()) if named else (),
+    )
     measurement = Measurement(
         sweep,
         setup.evaluation_data,
         forms,
         judged.outputs,
-        SensitivityReport(
-            model_name=model_name,
-            recipe=recipe,
-            direction=direction,
-            layers=(),
-            reference=None,
-            cumulative=(),
-            samples=0,
-            accuracy_float=None,
-            seed=seed,
-            is_partial=True,
-            notes=(*judged.notes, *remedies_left_out(recipe), *notes),
-            metric=(judged.outputs[0].measure if len(judged.outputs) == 1 else LARGEST_RATIO).name,
-            parts=parts,
-            references=(),
-            rankings=(),
-            judged=judged.line,
-            schemes=tuple(named.values()) if named else (),
-        ),
+        empty,
         find_unreached(prepared, judged, list(forms.modules)),
     )
     meter.extend(measurement.count_runs(with_cumulative) * (setup.evaluation_batches or 1))

@@ -22,6 +22,7 @@ from quant_engine.report import (
     UNSUPPORTED,
     ChannelRanges,
     CodeUsage,
+    Coverage,
     CumulativePoint,
     Environment,
     ErrorHistogram,
@@ -30,9 +31,11 @@ from quant_engine.report import (
     LayerReport,
     LayerSensitivity,
     LayerSize,
+    LeftOut,
     ModelReport,
     OutputReport,
     RangeChoice,
+    RelativeErrors,
     SensitivityReport,
     SizeReport,
     TensorReport,
@@ -170,6 +173,8 @@ def make_tensor(
             code=int(codes[row, column]),
             dequantized=float(xhat[row, column]),
         ),
+        per_channel_sqnr_db=None,
+        examples=(),
     )
 
 
@@ -220,6 +225,8 @@ def make_dynamic_tensor(batches: Sequence[Array], scheme: TensorScheme) -> Tenso
             code=int(all_codes[0][place]) + scheme.qmin,
             dequantized=float(all_xhat[0][0, place]),
         ),
+        per_channel_sqnr_db=None,
+        examples=(),
     )
 
 
@@ -269,7 +276,16 @@ def _channels(x: Array, xhat: Array) -> ChannelRanges:
         lo=tuple(float(v) for v in x.min(axis=1)),
         hi=tuple(float(v) for v in x.max(axis=1)),
         sqnr_db=tuple(sqnr),
+        became_zero=tuple(int(n) for n in np.sum((x != 0) & (xhat == 0), axis=1)),
+        channel_size=x.shape[1],
     )
+
+
+def make_channels(
+    lo: Sequence[float], hi: Sequence[float], sqnr_db: Sequence[float]
+) -> ChannelRanges:
+    """Channels along the first axis with these ranges and errors, none of whose values became 0."""
+    return ChannelRanges(0, tuple(lo), tuple(hi), tuple(sqnr_db), (0,) * len(lo), 100)
 
 
 def _range_choices(rows: Array, scheme: TensorScheme) -> tuple[RangeChoice, ...]:
@@ -307,6 +323,7 @@ def make_layer(
     """One layer under a recipe; what the recipe excludes, or has no weight, stays float."""
     rng = np.random.default_rng(seed)
     parameters = math.prod(shape) + shape[0] if shape else 4096
+    accumulated = _output_error(rng, 0.01 + 0.004 * seed)
     base = LayerReport(
         name=name,
         kind=kind,
@@ -318,7 +335,14 @@ def make_layer(
         input_shape=(64, shape[1] if len(shape) > 1 else 8, *([8, 8] if len(shape) == 4 else [])),
         output_shape=(64, shape[0] if shape else 8, *([8, 8] if len(shape) == 4 else [])),
         size=LayerSize(4 * parameters, 4 * parameters, 0, 0, 0),
-        accumulated_error=_output_error(rng, 0.01 + 0.004 * seed),
+        weight=None,
+        input=None,
+        local_error=None,
+        accumulated_error=accumulated,
+        input_scheme=None,
+        input_channels=None,
+        local_relative=None,
+        accumulated_relative=make_relative(accumulated),
     )
     scheme = recipe.layer_scheme(name)
     if not shape:
@@ -358,13 +382,23 @@ def make_layer(
         bias_bytes=4 * shape[0],
     )
     is_exact = weight.error.sqnr_db == math.inf and inputs is None
+    local = make_error(np.ones(4), np.ones(4)) if is_exact else _output_error(rng, 0.012)
     return replace(
         base,
         size=size,
         weight=weight,
         input=inputs,
-        local_error=make_error(np.ones(4), np.ones(4)) if is_exact else _output_error(rng, 0.012),
+        local_error=local,
+        local_relative=make_relative(local),
     )
+
+
+def make_relative(error: ErrorMetrics) -> RelativeErrors:
+    """The same error channel by channel, for one channel: all values in the bin of its RMS."""
+    rms = math.sqrt(error.nmse)
+    octave = math.floor(math.log2(rms)) if rms else -1
+    counts, exact = ((512,), 0) if rms else ((0,), 512)
+    return RelativeErrors(octave, counts, 0, 0, exact, 1, 0, rms, int(rms**2 >= 0.5))
 
 
 def _weights(
@@ -393,28 +427,50 @@ def make_report(
         make_layer(name, kind, shape, recipe, channel_spread=spread, tail=tail, seed=index)
         for index, (name, kind, shape, spread, tail) in enumerate(_LAYERS)
     )
+    output = OutputReport(
+        samples=360,
+        error=_output_error(np.random.default_rng(99), 0.02),
+        name="the output",
+        kind="logits",
+        metric="kl_divergence",
+        value=1.3e-6,
+        interval=(1.1e-6, 1.6e-6),
+        classes=10,
+        kl_divergence=1.3e-6,
+        top1_agreement=1.0,
+        labelled_samples=360,
+        accuracy_float=0.9861,
+        accuracy_quantized=0.9833,
+        kl_interval=(1.1e-6, 1.6e-6),
+    )
     return ModelReport(
         model_name="resnet",
         recipe=recipe,
         layers=layers,
-        output=OutputReport(
-            samples=360,
-            error=_output_error(np.random.default_rng(99), 0.02),
-            classes=10,
-            kl_divergence=1.3e-6,
-            top1_agreement=1.0,
-            labelled_samples=360,
-            accuracy_float=0.9861,
-            accuracy_quantized=0.9833,
-        ),
+        output=output,
         size=_size(layers),
         timing=make_timing(layers),
         environment=ENVIRONMENT,
         calibration_samples=256,
         evaluation_samples=360,
         evaluated_on_calibration_data=False,
+        is_partial=False,
         notes=("BatchNorm folded into 8 convolutions.",),
+        evaluation_batches=1,
+        evaluation_batch_size=360,
+        judged="judged: the output as logits by KL divergence",
+        outputs=(output,),
+        coverage=_coverage(layers),
+        treatments=(),
     )
+
+
+def _coverage(layers: tuple[LayerReport, ...]) -> Coverage:
+    weights = {layer.name: math.prod(layer.weight_shape) for layer in layers if layer.weight_shape}
+    left = [layer for layer in layers if layer.name in weights and not layer.is_quantized]
+    out = tuple(LeftOut(layer.reason, weights[layer.name], (layer.name,)) for layer in left)
+    total = sum(weights.values())
+    return Coverage(total, total - sum(entry.weights for entry in out), out)
 
 
 def _size(layers: tuple[LayerReport, ...]) -> SizeReport:
@@ -434,6 +490,7 @@ def _size(layers: tuple[LayerReport, ...]) -> SizeReport:
         float_file_bytes=float_bytes + 1800,
         quantized_file_bytes=sum(items.values()) + 3100,
         effective_bits=9.4,
+        weight_bits=9.1,
     )
 
 
@@ -512,13 +569,6 @@ def make_dynamic_report() -> ModelReport:
 
 
 @cache
-def make_unmeasured_dynamic_report() -> ModelReport:
-    """The same as it was kept before such inputs were measured: schemes, and no figures."""
-    report = make_report("int8_dynamic")
-    return replace(report, layers=tuple(replace(layer, input=None) for layer in report.layers))
-
-
-@cache
 def make_partial_report(done: int = 3) -> ModelReport:
     """An analysis that was stopped: some layers done, the model's own figures not known yet."""
     report = make_report()
@@ -571,6 +621,7 @@ def make_sensitivity(
                 float_bytes=layer.size.float_bytes,
                 quantized_bytes=layer.size.quantized_bytes,
                 parameters=layer.parameters,
+                value=main,
             )
         )
     return SensitivityReport(
@@ -583,6 +634,14 @@ def make_sensitivity(
         samples=360,
         accuracy_float=0.9861 if has_labels else None,
         seed=0,
+        is_partial=False,
+        notes=(),
+        metric="kl_divergence" if has_logits else "nmse",
+        parts="both",
+        references=(),
+        rankings=(),
+        judged=report.judged,
+        schemes=(),
     )
 
 
@@ -592,7 +651,14 @@ def _cumulative(
     size = 0 if report.size is None else report.size.float_bytes
     points = [
         CumulativePoint(
-            0, "", 0.0 if has_logits else None, math.inf, 0.9861 if has_labels else None, size
+            count=0,
+            layer="",
+            kl_divergence=0.0 if has_logits else None,
+            sqnr_db=math.inf,
+            accuracy=0.9861 if has_labels else None,
+            model_bytes=size,
+            top1_agreement=None,
+            value=0.0,
         )
     ]
     total = 0.0
@@ -607,6 +673,8 @@ def _cumulative(
                 sqnr_db=math.inf if total == 0 else -10 * math.log10(total),
                 accuracy=0.9861 - count * 0.0003 if has_labels else None,
                 model_bytes=size,
+                top1_agreement=None,
+                value=total / 40 if has_logits else total,
             )
         )
     return tuple(points)

@@ -33,6 +33,7 @@ def make_layer(
         float_bytes=float_bytes,
         quantized_bytes=quantized_bytes,
         parameters=float_bytes // 4,
+        value=centre,
     )
 
 
@@ -57,4 +58,11 @@ def make_report(
         accuracy_float=accuracy_float,
         seed=0,
         is_partial=is_partial,
+        notes=(),
+        metric="kl_divergence",
+        parts="both",
+        references=(),
+        rankings=(),
+        judged="judged: the output as logits by KL divergence",
+        schemes=(),
     )

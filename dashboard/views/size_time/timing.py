@@ -14,7 +14,7 @@ from dashboard.facts.executions import (
     execution_rows,
     unreliable_text,
 )
-from dashboard.facts.timing_verdicts import timing_verdicts
+from dashboard.facts.timing_verdicts import timing_verdicts, was_integer_tried
 from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.session import run_state
@@ -123,7 +123,9 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     with st.container(border=True, key="time_verdicts", gap="small"):
         st.markdown("**What the times say**")
         show_verdicts(timing_verdicts(timing, batch_size))
-        if unreliable := unreliable_text(timing):
+        if not was_integer_tried(timing):
+            _show_again(run, "Measure times again, with integers")
+        elif unreliable := unreliable_text(timing):
             st.markdown(f":material/warning: {escape_markdown(unreliable)}")
             _show_again(run, "Time again")
     show_figure(model_timing_picture(timing, batch_size), key="time_models", stem=run.model_name)
@@ -132,7 +134,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
 
 @contained("The list of executions")
 def _show_executions(timing: TimingReport) -> None:
-    """How each layer ran on integers, one click away."""
+    """How each layer ran on integers, one click away; runs from before that was noted say none."""
     if not timing.executions:
         return
     ran = sum(entry.execution == INTEGER for entry in timing.executions)

@@ -25,7 +25,6 @@ from dashboard.session.jobs import store
 from dashboard.views.experiment.live_table import rows_of
 from dashboard.words.recipes import (
     DYNAMIC_INPUT,
-    UNMEASURED_INPUTS,
     describe_batches,
     describe_input,
     describe_recipe,
@@ -41,7 +40,6 @@ from tests.dashboard.factories import (
     make_dynamic_report,
     make_partial_report,
     make_report,
-    make_unmeasured_dynamic_report,
     replace_layer,
 )
 
@@ -93,9 +91,9 @@ def figure(app: AppTest, title: str) -> dict[str, Any]:
 
 
 def test_words_for_inputs() -> None:
-    for dynamic in (make_dynamic_report(), make_unmeasured_dynamic_report()):
-        assert describe_input(dynamic.layer(LAYER)) == f"int8, {DYNAMIC_INPUT}"
-        assert describe_input(dynamic.layer(EXCLUDED_LAYER)) == "float"
+    dynamic = make_dynamic_report()
+    assert describe_input(dynamic.layer(LAYER)) == f"int8, {DYNAMIC_INPUT}"
+    assert describe_input(dynamic.layer(EXCLUDED_LAYER)) == "float"
     assert describe_input(make_report().layer(LAYER)) == "int8"
     assert describe_input(make_report("int8_weights_only").layer(LAYER)) == "float"
 
@@ -125,11 +123,8 @@ def test_batches_are_told_as_they_were_cut() -> None:
     assert describe_batches(even) == "6 batches of 60 samples"
     single = replace(report, evaluation_batches=1, evaluation_batch_size=360)
     assert describe_batches(single) == "1 batch of 360 samples"
-    unknown = replace(report, evaluation_batches=None, evaluation_batch_size=None)
-    assert describe_batches(unknown) == "the evaluation batches"
     assert measured_in_batches(report).endswith("4 batches of at most 100 samples.")
     assert measured_in_batches(make_report()) == ""
-    assert measured_in_batches(make_unmeasured_dynamic_report()) == ""
 
 
 def test_the_page_names_the_batches_that_the_analysis_ran() -> None:
@@ -305,38 +300,29 @@ def test_a_fixed_range_can_be_asked_for_instead(monkeypatch: pytest.MonkeyPatch)
     assert other.activation.is_dynamic
 
 
-# --- Runs from before dynamic inputs were measured ------------------------------------------------
-
-
-def test_an_old_run_says_that_its_inputs_were_not_measured() -> None:
-    old = make_unmeasured_dynamic_report()
-    inputs = {row["Number"]: row["Inputs"] for row in grid_rows(old.layer(LAYER))}
-    assert inputs["Scheme"].endswith(DYNAMIC_INPUT)
-    assert inputs["Scale (one step)"] == "not measured"
-    assert "stays float" not in inputs.values()
-    assert layer_row(old.layer(LAYER))["input_bits"] == 8
-    assert layer_row(old.layer(LAYER))["input_scale_min"] is None
-    assert why_empty(old, "input").endswith(UNMEASURED_INPUTS)
-    assert "weights only" in why_empty(make_report("int8_weights_only"), "input")
-    assert verdicts_on(old, "Inputs: range") == [f"Int8, {DYNAMIC_INPUT}. {UNMEASURED_INPUTS}"]
-
-    text = texts(open_layer(old))
-
-    assert f"Inputs are int8, {DYNAMIC_INPUT}. This run was kept before" in text
-    assert "stay in float" not in text
-    assert "was not quantized" not in text
+# --- Runs that did not come to the inputs --------------------------------------------------------
 
 
 def test_a_run_that_was_stopped_says_so() -> None:
-    old = make_unmeasured_dynamic_report()
-    stopped = replace(old, is_partial=True)
+    report = make_dynamic_report()
+    layers = tuple(replace(layer, input=None) for layer in report.layers)
+    stopped = replace(report, layers=layers, is_partial=True)
+    inputs = {row["Number"]: row["Inputs"] for row in grid_rows(stopped.layer(LAYER))}
+    assert inputs["Scheme"].endswith(DYNAMIC_INPUT)
+    assert inputs["Scale (one step)"] == "not measured"
+    assert "stays float" not in inputs.values()
+    assert layer_row(stopped.layer(LAYER))["input_bits"] == 8
+    assert layer_row(stopped.layer(LAYER))["input_scale_min"] is None
+    assert "weights only" in why_empty(make_report("int8_weights_only"), "input")
+    assert measured_in_batches(stopped) == ""
     assert verdicts_on(stopped, "Inputs: range") == []
     assert why_empty(stopped, "input") == "The analysis stopped before it measured inputs."
 
     text = texts(open_layer(stopped))
 
     assert "Not measured: the analysis stopped before it came to this." in text
-    assert "kept before" not in text
+    assert "stay in float" not in text
+    assert "was not quantized" not in text
 
 
 def test_a_layer_that_never_ran_says_so() -> None:

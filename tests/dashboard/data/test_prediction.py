@@ -216,7 +216,8 @@ def test_the_store_survives_a_broken_file_and_a_full_disk(
 def test_a_newer_run_replaces_an_older_one(prediction: Prediction) -> None:
     point = prediction.measured[0]
     assert point.measured is not None
-    other = replace(point, measured=replace(point.measured, kl_divergence=1.25, outputs=()))
+    outputs = (replace(point.measured.outputs[0], degradation=1.25),)
+    other = replace(point, measured=replace(point.measured, kl_divergence=1.25, outputs=outputs))
     changed = prediction.with_measured([other])
     assert len(changed.measured) == len(prediction.measured)
     score = changed.measured_score(point.as_dict())
@@ -262,7 +263,8 @@ def test_whiskers_span_the_interval_of_what_was_measured(prediction: Prediction)
     layer = prediction.response.layers[0]
     configuration = {layer: option(prediction, 2)}
     predicted = prediction.score(configuration)
-    score = replace(predicted, kl_divergence=0.02, harm_interval=(0.015, 0.03), outputs=())
+    outputs = (replace(predicted.outputs[0], degradation=0.02),)
+    score = replace(predicted, kl_divergence=0.02, harm_interval=(0.015, 0.03), outputs=outputs)
     known = prediction.with_measured(
         [ConfigurationPoint(tuple(configuration.items()), predicted, score)]
     )

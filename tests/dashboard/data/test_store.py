@@ -282,23 +282,6 @@ def test_measurements_of_every_sweep_are_kept_beside_each_other(
     assert len(again.with_sensitivity(newer).sensitivities) == len(sweeps)
 
 
-def test_a_file_from_before_there_were_options_still_opens() -> None:
-    both = (make_sensitivity(), make_sensitivity("leave_one_out"))
-    run = make_run(sensitivities=both)
-    head, report, line = run_to_text(run).splitlines()
-    old = json.loads(line)
-    for sensitivity in old:
-        for key in ("metric", "parts", "references", "rankings"):
-            del sensitivity[key]
-        for layer in sensitivity["layers"]:
-            del layer["value"]
-
-    read = run_from_text("\n".join((head, report, json.dumps(old))))
-
-    assert read == run
-    assert read.sensitivity_for(Sweep("leave_one_out")) == both[1]
-
-
 def test_a_run_measured_at_several_widths_only_shows_the_widest_elsewhere() -> None:
     run = make_run(sensitivities=(make_options(Sweep(bits=(8, 4))),))
 

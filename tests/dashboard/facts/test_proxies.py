@@ -7,8 +7,8 @@ import pytest
 
 from dashboard.facts.metrics import METRICS
 from dashboard.facts.proxies import PROXIES, describe_correlation, measure_agreement
-from quant_engine.report import Environment, ErrorMetrics, LayerReport, LayerSize, ModelReport
-from quant_engine.scheme import Recipe
+from quant_engine.report import ErrorMetrics, LayerSize, ModelReport
+from tests.dashboard import factories
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
 KL = METRICS["kl_divergence"]
@@ -22,14 +22,9 @@ def make_model_report(local_db: dict[str, float | None]) -> ModelReport:
         if sqnr_db is not None:
             error = ErrorMetrics(10, sqnr_db, 1e-3, 1.0, 1e-3, 0.1)
         size = LayerSize(400, 100, 4, 1, 0)
-        layers.append(
-            LayerReport(name, "Linear", "quantized", "", 100, (10, 10), 1, (1, 10), (1, 10), size)
-        )
-        layers[-1] = replace(layers[-1], local_error=error)
-    environment = Environment("cpu", 1, "2.13.0", "Linux")
-    return ModelReport(
-        "tiny", Recipe.default(), tuple(layers), None, None, None, environment, 10, 10, True
-    )
+        base = replace(factories.make_report().layers[0], weight=None, input=None)
+        layers.append(replace(base, name=name, kind="Linear", size=size, local_error=error))
+    return replace(factories.make_report(), layers=tuple(layers), output=None)
 
 
 def test_full_agreement_is_plus_one_and_opposite_order_minus_one():

@@ -281,7 +281,6 @@ def test_it_is_said_how_ties_were_decided():
     assert "compared on the same samples" in describe_ties(report, KL)
     assert "by KL divergence only" in describe_ties(report, METRICS["top1_agreement"])
     assert "intervals overlap" in describe_ties(report, METRICS["top1_agreement"])
-    assert "compares no neighbours" in describe_ties(replace(report, rankings=()), KL)
 
 
 def test_measures_are_metrics_of_the_engine_and_one_is_turned() -> None:

@@ -28,7 +28,6 @@ from dashboard.facts.verdicts import (
     weight_or_input,
 )
 from quant_engine.report import (
-    ChannelRanges,
     CodeUsage,
     ErrorMetrics,
     LayerReport,
@@ -41,6 +40,7 @@ from tests.dashboard.factories import (
     EXACT_LAYER,
     EXCLUDED_LAYER,
     WIDE_LAYER,
+    make_channels,
     make_partial_report,
     make_report,
     replace_layer,
@@ -210,8 +210,8 @@ def test_exact_rules_and_missing_rules() -> None:
 
 
 def test_the_weak_channel_is_named_with_the_reason() -> None:
-    channels = ChannelRanges(
-        axis=0, lo=(-1.0, -0.8, -0.01, -0.9), hi=(1.0, 0.9, 0.02, 0.7), sqnr_db=(45, 44, 12, 43)
+    channels = make_channels(
+        lo=(-1.0, -0.8, -0.01, -0.9), hi=(1.0, 0.9, 0.02, 0.7), sqnr_db=(45, 44, 12, 43)
     )
     verdict = said(weak_channel(tensor(channels=channels), "Weights"))
 
@@ -223,7 +223,7 @@ def test_the_weak_channel_is_named_with_the_reason() -> None:
 
 
 def test_with_own_scales_nobody_is_told_to_use_them() -> None:
-    channels = ChannelRanges(0, (-1.0, -1.0, -0.01), (1.0, 1.0, 0.02), (45.0, 44.0, 12.0))
+    channels = make_channels((-1.0, -1.0, -0.01), (1.0, 1.0, 0.02), (45.0, 44.0, 12.0))
     scheme = TensorScheme(granularity="per_channel")
     verdict = said(weak_channel(tensor(channels=channels, scheme=scheme), "Weights"))
 
@@ -232,8 +232,8 @@ def test_with_own_scales_nobody_is_told_to_use_them() -> None:
 
 
 def test_lost_channels_are_counted_even_where_the_median_is_lost_too() -> None:
-    channels = ChannelRanges(
-        0, (-1.0, -0.01, -0.01, -0.01), (1.0, 0.01, 0.01, 0.01), (45.0, 0.0, 0.5, 1.0)
+    channels = make_channels(
+        (-1.0, -0.01, -0.01, -0.01), (1.0, 0.01, 0.01, 0.01), (45.0, 0.0, 0.5, 1.0)
     )
     verdict = said(weak_channel(tensor(channels=channels), "Weights"))
 
@@ -243,18 +243,18 @@ def test_lost_channels_are_counted_even_where_the_median_is_lost_too() -> None:
 
 
 def test_even_channels_and_exact_channels() -> None:
-    even = ChannelRanges(0, (-1.0, -1.0), (1.0, 1.0), (41.0, 40.0))
+    even = make_channels((-1.0, -1.0), (1.0, 1.0), (41.0, 40.0))
     assert "None stands out" in said(weak_channel(tensor(channels=even), "Weights")).text
-    exact = ChannelRanges(0, (-1.0, -1.0), (1.0, 1.0), (math.inf, math.inf))
+    exact = make_channels((-1.0, -1.0), (1.0, 1.0), (math.inf, math.inf))
     assert said(weak_channel(tensor(channels=exact), "Weights")).tone == GOOD
-    one_bad = ChannelRanges(0, (-1.0, 0.0), (1.0, 0.0), (math.inf, -math.inf))
+    one_bad = make_channels((-1.0, 0.0), (1.0, 0.0), (math.inf, -math.inf))
     assert said(weak_channel(tensor(channels=one_bad), "Weights"))
     assert weak_channel(tensor(channels=None), "Inputs") is None
 
 
 @pytest.mark.parametrize(("lowest", "stands_out"), [(35.1, False), (35.0, True)])
 def test_a_channel_stands_out_from_ten_db_below_the_median(lowest: float, stands_out: bool) -> None:
-    channels = ChannelRanges(0, (-1.0,) * 3, (1.0,) * 3, (45.0, 45.0, lowest))
+    channels = make_channels((-1.0,) * 3, (1.0,) * 3, (45.0, 45.0, lowest))
     text = said(weak_channel(tensor(channels=channels), "Weights")).text
 
     assert ("None stands out" not in text) == stands_out
@@ -264,7 +264,7 @@ def test_a_channel_stands_out_from_ten_db_below_the_median(lowest: float, stands
 def test_a_scale_per_channel_is_advised_above_ten_db_of_gain(
     promised: float, is_better: bool
 ) -> None:
-    channels = ChannelRanges(0, (-1.0,) * 2, (1.0,) * 2, (20.0, 20.0))
+    channels = make_channels((-1.0,) * 2, (1.0,) * 2, (20.0, 20.0))
     weight = replace(tensor(channels=channels), per_channel_sqnr_db=promised)
     verdict = better_range(weight, "Weights")
 

@@ -31,7 +31,6 @@ from dashboard.figures.tensor.distributions import lsb_histogram, value_histogra
 from dashboard.figures.tensor.range_choices import range_choices, range_rows
 from dashboard.figures.tensor.worked_example import worked_number_line, worked_steps
 from quant_engine.report import (
-    ChannelRanges,
     CodeUsage,
     ErrorHistogram,
     TensorReport,
@@ -40,6 +39,7 @@ from quant_engine.report import (
 from tests.dashboard.factories import (
     EXACT_LAYER,
     WIDE_LAYER,
+    make_channels,
     make_report,
     replace_layer,
 )
@@ -116,12 +116,12 @@ def odd_tensors() -> dict[str, TensorReport]:
             lo=0.0,
             hi=0.0,
             error=replace(plain.error, sqnr_db=math.inf, mse=0.0),
-            channels=ChannelRanges(0, (0.0,) * count, (0.0,) * count, (math.inf,) * count),
+            channels=make_channels((0.0,) * count, (0.0,) * count, (math.inf,) * count),
         ),
         "lost_channel": replace(
-            plain, channels=ChannelRanges(0, (0.0, -1.0), (0.0, 1.0), (-math.inf, 20.0))
+            plain, channels=make_channels((0.0, -1.0), (0.0, 1.0), (-math.inf, 20.0))
         ),
-        "one_channel": replace(plain, channels=ChannelRanges(0, (-1.0,), (1.0,), (40.0,))),
+        "one_channel": replace(plain, channels=make_channels((-1.0,), (1.0,), (40.0,))),
         "empty_codes": replace(narrow, codes=CodeUsage(-128, (0,) * 256)),
         "exact_choice": replace(
             narrow,

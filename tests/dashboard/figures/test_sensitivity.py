@@ -366,7 +366,16 @@ def test_the_curve_marks_the_selected_layer_and_the_chosen_split():
 
 def curve(*accuracies):
     points = [
-        CumulativePoint(i, f"l{i}" if i else "", i * 0.1, 50.0 - i, accuracy, 1000 - 100 * i)
+        CumulativePoint(
+            count=i,
+            layer=f"l{i}" if i else "",
+            kl_divergence=i * 0.1,
+            sqnr_db=50.0 - i,
+            accuracy=accuracy,
+            model_bytes=1000 - 100 * i,
+            top1_agreement=None,
+            value=i * 0.1,
+        )
         for i, accuracy in enumerate(accuracies)
     ]
     return make_report([], cumulative=points, accuracy_float=0.9)

@@ -94,7 +94,7 @@ def test_the_waterfall_hangs_every_step_on_the_one_before():
 
 
 def test_a_model_that_grows_is_drawn_and_said_so():
-    size = SizeReport(100, 0, 40, 10, 60, 0, 300, 400, 40.0)
+    size = SizeReport(100, 0, 40, 10, 60, 0, 300, 400, 40.0, 36.0)
     report = replace(REPORT, layers=(), size=size, notes=())
     steps = size_steps(report)
     assert steps[0].bytes + sum(s.bytes for s in steps if not s.is_total) == 110
@@ -105,7 +105,7 @@ def test_a_model_that_grows_is_drawn_and_said_so():
 
 @pytest.mark.parametrize("float_bytes", [0, 100])
 def test_reduction_of_nothing_does_not_divide_by_zero(float_bytes):
-    assert reduction_text(SizeReport(float_bytes, 0, 0, 0, 0, 0, 0, 0, 0.0)) == "0 B"
+    assert reduction_text(SizeReport(float_bytes, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)) == "0 B"
 
 
 def test_a_model_without_size_says_so():
