@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dashboard.facts.metrics import METRICS
-from dashboard.facts.proxies import PROXIES, measure_agreement
+from dashboard.facts.proxies import PROXIES, measure_agreement, predicted_proxy
 from dashboard.views.learn.lesson import Lesson, Outcome
 from dashboard.views.learn.lessons.l06_loud import LESSON as LOUD
 from dashboard.views.learn.lessons.l06_loud import _plain_words
@@ -15,6 +15,7 @@ from dashboard.views.learn.lessons.l06_loud import _right as right_of_loud
 from dashboard.views.learn.lessons.l07_rounding import GPTQ, NEAREST
 from dashboard.views.learn.lessons.l07_rounding import LESSON as ROUNDING
 from dashboard.views.learn.lessons.l07_rounding import _right as right_of_rounding
+from dashboard.views.learn.lessons.l08_fault import CARRIED, OWN
 from dashboard.views.learn.lessons.l08_fault import LESSON as FAULT
 from dashboard.views.learn.lessons.l08_fault import _right as right_of_fault
 from dashboard.views.learn.lessons.l09_sum import LESSON as SUM
@@ -105,6 +106,45 @@ def test_the_blamed_layer_is_measured_and_ties_are_said() -> None:
     assert worst.name in outcome.truth
     assert "a tie" in outcome.truth
     assert [right_of_fault(rho) for rho in (0.9, 0.1, -0.9, None)] == [0, 1, 2, 1]
+
+
+def test_errors_carried_on_to_the_answers_order_the_layers_as_measured() -> None:
+    run, prediction = service.example_run("vit"), prediction_service.example_prediction("vit")
+    assert run is not None
+    assert run.sensitivity is not None
+    assert prediction is not None
+    proxy = predicted_proxy(prediction, run.recipe, run.sensitivity.direction)
+    metric = METRICS[run.sensitivity.metric]
+    carried = measure_agreement(run.report, run.sensitivity, metric, proxy).spearman
+    own, followed = shown(FAULT, clue=OWN), shown(FAULT, clue=CARRIED)
+
+    assert carried is not None
+    assert carried > 0.95
+    assert f"give {carried:+.2f}" in own.insight
+    assert f"ρ = {carried:+.2f}" in followed.pictures[0].alt
+    assert f"ρ = {carried:+.2f}" not in own.pictures[0].alt
+
+
+def test_adding_arrows_finds_a_better_plan_than_adding_bills() -> None:
+    values, prediction = read_numbers("sum").values, prediction_service.example_prediction("resnet")
+    assert prediction is not None
+    plans = {
+        sums.BY_SUMS: sums.plan_by_sums(prediction),
+        sums.BY_ARROWS: sums.plan_by_arrows(prediction),
+    }
+    sum_of_alone = {
+        name: sum(prediction.alone[pair] for pair in plan.items()) for name, plan in plans.items()
+    }
+    costs = [values["sets"][sums.ALL], *(values["plans"][name] for name in plans)]
+
+    for name, plan in plans.items():
+        assert plan == prediction.from_text(values["plans"][name]["letters"])
+        assert prediction.score(plan).size.model_bytes <= sums.budget_of(prediction)
+    for key in ("measured", "predicted"):
+        assert costs[0][key] > 10 * costs[1][key] > 20 * costs[2][key]
+    assert sum_of_alone[sums.BY_SUMS] < sum_of_alone[sums.BY_ARROWS]
+    assert costs[1]["interval"][0] < costs[2]["interval"][1]
+    assert "intervals overlap" in shown(SUM).insight
 
 
 def test_the_loud_channels_are_repaired_and_the_plain_network_is_not_told_apart() -> None:

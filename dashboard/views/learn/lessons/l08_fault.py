@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dashboard.facts.metrics import METRICS
-from dashboard.facts.proxies import PROXIES, Agreement, measure_agreement
+from dashboard.facts.proxies import PROXIES, Agreement, measure_agreement, predicted_proxy
 from dashboard.facts.ranking import RankedLayer, rank_layers, rivals_of_first
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.sensitivity.agreement import agreement_picture, correlation_text
 from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_db, format_number, plural
-from dashboard.work import service
+from dashboard.work import prediction_service, service
 from quant_engine.report import SensitivityReport
 
 _ASKED = "vit"
-_LOCAL = PROXIES["local"]
+OWN, CARRIED = "its own error", "that error carried on to the answers"
 _CLOSE = 0.7
 """From this rank correlation on two orders are alike."""
+_DRAWN = 10
+"""So many layers stand in the ranking."""
 _SAME, _UNRELATED, _OPPOSITE = 0, 1, 2
 
 
 def show(values: Values) -> Outcome:
     """Return the layers' own errors against what they do to the output."""
-    agreement, report, ranked = _order(values["network"])
-    asked, asked_report, asked_ranked = _order(_ASKED)
+    agreement, report, ranked = _order(values["network"], values["clue"])
+    asked, asked_report, asked_ranked = _order(_ASKED, OWN)
+    carried, *_ = _order(_ASKED, CARRIED)
     first = asked_ranked[0]
     pair = next(pair for pair in asked.pairs if pair.name == first.name)
     rivals = rivals_of_first(asked_ranked)
@@ -37,32 +43,60 @@ def show(values: Values) -> Outcome:
             f"{pair.proxy_rank:.0f} of {layers} by its own error ({format_db(pair.cheap)})."
             + _ties(rivals)
         ),
-        pictures=(
-            agreement_picture(agreement, METRICS[report.metric]),
-            ranking_picture(report, ranked, METRICS[report.metric], rows=ranked[:10], is_log=True),
-        ),
+        pictures=_pictures(agreement, report, ranked),
         insight=(
             f"A layer's own error does not know what the next layers do with it: here the order it "
             f"gives has a rank correlation of {correlation_text(asked.spearman)} with the measured "
-            f"one. Measure before you blame, and do not rank what is tied."
+            f"one. Carried on to the answers by the network's slopes (gradients), the same errors "
+            f"give {correlation_text(carried.spearman)}. Look at the answers before you blame, and "
+            f"do not rank what is tied."
         ),
         computed=(
             f"Read from the stored run of {values['network']}, 8 bits: each layer quantized alone "
-            f"on {report.samples:,} test digits, {plural(len(agreement.pairs), 'layer')}, here "
-            f"correlation {correlation_text(agreement.spearman)}. Sensitivity is {metric.label}; "
+            f"on {report.samples:,} test digits, {plural(len(agreement.pairs), 'layer')}. By "
+            f"“{values['clue']}” the correlation is {correlation_text(agreement.spearman)}. "
+            f"Sensitivity is {metric.label}; "
             f"whiskers are 95 % intervals."
         ),
     )
 
 
-def _order(name: str) -> tuple[Agreement, SensitivityReport, tuple[RankedLayer, ...]]:
+def _pictures(
+    agreement: Agreement, report: SensitivityReport, ranked: tuple[RankedLayer, ...]
+) -> tuple[Picture, Picture]:
+    """The clue against the measurement, and the measurement; the worst layer is marked in both."""
+    metric, worst = METRICS[report.metric], ranked[0].name
+    ranking = ranking_picture(
+        report, ranked, metric, rows=ranked[:_DRAWN], is_log=True, selected=worst
+    )
+    return (
+        agreement_picture(agreement, metric, selected=worst),
+        replace(
+            ranking,
+            about=(
+                f"One dot for each of the {min(_DRAWN, len(ranked))} layers that harm most, the "
+                f"worst on top: the further right, the further the answers move. {metric.about}",
+                "A whisker says how far chance may have moved its dot: with other digits it might "
+                "lie anywhere on it. A bracket joins neighbours that are tied, compared on the "
+                "same digits.",
+            ),
+        ),
+    )
+
+
+def _order(name: str, clue: str) -> tuple[Agreement, SensitivityReport, tuple[RankedLayer, ...]]:
     """What the stored run of a model says: both orders, and the ranking with its ties."""
-    run = service.example_run(name)
-    if run is None or run.sensitivity is None:
-        raise FileNotFoundError(f"the stored run of {name} is needed, with its sensitivity")
+    run, prediction = service.example_run(name), prediction_service.example_prediction(name)
+    if run is None or run.sensitivity is None or prediction is None:
+        raise FileNotFoundError(
+            f"the stored run of {name} is needed, with its sensitivity and its prediction"
+        )
     report = run.sensitivity
     metric = METRICS[report.metric]
-    agreement = measure_agreement(run.report, report, metric, _LOCAL)
+    proxy = PROXIES["local"]
+    if clue == CARRIED:
+        proxy = predicted_proxy(prediction, run.recipe, report.direction)
+    agreement = measure_agreement(run.report, report, metric, proxy)
     return agreement, report, rank_layers(report, metric)
 
 
@@ -111,9 +145,17 @@ LESSON = Lesson(
             _ASKED,
             "The same measurement on other trained networks, all with 8 bits.",
         ),
+        Control(
+            "clue",
+            "What the guess looks at",
+            (OWN, CARRIED),
+            OWN,
+            "The error in each layer's output, or where that error moves the answers, computed "
+            "from slopes without running the network anew for every layer.",
+        ),
     ),
     show=show,
     page="views/sensitivity/sensitivity.py",
-    link={"run": "vit int8_per_channel"},
+    link={"run": "vit int8_per_channel", "layer": "patch_embedding"},
     terms=("sensitivity", "SQNR", "tie", "rank correlation"),
 )

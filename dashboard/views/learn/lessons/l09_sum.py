@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from dashboard.data.prediction import Prediction
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.learn.sums import Cost, sums_picture
+from dashboard.figures.what_if.frontier import frontier_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
-from dashboard.words.formatting import format_nats, format_number
-from dashboard.work import sums
+from dashboard.words.formatting import format_bytes, format_nats, format_number
+from dashboard.work import prediction_service, service, sums
 from dashboard.work.lesson_numbers import read_numbers
 
 _SETS = {
@@ -49,13 +53,16 @@ def show(values: Values) -> Outcome:
                 chosen["predicted"],
                 f"{sums.MODEL}, weights of these layers in {sums.BITS} bits, the rest in float",
             ),
+            _frontier(chosen["layers"]),
         ),
-        insight=_insight(largest, alone, low),
+        insight=f"{_insight(largest, alone, low)} {_plans(stored.values)}",
         computed=(
-            f"Each set and each layer alone was run on {stored.values['test_images']:,} test "
-            f"digits; {stored.origin}. The two pairs are the extremes that were predicted among "
+            "Each set, each layer alone and both plans were run on "
+            f"{stored.values['test_images']:,} test digits; {stored.origin}. "
+            "The two pairs are the extremes that were predicted among "
             f"the {sums.MOST_HARMFUL} most harmful layers, on these digits: by prediction all "
-            "others lie closer to their sum. Intervals of single costs are wide and overlap."
+            "others lie closer to their sum. Intervals of single costs are wide and overlap. The "
+            "second figure shows the stored prediction for the same digits."
         ),
     )
 
@@ -70,6 +77,49 @@ def _insight(largest: str, alone: Mapping[str, Mapping[str, Any]], pair: Mapping
     return (
         f"{text}: rounding {largest} alone costs {format_nats(own, 2)}, rounding {other} as well "
         f"brings it down to {format_nats(together, 2)}, and the prediction agrees."
+    )
+
+
+def _prediction() -> Prediction:
+    prediction = prediction_service.example_prediction(sums.MODEL)
+    if prediction is None:
+        raise FileNotFoundError(f"the stored prediction of {sums.MODEL} is needed")
+    return prediction
+
+
+def _frontier(layers: list[str]) -> Picture:
+    """Where a set stands beside what a search finds for every size."""
+    prediction = _prediction()
+    option = sums.option_of(prediction)
+    run = service.example_run(sums.MODEL)
+    if run is None:
+        raise FileNotFoundError(f"the stored run of {sums.MODEL} is needed")
+    own, _ = prediction.configuration_of(run.recipe)
+    return replace(
+        frontier_picture(prediction, dict.fromkeys(layers, option), own),
+        about=(
+            "Each point is a choice of bits for every layer. Further left: a smaller network. "
+            "Lower: a smaller cost; each grid line is ten times the one before. The star is the "
+            "set chosen above.",
+            "The line is what a search finds for every size, with 2 to 8 bits or float in each "
+            "layer. Diamonds give all layers the same bits, the square is 8 bits for all. The "
+            "costs are predicted.",
+        ),
+    )
+
+
+def _plans(values: Mapping[str, Any]) -> str:
+    """What choosing bits for every layer gains in the bytes of all layers at 4 bits, run."""
+    plans, whole = values["plans"], values["sets"][sums.ALL]
+    by_sums, by_arrows = (plans[name] for name in (sums.BY_SUMS, sums.BY_ARROWS))
+    overlap = by_sums["interval"][0] <= by_arrows["interval"][1]
+    return (
+        f"A plan feels that: all layers in {sums.BITS} bits make "
+        f"{format_bytes(sums.budget_of(_prediction()))} and cost "
+        f"{format_nats(whole['measured'], 2)}. With bits of its own for each layer and no more "
+        f"bytes, the best plan by bills costs {format_nats(by_sums['measured'], 2)}, the search "
+        f"by arrows finds {format_nats(by_arrows['measured'], 2)}"
+        f"{' (their 95 % intervals overlap)' if overlap else ''}."
     )
 
 

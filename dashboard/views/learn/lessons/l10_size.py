@@ -37,7 +37,7 @@ def show(values: Values) -> Outcome:
     return Outcome(
         right=_right(factor, min(simulated, integer)),
         truth=(
-            f"The file shrinks from {format_bytes(asked_size.float_bytes)} to "
+            f"The network shrinks from {format_bytes(asked_size.float_bytes)} to "
             f"{format_bytes(asked_size.quantized_bytes)}, {format_number(factor)} times. For one "
             f"image, simulated int8 took {format_ratio(simulated)} the time of float, the fastest "
             f"integer arithmetic {format_ratio(integer)}."
