@@ -95,15 +95,31 @@ def _frontier(layers: list[str]) -> Picture:
     if run is None:
         raise FileNotFoundError(f"the stored run of {sums.MODEL} is needed")
     own, _ = prediction.configuration_of(run.recipe)
+    configuration = dict.fromkeys(layers, option)
+    score = prediction.score(configuration)
+    size = score.size.model_bytes
+    affordable = [
+        point.predicted
+        for point in prediction.frontier.points
+        if point.predicted.size.model_bytes <= size
+    ]
+    best = min(affordable, key=lambda found: found.degradation)
     return replace(
-        frontier_picture(prediction, dict.fromkeys(layers, option), own),
+        frontier_picture(prediction, configuration, own),
+        alt=(
+            f"With this set in {sums.BITS} bits the network takes {format_bytes(size)}, at a "
+            f"predicted cost of {format_nats(score.degradation, 2)}. A search over the bits of all "
+            f"layers needs {format_bytes(best.size.model_bytes)} for "
+            f"{format_nats(best.degradation, 2)}."
+        ),
         about=(
             "Each point is a choice of bits for every layer. Further left: a smaller network. "
             "Lower: a smaller cost; each grid line is ten times the one before. The star is the "
             "set chosen above.",
             "The line is what a search finds for every size, with 2 to 8 bits or float in each "
-            "layer. Diamonds give all layers the same bits, the square is 8 bits for all. The "
-            "costs are predicted.",
+            "layer. Diamonds give all layers the same bits, the square is 8 bits for all. These "
+            "costs are predicted; a green × is what a run gave. On the grey ground predictions do "
+            "not hold.",
         ),
     )
 
@@ -114,7 +130,7 @@ def _plans(values: Mapping[str, Any]) -> str:
     by_sums, by_arrows = (plans[name] for name in (sums.BY_SUMS, sums.BY_ARROWS))
     overlap = by_sums["interval"][0] <= by_arrows["interval"][1]
     return (
-        f"A plan feels that: all layers in {sums.BITS} bits make "
+        f"That matters for plans: all layers in {sums.BITS} bits make "
         f"{format_bytes(sums.budget_of(_prediction()))} and cost "
         f"{format_nats(whole['measured'], 2)}. With bits of its own for each layer and no more "
         f"bytes, the best plan by bills costs {format_nats(by_sums['measured'], 2)}, the search "
