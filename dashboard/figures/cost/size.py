@@ -219,7 +219,7 @@ def reduction_text(size: SizeReport) -> str:
     """Return how much smaller the model became, as a factor and a share.
 
     Example:
-        >>> reduction_text(SizeReport(400, 100, 0, 0, 0, 0, 500, 200, 8.0))
+        >>> reduction_text(SizeReport(400, 100, 0, 0, 0, 0, 500, 200, 8.0, 8.0))
         '4 × smaller (−75 %)'
     """
     before, after = size.float_bytes, size.quantized_bytes

@@ -65,7 +65,7 @@ def test_every_model_has_a_stored_example_that_can_be_read(name: str) -> None:
 
 
 def test_there_is_no_example_of_a_model_that_does_not_exist() -> None:
-    names = {path.name for path in service.EXAMPLES.iterdir()}
+    names = {path.name for path in service.EXAMPLES.iterdir() if path.is_file()}
     predictions = {name for name in names if name.endswith(prediction_service.EXAMPLE_SUFFIX)}
     found = {name.removesuffix(service.EXAMPLE_SUFFIX) for name in names - predictions}
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from torch import Tensor, nn
 
 from quant_engine import ModelReport, analyze
-from quant_engine.errors import DataError
+from quant_engine.errors import DataError, StorageError
 from quant_engine.layers import get_quantized_type
 from quant_engine.metrics.dynamic import DynamicGridStats
 from quant_engine.metrics.grid import GridStats
@@ -440,17 +440,12 @@ def test_a_report_survives_json(model, generator):
     assert back.layers[0].input.is_dynamic
 
 
-def test_a_report_from_before_dynamic_inputs_were_measured_still_loads(model, generator):
+def test_a_report_that_lacks_its_batches_is_refused(model, generator):
     report = analyzed(model, list(two_batches(generator)))
     data = json.loads(report.to_json())
-    for key in ("evaluation_batches", "evaluation_batch_size"):
-        del data[key]
-    for layer in data["layers"]:
-        layer["input"] = None
-    old = ModelReport.from_json(json.dumps(data))
-    assert old.evaluation_batches is old.evaluation_batch_size is None
-    assert old.layers[0].input is None
-    assert old.layers[0].has_dynamic_input
+    del data["evaluation_batches"]
+    with pytest.raises(StorageError, match="evaluation_batches"):
+        ModelReport.from_json(json.dumps(data))
 
 
 def test_a_bad_input_is_named_with_its_layer():
