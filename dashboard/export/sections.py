@@ -21,7 +21,7 @@ from dashboard.facts.executions import (
 from dashboard.facts.layer_times import layer_times
 from dashboard.facts.metrics import available_metrics
 from dashboard.facts.ranking import describe_ties, rank_layers
-from dashboard.facts.timing_verdicts import timing_words
+from dashboard.facts.timing_verdicts import gap_verdict, timing_words
 from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.size import layer_size_picture, model_size_picture, reduction_text
 from dashboard.figures.cost.timing import model_timing_picture
@@ -202,9 +202,12 @@ def _timing_sections(report: ModelReport) -> list[Section]:
     if layer_times(timing):
         picture = layer_times_picture(timing, top=MOST_LAYERS)
         found.append(Section("Time inside each layer", picture, describe_executions(timing)))
+    gap = gap_verdict(timing)
+    parts = ("" if gap is None else f"{gap.subject} {gap.text}", conditions_text(timing))
     # How all of them were timed is said once, where the last of them is read.
     found[-1:] = [
-        replace(last, remark=f"{last.remark} {conditions_text(timing)}") for last in found[-1:]
+        replace(last, remark=" ".join(part for part in (last.remark, *parts) if part))
+        for last in found[-1:]
     ]
     return found
 

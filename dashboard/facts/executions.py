@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from dashboard.words.formatting import MISSING, format_ms, format_number, plural
+from dashboard.words.formatting import (
+    MISSING,
+    format_ms,
+    format_number,
+    format_percent,
+    plural,
+)
 from quant_engine.report import LayerExecution, TimingEntry, TimingReport
 
 FLOAT_EXECUTION = "float"
@@ -119,6 +126,20 @@ def comparison_text(timing: TimingReport, entry: TimingEntry) -> str:
     if ratio is None:
         return ""
     return "baseline" if is_baseline(timing, entry) else f"{format_ratio(ratio)} baseline"
+
+
+def gap_text(timing: TimingReport, name: str) -> str:
+    """Return how far an execution's answers lie from the simulated ones; empty if not known."""
+    gaps = [gap for gap in timing.gaps if gap.execution == name]
+    if not gaps:
+        return ""
+    shares = [
+        format_percent(gap.share) if math.isfinite(gap.share) else "more than all (there is none)"
+        for gap in gaps
+    ]
+    if len(gaps) > 1:
+        shares = [f"{gap.output} {share}" for gap, share in zip(gaps, shares, strict=True)]
+    return f"{', '.join(shares)} of the quantization error"
 
 
 def conditions_text(timing: TimingReport) -> str:
@@ -293,6 +314,15 @@ def time_rows(timing: TimingReport) -> list[dict[str, Any]]:
             "warmup_runs": timing.warmup_runs,
             "ratio_to_baseline": None if entry.layer else ratio_to_baseline(timing, entry),
             "is_baseline": not entry.layer and is_baseline(timing, entry),
+            "largest_difference_from_simulated_share": max(
+                (
+                    gap.share
+                    for gap in timing.gaps
+                    if not entry.layer
+                    and (gap.execution, gap.samples) == (entry.execution, entry.batch_size)
+                ),
+                default=None,
+            ),
             "threads": timing.environment.threads,
             "cpu": timing.environment.cpu,
         }

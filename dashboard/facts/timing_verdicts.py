@@ -17,12 +17,13 @@ from dashboard.facts.executions import (
     execution,
     fastest_integer,
     format_ratio,
+    gap_text,
     ratio_to_baseline,
 )
 from dashboard.facts.layer_times import LOSES, LayerTime, are_alike, layer_times
 from dashboard.facts.verdicts import GOOD, INFO, WATCH, Verdict
-from dashboard.words.formatting import format_ms
-from quant_engine.report import TimingEntry, TimingReport
+from dashboard.words.formatting import format_ms, plural
+from quant_engine.report import NOT_COMPARED, TimingEntry, TimingReport
 
 _NAMED_LAYERS = 3
 
@@ -46,6 +47,32 @@ def timing_verdicts(timing: TimingReport, batch_size: int) -> tuple[Verdict, ...
 def timing_words(timing: TimingReport, batch_size: int) -> str:
     """Return the same as running text."""
     return " ".join(f"{v.subject} {v.text}" for v in timing_verdicts(timing, batch_size))
+
+
+def gap_verdict(timing: TimingReport) -> Verdict | None:
+    """Return how far answers on integers lie from the simulated ones; None without integers."""
+    if not has_integer_times(timing):
+        return None
+    subject = "Are the answers on integers those of the simulation?"
+    if not timing.gaps:
+        text = (
+            "Not measured in this run. Its errors are those of the simulation; integers differ "
+            "from it where float32 puts a value on the other side of a tie."
+        )
+        reasons = [note for note in timing.notes if note.startswith(NOT_COMPARED)]
+        return Verdict(INFO, subject, " ".join((text, *reasons)))
+    found = "; ".join(
+        f"{execution(name).label} {gap_text(timing, name)}"
+        for name in dict.fromkeys(gap.execution for gap in timing.gaps)
+    )
+    text = (
+        f"They differ by {found}: root mean square of integer minus simulated over that of "
+        f"simulated minus float, on {plural(timing.gaps[0].samples, 'sample')}. The errors of a "
+        "run are the simulation's; those on integers lie within that share of them. Float32 sums "
+        "put values on the other side of a tie, and lowered execution also rounds residuals once "
+        "more."
+    )
+    return Verdict(INFO, subject, text)
 
 
 def has_integer_times(timing: TimingReport) -> bool:

@@ -121,7 +121,7 @@ def analyze(
     if on_update is not None:
         on_update(lambda: replace(report, notes=(*report.notes, TIMES_FOLLOW)))
     seconds = time_budget_s or budget_after(watch.seconds)
-    return add_times(report, prepared.model, quantized, first, seconds, meter)
+    return add_times(report, prepared, judged, quantized, first, seconds, meter)
 
 
 def _count_steps(setup: Setup) -> int:

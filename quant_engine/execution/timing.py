@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -32,12 +33,16 @@ from quant_engine.execution.lowering import is_lowered
 from quant_engine.model.batches import Batch, first_samples
 from quant_engine.model.forward import run_model
 from quant_engine.progress import Progress
-from quant_engine.report import TimingReport
+from quant_engine.report import ExecutionGap, TimingReport
 
 FLOAT = "float"
 FLOAT_CHANNELS_LAST = "float_channels_last"
 INTEGER_LOWERED = "integer_lowered"
 
+Compare: TypeAlias = Callable[
+    [Mapping[str, Any], Batch], tuple[tuple[ExecutionGap, ...], list[str]]
+]
+"""(execution -> answer, the batch) -> how far integers lie from the simulation, and notes."""
 
 _ROUNDS = 20
 """A pass of every execution on the largest batch may take this part of the budget at most: a few
@@ -51,6 +56,7 @@ def time_executions(
     layers: Sequence[str] = (),
     *,
     seconds: float = math.inf,
+    compare: Compare | None = None,
     progress: Progress | None = None,
 ) -> TimingReport:
     """Time every way to run a model, in turn, on one sample and on a whole batch.
@@ -72,6 +78,8 @@ def time_executions(
         seconds: Most time, from when each model has run once: their conversion, and capturing a
             lowered one, come on top. A batch that takes too long for that is cut to its first
             samples; the report's `limits` say what was left out.
+        compare: Called with what each execution answered on the largest batch that is timed, and
+            that batch; returns the report's gaps, and notes.
         progress: Called after every batch size; may raise to cancel.
 
     Returns:
@@ -85,13 +93,16 @@ def time_executions(
         models, missing = _executions(float_model, quantized, single or batch)
         notes += missing
         largest = batch
-        notes += _leave_out_failing(models, single or batch)
+        notes += _run_each(models, single or batch)[1]
         watch = Stopwatch()
         if single is not None:
             largest = _largest_that_fits(models, single, batch, 1e3 * seconds / _ROUNDS)
     trials = time_threads(float_model, largest)
     with using_threads(trials[0].threads):
-        notes += _leave_out_failing(models, largest)
+        answers, failed = _run_each(models, largest)
+        gaps, uncompared = ((), []) if compare is None else compare(answers, largest)
+        del answers
+        notes += [*failed, *uncompared]
         has_layouts = FLOAT_CHANNELS_LAST in models
         by_layer = (FLOAT, FLOAT_CHANNELS_LAST, SIMULATED, INTEGER, INTEGER_LOWERED)
         batches = {largest.samples: largest}
@@ -119,6 +130,7 @@ def time_executions(
         budget_s=seconds if math.isfinite(seconds) else None,
         limits=limits,
         thread_trials=trials,
+        gaps=gaps,
     )
 
 
@@ -182,13 +194,13 @@ def _largest_that_fits(
     return batch
 
 
-def _leave_out_failing(models: dict[str, nn.Module], batch: Batch) -> list[str]:
-    """Take out quantized models that fail on a batch; return why."""
-    notes = []
+def _run_each(models: dict[str, nn.Module], batch: Batch) -> tuple[dict[str, Any], list[str]]:
+    """Run float and quantized models once; take out quantized ones that fail, and say why."""
+    answers, notes = {FLOAT: run_model(models[FLOAT], batch)}, []
     for name in [name for name in (SIMULATED, INTEGER, INTEGER_LOWERED) if name in models]:
         try:
-            run_model(models[name], batch)
+            answers[name] = run_model(models[name], batch)
         except QuantizationError as error:
             del models[name]
             notes.append(f"The execution {name!r} was not timed. {error}")
-    return notes
+    return answers, notes

@@ -66,7 +66,9 @@ from quant_engine.report.tensors import (
     WorkedExample,
 )
 from quant_engine.report.timing import (
+    NOT_COMPARED,
     Environment,
+    ExecutionGap,
     LayerExecution,
     ThreadTrial,
     TimingEntry,
@@ -76,6 +78,7 @@ from quant_engine.report.timing import (
 __all__ = [
     "EXCLUDED",
     "GOOD",
+    "NOT_COMPARED",
     "QUANTIZED",
     "ROUGH",
     "SCHEMA_VERSION",
@@ -94,6 +97,7 @@ __all__ = [
     "Environment",
     "ErrorHistogram",
     "ErrorMetrics",
+    "ExecutionGap",
     "FrontierReport",
     "InputChannels",
     "LayerExecution",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 MOST_SPREAD = 0.3
 """Quartiles further apart than this share of the median make a time unreliable."""
+
+NOT_COMPARED = "Answers on integers were not compared with the simulation's"
+"""Beginning of the note that says why a report with times has no gaps."""
 
 LEAST_RUNS = 3
 """Fewer runs say nothing about the spread."""
@@ -81,6 +85,45 @@ class TimingEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecutionGap:
+    """How far one output, computed on integers, lies from the simulated one, on one batch.
+
+    Integers and simulation round the same values to the same grids; float32 sums now and then put
+    a value on the other side of a tie, and the layers behind it carry the difference on. Lowered
+    execution also rounds residuals once more.
+
+    Attributes:
+        execution: "integer" or "integer_lowered".
+        output: Name of the output.
+        samples: Samples in the batch.
+        difference: Root mean square of integer minus simulated, over the values that count; in the
+            output's own unit, as the two below.
+        quantization_error: That of simulated minus float.
+        signal: That of the float output.
+    """
+
+    execution: str
+    output: str
+    samples: int
+    difference: float
+    quantization_error: float
+    signal: float
+
+    @property
+    def share(self) -> float:
+        """The difference over the quantization error, both as root mean squares; inf without one.
+
+        Example:
+            >>> ExecutionGap("integer", "logits", 8, 0.3, 1.2, 10.0).share
+            0.25
+        """
+        if self.difference == 0.0:
+            return 0.0
+        error = self.quantization_error
+        return self.difference / error if error > 0.0 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadTrial:
     """How long the float model takes with a number of threads.
 
@@ -108,6 +151,8 @@ class TimingReport:
         limits: What the budget left out.
         thread_trials: The float model with one thread and with the number that was set. All times
             were taken with the faster one. Empty in reports from before this was tried.
+        gaps: How far the outputs on integers lie from the simulated ones, on the largest batch
+            timed. Empty where that was not measured.
     """
 
     environment: Environment
@@ -119,6 +164,7 @@ class TimingReport:
     budget_s: float | None = None
     limits: tuple[str, ...] = ()
     thread_trials: tuple[ThreadTrial, ...] = ()
+    gaps: tuple[ExecutionGap, ...] = ()
 
     @property
     def unreliable(self) -> tuple[TimingEntry, ...]:

@@ -27,6 +27,7 @@ from quant_engine.report import (
     Environment,
     ErrorHistogram,
     ErrorMetrics,
+    ExecutionGap,
     LayerExecution,
     LayerReport,
     LayerSensitivity,
@@ -553,6 +554,11 @@ def with_integer_times(report: ModelReport, *, is_lowered: bool = True) -> Model
             layers=(*timing.layers, *layers),
             executions=executions,
             notes=notes,
+            gaps=tuple(
+                ExecutionGap(kind, "the output", 64, 0.25 * share, 0.25, 4.0)
+                for kind, share in (("integer", 0.024), ("integer_lowered", 0.12))
+                if is_lowered or kind == "integer"
+            ),
         ),
     )
 

@@ -17,6 +17,7 @@ from dashboard.facts.executions import (
     conditions_text,
     describe_times,
     execution,
+    gap_text,
     time_rows,
     what_was_timed,
 )
@@ -99,6 +100,9 @@ def _describe(timing: TimingReport, entry: TimingEntry) -> str:
     ]
     if compared := comparison_text(timing, entry):
         lines.append(compared)
+    if gap := gap_text(timing, entry.execution):
+        samples = plural(timing.gaps[0].samples, "sample")
+        lines.append(f"answers differ from the simulated by {gap}, on {samples}")
     if entry.is_unreliable:
         lines.append("unreliable: its runs differ too much")
     return "<br>".join(lines)

@@ -14,7 +14,7 @@ from dashboard.facts.executions import (
     execution_rows,
     unreliable_text,
 )
-from dashboard.facts.timing_verdicts import timing_verdicts, was_integer_tried
+from dashboard.facts.timing_verdicts import gap_verdict, timing_verdicts, was_integer_tried
 from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.session import run_state
@@ -122,7 +122,8 @@ def _choose_batch(sizes: tuple[int, ...]) -> int | None:
 def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
     with st.container(border=True, key="time_verdicts", gap="small"):
         st.markdown("**What the times say**")
-        show_verdicts(timing_verdicts(timing, batch_size))
+        gap = gap_verdict(timing)
+        show_verdicts((*timing_verdicts(timing, batch_size), *([] if gap is None else [gap])))
         if not was_integer_tried(timing):
             _show_again(run, "Measure times again, with integers")
         elif unreliable := unreliable_text(timing):

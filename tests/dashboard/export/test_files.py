@@ -102,6 +102,12 @@ def test_the_page_has_the_four_pictures_and_each_names_its_takeaway() -> None:
     assert "aria-label=''" not in text
 
 
+def test_the_last_picture_of_times_says_how_far_integers_lie_from_the_simulation() -> None:
+    remarks = [section.remark for section in sections(with_integer_times(make_report()))]
+    said = [remark for remark in remarks if "integer int8 (lowered) 12 % of the quant" in remark]
+    assert said == remarks[-1:]
+
+
 def test_what_matters_stands_first_and_names_the_culprit() -> None:
     kept = RelativeErrors(-10, (1, 3), 0, 0, 0, 0.5, 8, 1, 0)
     report = replace_layer(make_report(), "conv1", local_relative=kept)

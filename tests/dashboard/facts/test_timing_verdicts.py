@@ -7,13 +7,20 @@ from dataclasses import replace
 import pytest
 
 from dashboard.facts.timing_verdicts import (
+    gap_verdict,
     timing_verdicts,
     timing_words,
     was_integer_tried,
     why_slower,
 )
 from dashboard.facts.verdicts import GOOD, INFO, WATCH, Verdict
-from quant_engine.report import LayerExecution, TimingEntry, TimingReport
+from quant_engine.report import (
+    NOT_COMPARED,
+    ExecutionGap,
+    LayerExecution,
+    TimingEntry,
+    TimingReport,
+)
 from tests.dashboard.factories import ENVIRONMENT, SMALL_LAYERS, make_report, with_integer_times
 
 REPORT = with_integer_times(make_report())
@@ -168,3 +175,33 @@ def test_without_a_layer_on_integers_nothing_is_said_about_speed() -> None:
     assert "no layer multiplies integers" in verdict.subject
     assert verdict.text.startswith("Its input stays float.")
     assert "fast" not in verdict.text
+
+
+def test_how_far_integers_lie_from_the_simulation_is_said_for_each_execution() -> None:
+    verdict = gap_verdict(TIMING)
+    assert verdict is not None
+    assert verdict.text.startswith(
+        "They differ by integer int8 2.4 % of the quantization error; integer int8 (lowered) 12 % "
+        "of the quantization error: root mean square"
+    )
+    assert "on 64 samples" in verdict.text
+
+
+def test_the_gap_of_each_output_is_named() -> None:
+    gaps = (
+        ExecutionGap("integer", "boxes", 8, 0.1, 0.4, 1.0),
+        ExecutionGap("integer", "scores", 8, 0.1, 0.0, 1.0),
+    )
+    verdict = gap_verdict(replace(TIMING, gaps=gaps))
+    assert verdict is not None
+    assert "integer int8 boxes 25 %, scores more than all (there is none) of" in verdict.text
+
+
+def test_a_run_without_gaps_says_that_and_why() -> None:
+    assert gap_verdict(OLD) is None
+    for notes in ((), (f"{NOT_COMPARED}: the model draws random numbers.",)):
+        verdict = gap_verdict(replace(TIMING, gaps=(), notes=(*notes, "Something else.")))
+        assert verdict is not None
+        assert verdict.text.startswith("Not measured in this run.")
+        assert ("random numbers" in verdict.text) == bool(notes)
+        assert "Something else" not in verdict.text

@@ -14,6 +14,7 @@ from dashboard.facts.executions import (
     fastest_integer,
     is_baseline,
     ratio_to_baseline,
+    time_rows,
     what_was_timed,
 )
 from dashboard.figures.cost.timing import model_timing_figure
@@ -154,3 +155,19 @@ def test_what_was_timed_is_said_for_each_execution():
     text = what_was_timed(TIMING)
     assert "simulated int8: int8 values, computed in float" in text
     assert "integer int8" not in text
+
+
+def test_hover_and_file_say_how_far_integers_lie_from_the_simulation():
+    said = "answers differ from the simulated by 12 % of the quantization error, on 64 samples"
+    hovers = model_timing_figure(INTEGER_TIMING, 64).data[0].hovertext
+    assert [said in hover for hover in hovers] == [False] * (len(hovers) - 1) + [True]
+    shares = {
+        (row["execution"], row["batch_size"]): row["largest_difference_from_simulated_share"]
+        for row in time_rows(INTEGER_TIMING)
+        if row["layer"] == "(whole model)"
+    }
+    assert {key for key, share in shares.items() if share is not None} == {
+        ("integer", 64),
+        ("integer_lowered", 64),
+    }
+    assert shares["integer", 64] == pytest.approx(0.024)
