@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from quant_engine import bit_options
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import LayerScheme, Recipe
-from quant_engine.sensitivity import LEAVE_ONE_OUT, ONE_AT_A_TIME
+from quant_engine.sensitivity import CURVE_POINTS, LEAVE_ONE_OUT, ONE_AT_A_TIME
 from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS
 
 WIDTHS = (8, 6, 4, 3, 2)
@@ -82,13 +82,15 @@ class Sweep:
     def count_runs(self, layers: int) -> int:
         """Return how often the model runs on each batch, at most.
 
-        Under every option: each layer switched, and all of them; then the curve.
+        Under every option: each layer switched, and all of them; then the curve, of which the first
+        point and two that stand in the sweep need no run of their own.
 
         Example:
             >>> Sweep().count_runs(22), Sweep(bits=(8, 4)).count_runs(22)
-            (46, 69)
+            (29, 52)
         """
-        return (max(1, len(self.bits)) + 1) * (layers + 1)
+        curve = 1 + max(0, min(CURVE_POINTS, layers + 1) - 3)
+        return max(1, len(self.bits)) * (layers + 1) + curve
 
 
 def rounds_inputs(recipe: Recipe) -> bool:

@@ -123,7 +123,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class CumulativePoint:
-    """The model with its `count` least sensitive layers quantized and the rest in float.
+    """The model with its `count` least sensitive layers quantized and the rest in float, run.
 
     Attributes:
         count: Number of quantized layers.
@@ -134,6 +134,8 @@ class CumulativePoint:
         model_bytes: Bytes of the model; with no layer quantized, of the model as it was given.
         top1_agreement: Share of samples with float's largest logit, 0 to 1; None without logits.
         value: The report's `metric`.
+        added: Names of all layers added since the point before; empty in older files, which hold
+            every count.
     """
 
     count: int
@@ -144,6 +146,7 @@ class CumulativePoint:
     model_bytes: int
     top1_agreement: float | None
     value: float
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,8 @@ class SensitivityReport:
         layers: One entry for each layer and option: layers in the order they run, the options of
             each in the order given.
         reference: The model with every layer of the recipe quantized, under the first option.
-        cumulative: The curve of quantizing the k least sensitive layers under the first option;
-            empty if not asked for.
+        cumulative: The curve of quantizing the k least sensitive layers under the first option, at
+            the counts that were measured; empty if not asked for.
         samples: Samples in the evaluation data.
         accuracy_float: Accuracy of the float model; None without labels.
         seed: Seed of the bootstrap.

@@ -19,6 +19,7 @@ from quant_engine.quantization.setup import set_up
 from quant_engine.remedies import remedies_left_out
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import Recipe
+from quant_engine.sensitivity.curve import CURVE_POINTS
 from quant_engine.sensitivity.measurement import (
     DIRECTIONS,
     ONE_AT_A_TIME,
@@ -51,6 +52,7 @@ def measure_sensitivity(
     model_name: str = "",
     seed: int = 0,
     with_cumulative: bool = True,
+    curve_points: int | None = CURVE_POINTS,
     progress: Progress | None = None,
     on_update: OnUpdate | None = None,
     executor: Executor | None = None,
@@ -85,6 +87,9 @@ def measure_sensitivity(
         model_name: What to call the model in the report.
         seed: Seed of the bootstrap behind intervals and comparisons.
         with_cumulative: Whether to measure the curve of quantizing the k least sensitive layers.
+        curve_points: At how many counts that curve is measured, at least 3: none quantized, all,
+            and those where it is expected to change most by what each layer does when switched by
+            itself. None for every count.
         progress: Called after every forward pass; may raise to cancel.
         on_update: Called after every batch with a function that returns the report of what is known
             so far. All its layers are measured on the same samples.
@@ -102,7 +107,7 @@ def measure_sensitivity(
         UnsupportedLayerError: If there is nothing to quantize under one of the options.
         WorkerError: If the executor fails.
     """
-    _check_words(direction, parts, seed)
+    _check_settings(direction, parts, seed, curve_points)
     setup = set_up(
         *(model, calibration_data, recipe, evaluation_data),
         output=output,
@@ -135,19 +140,25 @@ def measure_sensitivity(
         judged.outputs,
         empty,
         find_unreached(prepared, judged, list(forms.modules)),
+        curve_points if with_cumulative else 0,
     )
-    meter.extend(measurement.count_runs(with_cumulative) * (setup.evaluation_batches or 1))
+    meter.extend(measurement.count_runs() * (setup.evaluation_batches or 1))
     measurement.measure_layers(meter, on_update)
     if with_cumulative:
         measurement.accumulate(meter)
     return measurement.report(is_partial=False)
 
 
-def _check_words(direction: str, parts: str, seed: int) -> None:
+def _check_settings(direction: str, parts: str, seed: int, curve_points: int | None) -> None:
     require_choice("direction", direction, DIRECTIONS)
     require_choice("parts", parts, PARTS)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SchemeError(f"seed is {seed!r}. It must be an integer from 0 up.")
+    if curve_points is not None and (type(curve_points) is not int or curve_points < 3):
+        raise SchemeError(
+            f"curve_points is {curve_points!r}. It must be an integer from 3 up, or None for every "
+            "count; with_cumulative=False measures no curve."
+        )
 
 
 def _where_to_run(

@@ -7,16 +7,19 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TypeAlias
 
+import numpy as np
+
 from quant_engine.judging.judged import JudgedOutput
 from quant_engine.metrics.catalogue import KL_DIVERGENCE, TOP1_AGREEMENT, value_of
 from quant_engine.metrics.energies import to_nmse, to_sqnr_db
 from quant_engine.model.batches import Batch, Data, iterate_batches
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import CumulativePoint, LayerSensitivity, SensitivityReport
+from quant_engine.sensitivity.curve import choose_counts
 from quant_engine.sensitivity.ranking import Degradations, Scale
 from quant_engine.variants.layers import LayerForms
 from quant_engine.variants.outcomes import BatchOutcome, Outcome, join_outcomes
-from quant_engine.variants.runner import Variant
+from quant_engine.variants.runner import FLOAT, Variant
 
 ONE_AT_A_TIME = "one_at_a_time"
 LEAVE_ONE_OUT = "leave_one_out"
@@ -47,17 +50,20 @@ class Measurement:
         judged: Sequence[JudgedOutput],
         empty: SensitivityReport,
         unreached: frozenset[str] = frozenset(),
+        curve_points: int | None = 0,
     ) -> None:
         """Plan the variants.
 
         Args:
             sweep: What runs them.
-            data: What they run on; read twice.
+            data: What they run on; read again for the curve.
             forms: The layers under every option.
             judged: What of an answer is judged.
             empty: A report with the settings, to be filled.
             unreached: The layers that do not reach the judged output.
+            curve_points: At how many counts the curve is measured: 0 for none, None for all.
         """
+        self._curve_points = curve_points
         self._unreached = unreached
         self._sweep = sweep
         self._data = data
@@ -72,14 +78,19 @@ class Measurement:
         # Options may do the same to a layer; the same variant is run once.
         self._indices: dict[frozenset[tuple[str, str]], int] = {}
         self._variants: list[Variant] = []
-        for variant in (*self._bases, *(self._variant(*entry) for entry in self._entries)):
+        planned = [*self._bases, *(self._variant(*entry) for entry in self._entries)]
+        # Replayed from end to end; the curve then has its first point.
+        planned += [FLOAT] if curve_points != 0 else []
+        for variant in planned:
             if _key(variant) not in self._indices:
                 self._indices[_key(variant)] = len(self._variants)
                 self._variants.append(variant)
 
-    def count_runs(self, with_cumulative: bool) -> int:
+    def count_runs(self) -> int:
         """Return the number of variants that run on each batch."""
-        return len(self._variants) + (len(self._bases[0]) + 1 if with_cumulative else 0)
+        layers = len(self._bases[0])
+        points = layers + 1 if self._curve_points is None else min(self._curve_points, layers + 1)
+        return len(self._variants) + max(0, points - len(self._measured_counts()))
 
     def measure_layers(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
         """Measure every layer under every option, and all layers together."""
@@ -93,29 +104,40 @@ class Measurement:
     def accumulate(self, meter: ProgressMeter) -> None:
         """Measure the curve of quantizing the k least sensitive layers."""
         option = self._forms.options[0]
-        ranking = self._least_sensitive_first(option)
-        variants = [
-            self._forms.uniform(option, ranking[:count]) for count in range(len(ranking) + 1)
-        ]
-        parts = list(self._run(variants, self._bases[:1], "quantize more and more layers", meter))
-        outcomes = [
-            join_outcomes([part.variants[count] for part in parts])
-            for count in range(len(variants))
-        ]
+        joined, degradations = self._known()
+        means = degradations.scale(self._base(option)).means
+        sign = -1.0 if self._is_left_out else 1.0
+        effects = {n: sign * means[self._index(n, option)] for n in self._forms.names(option)}
+        ranking = sorted(effects, key=effects.__getitem__)
+        whole = means[self._base(option)] if self._is_left_out else 0.0
+        with np.errstate(invalid="ignore"):  # two infinite degradations do not differ
+            changes = [float(whole + effects[name]) for name in ranking]
+        counts = choose_counts(changes, self._measured_counts(), self._curve_points)
+        variants = [self._forms.uniform(option, ranking[:count]) for count in counts]
+        new = [variant for variant in variants if _key(variant) not in self._indices]
+        parts = []
+        if new:
+            parts = list(self._run(new, self._bases[:1], "quantize more and more layers", meter))
+        found = {key: joined[index] for key, index in self._indices.items()}
+        for index, variant in enumerate(new):
+            found[_key(variant)] = join_outcomes([part.variants[index] for part in parts])
+        outcomes = [found[_key(variant)] for variant in variants]
         scale = Degradations(self._judged, outcomes, self._empty.seed).scale(len(variants) - 1)
         points = []
-        for count, (variant, outcome) in enumerate(zip(variants, outcomes, strict=True)):
+        for index, (count, outcome) in enumerate(zip(counts, outcomes, strict=True)):
             totals = outcome[0].totals()
+            added = ranking[counts[index - 1] : count] if index else []
             points.append(
                 CumulativePoint(
                     count=count,
-                    layer=ranking[count - 1] if count else "",
+                    layer=added[-1] if added else "",
                     kl_divergence=value_of(KL_DIVERGENCE, totals),
                     sqnr_db=to_sqnr_db(float(totals["signal"]), float(totals["noise"])),
                     accuracy=_accuracy(outcome, "correct"),
-                    model_bytes=self._forms.model_bytes(option, variant),
+                    model_bytes=self._forms.model_bytes(option, variants[index]),
                     top1_agreement=value_of(TOP1_AGREEMENT, totals),
-                    value=float(scale.values[count]),
+                    value=float(scale.values[index]),
+                    added=tuple(added),
                 )
             )
         self._cumulative = tuple(points)
@@ -241,12 +263,10 @@ class Measurement:
         ]
         return joined, Degradations(self._judged, joined, self._empty.seed)
 
-    def _least_sensitive_first(self, option: str) -> list[str]:
-        """Sort layers by their degradation alone, or by how little leaving them out helps."""
-        means = self._known()[-1].scale(self._base(option)).means
-        sign = -1.0 if self._is_left_out else 1.0
-        names = self._forms.names(option)
-        return sorted(names, key=lambda name: sign * means[self._index(name, option)])
+    def _measured_counts(self) -> tuple[int, ...]:
+        """Return the counts of the curve that switching layers one by one has measured."""
+        layers = len(self._bases[0])
+        return tuple(dict.fromkeys((0, layers, layers - 1 if self._is_left_out else 1)))
 
 
 def _key(variant: Variant) -> frozenset[tuple[str, str]]:

@@ -45,14 +45,19 @@ TITLE_OF_STEPS = two_lines(
 )
 
 
+def added_layers(point: CumulativePoint) -> tuple[str, ...]:
+    """Return the layers that a point quantizes and the one before it does not."""
+    return point.added or ((point.layer,) if point.layer else ())
+
+
 def float_layers(report: SensitivityReport, kept: int) -> tuple[str, ...]:
     """Return the `kept` most sensitive layers: those that the curve quantizes last."""
-    order = [point.layer for point in report.cumulative if point.layer]
+    order = [name for point in report.cumulative for name in added_layers(point)]
     return tuple(order[len(order) - kept :]) if kept > 0 else ()
 
 
 def point_with_float_layers(report: SensitivityReport, kept: int) -> CumulativePoint | None:
-    """Return the point of the curve at which `kept` layers are still float, or None."""
+    """Return the point at which `kept` layers are still float; None if it was not measured."""
     last = max((point.count for point in report.cumulative), default=0)
     return next((p for p in report.cumulative if p.count == last - kept), None)
 
@@ -66,7 +71,7 @@ def point_change(report: SensitivityReport, point: CumulativePoint) -> AccuracyC
 def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | None:
     """Return the smallest model whose accuracy the samples do not show to be below float's.
 
-    All smaller steps of the curve are without such a loss too. None without labels.
+    All smaller models that were measured are without such a loss too. None without labels.
     """
     best = None
     for point in report.cumulative:
@@ -78,12 +83,22 @@ def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | 
 
 
 def is_folded_first(report: SensitivityReport) -> bool:
-    """Whether the first step folds BatchNorms: the model shrinks by more than its layer saves."""
+    """Whether the first step folds BatchNorms: the model shrinks by more than its layers save."""
     if len(report.cumulative) < 2:
         return False
     given, first = report.cumulative[:2]
-    saved = sum(x.float_bytes - x.quantized_bytes for x in report.layers if x.name == first.layer)
+    added = added_layers(first)
+    saved = sum(x.float_bytes - x.quantized_bytes for x in report.layers if x.name in added)
     return given.model_bytes - first.model_bytes > saved
+
+
+def measured_counts(report: SensitivityReport) -> str:
+    """Return at which counts of quantized layers the curve was measured, in words."""
+    *most, last = [point.count for point in report.cumulative]
+    layers = plural(last, "layer")
+    if len(most) == last:
+        return f"all counts from 0 to {layers}"
+    return f"{', '.join(map(str, most))} and all {layers}"
 
 
 def cumulative_picture(
@@ -99,12 +114,14 @@ def cumulative_picture(
         cumulative_figure(report, is_log=is_log, selected=selected, kept=kept),
         describe_curve(report),
         (
-            "Left the float model; each point to the right quantizes one layer more, the least "
-            f"sensitive first. Every point was really run.{folds}",
+            "Left the float model; to the right more and more layers are quantized, the least "
+            f"sensitive first. Every point was really run, at {measured_counts(report)}: where the "
+            "layers' own degradations let the most change be expected. Lines between points are "
+            f"not measured.{folds}",
             "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
             f"One of the {report.samples} samples is {one}.",
             "Look for the last point before the error jumps: the layers after it are worth "
-            "keeping in float. Click a point to select the layer it added.",
+            "keeping in float. Click a point to select the layer it added last.",
         ),
         lambda: curve_rows(report),
         "curve",
@@ -117,6 +134,7 @@ def curve_rows(report: SensitivityReport) -> Rows:
         {
             "quantized_layers": point.count,
             "layer_added": point.layer,
+            "layers_added": ", ".join(added_layers(point)),
             "kl_divergence_nats": point.kl_divergence,
             "output_sqnr_db": point.sqnr_db,
             "accuracy_percent": percent(point.accuracy),
@@ -186,7 +204,7 @@ def describe_curve(report: SensitivityReport) -> str:
     first, last = report.cumulative[0], report.cumulative[-1]
     text = (
         f"From {format_bytes(first.model_bytes)} in float to {format_bytes(last.model_bytes)} with "
-        f"{plural(last.count, 'layer')} quantized."
+        f"{plural(last.count, 'layer')} quantized. Measured at {measured_counts(report)}."
     )
     best = most_quantized_without_loss(report)
     if best is not None:
@@ -199,7 +217,8 @@ def describe_point(point: CumulativePoint, samples: int) -> str:
     head = f"{plural(point.count, 'layer')} quantized" if point.count else "the float model"
     lines = [f"<b>{head}</b>"]
     if point.layer:
-        lines.append(f"last one: {point.layer}")
+        more = len(added_layers(point)) - 1
+        lines.append(f"last one: {point.layer}" + (f", after {more} others" if more else ""))
     lines.append(f"model: {format_bytes(point.model_bytes)}")
     if point.kl_divergence is not None:
         lines.append(f"KL divergence: {format_nats(point.kl_divergence)}")
@@ -304,7 +323,7 @@ def _marks(
     rings = []
     for index, point in enumerate(points):
         for is_wanted, symbol, name in (
-            (bool(selected) and point.layer == selected, "circle-open", "selected layer"),
+            (bool(selected) and selected in added_layers(point), "circle-open", "selected layer"),
             (kept is not None and point.count == last - kept, "diamond-open", "chosen split"),
         ):
             if is_wanted and error["y"][index] is not None:

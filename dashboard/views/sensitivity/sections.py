@@ -27,6 +27,7 @@ from dashboard.figures.sensitivity.agreement import agreement_picture, correlati
 from dashboard.figures.sensitivity.cumulative import (
     cumulative_picture,
     float_layers,
+    measured_counts,
     most_quantized_without_loss,
     point_change,
     point_with_float_layers,
@@ -93,7 +94,8 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
         "Quantized without a loss of accuracy",
         MISSING if best is None else f"{best.count} of {plural(last, 'layer')}",
         help="The most layers, least sensitive first, up to which the "
-        f"{report.samples} test samples show no loss against float.",
+        f"{report.samples} test samples show no loss against float"
+        + (f"; measured at {measured_counts(report)}." if report.cumulative else "."),
         width="content",
     )
 
@@ -187,7 +189,9 @@ def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
             args=(run, names),
         )
         point = point_with_float_layers(report, kept)
-        if point is not None:
+        if point is None:
+            st.markdown(f"Not measured: the curve was, at {measured_counts(report)} quantized.")
+        else:
             accuracy = ""
             if point.accuracy is not None:
                 accuracy = f"accuracy {share_text(point.accuracy, report.samples)}"

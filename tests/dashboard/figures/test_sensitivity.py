@@ -20,8 +20,11 @@ from dashboard.figures.sensitivity.agreement import (
 )
 from dashboard.figures.sensitivity.cumulative import (
     cumulative_figure,
+    curve_rows,
+    describe_curve,
     float_layers,
     is_folded_first,
+    measured_counts,
     most_quantized_without_loss,
     point_with_float_layers,
 )
@@ -389,6 +392,23 @@ def test_the_split_quantizes_the_least_sensitive_layers():
     assert point is not None
     assert point.layer == "l1"
     assert point_with_float_layers(report, 9) is None
+
+
+def test_a_curve_of_some_counts_says_which_and_keeps_the_order_of_all_layers():
+    full = curve(0.9, 0.9, 0.88, 0.87, 0.5)
+    zero, _, _, third, fourth = full.cumulative
+    points = (zero, replace(third, added=("l1", "l2", "l3")), replace(fourth, added=("l4",)))
+    some = replace(full, cumulative=points)
+
+    assert float_layers(some, 3) == ("l2", "l3", "l4")
+    assert point_with_float_layers(some, 2) is None
+    assert measured_counts(some) == "0, 3 and all 4 layers"
+    assert measured_counts(full) == "all counts from 0 to 4 layers"
+    assert "Measured at 0, 3 and all 4 layers." in describe_curve(some)
+    figure = cumulative_figure(some, selected="l2")
+    assert list(trace(figure, "selected layer").x) == [third.model_bytes]
+    assert "l3, after 2 others" in figure.data[0].hovertext[1]
+    assert curve_rows(some)[1]["layers_added"] == "l1, l2, l3"
 
 
 def test_most_quantized_without_loss():

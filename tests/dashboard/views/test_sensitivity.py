@@ -427,6 +427,19 @@ def test_the_split_names_what_was_measured_there() -> None:
     assert button(app, "Keep 0 layers in float and re-run").disabled
 
 
+def test_a_split_that_was_not_measured_says_so() -> None:
+    sensitivity = make_sensitivity()
+    first, *_, last = sensitivity.cumulative
+    added = tuple(point.layer for point in sensitivity.cumulative[1:])
+    keep_run(replace(sensitivity, cumulative=(first, replace(last, added=added))))
+
+    app = open_app({**LINK, "kept": "2"}, page=PAGE)
+
+    assert_alive(app)
+    assert f"Not measured: the curve was, at 0 and all {last.count} layers" in texts(app)
+    assert not button(app, "Keep 2 layers in float and re-run").disabled
+
+
 def test_without_a_choice_nothing_can_be_excluded() -> None:
     keep_run(make_sensitivity())
 

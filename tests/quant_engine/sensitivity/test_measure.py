@@ -316,11 +316,41 @@ def test_the_curve_says_how_many_answers_stay_those_of_float() -> None:
     answers = run(model).argmax(dim=-1)
     calibration = calibrate(model, BATCHES, THREE_BITS)
 
-    for count, point in enumerate(report.cumulative):
-        kept = tuple(later.layer for later in report.cumulative[count + 1 :])
+    for index, point in enumerate(report.cumulative):
+        kept = tuple(name for later in report.cumulative[index + 1 :] for name in later.added)
         changed = run(quantize_model(model, calibration, THREE_BITS.with_excluded(*kept)))
         same = (changed.argmax(dim=-1) == answers).double().mean()
         assert point.top1_agreement == pytest.approx(float(same))
+
+
+@pytest.mark.parametrize("direction", ["one_at_a_time", "leave_one_out"])
+def test_the_curve_at_some_counts_is_part_of_the_curve_at_all(direction: str) -> None:
+    def measure(points: int | None) -> tuple[SensitivityReport, list[str]]:
+        texts: list[str] = []
+        report = measure_sensitivity(
+            make_model(),
+            BATCHES,
+            THREE_BITS,
+            direction=direction,
+            curve_points=points,
+            progress=lambda _done, _total, text: texts.append(text),
+        )
+        return report, [text for text in texts if "more and more" in text]
+
+    full, all_runs = measure(None)
+    some, runs = measure(4)
+    layers = len(full.layers)
+
+    assert [point.count for point in full.cumulative] == list(range(layers + 1))
+    assert len(some.cumulative) == 4
+    for point in some.cumulative:
+        same = full.cumulative[point.count]
+        assert point == replace(same, added=point.added)
+    order = [point.layer for point in full.cumulative[1:]]
+    assert [name for point in some.cumulative for name in point.added] == order
+    # The ends, and one layer switched, are known from the sweep.
+    assert len(runs) == (4 - 3) * len(BATCHES)
+    assert len(all_runs) == (layers + 1 - 3) * len(BATCHES)
 
 
 def test_a_metric_may_do_what_it_likes_with_its_tensors() -> None:
@@ -368,6 +398,7 @@ def test_a_metric_that_cannot_be_had_is_noticed_on_the_first_batch() -> None:
         ({"options": []}, "options is empty"),
         ({"options": {"float": OPTIONS["int8"]}}, "'float' is taken"),
         ({"metric": "kl"}, "Valid: accuracy_drop"),
+        ({"curve_points": 2}, "from 3 up, or None"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
