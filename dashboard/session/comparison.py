@@ -164,6 +164,30 @@ def run_before(settings: Settings) -> Settings | None:
     return before if is_same_model and run_state.find_run(before) is not None else None
 
 
+def offered_pair() -> tuple[Run, Run] | None:
+    """Return a re-run that is shown by now, after the run it followed; None once it was compared.
+
+    Where another run is shown, or Compare has had the pair, the offer is taken back.
+    """
+    here = session()
+    if here.rerun is None:
+        return None
+    is_compared = here.compared == _texts(here.rerun)
+    is_left = run_state.wanted_settings().run_id != here.rerun[1].run_id
+    if here.rerun[0].run_id == here.rerun[1].run_id or is_compared or is_left:
+        drop_offer()
+        return None
+    before, after = map(run_state.find_run, here.rerun)
+    if before is None or after is None or after.report.is_partial:
+        return None
+    return before, after
+
+
+def drop_offer() -> None:
+    """Offer the comparison with the run before no more; for callbacks."""
+    session().rerun = None
+
+
 def swap() -> None:
     """Let A be B and B be A; for callbacks."""
     a, b = st.session_state[A_KEY], st.session_state[B_KEY]

@@ -264,6 +264,8 @@ def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool
         session().shown_before = shown.settings
     is_known = run is not None and (is_kept or not run.report.is_partial)
     if is_forced or not is_known:
+        if shown is not None and shown.model_name == settings.model_name:
+            session().rerun = (shown.settings, settings)
         submit_analysis(settings)
     else:
         title = service.model_info(settings.model_name).title

@@ -59,6 +59,9 @@ class Session:
     compared: tuple[str, str] | None = None
     to_compare: tuple[Settings, Settings] | None = None
 
+    # A re-run, and the run shown before it: offered to be compared once the re-run is known.
+    rerun: tuple[Settings, Settings] | None = None
+
     # A remedy that was run to be compared: the run before it, and the run with it.
     before: Settings | None = None
     after: Settings | None = None

@@ -1,16 +1,24 @@
-"""Long work on any page: progress, time left, Cancel, and why it failed."""
+"""Long work on any page: progress, time left, Cancel, why it failed, what to compare it with."""
 
 from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.data.runs import Run
+from dashboard.facts.differences import outcomes
 from dashboard.session import run_state
-from dashboard.session.comparison import is_ready_to_compare
+from dashboard.session.comparison import (
+    compare_with,
+    drop_offer,
+    is_ready_to_compare,
+    offered_pair,
+)
 from dashboard.session.jobs import cancel_job, poll_seconds, watched_jobs
 from dashboard.widgets.live import show_live
+from dashboard.widgets.slides import is_presenting
 from dashboard.words.formatting import plural
 from dashboard.words.markdown import escape_markdown
-from dashboard.words.recipes import describe_estimate
+from dashboard.words.recipes import describe_estimate, describe_recipe
 from dashboard.work.jobs import CANCELLED, QUEUED, JobStatus
 
 
@@ -24,7 +32,7 @@ def show_job_panel(*, is_empty: bool, remark: str = "") -> None:
     statuses = watched_jobs()
     if is_empty and run_state.shown_run() is not None:
         st.rerun()  # the work ended while the shell was drawn
-    if not statuses:
+    if not statuses and (is_presenting() or offered_pair() is None):
         return
     active = frozenset(status.key for status in statuses if status.is_active)
     seconds, shown = poll_seconds(), _shown_version()
@@ -62,6 +70,35 @@ def _draw(active_before: frozenset[str], shown: object, seconds: float, remark: 
                     st.caption(remark)
             else:
                 _show_ended(status, index)
+    pair = None if is_presenting() else offered_pair()
+    if pair is not None:
+        with st.container(border=True, key="job_offer"):
+            _show_offer(*pair)
+
+
+def _show_offer(before: Run, after: Run) -> None:
+    """A re-run is there: say how it came out against the run before, and offer to compare them."""
+    first = next(iter(outcomes(before, after)), None)
+    came_out = "" if first is None else f" {first.name}: {first.a} → {first.b}; {first.change}."
+    st.markdown(
+        f"**{escape_markdown(describe_recipe(after.recipe))}** is there, after "
+        f"{escape_markdown(describe_recipe(before.recipe))}.{escape_markdown(came_out)}"
+    )
+    with st.container(horizontal=True, gap="small"):
+        st.button(
+            "Compare with the run before",
+            key="offer_compare",
+            icon=":material/compare_arrows:",
+            on_click=compare_with,
+            args=(before.settings, after.settings),
+        )
+        st.button(
+            "Dismiss",
+            key="offer_dismiss",
+            icon=":material/close:",
+            type="tertiary",
+            on_click=drop_offer,
+        )
 
 
 def _show_active(status: JobStatus, index: int) -> None:

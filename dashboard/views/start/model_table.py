@@ -18,7 +18,7 @@ from dashboard.words.recipes import describe_age, describe_recipe, describe_seco
 from dashboard.work import service
 
 MOST_RECENT = 6
-COLUMNS = (0.4, 2.8, 1.1, 1.9, 2.7, 1.0, 1.4)
+COLUMNS = (0.4, 2.7, 1.1, 1.9, 2.6, 1.0, 2.2)
 HEADS = ("", "Model", "Parameters", "Size as given → int8", "Right, float → int8", "To analyse", "")
 
 
@@ -71,15 +71,26 @@ def _show_model(card: service.ModelCard, shown: Run | None) -> None:
         kind = " (teaching variant)" if info.is_teaching_variant else ""
         about = f"{info.family}{kind}. {info.description} {info.teaches}"
         column.markdown(text, help=about if column is columns[1] else None)
-    columns[-1].button(
-        "Shown now" if is_shown else "Show",
-        key=f"card_{info.name}",
-        type="tertiary",
-        disabled=is_shown,
-        icon=":material/check:" if is_shown else ":material/visibility:",
-        on_click=run_state.start_settings,
-        args=(settings,),
-    )
+    with columns[-1].container(horizontal=True, gap="xsmall", vertical_alignment="center"):
+        st.button(
+            "Shown now" if is_shown else "Show",
+            key=f"card_{info.name}",
+            type="tertiary",
+            disabled=is_shown,
+            icon=":material/check:" if is_shown else ":material/visibility:",
+            on_click=run_state.start_settings,
+            args=(settings,),
+        )
+        if shown is not None and not is_shown and example is not None:
+            st.button(
+                "Compare",
+                key=f"card_compare_{info.name}",
+                type="tertiary",
+                icon=":material/compare_arrows:",
+                help="With the run shown: A is the run shown, B is this one.",
+                on_click=compare_with,
+                args=(shown.settings, settings),
+            )
 
 
 def show_recent_runs(shown: Run | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings, settings_to_text
@@ -258,6 +259,61 @@ def test_after_a_rerun_every_page_offers_to_compare_with_the_run_before() -> Non
         f"{SMALL} int8_per_channel",
         f"{SMALL} int8_mse",
     )
+
+
+def keys(app: AppTest) -> list[str | None]:
+    return [button.key for button in app.button]
+
+
+def test_a_rerun_offers_by_itself_to_be_compared_until_it_was() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+    app.button(key="start_preset_int8_mse").click().run()
+    wait_for_jobs(app)
+    assert "Right answers:" in texts(app)
+
+    app.button(key="offer_compare").click().run()
+    assert link_of(app)["a"] == f"{SMALL} int8_per_channel"
+    assert link_of(app)["b"] == f"{SMALL} int8_mse"
+
+    app.switch_page("views/layer/layer.py").run()
+    assert_alive(app)
+    assert "offer_compare" not in keys(app)
+
+
+@pytest.mark.parametrize("way", ["dismissed", "another run shown"])
+def test_the_offer_to_compare_goes_when_it_is_not_wanted(way: str) -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+    app.button(key="start_preset_int8_mse").click().run()
+    wait_for_jobs(app)
+
+    key = "offer_dismiss" if way == "dismissed" else "card_resnet"
+    app.button(key=key).click().run()
+
+    assert_alive(app)
+    assert "offer_compare" not in keys(app)
+
+
+def test_a_run_of_another_model_or_a_kept_one_is_not_called_a_rerun() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+    app.button(key="card_resnet").click().run()
+    assert "offer_compare" not in keys(app)
+    app.button(key="start_preset_int8_mse").click().run()
+    wait_for_jobs(app)
+    app.button(key="offer_dismiss").click().run()
+    app.button(key="start_preset_int8_per_channel").click().run()
+
+    assert "offer_compare" not in keys(app)
+
+
+def test_a_model_of_the_table_is_compared_with_the_run_shown() -> None:
+    app = open_app({"run": f"{SMALL} int8_per_channel"})
+    assert f"card_compare_{SMALL}" not in keys(app)
+
+    app.button(key="card_compare_resnet").click().run()
+
+    assert_alive(app)
+    assert link_of(app)["a"] == f"{SMALL} int8_per_channel"
+    assert link_of(app)["b"] == "resnet int8_per_channel"
 
 
 def test_both_runs_are_one_html_file_and_their_layers_one_table() -> None:
