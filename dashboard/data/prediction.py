@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from dashboard.data.settings import Settings, canonical
-from dashboard.data.trust_region import TrustRegion, find_region
 from quant_engine import LogitResponse
-from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport
-from quant_engine.response import as_pairs
+from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport, TrustRegion
+from quant_engine.response import as_pairs, find_region
 from quant_engine.scheme import LayerScheme, Overrides, Recipe
 from quant_engine.variants import FLOAT_OPTION
 
@@ -97,7 +96,10 @@ class Prediction:
 
     @cached_property
     def region(self) -> TrustRegion:
-        """Up to which degradation predictions hold here, by all that was predicted and run."""
+        """Up to which degradation predictions hold here, by all that was predicted and run.
+
+        The response's own `trust_region` goes by its agreement check alone.
+        """
         agreement = self.response.report.agreement
         checks = [
             (p.predicted, p.measured) for p in (*agreement.single_points, *agreement.random_points)

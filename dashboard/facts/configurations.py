@@ -21,7 +21,7 @@ from dashboard.words.formatting import (
     format_within,
 )
 from quant_engine.report import GOOD, ROUGH, ConfigurationPoint, ConfigurationScore, encode
-from quant_engine.response import as_pairs
+from quant_engine.response import as_pairs, describe_degradation, describe_region
 from quant_engine.variants import BOTH, FLOAT_OPTION
 
 UNTRUSTED = "≈ "
@@ -62,23 +62,18 @@ def trust_limit(prediction: Prediction) -> float:
 
 
 def trust_text(prediction: Prediction) -> str:
-    """Return in words up to where predictions hold on this model.
-
-    Example: "Predictions hold up to KL 0.01 nats: 9 of 10 of the 119 that were checked there are
-    at most 1.4 × off. Beyond it, run what you consider."
-    """
-    agreement = prediction.response.agreement
+    """Return in words up to where predictions hold on this model, and what they are beyond."""
+    response = prediction.response
     if not is_trusted(prediction):
-        return agreement.verdict
-    if not trust_limit(prediction):
-        return "No region was found in which predictions hold: run what you consider."
-    region, metric = prediction.region, "KL" if prediction.has_logits else "NMSE"
-    return (
-        f"Predictions hold up to {metric} {degradation_text(region.limit, prediction)}: 9 of 10 "
-        "of the "
-        f"{region.checked} that were checked there are at most {format_number(region.factor, 2)} × "
-        "off. Beyond it, run what you consider."
-    )
+        return response.agreement.verdict
+    return describe_region(prediction.region, response.report.outputs)
+
+
+def beyond_text(prediction: Prediction, predicted: ConfigurationScore) -> str:
+    """Return where predictions end, with the output that takes a configuration past that."""
+    limit = describe_degradation(trust_limit(prediction), prediction.response.report.outputs)
+    by = f" by `{predicted.decided_by}`" if predicted.decided_by else ""
+    return f"beyond {limit}, up to which predictions hold{by}"
 
 
 def predicted_text(degradation: float, prediction: Prediction) -> str:

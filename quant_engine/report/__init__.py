@@ -39,6 +39,7 @@ from quant_engine.report.response import (
     ResponseOutput,
     ResponseReport,
     StoredTensor,
+    TrustRegion,
 )
 from quant_engine.report.search import (
     ConfigurationPoint,
@@ -126,6 +127,7 @@ __all__ = [
     "TimingEntry",
     "TimingReport",
     "Treatment",
+    "TrustRegion",
     "ValueHistogram",
     "WorkedExample",
     "decode",

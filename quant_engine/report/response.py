@@ -173,7 +173,7 @@ class ResponseAgreement:
         random_points: What `random` was computed from.
         samples: Samples that were run.
         level: "good", "rough", "poor" or "unknown"; see `docs/math.md` for the thresholds.
-        verdict: The same in words, with what to do.
+        verdict: The same in words, with the region in which predictions hold, and what to do.
     """
 
     single: AgreementFigures
@@ -184,6 +184,31 @@ class ResponseAgreement:
     samples: int
     level: str
     verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRegion:
+    """Up to which predicted degradation predictions were found to hold on a model.
+
+    Attributes:
+        limit: Largest predicted degradation up to which they hold, in the unit of
+            `ConfigurationScore.degradation`; 0 where they hold nowhere.
+        factor: Nine of ten predictions up to there are at most this factor off, either way.
+        checked: Pairs of a prediction and a measurement up to there.
+        beyond: Median of predicted / measured beyond the limit, below 1 where predictions are
+            optimistic; None where nothing was checked.
+        beyond_checked: Pairs beyond the limit.
+    """
+
+    limit: float
+    factor: float
+    checked: int
+    beyond: float | None
+    beyond_checked: int
+
+    def holds(self, predicted: float) -> bool:
+        """Whether a predicted degradation lies where predictions hold; 0 always does."""
+        return predicted <= self.limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from quant_engine.report import AgreementFigures, AgreementPoint, ResponseAgreement
+from quant_engine.report import AgreementFigures, AgreementPoint, ResponseAgreement, ResponseOutput
 from quant_engine.report.response import GOOD, POOR, ROUGH, UNKNOWN
+from quant_engine.response.trust import describe_region, find_region
 from quant_engine.variants.layers import Configuration
 from quant_engine.variants.options import FLOAT_OPTION
 
@@ -77,6 +78,7 @@ def judge(
     random_points: Sequence[AgreementPoint],
     options: Sequence[str],
     samples: int,
+    outputs: Sequence[ResponseOutput] = (),
 ) -> ResponseAgreement:
     """Compare all points and say in words how far the predictions can be trusted."""
     single, random = compare(single_points), compare(random_points)
@@ -85,6 +87,7 @@ def judge(
         for name in options
     )
     level = _level(single, random)
+    region = find_region((p.predicted, p.measured) for p in (*single_points, *random_points))
     return ResponseAgreement(
         single=single,
         random=random,
@@ -93,7 +96,7 @@ def judge(
         random_points=tuple(random_points),
         samples=samples,
         level=level,
-        verdict=_verdict(level, single, random),
+        verdict=_verdict(level, single, random, describe_region(region, outputs)),
     )
 
 
@@ -114,16 +117,17 @@ def _level(single: AgreementFigures, random: AgreementFigures) -> str:
     return ROUGH if lowest >= RANK_ROUGH and off <= RATIO_ROUGH else POOR
 
 
-def _verdict(level: str, single: AgreementFigures, random: AgreementFigures) -> str:
+def _verdict(level: str, single: AgreementFigures, random: AgreementFigures, region: str) -> str:
     seen = (
         f"Rank correlation with measured values: {single.rank_correlation:.2f} on single layers, "
         f"{random.rank_correlation:.2f} on {random.count} random configurations, where predictions "
         f"are {random.median_ratio:.2f} times what was measured (median)."
     )
     return {
-        GOOD: f"Predictions can be relied on for this model. {seen} Verify what you choose.",
+        GOOD: f"Predictions can be relied on for this model. {region} {seen} "
+        "Verify what you choose.",
         ROUGH: "Predictions order configurations roughly, and their values may be off. "
-        f"{seen} Compare by running, not by prediction, what lies close together.",
+        f"{region} {seen} Compare by running, not by prediction, what lies close together.",
         POOR: f"Do not rely on predictions for this model. {seen} Run what you consider.",
         UNKNOWN: "Whether predictions can be relied on is not known: "
         f"{random.count} configurations could be compared, or they did not differ. "

@@ -34,16 +34,20 @@ from quant_engine.quantization.setup import set_up
 from quant_engine.quantization.size import configuration_size
 from quant_engine.reading import read_file, storage_errors
 from quant_engine.report import (
+    GOOD,
+    ROUGH,
     ConfigurationScore,
     ConfigurationSize,
     ResponseAgreement,
     ResponseReport,
+    TrustRegion,
 )
 from quant_engine.report.response import score_outputs
 from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
 from quant_engine.response.outputs import PREDICTED, PlanSettings
 from quant_engine.response.storage import pack_response, unpack_response
+from quant_engine.response.trust import find_region
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.tensors.histogram import FloatArray
 from quant_engine.variants.layers import Configuration, build_forms
@@ -164,6 +168,18 @@ class LogitResponse:
     def agreement(self) -> ResponseAgreement:
         """How far predictions can be trusted on this model."""
         return self.report.agreement
+
+    @cached_property
+    def trust_region(self) -> TrustRegion:
+        """Up to which predicted degradation the agreement check's predictions hold.
+
+        The largest one up to which they lie within a factor of two of what running gave, but for
+        two of any eight in a row; 0 where the check's level is "poor" or "unknown". `factor` says
+        how far off nine of ten of them are, `beyond` what predictions are like past the limit.
+        """
+        checked = (*self.agreement.single_points, *self.agreement.random_points)
+        region = find_region((point.predicted, point.measured) for point in checked)
+        return region if self.agreement.level in (GOOD, ROUGH) else replace(region, limit=0.0)
 
     @property
     def layers(self) -> tuple[str, ...]:

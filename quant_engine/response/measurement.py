@@ -344,7 +344,7 @@ class ResponseMeasurement:
                 )
             )
         single, random = points[: len(self._single)], points[len(self._single) :]
-        return judge(single, random, list(self.options), self._checked_rows)
+        return judge(single, random, list(self.options), self._checked_rows, outputs)
 
     def _ties(self) -> dict[str, str]:
         """Return layer name -> the first layer with the same weight."""

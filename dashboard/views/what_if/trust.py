@@ -11,7 +11,7 @@ from dashboard.data.prediction import Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.configurations import (
     ScoreRow,
-    degradation_text,
+    beyond_text,
     make_row,
     metric_column,
     ratio_text,
@@ -39,10 +39,9 @@ def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
         return
     text = trust_text(prediction)
     if row.measured_degradation is None and row.predicted.degradation > trust_limit(prediction):
-        limit = degradation_text(trust_limit(prediction), prediction)
         st.warning(
-            f"This choice lies beyond {limit}, up to which predictions hold: press “Verify” before "
-            "you rely on it.",
+            f"This choice lies {beyond_text(prediction, row.predicted)}: press “Verify” before you "
+            "rely on it.",
             icon=":material/warning:",
         )
     elif agreement.level == GOOD:

@@ -328,7 +328,7 @@ def test_beyond_the_region_numbers_have_one_digit_and_a_mark(prediction: Predict
     assert predicted_text(0.0, prediction) == "0"
     assert predicted_text(limit / 2, with_level(prediction, "poor")).startswith("≈ ")
     text = trust_text(prediction)
-    assert text.startswith(f"Predictions hold up to KL {format_number(limit)} nats: ")
+    assert text.startswith(f"Predictions hold up to KL {limit:g} nats: ")
 
 
 def test_the_scatter_shows_what_was_compared(prediction: Prediction) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from dashboard.data.prediction import Prediction
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.data.trust_region import FACTOR, find_region
 from dashboard.facts.layer_effects import layer_effects
 from dashboard.work import prediction_service, service
 
@@ -29,44 +27,6 @@ def run() -> Run:
     found = service.find_example(Settings(MODEL))
     assert found is not None
     return found
-
-
-def pairs(count: int, ratio: float, start: float = 1e-4) -> list[tuple[float, float]]:
-    return [(start * (1 + i), start * (1 + i) / ratio) for i in range(count)]
-
-
-def test_the_region_ends_where_predictions_begin_to_be_off() -> None:
-    right, wrong = pairs(30, 1.0), pairs(30, 5.0, start=0.1)
-
-    region = find_region([*wrong, *right])
-
-    assert region.limit == 0.003
-    assert region.checked == 30
-    assert region.factor == 1.0
-    assert region.holds(0.003)
-    assert region.holds(0.0)
-    assert not region.holds(0.0031)
-
-
-def test_predictions_that_are_too_large_or_too_small_count_alike() -> None:
-    for ratio in (1.01 * FACTOR, 1 / (1.01 * FACTOR)):
-        assert find_region(pairs(30, ratio)).limit == 0
-    for ratio in (0.99 * FACTOR, 1 / (0.99 * FACTOR)):
-        assert find_region(pairs(30, ratio)).limit == 0.003
-
-
-def test_a_few_stray_pairs_do_not_end_the_region() -> None:
-    stray = [(p, m / 9) if i % 8 == 3 else (p, m) for i, (p, m) in enumerate(pairs(40, 1.0))]
-
-    assert find_region(stray).limit == 0.004
-    assert find_region(stray).factor == pytest.approx(9)
-
-
-def test_too_few_pairs_show_nothing_and_pairs_without_degradation_are_left_out() -> None:
-    assert not find_region(pairs(7, 1.0)).limit
-    nothing = [(0.0, 0.1), (0.1, 0.0), (math.inf, 1.0), (1.0, math.nan)]
-    assert find_region(nothing).limit == 0
-    assert find_region([*pairs(20, 1.0), *nothing]).checked == 20
 
 
 def test_the_region_of_a_stored_model_is_what_its_pairs_say(prediction: Prediction) -> None:
