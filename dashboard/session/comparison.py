@@ -42,6 +42,16 @@ def compare_with(base: Settings, other: Settings) -> None:
     rerun_outside_callback()
 
 
+def compute_linked(words: Mapping[str, str]) -> None:
+    """Analyse what the words of a link to Compare name and nobody has computed; for callbacks."""
+    for key in (A_KEY, B_KEY):
+        settings, _ = settings_from_text(
+            words.get(key, ""), service.model_names(), service.layer_names
+        )
+        if settings is not None and run_state.find_run(settings) is None:
+            submit_analysis(settings)
+
+
 def is_ready_to_compare() -> bool:
     """Whether the pair that was asked for can be shown, or can no longer be."""
     pair = session().to_compare

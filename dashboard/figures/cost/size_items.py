@@ -34,6 +34,9 @@ BIASES = SizeItem("bias_bytes", "biases (float)", HIGHLIGHT)
 LEFTOVERS = SizeItem("float_leftover_bytes", "stays float", FLOAT)
 ITEMS = (WEIGHTS, SCALES, ZERO_POINTS, BIASES, LEFTOVERS)
 
+FOLDED = "BatchNorm folded away"
+"""The step of `size_steps` that is there whether a model is quantized or not."""
+
 
 def layer_items(layer: LayerReport) -> dict[str, int]:
     """Return the bytes of one layer after quantization, by item."""
@@ -88,7 +91,7 @@ def size_steps(report: ModelReport) -> tuple[SizeStep, ...]:
     ]
     if other:
         folded = other < 0 and any("BatchNorm" in note for note in report.notes)
-        steps.append(SizeStep("BatchNorm folded away" if folded else "other changes", other))
+        steps.append(SizeStep(FOLDED if folded else "other changes", other))
     return (*steps, SizeStep("quantized model", size.quantized_bytes, is_total=True))
 
 

@@ -177,11 +177,22 @@ def channel_rows(sides: Sequence[ChannelSide], labels: Sequence[str]) -> Rows:
 
 
 def channel_panels(
-    title: str, sides: Sequence[ChannelSide], labels: Sequence[str], what: str, y_title: str
+    title: str,
+    sides: Sequence[ChannelSide],
+    labels: Sequence[str],
+    what: str,
+    y_title: str,
+    *,
+    reached: Sequence[float] = (),
 ) -> go.Figure:
-    """Return one panel per run: each channel a mark, widest first, and the line of half a step."""
+    """Return one panel per run: each channel a mark, widest first, and the line of half a step.
+
+    The axes also cover the values `reached`, so that they stay where they are from one choice to
+    the next.
+    """
     order = sorted(range(len(sides[0].reach)), key=lambda i: -sides[0].reach[i])
     seen = [v for side in sides for v in (*side.reach, *(side.half_step or ())) if v > 0]
+    seen += [value for value in reached if value > 0]
     low, high = min(seen, default=0.1) / 2, max(seen, default=1.0) * 2
     traces: list[dict[str, Any]] = []
     for index, side in enumerate(sides):
@@ -245,7 +256,7 @@ def _panel(side: ChannelSide, order: list[int], index: int, low: float) -> list[
             size=8,
             symbol=symbol,
             legendgroup=text,
-            showlegend=not index and bool(channels),
+            showlegend=not index and bool(channels) and side.half_step is not None,
             **axes,
         )
         for text, channels, color, symbol in groups

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from dashboard.session.comparison import compute_linked
 from dashboard.session.link_widgets import open_next
 from dashboard.views.learn.answers import forget_answers, give_answer, take_back_answer
 from dashboard.views.learn.catalogue import answered_by, find_outcome
@@ -132,6 +133,11 @@ def show_verdict(lesson: Lesson, answer: int, outcome: Outcome) -> None:
     show_class(lesson, outcome.right)
 
 
+def _open_in_dashboard(lesson: Lesson) -> None:
+    compute_linked(lesson.link)
+    open_next(lesson.page, lesson.link)
+
+
 @contained("What the engine says")
 def show_outcome(lesson: Lesson, offered: Sequence[Control]) -> None:
     """Draw the controls offered, the figures for what all of them say, and what to take home."""
@@ -151,8 +157,8 @@ def show_outcome(lesson: Lesson, offered: Sequence[Control]) -> None:
             "Open this in the dashboard",
             key=f"learn_dashboard_{lesson.name}",
             icon=":material/open_in_full:",
-            on_click=open_next,
-            args=(lesson.page, lesson.link),
+            on_click=_open_in_dashboard,
+            args=(lesson,),
         )
         st.download_button(
             "For print (HTML)",

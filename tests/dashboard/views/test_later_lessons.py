@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import nn
 
 from dashboard.facts.metrics import METRICS
 from dashboard.facts.proxies import PROXIES, measure_agreement, predicted_proxy
@@ -25,6 +26,7 @@ from dashboard.views.learn.lessons.l10_size import _right as right_of_size
 from dashboard.work import loud, prediction_service, rounding, service, sums
 from dashboard.work.lesson_numbers import read_numbers
 from quant_engine.scheme import TensorScheme
+from sample_models import load_model
 
 LESSONS = (LOUD, ROUNDING, FAULT, SUM, SIZE)
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.name for lesson in LESSONS])
@@ -144,7 +146,7 @@ def test_adding_arrows_finds_a_better_plan_than_adding_bills() -> None:
         assert costs[0][key] > 10 * costs[1][key] > 20 * costs[2][key]
     assert sum_of_alone[sums.BY_SUMS] < sum_of_alone[sums.BY_ARROWS]
     assert costs[1]["interval"][0] < costs[2]["interval"][1]
-    assert "intervals overlap" in shown(SUM).insight
+    assert "intervals overlap" in shown(SUM).pictures[1].alt
 
 
 def test_the_loud_channels_are_repaired_and_the_plain_network_is_not_told_apart() -> None:
@@ -159,9 +161,10 @@ def test_the_loud_channels_are_repaired_and_the_plain_network_is_not_told_apart(
         assert moves[str(alpha)]["right"] == cases[loud.LOUD]["float_right"]
         low, high = plain[str(alpha)]["kl_change"]
         assert low <= 0 <= high
-    assert "no α changes the error" in outcome.insight
+    assert "no α changes by more than chance" in outcome.insight
+    assert "The other α give 99 %." in outcome.truth
     worse = {name: {**one, "kl_change": [0.1, 0.2]} for name, one in plain.items()}
-    assert "5 of 5 α make the error" in _plain_words(worse)
+    assert "5 of 5 α move the answers further" in _plain_words(worse)
     assert [right_of_loud(0.8, after) for after in (0.81, 0.99, 0.5)] == [0, 1, 2]
 
 
@@ -213,6 +216,12 @@ def test_the_size_lesson_says_what_is_stored() -> None:
     assert size.float_bytes / size.quantized_bytes < 3.9
     assert f"{size.float_bytes / size.quantized_bytes:.2f} times" in outcome.truth
     assert "in 0 of 10 cases" in outcome.insight
+    # The folded BatchNorms: a scale, a shift, a mean and a variance of every channel, and a count.
+    norms = [m for m in load_model("mobilenet").modules() if isinstance(m, nn.BatchNorm2d)]
+    in_norms = sum(16 * norm.num_features + 8 for norm in norms)
+    in_biases = sum(4 * norm.num_features for norm in norms)
+    codes_alone = (size.float_bytes - in_norms + in_biases) / size.quantized_bytes
+    assert f"codes alone give {codes_alone:.2f} times" in outcome.truth
     assert len(run.report.layers) == 24
     assert "24 layers" in SIZE.text
     assert [right_of_size(*one) for one in ((4.0, 0.5), (4.0, 2), (3.5, 0.5), (3.5, 2))] == [

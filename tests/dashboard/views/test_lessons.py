@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from dashboard.data.settings import settings_to_text
+from dashboard.session import comparison
 from dashboard.session.state import LAYER_KEY, LESSON_KEY, PRESENT_KEY, RUN_KEY
 from dashboard.views.learn.catalogue import default_values, find_lessons
 from dashboard.views.learn.lesson import Control, Lesson
@@ -71,7 +73,8 @@ def test_a_lesson_answers_whatever_its_controls_say(lesson: Lesson) -> None:
             assert picture.rows()
             assert picture.figure.data
         assert outcome.truth
-        assert outcome.insight
+        assert re.fullmatch(r"[A-Z][^!?]*\.", outcome.insight), values
+        assert not re.search(r"[.] [A-Z]", outcome.insight), "one sentence"
         assert outcome.computed
         names = [picture.name for picture in outcome.pictures]
         assert len(set(names)) == len(names)
@@ -83,3 +86,16 @@ def test_the_page_that_a_lesson_opens_understands_its_link(lesson: Lesson) -> No
 
     assert_alive(app)
     assert not app.warning, [element.value for element in app.warning]
+
+
+def test_a_lesson_about_two_runs_opens_them_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has computed is computed as soon as the comparison is opened."""
+    asked: list[str] = []
+    monkeypatch.setattr(comparison, "submit_analysis", lambda s: asked.append(settings_to_text(s)))
+    for lesson in find_lessons():
+        comparison.compute_linked(lesson.link)
+
+    assert asked == [
+        "mobilenet_unequal_channels int8_per_tensor remedy:cross_layer_equalization",
+        "vit_outlier_channels int8_per_channel remedy:smooth_quant-0.5",
+    ]

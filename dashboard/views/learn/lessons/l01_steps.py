@@ -43,8 +43,10 @@ def show(values: Values) -> Outcome:
     return Outcome(
         right=_right(tuple(growths.values())),
         truth=(
-            f"From {_MANY} to {_FEW} bits, {2**_MANY - 1} steps become {2**_FEW - 1}, and the "
-            f"typical error (root mean square) grows with the step, by the factor {listed}."
+            f"From {_MANY} to {_FEW} bits, {2**_MANY} marks with {2**_MANY - 1} steps between them "
+            f"become {2**_FEW} with {2**_FEW - 1}, so each step is "
+            f"{format_number((2**_MANY - 1) / (2**_FEW - 1))} times as long. The typical error "
+            f"(root mean square) grows with it, by the factor {listed}."
         ),
         pictures=(
             number_line_picture(moves, marks, f"{label}, {bits} bits"),
@@ -56,14 +58,14 @@ def show(values: Values) -> Outcome:
         ),
         insight=(
             "Rounding misses by anything up to half a step, typically by "
-            f"{format_number(report.error.rmse_over_scale, 2)} steps, whatever the numbers are; "
-            "each bit less doubles the step. In decibels a bit is worth about "
-            f"{format_db(per_bit)} of signal to quantization noise (SQNR), where 20 dB more are an "
-            "error ten times smaller."
+            f"{format_number(report.error.rmse_over_scale, 2)} steps, whatever the numbers are, "
+            f"and each bit less doubles the step: a bit is worth about {format_db(per_bit)} of "
+            "signal to quantization noise (SQNR)."
         ),
         computed=(
             f"Computed now: {format_count(report.error.count)} numbers, {_whose(label)}, rounded "
-            f"to {bits} bits with one scale. 1 LSB is one step."
+            f"to {bits} bits with one scale. 1 LSB is one step; 20 dB more SQNR are an error ten "
+            "times smaller."
         ),
     )
 

@@ -29,9 +29,9 @@ def show(values: Values) -> Outcome:
         right=_right(off),
         truth=(
             f"With 0 half a step beside a mark, outputs at the border are off by "
-            f"{_steps(off.border)}, those inside by {_steps(off.inside)}. With 0 on a mark, it is "
-            f"{_steps(exact.border)} at the border and {_steps(exact.inside)} inside (root mean "
-            "square)."
+            f"{_steps(off.border)}, {_times(off)} times as much as those inside "
+            f"({_steps(off.inside)}). With 0 on a mark, it is {_steps(exact.border)} at the border "
+            f"and {_steps(exact.inside)} inside (root mean square)."
         ),
         pictures=(
             feature_map_picture(
@@ -44,10 +44,9 @@ def show(values: Values) -> Outcome:
             _number_line(chosen),
         ),
         insight=(
-            "Errors of different numbers nearly cancel in a sum, but all zeros have the same "
-            f"error, and it adds up: {_times(off)} times as large at the border as inside. So "
-            "every grid has a mark exactly at 0; its code is the zero point, which is there for 0 "
-            "and not to shift numbers."
+            "Errors of different numbers nearly cancel in a sum, but those of all zeros are the "
+            "same and add up, so every ruler has a mark exactly at 0: its code is the zero point, "
+            "which is there for 0 and not to shift numbers."
         ),
         computed=(
             f"Computed now on a made-up layer: {zero_off_grid.CHANNELS} channels of "

@@ -55,7 +55,7 @@ def show(values: Values) -> Outcome:
         ),
         insight=(
             "A longer ruler makes every rounding error larger, a shorter one cuts off a few large "
-            f"numbers. The best one clips: with {_ASKED_BITS} bits it ends at "
+            f"numbers, and the best one clips: with {_ASKED_BITS} bits it ends at "
             f"{100 * best.share:.0f} % of the largest number, with 8 bits, whose steps are short "
             f"anyway, at {100 * min(_errors(8), key=lambda error: error.total).share:.0f} %."
         ),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dashboard.data.settings import settings_to_text
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.learn.treatments import Treated, treatments_picture
 from dashboard.figures.tensor.cause import ChannelSide, channel_panels, channel_rows
@@ -151,8 +152,8 @@ LESSON = Lesson(
     show=show,
     page="views/compare/compare.py",
     link={
-        "a": "mobilenet_unequal_channels int8_per_tensor",
-        "b": "mobilenet_unequal_channels int8_per_channel",
+        "a": settings_to_text(ruler.SETTINGS[ruler.NOTHING]),
+        "b": settings_to_text(ruler.SETTINGS[ruler.EQUALIZE]),
     },
     terms=("per channel", "per tensor", "each output channel", "scale", "cross-layer equalization"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dashboard.data.settings import settings_to_text
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.learn.treatments import Treated, treatments_picture
 from dashboard.figures.tensor.cause import ChannelSide, channel_panels, channel_rows
@@ -41,7 +42,7 @@ def show(values: Values) -> Outcome:
             f"inputs shrink from {format_number(worst)} to "
             f"{format_number(after['inputs'][loudest], 2)}, and the weights that read it grow from "
             f"{format_number(before['weights'][loudest], 2)} to "
-            f"{format_number(after['weights'][loudest], 2)}."
+            f"{format_number(after['weights'][loudest], 2)}. {_other_words(asked, images)}"
         ),
         pictures=(
             treatments_picture(
@@ -53,11 +54,11 @@ def show(values: Values) -> Outcome:
                 case["float_right"] / images,
                 images,
             ),
-            _channels_picture(case["moves"][_MOVES[move]], move),
+            _channels_picture(case["moves"], move),
         ),
         insight=(
-            "The factor moves the difficulty to the weights; here those that read the loud "
-            f"channels were small and had room. {_plain_words(plain)}"
+            "The factor moves the difficulty to the weights, and here those that read the loud "
+            f"channels were small and had room; {_plain_words(plain)}"
         ),
         computed=(
             f"Two vision transformers on {images:,} test digits, inputs in 8 bits; in the first, "
@@ -74,35 +75,55 @@ def _right(before: float, after: float) -> int:
     return _RIGHT_AGAIN if after > before else _WORSE
 
 
+def _other_words(moves: Mapping[str, Mapping[str, Any]], images: int) -> str:
+    """What the values of alpha that were not asked about give."""
+    others = [moves[name]["right"] / images for text, name in _MOVES.items() if text != _ASKED]
+    others = others[1:]  # the first does nothing
+    low, high = format_accuracy(min(others)), format_accuracy(max(others))
+    return f"The other α give {low}." if low == high else f"The other α give {low} to {high}."
+
+
 def _plain_words(moves: Mapping[str, Mapping[str, Any]]) -> str:
     """What all values of alpha do to a network without loud channels, as far as it is known."""
     changes = [moves[str(alpha)]["kl_change"] for alpha in loud.ALPHAS]
-    start = "In a network without loud channels, with weights in 4 bits, "
-    own = format_nats(moves[loud.NOTHING]["kl"], 2)
+    start = "in a network without loud channels, with weights in 4 bits, "
+    own = f"KL divergence {format_nats(moves[loud.NOTHING]['kl'], 2)}"
     if all(low <= 0 <= high for low, high in changes):
         return (
-            f"{start}no α changes the error ({own}) by more than chance explains on these digits."
+            f"{start}no α changes by more than chance explains on these digits how far the answers "
+            f"move from the exact ones ({own})."
         )
     worse, better = sum(low > 0 for low, _ in changes), sum(high < 0 for _, high in changes)
-    return f"{start}{worse} of {len(changes)} α make the error ({own}) larger, {better} smaller."
+    return (
+        f"{start}{worse} of {len(changes)} α move the answers further from the exact ones ({own}), "
+        f"{better} less far."
+    )
 
 
-def _channels_picture(move: Mapping[str, Any], name: str) -> Picture:
+def _channels_picture(moves: Mapping[str, Mapping[str, Any]], name: str) -> Picture:
+    """Both sides of the layer after a move, on axes that stay the same for all moves."""
+    move = moves[_MOVES[name]]
     inputs = tuple(move["inputs"])
     weights = tuple(move["weights"])
     ratio = format_number(max(inputs) / sorted(inputs)[len(inputs) // 2], 2)
     sides = [ChannelSide(inputs, None, ""), ChannelSide(weights, None, "")]
     labels = ["Inputs", "Weights that read them"]
+    reached = [v for one in moves.values() for side in ("inputs", "weights") for v in one[side]]
     return Picture(
         channel_panels(
-            "Largest value of each channel", sides, labels, "channel", "Largest |value|"
+            "Largest value of each channel",
+            sides,
+            labels,
+            "channel",
+            "Largest |value|",
+            reached=reached,
         ),
         f"With “{name}” the loudest input channel is {ratio} times the median channel.",
         (
             "Each mark is one channel: left its largest input, right the largest weight that "
             "reads it. Both panels have the same order.",
             "Moving the difficulty pulls one mark down on the left and lifts its partner on the "
-            "right by the same factor.",
+            "right by the same factor. Each grid line is ten times the one below.",
         ),
         lambda: channel_rows(sides, labels),
         "channels",
@@ -137,8 +158,8 @@ LESSON = Lesson(
     show=show,
     page="views/compare/compare.py",
     link={
-        "a": "vit_outlier_channels int8_per_channel",
-        "b": "vit_outlier_channels int8_weights_only",
+        "a": settings_to_text(loud.case_settings(loud.LOUD, loud.NOTHING)),
+        "b": settings_to_text(loud.case_settings(loud.LOUD, _MOVES[_ASKED])),
     },
     terms=("SmoothQuant", "outlier channel", "activation"),
 )

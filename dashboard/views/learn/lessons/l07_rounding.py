@@ -43,9 +43,9 @@ def show(values: Values) -> Outcome:
             moves_picture(seen.moves, seen.beyond_nearest, f"rounded {chosen}, {bits} bits"),
         ),
         insight=(
-            "What counts is what a layer passes on, not how its weights look. Neighbouring pixels "
+            "What counts is what a layer passes on, not how its weights look: neighbouring pixels "
             "go up and down together, so one weight rounded up can make up for its neighbour "
-            f"rounded down: with {_ASKED_BITS} bits the output's error falls from "
+            f"rounded down, and with {_ASKED_BITS} bits the output's error falls from "
             f"{format_percent(nearest.output_error)} to {format_percent(gptq.output_error)}."
         ),
         computed=(

@@ -45,11 +45,11 @@ def show(values: Values) -> Outcome:
         ),
         pictures=_pictures(agreement, report, ranked),
         insight=(
-            f"A layer's own error does not know what the next layers do with it: here the order it "
+            f"A layer's own error does not know what the next layers do with it: the order it "
             f"gives has a rank correlation of {correlation_text(asked.spearman)} with the measured "
-            f"one. Carried on to the answers by the network's slopes (gradients), the same errors "
-            f"give {correlation_text(carried.spearman)}. Look at the answers before you blame, and "
-            f"do not rank what is tied."
+            f"one, the same errors carried on to the answers by the network's slopes (gradients) "
+            f"give {correlation_text(carried.spearman)}, so look at the answers before you blame, "
+            f"and do not rank what is tied."
         ),
         computed=(
             f"Read from the stored run of {values['network']}, 8 bits: each layer quantized alone "
@@ -126,8 +126,8 @@ LESSON = Lesson(
         "can compare its rounded output with its exact output. **SQNR** says how much larger the "
         "signal is than the error, in decibels (dB): a low SQNR is a large error.\n\n"
         "That is quick: no answer of the network is needed. The slow way is to round **one layer "
-        "only**, run the whole network, and see how far its answers move. That is the layer's "
-        "**sensitivity**.\n\n"
+        "only**, run the whole network, and see how far its answers move (as *KL divergence*, in "
+        "nats; 0 is not at all). That is the layer's **sensitivity**.\n\n"
         "Both ways give an order of the layers. This network looks at an image in small patches; "
         "it has 26 layers, rounded to 8 bits."
     ),

@@ -53,9 +53,9 @@ def show(values: Values) -> Outcome:
                 chosen["predicted"],
                 f"{sums.MODEL}, weights of these layers in {sums.BITS} bits, the rest in float",
             ),
-            _frontier(chosen["layers"]),
+            _frontier(chosen["layers"], stored.values),
         ),
-        insight=f"{_insight(largest, alone, low)} {_plans(stored.values)}",
+        insight=_insight(largest, alone, low),
         computed=(
             "Each set, each layer alone and both plans were run on "
             f"{stored.values['test_images']:,} test digits; {stored.origin}. "
@@ -87,7 +87,7 @@ def _prediction() -> Prediction:
     return prediction
 
 
-def _frontier(layers: list[str]) -> Picture:
+def _frontier(layers: list[str], values: Mapping[str, Any]) -> Picture:
     """Where a set stands beside what a search finds for every size."""
     prediction = _prediction()
     option = sums.option_of(prediction)
@@ -98,19 +98,11 @@ def _frontier(layers: list[str]) -> Picture:
     configuration = dict.fromkeys(layers, option)
     score = prediction.score(configuration)
     size = score.size.model_bytes
-    affordable = [
-        point.predicted
-        for point in prediction.frontier.points
-        if point.predicted.size.model_bytes <= size
-    ]
-    best = min(affordable, key=lambda found: found.degradation)
     return replace(
         frontier_picture(prediction, configuration, own),
         alt=(
             f"With this set in {sums.BITS} bits the network takes {format_bytes(size)}, at a "
-            f"predicted cost of {format_nats(score.degradation, 2)}. A search over the bits of all "
-            f"layers needs {format_bytes(best.size.model_bytes)} for "
-            f"{format_nats(best.degradation, 2)}."
+            f"predicted cost of {format_nats(score.degradation, 2)}. {_plans(values)}"
         ),
         about=(
             "Each point is a choice of bits for every layer. Further left: a smaller network. "
@@ -130,11 +122,10 @@ def _plans(values: Mapping[str, Any]) -> str:
     by_sums, by_arrows = (plans[name] for name in (sums.BY_SUMS, sums.BY_ARROWS))
     overlap = by_sums["interval"][0] <= by_arrows["interval"][1]
     return (
-        f"That matters for plans: all layers in {sums.BITS} bits make "
-        f"{format_bytes(sums.budget_of(_prediction()))} and cost "
-        f"{format_nats(whole['measured'], 2)}. With bits of its own for each layer and no more "
-        f"bytes, the best plan by bills costs {format_nats(by_sums['measured'], 2)}, the search "
-        f"by arrows finds {format_nats(by_arrows['measured'], 2)}"
+        f"All layers in {sums.BITS} bits: {format_bytes(sums.budget_of(_prediction()))} at a cost "
+        f"of {format_nats(whole['measured'], 2)}. In no more bytes, with bits of its own for each "
+        f"layer, the best plan by bills costs {format_nats(by_sums['measured'], 2)}, that by "
+        f"arrows {format_nats(by_arrows['measured'], 2)}"
         f"{' (their 95 % intervals overlap)' if overlap else ''}."
     )
 

@@ -11,6 +11,7 @@ from dashboard.facts.executions import (
     ratio_to_baseline,
 )
 from dashboard.figures.cost.size import model_size_picture
+from dashboard.figures.cost.size_items import FOLDED, size_steps
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_bytes, format_number
@@ -27,25 +28,28 @@ _BOTH, _SMALLER_ONLY, _LESS_SMALLER_FASTER, _NEITHER = 0, 1, 2, 3
 
 def show(values: Values) -> Outcome:
     """Return where the bytes go, and how long each way to run the network took."""
-    run, _, timing = _stored(values["network"])
-    _, asked_size, asked_timing = _stored(_ASKED)
+    run, size, timing = _stored(values["network"])
+    asked, asked_size, asked_timing = _stored(_ASKED)
     batch = batch_sizes(timing)[0 if values["batch"] == _ONE else -1]
     factor = asked_size.float_bytes / asked_size.quantized_bytes
     one = batch_sizes(asked_timing)[0]
     simulated, integer = _ratios(asked_timing, one)
-    price = asked_size.scale_bytes + asked_size.zero_point_bytes
+    price = size.scale_bytes + size.zero_point_bytes
     return Outcome(
         right=_right(factor, min(simulated, integer)),
         truth=(
-            f"The network shrinks from {format_bytes(asked_size.float_bytes)} to "
-            f"{format_bytes(asked_size.quantized_bytes)}, {format_number(factor)} times. For one "
-            f"image, simulated int8 took {format_ratio(simulated)} the time of float, the fastest "
-            f"integer arithmetic {format_ratio(integer)}."
+            f"{service.model_info(_ASKED).title} shrinks from "
+            f"{format_bytes(asked_size.float_bytes)} to {format_bytes(asked_size.quantized_bytes)},"
+            f" {format_number(factor)} times{_folding(asked)}. For one image, simulated int8 took "
+            f"{format_ratio(simulated)} the time of float, the fastest integer arithmetic "
+            f"{format_ratio(integer)}."
         ),
         pictures=(model_size_picture(run.report), model_timing_picture(timing, batch)),
         insight=(
-            f"Codes are a quarter, but {format_bytes(price)} of scales and zero points come on top "
-            f"and some numbers stay float. Few bits alone do not make a fast network: {_speeds()}"
+            f"Codes are a quarter, but scales and zero points come on top (here "
+            f"{format_bytes(price)}) and some numbers stay float, and few bits alone do not make a "
+            f"fast network: "
+            f"{_speeds()}"
         ),
         computed=(
             f"Read from the stored run of {run.model_name}, int8 per channel. Times are those of "
@@ -61,6 +65,19 @@ def _stored(name: str) -> tuple[Run, SizeReport, TimingReport]:
     if run is None or run.report.size is None or run.report.timing is None:
         raise FileNotFoundError(f"the stored run of {name} is needed, with its size and times")
     return run, run.report.size, run.report.timing
+
+
+def _folding(run: Run) -> str:
+    """Say which part of the shrinking any float network may have without a single code."""
+    size = run.report.size
+    folded = -sum(step.bytes for step in size_steps(run.report) if step.label == FOLDED)
+    if size is None or not folded:
+        return ""
+    alone = (size.float_bytes - folded) / size.quantized_bytes
+    return (
+        f", {format_bytes(folded)} of it because its BatchNorms (layers that only scale and shift) "
+        f"become part of their neighbours; codes alone give {format_number(alone)} times"
+    )
 
 
 def _ratios(timing: TimingReport, batch: int) -> tuple[float, float]:
