@@ -25,11 +25,11 @@ from dashboard.export.sections import (
 )
 from dashboard.export.tables import layers_table, to_csv
 from dashboard.facts.culprit import OutputEffects
+from dashboard.words.judging import judged_text
 from dashboard.words.recipes import (
     EXECUTION_NOTE,
     describe_recipe,
     describe_schemes,
-    judged_caption,
     measured_in_batches,
 )
 from quant_engine.report import ModelReport, SensitivityReport
@@ -87,7 +87,7 @@ def to_html(
         name=name,
         report=report,
         lead=_lead(report, created),
-        judged=judged_caption(report.judged),
+        judged=judged_text(report),
         numbers=key_numbers(report, measured, predicted),
         sections=figures,
         titles=[*(column.title for column in LAYER_COLUMNS), ON_INTEGERS],
@@ -125,7 +125,7 @@ def pair_to_html(
         name=name,
         report=next((report for report in runs if report.is_partial), runs[0]),
         lead=list(lead),
-        judged=" ".join(dict.fromkeys(judged_caption(report.judged) for report in runs)),
+        judged=" ".join(dict.fromkeys(map(judged_text, runs))),
         numbers=list(numbers),
         sections=shown,
         titles=titles,

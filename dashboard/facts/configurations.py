@@ -20,7 +20,15 @@ from dashboard.words.formatting import (
     format_number,
     format_within,
 )
-from quant_engine.report import GOOD, ROUGH, ConfigurationPoint, ConfigurationScore, encode
+from dashboard.words.recipes import CODE_BITS
+from quant_engine.report import (
+    GOOD,
+    ROUGH,
+    ConfigurationPoint,
+    ConfigurationScore,
+    ConfigurationSize,
+    encode,
+)
 from quant_engine.response import as_pairs, describe_degradation, describe_region
 from quant_engine.variants import BOTH, FLOAT_OPTION
 
@@ -220,9 +228,17 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
     return {
         **cells,
         "Bytes": format_bytes(predicted.size.model_bytes),
-        "Bits per weight": f"{format_number(predicted.size.weight_bits)} "
+        CODE_BITS: f"{bits_text(predicted.size)} "
         f"({describe_choice(prediction, row.configuration)})",
     }
+
+
+def bits_text(size: ConfigurationSize) -> str:
+    """Return the mean bits of the codes, then with scales.
+
+    Example: "4.5, with scales 4.62".
+    """
+    return f"{format_number(size.weight_bits)}, with scales {format_number(size.effective_bits)}"
 
 
 def metric_column(prediction: Prediction) -> str:
@@ -248,6 +264,7 @@ def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str
             "name": row.name,
             "configuration": prediction.to_text(row.configuration),
             "model_bytes": row.predicted.size.model_bytes,
+            "weight_bits": row.predicted.size.weight_bits,
             "effective_bits": row.predicted.size.effective_bits,
             f"predicted_{column}": row.predicted.degradation,
             f"measured_{column}": row.measured_degradation,

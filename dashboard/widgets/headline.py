@@ -15,6 +15,7 @@ from dashboard.facts.accuracy import (
 from dashboard.facts.coverage import coverage_text
 from dashboard.session import run_state
 from dashboard.session.state import PRESENT_KEY
+from dashboard.widgets.judged import show_judged
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
@@ -27,7 +28,7 @@ from dashboard.words.formatting import (
     short_name,
 )
 from dashboard.words.markdown import escape_markdown
-from dashboard.words.recipes import gloss, judged_caption
+from dashboard.words.recipes import gloss
 from dashboard.work import service
 from quant_engine.report import OutputReport
 
@@ -45,7 +46,7 @@ def show_headline(run: Run, *, key: str) -> None:
     output = run.report.output
     if run.report.is_partial:
         st.caption(f"Measured on {samples_covered(run)}.")
-    st.caption(escape_markdown(judged_caption(run.report.judged)))
+    show_judged(run.report)
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
         _show_accuracy(output)
         _show_size(run)

@@ -172,14 +172,16 @@ def describe_remedies(recipe: Recipe) -> str:
     return ", ".join(parts)
 
 
-def judged_caption(judged: str) -> str:
-    """Return which outputs are judged and how, as a sentence.
-
-    Example:
-        >>> judged_caption("judged: the output as values by NMSE")
-        'Judged: the output as values by NMSE.'
-    """
-    return f"{judged[0].upper()}{judged[1:]}."
+CODE_BITS = "Bits per weight, codes"
+CODE_BITS_ABOUT = (
+    "Mean bits of the codes alone, without scales and zero points, over all weights of layers that "
+    "could be quantized; weights that stay float count in full."
+)
+SCALED_BITS = "Bits per weight, with scales"
+SCALED_BITS_ABOUT = (
+    "Mean bits over all weights of layers that could be quantized, their scales and zero points "
+    "included; weights that stay float count in full."
+)
 
 
 def no_effect_words(reaches_output: bool, error: float | None, samples: int) -> str:

@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.facts.differences import Difference, outcomes, setting_differences
 from dashboard.widgets.guard import contained
+from dashboard.widgets.judged import show_judged
 from dashboard.words.markdown import escape_markdown
 
 _MARKS = {
@@ -42,6 +43,7 @@ def show_outcome(a: Run, b: Run) -> None:
             "name, type and shape agree.",
             icon=":material/info:",
         )
+    show_judged(a.report, b.report)
     found = outcomes(a, b)
     _show_table(("Result", "A", "B", "B against A"), [_cells(one) for one in found])
     st.caption(

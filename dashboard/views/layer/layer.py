@@ -14,6 +14,7 @@ from dashboard.views.layer.overview import show_overview
 from dashboard.views.layer.remedies import show_before_and_after, show_remedies
 from dashboard.views.layer.tensor import TABS, TensorView
 from dashboard.widgets.guard import contained
+from dashboard.widgets.judged import show_judged
 from dashboard.widgets.verdict_list import show_verdicts
 from dashboard.words.formatting import format_bytes, format_db, format_shape, plural
 from dashboard.words.markdown import escape_markdown
@@ -53,7 +54,7 @@ def _show_head(layer: LayerReport, report: ModelReport) -> None:
     facts.append(plural(layer.parameters, "parameter"))
     if layer.calls > 1:
         facts.append(f"runs {layer.calls} times in a pass")
-    st.caption(", ".join(facts))
+    show_judged(report, lead=f"{', '.join(facts)}.")
 
 
 @contained("The headline")

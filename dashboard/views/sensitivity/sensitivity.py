@@ -22,6 +22,7 @@ from dashboard.views.sensitivity.table import show_sensitivity_table
 from dashboard.views.sensitivity.unmeasured import show_empty, show_partial_notice, show_running
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contain, contained
+from dashboard.widgets.judged import show_judged
 from quant_engine.report import SensitivityReport
 
 
@@ -34,6 +35,7 @@ def _show_measured(run: Run, measured: SensitivityReport) -> None:
     option = choose_option(options)
     report = options[option]
     show_headline(run, report)
+    show_judged(report)
     metric, top, is_log, text = choose_view(report)
     ranked = rank_layers(report, metric)
     rows = find_layers(ranked, text, top)

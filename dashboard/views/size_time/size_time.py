@@ -16,6 +16,7 @@ from dashboard.views.size_time.timing import is_on_its_way, show_timing
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.words.formatting import format_bytes, format_number, plural
+from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT, SCALED_BITS, SCALED_BITS_ABOUT
 from dashboard.work import service
 from quant_engine.report import SizeReport
 
@@ -43,17 +44,15 @@ def _show_headline(size: SizeReport, given_bytes: int) -> None:
         width="content",
     )
     box.metric(
-        "Bits per weight, codes",
+        CODE_BITS,
         format_number(size.weight_bits),
-        help="Mean bits of the codes alone, without scales and zero points; weights that stay "
-        "float count in full.",
+        help=CODE_BITS_ABOUT,
         width="content",
     )
     box.metric(
-        "Bits per weight, with scales",
+        SCALED_BITS,
         format_number(size.effective_bits),
-        help="Mean over all weights of layers that could be quantized, their scales and zero "
-        "points included; weights that stay float count in full.",
+        help=SCALED_BITS_ABOUT,
         width="content",
     )
     box.metric(

@@ -14,6 +14,7 @@ from dashboard.views.start.model_table import show_model_table, show_recent_runs
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.headline import show_headline
+from dashboard.widgets.judged import judged_markdown
 from dashboard.widgets.pair_section import show_pair
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import (
@@ -117,7 +118,10 @@ def _show_story(story: Story) -> None:
     assert broken is not None
     assert repaired is not None
     model = service.model_info(broken.model_name).title
-    st.markdown(f"**{model}.** {story.text}", help=gloss("scale", "channel", "KL"))
+    judged = judged_markdown(broken.report, repaired.report)
+    st.markdown(
+        f"**{model}.** {story.text} :small[:gray[{judged}]]", help=gloss("scale", "channel", "KL")
+    )
     predicted = (run_state.predicted_effects(broken), run_state.predicted_effects(repaired))
     found = pair(broken, repaired, change=story.change, predicted=predicted)
     show_pair(found, broken, repaired, key="pair")

@@ -34,8 +34,9 @@ from dashboard.session.predictions import find_best, start_verification, verific
 from dashboard.views.what_if.configuration import try_configuration, use_settings
 from dashboard.widgets.chart import file_stem
 from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_number, plural
+from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT
 
-BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", "Bits per weight, codes", "Layers in float"
+BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", CODE_BITS, "Layers in float"
 
 
 def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, ScoreRow]) -> None:
@@ -86,8 +87,8 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             format_number(size.weight_bits),
             f"with scales {format_number(size.effective_bits)}; "
             f"run {format_number(own_size.weight_bits)}",
-            "Mean bits of the codes alone, over all weights of the layers below; with scales and "
-            "zero points beside it. Exact.",
+            f"{CODE_BITS_ABOUT} Beside it, with scales: scales and zero points included. Both are "
+            "exact.",
         )
 
 
@@ -245,7 +246,7 @@ def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
                 step=0.5,
                 key="what_if_bits",
                 width=150,
-                help="Mean bits for each weight, with scales and zero points.",
+                help=f"{CODE_BITS_ABOUT} Scales come on top.",
             )
             kind = "bits"
         else:

@@ -12,6 +12,7 @@ from dashboard.data.runs import Run
 from dashboard.facts.configurations import (
     ScoreRow,
     beyond_text,
+    bits_text,
     make_row,
     metric_column,
     ratio_text,
@@ -25,6 +26,7 @@ from dashboard.views.what_if.configuration import try_text
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.words.formatting import format_number, plural
+from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT
 from quant_engine.report import GOOD, ROUGH
 
 RATIO = "Ratio"
@@ -73,9 +75,9 @@ def _column_settings(bits_width: int) -> dict[str, Any]:
         "Accuracy": (235, "Share of the test samples that are right.", False),
         "Same answer": (180, "Share of answers that stay the float model's.", False),
         "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
-        "Bits per weight": (
+        CODE_BITS: (
             bits_width,
-            "Mean bits of the codes alone, and how many layers have how many bits.",
+            f"{CODE_BITS_ABOUT} Then the same with scales and zero points.",
             False,
         ),
     }
@@ -104,7 +106,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         results: dict[str, str] = {
             n: known.pop(n) for n in ("Accuracy", "Same answer") if n in known
         }
-        known["Bits per weight"] = format_number(row.predicted.size.weight_bits)
+        known[CODE_BITS] = bits_text(row.predicted.size)
         metric = metric_column(prediction)
         cells.append({**results, metric: known.pop(metric), RATIO: ratio_text(row), **known})
     key = f"what_if_measured_{len(rows)}"

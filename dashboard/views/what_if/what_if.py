@@ -17,6 +17,7 @@ from dashboard.views.what_if.trust import show_comparison, show_measured, show_t
 from dashboard.views.what_if.unmeasured import show_no_prediction
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
+from dashboard.widgets.judged import show_judged
 from dashboard.words.formatting import format_percent
 from dashboard.words.markdown import escape_markdown
 
@@ -38,6 +39,7 @@ def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
     configuration = current_configuration(run, prediction, text)
     rows = compare_rows(run, prediction, configuration)
     show_prediction(prediction, rows)
+    show_judged(prediction.response.report)
     show_verdict(prediction, rows[-1])
     show_actions(run, prediction, rows[-1], rows)
     with st.grid(2, min_column_width=460, gap="medium", key="what_if_body"):

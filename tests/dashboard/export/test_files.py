@@ -62,9 +62,13 @@ def test_csv_has_one_row_for_each_layer() -> None:
 
 def test_the_page_says_first_what_is_judged() -> None:
     line = "judged: the first of 2 outputs, read as values by NMSE; output 2 is not judged"
-    text = page(replace(make_report(), judged=line, notes=(line,)))
+    report = replace(make_report(), judged=line, notes=(line,))
+    text = page(report)
 
-    assert text.count(f"<p>J{line[1:]}.</p>") == 1
+    samples = f"{report.evaluation_samples} samples"
+    first = f"<p>Judged on {samples}: {line.removeprefix('judged: ')}.</p>"
+    assert text.count(first) == 1
+    assert text.index("</h1>") < text.index(first) < text.index('<p class="lead">')
     assert line not in text
 
 
