@@ -1,25 +1,19 @@
-"""What repairs a layer: its findings, the remedy that each points to, and what it did in a run.
-
-Rules, with their thresholds in `causes`:
-
-- Weights with one scale of which so much became 0: a scale per channel, or equalization with a
-  neighbour.
-- Input channels that take the range of a quantized input: smoothing.
-- Weights of few bits: rounding that the other weights make up for, and the mean shift of channels,
-  which bias correction removes.
-"""
+"""What repairs a layer: the remedies that its findings point to, and what a remedy did in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from dashboard.facts.causes import outlier_channels, zeros_of
+from dashboard.facts import findings as rules
+from dashboard.facts.findings import Finding, find_findings
+from dashboard.facts.tensors import best_choice, observer_name
 from dashboard.words.formatting import format_percent
 from dashboard.words.recipes import REMEDY_NAMES
 from quant_engine.remedies import Targets
-from quant_engine.report import LayerReport, ModelReport, Treatment
+from quant_engine.report import LayerReport, ModelReport, TensorReport, Treatment
 from quant_engine.scheme import (
+    MAX_BITS,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -27,10 +21,8 @@ from quant_engine.scheme import (
     Recipe,
     Remedy,
     SmoothQuant,
+    TensorScheme,
 )
-
-FEW_BITS = 4
-"""From this width down, rounding shifts means so far that correcting them is offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,117 +30,184 @@ class Offer:
     """A remedy that a finding points to, to be run and compared.
 
     Attributes:
+        remedy: Key of the remedy, as findings name it.
         key: A name that no other offer for the layer has.
         label: What a button says.
-        why: The rule and the figures that it rests on.
         recipe: The run's recipe with the remedy.
         whole: The recipe with the remedy for all layers; None where that is not another one.
     """
 
+    remedy: str
     key: str
     label: str
-    why: str
     recipe: Recipe
     whole: Recipe | None = None
 
 
-def offers(layer: LayerReport, report: ModelReport, targets: Targets) -> tuple[Offer, ...]:
-    """Return the remedies that the findings of a layer point to, the most promising first.
+def offers(
+    finding: Finding, layer: LayerReport, recipe: Recipe, targets: Targets
+) -> tuple[Offer, ...]:
+    """Return the remedies that a finding points to and that this layer can have.
 
     Args:
-        layer: A layer of the report.
-        report: The run.
+        finding: One of the layer's findings.
+        layer: The layer.
+        recipe: The run's recipe; what it has already is not offered again.
         targets: What equalization and smoothing can treat in this model.
     """
-    found: list[Offer] = []
-    if layer.is_quantized:
-        found += _for_lost_weights(layer, report.recipe, targets)
-        found += _for_outlier_inputs(layer, report.recipe, targets)
-        found += _for_few_bits(layer, report.recipe)
-    return tuple(offer for offer in found if offer.recipe != report.recipe)
+    found = [
+        offer
+        for remedy in finding.remedies
+        for offer in _OFFERS[remedy](layer, recipe, targets)
+        if offer.recipe != recipe
+    ]
+    return tuple(found)
 
 
-def _for_lost_weights(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    zeros, scheme = zeros_of(layer.weight), recipe.layer_scheme(layer.name)
-    if zeros is None or not zeros.is_cause or scheme is None:
-        return []
+def _equalize(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     found = []
     for pair in targets.get(CrossLayerEqualization.kind, ()):
         if layer.name in pair:
             other = pair[1 - pair.index(layer.name)]
-            found.append(
-                _offer(
-                    f"equalize_{other}",
-                    f"Equalize with `{other}` and compare",
-                    f"{zeros.sentence}. Factors move between the two layers until the channels "
-                    "have equal ranges; the float model stays what it is.",
-                    recipe,
-                    CrossLayerEqualization(layers=pair),
-                )
-            )
-    if not scheme.weight.is_per_channel:
-        own = LayerScheme(replace(scheme.weight, granularity="per_channel"), scheme.activation)
-        every = replace(recipe, weight=replace(recipe.weight, granularity="per_channel"))
-        found.append(
-            Offer(
-                "per_channel",
-                "Scale per channel and compare",
-                f"{zeros.sentence}. One scale per channel keeps them, at a few bytes.",
-                recipe.with_override(layer.name, own),
-                every if every != recipe else None,
-            )
-        )
+            remedy = CrossLayerEqualization(layers=pair)
+            label = f"Equalize with `{other}` and compare"
+            found.append(_remedied(rules.EQUALIZE, label, recipe, remedy, key=f"equalize_{other}"))
     return found
 
 
-def _for_outlier_inputs(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    outliers = outlier_channels(layer)
-    if outliers is None or layer.input is None:
-        return []
+def _equalize_input(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    pairs = [pair for pair in targets.get(CrossLayerEqualization.kind, ()) if pair[1] == layer.name]
+    return _equalize(layer, recipe, {CrossLayerEqualization.kind: tuple(pairs)})
+
+
+def _smooth(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     for group in targets.get(SmoothQuant.kind, ()):
         if layer.name in group:
             others = [f"`{name}`" for name in group if name != layer.name]
-            along = f" with {', '.join(others)}," if others else ""
-            return [
-                _offer(
-                    "smooth",
-                    "Smooth and compare",
-                    f"{outliers.sentence}. They are divided, and the weights that read them "
-                    f"multiplied{along}; the float model stays what it is.",
-                    recipe,
-                    SmoothQuant(layers=group),
-                )
-            ]
+            along = f" with {', '.join(others)}" if others else ""
+            label = f"Smooth (α auto){along} and compare"
+            return [_remedied(rules.SMOOTH, label, recipe, SmoothQuant(layers=group))]
     return []
 
 
-def _for_few_bits(layer: LayerReport, recipe: Recipe) -> list[Offer]:
-    if layer.weight is None or layer.weight.scheme.bits > FEW_BITS:
+def _gptq(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    remedy = Gptq(layers=(layer.name,))
+    return [_remedied(rules.GPTQ, "Round by GPTQ and compare", recipe, remedy)]
+
+
+def _bias(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    remedy = BiasCorrection(layers=(layer.name,))
+    return [_remedied(rules.BIAS, "Correct the bias and compare", recipe, remedy)]
+
+
+def _per_channel(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    return _with_weight(
+        rules.PER_CHANNEL, "Scale per channel and compare", layer, recipe, granularity="per_channel"
+    )
+
+
+def _more_bits(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    label = f"Give its weights {MAX_BITS} bits and compare"
+    return _with_weight(rules.MORE_BITS, label, layer, recipe, bits=MAX_BITS)
+
+
+def _weight_range(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    rule = _better_rule(layer.weight)
+    if rule is None:
         return []
-    return [
-        _offer(
-            "gptq",
-            "Round by GPTQ and compare",
-            f"Weights of {layer.weight.scheme.bits} bits lose much by rounding alone. They are "
-            "rounded one input at a time, and the rest make up for each error.",
-            recipe,
-            Gptq(layers=(layer.name,)),
-        ),
-        _offer(
-            "bias",
-            "Correct the bias and compare",
-            f"Weights of {layer.weight.scheme.bits} bits shift the means of channels. The mean "
-            "error is measured on the calibration data and taken out of the bias.",
-            recipe,
-            BiasCorrection(layers=(layer.name,)),
-        ),
-    ]
+    label = f"Choose the weights' range by {observer_name(rule)} and compare"
+    return _with_weight(rules.WEIGHT_RANGE, label, layer, recipe, observer=rule)
 
 
-def _offer(key: str, label: str, why: str, recipe: Recipe, remedy: Remedy) -> Offer:
-    why = f"{why[:1].upper()}{why[1:]}"
-    every = recipe.with_remedy(type(remedy)())
-    return Offer(key, label, why, with_more(recipe, remedy), every if every != recipe else None)
+def _input_range(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    rule = _better_rule(layer.input)
+    if rule is None:
+        return []
+    label = f"Choose the inputs' range by {observer_name(rule)} and compare"
+    return _with_input(rules.INPUT_RANGE, label, layer, recipe, observer=rule)
+
+
+def _asymmetric(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    label = "Give the inputs a zero point and compare"
+    return _with_input(rules.ASYMMETRIC, label, layer, recipe, symmetric=False)
+
+
+def _float_input(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    scheme = recipe.layer_scheme(layer.name)
+    if scheme is None or scheme.activation is None:
+        return []
+    changed = recipe.with_override(layer.name, LayerScheme(scheme.weight))
+    label = "Keep its inputs in float and compare"
+    return [Offer(rules.FLOAT_INPUT, rules.FLOAT_INPUT, label, changed)]
+
+
+def _float(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    excluded = recipe.with_excluded(layer.name)
+    return [Offer(rules.FLOAT, rules.FLOAT, "Keep it in float and compare", excluded)]
+
+
+_OFFERS: Mapping[str, Callable[[LayerReport, Recipe, Targets], list[Offer]]] = {
+    rules.EQUALIZE: _equalize,
+    rules.EQUALIZE_INPUT: _equalize_input,
+    rules.SMOOTH: _smooth,
+    rules.PER_CHANNEL: _per_channel,
+    rules.ASYMMETRIC: _asymmetric,
+    rules.WEIGHT_RANGE: _weight_range,
+    rules.INPUT_RANGE: _input_range,
+    rules.GPTQ: _gptq,
+    rules.BIAS: _bias,
+    rules.MORE_BITS: _more_bits,
+    rules.FLOAT_INPUT: _float_input,
+    rules.FLOAT: _float,
+}
+"""What makes the offers of each remedy that a finding may point to."""
+
+
+def _better_rule(tensor: TensorReport | None) -> str | None:
+    """Return the range estimator that a finding on outliers or on clipping points to."""
+    if tensor is None:
+        return None
+    clips = rules.clipping(tensor, "input") is not None
+    found = rules.wider_choice(tensor) if clips else best_choice(tensor.range_choices)
+    return None if found is None else found.observer
+
+
+def _remedied(remedy: str, label: str, recipe: Recipe, change: Remedy, *, key: str = "") -> Offer:
+    every = recipe.with_remedy(type(change)())
+    changed = with_more(recipe, change)
+    return Offer(remedy, key or remedy, label, changed, every if every != changed else None)
+
+
+def _with_weight(
+    remedy: str, label: str, layer: LayerReport, recipe: Recipe, **changes: object
+) -> list[Offer]:
+    """Offer another scheme of the layer's weights, and of all layers' that have the recipe's."""
+    scheme = recipe.layer_scheme(layer.name)
+    if scheme is None:
+        return []
+    own = LayerScheme(_changed(scheme.weight, changes), scheme.activation)
+    every = replace(recipe, weight=_changed(recipe.weight, changes))
+    changed = recipe.with_override(layer.name, own) if own != scheme else recipe
+    return [Offer(remedy, remedy, label, changed, every if every != recipe else None)]
+
+
+def _with_input(
+    remedy: str, label: str, layer: LayerReport, recipe: Recipe, **changes: object
+) -> list[Offer]:
+    """Offer another scheme of the layer's inputs, and of all layers' that have the recipe's."""
+    scheme = recipe.layer_scheme(layer.name)
+    if scheme is None or scheme.activation is None:
+        return []
+    own = LayerScheme(scheme.weight, _changed(scheme.activation, changes))
+    changed = recipe.with_override(layer.name, own) if own != scheme else recipe
+    if recipe.activation is None:
+        return [Offer(remedy, remedy, label, changed)]
+    every = replace(recipe, activation=_changed(recipe.activation, changes))
+    return [Offer(remedy, remedy, label, changed, every if every != recipe else None)]
+
+
+def _changed(scheme: TensorScheme, changes: Mapping[str, object]) -> TensorScheme:
+    return TensorScheme.from_dict({**scheme.to_dict(), **changes})
 
 
 def with_more(recipe: Recipe, remedy: Remedy) -> Recipe:
@@ -167,17 +226,22 @@ def with_more(recipe: Recipe, remedy: Remedy) -> Recipe:
     return recipe.with_remedy(remedy)
 
 
+_REPAIRS = (rules.EQUALIZE, rules.EQUALIZE_INPUT, rules.SMOOTH, rules.GPTQ, rules.BIAS)
+"""Remedies that keep every scheme, and so the bytes but for biases."""
+
+
 def repair_recipe(report: ModelReport, targets: Targets) -> Recipe:
     """Return the recipe with every remedy, for all layers, that a finding of any layer points to.
 
-    Remedies that keep the scheme come before one scale per channel.
+    Remedies that change schemes are not among them.
     """
     recipe = report.recipe
-    for layer in report.layers:
-        for offer in offers(layer, report, targets):
-            for remedy in offer.recipe.remedies:
-                if all(known.kind != remedy.kind for known in recipe.remedies):
-                    recipe = recipe.with_remedy(type(remedy)())
+    for layer in report.quantized_layers:
+        for finding in find_findings(layer, report):
+            for offer in offers(finding, layer, report.recipe, targets):
+                if offer.remedy in _REPAIRS:
+                    for remedy in offer.recipe.remedies:
+                        recipe = recipe.with_remedy(type(remedy)())
     return recipe
 
 

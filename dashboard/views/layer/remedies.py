@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.facts.comparison import effect
-from dashboard.facts.remedies import describe_treatment, offers, repair_recipe, treatments_of
+from dashboard.facts.findings import Finding, find_findings, not_judged
+from dashboard.facts.remedies import (
+    Offer,
+    describe_treatment,
+    offers,
+    repair_recipe,
+    treatments_of,
+)
 from dashboard.figures.layers.pair import pair
 from dashboard.session import run_state
 from dashboard.widgets.guard import contained
@@ -28,29 +37,25 @@ _EFFECTS = {
 }
 
 
-@contained("The remedies")
+@contained("The diagnosis")
 def show_remedies(run: Run, layer: LayerReport) -> None:
-    """Draw the remedies that the layer's findings point to, and what remedies did to it."""
+    """Draw the layer's findings, a button for every remedy, and what remedies did to it."""
     report = run.report
     if report.is_partial:
         return
-    targets = service.remedy_targets(run.model_name)
-    found, repaired = offers(layer, report, targets), repair_recipe(report, targets)
-    done = treatments_of(layer.name, report.treatments)
-    if not (found or done or repaired != report.recipe):
-        return
+    targets, effects = service.remedy_targets(run.model_name), run_state.effects_of(run)
+    found, repaired = find_findings(layer, report, effects), repair_recipe(report, targets)
     with st.container(border=True, key="remedies", gap="small"):
-        st.markdown("**What repairs it**")
-        for treatment in done:
+        st.markdown("**What is wrong, and what repairs it**")
+        for treatment in treatments_of(layer.name, report.treatments):
             st.markdown(f":small[{escape_markdown(describe_treatment(treatment))}]")
-        for offer in found:
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                _show_button(offer.label, f"remedy_{offer.key}", layer.name, offer.recipe)
-                if offer.whole is not None:
-                    _show_button(
-                        "… in all layers", f"remedy_all_{offer.key}", layer.name, offer.whole
-                    )
-                st.markdown(f":small[{escape_markdown(offer.why)}]", width="stretch")
+        if not found:
+            st.caption("No rule finds anything wrong with this layer.")
+        for finding in found:
+            _show_finding(finding, layer, offers(finding, layer, report.recipe, targets))
+        missing = not_judged(layer, effects) if layer.is_quantized else ()
+        if missing:
+            st.caption(escape_markdown(f"Not judged: {'; '.join(missing)}."))
         if repaired != report.recipe:
             _show_button(
                 "Repair this model and compare",
@@ -60,6 +65,29 @@ def show_remedies(run: Run, layer: LayerReport) -> None:
                 f"All remedies that findings of any layer point to: {describe_remedies(repaired)}.",
                 is_primary=True,
             )
+
+
+def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) -> None:
+    st.markdown(
+        f"**{escape_markdown(finding.title)}.** {escape_markdown(finding.figure)}.  \n"
+        f":small[{escape_markdown(finding.text)}]"
+    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        for offer in found:
+            key = f"{finding.rule}_{offer.key}"
+            _show_button(offer.label, f"remedy_{key}", layer.name, offer.recipe)
+            if offer.whole is not None:
+                _show_button("… in all layers", f"remedy_all_{key}", layer.name, offer.whole)
+        if finding.origin:
+            st.button(
+                f"Look at `{finding.origin}`",
+                key=f"origin_{finding.rule}",
+                icon=":material/arrow_upward:",
+                on_click=run_state.select_layer,
+                args=(finding.origin,),
+            )
+    if finding.will_not_help:
+        st.caption(f"Will not help: {escape_markdown(finding.will_not_help)}")
 
 
 def _show_button(

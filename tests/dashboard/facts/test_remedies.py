@@ -1,4 +1,4 @@
-"""Which remedy a finding points to, at the edges of its rule; and when a remedy counts."""
+"""What a finding offers for a layer, as recipes; and when a remedy counts."""
 
 from __future__ import annotations
 
@@ -6,121 +6,135 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.facts.causes import LOST_SHARE, OUTLIER
+from dashboard.facts import findings as rules
 from dashboard.facts.comparison import degradation_text, effect
+from dashboard.facts.findings import Finding
 from dashboard.facts.remedies import (
-    FEW_BITS,
+    Offer,
     describe_treatment,
     offers,
     repair_recipe,
     treatments_of,
 )
-from quant_engine.report import InputChannels, LayerReport, ModelReport, OutputReport, Treatment
-from quant_engine.scheme import BiasCorrection, CrossLayerEqualization, SmoothQuant
+from quant_engine.remedies import Targets
+from quant_engine.report import InputChannels, ModelReport, OutputReport, RangeChoice, Treatment
+from quant_engine.scheme import (
+    BiasCorrection,
+    CrossLayerEqualization,
+    Gptq,
+    LayerScheme,
+    SmoothQuant,
+)
 from tests.dashboard.factories import make_report, replace_layer
 
 NAME = "layer2.0.conv1"
-TARGETS = {
-    "cross_layer_equalization": (("stem", NAME), (NAME, "layer2.0.conv2")),
-    "smooth_quant": ((NAME, "other"),),
-}
+PAIRS = (("stem", NAME), (NAME, "layer2.0.conv2"))
+TARGETS = {"cross_layer_equalization": PAIRS, "smooth_quant": ((NAME, "other"),)}
+REPORT = make_report("int8_per_tensor")
+LAYER = REPORT.layer(NAME)
 
 
-def layer_of(report: ModelReport) -> LayerReport:
-    return report.layer(NAME)
+def offered(
+    *remedies: str, report: ModelReport = REPORT, targets: Targets = TARGETS
+) -> tuple[Offer, ...]:
+    """What a finding that points to these remedies offers for the layer."""
+    finding = Finding("rounding", "", "", remedies)
+    return offers(finding, report.layer(NAME), report.recipe, targets)
 
 
-def report_with(**fields: object) -> ModelReport:
-    """A report whose layer has neither lost weights nor outlier inputs but what is given."""
-    report = make_report()
-    layer = report.layer(NAME)
-    assert layer.weight is not None
-    assert layer.weight.channels is not None
-    channels = replace(layer.weight.channels, became_zero=(0,) * len(layer.weight.channels.lo))
-    channels = replace(channels, channel_size=9)
-    plain = {"weight": replace(layer.weight, channels=channels), "input_channels": None}
-    return replace_layer(report, NAME, **{**plain, **fields})
+def test_equalization_names_the_neighbour_and_treats_the_pair() -> None:
+    found = offered(rules.EQUALIZE)
 
-
-def lost(report: ModelReport, share: float) -> ModelReport:
-    """The report with a share of the layer's weights, rounded up, lost in its first channels."""
-    layer = report.layer(NAME)
-    assert layer.weight is not None
-    assert layer.weight.channels is not None
-    count = len(layer.weight.channels.lo)
-    left = -int(-share * count * layer.weight.channels.channel_size // 1)
-    each = [0] * count
-    for channel in range(count):
-        each[channel] = min(left, layer.weight.channels.channel_size - 1)
-        left -= each[channel]
-    channels = replace(layer.weight.channels, became_zero=tuple(each))
-    return replace_layer(report, NAME, weight=replace(layer.weight, channels=channels))
-
-
-def kinds(report: ModelReport) -> list[str]:
-    return [offer.key for offer in offers(layer_of(report), report, TARGETS)]
-
-
-def test_without_a_finding_there_is_no_offer() -> None:
-    report = report_with()
-
-    assert kinds(report) == []
-    assert repair_recipe(report, {}) == report.recipe
-
-
-def test_lost_weights_point_to_equalization_from_their_share_on() -> None:
-    assert kinds(lost(report_with(), LOST_SHARE - 0.01)) == []
-
-    report = lost(report_with(), LOST_SHARE)
-
-    found = offers(layer_of(report), report, TARGETS)
-    assert [offer.key for offer in found][:2] == ["equalize_stem", "equalize_layer2.0.conv2"]
+    assert [offer.key for offer in found] == ["equalize_stem", "equalize_layer2.0.conv2"]
     assert found[0].label == "Equalize with `stem` and compare"
-    assert found[0].recipe == report.recipe.with_remedy(
-        CrossLayerEqualization(layers=("stem", NAME))
+    assert found[0].recipe == REPORT.recipe.with_remedy(CrossLayerEqualization(layers=PAIRS[0]))
+    assert found[0].whole == REPORT.recipe.with_remedy(CrossLayerEqualization())
+    before = offered(rules.EQUALIZE_INPUT)
+    assert [offer.recipe.remedies[0].layers for offer in before] == [PAIRS[0]]
+
+
+def test_smoothing_treats_all_that_read_the_tensor() -> None:
+    (found,) = offered(rules.SMOOTH)
+
+    assert found.label == "Smooth (α auto) with `other` and compare"
+    assert found.recipe.remedies == (SmoothQuant(layers=(NAME, "other")),)
+    assert offered(rules.SMOOTH, rules.EQUALIZE, targets={}) == ()
+
+
+def test_codes_and_biases_are_treated_for_the_layer_or_for_all() -> None:
+    gptq, bias = offered(rules.GPTQ, rules.BIAS)
+
+    assert gptq.label == "Round by GPTQ and compare"
+    assert gptq.recipe.remedies == (Gptq(layers=(NAME,)),)
+    assert gptq.whole is not None
+    assert gptq.whole.remedies == (Gptq(),)
+    assert bias.recipe.remedies == (BiasCorrection(layers=(NAME,)),)
+
+
+def scheme_of(offer: Offer) -> LayerScheme:
+    scheme = offer.recipe.layer_scheme(NAME)
+    assert scheme is not None
+    return scheme
+
+
+def test_other_schemes_are_offered_for_the_layer_and_for_all() -> None:
+    report = make_report("int8_symmetric")
+    channel, zero, bits = offered(
+        rules.PER_CHANNEL, rules.ASYMMETRIC, rules.MORE_BITS, report=with_bits(report, 4)
     )
-    assert found[0].whole == report.recipe.with_remedy(CrossLayerEqualization())
-    assert "weights became 0" in found[0].why
+
+    assert scheme_of(channel).weight.is_per_channel
+    assert channel.whole is not None
+    assert channel.whole.weight.is_per_channel
+    activation = scheme_of(zero).activation
+    assert activation is not None
+    assert not activation.symmetric
+    assert zero.whole is not None
+    assert scheme_of(bits).weight.bits == 8
+    assert bits.whole is None  # the other layers have 8 bits already
 
 
-@pytest.mark.parametrize("factor", [OUTLIER * 0.99, OUTLIER])
-def test_outlier_inputs_point_to_smoothing_from_their_factor_on(factor: float) -> None:
-    seen = InputChannels(axis=-3, lo=(0.0,) * 16, hi=(1.0,) * 15 + (factor,))
-    report = report_with(input_channels=seen)
-
-    found = offers(layer_of(report), report, TARGETS)
-
-    assert [offer.key for offer in found] == (["smooth"] if factor >= OUTLIER else [])
-    if found:
-        assert found[0].recipe.remedies == (SmoothQuant(layers=(NAME, "other")),)
-        assert "with `other`" in found[0].why
-        assert repair_recipe(report, TARGETS).remedies == (SmoothQuant(),)
+def with_bits(report: ModelReport, bits: int) -> ModelReport:
+    return replace(report, recipe=report.recipe.with_layer_bits(NAME, bits))
 
 
-def test_inputs_that_stay_float_need_no_smoothing() -> None:
+def test_what_the_layer_has_already_is_not_offered() -> None:
+    report = replace(REPORT, recipe=REPORT.recipe.with_remedy(CrossLayerEqualization()))
+    asymmetric = offered(rules.ASYMMETRIC, rules.MORE_BITS)
+
+    assert offered(rules.EQUALIZE, report=report) == ()
+    assert asymmetric == ()
+
+
+def test_a_layer_or_its_inputs_can_stay_in_float() -> None:
+    inputs, layer = offered(rules.FLOAT_INPUT, rules.FLOAT)
+
+    assert scheme_of(inputs).activation is None
+    assert layer.recipe.layer_scheme(NAME) is None
+
+
+def test_the_best_range_of_all_layers_is_offered_by_name() -> None:
+    tensor = LAYER.input
+    assert tensor is not None
+    choices = [RangeChoice("minmax", -1, 1, 0.1, 0, 20.0, 0.0)]
+    choices.append(RangeChoice("mse", -1, 1, 0.1, 0, 30.0, 0.1))
+    report = replace_layer(REPORT, NAME, input=replace(tensor, range_choices=tuple(choices)))
+
+    (found,) = offered(rules.INPUT_RANGE, report=report)
+
+    assert found.label == "Choose the inputs' range by smallest error and compare"
+    activation = scheme_of(found).activation
+    assert activation is not None
+    assert activation.observer == "mse"
+    assert found.whole is not None
+
+
+def test_the_chain_holds_what_findings_point_to_for_all_layers() -> None:
+    assert repair_recipe(REPORT, {}).remedies == ()
     seen = InputChannels(axis=-3, lo=(0.0,) * 16, hi=(1.0,) * 15 + (100.0,))
+    report = replace_layer(REPORT, NAME, input_channels=seen)
 
-    assert kinds(report_with(input_channels=seen, input=None)) == []
-
-
-@pytest.mark.parametrize("bits", [FEW_BITS, FEW_BITS + 1])
-def test_few_bits_point_to_gptq_and_bias_correction(bits: int) -> None:
-    report = report_with()
-    layer = layer_of(report)
-    assert layer.weight is not None
-    scheme = replace(layer.weight.scheme, bits=bits)
-    report = replace_layer(report, NAME, weight=replace(layer.weight, scheme=scheme))
-
-    found = offers(layer_of(report), report, TARGETS)
-
-    assert [offer.key for offer in found] == (["gptq", "bias"] if bits <= FEW_BITS else [])
-
-
-def test_a_remedy_that_the_run_has_is_not_offered_again() -> None:
-    report = lost(report_with(), LOST_SHARE)
-    report = replace(report, recipe=report.recipe.with_remedy(CrossLayerEqualization()))
-
-    assert not any(key.startswith("equalize") for key in kinds(report))
+    assert repair_recipe(report, TARGETS).remedies == (CrossLayerEqualization(), SmoothQuant())
 
 
 def output(kl: float, half: float | None) -> OutputReport:

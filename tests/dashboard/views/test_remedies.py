@@ -26,8 +26,8 @@ def test_the_neighbour_is_named_and_the_pair_is_treated(monkeypatch: pytest.Monk
 
     app = open_app(link, page=PAGE)
     assert_alive(app)
-    app.button("remedy_equalize_blocks.1.expand").click().run()
-    app.button("remedy_per_channel").click().run()
+    app.button("remedy_coarse_scale_equalize_blocks.1.expand").click().run()
+    app.button("remedy_coarse_scale_per_channel").click().run()
 
     assert "Equalize with `blocks.1.expand` and compare" in [b.label for b in app.button]
     pair = ("blocks.1.expand", "blocks.1.depthwise")

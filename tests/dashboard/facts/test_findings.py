@@ -1,0 +1,292 @@
+"""Every rule of the diagnosis at the edges of its threshold: nothing below it, a finding at it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dashboard.facts import findings as rules
+from dashboard.facts.causes import LOST_SHARE, OUTLIER
+from dashboard.facts.culprit import MEASURED, OutputEffects
+from dashboard.facts.findings import Finding, find_findings, not_judged
+from dashboard.facts.verdicts import BAD_DB, GOOD_DB
+from quant_engine.report import (
+    ErrorMetrics,
+    InputChannels,
+    LayerReport,
+    ModelReport,
+    RangeChoice,
+    RelativeErrors,
+    TensorReport,
+    ValueHistogram,
+)
+from tests.dashboard.factories import make_report, replace_layer
+
+NAME = "layer2.0.conv1"
+
+
+def error(sqnr_db: float, clipping: float = 0.0) -> ErrorMetrics:
+    """An error with this SQNR, of which clipping makes a share."""
+    mse = 10 ** (-sqnr_db / 10)
+    clean = ErrorMetrics(100, sqnr_db, mse, 1.0, mse, 1.0)
+    return replace(
+        clean,
+        rmse_over_scale=0.289,
+        rounding_mse=(1 - clipping) * mse,
+        clipping_mse=clipping * mse,
+        clipped_fraction=0.01,
+    )
+
+
+def relative(rms: float) -> RelativeErrors:
+    return RelativeErrors(-16, (0,), 0, 0, 0, 1, 0, rms, 0)
+
+
+def healthy(preset: str = "int8_per_tensor") -> ModelReport:
+    """A report whose layer has nothing wrong by any rule."""
+    report = make_report(preset)
+    layer = report.layer(NAME)
+    return with_parts(
+        replace_layer(
+            report,
+            NAME,
+            input_channels=None,
+            local_error=error(GOOD_DB + 1),
+            accumulated_error=error(GOOD_DB + 1),
+            local_relative=relative(0.01),
+        ),
+        weight={"range_choices": (), "channels": plain_channels(layer), "error": error(40.0)},
+        input={"range_choices": (), "error": error(40.0)},
+    )
+
+
+def plain_channels(layer: LayerReport) -> Any:
+    assert layer.weight is not None
+    assert layer.weight.channels is not None
+    count = len(layer.weight.channels.lo)
+    return replace(
+        layer.weight.channels, became_zero=(0,) * count, sqnr_db=(40.0,) * count, channel_size=9
+    )
+
+
+def with_parts(report: ModelReport, **parts: dict[str, Any]) -> ModelReport:
+    """The report with fields of the layer's weight and input changed."""
+    layer = report.layer(NAME)
+    changed: dict[str, TensorReport] = {}
+    for part, fields in parts.items():
+        tensor = layer.weight if part == "weight" else layer.input
+        assert tensor is not None
+        changed[part] = replace(tensor, **fields)
+    return replace_layer(report, NAME, **changed)
+
+
+def found(report: ModelReport, effects: OutputEffects | None = None) -> list[str]:
+    return [finding.rule for finding in find_findings(report.layer(NAME), report, effects)]
+
+
+def only(report: ModelReport, effects: OutputEffects | None = None) -> Finding:
+    (finding,) = find_findings(report.layer(NAME), report, effects)
+    return finding
+
+
+def lost(report: ModelReport, count: int, *, is_silent: bool = False) -> ModelReport:
+    """The report with weights lost in the first channel and those after it, one left in each."""
+    channels = report.layer(NAME).weight.channels  # type: ignore[union-attr]
+    assert channels is not None
+    zeros, sqnrs = [0] * len(channels.lo), list(channels.sqnr_db)
+    for index in range(len(zeros)):
+        zeros[index] = min(count, channels.channel_size - 1)
+        count -= zeros[index]
+    if is_silent:
+        zeros[-1], sqnrs[-1] = channels.channel_size, 0.0
+    changed = replace(channels, became_zero=tuple(zeros), sqnr_db=tuple(sqnrs))
+    return with_parts(report, weight={"channels": changed})
+
+
+def choice(observer: str, sqnr_db: float, clipped: float) -> RangeChoice:
+    return RangeChoice(observer, -1.0, 1.0, 0.1, 0, sqnr_db, clipped)
+
+
+def test_a_healthy_layer_has_no_finding() -> None:
+    assert found(healthy()) == []
+
+
+def test_a_scale_is_too_coarse_from_a_share_of_lost_weights_on_or_with_a_silent_channel() -> None:
+    needed = math.ceil(LOST_SHARE * 32 * 9)
+
+    assert found(lost(healthy(), needed - 1)) == []
+    finding = only(lost(healthy(), needed))
+    assert finding.rule == "coarse_scale"
+    assert finding.figure == f"{needed} of 288 weights became 0"
+    assert finding.remedies == (rules.EQUALIZE, rules.PER_CHANNEL)
+    assert "GPTQ" in finding.will_not_help
+    assert "1 of 32 channels is all 0" in only(lost(healthy(), 0, is_silent=True)).figure
+
+
+def test_few_bits_lose_weights_without_a_coarse_scale() -> None:
+    report = healthy()
+    scheme = replace(report.layer(NAME).weight.scheme, bits=rules.FEW_BITS)  # type: ignore[union-attr]
+    report = with_parts(lost(report, 100), weight={"scheme": scheme})
+
+    assert found(report) == []
+    assert found(with_parts(report, weight={"per_channel_sqnr_db": 50.0})) == ["coarse_scale"]
+
+
+@pytest.mark.parametrize("gap", [rules.CHANNEL_GAP_DB - 0.1, rules.CHANNEL_GAP_DB])
+def test_a_scale_is_too_coarse_where_one_per_channel_promises_more(gap: float) -> None:
+    report = with_parts(healthy(), weight={"per_channel_sqnr_db": 40.0 + gap})
+
+    assert found(report) == (["coarse_scale"] if gap == rules.CHANNEL_GAP_DB else [])
+
+
+def test_a_scale_per_channel_is_never_shared() -> None:
+    assert found(lost(healthy("int8_per_channel"), 0, is_silent=True)) == []
+
+
+@pytest.mark.parametrize("factor", [OUTLIER - 0.1, OUTLIER])
+def test_input_channels_take_the_range_from_their_factor_on(factor: float) -> None:
+    seen = InputChannels(axis=-3, lo=(0.0,) * 16, hi=(1.0,) * 15 + (factor,))
+    report = replace_layer(healthy(), NAME, input_channels=seen)
+
+    assert found(report) == (["input_channels"] if factor == OUTLIER else [])
+    if factor == OUTLIER:
+        assert only(report).figure == "Input channel 15: up to 8 × the median"
+        assert only(report).remedies[0] == rules.SMOOTH
+        assert found(replace_layer(report, NAME, input=None)) == []
+
+
+@pytest.mark.parametrize("part", ["weight", "input"])
+@pytest.mark.parametrize("gain", [rules.RANGE_GAIN_DB - 0.1, rules.RANGE_GAIN_DB])
+def test_outlier_values_are_found_where_cutting_them_off_gains(part: str, gain: float) -> None:
+    choices = (choice("minmax", 30.0, 0.0), choice("mse", 30.0 + gain, 0.001))
+    counts = (0,) * 47 + (500, 500) + (0,) * 47
+    values = ValueHistogram(-48.0, 48.0, counts, counts, 0, 1, 0, 1)
+    fields = {"range_choices": choices, "values": values, "lo": -1.0, "hi": 60.0}
+    report = with_parts(healthy(), **{part: fields})
+
+    assert found(report) == ([f"{part}_outliers"] if gain == rules.RANGE_GAIN_DB else [])
+    if gain == rules.RANGE_GAIN_DB:
+        # 1 of 1,001 values lies beyond; bin centers ±0.5 have σ 0.5 and mean 0.
+        assert "the largest at 120 σ" in only(report).figure
+        assert only(report).figure.startswith("0.1 % of the values lie beyond 6 σ")
+
+
+def test_a_better_range_that_cuts_off_no_more_is_no_outlier() -> None:
+    choices = (choice("minmax", 30.0, 0.0), choice("mse", 40.0, 0.0))
+
+    assert found(with_parts(healthy(), input={"range_choices": choices})) == []
+
+
+@pytest.mark.parametrize("part", ["weight", "input"])
+def test_clipping_is_found_from_half_of_the_error_on(part: str) -> None:
+    below, at = (error(20.0, rules.CLIPPED_SHARE - d) for d in (0.01, 0.0))
+
+    assert found(with_parts(healthy(), **{part: {"error": below}})) == []
+    report = with_parts(healthy(), **{part: {"error": at}})
+    assert only(report).rule == f"{part}_clipping"
+    assert only(report).remedies == ()
+    assert "No range estimator reaches further" in only(report).text
+    fine = error(GOOD_DB, rules.CLIPPED_SHARE)
+    assert found(with_parts(healthy(), **{part: {"error": fine}})) == []
+
+
+def test_clipping_points_to_a_range_that_reaches_further() -> None:
+    choices = (choice("minmax", 20.0, 0.01), choice("mse", 18.0, 0.0))
+    report = with_parts(healthy(), input={"error": error(20.0, 0.9), "range_choices": choices})
+
+    assert only(report).remedies == (rules.INPUT_RANGE,)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "is_found"),
+    [(-0.1, 1.0, True), (-0.101, 1.0, False), (0.0, 1.0, True), (-1.0, 0.1, True), (0, 0, False)],
+)
+def test_one_sided_inputs_are_found_up_to_a_share_of_the_longer_side(
+    lo: float, hi: float, is_found: bool
+) -> None:
+    report = with_parts(healthy("int8_symmetric"), input={"lo": lo, "hi": hi})
+
+    assert found(report) == (["one_sided"] if is_found else [])
+    asymmetric = with_parts(healthy("int8_per_tensor"), input={"lo": lo, "hi": hi})
+    assert found(asymmetric) == []
+
+
+@pytest.mark.parametrize(
+    ("bits", "sqnr_db", "clipping", "is_found"),
+    [
+        (rules.FEW_BITS, GOOD_DB - 0.1, 0.0, True),
+        (rules.FEW_BITS + 1, GOOD_DB - 0.1, 0.0, False),
+        (rules.FEW_BITS, GOOD_DB, 0.0, False),
+        (rules.FEW_BITS, GOOD_DB - 0.1, rules.CLIPPED_SHARE, False),
+    ],
+)
+def test_rounding_is_found_at_few_bits_without_another_cause(
+    bits: int, sqnr_db: float, clipping: float, is_found: bool
+) -> None:
+    report = healthy()
+    scheme = replace(report.layer(NAME).weight.scheme, bits=bits)  # type: ignore[union-attr]
+    report = with_parts(report, weight={"scheme": scheme, "error": error(20.0, clipping)})
+    report = replace_layer(report, NAME, local_error=error(sqnr_db))
+
+    assert ("rounding" in found(report)) == is_found
+    if is_found:
+        assert only(report).remedies == (rules.GPTQ, rules.BIAS, rules.MORE_BITS)
+
+
+def effects(mine: float) -> OutputEffects:
+    return OutputEffects(MEASURED, {NAME: mine, "conv1": 1.0 - mine})
+
+
+@pytest.mark.parametrize("share", [rules.LEANING_SHARE - 0.01, rules.LEANING_SHARE])
+def test_the_answer_leans_on_a_layer_from_a_share_of_all_effects_on(share: float) -> None:
+    report = healthy()
+
+    assert found(report, effects(share)) == (["leaning"] if share >= rules.LEANING_SHARE else [])
+    small = {name: value * 0.99e-3 / share for name, value in effects(share).values.items()}
+    assert found(report, OutputEffects(MEASURED, small)) == []
+    loud = replace_layer(report, NAME, local_relative=relative(0.5))
+    assert found(loud, effects(share)) == []
+
+
+@pytest.mark.parametrize("share", [rules.INHERITED_SHARE, rules.INHERITED_SHARE + 0.01])
+def test_an_error_is_inherited_up_to_a_share_of_its_own(share: float) -> None:
+    total = error(BAD_DB - 0.1)
+    own = replace(error(GOOD_DB), nmse=share * total.nmse)
+    report = replace_layer(healthy(), NAME, accumulated_error=total, local_error=own)
+    report = replace_layer(report, "conv1", local_relative=relative(0.3))
+    report = replace_layer(report, "layer1.0.conv1", local_relative=relative(0.2))
+    report = replace_layer(report, "fc", local_relative=relative(0.9))  # runs after it
+
+    if share > rules.INHERITED_SHARE:
+        assert found(report) == []
+        return
+    assert only(report).origin == "conv1"
+    assert found(replace_layer(report, NAME, accumulated_error=error(BAD_DB))) == []
+    layer = report.layer(NAME)
+    other = rules.inherited(layer, report, {NAME: ("layer1.0.conv1",)})
+    assert other is not None
+    assert other.origin == "layer1.0.conv1"
+    assert rules.inherited(layer, report, {NAME: ()}) is None
+
+
+def test_what_is_not_judged_is_said() -> None:
+    report = healthy()
+    layer = report.layer(NAME)
+
+    missing = " ".join(not_judged(layer, None))
+
+    assert "input channels" in missing
+    assert "every channel has a range of its own" in missing
+    assert "neither measured nor predicted" in missing
+    assert "neither" not in " ".join(not_judged(layer, effects(0.5)))
+
+
+def test_every_finding_has_a_title_and_says_its_rule() -> None:
+    report = lost(healthy(), 0, is_silent=True)
+    finding = only(report)
+
+    assert finding.title == rules.TITLES[finding.rule]
+    assert "(rule:" in finding.text
