@@ -66,7 +66,7 @@ def offers(
 
 def _equalize(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     found = []
-    for pair in targets.get(CrossLayerEqualization.kind, ()):
+    for pair in targets.pairs:
         if layer.name in pair:
             other = pair[1 - pair.index(layer.name)]
             remedy = CrossLayerEqualization(layers=pair)
@@ -76,17 +76,20 @@ def _equalize(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offe
 
 
 def _equalize_input(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    pairs = [pair for pair in targets.get(CrossLayerEqualization.kind, ()) if pair[1] == layer.name]
-    return _equalize(layer, recipe, {CrossLayerEqualization.kind: tuple(pairs)})
+    pairs = tuple(pair for pair in targets.pairs if pair[1] == layer.name)
+    return _equalize(layer, recipe, replace(targets, pairs=pairs))
 
 
 def _smooth(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    for group in targets.get(SmoothQuant.kind, ()):
-        if layer.name in group:
-            others = [f"`{name}`" for name in group if name != layer.name]
+    for group in targets.groups:
+        into = recipe.layer_scheme(group.folded_into) if group.folded_into else None
+        if into is not None and not into.weight.is_per_channel:
+            continue  # a division cannot be folded into weights with one scale
+        if layer.name in group.layers:
+            others = [f"`{name}`" for name in group.layers if name != layer.name]
             along = f" with {', '.join(others)}" if others else ""
             label = f"Smooth (α auto){along} and compare"
-            return [_remedied(rules.SMOOTH, label, recipe, SmoothQuant(layers=group))]
+            return [_remedied(rules.SMOOTH, label, recipe, SmoothQuant(layers=group.layers))]
     return []
 
 
@@ -237,7 +240,7 @@ def repair_recipe(report: ModelReport, targets: Targets) -> Recipe:
     """
     recipe = report.recipe
     for layer in report.quantized_layers:
-        for finding in find_findings(layer, report):
+        for finding in find_findings(layer, report, upstream=targets.upstream):
             for offer in offers(finding, layer, report.recipe, targets):
                 if offer.remedy in _REPAIRS:
                     for remedy in offer.recipe.remedies:

@@ -5,9 +5,10 @@ from quant_engine.remedies.apply import (
     treat_float_model,
     treat_quantized_model,
 )
-from quant_engine.remedies.targets import Targets, find_targets
+from quant_engine.remedies.targets import SmoothingGroup, Targets, find_targets
 
 __all__ = [
+    "SmoothingGroup",
     "Targets",
     "find_targets",
     "remedies_left_out",

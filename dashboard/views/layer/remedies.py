@@ -44,7 +44,10 @@ def show_remedies(run: Run, layer: LayerReport) -> None:
     if report.is_partial:
         return
     targets, effects = service.remedy_targets(run.model_name), run_state.effects_of(run)
-    found, repaired = find_findings(layer, report, effects), repair_recipe(report, targets)
+    found, repaired = (
+        find_findings(layer, report, effects, targets.upstream),
+        repair_recipe(report, targets),
+    )
     with st.container(border=True, key="remedies", gap="small"):
         st.markdown("**What is wrong, and what repairs it**")
         for treatment in treatments_of(layer.name, report.treatments):

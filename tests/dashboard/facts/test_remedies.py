@@ -16,7 +16,7 @@ from dashboard.facts.remedies import (
     repair_recipe,
     treatments_of,
 )
-from quant_engine.remedies import Targets
+from quant_engine.remedies import SmoothingGroup, Targets
 from quant_engine.report import InputChannels, ModelReport, OutputReport, RangeChoice, Treatment
 from quant_engine.scheme import (
     BiasCorrection,
@@ -29,7 +29,7 @@ from tests.dashboard.factories import make_report, replace_layer
 
 NAME = "layer2.0.conv1"
 PAIRS = (("stem", NAME), (NAME, "layer2.0.conv2"))
-TARGETS = {"cross_layer_equalization": PAIRS, "smooth_quant": ((NAME, "other"),)}
+TARGETS = Targets(PAIRS, (SmoothingGroup((NAME, "other")),))
 REPORT = make_report("int8_per_tensor")
 LAYER = REPORT.layer(NAME)
 
@@ -58,7 +58,14 @@ def test_smoothing_treats_all_that_read_the_tensor() -> None:
 
     assert found.label == "Smooth (α auto) with `other` and compare"
     assert found.recipe.remedies == (SmoothQuant(layers=(NAME, "other")),)
-    assert offered(rules.SMOOTH, rules.EQUALIZE, targets={}) == ()
+    assert offered(rules.SMOOTH, rules.EQUALIZE, targets=Targets()) == ()
+
+
+def test_smoothing_is_not_offered_where_it_would_be_folded_into_weights_with_one_scale() -> None:
+    targets = Targets(groups=(SmoothingGroup((NAME,), folded_into="conv1"),))
+
+    assert offered(rules.SMOOTH, targets=targets) == ()
+    assert len(offered(rules.SMOOTH, report=make_report(), targets=targets)) == 1
 
 
 def test_codes_and_biases_are_treated_for_the_layer_or_for_all() -> None:
@@ -130,7 +137,7 @@ def test_the_best_range_of_all_layers_is_offered_by_name() -> None:
 
 
 def test_the_chain_holds_what_findings_point_to_for_all_layers() -> None:
-    assert repair_recipe(REPORT, {}).remedies == ()
+    assert repair_recipe(REPORT, Targets()).remedies == ()
     seen = InputChannels(axis=-3, lo=(0.0,) * 16, hi=(1.0,) * 15 + (100.0,))
     report = replace_layer(REPORT, NAME, input_channels=seen)
 
