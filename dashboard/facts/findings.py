@@ -17,7 +17,7 @@ from dashboard.facts.causes import input_reach, local_relative, outlier_channels
 from dashboard.facts.culprit import OutputEffects
 from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name
 from dashboard.facts.verdicts import BAD_DB, GOOD_DB, IDEAL_RMS, clipping_share, is_exact
-from dashboard.words.formatting import format_db, format_number, format_percent
+from dashboard.words.formatting import format_db, format_number, format_percent, plural
 from quant_engine.report import LayerReport, ModelReport, RangeChoice, TensorReport
 
 EQUALIZE, EQUALIZE_INPUT = "equalize", "equalize_input"
@@ -47,17 +47,23 @@ LEANING_SHARE = 0.25
 """The answer leans on a layer that makes this share of all layers' effects on it."""
 MATTERS = 1e-3
 """An effect on the answer below this, KL divergence in nats or NMSE, is no finding."""
+LOST_INPUTS = 0.05
+"""Weights are unequal from this share of input channels on whose weights are lost."""
+SHIFT = 0.1
+"""A shift is systematic where a constant makes this share of the channels' errors."""
 SIGMAS = 6.0
 """Values beyond this many standard deviations are outliers."""
 
 TITLES = {
     "coarse_scale": "Channels share too coarse a scale",
     "input_channels": "Input channels take the range",
+    "unequal_columns": "Weights of some inputs are lost",
     "weight_outliers": "Outlier values in the weights",
     "input_outliers": "Outlier values in the inputs",
     "weight_clipping": "Weights are clipped",
     "input_clipping": "Inputs are clipped",
     "one_sided": "One-sided inputs on a symmetric grid",
+    "shift": "Systematic shift",
     "rounding": "Rounding alone",
     "leaning": "The answer leans on this layer",
     "inherited": "The error is inherited",
@@ -110,9 +116,11 @@ def find_findings(
     found = [
         coarse_scale(layer),
         input_channels(layer),
+        unequal_columns(layer),
         *(outlier_values(tensor, part) for tensor, part in _tensors(layer)),
         *(clipping(tensor, part) for tensor, part in _tensors(layer)),
         one_sided(layer),
+        shift(layer),
         rounding(layer),
         leaning(layer, report, effects),
         inherited(layer, report, upstream),
@@ -123,6 +131,8 @@ def find_findings(
 def not_judged(layer: LayerReport, effects: OutputEffects | None) -> tuple[str, ...]:
     """Say which rules could not be applied to a quantized layer for want of data."""
     missing = []
+    if layer.local_relative is not None and layer.local_relative.shift is None:
+        missing.append("shift, and weights of single inputs: an older version made this run")
     if layer.input is not None and not input_reach(layer):
         missing.append("input channels: this kind of layer has none that are told apart")
     if layer.weight is not None and not layer.weight.range_choices:
@@ -181,6 +191,26 @@ def input_channels(layer: LayerReport) -> Finding | None:
         (SMOOTH, EQUALIZE_INPUT, FLOAT_INPUT),
         "A scale per channel of the weights, GPTQ and bias correction leave the inputs as they "
         "are; another range estimator cuts the large channels off.",
+    )
+
+
+def unequal_columns(layer: LayerReport) -> Finding | None:
+    """Find input channels whose weights are lost beside larger ones of the same output channel."""
+    tensor = layer.weight
+    if tensor is None or tensor.channels is None or coarse_scale(layer) is not None:
+        return None
+    lost, columns = tensor.channels.lost_inputs, layer.weight_shape[1 - tensor.channels.axis]
+    if lost is None or lost < max(1, LOST_INPUTS * columns):
+        return None
+    return Finding(
+        "unequal_columns",
+        f"Of {lost} of {plural(columns, 'input channel')} at least half of the weights' energy is "
+        "lost",
+        "An output channel has one scale for all its inputs, and the weights of some are far "
+        f"smaller than those of others (rule: {format_percent(LOST_INPUTS)} of the channels).",
+        (EQUALIZE_INPUT, SMOOTH, MORE_BITS),
+        "A scale per channel is one for each output channel, and so no finer; GPTQ and bias "
+        "correction repair a part.",
     )
 
 
@@ -245,6 +275,24 @@ def one_sided(layer: LayerReport) -> Finding | None:
         f"reaches at most {format_percent(ONE_SIDED)} of the longer one).",
         (ASYMMETRIC,),
         "Smoothing, equalization and GPTQ leave the sign of the inputs as it is.",
+    )
+
+
+def shift(layer: LayerReport) -> Finding | None:
+    """Find errors that have a mean: channels of the output are moved as a whole."""
+    seen, local = layer.local_relative, layer.local_error
+    if seen is None or seen.shift is None or local is None or not layer.is_quantized:
+        return None
+    if seen.shift < SHIFT or local.sqnr_db >= GOOD_DB:
+        return None
+    return Finding(
+        "shift",
+        f"A constant for each channel makes {format_percent(seen.shift)} of the error of the "
+        f"output; SQNR {format_db(local.sqnr_db)}",
+        f"Rounding moves the means of channels (rule: {format_percent(SHIFT)} of the error, mean "
+        f"over channels, below {GOOD_DB:g} dB).",
+        (BIAS,),
+        "Another range estimator rounds otherwise, and moves the means otherwise.",
     )
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from quant_engine.analysis.layerwise import LayerStats
-from quant_engine.layers import QuantizedLayer
+from quant_engine.layers import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConv3d,
+    QuantizedConvTranspose1d,
+    QuantizedConvTranspose2d,
+    QuantizedLayer,
+    QuantizedLinear,
+)
 from quant_engine.metrics.dynamic import DynamicGridStats
 from quant_engine.metrics.energies import to_sqnr_db
 from quant_engine.metrics.grid import GridStats
@@ -33,6 +41,10 @@ from quant_engine.tensors.observers import (
 )
 
 _RANGE_BINS = 4096
+_WITH_INPUT_CHANNELS = (
+    *(QuantizedLinear, QuantizedConv1d, QuantizedConv2d, QuantizedConv3d),
+    *(QuantizedConvTranspose1d, QuantizedConvTranspose2d),
+)
 
 
 def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
@@ -65,7 +77,7 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
         values=stats.value_histogram(),
         lsb_error=stats.error_histogram(),
         codes=stats.code_usage(),
-        channels=_channel_ranges(rows, by_row, layer.channel_axis),
+        channels=_channel_ranges(rows, by_row, layer, weight),
         range_choices=choices,
         example=examples[0],
         per_channel_sqnr_db=_per_channel_sqnr(rows, scheme),
@@ -132,8 +144,8 @@ def _per_channel_sqnr(rows: Tensor, scheme: TensorScheme) -> float | None:
     if scheme.is_per_channel:
         return None
     own = replace(scheme, granularity="per_channel")
-    signal, noise, _ = _row_sums(rows, choose_weight_qparams(rows, own, 0))
-    share = (noise / signal)[signal > 0]
+    sums = _Sums.of(rows, choose_weight_qparams(rows, own, 0))
+    share = (sums.noise / sums.signal)[sums.signal > 0]
     return _short(to_sqnr_db(1.0, float(share.mean()))) if share.numel() else math.inf
 
 
@@ -225,28 +237,54 @@ def _grid_at(places: Tensor, qparams: QParams, shape: tuple[int, ...]) -> QParam
     return QParams(scale, zero_point, qparams.qmin, qparams.qmax, axis=0)
 
 
-def _channel_ranges(rows: Tensor, qparams: QParams, axis: int) -> ChannelRanges:
-    signal, noise, became_zero = (sums.tolist() for sums in _row_sums(rows, qparams))
+def _channel_ranges(
+    rows: Tensor, qparams: QParams, layer: QuantizedLayer, weight: Tensor
+) -> ChannelRanges:
+    sums = _Sums.of(rows, qparams)
+    lost = None
+    if isinstance(layer, _WITH_INPUT_CHANNELS) and getattr(layer, "groups", 1) == 1:
+        inputs = weight.shape[1 - layer.channel_axis]
+        signal, noise = (
+            columns.reshape(inputs, -1).sum(dim=1)
+            for columns in (sums.column_signal, sums.column_noise)
+        )
+        lost = int(((signal > 0) & (noise >= 0.5 * signal)).sum())
+    pairs = zip(sums.signal.tolist(), sums.noise.tolist(), strict=True)
     return ChannelRanges(
-        axis=axis,
+        axis=layer.channel_axis,
         lo=_floats(rows.amin(dim=1)),
         hi=_floats(rows.amax(dim=1)),
-        sqnr_db=tuple(_short(to_sqnr_db(s, n)) for s, n in zip(signal, noise, strict=True)),
-        became_zero=tuple(became_zero),
+        sqnr_db=tuple(_short(to_sqnr_db(s, n)) for s, n in pairs),
+        became_zero=tuple(sums.became_zero.tolist()),
         channel_size=rows.shape[1],
+        lost_inputs=lost,
     )
 
 
-def _row_sums(rows: Tensor, qparams: QParams) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Σw² and Σ(w-ŵ)² of every row, float64, and how many of its values became 0."""
-    signal, noise = (torch.zeros(len(rows), dtype=torch.float64) for _ in range(2))
-    became_zero = torch.zeros(len(rows), dtype=torch.int64)
-    for piece in torch.split(rows, piece_columns(len(rows)), dim=1):
-        stand_in = fake_quantize(piece, qparams)
-        signal += piece.double().square().sum(dim=1).cpu()
-        noise += (piece.double() - stand_in.double()).square().sum(dim=1).cpu()
-        became_zero += ((piece != 0) & (stand_in == 0)).sum(dim=1).cpu()
-    return signal, noise, became_zero
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    """Σw² and Σ(w-ŵ)² of every row and column, float64; and how many of a row became 0."""
+
+    signal: Tensor
+    noise: Tensor
+    column_signal: Tensor
+    column_noise: Tensor
+    became_zero: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, qparams: QParams) -> _Sums:
+        by_row, by_column = (torch.zeros(2, n, dtype=torch.float64) for n in rows.shape)
+        became_zero = torch.zeros(len(rows), dtype=torch.int64)
+        start = 0
+        for piece in torch.split(rows, piece_columns(len(rows)), dim=1):
+            stand_in = fake_quantize(piece, qparams)
+            for index, values in enumerate((piece.double(), piece.double() - stand_in.double())):
+                energy = values.square()
+                by_row[index] += energy.sum(dim=1).cpu()
+                by_column[index, start : start + piece.shape[1]] = energy.sum(dim=0).cpu()
+            became_zero += ((piece != 0) & (stand_in == 0)).sum(dim=1).cpu()
+            start += piece.shape[1]
+        return cls(by_row[0], by_row[1], by_column[0], by_column[1], became_zero)
 
 
 def _floats(values: Tensor) -> tuple[float, ...]:

@@ -44,6 +44,7 @@ class RelativeErrorStats:
         self._values = 0
         self._signal: FloatArray = np.zeros(0)
         self._noise: FloatArray = np.zeros(0)
+        self._sum: FloatArray = np.zeros(0)  # of x̂ - x
 
     def update(self, x: Tensor, x_hat: Tensor) -> None:
         """Count a batch of equal shapes; another number of channels than before is left out."""
@@ -60,11 +61,12 @@ class RelativeErrorStats:
             channels = len(rows)
             self._counts = np.zeros((channels, _BINS), dtype=np.int64)
             self._exact = np.zeros(channels, dtype=np.int64)
-            self._signal, self._noise = np.zeros(channels), np.zeros(channels)
+            self._signal, self._noise, self._sum = (np.zeros(channels) for _ in range(3))
         elif len(rows) != len(self._counts):
             return
         self._signal += signal.cpu().numpy()
         self._noise += noise.cpu().numpy()
+        self._sum += error.sum(dim=1, dtype=torch.float64).cpu().numpy()
         self._values += rows.shape[1]
         size = error.abs_()
         is_exact = size == 0
@@ -84,12 +86,14 @@ class RelativeErrorStats:
             self._octave = other._octave
             self._counts, self._exact = other._counts.copy(), other._exact.copy()
             self._signal, self._noise = other._signal.copy(), other._noise.copy()
+            self._sum = other._sum.copy()
             self._values = other._values
             return
         self._counts += _moved(other._counts, PARTS * (other._octave - self._octave))
         self._exact += other._exact
         self._signal += other._signal
         self._noise += other._noise
+        self._sum += other._sum
         self._values += other._values
 
     def _rows(self, x: Tensor) -> Tensor:
@@ -114,6 +118,8 @@ class RelativeErrorStats:
         below, *inner, above = counts.tolist()
         halves = tuple(inner[k] + inner[k + 1] for k in range(0, len(inner), 2))
         nmse = self._noise[loud] / self._signal[loud]
+        is_wrong = self._noise > 0
+        shifts = self._sum[is_wrong] ** 2 / (self._values * self._noise[is_wrong])
         return RelativeErrors(
             lowest_octave=LOWEST,
             counts=halves,
@@ -124,6 +130,7 @@ class RelativeErrorStats:
             flat_channels=int(is_flat.sum()),
             rms=math.sqrt(float(nmse.mean())) if nmse.size else 0.0,
             lost_channels=int((nmse >= 0.5).sum()),
+            shift=float(shifts.mean()) if shifts.size else 0.0,
         )
 
 

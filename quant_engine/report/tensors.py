@@ -94,6 +94,8 @@ class ChannelRanges:
         sqnr_db: Signal to quantization noise of each channel, in dB; inf where exact.
         became_zero: Values of each channel that were not 0 and became 0.
         channel_size: Values in each channel.
+        lost_inputs: Input channels of the layer whose weights' error has at least half of their
+            energy; None where they are not told apart (groups, embeddings), and in older reports.
     """
 
     axis: int
@@ -102,6 +104,7 @@ class ChannelRanges:
     sqnr_db: tuple[float, ...]
     became_zero: tuple[int, ...]
     channel_size: int
+    lost_inputs: int | None = None
 
     @property
     def silent(self) -> tuple[int, ...]:
@@ -139,6 +142,8 @@ class RelativeErrors:
         flat_channels: Channels that are 0 all along, which have no RMS; they are not counted.
         rms: Root of the mean over channels of Σ(x̂-x)² / Σx².
         lost_channels: Channels whose error has at least half of their energy.
+        shift: Mean over channels of mean(x̂-x)² / mean((x̂-x)²): the share of an error that is a
+            constant, 0 to 1; channels without error are not counted. None in older reports.
     """
 
     lowest_octave: int
@@ -150,6 +155,7 @@ class RelativeErrors:
     flat_channels: int
     rms: float
     lost_channels: int
+    shift: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,33 @@ def test_input_channels_take_the_range_from_their_factor_on(factor: float) -> No
         assert found(replace_layer(report, NAME, input=None)) == []
 
 
+@pytest.mark.parametrize(
+    ("lost_inputs", "is_found"), [(None, False), (0, False), (1, True)], ids=str
+)
+def test_weights_of_single_inputs_are_lost_from_a_share_of_them_on(
+    lost_inputs: int | None, is_found: bool
+) -> None:
+    report = healthy("int8_per_channel")  # 16 input channels: 5 % of them is less than 1
+    channels = report.layer(NAME).weight.channels  # type: ignore[union-attr]
+    assert channels is not None
+    changed = replace(channels, lost_inputs=lost_inputs)
+    report = with_parts(report, weight={"channels": changed})
+
+    assert found(report) == (["unequal_columns"] if is_found else [])
+    wide = replace_layer(report, NAME, weight_shape=(32, 20 * (lost_inputs or 0) + 1, 3, 3))
+    assert found(wide) == []
+
+
+@pytest.mark.parametrize("share", [None, rules.SHIFT - 0.001, rules.SHIFT])
+def test_a_shift_is_systematic_from_a_share_of_the_error_on(share: float | None) -> None:
+    seen = replace(relative(0.1), shift=share)
+    fine = replace_layer(healthy(), NAME, local_relative=seen)
+    report = replace_layer(fine, NAME, local_error=error(GOOD_DB - 0.1))
+
+    assert found(fine) == []
+    assert found(report) == (["shift"] if share == rules.SHIFT else [])
+
+
 @pytest.mark.parametrize("part", ["weight", "input"])
 @pytest.mark.parametrize("gain", [rules.RANGE_GAIN_DB - 0.1, rules.RANGE_GAIN_DB])
 def test_outlier_values_are_found_where_cutting_them_off_gains(part: str, gain: float) -> None:

@@ -38,6 +38,24 @@ def counted(x: Tensor, x_hat: Tensor, sizes: tuple[int, ...]) -> RelativeErrorSt
     return stats
 
 
+def test_shift_is_the_share_of_the_error_that_is_constant(generator: torch.Generator) -> None:
+    x, x_hat = signal_and_error(generator)
+    x_hat = x_hat + torch.tensor([0.0, 0.01, 0.0, 1.0, 0.0, 0.0])[:, None, None]
+    whole, cut = (counted(x, x_hat, sizes) for sizes in ((40,), (13, 27)))
+    merged = counted(x[:13], x_hat[:13], (13,))
+    merged.merge(counted(x[13:], x_hat[13:], (27,)))
+
+    error = (x_hat - x).double().movedim(1, 0).flatten(1).numpy()
+    expected = (error.mean(axis=1) ** 2 / (error**2).mean(axis=1)).mean()
+
+    for stats in (whole, cut, merged):
+        report = stats.report()
+        assert report is not None
+        assert report.shift == pytest.approx(expected, rel=1e-4)
+    assert counted(x, x, (40,)).report().shift == 0.0  # type: ignore[union-attr]
+    assert counted(x, x + 1.0, (40,)).report().shift == pytest.approx(1.0, abs=1e-5)  # type: ignore[union-attr]
+
+
 def test_counts_agree_with_numpy_on_the_whole_data(generator: torch.Generator) -> None:
     x, x_hat = signal_and_error(generator)
 
