@@ -48,6 +48,19 @@ def widths_of(recipe: Recipe) -> tuple[int, ...]:
     return tuple(sorted({*WIDTHS, recipe.weight.bits}, reverse=True))
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredSearch:
+    """Configurations that a search predicted best within a budget, and that were then run.
+
+    Attributes:
+        budget: In words, such as "60 kB".
+        points: What was run, the best measured first.
+    """
+
+    budget: str
+    points: tuple[ConfigurationPoint, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What predicts, the best of what it predicts, and what was run to check it.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from dashboard.data.prediction import Configuration, Prediction
+from dashboard.data.prediction import Configuration, MeasuredSearch, Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.accuracy import share_text
 from dashboard.words.formatting import (
@@ -19,6 +19,7 @@ from dashboard.words.formatting import (
     format_nats,
     format_number,
     format_within,
+    plural,
 )
 from dashboard.words.recipes import CODE_BITS
 from quant_engine.report import (
@@ -239,6 +240,29 @@ def bits_text(size: ConfigurationSize) -> str:
     Example: "4.5, with scales 4.62".
     """
     return f"{format_number(size.weight_bits)}, with scales {format_number(size.effective_bits)}"
+
+
+def search_text(search: MeasuredSearch, prediction: Prediction) -> str:
+    """Return what a search ran, which one was taken, and how sure that choice is."""
+    best, *others = (make_row("", point.as_dict(), prediction) for point in search.points)
+    metric = without_unit(metric_name(prediction))
+    text = (
+        f"Within {search.budget} the {plural(len(search.points), 'configuration')} predicted best "
+        f"were run, and the best measured was taken: {metric} {measured_text(best)}, predicted "
+        f"{format_number(best.predicted.degradation, 2)} ({ratio_text(best)} what was measured)."
+    )
+    if not others:
+        return f"{text} The search found no other."
+    high = best.interval[1] if best.interval else 0.0
+    near = sum(
+        row.measured_degradation is not None and row.measured_degradation <= high for row in others
+    )
+    if near:
+        text += (
+            f" {near} of the others {'lies' if near == 1 else 'lie'} within its 95 % interval: "
+            "these samples hardly tell them apart."
+        )
+    return text
 
 
 def metric_column(prediction: Prediction) -> str:

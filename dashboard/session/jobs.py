@@ -82,6 +82,11 @@ def verification_key(settings: Settings) -> str:
     return f"verification:{prediction_id(settings)}"
 
 
+def search_key(settings: Settings, by: str, budget: float) -> str:
+    """Return the name of the job that runs the best few configurations within a budget."""
+    return f"search:{by}={budget:g}:{prediction_id(settings)}"
+
+
 def submit_job(
     key: str,
     title: str,

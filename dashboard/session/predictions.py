@@ -9,17 +9,24 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.data.prediction import Configuration, Prediction, prediction_id
+from dashboard.data.prediction import Configuration, MeasuredSearch, Prediction, prediction_id
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.data.store import PredictionStore, default_home
-from dashboard.session.jobs import jobs, prediction_key, submit_job, verification_key
+from dashboard.session.jobs import (
+    jobs,
+    prediction_key,
+    search_key,
+    submit_job,
+    verification_key,
+)
 from dashboard.session.link_widgets import rerun_outside_callback
 from dashboard.session.notices import add_notice, drop_notices
+from dashboard.session.state import session
 from dashboard.words.formatting import format_number, plural
 from dashboard.work import prediction_service, service
-from dashboard.work.jobs import JobStatus
-from quant_engine.errors import BudgetError, QuantizationError
+from dashboard.work.jobs import DONE, JobControl, JobStatus
+from quant_engine.errors import BudgetError, QuantizationError, SchemeError
 
 _BUDGET = "budget"  # topic of what is said about the last search
 
@@ -93,6 +100,63 @@ def start_verification(run: Run, configurations: Sequence[Configuration]) -> Non
         finish,
     )
     rerun_outside_callback()
+
+
+def start_search(run: Run, by: str, budget: float, words: str) -> None:
+    """Search within a budget and run the best few, in the background; keep what that gives.
+
+    Args:
+        run: Whose model is searched for.
+        by: As in `prediction_service.find_best`.
+        budget: The most of it.
+        words: The budget for people, such as "60 kB".
+    """
+    settings = run.settings
+    prediction = find_prediction(settings)
+    if prediction is None:
+        return
+    kept, known = predictions(), prediction
+
+    def work(control: JobControl) -> MeasuredSearch:
+        try:
+            points = prediction_service.search_measured(settings, known, by, budget, control)
+        except BudgetError as error:
+            raise SchemeError(budget_words(error)) from error
+        return MeasuredSearch(words, points)
+
+    def finish(search: Any, _: float) -> MeasuredSearch:
+        result = (kept.get(prediction_id(settings)) or known).with_measured(search.points)
+        kept.put(prediction_id(settings), result)
+        found: MeasuredSearch = search
+        return found
+
+    key, here = search_key(settings, by, budget), session()
+    model = service.model_info(settings.model_name).title
+    submit_job(key, f"Running the best choices of bits for {model} within {words}", work, finish)
+    here.what_if_search, here.is_search_awaited = key, True
+    drop_notices(_BUDGET)
+    rerun_outside_callback()
+
+
+def search_status(settings: Settings) -> JobStatus | None:
+    """Return this session's job that runs what a search found for this model, or None."""
+    key = session().what_if_search
+    return jobs().status(key) if key.endswith(f":{prediction_id(settings)}") else None
+
+
+def last_search(settings: Settings) -> MeasuredSearch | None:
+    """Return what this session's last such search ran, while the server remembers it."""
+    status = search_status(settings)
+    return status.result if status is not None and status.state == DONE else None
+
+
+def take_found(settings: Settings) -> dict[str, str] | None:
+    """Return the best measured configuration once, when the search that found it has ended."""
+    here, search = session(), last_search(settings)
+    if search is None or not here.is_search_awaited:
+        return None
+    here.is_search_awaited = False
+    return search.points[0].as_dict()
 
 
 def find_best(run: Run, by: str, budget: float) -> dict[str, str] | None:

@@ -96,10 +96,13 @@ class Session:
     slides_part: str = ""
     slides_turn: Callable[[int], bool] | None = None
 
-    # What if: the run that was drawn last and the configuration its link had. Sensitivity: the
-    # layers that were ticked.
+    # What if: the run that was drawn last and the configuration its link had; the job that runs
+    # what a search found, and whether the page still waits for it. Sensitivity: the layers that
+    # were ticked.
     what_if_run: str | None = None
     what_if_text: str = ""
+    what_if_search: str = ""
+    is_search_awaited: bool = False
     ticked_layers: tuple[str, ...] = ()
 
     # Learn: the index of the answer to each lesson, None before the browser's memory is read; the

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import quant_engine
 import sample_models
@@ -24,6 +25,7 @@ from quant_engine.response import as_pairs
 EXAMPLE_SUFFIX = ".prediction.npz"
 MAX_IN_MEMORY = 4
 FRONTIER_POINTS = 20
+CANDIDATES = 4  # configurations that are run to take the best measured
 MEASURED_SHARE = 0.85  # of the time that a prediction takes; the frontier takes the rest
 
 _LOG = logging.getLogger(__name__)
@@ -83,13 +85,33 @@ def find_best(prediction: Prediction, by: str, budget: float) -> dict[str, str]:
     Raises:
         SchemeError: If no configuration keeps to the budget; the message says what the least is.
     """
-    point = quant_engine.search_configuration(
+    return quant_engine.search_configuration(prediction.response, **_budget(by, budget)).as_dict()
+
+
+def search_measured(
+    settings: Settings, prediction: Prediction, by: str, budget: float, control: Control
+) -> tuple[ConfigurationPoint, ...]:
+    """Run the few configurations predicted best within a budget; the best measured comes first.
+
+    Takes seconds and reports to `control`. Arguments and errors as in `find_best`.
+    """
+    settings = bare_settings(settings)
+    return quant_engine.search_measured(
+        sample_models.load_model(settings.model_name),
+        service.calibration_batches(settings),
         prediction.response,
-        model_bytes=round(budget) if by == "bytes" else None,
-        weight_bits=float(budget) if by == "bits" else None,
-        float_layers=int(budget) if by == "float_layers" else None,
+        **_budget(by, budget),
+        candidates=CANDIDATES,
+        evaluation_data=service.evaluation_batches(settings.model_name),
+        progress=control.progress,
     )
-    return point.as_dict()
+
+
+def _budget(by: str, budget: float) -> dict[str, Any]:
+    """Return a budget as the engine's searches take it."""
+    if by == "bytes":
+        return {"model_bytes": round(budget)}
+    return {"weight_bits": float(budget)} if by == "bits" else {"float_layers": int(budget)}
 
 
 def example_path(name: str) -> Path:

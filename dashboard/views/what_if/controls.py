@@ -30,11 +30,18 @@ from dashboard.facts.configurations import (
     trust_limit,
     trust_text,
 )
-from dashboard.session.predictions import find_best, start_verification, verification_status
+from dashboard.session.predictions import (
+    find_best,
+    search_status,
+    start_search,
+    start_verification,
+    verification_status,
+)
 from dashboard.views.what_if.configuration import try_configuration, use_settings
 from dashboard.widgets.chart import file_stem
 from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_number, plural
 from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT
+from dashboard.work.prediction_service import CANDIDATES
 
 BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", CODE_BITS, "Layers in float"
 
@@ -236,7 +243,7 @@ def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
                 width=150,
                 help="Of the whole model; at first that of the run shown.",
             )
-            kind, budget = "bytes", 1000.0 * value
+            kind, budget, words = "bytes", 1000.0 * value, f"{value:g} kB"
         elif by == BY_BITS:
             budget = st.number_input(
                 "At most (bits)",
@@ -248,7 +255,7 @@ def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
                 width=150,
                 help=f"{CODE_BITS_ABOUT} Scales come on top.",
             )
-            kind = "bits"
+            kind, words = "bits", f"{budget:g} bits per weight"
         else:
             layers = len(prediction.response.layers)
             budget = st.number_input(
@@ -260,7 +267,7 @@ def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
                 width=150,
                 help="The others are quantized; without another budget that means the most bits.",
             )
-            kind = "float_layers"
+            kind, words = "float_layers", plural(budget, "layer") + " in float"
         st.button(
             "Find the best",
             key="what_if_find_best",
@@ -269,6 +276,17 @@ def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
             args=(run, prediction, kind, budget),
             help="The least predicted degradation within the budget, interactions between layers "
             "included. It fills the table; nothing is run.",
+        )
+        status = search_status(run.settings)
+        st.button(
+            "Find and run the best",
+            key="what_if_run_best",
+            icon=":material/fact_check:",
+            disabled=status is not None and status.is_active,
+            on_click=start_search,
+            args=(run, kind, budget, words),
+            help=f"Runs the model under the {CANDIDATES} configurations predicted best within the "
+            "budget, and takes the best measured: what a search finds is predicted too well.",
         )
 
 

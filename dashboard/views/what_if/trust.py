@@ -7,15 +7,17 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.data.prediction import Prediction
+from dashboard.data.prediction import MeasuredSearch, Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.configurations import (
     ScoreRow,
     beyond_text,
     bits_text,
     make_row,
+    measured_text,
     metric_column,
     ratio_text,
+    search_text,
     table_row,
     trust_limit,
     trust_text,
@@ -25,7 +27,8 @@ from dashboard.figures.what_if.trust import trust_picture
 from dashboard.views.what_if.configuration import try_text
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
-from dashboard.words.formatting import format_number, plural
+from dashboard.words.formatting import format_bytes, format_number, plural
+from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT
 from quant_engine.report import GOOD, ROUGH
 
@@ -85,6 +88,34 @@ def _column_settings(bits_width: int) -> dict[str, Any]:
         name: st.column_config.TextColumn(name, width=width, help=about or None, pinned=pinned)
         for name, (width, about, pinned) in texts.items()
     }
+
+
+@contained("What the search ran")
+def show_search(search: MeasuredSearch, prediction: Prediction) -> None:
+    """Say which configurations a search ran, predicted against measured, and which it took."""
+    metric = metric_column(prediction)
+    cells = []
+    for number, point in enumerate(search.points):
+        row = make_row("taken" if number == 0 else f"{number + 1}.", point.as_dict(), prediction)
+        size = row.predicted.size
+        cells.append(
+            {
+                "Rank": row.name,
+                f"{metric}, measured": measured_text(row),
+                "Predicted": format_number(row.predicted.degradation, 2),
+                RATIO: ratio_text(row),
+                "Bytes": format_bytes(size.model_bytes),
+                CODE_BITS: format_number(size.weight_bits),
+            }
+        )
+    with st.container(border=True, key="what_if_search", gap="small"):
+        st.markdown(escape_markdown(search_text(search, prediction)))
+        st.dataframe(cells, key="what_if_search_rows", width="stretch", hide_index=True)
+        st.caption(
+            "Ranked by what was measured, with 95 % intervals. Chosen and measured on the same "
+            "samples, the first looks a little better than it is. Any of them can be loaded from "
+            "the list of all that was run."
+        )
 
 
 @contained("The list of measured configurations")

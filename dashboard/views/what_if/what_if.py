@@ -9,11 +9,22 @@ from dashboard.data.runs import Run
 from dashboard.facts.configurations import compare_rows, with_run
 from dashboard.figures.what_if.frontier import frontier_picture
 from dashboard.session import run_state
-from dashboard.session.predictions import find_prediction
-from dashboard.views.what_if.configuration import current_configuration, hold_link, try_text
+from dashboard.session.predictions import find_prediction, last_search, take_found
+from dashboard.views.what_if.configuration import (
+    current_configuration,
+    hold_link,
+    try_configuration,
+    try_text,
+)
 from dashboard.views.what_if.controls import show_actions, show_budget, show_prediction
 from dashboard.views.what_if.table import show_layer_table
-from dashboard.views.what_if.trust import show_comparison, show_measured, show_trust, show_verdict
+from dashboard.views.what_if.trust import (
+    show_comparison,
+    show_measured,
+    show_search,
+    show_trust,
+    show_verdict,
+)
 from dashboard.views.what_if.unmeasured import show_no_prediction
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
@@ -26,6 +37,8 @@ from dashboard.words.markdown import escape_markdown
 def _show_frontier(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     own, _ = prediction.configuration_of(run.recipe)
     show_budget(run, prediction, own)
+    if (search := last_search(run.settings)) is not None:
+        show_search(search, prediction)
     show_figure(
         frontier_picture(prediction, configuration, own),
         key="what_if_frontier",
@@ -36,6 +49,8 @@ def _show_frontier(run: Run, prediction: Prediction, configuration: Configuratio
 
 def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
     prediction = with_run(run, prediction)
+    if (found := take_found(run.settings)) is not None:
+        try_configuration(run, prediction, found)
     configuration = current_configuration(run, prediction, text)
     rows = compare_rows(run, prediction, configuration)
     show_prediction(prediction, rows)

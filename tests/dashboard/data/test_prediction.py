@@ -480,3 +480,25 @@ def test_verifying_measures_what_the_frontier_says(prediction: Prediction) -> No
     assert point.measured is not None
     assert found.measured.degradation == pytest.approx(point.measured.degradation, rel=1e-3)
     assert math.isfinite(found.predicted.degradation)
+
+
+def test_a_measured_search_runs_the_few_that_are_predicted_best(prediction: Prediction) -> None:
+    told: list[str] = []
+
+    class Listening:
+        def progress(self, done: int, total: int, text: str) -> None:
+            told.append(text)
+
+        def on_update(self, snapshot: object) -> None: ...
+
+    settings, most = Settings(MODEL), 100_000
+    found = prediction_service.search_measured(settings, prediction, "bytes", most, Listening())
+    by_prediction = prediction_service.find_best(prediction, "bytes", most)
+
+    assert 1 < len(found) <= prediction_service.CANDIDATES
+    assert by_prediction in [point.as_dict() for point in found]
+    measured = [point.measured for point in found if point.measured is not None]
+    assert len(measured) == len(found)
+    assert measured == sorted(measured, key=lambda score: score.degradation)
+    assert all(score.size.model_bytes <= most for score in measured)
+    assert any(text.startswith("run the chosen models") for text in told)

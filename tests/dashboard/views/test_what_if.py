@@ -220,6 +220,96 @@ def test_the_best_within_a_budget_fills_the_table(forwards: list[str], example: 
     assert found == prediction_service.find_best(example, "bits", 4.5)
 
 
+def test_the_best_few_are_run_and_the_best_measured_is_shown(
+    monkeypatch: pytest.MonkeyPatch, example: Prediction
+) -> None:
+    """The prediction prefers the first; running prefers the second, so that one is taken."""
+    waits, go_on = threading.Event(), threading.Event()
+    layers = example.response.layers
+    preferred, better = dict.fromkeys(layers[1:], FOUR), dict.fromkeys(layers[:1], FOUR)
+
+    def search(*given: Any) -> tuple[ConfigurationPoint, ...]:
+        settings, known, by, budget, control = given
+        assert (settings, by, budget) == (SETTINGS, "bits", 4.5)
+        control.progress(3, 10, "run the chosen models: batch 1")
+        waits.set()
+        assert go_on.wait(60)
+        points = []
+        for configuration, measured in ((better, 0.02), (preferred, 0.03)):
+            predicted = known.score(configuration)
+            (output,) = predicted.outputs
+            score = replace(
+                predicted,
+                harm_interval=(0.5 * measured, 2 * measured),
+                outputs=(replace(output, degradation=measured),),
+            )
+            points.append(ConfigurationPoint(tuple(configuration.items()), predicted, score))
+        return tuple(points)
+
+    monkeypatch.setattr(prediction_service, "search_measured", search)
+    app = open_app(LINK, page=PAGE)
+    app.selectbox(key="what_if_by").set_value("Bits per weight, codes").run()
+    app.number_input(key="what_if_bits").set_value(4.5).run()
+    button(app, "Find and run the best").click().run()
+    assert waits.wait(60)
+    app.run()
+    assert button(app, "Find and run the best").disabled
+    assert "run the chosen models" in "".join(bar.proto.text for bar in app.get("progress"))
+    assert "whatif" not in link_of(app)
+
+    go_on.set()
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    assert link_of(app)["whatif"] == example.to_text(better)
+    assert metric(app, "KL (nats), measured") == "0.02"
+    said = unescaped(texts(app))
+    assert "Within 4.5 bits per weight the 2 configurations predicted best were run" in said
+    assert "KL divergence 0.02 (0.01–0.04), predicted" in said
+    assert "1 of the others lies within its 95 % interval" in said
+    (table,) = [frame.value for frame in app.dataframe if "Rank" in frame.value]
+    assert list(table["Rank"]) == ["taken", "2."]
+    assert list(table["KL (nats), measured"]) == ["0.02 (0.01–0.04)", "0.03 (0.015–0.06)"]
+
+    app.segmented_control(key="what_if_0").set_value("float").run()
+    assert link_of(app)["whatif"] == "f" * len(layers)  # it is taken once, not held
+
+
+def test_a_search_that_is_cancelled_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, go_on = threading.Event(), threading.Event()
+
+    def search(*given: Any) -> tuple[ConfigurationPoint, ...]:
+        waits.set()
+        assert go_on.wait(60)
+        given[-1].progress(4, 10, "run the chosen models")
+        raise AssertionError("it was not cancelled")
+
+    monkeypatch.setattr(prediction_service, "search_measured", search)
+    app = open_app(LINK, page=PAGE)
+    button(app, "Find and run the best").click().run()
+    assert waits.wait(60)
+    app.run()
+    button(app, "Cancel").click().run()
+    go_on.set()
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    assert "was cancelled before it had a result" in texts(app)
+    assert "whatif" not in link_of(app)
+    assert not button(app, "Find and run the best").disabled
+
+
+def test_a_budget_that_nothing_keeps_to_fails_in_the_units_of_its_field() -> None:
+    app = open_app(LINK, page=PAGE)
+    app.selectbox(key="what_if_by").set_value("Bits per weight, codes").run()
+    app.number_input(key="what_if_bits").set_value(0.5).run()
+    button(app, "Find and run the best").click().run()
+    wait_for_jobs(app)
+
+    assert_alive(app)
+    assert "No choice has 0.5 bits per weight or fewer" in unescaped(texts(app))
+
+
 def test_a_budget_that_nothing_keeps_to_is_explained() -> None:
     app = open_app(LINK, page=PAGE)
     app.selectbox(key="what_if_by").set_value("Bits per weight, codes").run()

@@ -320,16 +320,32 @@ def test_the_best_few_are_run_and_the_best_measured_is_handed_back() -> None:
     model = train(net, lambda m: F.cross_entropy(m(x), y), 60)
     response = LogitResponse.measure(model, [x], agreement_configurations=4)
     best = search_configuration(response, weight_bits=3.5)
-    point = search_measured(model, [x], response, weight_bits=3.5, candidates=5)
+    told: list[tuple[int, int, str]] = []
+    found = search_measured(
+        model,
+        [x],
+        response,
+        weight_bits=3.5,
+        candidates=5,
+        progress=lambda *step: told.append(step),
+    )
+    point, *others = found
     (alone,) = verify_configurations(model, [x], response, [best.as_dict()])
 
-    assert 1 < point.candidates <= 5
+    assert 1 < point.candidates == len(found) <= 5
+    assert {other.candidates for other in others} == {0}
+    assert best.configuration in [other.configuration for other in found]
+    degradations = [run.measured.degradation for run in found if run.measured is not None]
+    assert degradations == sorted(degradations)
+    shares = [done / total for done, total, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
     assert point.measured is not None
     assert point.measured.degradation <= alone.degradation
     assert point.measured.size.weight_bits <= 3.5
     (again,) = verify_configurations(model, [x], response, [point.as_dict()])
     assert again == point.measured
-    one = search_measured(model, [x], response, weight_bits=3.5, candidates=1)
+    (one,) = search_measured(model, [x], response, weight_bits=3.5, candidates=1)
     assert (one.as_dict(), one.candidates) == (best.as_dict(), 1)
     with pytest.raises(SchemeError, match="candidates is 0"):
         search_measured(model, [x], response, weight_bits=3.5, candidates=0)
