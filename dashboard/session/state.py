@@ -111,6 +111,9 @@ class Session:
     learner: str = field(default_factory=lambda: secrets.token_hex(8))
     class_key: str = ""
 
+    # Learn: the name of the lesson to open when the page is drawn next.
+    next_lesson: str | None = None
+
 
 def session() -> Session:
     """Return the session of the viewer whose script runs."""

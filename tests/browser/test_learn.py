@@ -25,7 +25,7 @@ def class_url(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def answer(page: Page, number: int) -> None:
     page.keyboard.press(str(number))
-    expect(page.get_by_text(re.compile("You said"))).to_be_visible()
+    expect(page.get_by_text(re.compile("You said"))).to_be_visible(timeout=30_000)
     wait_until_idle(page)
 
 
@@ -73,6 +73,26 @@ def test_from_the_teachers_link_to_the_dashboard(
     assert name
     assert linked(learner, "show") is None
     assert linked(learner, "run") or linked(learner, "a"), learner.url
+
+
+def test_one_step_back_leads_to_the_lesson_before(dashboard_url: str, page: Page) -> None:
+    visit(page, f"{dashboard_url}/learn?lesson=steps&bits=3")
+    answer(page, 1)
+    expect_link(page, "bits", lambda bits: bits == "3")
+    title = page.locator(".st-key-learn_head h3")
+    before = title.inner_text()
+    page.get_by_role("button", name="Next").click()
+    expect(title).not_to_have_text(before)
+    expect_link(page, "bits", lambda bits: bits is None)
+    wait_until_idle(page)
+
+    page.go_back()
+    expect(title).to_have_text(before)
+    wait_until_idle(page)
+
+    page.go_back()
+    expect_link(page, "bits", lambda bits: bits == "3")
+    expect(title).to_have_text(before)
 
 
 def test_the_handout_prints_one_sheet_a_lesson(

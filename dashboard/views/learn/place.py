@@ -8,9 +8,9 @@ import streamlit as st
 
 from dashboard.data.links import shorten
 from dashboard.session.link_check import check_link_word
-from dashboard.session.link_widgets import set_widget
+from dashboard.session.link_widgets import set_later, set_widget
 from dashboard.session.notices import add_notice
-from dashboard.session.state import LESSON_KEY
+from dashboard.session.state import LESSON_KEY, session
 from dashboard.views.learn.catalogue import default_values
 from dashboard.views.learn.lesson import Control, Lesson
 from dashboard.widgets.slides import is_presenting
@@ -21,6 +21,7 @@ MOST_IN_A_ROW = 60
 
 def hold_lesson(lessons: Sequence[Lesson]) -> int:
     """Draw the hidden field that binds the lesson to the link; return the index of the open one."""
+    _open_next(lessons)
     if st.session_state.get(LESSON_KEY) == "" and LESSON_KEY in st.query_params:
         # A correction made while a session begins does not reach the address line by itself.
         st.session_state[LESSON_KEY] = ""
@@ -37,9 +38,27 @@ def hold_lesson(lessons: Sequence[Lesson]) -> int:
 
 def open_lesson(lesson: Lesson) -> None:
     """Open a lesson with its controls as they are at first; for callbacks."""
-    st.session_state[LESSON_KEY] = lesson.name
-    for key, value in default_values(lesson).items():
-        st.session_state[key] = value
+    session().next_lesson = lesson.name
+
+
+def _open_next(lessons: Sequence[Lesson]) -> None:
+    """Open the lesson that a callback asked for, so that one step back leads to the one before.
+
+    Every change of the link is a step of the browser's history, and Streamlit drops the words of
+    controls that are no longer drawn in a step of its own, after that to the next lesson. So they
+    go first: a field drops its word from the link where the word says what the field says anyway.
+    """
+    here = session()
+    name, here.next_lesson = here.next_lesson, None
+    found = next((lesson for lesson in lessons if lesson.name == name), None)
+    if found is None:
+        return
+    for key in {control.name for lesson in lessons for control in lesson.controls}:
+        if key in st.query_params:
+            st.text_input(key, st.query_params[key], key=key, bind="query-params")
+    for key, value in {LESSON_KEY: found.name, **default_values(found)}.items():
+        set_later(key, value)
+    st.rerun()
 
 
 def check_values(lesson: Lesson) -> None:
