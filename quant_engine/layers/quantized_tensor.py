@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.scheme import TensorScheme
-from quant_engine.tensors.affine import QParams, dequantize, quantize
+from quant_engine.tensors.affine import QParams, dequantize, quantize_in_pieces
 from quant_engine.tensors.observers import choose_weight_qparams
 
 
@@ -89,7 +89,7 @@ class QuantizedTensor(StoredGrid):
         """
         values = values.detach()
         qparams = choose_weight_qparams(values, scheme, channel_axis)
-        return cls(quantize(values, qparams), qparams, scheme, values.dtype)
+        return cls(quantize_in_pieces(values, qparams), qparams, scheme, values.dtype)
 
     @classmethod
     def empty(cls, values: Tensor, scheme: TensorScheme, channel_axis: int) -> Self:

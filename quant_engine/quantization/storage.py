@@ -32,7 +32,12 @@ from quant_engine.preparation.prepared_model import (
     standardized,
 )
 from quant_engine.preparation.standard_layers import FUNCTIONAL, StandardLayer, standard_layers
-from quant_engine.quantization.tensor_file import TensorAlias, stored_tensors, tensor_name
+from quant_engine.quantization.tensor_file import (
+    TensorAlias,
+    file_bytes,
+    stored_tensors,
+    tensor_name,
+)
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.report.serialization import decode, encode
 from quant_engine.scheme import MAX_BITS, LayerScheme
@@ -179,7 +184,7 @@ def load_quantized_model(float_model: nn.Module, directory: str | Path) -> nn.Mo
 
 def serialized_bytes(model: nn.Module) -> int:
     """Return the length of the safetensors file that the model is saved to, float or quantized."""
-    return len(safetensors.torch.save(stored_tensors(model)[0]))
+    return file_bytes(stored_tensors(model)[0])
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from quant_engine.layers.quantized_tensor import QuantizedTensor
 from quant_engine.scheme import MAX_BITS
 from quant_engine.tensors.packing import pack_codes
+
+_START = 8  # bytes before the header, which hold its length; it is padded to a multiple of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,24 @@ def stored_tensors(model: nn.Module) -> tuple[dict[str, Tensor], tuple[TensorAli
         plain = tensor.detach().cpu()
         stored[name] = pack_codes(plain, width) if width < MAX_BITS else plain
     return _separated(stored), tuple(aliases)
+
+
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return the length of the safetensors file of some tensors without building it.
+
+    Eight bytes, a header of JSON padded to a multiple of eight, and the tensors' bytes. The header
+    names each tensor's place among these, so the order counts: a file of single numbers of the same
+    names and types has it.
+    """
+    small = {name: torch.zeros(1, dtype=tensor.dtype) for name, tensor in tensors.items()}
+    content = safetensors.torch.save(small)
+    header = json.loads(content[_START : _START + int.from_bytes(content[:_START], "little")])
+    end = 0
+    for name, entry in header.items():
+        start, end = end, end + tensors[name].nbytes
+        entry |= {"shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    return _START + -(-len(text.encode()) // _START) * _START + end
 
 
 def tensor_name(module: str, tensor: str) -> str:

@@ -9,7 +9,7 @@ Integer-Arithmetic-Only Inference", CVPR 2018.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +20,7 @@ from quant_engine.errors import DataError, SchemeError
 from quant_engine.scheme import TensorScheme
 
 _FLOAT32 = torch.finfo(torch.float32)
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,6 +206,31 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     codes, _ = shifted_codes(x, qparams)
     codes += aligned(qparams.zero_point, qparams.axis, x.dim())
     return codes.to(torch.int8)
+
+
+def quantize_in_pieces(x: Tensor, qparams: QParams) -> Tensor:
+    """Return the codes of a large tensor as `quantize` does, a part of its first axis at a time.
+
+    Besides the codes it holds a few float copies of a piece: of 262,144 values (1 MiB), or of one
+    entry where that is larger.
+
+    Raises:
+        DataError: If the channels of grid and tensor differ.
+    """
+    if x.numel() <= _PIECE or x.dim() == 0:
+        return quantize(x, qparams)
+    _require_channels(x, qparams)
+    has_channels = qparams.axis is not None and qparams.axis % x.dim() == 0
+    codes = torch.empty_like(x, dtype=torch.int8)
+    rows = max(1, _PIECE * len(x) // x.numel())
+    for start in range(0, len(x), rows):
+        part = slice(start, start + rows)
+        grid = qparams
+        if has_channels:
+            scale, zero_point = qparams.scale[part], qparams.zero_point[part]
+            grid = replace(qparams, scale=scale, zero_point=zero_point)
+        codes[part] = quantize(x[part], grid)
+    return codes
 
 
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:

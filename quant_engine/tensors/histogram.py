@@ -26,7 +26,7 @@ IntArray = npt.NDArray[np.int64]
 _MIN_EXPONENT = -126  # 2^126 is the largest power of two that scales any float32 down to it
 _MAX_EXPONENT = 126
 _PIECE = 1 << 16
-_WEIGHT_PIECE = 1 << 20
+_BINNED_PIECE = 1 << 20
 _LANES = 8
 
 
@@ -295,7 +295,7 @@ def bin_channels(values: FloatArray | npt.NDArray[np.float32], bins: int) -> Bin
     safe = np.where(width > 0, width, 1.0)
     first = np.arange(channels)[:, None] * bins
     counts: FloatArray = np.zeros(channels * bins)
-    for start in range(0, values.shape[1], columns := piece_columns(channels)):
+    for start in range(0, values.shape[1], columns := max(1, _BINNED_PIECE // channels)):
         piece = values[:, start : start + columns].astype(np.float64)
         index = ((piece - lo[:, None]) / safe[:, None]).astype(np.int64).clip(0, bins - 1)
         counts += np.bincount((index + first).reshape(-1), minlength=counts.size)
@@ -306,6 +306,7 @@ def bin_channels(values: FloatArray | npt.NDArray[np.float32], bins: int) -> Bin
 def piece_columns(channels: int) -> int:
     """Return how many columns of (channels, values) to work through at a time.
 
-    A piece of about a million values bounds what float64 copies of a large weight take.
+    A piece of 65,536 values bounds what copies of a large weight take, and stays in the processor's
+    cache from one step to the next.
     """
-    return max(1, _WEIGHT_PIECE // channels)
+    return max(1, _PIECE // channels)

@@ -7,6 +7,7 @@ Adding a rule is one function with `@register_observer`, and its name in `scheme
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -142,7 +143,7 @@ def choose_weight_qparams(weight: Tensor, scheme: TensorScheme, channel_axis: in
     """
     if weight.numel() == 0:
         raise DataError(f"The weight has shape {tuple(weight.shape)} and no values. Exclude it.")
-    if not torch.isfinite(weight).all():
+    if not all(math.isfinite(edge.item()) for edge in torch.aminmax(weight.detach())):
         raise DataError("The weight holds NaN or Inf. Fix the model or exclude the layer.")
     axis = channel_axis if scheme.is_per_channel else None
     rows = weight_rows(weight, axis)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from quant_engine.quantization.storage import (
     save_quantized_model,
     serialized_bytes,
 )
+from quant_engine.quantization.tensor_file import file_bytes
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.tensors.packing import packed_length
 from tests.quant_engine.layer_cases import (
@@ -596,3 +598,18 @@ def test_a_lowered_model_is_not_stored(tmp_path):
     with pytest.raises(StorageError, match="lower it again after loading"):
         save_quantized_model(lowered, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 40])
+def test_the_length_of_a_file_is_that_of_the_file(count: int) -> None:
+    generator = random.Random(count)
+    dtypes = [torch.float32, torch.float16, torch.int8, torch.uint8, torch.int64, torch.bool]
+    tensors = {
+        "".join(generator.choices('aü"\\/\n. x', k=6)): torch.zeros(
+            [generator.randrange(30) for _ in range(generator.randrange(4))],
+            dtype=generator.choice(dtypes),
+        )
+        for _ in range(count)
+    }
+
+    assert file_bytes(tensors) == len(safetensors.torch.save(tensors))
