@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from dashboard.facts import findings as rules
-from dashboard.facts.findings import Finding, find_findings
+from dashboard.facts.findings import Finding
 from dashboard.facts.tensors import best_choice, observer_name
 from dashboard.words.formatting import format_percent
 from dashboard.words.recipes import REMEDY_NAMES
 from quant_engine.remedies import Targets
-from quant_engine.report import LayerReport, ModelReport, TensorReport, Treatment
+from quant_engine.report import LayerReport, TensorReport, Treatment
 from quant_engine.scheme import (
     MAX_BITS,
     BiasCorrection,
@@ -227,25 +227,6 @@ def with_more(recipe: Recipe, remedy: Remedy) -> Recipe:
                 return recipe
             return recipe.with_remedy(replace(known, layers=(*known.layers, *remedy.layers)))
     return recipe.with_remedy(remedy)
-
-
-_REPAIRS = (rules.EQUALIZE, rules.EQUALIZE_INPUT, rules.SMOOTH, rules.GPTQ, rules.BIAS)
-"""Remedies that keep every scheme, and so the bytes but for biases."""
-
-
-def repair_recipe(report: ModelReport, targets: Targets) -> Recipe:
-    """Return the recipe with every remedy, for all layers, that a finding of any layer points to.
-
-    Remedies that change schemes are not among them.
-    """
-    recipe = report.recipe
-    for layer in report.quantized_layers:
-        for finding in find_findings(layer, report, upstream=targets.upstream):
-            for offer in offers(finding, layer, report.recipe, targets):
-                if offer.remedy in _REPAIRS:
-                    for remedy in offer.recipe.remedies:
-                        recipe = recipe.with_remedy(type(remedy)())
-    return recipe
 
 
 def treatments_of(layer: str, treatments: Iterable[Treatment]) -> tuple[Treatment, ...]:

@@ -65,6 +65,8 @@ class Session:
     # A remedy that was run to be compared: the run before it, and the run with it.
     before: Settings | None = None
     after: Settings | None = None
+    # The run that a chain of remedies is under way for.
+    repairing: Settings | None = None
 
     # The draft: as it is, as the form's widgets began, what had been asked for then, how many.
     draft: Settings | None = None

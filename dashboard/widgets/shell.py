@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import settings_to_text
-from dashboard.session import comparison, run_state
+from dashboard.session import comparison, repair, run_state
 from dashboard.session.draft import current_draft
 from dashboard.session.jobs import analysis_status, describe_settings
 from dashboard.session.link_widgets import leave_if_asked
@@ -42,6 +42,7 @@ def show_shell() -> DeltaGenerator:
         A place in the sidebar for `show_draft`, which only the page decides.
     """
     comparison.open_when_ready()
+    repair.show_when_repaired()
     leave_if_asked()
     st.html(ASSETS / "theme.css")
     st.html(ASSETS / "shell.css")

@@ -255,7 +255,9 @@ def _scaled(run: RunSummary, settings: Settings) -> float:
     return (run.seconds or 0.0) * now / then
 
 
-def analyze_settings(settings: Settings, control: Control) -> ModelReport:
+def analyze_settings(
+    settings: Settings, control: Control, *, measure_time: bool = True
+) -> ModelReport:
     """Analyse a model as the settings say; runs for seconds and reports to `control`."""
     return quant_engine.analyze(
         sample_models.load_model(settings.model_name),
@@ -263,6 +265,7 @@ def analyze_settings(settings: Settings, control: Control) -> ModelReport:
         settings.recipe,
         evaluation_data=evaluation_batches(settings.model_name),
         model_name=settings.model_name,
+        measure_time=measure_time,
         progress=control.progress,
         on_update=control.on_update,
     )

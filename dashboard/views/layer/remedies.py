@@ -13,7 +13,6 @@ from dashboard.facts.remedies import (
     Offer,
     describe_treatment,
     offers,
-    repair_recipe,
     treatments_of,
 )
 from dashboard.figures.layers.pair import pair
@@ -21,7 +20,6 @@ from dashboard.session import run_state
 from dashboard.widgets.guard import contained
 from dashboard.widgets.pair_section import show_pair
 from dashboard.words.markdown import escape_markdown
-from dashboard.words.recipes import describe_remedies
 from dashboard.work import service
 from quant_engine.report import LayerReport
 from quant_engine.scheme import Recipe
@@ -44,10 +42,7 @@ def show_remedies(run: Run, layer: LayerReport) -> None:
     if report.is_partial:
         return
     targets, effects = service.remedy_targets(run.model_name), run_state.effects_of(run)
-    found, repaired = (
-        find_findings(layer, report, effects, targets.upstream),
-        repair_recipe(report, targets),
-    )
+    found = find_findings(layer, report, effects, targets.upstream)
     with st.container(border=True, key="remedies", gap="small"):
         st.markdown("**What is wrong, and what repairs it**")
         for treatment in treatments_of(layer.name, report.treatments):
@@ -59,15 +54,6 @@ def show_remedies(run: Run, layer: LayerReport) -> None:
         missing = not_judged(layer, effects) if layer.is_quantized else ()
         if missing:
             st.caption(escape_markdown(f"Not judged: {'; '.join(missing)}."))
-        if repaired != report.recipe:
-            _show_button(
-                "Repair this model and compare",
-                "repair_model",
-                layer.name,
-                repaired,
-                f"All remedies that findings of any layer point to: {describe_remedies(repaired)}.",
-                is_primary=True,
-            )
 
 
 def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) -> None:
@@ -93,18 +79,8 @@ def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) 
         st.caption(f"Will not help: {escape_markdown(finding.will_not_help)}")
 
 
-def _show_button(
-    label: str, key: str, layer: str, recipe: Recipe, about: str = "", *, is_primary: bool = False
-) -> None:
-    st.button(
-        label,
-        key=key,
-        icon=":material/healing:",
-        type="primary" if is_primary else "secondary",
-        help=about or None,
-        on_click=_compare,
-        args=(layer, recipe),
-    )
+def _show_button(label: str, key: str, layer: str, recipe: Recipe) -> None:
+    st.button(label, key=key, icon=":material/healing:", on_click=_compare, args=(layer, recipe))
 
 
 def _compare(layer: str, recipe: Recipe) -> None:

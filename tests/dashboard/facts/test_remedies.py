@@ -13,11 +13,10 @@ from dashboard.facts.remedies import (
     Offer,
     describe_treatment,
     offers,
-    repair_recipe,
     treatments_of,
 )
 from quant_engine.remedies import SmoothingGroup, Targets
-from quant_engine.report import InputChannels, ModelReport, OutputReport, RangeChoice, Treatment
+from quant_engine.report import ModelReport, OutputReport, RangeChoice, Treatment
 from quant_engine.scheme import (
     BiasCorrection,
     CrossLayerEqualization,
@@ -134,14 +133,6 @@ def test_the_best_range_of_all_layers_is_offered_by_name() -> None:
     assert activation is not None
     assert activation.observer == "mse"
     assert found.whole is not None
-
-
-def test_the_chain_holds_what_findings_point_to_for_all_layers() -> None:
-    assert repair_recipe(REPORT, Targets()).remedies == ()
-    seen = InputChannels(axis=-3, lo=(0.0,) * 16, hi=(1.0,) * 15 + (100.0,))
-    report = replace_layer(REPORT, NAME, input_channels=seen)
-
-    assert repair_recipe(report, TARGETS).remedies == (CrossLayerEqualization(), SmoothQuant())
 
 
 def output(kl: float, half: float | None) -> OutputReport:

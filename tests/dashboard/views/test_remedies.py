@@ -12,7 +12,7 @@ from quant_engine.scheme import (
     Recipe,
     SmoothQuant,
 )
-from tests.dashboard.app_harness import assert_alive, open_app, texts, wait_for_jobs
+from tests.dashboard.app_harness import assert_alive, figures, open_app, texts, wait_for_jobs
 
 PAGE = "views/layer/layer.py"
 UNEQUAL = Settings("mobilenet_unequal_channels", PRESETS["int8_per_tensor"])
@@ -65,6 +65,9 @@ def test_both_teaching_variants_are_repaired_by_one_click(
     assert "Better than before." in page
     assert "degradation" in page
     assert any(found.is_applied and layer in found.layers for found in shown.report.treatments)
+
+    assert "Degradation and accuracy after each remedy" in str(figures(app))
+    assert "kept" in page
 
     app.button("undo_remedy").click().run()
     assert_alive(app)

@@ -1,0 +1,93 @@
+"""Hits and misses of the diagnosis; `python -m benchmarks.diagnosis` prints the tables of the docs.
+
+Every sample model is diagnosed at several settings. Then each remedy is run for all layers, whether
+a finding points to it or not, and is counted as a help if the KL divergence falls by more than
+twice half of its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+
+from benchmarks.remedies import CALIBRATION_SAMPLES, CHAINS, run
+from dashboard.facts.comparison import effect
+from dashboard.facts.findings import MATTERS, find_findings
+from dashboard.facts.repair import proposals
+from quant_engine import analyze
+from quant_engine.remedies import find_targets
+from quant_engine.report import ModelReport
+from quant_engine.scheme import GRANULARITIES, Recipe, TensorScheme
+from sample_models import get_model_info, list_models
+
+SINGLE = {name: chain[0] for name, chain in CHAINS.items() if len(chain) == 1}
+HIT, ALARM, MISS, SILENT = "hit", "false alarm", "miss", "rightly silent"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each model and setting, and the sums for each remedy."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=list_models())
+    parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
+    options = parser.parse_args(arguments)
+    print(f"| model, weights | KL, nats | findings (layers) | {' | '.join(SINGLE)} |")
+    print(f"|---|---|---|{'---|' * len(SINGLE)}")
+    sums: dict[str, Counter[str]] = {name: Counter() for name in SINGLE}
+    for name in options.models:
+        for bits in options.bits:
+            for granularity in GRANULARITIES:
+                scheme = TensorScheme(bits=bits, granularity=granularity)
+                report = analyse(name, scheme)
+                found = outcomes(name, report)
+                for remedy, outcome in found.items():
+                    sums[remedy][outcome] += 1
+                kl = report.output.kl_divergence if report.output else None
+                rules = Counter(
+                    finding.rule
+                    for layer in report.quantized_layers
+                    for finding in find_findings(layer, report)
+                )
+                listed = ", ".join(f"{rule} ({count})" for rule, count in rules.items()) or "none"
+                where = f"{name}, {bits} bits {granularity.replace('_', ' ')}"
+                print(
+                    f"| {where} | {kl:.1e} | {listed} | {' | '.join(found.values())} |", flush=True
+                )
+    for remedy, counted in sums.items():
+        print(f"{remedy}: {', '.join(f'{n} {outcome}' for outcome, n in counted.items())}")
+
+
+def analyse(name: str, weight: TensorScheme) -> ModelReport:
+    """Analyse a sample model, its inputs with 8 bits, asymmetric."""
+    info = get_model_info(name)
+    return analyze(
+        info.load(),
+        info.load_inputs("calibration")[0][:CALIBRATION_SAMPLES],
+        Recipe(weight, TensorScheme(symmetric=False)),
+        evaluation_data=[info.load_inputs("test")],
+        measure_time=False,
+    )
+
+
+def outcomes(name: str, report: ModelReport) -> dict[str, str]:
+    """Return for each remedy whether it was proposed and whether it helps.
+
+    What helps a model whose answers barely change (below `MATTERS`) is no miss.
+    """
+    info = get_model_info(name)
+    targets = find_targets(info.load(), info.load_inputs("test")[0][:4])
+    proposed = {r.kind for p in proposals(report, targets) for r in p.recipe.remedies}
+    before = run(name, report.recipe.weight, ())
+    matters = before.kl_divergence is not None and before.kl_divergence >= MATTERS
+    found = {}
+    for title, remedy in SINGLE.items():
+        helps = effect(before, run(name, report.recipe.weight, (remedy,))) == "better"
+        if remedy.kind in proposed:
+            found[title] = HIT if helps else ALARM
+        else:
+            found[title] = MISS if helps and matters else SILENT
+    return found
+
+
+if __name__ == "__main__":
+    main()
