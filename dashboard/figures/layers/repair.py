@@ -58,7 +58,7 @@ def _outputs(start: Run, steps: Sequence[Step]) -> list[tuple[str, bool, OutputR
 
 def _figure(start: Run, steps: Sequence[Step]) -> Any:
     points = _outputs(start, steps)
-    labels = ["<br>".join(label.split(" ", 2)) for label, _, _ in points]
+    labels = [label for label, _, _ in points]
     has_kl = all(output is not None and output.kl_divergence is not None for *_, output in points)
     moved = [None if o is None else _moved(o, has_kl) for *_, o in points]
     spans = [None if o is None or not has_kl else o.kl_interval for *_, o in points]

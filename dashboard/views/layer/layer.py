@@ -11,7 +11,8 @@ from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.views.layer.actions import show_actions
 from dashboard.views.layer.overview import show_overview
-from dashboard.views.layer.remedies import show_before_and_after, show_remedies, show_repair
+from dashboard.views.layer.remedies import show_before_and_after, show_remedies
+from dashboard.views.layer.repair import show_repair
 from dashboard.views.layer.tensor import TABS, TensorView
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
