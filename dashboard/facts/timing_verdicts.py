@@ -75,6 +75,11 @@ def gap_verdict(timing: TimingReport) -> Verdict | None:
     return Verdict(INFO, subject, text)
 
 
+def was_compared(timing: TimingReport) -> bool:
+    """Whether answers on integers were compared with simulated ones, or cannot be."""
+    return bool(timing.gaps) or any(note.startswith(NOT_COMPARED) for note in timing.notes)
+
+
 def has_integer_times(timing: TimingReport) -> bool:
     """Whether integer execution was timed at all; runs from before it was have no such times."""
     return any(entry.execution in (INTEGER, LOWERED) for entry in timing.models)

@@ -14,7 +14,12 @@ from dashboard.facts.executions import (
     execution_rows,
     unreliable_text,
 )
-from dashboard.facts.timing_verdicts import gap_verdict, timing_verdicts, was_integer_tried
+from dashboard.facts.timing_verdicts import (
+    gap_verdict,
+    timing_verdicts,
+    was_compared,
+    was_integer_tried,
+)
 from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.session import run_state
@@ -129,6 +134,8 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         elif unreliable := unreliable_text(timing):
             st.markdown(f":material/warning: {escape_markdown(unreliable)}")
             _show_again(run, "Time again")
+        elif not was_compared(timing):
+            _show_again(run, "Time again, and compare the answers")
     show_figure(model_timing_picture(timing, batch_size), key="time_models", stem=run.model_name)
     st.caption(f"{baseline_text(timing, batch_size)} Measured on {conditions_text(timing)}")
 

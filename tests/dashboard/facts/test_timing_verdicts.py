@@ -10,6 +10,7 @@ from dashboard.facts.timing_verdicts import (
     gap_verdict,
     timing_verdicts,
     timing_words,
+    was_compared,
     was_integer_tried,
     why_slower,
 )
@@ -204,4 +205,5 @@ def test_a_run_without_gaps_says_that_and_why() -> None:
         assert verdict is not None
         assert verdict.text.startswith("Not measured in this run.")
         assert ("random numbers" in verdict.text) == bool(notes)
+        assert was_compared(replace(TIMING, gaps=(), notes=notes)) == bool(notes)
         assert "Something else" not in verdict.text

@@ -161,6 +161,17 @@ def test_integer_executions_are_shown_apart_with_their_verdicts() -> None:
     assert "2 of 9 layers lose time" in text
 
 
+def test_a_run_whose_answers_were_not_compared_offers_to_do_that() -> None:
+    report = with_integer_times(make_report())
+    assert report.timing is not None
+    keep_run(replace(report, timing=replace(report.timing, gaps=())))
+
+    app = open_page(LINK)
+
+    assert "Not measured in this run." in words(app)
+    assert "Time again, and compare the answers" in [button.label for button in app.button]
+
+
 def test_layers_that_gain_and_lose_are_drawn_and_can_be_clicked() -> None:
     keep_run(with_integer_times(make_report()))
     app = open_page({**LINK, "layer": "head.0"})
