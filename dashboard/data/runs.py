@@ -126,6 +126,12 @@ def with_named_layers(report: ModelReport) -> ModelReport:
     return replace(report, layers=tuple(named))
 
 
+def with_engine_names(report: ModelReport) -> ModelReport:
+    """Return a run's report with the names that the engine knows its layers by."""
+    known = (replace(x, name="") if x.name == MODEL_ITSELF else x for x in report.layers)
+    return replace(report, layers=tuple(known))
+
+
 def now() -> str:
     """Return the present time, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -129,7 +129,10 @@ def comparison_text(timing: TimingReport, entry: TimingEntry) -> str:
 
 
 def gap_text(timing: TimingReport, name: str) -> str:
-    """Return how far an execution's answers lie from the simulated ones; empty if not known."""
+    """Return by what share of the quantization error an execution's answers differ from simulated.
+
+    Empty if not known; of several outputs each with its name.
+    """
     gaps = [gap for gap in timing.gaps if gap.execution == name]
     if not gaps:
         return ""
@@ -139,7 +142,7 @@ def gap_text(timing: TimingReport, name: str) -> str:
     ]
     if len(gaps) > 1:
         shares = [f"{gap.output} {share}" for gap, share in zip(gaps, shares, strict=True)]
-    return f"{', '.join(shares)} of the quantization error"
+    return ", ".join(shares)
 
 
 def conditions_text(timing: TimingReport) -> str:

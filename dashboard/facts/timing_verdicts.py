@@ -66,11 +66,11 @@ def gap_verdict(timing: TimingReport) -> Verdict | None:
         for name in dict.fromkeys(gap.execution for gap in timing.gaps)
     )
     text = (
-        f"They differ by {found}: root mean square of integer minus simulated over that of "
-        f"simulated minus float, on {plural(timing.gaps[0].samples, 'sample')}. The errors of a "
-        "run are the simulation's; those on integers lie within that share of them. Float32 sums "
-        "put values on the other side of a tie, and lowered execution also rounds residuals once "
-        "more."
+        f"They differ by this share of the quantization error: {found} (root mean square of "
+        "integer minus simulated over that of simulated minus float, on "
+        f"{plural(timing.gaps[0].samples, 'sample')}). The errors of a run are the simulation's; "
+        "those on integers lie within that share of them. Float32 sums put values on the other "
+        "side of a tie, and lowered execution also rounds residuals once more."
     )
     return Verdict(INFO, subject, text)
 

@@ -21,7 +21,13 @@ import torch
 import quant_engine
 import sample_models
 import sample_models.data
-from dashboard.data.runs import Run, RunSummary, read_example, read_example_summary
+from dashboard.data.runs import (
+    Run,
+    RunSummary,
+    read_example,
+    read_example_summary,
+    with_engine_names,
+)
 from dashboard.data.settings import Settings
 from dashboard.data.stories import STORIES, example_stem, story_settings
 from dashboard.data.sweeps import Sweep
@@ -274,7 +280,7 @@ def analyze_settings(
 def time_report(report: ModelReport, settings: Settings, control: Control) -> ModelReport:
     """Add measured times to a report of these settings; runs for seconds."""
     return quant_engine.measure_times(
-        report,
+        with_engine_names(report),
         sample_models.load_model(settings.model_name),
         calibration_batches(settings),
         evaluation_data=evaluation_batches(settings.model_name),

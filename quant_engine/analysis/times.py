@@ -80,17 +80,12 @@ def check_budget(seconds: float | None) -> None:
 
 
 def _check_layers(report: ModelReport, model: nn.Module) -> None:
-    """Raise DataError unless the model has the report's layers, and no other to quantize.
-
-    A module that stays float may be listed by one version and not by another.
-    """
     expected = {layer.name for layer in report.layers}
-    found = list_layers(model)
-    names = {layer.name for layer in found}
-    if expected - names or {layer.name for layer in found if layer.is_quantizable} - expected:
+    found = {layer.name for layer in list_layers(model)}
+    if expected != found:
         raise DataError(
             f"The report is of another model: it has the layers {sorted(expected)}, the model "
-            f"{sorted(names)}. Give the model that the report is about."
+            f"{sorted(found)}. Give the model that the report is about."
         )
 
 

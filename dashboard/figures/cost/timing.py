@@ -102,7 +102,8 @@ def _describe(timing: TimingReport, entry: TimingEntry) -> str:
         lines.append(compared)
     if gap := gap_text(timing, entry.execution):
         samples = plural(timing.gaps[0].samples, "sample")
-        lines.append(f"answers differ from the simulated by {gap}, on {samples}")
+        lines.append(f"answers differ from simulated by {gap} of the quantization error")
+        lines.append(f"(root mean squares, {samples})")
     if entry.is_unreliable:
         lines.append("unreliable: its runs differ too much")
     return "<br>".join(lines)

@@ -108,7 +108,9 @@ def test_the_page_has_the_four_pictures_and_each_names_its_takeaway() -> None:
 
 def test_the_last_picture_of_times_says_how_far_integers_lie_from_the_simulation() -> None:
     remarks = [section.remark for section in sections(with_integer_times(make_report()))]
-    said = [remark for remark in remarks if "integer int8 (lowered) 12 % of the quant" in remark]
+    said = [
+        remark for remark in remarks if "integer int8 (lowered) 12 % (root mean square" in remark
+    ]
     assert said == remarks[-1:]
 
 

@@ -182,8 +182,8 @@ def test_how_far_integers_lie_from_the_simulation_is_said_for_each_execution() -
     verdict = gap_verdict(TIMING)
     assert verdict is not None
     assert verdict.text.startswith(
-        "They differ by integer int8 2.4 % of the quantization error; integer int8 (lowered) 12 % "
-        "of the quantization error: root mean square"
+        "They differ by this share of the quantization error: integer int8 2.4 %; integer int8 "
+        "(lowered) 12 % (root mean square of integer minus simulated"
     )
     assert "on 64 samples" in verdict.text
 
@@ -195,7 +195,7 @@ def test_the_gap_of_each_output_is_named() -> None:
     )
     verdict = gap_verdict(replace(TIMING, gaps=gaps))
     assert verdict is not None
-    assert "integer int8 boxes 25 %, scores more than all (there is none) of" in verdict.text
+    assert "integer int8 boxes 25 %, scores more than all (there is none) (root" in verdict.text
 
 
 def test_a_run_without_gaps_says_that_and_why() -> None:

@@ -158,7 +158,7 @@ def test_what_was_timed_is_said_for_each_execution():
 
 
 def test_hover_and_file_say_how_far_integers_lie_from_the_simulation():
-    said = "answers differ from the simulated by 12 % of the quantization error, on 64 samples"
+    said = "by 12 % of the quantization error<br>(root mean squares, 64 samples)"
     hovers = model_timing_figure(INTEGER_TIMING, 64).data[0].hovertext
     assert [said in hover for hover in hovers] == [False] * (len(hovers) - 1) + [True]
     shares = {

@@ -150,7 +150,7 @@ def test_integer_executions_are_shown_apart_with_their_verdicts() -> None:
     assert "**On integers: faster than float.**" in text
     assert "2.50 times as fast. The slower way, integer int8, takes 18.9 ms." in text
     assert "never a speed-up" in text
-    assert "integer int8 2.4 % of the quantization error; integer int8 (lowered) 12 % of" in text
+    assert "quantization error: integer int8 2.4 %; integer int8 (lowered) 12 % (root" in text
     labels = figure(app, "Time of one forward pass")["layout"]["yaxis"]["ticktext"]
     assert labels[-2:] == ["integer int8", "integer int8 (lowered)"]
     assert "Analyse again with integer times" not in [button.label for button in app.button]

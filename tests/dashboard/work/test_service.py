@@ -13,7 +13,7 @@ import torch
 
 from dashboard import build_examples
 from dashboard.data.prediction_files import unpack_prediction
-from dashboard.data.runs import write_example
+from dashboard.data.runs import MODEL_ITSELF, with_named_layers, write_example
 from dashboard.data.settings import MAX_CALIBRATION_SAMPLES, Settings
 from dashboard.data.sweeps import Sweep
 from dashboard.work import prediction_service, service
@@ -258,3 +258,25 @@ def test_an_example_from_another_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="version 2"):
         service.read_example(path)
+
+
+def test_a_model_with_parameters_of_its_own_is_timed_again_by_the_names_of_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = service.example_run("transformer")
+    assert run is not None
+    given: list[ModelReport] = []
+
+    def measure(report: ModelReport, *_: object, **__: object) -> ModelReport:
+        given.append(report)
+        return report
+
+    monkeypatch.setattr("quant_engine.measure_times", measure)
+    service.time_report(run.report, run.settings, Watcher())
+
+    (report,) = given
+    assert MODEL_ITSELF in [layer.name for layer in run.report.layers]
+    assert {layer.name for layer in report.layers} == {
+        layer.name for layer in service._prepared_layers("transformer")
+    }
+    assert with_named_layers(report) == run.report
