@@ -17,7 +17,7 @@ from dashboard.facts.accuracy import (
     share_text,
 )
 from dashboard.facts.comparison import degradation_text, effect
-from dashboard.facts.executions import execution
+from dashboard.facts.executions import FLOATS, execution
 from dashboard.facts.layer_times import are_alike
 from dashboard.words.formatting import (
     MISSING,
@@ -26,8 +26,8 @@ from dashboard.words.formatting import (
     format_number,
     format_shrinking,
 )
-from dashboard.words.recipes import describe_scheme
-from quant_engine.report import ModelReport, OutputReport, TimingEntry
+from dashboard.words.recipes import REMEDY_NAMES, describe_scheme
+from quant_engine.report import ModelReport, OutputReport, TimingEntry, TimingReport
 from quant_engine.scheme import LayerScheme, TensorScheme
 
 Verdict = Literal["better", "worse", "none", "unknown"]
@@ -63,7 +63,7 @@ def setting_differences(a: Settings, b: Settings) -> tuple[Difference, ...]:
         ("Weights", lambda s: describe_scheme(s.recipe.weight)),
         ("Layer inputs", lambda s: _input_words(s.recipe.activation)),
         ("Kept in float", lambda s: ", ".join(s.recipe.exclude_layers) or "nothing"),
-        ("Remedies", lambda s: ", ".join(map(remedy_to_text, s.recipe.remedies)) or "none"),
+        ("Remedies", _remedy_words),
         ("Calibration samples, at most", lambda s: str(s.calibration_samples)),
         ("Seed", lambda s: str(s.seed)),
     )
@@ -72,6 +72,17 @@ def setting_differences(a: Settings, b: Settings) -> tuple[Difference, ...]:
         first, second = (_layer_words(x.recipe.overrides.get(name)) for x in (a, b))
         found.append(Difference(f"Scheme of {name}", first, second))
     return tuple(one for one in found if one.a != one.b)
+
+
+def _remedy_words(settings: Settings) -> str:
+    """The remedies by name, with what is set in them where that is not the usual."""
+    texts = []
+    for remedy in settings.recipe.remedies:
+        usual = remedy_to_text(type(remedy)())
+        text = remedy_to_text(remedy)
+        name = REMEDY_NAMES[remedy.kind]
+        texts.append(name if text == usual else f"{name} ({text})")
+    return ", ".join(texts) or "none"
 
 
 def _input_words(scheme: TensorScheme | None) -> str:
@@ -182,12 +193,19 @@ def _times(a: ModelReport, b: ModelReport) -> list[Difference]:
     if first is None or second is None:
         return []
     found = []
+    is_same_float = a.model_name == b.model_name
     for entry in first.models:
         other = second.model(entry.execution, entry.batch_size)
         if other is None:
             continue
         name = f"Time, {execution(entry.execution).label}, batches of {entry.batch_size}"
         change, verdict = _time_change(entry, other)
+        if is_same_float and verdict in ("better", "worse"):
+            drift = _drift(first, second, entry.batch_size)
+            if max(entry.median_ms, other.median_ms) <= drift * min(
+                entry.median_ms, other.median_ms
+            ):
+                change, verdict = f"{change}: float, the same in both, varies as much", "none"
         if first.environment != second.environment:
             change, verdict = "other machine or threads: not compared", "unknown"
         found.append(Difference(name, _time_text(entry), _time_text(other), change, verdict))
@@ -199,6 +217,13 @@ def _time_change(a: TimingEntry, b: TimingEntry) -> tuple[str, Verdict]:
     if are_alike(a, b):
         return f"{ratio}: {NO_DIFFERENCE}", "none"
     return ratio, "better" if b.median_ms < a.median_ms else "worse"
+
+
+def _drift(a: TimingReport, b: TimingReport, batch_size: int) -> float:
+    """By what factor the times of one and the same float model differ: what the machine did."""
+    pairs = ((a.model(kind, batch_size), b.model(kind, batch_size)) for kind in FLOATS)
+    times = [(x.median_ms, y.median_ms) for x, y in pairs if x is not None and y is not None]
+    return max((max(pair) / min(pair) for pair in times if min(pair) > 0), default=1.0)
 
 
 def _time_text(entry: TimingEntry) -> str:

@@ -59,7 +59,7 @@ def choose_sets(prediction: Prediction) -> dict[str, tuple[str, ...]]:
 
 def budget_of(prediction: Prediction) -> int:
     """Return the bytes of the model with all layers at `BITS`."""
-    return prediction.score(prediction.uniform(option_of(prediction))).size.model_bytes
+    return prediction.response.size(prediction.uniform(option_of(prediction))).model_bytes
 
 
 def plan_by_sums(prediction: Prediction) -> dict[str, str]:
@@ -70,11 +70,11 @@ def plan_by_sums(prediction: Prediction) -> dict[str, str]:
     doi.org/10.1109/29.90373).
     """
     budget, layers = budget_of(prediction), prediction.response.layers
-    in_float = prediction.score({}).size.model_bytes
+    in_float = prediction.response.size({}).model_bytes
     choices = {
         (layer, option): (
             prediction.alone[layer, option],
-            prediction.score({layer: option}).size.model_bytes - in_float,
+            prediction.response.size({layer: option}).model_bytes - in_float,
         )
         for layer in layers
         for option in prediction.letters
@@ -95,7 +95,7 @@ def plan_by_sums(prediction: Prediction) -> dict[str, str]:
     low, high = _PRICES
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
-        if prediction.score(plan(middle)).size.model_bytes <= budget:
+        if prediction.response.size(plan(middle)).model_bytes <= budget:
             high = middle
         else:
             low = middle

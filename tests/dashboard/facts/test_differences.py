@@ -11,8 +11,9 @@ from dashboard.data.settings import Settings
 from dashboard.data.stories import STORIES
 from dashboard.facts.accuracy import NO_DIFFERENCE
 from dashboard.facts.differences import Difference, outcomes, setting_differences
+from dashboard.facts.executions import FLOATS
 from dashboard.work import service
-from quant_engine.report import Answers, OutputReport
+from quant_engine.report import Answers, OutputReport, TimingEntry, TimingReport
 from quant_engine.scheme import PRESETS, Gptq
 from tests.dashboard.factories import make_report
 
@@ -130,13 +131,17 @@ def test_times_of_other_machines_are_shown_and_not_judged() -> None:
     timing = run.report.timing
     assert timing is not None
     elsewhere = replace(timing, environment=replace(timing.environment, threads=64))
-    slower = replace(
-        timing,
-        models=tuple(
-            replace(e, median_ms=9 * e.median_ms, q1_ms=9 * e.q1_ms, q3_ms=9 * e.q3_ms)
-            for e in timing.models
-        ),
-    )
+
+    def nine_times(kinds: tuple[str, ...]) -> TimingReport:
+        def longer(e: TimingEntry) -> TimingEntry:
+            return replace(e, median_ms=9 * e.median_ms, q1_ms=9 * e.q1_ms, q3_ms=9 * e.q3_ms)
+
+        models = tuple(longer(e) if e.execution in kinds else e for e in timing.models)
+        return replace(timing, models=models)
+
+    kinds = tuple(dict.fromkeys(entry.execution for entry in timing.models))
+    slower = nine_times(tuple(kind for kind in kinds if kind not in FLOATS))
+    all_slower = nine_times(kinds)
 
     def times(found: tuple[Difference, ...]) -> list[Difference]:
         return [one for one in found if one.name.startswith("Time, ")]
@@ -145,7 +150,13 @@ def test_times_of_other_machines_are_shown_and_not_judged() -> None:
     assert len(same) == len(timing.models)
     assert {one.verdict for one in same} == {"none"}
     other = replace(run, report=replace(run.report, timing=slower))
-    assert {one.verdict for one in times(outcomes(run, other))} == {"worse"}
+    found = times(outcomes(run, other))
+    assert {one.verdict for one in found if "float" not in one.name} == {"worse"}
+    assert {one.verdict for one in found if "float" in one.name} == {"none"}
+    other = replace(run, report=replace(run.report, timing=all_slower))
+    found = times(outcomes(run, other))
+    assert {one.verdict for one in found} == {"none"}, "the float model is the same in both"
+    assert all("varies as much" in one.change for one in found)
     other = replace(run, report=replace(run.report, timing=elsewhere))
     assert {one.verdict for one in times(outcomes(run, other))} == {"unknown"}
     other = replace(run, report=replace(run.report, timing=None))

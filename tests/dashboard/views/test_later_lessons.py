@@ -184,7 +184,12 @@ def test_the_stored_answers_of_the_loud_network_are_what_the_engine_computes() -
     right = sum(a == b for a, b in zip(logits.argmax(1).tolist(), labels, strict=True))
 
     stored = read_numbers("loud").values["cases"][loud.LOUD]["moves"][loud.NOTHING]["right"]
-    assert right == pytest.approx(stored, abs=4)  # sums of another processor may tip a close one
+    # Sums in another order (oneDNN on or off, one image or 100 at a time) tip codes, and moved
+    # logits by up to 0.07: only answers as close as that may differ on another processor.
+    best, second = logits.topk(2, dim=1).values.T
+    may_tip = int((best - second < 2 * 0.07).sum())
+    assert may_tip <= 4
+    assert right == pytest.approx(stored, abs=may_tip)
 
 
 def test_one_pair_cancels_and_another_adds_by_run_and_by_prediction() -> None:

@@ -32,14 +32,15 @@ def test_the_stored_accuracy_of_equalization_is_what_the_engine_computes() -> No
         service.calibration_batches(settings),
         settings.recipe,
     )
+    batches = service.evaluation_batches(ruler.MODEL)
     with torch.inference_mode():
-        right = sum(
-            int((model(images).argmax(1) == labels).sum())
-            for images, labels in service.evaluation_batches(ruler.MODEL)
-        )
+        logits = torch.cat([model(images) for images, _ in batches])
+    labels = torch.cat([wanted for _, wanted in batches])
 
     stored = lesson_numbers.read_numbers("ruler").values
-    assert right / stored["test_images"] == pytest.approx(
-        stored["treatments"][ruler.EQUALIZE]["accuracy"],
-        abs=0.0051,  # two digits: sums of another processor may tip one that is close
-    )
+    share = stored["treatments"][ruler.EQUALIZE]["accuracy"]
+    assert int((logits.argmax(1) == labels).sum()) == round(share * stored["test_images"])
+    # Why to the digit, on any processor: sums in another order (oneDNN on or off, one image or 100
+    # at a time) tip codes, and moved no logit by more than 0.15. No answer is as close as that.
+    best, second = logits.topk(2, dim=1).values.T
+    assert float((best - second).min()) > 2 * 0.15

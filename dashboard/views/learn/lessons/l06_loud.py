@@ -146,8 +146,8 @@ LESSON = Lesson(
     question="The exact network computes the same after the trick. And the one rounded to 8 bits?",
     answers=(
         "The same as before: what is divided here is multiplied there",
-        "It is right again: weights had room to take over the difficulty",
-        "It gets worse: now the weights are loud",
+        "Right again: weights had room to take over the difficulty",
+        "Worse: now the weights are loud",
     ),
     controls=(
         Control("move", "What we do", tuple(_MOVES), _ASKED, "α is SmoothQuant's own setting."),
