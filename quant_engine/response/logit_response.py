@@ -176,6 +176,8 @@ class LogitResponse:
         The largest one up to which they lie within a factor of two of what running gave, but for
         two of any eight in a row; 0 where the check's level is "poor" or "unknown". `factor` says
         how far off nine of ten of them are, `beyond` what predictions are like past the limit.
+        The check is of single layers and random configurations: what a search found can be worse
+        than predicted inside the region too, so run it (`search_measured`).
         """
         checked = (*self.agreement.single_points, *self.agreement.random_points)
         region = find_region((point.predicted, point.measured) for point in checked)

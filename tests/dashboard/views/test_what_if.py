@@ -421,6 +421,7 @@ def test_measured_wins_and_predicted_stands_beside_predicted(example: Prediction
     (other,) = [m for m in app.metric if m.label == "Accuracy, predicted"]
     floats = format_accuracy(example.score({}).accuracy)
     assert other.delta == f"run {predicted}, float {floats}, predicted too"
+    assert "What a search found does worse than predicted: run it." in texts(app)
 
 
 def test_a_choice_beyond_the_region_is_said_to_be_there(example: Prediction) -> None:
