@@ -1,7 +1,8 @@
 """Schemes as short readable text for a link, and back.
 
 `8-symmetric-per_channel-mse`, `8-asymmetric-per_tensor-percentile99.5`, `none` (input in float),
-`8-asymmetric-per_tensor-minmax-dynamic` (a range per batch),
+`4-symmetric-per_group32-mse` (groups of 32), `8-asymmetric-per_tensor-minmax-dynamic` (a range per
+batch),
 `conv1:4` (weight bits of one layer), `conv1:4:6` (weight and input bits) or, where a layer has a
 scheme of its own, `conv1:<scheme>:<scheme>`. Remedies are `gptq` (for all layers),
 `smooth_quant-0.5` (with a setting), `bias_correction:head:blocks.*` (for some layers).
@@ -33,6 +34,7 @@ NO_ACTIVATION = "none"
 KEEP_OFFSETS = "keep_offsets"
 EVERY_LAYER = ("*",)
 DYNAMIC = "dynamic"
+GROUPS = "per_group"
 _SYMMETRY = {"symmetric": True, "asymmetric": False}
 
 
@@ -57,12 +59,15 @@ def scheme_to_text(scheme: TensorScheme) -> str:
     Example:
         >>> scheme_to_text(TensorScheme(bits=4, observer="percentile", percentile=99.5))
         '4-symmetric-per_tensor-percentile99.5'
+        >>> scheme_to_text(TensorScheme(granularity="per_group", group_size=64))
+        '8-symmetric-per_group64-minmax'
     """
     symmetry = "symmetric" if scheme.symmetric else "asymmetric"
     observer = scheme.observer
     if observer == "percentile":
         observer += repr(float(scheme.percentile))
-    words = [str(scheme.bits), symmetry, scheme.granularity, observer]
+    granularity = f"{scheme.granularity}{scheme.group_size or ''}"
+    words = [str(scheme.bits), symmetry, granularity, observer]
     return "-".join([*words, DYNAMIC] if scheme.is_dynamic else words)
 
 
@@ -76,10 +81,10 @@ def scheme_from_text(text: str) -> TensorScheme:
     Example:
         >>> scheme_from_text("4-asymmetric-percentile99.5")
         TensorScheme(bits=4, symmetric=False, granularity='per_tensor', observer='percentile',
-        percentile=99.5, is_dynamic=False)
+        percentile=99.5, is_dynamic=False, group_size=None)
     """
     bits, symmetric, granularity, observer = 8, True, "per_tensor", "minmax"
-    percentile, is_dynamic = 99.9, False
+    percentile, is_dynamic, group_size = 99.9, False, None
     words = (*_SYMMETRY, *GRANULARITIES, *OBSERVERS, DYNAMIC)
     for part in text.split("-"):
         if part.isascii() and part.isdigit() and len(part) <= 3:
@@ -87,7 +92,9 @@ def scheme_from_text(text: str) -> TensorScheme:
         elif part in _SYMMETRY:
             symmetric = _SYMMETRY[part]
         elif part in GRANULARITIES:
-            granularity = part
+            granularity, group_size = part, None
+        elif part.startswith(GROUPS):
+            granularity, group_size = GROUPS, _whole_number(part.removeprefix(GROUPS))
         elif part in OBSERVERS:
             observer = part
         elif part == DYNAMIC:
@@ -97,7 +104,13 @@ def scheme_from_text(text: str) -> TensorScheme:
             percentile = _number(part.removeprefix("percentile"))
         else:
             raise LinkError(f"“{part[:30]}” is not a word of a scheme. {suggest(part, words)}")
-    return TensorScheme(bits, symmetric, granularity, observer, percentile, is_dynamic)
+    return TensorScheme(bits, symmetric, granularity, observer, percentile, is_dynamic, group_size)
+
+
+def _whole_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 5:
+        raise LinkError(f"“{text[:30]}” is not a group size, such as 32.")
+    return int(text)
 
 
 def _number(text: str) -> float:

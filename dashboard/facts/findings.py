@@ -155,7 +155,7 @@ def _tensors(layer: LayerReport) -> list[tuple[TensorReport, str]]:
 def coarse_scale(layer: LayerReport) -> Finding | None:
     """Find channels of a weight that share a scale which is too coarse for some of them."""
     zeros, tensor = zeros_of(layer.weight), layer.weight
-    if zeros is None or tensor is None or tensor.scheme.is_per_channel:
+    if zeros is None or tensor is None or not tensor.scheme.has_one_scale:
         return None
     by_channel = channel_sqnrs(tensor)
     gap = by_channel is not None and by_channel[1] - by_channel[0] >= CHANNEL_GAP_DB

@@ -221,4 +221,5 @@ def _grid_number(tensor: TensorReport, values: tuple[float, ...]) -> str:
     span = format_span(values)
     if tensor.is_dynamic:
         return f"{span}, per batch" if " to " in span else f"{span} in every batch"
-    return f"{span} ({len(values):,} channels)" if " to " in span else span
+    owners = f"{tensor.group_count:,} groups" if tensor.group_count else f"{len(values):,} channels"
+    return f"{span} ({owners})" if " to " in span else span

@@ -83,7 +83,7 @@ def _equalize_input(layer: LayerReport, recipe: Recipe, targets: Targets) -> lis
 def _smooth(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     for group in targets.groups:
         into = recipe.layer_scheme(group.folded_into) if group.folded_into else None
-        if into is not None and not into.weight.is_per_channel:
+        if into is not None and into.weight.has_one_scale:
             continue  # a division cannot be folded into weights with one scale
         if layer.name in group.layers:
             others = [f"`{name}`" for name in group.layers if name != layer.name]
@@ -105,7 +105,12 @@ def _bias(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
 
 def _per_channel(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     return _with_weight(
-        rules.PER_CHANNEL, "Scale per channel and compare", layer, recipe, granularity="per_channel"
+        rules.PER_CHANNEL,
+        "Scale per channel and compare",
+        layer,
+        recipe,
+        granularity="per_channel",
+        group_size=None,
     )
 
 

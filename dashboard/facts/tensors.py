@@ -21,16 +21,16 @@ class Channel:
         lo: Smallest value.
         hi: Largest value.
         sqnr_db: Its SQNR in dB; inf where exact.
-        grid_lo: Smallest value its grid can hold.
-        grid_hi: Largest value its grid can hold.
+        grid_lo: Smallest value its grid can hold; None where its groups have several grids.
+        grid_hi: Largest value its grid can hold, likewise.
     """
 
     index: int
     lo: float
     hi: float
     sqnr_db: float
-    grid_lo: float
-    grid_hi: float
+    grid_lo: float | None
+    grid_hi: float | None
 
     @property
     def reach(self) -> float:
@@ -43,14 +43,29 @@ def channels_of(tensor: TensorReport) -> tuple[Channel, ...]:
     ranges, scheme = tensor.channels, tensor.scheme
     if ranges is None:
         return ()
-    count = len(ranges.lo)
-    scales = tensor.scale if len(tensor.scale) == count else tensor.scale[:1] * count
-    zeros = tensor.zero_point if len(tensor.zero_point) == count else tensor.zero_point[:1] * count
-    columns = zip(ranges.lo, ranges.hi, ranges.sqnr_db, scales, zeros, strict=True)
-    return tuple(
-        Channel(i, lo, hi, sqnr, (scheme.qmin - zero) * scale, (scheme.qmax - zero) * scale)
-        for i, (lo, hi, sqnr, scale, zero) in enumerate(columns)
-    )
+    ends = [
+        (None, None)
+        if grid is None
+        else ((scheme.qmin - grid[1]) * grid[0], (scheme.qmax - grid[1]) * grid[0])
+        for grid in channel_grids(tensor)
+    ]
+    columns = zip(ranges.lo, ranges.hi, ranges.sqnr_db, ends, strict=True)
+    return tuple(Channel(i, lo, hi, sqnr, *end) for i, (lo, hi, sqnr, end) in enumerate(columns))
+
+
+def channel_grids(tensor: TensorReport) -> tuple[tuple[float, int] | None, ...]:
+    """Return scale and zero point of each channel of a weight; None where it has several."""
+    count = 0 if tensor.channels is None else len(tensor.channels.lo)
+    if tensor.group_count:
+        return (None,) * count
+    grids = tuple(zip(tensor.scale, tensor.zero_point, strict=True))
+    return grids * count if tensor.scheme.has_one_scale else grids
+
+
+def grid_owner(tensor: TensorReport) -> str:
+    """Return what has a grid of its own in a weight with several."""
+    size = tensor.scheme.group_size
+    return "channel" if size is None else f"group of {size} weights"
 
 
 def worst_channels(tensor: TensorReport, count: int = WORST) -> tuple[Channel, ...]:
@@ -91,7 +106,10 @@ def why_no_choice(tensor: TensorReport) -> str:
             "value of each "
             "batch."
         )
-    return "Every channel has a range of its own here; range estimators are compared for one range."
+    return (
+        f"Every {grid_owner(tensor)} has a range of its own here; range estimators are compared "
+        "for one range."
+    )
 
 
 def grid_range(tensor: TensorReport) -> tuple[float, float] | None:

@@ -241,7 +241,7 @@ def weak_channel(tensor: TensorReport, subject: str) -> Verdict | None:
     if lost > 1:
         text += f" {plural(lost, 'channel')} are below {BAD_DB:g} dB."
     widest = max(channels, key=lambda c: c.reach)
-    if 0 < channel.reach < widest.reach / 2 and not tensor.scheme.is_per_channel:
+    if 0 < channel.reach < widest.reach / 2 and tensor.scheme.has_one_scale:
         text += (
             f" Its range is {format_number(widest.reach / channel.reach, 2)} times smaller than "
             f"that of channel {widest.index}, and both share one scale. Scales per channel help."
@@ -299,7 +299,7 @@ def lost_weights(layer: LayerReport, report: ModelReport) -> Verdict | None:
     if zeros is None or not zeros.is_cause:
         return None
     remedy = ""
-    if layer.weight is not None and not layer.weight.scheme.is_per_channel:
+    if layer.weight is not None and layer.weight.scheme.has_one_scale:
         remedy = " One scale per channel keeps them."
     title = "Lost weights"
     return Verdict(BAD, title, f"{zeros.sentence}.{remedy}", opens="Weights")

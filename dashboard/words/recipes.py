@@ -88,7 +88,7 @@ def describe_scheme(scheme: TensorScheme) -> str:
         '8-bit symmetric per tensor, dynamic (per batch)'
     """
     parts = [f"{scheme.bits}-bit", "symmetric" if scheme.symmetric else "asymmetric"]
-    parts.append(scheme.granularity.replace("_", " "))
+    parts.append(scheme.granularity_name)
     observer = {"minmax": "min–max", "mse": "smallest error"}.get(scheme.observer, scheme.observer)
     if scheme.observer == "percentile":
         observer = f"{format_number(scheme.percentile, 4)} % percentile"

@@ -30,7 +30,14 @@ from quant_engine.report import (
     WorkedExample,
 )
 from quant_engine.scheme import TensorScheme
-from quant_engine.tensors.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
+from quant_engine.tensors.affine import (
+    QParams,
+    choose_qparams,
+    dequantize,
+    fake_quantize,
+    quantize,
+    split_columns,
+)
 from quant_engine.tensors.histogram import BinnedValues, Histogram, bin_channels, piece_columns
 from quant_engine.tensors.observers import (
     choose_range,
@@ -71,8 +78,8 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
         shape=tuple(weight.shape),
         lo=lo,
         hi=hi,
-        scale=_floats(qparams.scale),
-        zero_point=tuple(int(z) for z in qparams.zero_point.reshape(-1).tolist()),
+        scale=_floats(_of_channels(qparams, qparams.scale)),
+        zero_point=tuple(_of_channels(qparams, qparams.zero_point).reshape(-1).tolist()),
         error=stats.metrics(),
         values=stats.value_histogram(),
         lsb_error=stats.error_histogram(),
@@ -139,9 +146,14 @@ def input_channels(stats: LayerStats) -> InputChannels | None:
     return InputChannels(stats.input_axis, _floats(stats.input_lo), _floats(stats.input_hi))
 
 
+def _of_channels(qparams: QParams, values: Tensor) -> Tensor:
+    """Return scales or zero points as a report holds them: of groups the extremes alone."""
+    return values if qparams.group_size is None else torch.stack(values.aminmax())
+
+
 def _per_channel_sqnr(rows: Tensor, scheme: TensorScheme) -> float | None:
     """Return the SQNR with a scale for each channel, where the weight has one for all."""
-    if scheme.is_per_channel:
+    if not scheme.has_one_scale:
         return None
     own = replace(scheme, granularity="per_channel")
     sums = _Sums.of(rows, choose_weight_qparams(rows, own, 0))
@@ -232,9 +244,13 @@ def _grid_at(places: Tensor, qparams: QParams, shape: tuple[int, ...]) -> QParam
     """Return the grid of single elements, one entry each where channels have their own."""
     if qparams.axis is None:
         return qparams
-    channel = places // math.prod(shape[qparams.axis :][1:]) % shape[qparams.axis]
-    scale, zero_point = qparams.scale[channel], qparams.zero_point[channel]
-    return QParams(scale, zero_point, qparams.qmin, qparams.qmax, axis=0)
+    within = math.prod(shape[qparams.axis :][1:])
+    channel = places // within % shape[qparams.axis]
+    at: tuple[Tensor, ...] = (channel,)
+    if qparams.group_size is not None:
+        column = places // (within * shape[qparams.axis]) * within + places % within
+        at = (channel, column // qparams.group_size)
+    return QParams(qparams.scale[at], qparams.zero_point[at], qparams.qmin, qparams.qmax, axis=0)
 
 
 def _channel_ranges(
@@ -276,8 +292,8 @@ class _Sums:
         by_row, by_column = (torch.zeros(2, n, dtype=torch.float64) for n in rows.shape)
         became_zero = torch.zeros(len(rows), dtype=torch.int64)
         start = 0
-        for piece in torch.split(rows, piece_columns(len(rows)), dim=1):
-            stand_in = fake_quantize(piece, qparams)
+        for piece, grid in split_columns(rows, qparams, piece_columns(len(rows))):
+            stand_in = fake_quantize(piece, grid)
             for index, values in enumerate((piece.double(), piece.double() - stand_in.double())):
                 energy = values.square()
                 by_row[index] += energy.sum(dim=1).cpu()

@@ -188,7 +188,7 @@ class QuantizedLayer(nn.Module):
     def can_share_codes(self, other: QuantizedLayer) -> bool:
         """Whether the same float weight gives the same codes and grid in both layers."""
         return self.scheme.weight == other.scheme.weight and (
-            not self.scheme.weight.is_per_channel or self.channel_axis == other.channel_axis
+            self.scheme.weight.has_one_scale or self.channel_axis == other.channel_axis
         )
 
     def share_codes(self, other: QuantizedLayer) -> None:
@@ -334,7 +334,7 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """Show the scheme in `print(model)`."""
         weight = self.scheme.weight
-        state = f"int{weight.bits} {weight.granularity}" if self.is_quantized else "float"
+        state = f"int{weight.bits} {weight.granularity_name}" if self.is_quantized else "float"
         inputs = "float"
         if self.rounds_input and self.scheme.activation is not None:
             dynamic = " dynamic" if self.scheme.activation.is_dynamic else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from quant_engine.layers.base import QuantizedLayer
 from quant_engine.layers.registry import register_quantized_layer
 from quant_engine.scheme import LayerScheme
-from quant_engine.tensors.affine import QParams, dequantize
+from quant_engine.tensors.affine import dequantize
 
 
 def shortened(rows: Tensor, max_norm: float | None, norm_type: float) -> Tensor:
@@ -107,9 +108,7 @@ class QuantizedEmbedding(QuantizedLayer):
                 self.weight_dtype
             )
         chosen = input.reshape(-1)
-        grid = QParams(
-            table.scale[chosen], table.zero_point[chosen], table.qmin, table.qmax, axis=0
-        )
+        grid = replace(table, scale=table.scale[chosen], zero_point=table.zero_point[chosen])
         values = dequantize(rows.reshape(chosen.numel(), self.embedding_dim), grid).view(rows.shape)
         return shortened(values, self.max_norm, self.norm_type).to(self.weight_dtype)
 
@@ -231,8 +230,7 @@ class QuantizedEmbeddingBag(QuantizedLayer):
         used, ids = torch.unique(input, return_inverse=True)
         rows, grid = stored.codes[used], stored.qparams
         if grid.axis is not None:
-            scale, points = grid.scale[used], grid.zero_point[used]
-            grid = QParams(scale, points, grid.qmin, grid.qmax, axis=0)
+            grid = replace(grid, scale=grid.scale[used], zero_point=grid.zero_point[used])
         left_out = None
         if self.padding_idx is not None:
             (found,) = (used == self.padding_idx).nonzero(as_tuple=True)

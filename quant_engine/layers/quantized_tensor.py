@@ -21,7 +21,8 @@ class StoredGrid(nn.Module):
         scheme: What chose it. A symmetric one needs no zero points, so none are stored.
 
     Attributes:
-        scale: float32, shape () or (channels,); it stays float32 when the model is converted.
+        scale: float32, shape (), (channels,) or (channels, groups); it stays float32 when the model
+            is converted.
         zero_point: int8, shape of `scale`; None for a symmetric scheme.
         axis: Axis of the tensor that the channels lie on; None for a single scale.
     """
@@ -39,9 +40,9 @@ class StoredGrid(nn.Module):
     @property
     def qparams(self) -> QParams:
         """The grid; without stored zero points they are all 0."""
-        scale, points = self.scale, self.zero_point
+        scale, points, scheme = self.scale, self.zero_point, self.scheme
         points = torch.zeros_like(scale, dtype=torch.int32) if points is None else points.int()
-        return QParams(scale, points, self.scheme.qmin, self.scheme.qmax, self.axis)
+        return QParams(scale, points, scheme.qmin, scheme.qmax, self.axis, scheme.group_size)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert, as `.to()` and `.half()` do; the scale stays in float32."""
@@ -82,7 +83,7 @@ class QuantizedTensor(StoredGrid):
         Args:
             values: The tensor.
             scheme: How.
-            channel_axis: Axis that channels lie on, for a scheme with one scale per channel.
+            channel_axis: Axis that channels lie on, for a scheme with more than one scale.
 
         Raises:
             DataError: If it holds NaN or Inf.
@@ -94,8 +95,11 @@ class QuantizedTensor(StoredGrid):
     @classmethod
     def empty(cls, values: Tensor, scheme: TensorScheme, channel_axis: int) -> Self:
         """Return codes 0 and scales 1 of the shapes that a tensor would have, to be filled."""
-        axis = channel_axis if scheme.is_per_channel else None
-        shape = () if axis is None else (values.shape[axis],)
+        axis = None if scheme.has_one_scale else channel_axis
+        shape: tuple[int, ...] = () if axis is None else (values.shape[axis],)
+        if scheme.group_size is not None:
+            columns = values.numel() // values.shape[channel_axis]
+            shape += (-(-columns // scheme.group_size),)
         scale = torch.ones(shape, dtype=torch.float32, device=values.device)
         qparams = QParams(scale, torch.zeros_like(scale).int(), scheme.qmin, scheme.qmax, axis)
         codes = torch.zeros_like(values, dtype=torch.int8, requires_grad=False)

@@ -18,7 +18,7 @@ from quant_engine.errors import DataError
 from quant_engine.metrics.energies import Energies, ErrorStats, split_samples
 from quant_engine.model.forward import is_finite
 from quant_engine.report import CodeUsage, ErrorHistogram, ErrorMetrics, ValueHistogram
-from quant_engine.tensors.affine import QParams, aligned
+from quant_engine.tensors.affine import QParams, split_columns
 from quant_engine.tensors.histogram import IntArray, piece_columns
 
 LSB_WINDOW = 1.0
@@ -34,7 +34,7 @@ class GridStats:
     """What rounding to a grid does to a stream of values: errors, codes, histograms.
 
     With one scale, value bins are whole codes or odd parts of one, so that no bin catches more
-    codes than its neighbour; with one scale per channel they divide the range [lo, hi] evenly.
+    codes than its neighbour; with more than one they divide the range [lo, hi] evenly.
 
     Attributes:
         qparams: The grid.
@@ -42,7 +42,7 @@ class GridStats:
     """
 
     def __init__(self, qparams: QParams, window: tuple[float, float] | None = None) -> None:
-        """Start empty; `window` is the value range to draw, needed for one scale per channel."""
+        """Start empty; `window` is the value range to draw, needed for more than one scale."""
         self.qparams = qparams
         self.errors = ErrorStats()
         self._levels = qparams.qmax - qparams.qmin + 1
@@ -80,9 +80,9 @@ class GridStats:
         x_hat = torch.empty_like(x, dtype=torch.float32)
         if x.numel() == 0:
             return x_hat
-        measure = self._measure_single if self.qparams.axis is None else self._measure_channels
         pieces = zip(split_samples(x), split_samples(x_hat), strict=True)
-        self.errors.add(x.numel(), [measure(piece.float(), out) for piece, out in pieces])
+        measured = [self._measure(piece.float(), out, self.qparams) for piece, out in pieces]
+        self.errors.add(x.numel(), measured)
         return x_hat
 
     def update_whole(self, rows: Tensor) -> None:
@@ -95,9 +95,11 @@ class GridStats:
         Raises:
             DataError: If a value is NaN or Inf.
         """
-        measure = self._measure_single if self.qparams.axis is None else self._measure_channels
-        pieces = torch.split(rows.detach(), piece_columns(len(rows)), dim=1)
-        found = [measure(piece.float(), torch.empty_like(piece).float()) for piece in pieces]
+        pieces = split_columns(rows.detach(), self.qparams, piece_columns(len(rows)))
+        found = [
+            self._measure(piece.float(), torch.empty_like(piece).float(), grid)
+            for piece, grid in pieces
+        ]
         signal, noise, other = (
             torch.cat([getattr(piece, name) for piece in found]).sum()[None]
             for name in ("signal", "noise", "other")
@@ -105,9 +107,13 @@ class GridStats:
         largest = max(piece.max_abs for piece in found)
         self.errors.add(rows.numel(), [Energies(signal, noise, other, largest)])
 
-    def _measure_single(self, x: Tensor, x_hat: Tensor) -> Energies:
+    def _measure(self, x: Tensor, x_hat: Tensor, grid: QParams) -> Energies:
+        """Count values on the grid or a part of it, and write what they are rounded to."""
+        measure = self._measure_single if grid.axis is None else self._measure_channels
+        return measure(x, x_hat, grid)
+
+    def _measure_single(self, x: Tensor, x_hat: Tensor, grid: QParams) -> Energies:
         """Count values that have one scale, and write what they are rounded to."""
-        grid = self.qparams
         zero_point = int(grid.zero_point)
         lowest, highest = grid.qmin - zero_point, grid.qmax - zero_point
         steps = x / grid.scale
@@ -136,12 +142,11 @@ class GridStats:
         self._table += _count(index, self._table.size).reshape(self._table.shape)
         return energies
 
-    def _measure_channels(self, x: Tensor, x_hat: Tensor) -> Energies:
-        """Count values that have one scale per channel, and write what they are rounded to."""
+    def _measure_channels(self, x: Tensor, x_hat: Tensor, grid: QParams) -> Energies:
+        """Count values that have one scale per channel or group, and write their roundings."""
         _require_finite(x)
-        grid = self.qparams
-        scale = aligned(grid.scale, grid.axis, x.dim())
-        zero_point = aligned(grid.zero_point, grid.axis, x.dim()).float()
+        scale = grid.aligned(grid.scale, x.shape)
+        zero_point = grid.aligned(grid.zero_point, x.shape).float()
         raw = torch.round(x / scale)
         codes = torch.clamp(raw, grid.qmin - zero_point, grid.qmax - zero_point) + 0.0
         torch.mul(codes, scale, out=x_hat)

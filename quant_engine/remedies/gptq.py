@@ -205,12 +205,16 @@ def _round_layer(
         return refused("nothing entered it on the calibration data")
     stored, view = layer.stored_weight, _blocks_of(name, layer)
     assert stored is not None
-    weight = view.blocks(module.weight.detach().double().contiguous())  # type: ignore[operator]
-    groups, outputs, inputs, taps = weight.shape
-    rows = weight.reshape(groups, outputs, inputs * taps)
-    scale, points = _by_row(stored.qparams, groups, outputs)
-    before = view.blocks(stored.codes).reshape(rows.shape).double()
-    codes, damping = gptq_codes(rows, hessian, scale, points, stored.qparams, remedy.damping)
+    grid, shape = stored.qparams, stored.codes.shape
+
+    def by_output(values: Tensor) -> Tensor:
+        """Return values of each weight as (groups, outputs, columns), float64."""
+        return view.blocks(values.expand(shape).double().contiguous()).flatten(2)
+
+    rows = by_output(module.weight.detach())  # type: ignore[operator]
+    scale, points = (by_output(grid.aligned(x, shape)) for x in (grid.scale, grid.zero_point))
+    before = by_output(stored.codes)
+    codes, damping = gptq_codes(rows, hessian, scale, points, grid, remedy.damping)
     if codes is None:
         return refused(
             f"XXᵀ of its inputs cannot be factored, damped by up to {damping:g} of its mean "
@@ -223,7 +227,8 @@ def _round_layer(
     ]
     if errors[1] > errors[0]:
         return refused("its output error would be larger than that of plain rounding")
-    view.blocks(stored.codes).copy_(codes.view(groups, outputs, inputs, taps))
+    blocks = view.blocks(stored.codes)
+    blocks.copy_(codes.view(blocks.shape))
     return Treatment(
         remedy.kind,
         (name,),
@@ -233,21 +238,6 @@ def _round_layer(
         error_after=errors[1],
         error_of="layer outputs, from weights alone",
     )
-
-
-def _by_row(qparams: QParams, groups: int, outputs: int) -> tuple[Tensor, Tensor]:
-    """Return scale and zero point of each output, float64, (groups, outputs, 1).
-
-    A transposed convolution has one scale for the same output of every group.
-    """
-
-    def spread(values: Tensor) -> Tensor:
-        values = values.double()
-        if values.numel() == groups * outputs:
-            return values.view(groups, outputs, 1)
-        return values.view(1, -1, 1).expand(groups, outputs, 1)
-
-    return spread(qparams.scale), spread(qparams.zero_point)
 
 
 def _energy(rows: Tensor, hessian: Tensor) -> float:
@@ -263,7 +253,7 @@ def gptq_codes(
     Args:
         rows: Weights, float64, (groups, outputs, columns).
         hessian: XXᵀ, (groups, columns, columns).
-        scale: Of each output, (groups, outputs, 1).
+        scale: Of each weight, shape of `rows`, or of each output, (groups, outputs, 1).
         points: Zero points, likewise.
         grid: Smallest and largest code.
         damping: λ as a share of the mean diagonal; raised tenfold while H cannot be factored.
@@ -287,17 +277,17 @@ def gptq_codes(
             break
     if factor is None:
         return None, damping
-    rows = _take(rows, order, 2)
+    rows, scale, points = (_take(x.expand_as(rows), order, 2) for x in (rows, scale, points))
     codes = torch.empty_like(rows)
-    lo, hi = grid.qmin - points[..., 0], grid.qmax - points[..., 0]
+    lo, hi = grid.qmin - points, grid.qmax - points
     for start in range(0, rows.shape[2], BLOCK):
         end = min(start + BLOCK, rows.shape[2])
         errors = torch.empty_like(rows[:, :, start:end])
         for j in range(start, end):
             column = rows[:, :, j]
-            steps = torch.round(column / scale[..., 0]).clamp(lo, hi)
-            codes[:, :, j] = steps + points[..., 0]
-            error = (column - steps * scale[..., 0]) / factor[:, j, j, None]
+            steps = torch.round(column / scale[..., j]).clamp(lo[..., j], hi[..., j])
+            codes[:, :, j] = steps + points[..., j]
+            error = (column - steps * scale[..., j]) / factor[:, j, j, None]
             rows[:, :, j:end] -= error[..., None] * factor[:, None, j, j:end]
             errors[:, :, j - start] = error
         rows[:, :, end:] -= errors @ factor[:, start:end, end:]

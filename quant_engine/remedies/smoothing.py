@@ -190,7 +190,7 @@ def _source(calls: LayerCalls, node: fx.Node, recipe: Recipe) -> Source:
     if node.target in LAYERS:
         layer = layer_of(calls, node)
         scheme = recipe.layer_scheme(layer.name)
-        if scheme is not None and not scheme.weight.is_per_channel:
+        if scheme is not None and scheme.weight.has_one_scale:
             raise NotFollowedError(
                 f"the division would be folded into {layer.name!r}, whose weights have one scale; "
                 "equalize the two layers instead"

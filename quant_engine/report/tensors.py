@@ -207,8 +207,8 @@ class WorkedExample:
     Attributes:
         index: Where the element stands in the tensor.
         value: x.
-        scale: s of its channel.
-        zero_point: z of its channel.
+        scale: s of its channel or group.
+        zero_point: z of its channel or group.
         code: clamp(round(x / s) + z, qmin, qmax).
         dequantized: (code - z)·s.
     """
@@ -231,10 +231,11 @@ class TensorReport:
         lo: Smallest value: of the weight, of the input over the calibration data, or of a dynamic
             input over the evaluation data.
         hi: Largest value, likewise.
-        scale: Steps between codes: one entry, or one for each channel; of a dynamic input the
-            smallest and the largest step that a batch had, two entries even where they are equal.
-        zero_point: Codes of 0.0: one entry, or one for each channel; of a dynamic input the
-            smallest and the largest, likewise.
+        scale: Steps between codes: one entry, or one for each channel. Of a weight in groups, the
+            smallest and the largest step of a group, and of a dynamic input those that a batch had:
+            two entries even where they are equal.
+        zero_point: Codes of 0.0: one entry, or one for each channel; of groups and of a dynamic
+            input the smallest and the largest, likewise.
         error: Quantization error: of the weight, or of the input over the evaluation data when
             it comes from the float model. With a dynamic scheme each batch has its own grid.
         values: Values before and after. With a single scale the bins end where the grid does; for
@@ -268,6 +269,13 @@ class TensorReport:
     example: WorkedExample
     per_channel_sqnr_db: float | None
     examples: tuple[WorkedExample, ...]
+
+    @property
+    def group_count(self) -> int:
+        """Groups of a weight that have a scale each; 0 where weights are not in groups."""
+        if self.scheme.group_size is None or self.channels is None:
+            return 0
+        return len(self.channels.lo) * -(-self.channels.channel_size // self.scheme.group_size)
 
     @property
     def is_dynamic(self) -> bool:

@@ -19,7 +19,9 @@ from quant_engine.scheme.remedies import REMEDIES, Remedy
 
 MIN_BITS = 2
 MAX_BITS = 8
-GRANULARITIES = ("per_tensor", "per_channel")
+GRANULARITIES = ("per_tensor", "per_channel", "per_group")
+MIN_GROUP_SIZE = 2
+MAX_GROUP_SIZE = 65536
 OBSERVERS = ("minmax", "percentile", "mse", "entropy")
 
 
@@ -31,12 +33,16 @@ class TensorScheme:
         bits: Width of the integers, 2 to 8. They live in an int8 container.
         symmetric: True: zero point 0, codes [-(2^(b-1)-1), 2^(b-1)-1]. False: the range is
             shifted by a zero point, codes [-2^(b-1), 2^(b-1)-1].
-        granularity: "per_tensor" (one scale) or "per_channel" (one scale for each output channel).
+        granularity: "per_tensor" (one scale), "per_channel" (one scale for each output channel) or
+            "per_group" (one for each `group_size` consecutive weights of an output channel).
         observer: Rule that turns the values seen into a range.
         percentile: For the observer "percentile": the share of values, in percent, that stays
             inside the range. Asymmetric ranges cut half of the rest from each side.
         is_dynamic: For an input: the range is that of each batch, from its smallest to its largest
             value, found when the layer runs; nothing is calibrated. Needs the observer "minmax".
+        group_size: For "per_group", and only there: weights that share a scale, 2 to 65536. The
+            weights of an output channel are cut in their order in memory, in a convolution input
+            channels first, then the kernel; the last group holds what is left.
 
     Raises:
         SchemeError: If a field is outside what is listed above.
@@ -54,6 +60,7 @@ class TensorScheme:
     observer: str = "minmax"
     percentile: float = 99.9
     is_dynamic: bool = False
+    group_size: int | None = None
 
     def __post_init__(self) -> None:
         if not is_whole_number(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
@@ -77,6 +84,21 @@ class TensorScheme:
             raise SchemeError(
                 f"observer is {self.observer!r}, but a dynamic range is always 'minmax': use that."
             )
+        self._check_group_size()
+
+    def _check_group_size(self) -> None:
+        size = self.group_size
+        if self.granularity != "per_group":
+            if size is not None:
+                raise SchemeError(
+                    f"group_size is {size!r}, but granularity is {self.granularity!r}. Use "
+                    "'per_group', or leave group_size out."
+                )
+        elif not is_whole_number(size) or not MIN_GROUP_SIZE <= size <= MAX_GROUP_SIZE:  # type: ignore[operator]
+            raise SchemeError(
+                f"group_size is {size!r}. For 'per_group' it must be an integer from "
+                f"{MIN_GROUP_SIZE} to {MAX_GROUP_SIZE}, usually 32, 64 or 128."
+            )
 
     @property
     def qmin(self) -> int:
@@ -89,13 +111,22 @@ class TensorScheme:
         return (1 << (self.bits - 1)) - 1
 
     @property
-    def is_per_channel(self) -> bool:
-        """Whether every output channel has its own scale."""
-        return self.granularity == "per_channel"
+    def has_one_scale(self) -> bool:
+        """Whether all values of the tensor share one scale."""
+        return self.granularity == "per_tensor"
+
+    @property
+    def granularity_name(self) -> str:
+        """The granularity in words, such as "per channel" or "per group of 32"."""
+        words = self.granularity.replace("_", " ")
+        return words if self.group_size is None else f"{words} of {self.group_size}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Return the fields as plain values; `group_size` only where there are groups."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.group_size is None:
+            del values["group_size"]
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorScheme:
@@ -129,10 +160,11 @@ class LayerScheme:
             raise SchemeError(
                 f"activation must be a TensorScheme or None, got {type(self.activation).__name__}."
             )
-        if self.activation.is_per_channel:
+        if not self.activation.has_one_scale:
             raise SchemeError(
-                "activation granularity is 'per_channel'. Only 'per_tensor' is allowed: an input "
-                "scale that differs between channels cannot be taken out of the integer sum."
+                f"activation granularity is {self.activation.granularity!r}. Only 'per_tensor' is "
+                "allowed: an input scale that differs between channels cannot be taken out of the "
+                "integer sum."
             )
 
     @property

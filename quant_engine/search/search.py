@@ -112,9 +112,7 @@ def find_best(
 def _require_one_granularity(response: LogitResponse) -> None:
     """Raise SchemeError if options cut weights into groups of different sizes."""
     schemes = [option.scheme.weight for option in response.report.options]
-    kinds = sorted(
-        {f"{s.granularity} {getattr(s, 'group_size', '') or ''}".strip() for s in schemes}
-    )
+    kinds = sorted({scheme.granularity_name for scheme in schemes})
     if len(kinds) > 1:
         raise SchemeError(
             f"weight_bits counts codes alone, and the candidates have scales {', '.join(kinds)}: "

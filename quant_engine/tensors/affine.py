@@ -9,6 +9,8 @@ Integer-Arithmetic-Only Inference", CVPR 2018.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -28,11 +30,14 @@ class QParams:
     """The grid a tensor is rounded to.
 
     Attributes:
-        scale: Step between two codes, float32, shape () or (channels,).
+        scale: Step between two codes, float32, shape (), (channels,) or, where weights of a channel
+            have scales in groups, (channels, groups).
         zero_point: Code of 0.0, int32, shape of `scale`.
         qmin: Smallest code.
         qmax: Largest code.
-        axis: Axis of the quantized tensor that `scale` runs along; None for a single scale.
+        axis: Axis of the quantized tensor that the channels lie on; None for a single scale.
+        group_size: Consecutive values of a channel that share a scale; None for all of them. The
+            last group of a channel may be shorter.
     """
 
     scale: Tensor
@@ -40,12 +45,36 @@ class QParams:
     qmin: int
     qmax: int
     axis: int | None = None
+    group_size: int | None = None
 
     def to(self, device: torch.device | str) -> QParams:
         """Return the same grid on another device."""
-        return QParams(
-            self.scale.to(device), self.zero_point.to(device), self.qmin, self.qmax, self.axis
-        )
+        return replace(self, scale=self.scale.to(device), zero_point=self.zero_point.to(device))
+
+    def aligned(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """Lay out scales or zero points so that they broadcast over a tensor of a shape.
+
+        Args:
+            values: Of the shape of `scale`.
+            shape: Shape of the tensor.
+
+        Example:
+            >>> steps = torch.tensor([[1.0, 2.0]])
+            >>> grid = QParams(steps, steps.int(), -7, 7, axis=0, group_size=2)
+            >>> grid.aligned(steps, (1, 3))
+            tensor([[1., 1., 2.]])
+        """
+        if self.axis is None:
+            return values
+        if self.group_size is None:
+            one = [1] * len(shape)
+            one[self.axis] = -1
+            return values.view(one)
+        rest = list(shape)
+        channels = rest.pop(self.axis)
+        columns = math.prod(rest)
+        wide = values.repeat_interleave(min(self.group_size, columns), dim=1)[:, :columns]
+        return wide.reshape(channels, *rest).movedim(0, self.axis)
 
     def lower(self) -> Tensor:
         """Smallest value on the grid, shape of `scale`."""
@@ -67,10 +96,10 @@ def choose_qparams(
     gets scale 1; a range too small for a normal float32 scale gets the smallest one.
 
     Args:
-        lo: Lower edge, shape () or (channels,).
+        lo: Lower edge, shape (), (channels,) or, for a scheme with groups, (channels, groups).
         hi: Upper edge, same shape.
         scheme: Bits and symmetry.
-        axis: Axis that the channels lie on, for shape (channels,).
+        axis: Axis that the channels lie on, unless the shape is ().
 
     Returns:
         Parameters whose grid contains 0.0 exactly.
@@ -84,10 +113,12 @@ def choose_qparams(
         >>> grid.zero_point.item(), round(1 / grid.scale.item())
         (0, 127)
     """
-    if lo.shape != hi.shape or lo.dim() > 1 or (lo.dim() == 1) != (axis is not None):
+    axes = 0 if axis is None else 1 if scheme.group_size is None else 2
+    if lo.shape != hi.shape or lo.dim() != axes:
         raise SchemeError(
             f"lo has shape {tuple(lo.shape)}, hi {tuple(hi.shape)}, axis is {axis}. Give two "
-            "scalars and no axis, or two vectors of one entry per channel and their axis."
+            "scalars and no axis, or two vectors of one entry per channel and their axis; for a "
+            "scheme with groups, two matrices (channels, groups)."
         )
     lo, hi = lo.double(), hi.double()
     if not (torch.isfinite(lo).all() and torch.isfinite(hi).all()):
@@ -95,7 +126,10 @@ def choose_qparams(
     if (lo > hi).any():
         raise DataError("The value range has lo > hi. Swap the two edges.")
     scale, zero_point = scale_and_zero_point(lo, hi, scheme, torch)
-    return QParams(scale.float(), zero_point.to(torch.int32), scheme.qmin, scheme.qmax, axis)
+    group_size = None if axis is None else scheme.group_size
+    return QParams(
+        scale.float(), zero_point.to(torch.int32), scheme.qmin, scheme.qmax, axis, group_size
+    )
 
 
 def scale_and_zero_point(lo: Any, hi: Any, scheme: TensorScheme, xp: ModuleType) -> tuple[Any, Any]:
@@ -150,23 +184,22 @@ def choose_dynamic_qparams(x: Tensor, scheme: TensorScheme) -> QParams:
     return choose_qparams(lo, hi, scheme)
 
 
-def aligned(values: Tensor, axis: int | None, dim: int) -> Tensor:
-    """Reshape (channels,) so that it broadcasts along `axis` of a tensor with `dim` axes."""
-    if axis is None:
-        return values
-    shape = [1] * dim
-    shape[axis] = -1
-    return values.view(shape)
-
-
 def _require_channels(x: Tensor, qparams: QParams) -> None:
     if qparams.axis is None:
         return
-    channels = qparams.scale.numel()
+    channels = len(qparams.scale)
     if not -x.dim() <= qparams.axis < x.dim() or x.shape[qparams.axis] != channels:
         raise DataError(
             f"The tensor has shape {tuple(x.shape)}, but the grid has {channels} channels on axis "
             f"{qparams.axis}. Use the axis and tensor that the grid was made for."
+        )
+    if qparams.group_size is None:
+        return
+    groups, columns = qparams.scale.shape[1], x.numel() // max(channels, 1)
+    if groups != -(-columns // qparams.group_size):
+        raise DataError(
+            f"The tensor has {columns} values in each channel, but the grid has {groups} groups of "
+            f"{qparams.group_size}. Use the tensor that the grid was made for."
         )
 
 
@@ -176,13 +209,32 @@ def shifted_codes(x: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
     The codes are a float tensor of their own.
     """
     _require_channels(x, qparams)
-    scale = aligned(qparams.scale, qparams.axis, x.dim())
+    scale = qparams.aligned(qparams.scale, x.shape)
     codes = torch.div(x.float() if x.dtype != torch.float32 else x, scale).round_()
     if qparams.axis is None and not torch.compiler.is_exporting():  # an export reads no numbers
         zero_point = int(qparams.zero_point)
         return codes.clamp_(qparams.qmin - zero_point, qparams.qmax - zero_point), scale
-    points = aligned(qparams.zero_point, qparams.axis, x.dim()).float()
+    points = qparams.aligned(qparams.zero_point, x.shape).float()
     return codes.clamp_(qparams.qmin - points, qparams.qmax - points), scale
+
+
+def split_columns(rows: Tensor, qparams: QParams, columns: int) -> Iterator[tuple[Tensor, QParams]]:
+    """Cut a matrix with a row for each channel into pieces, each with its part of the grid.
+
+    Args:
+        rows: Shape (channels, values of a channel).
+        qparams: The grid, along axis 0 or with a single scale.
+        columns: Columns of a piece; with groups, rounded down to whole ones, but not to none.
+    """
+    size = qparams.group_size
+    if size is None:
+        yield from ((piece, qparams) for piece in torch.split(rows, columns, dim=1))
+        return
+    groups = max(1, columns // size)
+    pieces = torch.split(rows, groups * size, dim=1)
+    parts = (torch.split(grid, groups, dim=1) for grid in (qparams.scale, qparams.zero_point))
+    for piece, scale, points in zip(pieces, *parts, strict=True):
+        yield piece, replace(qparams, scale=scale, zero_point=points)
 
 
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
@@ -204,7 +256,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
         [-1, 0, 0, 1, 1]
     """
     codes, _ = shifted_codes(x, qparams)
-    codes += aligned(qparams.zero_point, qparams.axis, x.dim())
+    codes += qparams.aligned(qparams.zero_point, x.shape)
     return codes.to(torch.int8)
 
 
@@ -221,6 +273,8 @@ def quantize_in_pieces(x: Tensor, qparams: QParams) -> Tensor:
         return quantize(x, qparams)
     _require_channels(x, qparams)
     has_channels = qparams.axis is not None and qparams.axis % x.dim() == 0
+    if qparams.group_size is not None and not has_channels:
+        return quantize(x, qparams)  # a part of the first axis would cut groups
     codes = torch.empty_like(x, dtype=torch.int8)
     rows = max(1, _PIECE * len(x) // x.numel())
     for start in range(0, len(x), rows):
@@ -247,8 +301,8 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
         DataError: If the channels of grid and tensor differ.
     """
     _require_channels(codes, qparams)
-    zero_point = aligned(qparams.zero_point, qparams.axis, codes.dim())
-    scale = aligned(qparams.scale, qparams.axis, codes.dim())
+    zero_point = qparams.aligned(qparams.zero_point, codes.shape)
+    scale = qparams.aligned(qparams.scale, codes.shape)
     return codes.to(torch.float32, copy=True).sub_(zero_point).mul_(scale)
 
 

@@ -131,12 +131,12 @@ def choose_input_qparams(histogram: Histogram, scheme: TensorScheme) -> QParams:
 
 
 def choose_weight_qparams(weight: Tensor, scheme: TensorScheme, channel_axis: int) -> QParams:
-    """Choose the grid of a weight, one scale or one for each channel.
+    """Choose the grid of a weight: one scale, one for each channel, or one for each group.
 
     Args:
         weight: Float tensor of any shape.
         scheme: Bits, symmetry, granularity and range rule.
-        channel_axis: Axis that channels lie on; read for "per_channel" only.
+        channel_axis: Axis that channels lie on; not read for "per_tensor".
 
     Raises:
         DataError: If the weight is empty or holds NaN or Inf.
@@ -145,17 +145,26 @@ def choose_weight_qparams(weight: Tensor, scheme: TensorScheme, channel_axis: in
         raise DataError(f"The weight has shape {tuple(weight.shape)} and no values. Exclude it.")
     if not all(math.isfinite(edge.item()) for edge in torch.aminmax(weight.detach())):
         raise DataError("The weight holds NaN or Inf. Fix the model or exclude the layer.")
-    axis = channel_axis if scheme.is_per_channel else None
+    axis = None if scheme.has_one_scale else channel_axis
     rows = weight_rows(weight, axis)
-    if scheme.observer == "minmax":
-        lo, hi = rows.amin(dim=1), rows.amax(dim=1)
+    if scheme.group_size is None:
+        lo, hi = _row_ranges(rows, scheme)
     else:
-        blocks = torch.split(rows.cpu(), _CHANNELS_AT_ONCE)
-        ranges = [choose_range(bin_channels(b.numpy(), _WEIGHT_BINS), scheme) for b in blocks]
-        lo, hi = (torch.from_numpy(np.concatenate(edges)) for edges in zip(*ranges, strict=True))
+        groups = [_row_ranges(part, scheme) for part in torch.split(rows, scheme.group_size, dim=1)]
+        lo, hi = (torch.stack(edges, dim=1) for edges in zip(*groups, strict=True))
     if axis is None:
         lo, hi = lo.squeeze(0), hi.squeeze(0)
     return choose_qparams(lo, hi, scheme, axis).to(weight.device)
+
+
+def _row_ranges(rows: Tensor, scheme: TensorScheme) -> tuple[Tensor, Tensor]:
+    """Return the range of every row by the scheme's rule, two tensors (rows,)."""
+    if scheme.observer == "minmax":
+        return rows.amin(dim=1), rows.amax(dim=1)
+    blocks = torch.split(rows.cpu(), _CHANNELS_AT_ONCE)
+    ranges = [choose_range(bin_channels(b.numpy(), _WEIGHT_BINS), scheme) for b in blocks]
+    lo, hi = (torch.from_numpy(np.concatenate(edges)) for edges in zip(*ranges, strict=True))
+    return lo, hi
 
 
 def weight_rows(weight: Tensor, axis: int | None) -> Tensor:

@@ -79,7 +79,7 @@ class Int8Quantizer:
     @property
     def per_channel(self) -> bool:
         """Whether every channel has its own scale."""
-        return self._scheme.is_per_channel
+        return not self._scheme.has_one_scale
 
     @property
     def channel_axis(self) -> int:

@@ -103,4 +103,4 @@ def _settings(scheme: TensorScheme) -> str:
         rule = f"percentile {scheme.percentile:g}"
     if scheme.is_dynamic:
         rule = "dynamic"
-    return f"{symmetry}, {scheme.granularity.replace('_', ' ')}, {rule}"
+    return f"{symmetry}, {scheme.granularity_name}, {rule}"

@@ -132,7 +132,7 @@ def make_tensor(
         cut: Share of values to clip; the observer's usual share if None.
     """
     cut = OBSERVER_CUTS[scheme.observer] if cut is None else cut
-    rows = values if scheme.is_per_channel else values.reshape(1, -1)
+    rows = values.reshape(1, -1) if scheme.has_one_scale else values
     lo, hi = _range(rows, cut, scheme.symmetric)
     scale, zero = grid(scheme, lo, hi)
     s, z = scale[:, None], zero[:, None]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quant_engine.layers import QuantizedLayer, get_quantized_type
 from quant_engine.layers.embedding import ScaledEmbedding
 from quant_engine.layers.same_padding import SameConv2d
-from quant_engine.scheme import LayerScheme, TensorScheme
+from quant_engine.scheme import GRANULARITIES, LayerScheme, TensorScheme
 from quant_engine.tensors.affine import QParams, choose_qparams, fake_quantize
 
 WEIGHTS_ONLY = LayerScheme(TensorScheme(granularity="per_channel"))
@@ -26,15 +26,21 @@ LAYER_SCHEMES = {
         TensorScheme(symmetric=False, granularity="per_channel"), TensorScheme(symmetric=False)
     ),
     "four_bits": LayerScheme(TensorScheme(bits=4, granularity="per_channel"), TensorScheme(bits=4)),
+    "per_group": LayerScheme(
+        TensorScheme(bits=4, symmetric=False, granularity="per_group", group_size=4)
+    ),
 }
 
 layer_schemes = st.builds(
     LayerScheme,
     st.builds(
-        TensorScheme,
-        bits=st.integers(2, 8),
-        symmetric=st.booleans(),
-        granularity=st.sampled_from(["per_tensor", "per_channel"]),
+        lambda bits, symmetric, kind, size: TensorScheme(
+            bits, symmetric, kind, group_size=size if kind == "per_group" else None
+        ),
+        st.integers(2, 8),
+        st.booleans(),
+        st.sampled_from(GRANULARITIES),
+        st.integers(2, 9),
     ),
     st.none() | st.builds(TensorScheme, bits=st.integers(2, 8), symmetric=st.booleans()),
 )
@@ -81,14 +87,17 @@ def expected(module: nn.Module, layer: QuantizedLayer, x: Tensor, *args: object)
 
 
 def assert_rounded(module: nn.Module, layer: QuantizedLayer) -> None:
-    """Each dequantized weight is within half a step of the float one, on the channel's own grid."""
+    """Each dequantized weight is within half a step of the float one, on its own grid."""
     grid = layer.weight_qparams
     weight, near = module.weight.detach(), layer.dequantized_weight()
-    axis = layer.channel_axis
+    steps = grid.scale.reshape(-1, 1)
     if grid.axis is not None:
-        assert grid.axis == axis
-        weight, near = weight.movedim(axis, -1), near.movedim(axis, -1)
-    assert ((weight - near).abs() <= grid.scale * (0.5 + 1e-4)).all()
+        assert grid.axis == layer.channel_axis
+        weight, near = (w.movedim(grid.axis, 0).flatten(1) for w in (weight, near))
+    if grid.group_size is not None:
+        columns = weight.shape[1]
+        steps = grid.scale[:, [column // grid.group_size for column in range(columns)]]
+    assert ((weight - near).abs() <= steps * (0.5 + 1e-4)).all()
     assert layer.quantized_weight is not None
     assert layer.quantized_weight.shape == module.weight.shape
     assert layer.quantized_weight.dtype == torch.int8

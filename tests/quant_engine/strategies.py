@@ -43,11 +43,16 @@ def streams(limit: float = LARGEST) -> st.SearchStrategy[list[Tensor]]:
 def schemes(granularity: str | None = None) -> st.SearchStrategy[TensorScheme]:
     """Any valid scheme."""
     granularities = GRANULARITIES if granularity is None else (granularity,)
-    return st.builds(
-        TensorScheme,
-        bits=bits,
-        symmetric=st.booleans(),
-        granularity=st.sampled_from(granularities),
-        observer=st.sampled_from(OBSERVERS),
-        percentile=st.floats(50.0, 100.0, exclude_min=True),
-    )
+
+    def build(kind: str) -> st.SearchStrategy[TensorScheme]:
+        return st.builds(
+            TensorScheme,
+            bits=bits,
+            symmetric=st.booleans(),
+            granularity=st.just(kind),
+            observer=st.sampled_from(OBSERVERS),
+            percentile=st.floats(50.0, 100.0, exclude_min=True),
+            group_size=st.integers(2, 40) if kind == "per_group" else st.none(),
+        )
+
+    return st.sampled_from(granularities).flatmap(build)

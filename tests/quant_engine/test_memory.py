@@ -58,13 +58,15 @@ def test_codes_and_description_of_a_weight_take_pieces_of_it(preset: str) -> Non
     assert described <= PIECES
 
 
+@pytest.mark.parametrize("size", [None, 32])
 @pytest.mark.parametrize("axis", [None, 0, 1])
-def test_codes_in_pieces_are_those_of_the_whole(axis: int | None) -> None:
+def test_codes_in_pieces_are_those_of_the_whole(axis: int | None, size: int | None) -> None:
     values = torch.randn(300, 1000, generator=torch.Generator().manual_seed(0))
     if axis == 1:
         values = values.T.contiguous().T
+    granularity = "per_tensor" if axis is None else "per_group" if size else "per_channel"
     scheme = TensorScheme(
-        symmetric=False, granularity="per_tensor" if axis is None else "per_channel"
+        symmetric=False, granularity=granularity, group_size=None if axis is None else size
     )
     grid = choose_weight_qparams(values, scheme, axis or 0)
 

@@ -71,6 +71,7 @@ def test_codes_of_a_width(bits, symmetric, qmin, qmax):
         ("bits", "8", "2 to 8"),
         ("symmetric", 1, "True or False"),
         ("granularity", "per_chanel", "Did you mean 'per_channel'?"),
+        ("group_size", 32, "Use 'per_group'"),
         ("observer", "minmx", "Did you mean 'minmax'?"),
         ("percentile", 50.0, "above 50 and up to 100"),
         ("percentile", 100.1, "above 50 and up to 100"),
@@ -85,6 +86,25 @@ def test_a_field_out_of_bounds_is_named_with_what_is_allowed(field, value, allow
     assert field in str(caught.value)
     assert repr(value) in str(caught.value)
     assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [None, 1, 65537, 32.0, True, "32"])
+def test_groups_need_a_size(size):
+    with pytest.raises(SchemeError, match="2 to 65536, usually 32, 64 or 128") as caught:
+        TensorScheme(granularity="per_group", group_size=size)
+    assert repr(size) in str(caught.value)
+
+
+def test_a_scheme_without_groups_is_stored_as_before_there_were_any():
+    groups = TensorScheme(granularity="per_group", group_size=2)
+    assert "group_size" not in INT8.to_dict()
+    assert groups.to_dict()["group_size"] == 2
+    assert groups.granularity_name == "per group of 2"
+
+
+def test_inputs_have_one_scale():
+    with pytest.raises(SchemeError, match="granularity is 'per_group'"):
+        LayerScheme(INT8, TensorScheme(granularity="per_group", group_size=32))
 
 
 def test_scheme_errors_are_quantization_errors_and_value_errors():
@@ -221,7 +241,7 @@ def test_presets_are_known_by_their_own_name(name):
 
 def test_the_default_recipe_is_int8_per_channel():
     recipe = Recipe.default()
-    assert recipe.weight.is_per_channel
+    assert recipe.weight.granularity == "per_channel"
     assert (recipe.weight.bits, recipe.activation.bits) == (8, 8)
     assert (recipe.weight.symmetric, recipe.activation.symmetric) == (True, False)
 

@@ -53,7 +53,7 @@ def model_size_picture(report: ModelReport) -> Picture:
             "Left all bytes of the float model, right all bytes of the quantized one; the bars "
             "in between are what is taken away and what is added.",
             f"Storing weights as {bits_text(report)} saves the most. Scales and zero "
-            "points are the price: a few numbers for each tensor, or for each channel.",
+            "points are the price: a few numbers for each tensor, channel or group.",
             "Biases stay float, and so does every layer that is not quantized.",
             *([narrow] if has_narrow_weights(report) else ()),
         ),

@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.facts.causes import input_reach, outlier_channels, zeros_of
+from dashboard.facts.tensors import channel_grids, grid_owner
 from dashboard.figures.kit.binning import bins_of
 from dashboard.figures.kit.marks import bars, dots, line
 from dashboard.figures.kit.picture import Picture, Rows
@@ -90,7 +91,10 @@ _ABOUT = (
 
 @dataclass(frozen=True, slots=True)
 class ChannelSide:
-    """Channels of one run: how far each reaches, and half a step of its grid (None: float)."""
+    """Channels of one run: how far each reaches, and half a step of its grid.
+
+    None where there is no such step: the tensor stays float, or groups of a channel have several.
+    """
 
     reach: tuple[float, ...]
     half_step: tuple[float, ...] | None
@@ -120,8 +124,10 @@ def weight_side(layer: LayerReport) -> ChannelSide:
     reach = tuple(max(abs(a), abs(b)) for a, b in zip(channels.lo, channels.hi, strict=True))
     zeros = zeros_of(tensor)
     words = zeros.sentence if zeros is not None else f"{plural(len(reach), 'channel')}"
-    scales = tensor.scale if len(tensor.scale) == len(reach) else tensor.scale[:1] * len(reach)
-    return ChannelSide(reach, tuple(scale / 2 for scale in scales), words)
+    if tensor.group_count:
+        return ChannelSide(reach, None, f"{words}; every {grid_owner(tensor)} has its own step")
+    steps = tuple(grid[0] / 2 for grid in channel_grids(tensor) if grid is not None)
+    return ChannelSide(reach, steps, words)
 
 
 def input_side(layer: LayerReport) -> ChannelSide:

@@ -11,7 +11,9 @@ import plotly.graph_objects as go
 from dashboard.facts.tensors import (
     WORST,
     Channel,
+    channel_grids,
     channels_of,
+    grid_owner,
     grid_range,
     median_sqnr,
     worst_channels,
@@ -37,15 +39,22 @@ MOST_BARS = 64
 
 def channels_picture(tensor: TensorReport) -> Picture:
     """Return the ranges and errors of all output channels of a weight."""
+    grid, hint = (
+        "Dashed orange is what the grid can hold.",
+        "Narrow channels far inside the dashed lines use few codes. One scale for each channel "
+        "gives them their own grid.",
+    )
+    if tensor.group_count:
+        grid = f"Every {grid_owner(tensor)} has a grid of its own, so no line shows where it ends."
+        hint = "A large weight costs only its own group resolution, not its whole channel."
     return Picture(
         channel_ranges(tensor),
         describe_channels(tensor),
         (
             "Above: from the smallest to the largest weight of each output channel, the "
-            "widest channel first. Dashed orange is what the grid can hold.",
+            f"widest channel first. {grid}",
             "Below: the SQNR of the same channels; the dotted line is their median.",
-            "Narrow channels far inside the dashed lines use few codes. One scale for each "
-            "channel gives them their own grid.",
+            hint,
         ),
         lambda: channel_rows(tensor),
         "channels",
@@ -80,11 +89,8 @@ def describe_channels(tensor: TensorReport) -> str:
 
 
 def channel_rows(tensor: TensorReport) -> Rows:
-    """Return range, SQNR, scale and zero point of each output channel."""
-    count = len(channels_of(tensor))
-    is_one = len(tensor.scale) == 1
-    scales = tensor.scale * count if is_one else tensor.scale
-    zeros = tensor.zero_point * count if is_one else tensor.zero_point
+    """Return range, SQNR, scale and zero point of each output channel; no grid where in groups."""
+    grids = [grid or (None, None) for grid in channel_grids(tensor)]
     return [
         {
             "channel": channel.index,
@@ -94,7 +100,7 @@ def channel_rows(tensor: TensorReport) -> Rows:
             "scale": scale,
             "zero_point": zero,
         }
-        for channel, scale, zero in zip(channels_of(tensor), scales, zeros, strict=False)
+        for channel, (scale, zero) in zip(channels_of(tensor), grids, strict=True)
     ]
 
 
@@ -179,7 +185,12 @@ def _range_band(channels: list[Channel], positions: list[int]) -> list[dict[str,
 def _grid_lines(
     tensor: TensorReport, channels: list[Channel], positions: list[int]
 ) -> list[dict[str, Any]]:
-    """Two lines: the ends of the grid, level with one scale, stepped with one for each channel."""
+    """Two lines: the ends of the grid, level with one scale, stepped with one for each channel.
+
+    None where the groups of a channel have several.
+    """
+    if tensor.group_count:
+        return []
     name = "grid (one scale)" if grid_range(tensor) is not None else "grid"
     style: dict[str, Any] = {"width": 2, "dash": "dash", "shape": "hvh", "legendgroup": "grid"}
     x = [0.5, *positions, len(channels) + 0.5]

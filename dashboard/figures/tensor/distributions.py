@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.facts.causes import zeros_of
-from dashboard.facts.tensors import grid_range
+from dashboard.facts.tensors import grid_owner, grid_range
 from dashboard.figures.kit.binning import Bin, bin_edges, bins_of
 from dashboard.figures.kit.marks import bars, bin_bars, line
 from dashboard.figures.kit.picture import Picture, Rows
@@ -179,8 +179,8 @@ def _ends_of_values(tensor: TensorReport) -> str:
     if len(tensor.scale) == 1:
         return "Bars apart at the side are values beyond the grid: they are clipped to its end."
     return (
-        "Every channel has a grid of its own, so no line can show where it ends; bars apart at "
-        "the side are values beyond the outermost bins."
+        f"Every {grid_owner(tensor)} has a grid of its own, so no line can show where it ends; "
+        "bars apart at the side are values beyond the outermost bins."
     )
 
 

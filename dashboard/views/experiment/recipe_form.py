@@ -42,7 +42,12 @@ OBSERVER_TITLES = {
     "entropy": "Entropy (KL), as in TensorRT",
 }
 RANGE_TITLES = ("Fixed by calibration", "Dynamic, per batch")
-GRANULARITY_TITLES = {"per_tensor": "Per tensor", "per_channel": "Per channel"}
+GRANULARITY_TITLES = {
+    "per_tensor": "Per tensor",
+    "per_channel": "Per channel",
+    "per_group": "Per group",
+}
+GROUP_SIZES = (32, 64, 128)
 BITS = tuple(range(MAX_BITS, MIN_BITS - 1, -1))
 
 
@@ -149,11 +154,34 @@ def _show_weight(scheme: TensorScheme) -> TensorScheme:
         format_func=lambda value: GRANULARITY_TITLES.get(value, value),
         horizontal=True,
         key=versioned("weight_granularity"),
-        help="Per tensor: one scale for a whole weight. Per channel: one an output channel.",
+        help="Per tensor: one scale for a whole weight. Per channel: one for each output channel. "
+        "Per group: one for each 32, 64 or 128 consecutive weights of a channel, so a large weight "
+        "costs only its neighbours resolution.",
     )
+    group_size = _group_size(scheme.group_size) if granularity == "per_group" else None
     symmetric = _symmetric_toggle(scheme.symmetric, "weight_symmetric")
+    if group_size is not None:
+        extra = (32 if symmetric else 40) / group_size
+        st.caption(
+            f"Scales{'' if symmetric else ' and zero points'} add {extra:g} bits to a weight in a "
+            "full group. Layers in groups run simulated: their products cannot be summed as one "
+            "integer."
+        )
     observer, percentile = _observer(scheme, "weight")
-    return TensorScheme(bits, symmetric, granularity, observer, percentile)
+    return TensorScheme(bits, symmetric, granularity, observer, percentile, group_size=group_size)
+
+
+def _group_size(size: int | None) -> int:
+    sizes = sorted({*GROUP_SIZES, *(() if size is None else (size,))})
+    return int(
+        st.selectbox(
+            "Weights in a group",
+            sizes,
+            index=sizes.index(GROUP_SIZES[0] if size is None else size),
+            key=versioned("weight_group_size"),
+            help="Counted along the inputs of an output channel; the last group may be shorter.",
+        )
+    )
 
 
 def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:

@@ -24,7 +24,7 @@ from quant_engine.layers import (
 )
 from quant_engine.layers.base import IntegerForm
 from quant_engine.layers.precision import full_precision
-from quant_engine.tensors.affine import QParams, aligned, choose_dynamic_qparams
+from quant_engine.tensors.affine import QParams, choose_dynamic_qparams
 
 
 class PackedLayer(Protocol):
@@ -67,6 +67,11 @@ def why_not_integer(layer: QuantizedLayer) -> str:
         return f"{type(layer).__name__} has no integer arithmetic; it stays simulated."
     if layer.quantized_weight is None:
         return "Its weight is still float."
+    if layer.scheme.weight.group_size is not None:
+        return (
+            f"Its weights have a scale for each group of {layer.scheme.weight.group_size}, so the "
+            "products of an output cannot be summed as one int32 number; it stays simulated."
+        )
     terms = _terms(layer)
     if layer.rounds_input and terms > LONGEST_SUM:
         return (
@@ -267,7 +272,7 @@ def run_on_float_input(layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Ten
     weight = codes.float()
     grid = layer.weight_qparams
     if not layer.scheme.weight.symmetric:
-        weight -= aligned(grid.zero_point, grid.axis, codes.dim())
+        weight -= grid.aligned(grid.zero_point, codes.shape)
     sums = layer.compute(x.float(), weight, None, *arguments)
     channels = sums.shape[layer.output_axis]
     scale, bias = by_output_channel(grid.scale, channels), layer.bias

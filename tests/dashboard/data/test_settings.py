@@ -53,19 +53,24 @@ layer_names = st.text(
     min_size=1,
     max_size=12,
 ).filter(lambda name: not any(c.isspace() for c in name))
-tensor_schemes = st.builds(
-    TensorScheme,
-    bits=st.integers(2, 8),
-    symmetric=st.booleans(),
-    granularity=st.sampled_from(GRANULARITIES),
-    observer=st.sampled_from(OBSERVERS),
-    percentile=st.floats(51, 100),
+tensor_schemes = st.sampled_from(GRANULARITIES).flatmap(
+    lambda granularity: st.builds(
+        TensorScheme,
+        bits=st.integers(2, 8),
+        symmetric=st.booleans(),
+        granularity=st.just(granularity),
+        observer=st.sampled_from(OBSERVERS),
+        percentile=st.floats(51, 100),
+        group_size=st.integers(2, 65536) if granularity == "per_group" else st.none(),
+    )
 )
 dynamic_schemes = st.builds(
     TensorScheme, bits=st.integers(2, 8), symmetric=st.booleans(), is_dynamic=st.just(True)
 )
 input_schemes = (
-    st.none() | tensor_schemes.map(lambda s: replace(s, granularity="per_tensor")) | dynamic_schemes
+    st.none()
+    | tensor_schemes.map(lambda s: replace(s, granularity="per_tensor", group_size=None))
+    | dynamic_schemes
 )
 layer_schemes = st.builds(LayerScheme, tensor_schemes, input_schemes)
 treated = st.just(("*",)) | st.lists(layer_names, min_size=1, max_size=3, unique=True).map(tuple)
@@ -230,6 +235,25 @@ def test_schemes_survive_as_text(scheme: TensorScheme) -> None:
     assert replace(read, percentile=scheme.percentile) == scheme
     if scheme.observer == "percentile":
         assert read == scheme
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("4-per_group", "group_size is None"),
+        ("4-per_group1", "2 to 65536"),
+        ("4-per_group99999", "2 to 65536"),
+        ("4-per_groups", "“s” is not a group size"),
+        ("4-per_group123456", "is not a group size"),
+    ],
+)
+def test_a_group_size_in_a_link_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises((LinkError, SchemeError), match=message):
+        scheme_from_text(text)
+
+
+def test_runs_without_groups_are_called_as_before_there_were_any() -> None:
+    assert Settings("mlp").run_id == "74d6fc2bf09f2573"
 
 
 @given(layer_names, layer_schemes.filter(lambda s: s.weight.observer != "minmax"))

@@ -89,9 +89,9 @@ def test_other_schemes_are_offered_for_the_layer_and_for_all() -> None:
         rules.PER_CHANNEL, rules.ASYMMETRIC, rules.MORE_BITS, report=with_bits(report, 4)
     )
 
-    assert scheme_of(channel).weight.is_per_channel
+    assert scheme_of(channel).weight.granularity == "per_channel"
     assert channel.whole is not None
-    assert channel.whole.weight.is_per_channel
+    assert channel.whole.weight.granularity == "per_channel"
     activation = scheme_of(zero).activation
     assert activation is not None
     assert not activation.symmetric

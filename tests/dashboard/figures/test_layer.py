@@ -11,11 +11,13 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from dashboard.facts.layers import grid_rows
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,
     channels_of,
     grid_range,
+    why_no_choice,
     worst_channels,
 )
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, TEMPLATE, is_empty_figure
@@ -25,9 +27,19 @@ from dashboard.figures.layers.error_ridges import (
     tensors_of,
 )
 from dashboard.figures.layers.ridge_rows import FILL, TALLEST
-from dashboard.figures.tensor.channels import MOST_BARS, channel_ranges, worst_channel_bars
+from dashboard.figures.tensor.cause import weight_side
+from dashboard.figures.tensor.channels import (
+    MOST_BARS,
+    channel_ranges,
+    channels_picture,
+    worst_channel_bars,
+)
 from dashboard.figures.tensor.codes import code_usage, describe_codes, end_code_share
-from dashboard.figures.tensor.distributions import lsb_histogram, value_histogram
+from dashboard.figures.tensor.distributions import (
+    lsb_histogram,
+    value_histogram,
+    values_picture,
+)
 from dashboard.figures.tensor.range_choices import range_choices, range_rows
 from dashboard.figures.tensor.worked_example import worked_number_line, worked_steps
 from quant_engine.report import (
@@ -36,6 +48,7 @@ from quant_engine.report import (
     TensorReport,
     ValueHistogram,
 )
+from quant_engine.scheme import TensorScheme
 from tests.dashboard.factories import (
     EXACT_LAYER,
     WIDE_LAYER,
@@ -394,6 +407,43 @@ def test_a_channels_bar_spans_its_range_inside_its_grid() -> None:
         assert base + height <= high + 1e-9
     one = channel_ranges(weight("int8_per_tensor"))
     assert len(set(trace_group(one, "grid (one scale)")[0].y)) == 1
+
+
+@pytest.mark.parametrize("channels", [2, 32])
+def test_weights_in_groups_have_no_grid_of_a_channel_to_draw(channels: int) -> None:
+    # The smallest and the largest step of a group: two entries, also where channels are two.
+    plain = weight()
+    assert plain.channels is not None
+    picked = {
+        name: getattr(plain.channels, name)[:channels]
+        for name in ("lo", "hi", "sqnr_db", "became_zero")
+    }
+    scheme = TensorScheme(4, False, "per_group", group_size=64)
+    tensor = replace(
+        plain,
+        scheme=scheme,
+        scale=(0.01, 0.03),
+        zero_point=(-1, 2),
+        channels=replace(plain.channels, **picked),
+    )
+
+    figure = channel_ranges(tensor)
+
+    assert not [t for t in figure.data if (t.name or "").startswith("grid")]
+    assert {row["scale"] for row in channels_picture(tensor).rows()} == {None}
+    assert grid_range(tensor) is None
+    layer = replace_layer(make_report(), LAYER, weight=tensor).layer(LAYER)
+    side = weight_side(layer)
+    assert side.half_step is None
+    assert "every group of 64 weights has its own step" in side.words
+    grid = {row["Number"]: row["Weights"] for row in grid_rows(layer)}
+    groups = channels * math.ceil(tensor.channels.channel_size / 64)
+    assert grid["Scale (one step)"] == f"0.01 to 0.03 ({groups} groups)"
+    assert "per group of 64" in grid["Scheme"]
+    assert "Every group of 64 weights" in why_no_choice(tensor)
+    for picture in (channels_picture(tensor), values_picture(tensor, "Weights")):
+        assert "Every group of 64 weights has a grid of its own" in " ".join(picture.about)
+        spec(picture.figure)
 
 
 def trace_group(figure: go.Figure, name: str) -> list[Any]:

@@ -434,6 +434,21 @@ def test_each_widget_changes_its_setting(
     assert draft(app).recipe != Recipe.default()
 
 
+def test_scales_per_group_ask_for_the_group_and_say_what_they_cost() -> None:
+    app = open_experiment()
+
+    change(app, "radio", "Scales", "per_group")
+    assert draft(app).recipe.weight == TensorScheme(granularity="per_group", group_size=32)
+    assert "add 1 bits to a weight" in texts(app)
+    change(app, "selectbox", "Weights in a group", 128)
+    change(app, "slider", "Weight bits", 4)
+
+    assert_alive(app)
+    assert draft(app).recipe.weight == TensorScheme(4, granularity="per_group", group_size=128)
+    change(app, "radio", "Scales", "per_channel")
+    assert draft(app).recipe.weight == TensorScheme(4, granularity="per_channel")
+
+
 def test_the_two_range_rules_are_separate() -> None:
     app = open_experiment()
     weights, inputs = (w for w in app.selectbox if w.label == "Range estimator")

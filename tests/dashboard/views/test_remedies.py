@@ -34,7 +34,7 @@ def test_the_neighbour_is_named_and_the_pair_is_treated(monkeypatch: pytest.Monk
     assert asked[0].remedies == (CrossLayerEqualization(layers=pair),)
     scheme = asked[1].layer_scheme("blocks.1.depthwise")
     assert scheme is not None
-    assert scheme.weight.is_per_channel
+    assert scheme.weight.granularity == "per_channel"
 
 
 @pytest.mark.parametrize(

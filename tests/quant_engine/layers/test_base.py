@@ -411,7 +411,7 @@ def test_gradients_reach_the_layers_before() -> None:
 def test_scheme_shows_in_print() -> None:
     layer = quantized(fill(nn.Linear(6, 4)), seeded((3, 6)), LAYER_SCHEMES["four_bits"])
 
-    assert repr(layer) == "QuantizedLinear(6, 4, weight=int4 per_channel, input=int4)"
+    assert repr(layer) == "QuantizedLinear(6, 4, weight=int4 per channel, input=int4)"
     assert repr(QuantizedLinear(6, 4)) == "QuantizedLinear(6, 4, weight=float, input=float)"
 
 
