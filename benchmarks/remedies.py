@@ -16,6 +16,7 @@ from torch import nn
 from quant_engine import quantize_model
 from quant_engine.metrics.functions import kl_divergence
 from quant_engine.scheme import (
+    Awq,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -30,6 +31,7 @@ CHAINS: dict[str, tuple[Remedy, ...]] = {
     "none": (),
     "equalization": (CrossLayerEqualization(),),
     "smoothing": (SmoothQuant(),),
+    "AWQ": (Awq(),),
     "GPTQ": (Gptq(),),
     "bias correction": (BiasCorrection(),),
     "all": (CrossLayerEqualization(), SmoothQuant(), Gptq(), BiasCorrection()),
@@ -52,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"|---|{'---|' * len(CHAINS)}")
     for name in options.models:
         for bits in options.bits:
-            for scales in SCALES:
-                scheme = replace(scales, bits=bits)
+            for scheme in (replace(scales, bits=bits) for scales in SCALES):
+                if bits == 8 and scheme.group_size is not None:
+                    continue  # groups are for few bits
                 cells = [run(name, scheme, chain) for chain in CHAINS.values()]
                 where = f"{name}, {bits} bits {scheme.granularity_name}"
                 print(f"| {where} | {' | '.join(cells)} |", flush=True)

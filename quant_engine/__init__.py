@@ -51,6 +51,7 @@ from quant_engine.report import (
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.scheme import (
     PRESETS,
+    Awq,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -73,6 +74,7 @@ from quant_engine.variants.options import bit_options
 __all__ = [
     "METRICS",
     "PRESETS",
+    "Awq",
     "BiasCorrection",
     "BudgetError",
     "Calibration",

@@ -245,8 +245,10 @@ def describe_treatment(found: Treatment) -> str:
     Example:
         >>> describe_treatment(Treatment("gptq", ("a",), is_applied=False, reason="it is float"))
         'Round by GPTQ: not applied to a, because it is float.'
+        >>> describe_treatment(Treatment("awq", ("a",), is_applied=True, step="ranges"))
+        'Scale and clip by AWQ (ranges): a.'
     """
-    name = REMEDY_NAMES.get(found.remedy, found.remedy)
+    name = REMEDY_NAMES.get(found.remedy, found.remedy) + (f" ({found.step})" if found.step else "")
     layers = " and ".join(found.layers) if len(found.layers) < 3 else ", ".join(found.layers)
     if not found.is_applied:
         return f"{name}: not applied to {layers or 'the model'}, because {found.reason}."

@@ -59,7 +59,7 @@ def channel_grids(tensor: TensorReport) -> tuple[tuple[float, int] | None, ...]:
     if tensor.group_count:
         return (None,) * count
     grids = tuple(zip(tensor.scale, tensor.zero_point, strict=True))
-    return grids * count if tensor.scheme.has_one_scale else grids
+    return grids * count if len(grids) == 1 else grids
 
 
 def grid_owner(tensor: TensorReport) -> str:

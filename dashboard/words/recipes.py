@@ -60,6 +60,7 @@ PRESET_TEXTS = {
 REMEDY_NAMES = {
     "cross_layer_equalization": "Equalize layers",
     "smooth_quant": "Smooth inputs",
+    "awq": "Scale and clip by AWQ",
     "gptq": "Round by GPTQ",
     "bias_correction": "Correct biases",
 }

@@ -16,12 +16,14 @@ from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.preparation.folding_check import outputs_of
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
+from quant_engine.remedies.awq import narrow_ranges, scale_by_inputs
 from quant_engine.remedies.bias_correction import correct_biases
 from quant_engine.remedies.equalization import equalize
 from quant_engine.remedies.gptq import round_by_gptq
 from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
 from quant_engine.scheme import (
+    Awq,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -42,8 +44,10 @@ _ChangeCodes: TypeAlias = Callable[
 _ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
     CrossLayerEqualization: equalize,
     SmoothQuant: smooth,
+    Awq: scale_by_inputs,
 }
 _ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {
+    Awq: narrow_ranges,
     Gptq: round_by_gptq,
     BiasCorrection: correct_biases,
 }
@@ -117,9 +121,14 @@ def remedies_left_out(recipe: Recipe) -> tuple[str, ...]:
         >>> remedies_left_out(Recipe.default().with_remedy(SmoothQuant()))
         ()
     """
-    names = [type(r).__name__ for r in recipe.remedies if type(r) in _ON_QUANTIZED_MODEL]
+    names = [
+        "the narrower ranges of Awq" if isinstance(remedy, Awq) else type(remedy).__name__
+        for remedy in recipe.remedies
+        if type(remedy) in _ON_QUANTIZED_MODEL
+    ]
     if not names:
         return ()
+    names[0] = names[0][:1].upper() + names[0][1:]
     return (
         f"{' and '.join(names)} of the recipe are not part of these figures: every layer is "
         "rounded plainly. `analyze` applies them.",
@@ -149,4 +158,5 @@ def _taken_back(treatment: Treatment, change: float) -> Treatment:
         treatment.layers,
         is_applied=False,
         reason=f"the float output would change by {change:.1e} of its largest value",
+        step=treatment.step,
     )

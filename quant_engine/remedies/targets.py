@@ -13,7 +13,7 @@ from quant_engine.model.batches import Data, iterate_batches
 from quant_engine.preparation import list_layers
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.remedies.equalization import find_pairs
-from quant_engine.remedies.smoothing import find_groups
+from quant_engine.remedies.readers import find_groups
 from quant_engine.scheme import CrossLayerEqualization, Recipe, SmoothQuant
 
 

@@ -23,8 +23,9 @@ class Treatment:
         error_before: Error without the remedy; None where it was not measured.
         error_after: Error with it.
         error_of: What the error is one of, in words, such as "weights".
-        alpha: The α of SmoothQuant that was chosen.
-        folded_into: Name of the module that SmoothQuant's division was folded into.
+        alpha: The α of SmoothQuant or Awq that was chosen.
+        folded_into: Name of the module that the division of SmoothQuant or Awq was folded into.
+        step: Which of its steps, of a remedy that has several: of Awq "factors" or "ranges".
     """
 
     remedy: str
@@ -38,3 +39,4 @@ class Treatment:
     error_of: str = ""
     alpha: float | None = None
     folded_into: str = ""
+    step: str = ""

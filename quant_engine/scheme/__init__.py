@@ -20,6 +20,7 @@ from quant_engine.scheme.recipe import (
 from quant_engine.scheme.remedies import (
     AUTO,
     REMEDIES,
+    Awq,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -37,6 +38,7 @@ __all__ = [
     "OBSERVERS",
     "PRESETS",
     "REMEDIES",
+    "Awq",
     "BiasCorrection",
     "CrossLayerEqualization",
     "Gptq",

@@ -115,6 +115,21 @@ class SmoothQuant(Remedy):
 
 
 @dataclass(frozen=True, slots=True)
+class Awq(Remedy):
+    """Multiply the weights that read large input channels, then narrow ranges of weights.
+
+    Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
+    MLSys 2024. Weights that matter more are rounded finer: the factors are folded into what
+    computes the channels, so the float model computes what it computed. Then each range of weights
+    (of a group, a channel or the whole tensor) is narrowed as far as that makes the output error
+    smaller. Layers that can only be scaled together are, if all of them match; every layer that
+    matches is clipped.
+    """
+
+    kind: ClassVar[str] = "awq"
+
+
+@dataclass(frozen=True, slots=True)
 class Gptq(Remedy):
     """Round weights column by column, each making up for the error of those before it.
 
@@ -154,6 +169,6 @@ def _require_number(what: str, value: object, low: float, high: float) -> None:
 
 
 REMEDIES: Mapping[str, type[Remedy]] = {
-    cls.kind: cls for cls in (CrossLayerEqualization, SmoothQuant, Gptq, BiasCorrection)
+    cls.kind: cls for cls in (CrossLayerEqualization, SmoothQuant, Awq, Gptq, BiasCorrection)
 }
 """Every remedy by its kind, in the order in which they are applied."""

@@ -195,7 +195,9 @@ def _require_channels(x: Tensor, qparams: QParams) -> None:
         )
     if qparams.group_size is None:
         return
-    groups, columns = qparams.scale.shape[1], x.numel() // max(channels, 1)
+    rest = list(x.shape)
+    rest.pop(qparams.axis)
+    groups, columns = qparams.scale.shape[1], math.prod(rest)
     if groups != -(-columns // qparams.group_size):
         raise DataError(
             f"The tensor has {columns} values in each channel, but the grid has {groups} groups of "

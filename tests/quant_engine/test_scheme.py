@@ -15,6 +15,7 @@ from quant_engine.scheme import (
     OBSERVERS,
     PRESETS,
     REMEDIES,
+    Awq,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -41,7 +42,7 @@ recipes = st.builds(
     st.lists(names, max_size=3).map(tuple),
     st.dictionaries(names, layer_schemes, max_size=3).map(Overrides),
     st.text(max_size=5),
-    st.sets(st.sampled_from((CrossLayerEqualization(), SmoothQuant(), Gptq()))).map(tuple),
+    st.sets(st.sampled_from((CrossLayerEqualization(), SmoothQuant(), Awq(), Gptq()))).map(tuple),
 )
 
 
@@ -261,7 +262,7 @@ def test_a_suggestion_lists_all_names_and_the_likely_one_first():
 
 def test_remedies_round_trip_in_the_order_they_are_applied() -> None:
     given = (BiasCorrection(), Gptq(damping=0.1), SmoothQuant(alpha=0.5, layers=("a.*", "b")))
-    recipe = replace(Recipe.default(), remedies=(*given, CrossLayerEqualization()))
+    recipe = replace(Recipe.default(), remedies=(*given, CrossLayerEqualization(), Awq()))
 
     assert [remedy.kind for remedy in recipe.remedies] == list(REMEDIES)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe

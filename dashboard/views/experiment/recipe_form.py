@@ -320,6 +320,9 @@ REMEDY_COSTS = {
     "ranges. Costs well under a second; the float model stays what it is.",
     "smooth_quant": "Divides loud input channels and multiplies the weights that read them. Costs "
     "one pass over the calibration samples; the float model stays what it is.",
+    "awq": "Rounds weights that read large inputs finer, and narrows ranges where that helps; for "
+    "few bits, most of all per group. Costs two passes over the calibration samples and a few "
+    "seconds; the float model stays what it is.",
     "gptq": "Rounds weights so that they make up for each other's errors. Costs one pass over the "
     "calibration samples and a few seconds.",
     "bias_correction": "Takes the mean error of every channel out of the bias. Costs half a pass "

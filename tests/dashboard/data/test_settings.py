@@ -35,6 +35,7 @@ from quant_engine.scheme import (
     GRANULARITIES,
     OBSERVERS,
     PRESETS,
+    Awq,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -77,6 +78,7 @@ treated = st.just(("*",)) | st.lists(layer_names, min_size=1, max_size=3, unique
 remedies = (
     st.builds(CrossLayerEqualization, treated, st.booleans()),
     st.builds(SmoothQuant, treated, st.just("auto") | st.floats(0, 1)),
+    st.builds(Awq, treated),
     st.builds(Gptq, treated, st.floats(0, 1)),
     st.builds(BiasCorrection, treated),
 )
@@ -343,6 +345,7 @@ def test_a_remedy_comes_back_from_its_text(remedy: Remedy) -> None:
         ("gptk", "not a remedy. Did you mean 'gptq'"),
         ("gptq-much", "“much” is not a number"),
         ("bias_correction-0.5", "“0.5” is not a setting"),
+        ("awq-0.5", "“0.5” is not a setting"),
         ("smooth_quant-2", "alpha is 2.0"),
         ("cross_layer_equalization-x", "“x” is not a setting"),
     ],

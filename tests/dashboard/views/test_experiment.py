@@ -21,6 +21,7 @@ from quant_engine.errors import DataError
 from quant_engine.report import ModelReport
 from quant_engine.scheme import (
     PRESETS,
+    Awq,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -416,6 +417,7 @@ FORM: list[tuple[str, str, Any, Callable[[Recipe], Any], Any]] = [
     ("slider", "Input bits", 4, lambda r: r.activation.bits, 4),
     ("toggle", "Equalize layers", True, lambda r: r.remedies, (CrossLayerEqualization(),)),
     ("toggle", "Smooth inputs", True, lambda r: r.remedies, (SmoothQuant(),)),
+    ("toggle", "Scale and clip by AWQ", True, lambda r: r.remedies, (Awq(),)),
     ("toggle", "Round by GPTQ", True, lambda r: r.remedies, (Gptq(),)),
     ("toggle", "Correct biases", True, lambda r: r.remedies, (BiasCorrection(),)),
 ]

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from quant_engine import analyze, quantize_model
 from quant_engine.layers import QuantizedLayer, get_quantized_type
+from quant_engine.remedies import codes as codes_of_layers
 from quant_engine.remedies import gptq
-from quant_engine.remedies.gptq import BLOCK, gptq_codes, input_rows
+from quant_engine.remedies.codes import input_rows
+from quant_engine.remedies.gptq import BLOCK, gptq_codes
 from quant_engine.report import ModelReport
 from quant_engine.scheme import BiasCorrection, Gptq, LayerScheme, Recipe, TensorScheme
 from quant_engine.tensors.affine import QParams
@@ -206,7 +208,7 @@ def test_where_no_damping_helps_weights_are_rounded_as_usual_and_that_is_said(
     model, x = fill(nn.Sequential(nn.Linear(2, 3))), seeded((9, 2))
     recipe = Recipe(TensorScheme(bits=3))
     plain = quantize_model(model, x, recipe)[0].quantized_weight
-    monkeypatch.setattr(gptq, "_hessians", broken)
+    monkeypatch.setattr(codes_of_layers, "_hessians", broken)
 
     treated = quantize_model(model, x, recipe.with_remedy(Gptq()))[0].quantized_weight
     (found,) = analyze(model, [x], recipe.with_remedy(Gptq()), measure_time=False).treatments
@@ -236,7 +238,7 @@ def test_what_cannot_be_rounded_so_is_named() -> None:
     report = analyze(fill(Odd()), [torch.arange(10).view(5, 2)], recipe, measure_time=False)
 
     assert {found.layers[0]: found.reason for found in report.treatments} == {
-        "table": "it looks rows up, so no other weight can make up for an error",
+        "table": "it looks rows up, so its weights are not summed with those of other inputs",
         "a": "it shares its weight with another layer",
         "b": "it shares its weight with another layer",
         "idle": "nothing entered it on the calibration data",
@@ -250,7 +252,7 @@ def test_hessians_that_do_not_fit_together_are_measured_in_turn(
     model, x = fill(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))), seeded((30, 6))
     recipe = Recipe(TensorScheme(bits=3), remedies=(Gptq(),))
     together = quantize_model(model, [x[:20], x[20:]], recipe)
-    monkeypatch.setattr(gptq, "MOST_HESSIAN_VALUES", 1)
+    monkeypatch.setattr(codes_of_layers, "MOST_HESSIAN_VALUES", 1)
 
     alone = quantize_model(model, [x[:20], x[20:]], recipe)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from quant_engine import LogitResponse, pareto_frontier, search_configuration, verify_frontier
 from quant_engine.errors import BudgetError, SchemeError
-from quant_engine.scheme import Recipe
+from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
 from quant_engine.search.moves import additive_optimum, apply_move, improve, is_allowed, rank_moves
 from quant_engine.search.space import SearchSpace
 from quant_engine.variants.options import bit_options
@@ -251,3 +251,22 @@ def test_a_search_can_be_cancelled():
 
     with pytest.raises(KeyboardInterrupt):
         search_configuration(small_response(0), effective_bits=9.0, progress=stop)
+
+
+def test_bits_of_codes_alone_compare_groups_of_one_size() -> None:
+    def in_groups(bits: int, size: int) -> LayerScheme:
+        return LayerScheme(TensorScheme(bits, granularity="per_group", group_size=size))
+
+    model, x = small_model(0), seeded((24, 6))
+    alike = measure(model, x, options=[in_groups(4, 4), in_groups(3, 4)])
+    mixed = measure(model, x, options=[in_groups(3, 4), in_groups(3, 2)])
+
+    found = search_configuration(alike, weight_bits=3.5).as_dict()
+    assert alike.size(found).weight_bits <= 3.5
+    with pytest.raises(SchemeError, match="scales per group of 2, per group of 4"):
+        search_configuration(mixed, weight_bits=3.5)
+    # 32 bits for a scale of two weights, and of four.
+    found = search_configuration(mixed, effective_bits=13).as_dict()
+    (wide, _) = mixed.report.options
+    assert set(found.values()) == {wide.name}
+    assert mixed.size(found).effective_bits < 13

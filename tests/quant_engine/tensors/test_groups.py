@@ -130,7 +130,7 @@ def test_one_group_for_a_row_is_a_scale_per_channel_bit_for_bit(
 def test_the_report_counts_errors_on_the_groups_own_steps(
     kind: str, symmetric: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quant_engine.tensors.histogram._WEIGHT_PIECE", 8)  # many pieces
+    monkeypatch.setattr("quant_engine.tensors.histogram._PIECE", 8)  # many pieces
     module = fill(KINDS[kind])
     scheme = TensorScheme(3, symmetric, "per_group", group_size=4)
     layer = get_quantized_type(module).from_float(module, LayerScheme(scheme))

@@ -1,0 +1,263 @@
+"""Weights of a quantized model by the outputs they belong to, and XXᵀ of what they multiply.
+
+What remedies for codes share. Σ(wx)² over all data is w XXᵀ wᵀ for the weights w of an output, so
+the error of a layer's output is known for any codes without running the layer again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quant_engine.layers import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConvTranspose2d,
+    QuantizedEmbedding,
+    QuantizedEmbeddingBag,
+    QuantizedLayer,
+    QuantizedLinear,
+)
+from quant_engine.layers.convolution import edge_padding
+from quant_engine.model.batches import Batch
+from quant_engine.model.forward import layer_input, run_model, watched_layers
+from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.remedies.channels import Layer
+from quant_engine.report import Treatment
+from quant_engine.scheme import Remedy
+from quant_engine.tensors.affine import QParams
+
+MOST_HESSIAN_VALUES = 32_000_000
+"""Values of H = XXᵀ that are held at once (256 MB), unless one layer alone has more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputRows:
+    """A quantized layer's weights by output: float64, each (groups, outputs, columns).
+
+    Attributes:
+        layer: The layer.
+        blocks: Its codes, a view (groups, outputs, inputs, taps).
+        weight: The float weights.
+        scale: The scale of each weight.
+        points: The zero point of each weight.
+        codes: The codes as they are.
+        hessian: XXᵀ of the float inputs, (groups, columns, columns).
+    """
+
+    layer: QuantizedLayer
+    blocks: Tensor
+    weight: Tensor
+    scale: Tensor
+    points: Tensor
+    codes: Tensor
+    hessian: Tensor
+
+    @classmethod
+    def of(cls, layer: QuantizedLayer, module: nn.Module, hessian: Tensor) -> OutputRows:
+        """Read them from a layer and the float layer it was made from."""
+        grid = layer.weight_qparams
+        codes = layer.quantized_weight
+        assert codes is not None
+        scale, points = (grid.aligned(x, codes.shape) for x in (grid.scale, grid.zero_point))
+        weight: Tensor = module.weight.detach()  # type: ignore[operator]
+        return cls(
+            layer=layer,
+            blocks=_blocks_of(layer).blocks(codes),
+            weight=by_outputs(layer, weight),
+            scale=by_outputs(layer, scale),
+            points=by_outputs(layer, points),
+            codes=by_outputs(layer, codes),
+            hessian=hessian,
+        )
+
+    @property
+    def grid(self) -> QParams:
+        """The layer's grid."""
+        return self.layer.weight_qparams
+
+    def output_error(self, codes: Tensor, scale: Tensor | None = None) -> float:
+        """Return √(Σ(y - ŷ)² / Σy²) over all data for other codes, and perhaps other scales."""
+        scale = self.scale if scale is None else scale
+        signal = _energy(self.weight, self.hessian)
+        noise = _energy(self.weight - (codes - self.points) * scale, self.hessian)
+        return float((noise / signal) ** 0.5) if signal else 0.0
+
+    def write(self, codes: Tensor) -> None:
+        """Give the layer other codes."""
+        self.blocks.copy_(codes.view(self.blocks.shape))
+
+
+TreatRows: TypeAlias = Callable[[str, OutputRows], Treatment]
+
+
+def treat_codes(
+    prepared: PreparedModel,
+    quantized: nn.Module,
+    remedy: Remedy,
+    batches: Sequence[Batch],
+    treat: TreatRows,
+) -> tuple[Treatment, ...]:
+    """Treat the weights of every quantized layer that a remedy names.
+
+    Args:
+        prepared: The float model that it was made from.
+        quantized: The quantized model.
+        remedy: Which layers.
+        batches: Calibration data.
+        treat: Changes one layer, by name and rows, and says what it did.
+
+    Returns:
+        One entry for each of the layers.
+    """
+    layers = {
+        name: module
+        for name, module in quantized.named_modules()
+        if isinstance(module, QuantizedLayer) and remedy.treats(name)
+    }
+    found = {
+        name: refused(remedy, name, reason)
+        for name, layer in layers.items()
+        if (reason := _why_not(layer, quantized))
+    }
+    able = {name: layer for name, layer in layers.items() if name not in found}
+    for names in _portions(able):
+        hessians = _hessians(prepared, {name: able[name] for name in names}, batches)
+        for name in names:
+            if name not in hessians:
+                found[name] = refused(remedy, name, "nothing entered it on the calibration data")
+                continue
+            module = prepared.model.get_submodule(name)
+            found[name] = treat(name, OutputRows.of(able[name], module, hessians[name]))
+    return tuple(found[name] for name in layers)
+
+
+def refused(remedy: Remedy, layer: str, reason: str) -> Treatment:
+    """Return the entry of a layer that a remedy left alone."""
+    return Treatment(remedy.kind, (layer,), is_applied=False, reason=reason)
+
+
+def by_outputs(layer: QuantizedLayer, values: Tensor) -> Tensor:
+    """Return one value for each weight, or what broadcasts to it, as `OutputRows` holds them."""
+    assert layer.quantized_weight is not None
+    spread = values.expand(layer.quantized_weight.shape).double().contiguous()
+    return _blocks_of(layer).blocks(spread).flatten(2)
+
+
+def _why_not(layer: QuantizedLayer, model: nn.Module) -> str:
+    if isinstance(layer, QuantizedEmbedding | QuantizedEmbeddingBag):
+        return "it looks rows up, so its weights are not summed with those of other inputs"
+    if not isinstance(layer, QuantizedLinear | QuantizedConv1d | QuantizedConv2d | _TRANSPOSED):
+        return f"what a {type(layer).__name__} multiplies its weights with is not worked out"
+    holders = [m for m in model.modules() if getattr(m, "stored_weight", None) is not None]
+    if sum(holder.stored_weight is layer.stored_weight for holder in holders) > 1:
+        return "it shares its weight with another layer"
+    return ""
+
+
+_TRANSPOSED = QuantizedConvTranspose2d
+
+
+def _blocks_of(layer: QuantizedLayer) -> Layer:
+    return Layer("", layer, getattr(layer, "groups", 1), isinstance(layer, _TRANSPOSED))
+
+
+def _columns(layer: QuantizedLayer) -> tuple[int, int]:
+    """Return the groups of a layer, and the inputs of each output of a group."""
+    assert layer.quantized_weight is not None
+    groups, _, inputs, taps = _blocks_of(layer).blocks(layer.quantized_weight).shape
+    return groups, inputs * taps
+
+
+def _portions(layers: Mapping[str, QuantizedLayer]) -> Iterator[list[str]]:
+    """Yield names of layers whose Hessians are held together, in one pass over the data."""
+    portion: list[str] = []
+    held = 0
+    for name, layer in layers.items():
+        groups, columns = _columns(layer)
+        size = groups * columns**2
+        if portion and held + size > MOST_HESSIAN_VALUES:
+            yield portion
+            portion, held = [], 0
+        portion.append(name)
+        held += size
+    if portion:
+        yield portion
+
+
+def _hessians(
+    prepared: PreparedModel, layers: Mapping[str, QuantizedLayer], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """Return XXᵀ of each layer's float inputs, (groups, columns, columns)."""
+    found: dict[str, Tensor] = {}
+
+    def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
+        x = layer_input(args, kwargs)
+        if x is None or not x.numel():
+            return
+        rows = input_rows(layers[name], x.detach().double())
+        h = rows @ rows.transpose(1, 2)
+        found[name] = found[name] + h if name in found else h
+
+    watched = {name: prepared.model.get_submodule(name) for name in layers}
+    prepared.state.write(prepared.model)
+    with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
+        for batch in batches:
+            with prepared.state.same_numbers():
+                run_model(prepared.model, batch)
+    prepared.state.write(prepared.model)
+    return found
+
+
+def input_rows(layer: QuantizedLayer, x: Tensor) -> Tensor:
+    """Return what each weight of an output is multiplied with, (groups, columns, outputs).
+
+    Column order is that of `Layer.blocks`: input channels of the group, then taps of the kernel.
+
+    Args:
+        layer: A linear layer or a convolution.
+        x: Its input, with or without a batch.
+    """
+    if isinstance(layer, QuantizedLinear):
+        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
+    axes = len(layer.kernel_size)
+    x = x if x.dim() == axes + 2 else x.unsqueeze(0)
+    if isinstance(layer, _TRANSPOSED):
+        patches = _transposed_patches(layer, x)
+    else:
+        assert isinstance(layer, QuantizedConv1d | QuantizedConv2d)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, edge_padding(layer.padding, layer.kernel_size, layer.dilation), mode=mode)
+        strides, dilations = layer.stride, layer.dilation
+        if axes == 1:
+            x, strides, dilations = x.unsqueeze(2), (1, *strides), (1, *dilations)
+        kernel = (1, *layer.kernel_size)[-2:]
+        patches = F.unfold(x, kernel, dilation=dilations, stride=strides)
+    samples, values, places = patches.shape
+    by_group = patches.view(samples, layer.groups, values // layer.groups, places)
+    return by_group.permute(1, 2, 0, 3).reshape(layer.groups, values // layer.groups, -1)
+
+
+def _transposed_patches(layer: QuantizedConvTranspose2d, x: Tensor) -> Tensor:
+    """Return the patches of the convolution that a transposed one is: zeros between the inputs."""
+    samples, channels, *sizes = x.shape
+    spaced = [(size - 1) * step + 1 for size, step in zip(sizes, layer.stride, strict=True)]
+    between = x.new_zeros(samples, channels, *spaced)
+    between[:, :, :: layer.stride[0], :: layer.stride[1]] = x
+    edges: list[int] = []
+    for axis in (1, 0):
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
+        edges += [reach, reach + layer.output_padding[axis]]
+    patches = F.unfold(F.pad(between, edges), layer.kernel_size, dilation=layer.dilation)
+    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    return patches.view(samples, channels, taps, -1).flip(2).reshape(samples, channels * taps, -1)
+
+
+def _energy(rows: Tensor, hessian: Tensor) -> float:
+    """Return Σ(W x)² over all data, for W (groups, outputs, columns)."""
+    return max(0.0, ((rows @ hessian) * rows).sum().item())

@@ -1,0 +1,345 @@
+"""Factors that move from a tensor into the layers that read it, for one remedy or another.
+
+    y = (X diag(s)⁻¹) (diag(s) W)
+
+The division is folded into what computes the channels: the weights of a normalization, of a linear
+layer or of a convolution. All layers that read a tensor share its s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from quant_engine.graph import LAYERS, LayerCalls, attribute_of, module_path
+from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
+from quant_engine.model.batches import Batch
+from quant_engine.model.forward import layer_input, run_model, watched_layers
+from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.remedies.chains import (
+    NotFollowedError,
+    Reading,
+    follow,
+    name_operation,
+    output_channels,
+    passes_factors,
+)
+from quant_engine.remedies.channels import Layer, gathered, spread
+from quant_engine.remedies.members import describe_refusal, layer_of
+from quant_engine.report import Treatment
+from quant_engine.scheme import LayerScheme, Recipe, Remedy
+from quant_engine.tensors.histogram import Histogram
+from quant_engine.tensors.observers import choose_input_qparams
+
+MOST_SAMPLES = 32
+"""Samples of the first batch on which output errors are compared."""
+
+aten = torch.ops.aten
+_NORMALIZATIONS = (aten.layer_norm.default, aten.rms_norm.default)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What computes the channels of a tensor, and can divide them.
+
+    Attributes:
+        name: Name of the module that holds the weights.
+        layer: The layer; None for a vector that multiplies the channels, of a normalization.
+        module: Holds the vector, and perhaps another one that is added.
+        keys: Names of these vectors in the module.
+    """
+
+    name: str
+    layer: Layer | None
+    module: nn.Module
+    keys: tuple[str, ...] = ()
+
+    def divide(self, factors: Tensor) -> None:
+        """Divide every channel by its factor, in place."""
+        if self.layer is not None:
+            weight, bias = self.layer.weight, self.layer.bias
+            self.layer.divide_outputs(weight, factors)
+            self.layer.assign(weight, None if bias is None else bias / factors)
+            return
+        for key in self.keys:
+            old = self.module._parameters[key]
+            assert old is not None
+            new = (old.detach().double() / factors).to(old.dtype)
+            setattr(self.module, key, nn.Parameter(new, old.requires_grad))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """A layer that reads the channels.
+
+    Attributes:
+        layer: The layer.
+        times: Input channels of the layer for each of the channels.
+        axis: Axis of its input that they lie on, from the end.
+        scheme: How it will be quantized; None if it stays float.
+    """
+
+    layer: Layer
+    times: int
+    axis: int
+    scheme: LayerScheme | None
+
+    def reach(self) -> Tensor:
+        """Return the largest weight that reads each channel, (channels,)."""
+        return gathered(self.layer.input_reach(self.layer.weight), self.times)
+
+    def multiplied_weight(self, factors: Tensor) -> Tensor:
+        """Return the weight with each channel's column multiplied by its factor, float64."""
+        weight = self.layer.weight
+        self.layer.multiply_inputs(weight, spread(factors, self.times))
+        return weight
+
+
+@dataclass(slots=True, eq=False)
+class Seen:
+    """What entered a reader: magnitudes of each input channel, and the first samples.
+
+    Attributes:
+        largest: Largest magnitude of each input channel.
+        total: Their sum over all data.
+        count: Values of each channel.
+        first: The first samples; None where nothing entered.
+    """
+
+    largest: Tensor = field(default_factory=lambda: torch.zeros(()).double())
+    total: Tensor = field(default_factory=lambda: torch.zeros(()).double())
+    count: int = 0
+    first: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean magnitude of each input channel."""
+        return self.total / max(self.count, 1)
+
+
+def find_groups(
+    calls: LayerCalls, graph: fx.GraphModule, remedy: Remedy, recipe: Recipe
+) -> tuple[list[tuple[Source, list[Reader]]], list[Treatment]]:
+    """Find the tensors that layers read and that can be divided, and say why others cannot."""
+    groups: list[tuple[Source, list[Reader]]] = []
+    refused: list[Treatment] = []
+    known: set[fx.Node] = set()
+    places = {node: place for place, node in enumerate(graph.graph.nodes)}
+    for node in graph.graph.nodes:
+        if node.target not in LAYERS or not remedy.treats(module_path(node)) or node in known:
+            continue
+        names = [module_path(node)]
+        try:
+            origin = _origin(node)
+            source = _source(calls, origin, recipe)
+            try:
+                readings = follow(origin, output_channels(origin))
+            except NotFollowedError as error:
+                raise NotFollowedError(f"its input comes from {source.name!r}: {error}") from error
+            readings.sort(key=lambda reading: places[reading.node])
+            known.update(reading.node for reading in readings)
+            names = list(dict.fromkeys(module_path(reading.node) for reading in readings))
+            others = [name for name in names if not remedy.treats(name)]
+            if others:
+                raise NotFollowedError(f"{others[0]!r} reads the same tensor and is not treated")
+            readers = [_reader(calls, reading, recipe) for reading in readings]
+            groups.append((source, readers))
+        except NotFollowedError as error:
+            refused.append(describe_refusal(remedy.kind, names, error))
+    return groups, list(dict.fromkeys(refused))
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """Go back from a layer to what computes the channels that it reads."""
+    origin = node.args[0]
+    assert isinstance(origin, fx.Node)
+    while passes_factors(origin):
+        before = origin.args[0]
+        assert isinstance(before, fx.Node)
+        origin = before
+    return origin
+
+
+def _source(calls: LayerCalls, node: fx.Node, recipe: Recipe) -> Source:
+    """Return what a division of the channels is folded into.
+
+    Raises:
+        NotFollowedError: If there is nothing.
+    """
+    if node.target in LAYERS:
+        layer = layer_of(calls, node)
+        scheme = recipe.layer_scheme(layer.name)
+        if scheme is not None and scheme.weight.has_one_scale:
+            raise NotFollowedError(
+                f"the division would be folded into {layer.name!r}, whose weights have one scale; "
+                "equalize the two layers instead"
+            )
+        return Source(layer.name, layer, layer.module)
+    given: dict[str, object] = {}
+    if node.target in _NORMALIZATIONS and len(node.args[1]) == 1:  # type: ignore[arg-type]
+        given = dict(zip(("weight", "bias"), node.args[2:4], strict=False))
+        if node.target is aten.rms_norm.default:
+            given.pop("bias", None)
+    elif node.target in (aten.mul.Tensor, aten.mul_.Tensor):
+        vector = next((n for n in map(attribute_of, node.args) if n is not None), None)
+        factor = next((a for a in node.args if attribute_of(a) is not None), None)
+        if vector is not None and factor is not None and _is_vector(factor, node):
+            given = {vector.rpartition(".")[2]: factor}
+    name = module_path(node)
+    module = calls.module(name)
+    given = {key: value for key, value in given.items() if value is not None}
+    if module is None or not given or not calls.reads_own(name, given):
+        raise NotFollowedError(
+            f"its input comes from {name_operation(node)}, which a division cannot be folded into"
+        )
+    if not calls.is_plain(name):
+        raise NotFollowedError(f"{name!r} has hooks or a forward of its own")
+    return Source(name, None, module, tuple(given))
+
+
+def _is_vector(factor: object, node: fx.Node) -> bool:
+    """Whether a factor has one value for each channel on the last axis of a product."""
+    assert isinstance(factor, fx.Node)
+    shape: Sequence[int] = factor.meta["val"].shape
+    return tuple(shape) == tuple(node.meta["val"].shape[-1:])
+
+
+def _reader(calls: LayerCalls, reading: Reading, recipe: Recipe) -> Reader:
+    layer = layer_of(calls, reading.node)
+    if not is_quantizable(layer.module):
+        kind = type(layer.module).__name__
+        raise NotFollowedError(f"{layer.name!r} is a {kind}, which has no quantized form")
+    inputs = reading.node.args[0]
+    assert isinstance(inputs, fx.Node)
+    axis = reading.axis - inputs.meta["val"].dim()
+    return Reader(layer, reading.spread, axis, recipe.layer_scheme(layer.name))
+
+
+def watch_inputs(
+    prepared: PreparedModel, readers: Sequence[Reader], batches: Sequence[Batch]
+) -> dict[str, Seen]:
+    """Return what enters the readers on all data."""
+    axes = {reader.layer.name: reader.axis for reader in readers}
+    seen = {name: Seen() for name in axes}
+
+    def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
+        x = layer_input(args, kwargs)
+        if x is None or not x.numel():
+            return
+        found, rows = seen[name], x.detach().movedim(axes[name], 0).flatten(1).abs()
+        found.largest = torch.maximum(found.largest, rows.amax(dim=1).double())
+        found.total = found.total + rows.sum(dim=1, dtype=torch.float64)
+        found.count += rows.shape[1]
+        if found.first is None:
+            found.first = x.detach()[:MOST_SAMPLES].clone()
+
+    if axes:
+        watched = {reader.layer.name: reader.layer.module for reader in readers}
+        with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
+            for batch in batches:
+                run_model(prepared.model, batch)
+        prepared.state.write(prepared.model)
+    return seen
+
+
+def refusal(
+    kind: str, readers: Sequence[Reader], seen: Mapping[str, Seen], unjudged: str
+) -> Treatment | None:
+    """Say why factors of a tensor cannot be chosen, or return None.
+
+    Args:
+        kind: Of the remedy.
+        readers: The layers that read the tensor.
+        seen: What entered them.
+        unjudged: Why no reader counts; empty if one does.
+    """
+    names = tuple(reader.layer.name for reader in readers)
+    if not unjudged and all(seen[name].first is not None for name in names):
+        return None
+    reason = unjudged or "nothing entered the layers on the calibration data"
+    return Treatment(kind, names, is_applied=False, reason=reason)
+
+
+def move_best(
+    kind: str,
+    source: Source,
+    readers: Sequence[Reader],
+    judged: Sequence[Reader],
+    seen: Mapping[str, Seen],
+    tried: Sequence[tuple[Tensor, float]],
+    *,
+    is_forced: bool = False,
+) -> Treatment:
+    """Move the factors with the smallest output error, if that is smaller than without.
+
+    Args:
+        kind: Of the remedy.
+        source: What is divided.
+        readers: What is multiplied.
+        judged: Those of them whose output errors count: they will be quantized.
+        seen: What enters the readers.
+        tried: Factors of each channel, and the α that they come from.
+        is_forced: Whether they are moved even if the error becomes larger.
+
+    Returns:
+        What was done; its errors are those of the outputs of the judged readers.
+    """
+    names = tuple(reader.layer.name for reader in readers)
+    before = output_error(judged, torch.ones_like(tried[0][0]), seen)
+    errors = [output_error(judged, factors, seen) for factors, _ in tried]
+    best = min(range(len(tried)), key=lambda number: errors[number])
+    factors, alpha = tried[best]
+    is_applied = is_forced or errors[best] < before
+    if is_applied:
+        source.divide(factors)
+        for reader in readers:
+            reader.layer.assign(reader.multiplied_weight(factors), reader.layer.bias)
+    return Treatment(
+        kind,
+        names,
+        is_applied=is_applied,
+        reason="" if is_applied else f"no α makes the output error smaller; the best is {alpha:g}",
+        scales=tuple(factors.tolist()) if is_applied else (),
+        error_before=before,
+        error_after=errors[best],
+        error_of="layer outputs",
+        alpha=alpha,
+        folded_into=source.name,
+    )
+
+
+def output_error(readers: Sequence[Reader], factors: Tensor, seen: Mapping[str, Seen]) -> float:
+    """Return √(Σ(y - ŷ)² / Σy²) over the outputs of layers quantized behind a smoothing."""
+    noise = signal = 0.0
+    for reader in readers:
+        scheme, x = reader.scheme, seen[reader.layer.name].first
+        assert scheme is not None and x is not None  # noqa: PT018
+        kind = get_quantized_type(reader.layer.module)
+        spread_factors = spread(factors, reader.times).to(x.dtype)
+        shape = [1] * x.dim()
+        shape[reader.axis] = -1
+        smoothed = x / spread_factors.view(shape)
+        layer = _quantized(kind, reader, scheme, reader.multiplied_weight(factors), smoothed)
+        expected = kind.like(reader.layer.module, scheme)(x).double()
+        noise += (layer(smoothed).double() - expected).square().sum().item()
+        signal += expected.square().sum().item()
+    return float((noise / signal) ** 0.5) if signal else 0.0
+
+
+def _quantized(
+    kind: type[QuantizedLayer], reader: Reader, scheme: LayerScheme, weight: Tensor, x: Tensor
+) -> QuantizedLayer:
+    """Return a reader with another weight, quantized for an input."""
+    old: Tensor = reader.layer.module.weight  # type: ignore[assignment]
+    layer = kind.like(reader.layer.module, scheme)
+    layer.weight = nn.Parameter(weight.to(old.dtype), requires_grad=False)
+    layer.quantize_weights()
+    if scheme.activation is not None and not scheme.activation.is_dynamic:
+        histogram = Histogram()
+        histogram.update(x)
+        layer.set_input_qparams(choose_input_qparams(histogram, scheme.activation))
+    return layer
