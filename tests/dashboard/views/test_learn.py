@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import plotly.graph_objects as go
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard.figures.kit.picture import Picture
@@ -195,6 +197,23 @@ def test_a_handed_out_link_shows_the_lesson_and_nothing_else() -> None:
     assert "4 bits make 16 codes." in texts(app)  # as the link says, though nobody can move it
 
 
+@pytest.mark.parametrize(("link", "position"), [({"show": "none"}, "hidden"), ({}, "sidebar")])
+def test_a_handed_out_link_leads_to_no_other_page(
+    link: dict[str, str], position: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    navigation = st.navigation
+
+    def note(pages: Any, **options: Any) -> Any:
+        asked.append(options["position"])
+        return navigation(pages, **options)
+
+    monkeypatch.setattr(st, "navigation", note)
+    assert_alive(open_app({"lesson": "first", **link}, page=PAGE))
+
+    assert set(asked) == {position}
+
+
 def test_a_handed_out_link_has_the_controls_that_it_names() -> None:
     app = answer(open_app({"lesson": "first", "show": "bits"}, page=PAGE), "first", 1)
 
@@ -333,9 +352,9 @@ def test_a_memory_that_nobody_wrote_is_none(text: str, lessons: tuple[Lesson, ..
     assert answers_from_text(text, lessons) == (None, {}, [])
 
 
-def test_visitors_at_once_share_one_computation() -> None:
+def test_thirty_visitors_at_once_share_one_computation() -> None:
     calls: list[str] = []
-    together = threading.Barrier(8)
+    together = threading.Barrier(30)
     begun = threading.Event()
 
     def show(values: Values) -> Outcome:
@@ -349,8 +368,8 @@ def test_visitors_at_once_share_one_computation() -> None:
         together.wait()
         return find_outcome(lesson, {"bits": bits})
 
-    with ThreadPoolExecutor(8) as pool:
-        outcomes = list(pool.map(visit, ["2", "4"] * 4))
+    with ThreadPoolExecutor(30) as pool:
+        outcomes = list(pool.map(visit, ["2", "4"] * 15))
 
     assert sorted(calls) == ["2", "4"]
     assert len({id(outcome) for outcome in outcomes}) == 2
