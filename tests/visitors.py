@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -30,6 +31,7 @@ class Visit:
         polls: How often live parts were asked for again.
         texts: Words of the messages and captions that stand on the page.
         messages: Messages of the server by kind.
+        bytes: Their length together, before compression.
     """
 
     first_figure: float | None = None
@@ -38,25 +40,35 @@ class Visit:
     polls: int = 0
     texts: list[str] = field(default_factory=list)
     messages: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
 
 
-def visit(url: str, link: str, *, count: int, timeout: float) -> list[Visit]:
+def visit(
+    url: str, link: str, *, count: int, timeout: float, page: str = "", cookies: Sequence[str] = ()
+) -> list[Visit]:
     """Open the same link as so many visitors at once, and wait until all have seen the figures.
+
+    A page that is live for ever, as a lesson of a class is, is watched until the timeout.
 
     Args:
         url: Address of the server, such as "http://127.0.0.1:8501".
         link: The link's words, such as "run=mlp+int8_per_channel+seed:7".
         count: Visitors.
         timeout: Seconds after which a visitor gives up; what was seen until then is returned.
+        page: Name of the page in the address, such as "learn"; the start page if not given.
+        cookies: What the browser of each visitor remembers, such as "name=value"; none if empty.
     """
+    remembered = cookies or [""] * count
 
     async def visit_all() -> list[Visit]:
-        return await asyncio.gather(*(_visit(url, link, timeout) for _ in range(count)))
+        return await asyncio.gather(
+            *(_visit(url, link, timeout, page, cookie) for cookie in remembered)
+        )
 
     return asyncio.run(visit_all())
 
 
-async def _visit(url: str, link: str, timeout: float) -> Visit:
+async def _visit(url: str, link: str, timeout: float, page: str, cookie: str) -> Visit:
     seen, began = Visit(), time.monotonic()
     clocks: dict[str, asyncio.Task[None]] = {}
     try:
@@ -66,13 +78,14 @@ async def _visit(url: str, link: str, timeout: float) -> Visit:
                 f"{url.replace('http', 'ws', 1)}/_stcore/stream",
                 origin=url,  # type: ignore[arg-type]
                 subprotocols=[Subprotocol("streamlit")],
+                additional_headers={"Cookie": cookie} if cookie else None,
                 max_size=None,
                 compression=None,
                 open_timeout=timeout,
                 ping_interval=None,
             ) as socket,
         ):
-            await _ask(socket, ClientState(query_string=link))
+            await _ask(socket, ClientState(query_string=link, page_name=page))
             await _watch(socket, seen, clocks, link, began)
     except TimeoutError:
         pass
@@ -96,6 +109,7 @@ async def _watch(
         message.ParseFromString(data)  # type: ignore[arg-type]
         kind = message.WhichOneof("type") or ""
         seen.messages[kind] += 1
+        seen.bytes += len(data)
         if kind == "new_session" and not message.metadata.run.fragment_ids:
             page, seen.figures, seen.texts = message.new_session.page_script_hash, 0, []
             for clock in clocks.values():

@@ -1,10 +1,11 @@
-"""From a term in the explanation of a figure to the lesson that teaches it."""
+"""From a term in the explanation of a figure or a column to the lesson that teaches it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -73,3 +74,18 @@ def show_lesson_links(text: str, *, key: str) -> None:
             on_click=open_next,
             args=(LEARN_PAGE, {LESSON_KEY: lesson.name}),
         )
+
+
+def show_column_lessons(columns: Mapping[str, Mapping[str, Any]], *, key: str) -> None:
+    """Draw, below a table, a button to each lesson that teaches a term of its columns.
+
+    The help of a column's heading closes before anything in it can be clicked.
+
+    Args:
+        columns: What each column is called, and its settings, "help" among them.
+        key: Name of the table, unique on its page.
+    """
+    text = " ".join(f"{name}: {settings.get('help') or ''}" for name, settings in columns.items())
+    if lessons_about(text):
+        with st.container(horizontal=True, gap="small", key=f"{key}_lessons"):
+            show_lesson_links(text, key=key)

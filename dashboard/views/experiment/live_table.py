@@ -11,6 +11,7 @@ from dashboard.data.runs import with_named_layers
 from dashboard.facts.columns import columns
 from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, poll_seconds
+from dashboard.widgets.lesson_links import show_column_lessons
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import MISSING, plural
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
@@ -72,6 +73,7 @@ def show_layers(report: ModelReport, *, key: str, on_select: Callable[[str], Non
         selection_mode="single-row",
         **_table_settings(),
     )
+    show_column_lessons(_table_settings()["column_config"], key=key)
 
 
 def rows_of(layers: Iterable[LayerReport]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from dashboard.facts.ranking import RankedLayer
 from dashboard.figures.kit.theme import ERROR, INT8
 from dashboard.session import run_state
 from dashboard.session.state import session
+from dashboard.widgets.lesson_links import show_column_lessons
 from dashboard.words.formatting import MISSING, format_bytes, plural
 from dashboard.words.recipes import no_effect_words
 from quant_engine.report import ModelReport, SensitivityReport
@@ -72,6 +73,7 @@ def show_sensitivity_table(
     def choose() -> None:
         _select_newest(chosen_names(st.session_state.get(key), names))
 
+    columns = column_settings(rows, metric)
     event = st.dataframe(
         rows,
         key=key,
@@ -80,9 +82,10 @@ def show_sensitivity_table(
         hide_index=True,
         on_select=choose,
         selection_mode="multi-row",
-        column_config=column_settings(rows, metric),
+        column_config=columns,
         placeholder=MISSING,
     )
+    show_column_lessons(columns, key="sensitivity_columns")
     chosen = chosen_names(event, names)
     _show_actions(run, chosen)
     if sweep.bits:

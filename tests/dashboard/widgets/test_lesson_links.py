@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dashboard.views.learn.catalogue import lesson_terms
 from dashboard.widgets.lesson_links import MOST_LESSONS, LessonTerms, lessons_about
 from tests.dashboard.app_harness import assert_alive, link_of, open_app, texts
@@ -44,3 +46,23 @@ def test_a_figures_explanation_opens_the_lesson_and_keeps_the_run() -> None:
     assert titles[name] in texts(app)
     assert link_of(app)["lesson"] == name
     assert link_of(app)["run"] == "mlp int8_per_channel"
+
+
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [
+        ("views/experiment/experiment.py", "result_layers"),
+        ("views/sensitivity/sensitivity.py", "sensitivity_columns"),
+    ],
+)
+def test_below_a_table_stand_the_lessons_on_its_columns(page: str, table: str) -> None:
+    app = open_app({"run": "mlp int8_per_channel"}, page=page)
+
+    keys = [str(button.key) for button in app.button]
+    found = [key for key in keys if key.startswith(f"{table}_lesson_")]
+    assert found
+    app.button(key=found[0]).click().run()
+
+    assert_alive(app)
+    assert app.title[0].value == "Learn"
+    assert link_of(app)["lesson"] == found[0].removeprefix(f"{table}_lesson_")
