@@ -53,6 +53,7 @@ from quant_engine.scheme import (
     PRESETS,
     Awq,
     BiasCorrection,
+    Candidate,
     CrossLayerEqualization,
     Gptq,
     LayerScheme,
@@ -69,7 +70,7 @@ from quant_engine.search.verification import (
 from quant_engine.sensitivity.measure import measure_sensitivity
 from quant_engine.tensors.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
 from quant_engine.tensors.quantizer import Int8Quantizer
-from quant_engine.variants.options import bit_options
+from quant_engine.variants.options import bit_options, by_gptq
 
 __all__ = [
     "METRICS",
@@ -78,6 +79,7 @@ __all__ = [
     "BiasCorrection",
     "BudgetError",
     "Calibration",
+    "Candidate",
     "ConfigurationPoint",
     "ConfigurationScore",
     "CrossLayerEqualization",
@@ -113,6 +115,7 @@ __all__ = [
     "analyze_tensor_distribution",
     "benchmark_inference",
     "bit_options",
+    "by_gptq",
     "calculate_model_size",
     "calculate_quantization_error",
     "calibrate",

@@ -23,7 +23,7 @@ from quant_engine.quantization.calibration import calibrate_prepared
 from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
 from quant_engine.response.outputs import PlanSettings
 from quant_engine.variants.layers import build_forms
-from quant_engine.variants.options import bit_options
+from quant_engine.variants.options import bit_options, name_options
 from quant_engine.variants.runner import VariantRunner
 from sample_models import load_model
 
@@ -46,7 +46,7 @@ def cost_rows(name: str) -> list[list[str]]:
     model = load_model(name)
     prepared = prepare_for(model, samples.calibration)[0]
     meter = ProgressMeter(None, 0)
-    named = bit_options(RECIPE, OPTION_BITS)
+    named = name_options(bit_options(RECIPE, OPTION_BITS))
     calibration = calibrate_prepared(prepared, samples.calibration, meter)
     layers = build_forms(model, prepared, RECIPE, named, calibration, meter, seen_only=True)
     pairs = [{layer: option} for layer in layers.modules for option in named]

@@ -1,7 +1,7 @@
 """A prediction: what any choice of bits for the layers would do to a run's model.
 
-It belongs to a model, its two schemes and its samples, not to the layers that a run keeps in float
-or gives bits of their own: runs that differ only in those share one prediction.
+It belongs to a model, its two schemes and its samples, not to the layers that a run keeps in float,
+gives bits of their own or rounds by GPTQ: runs that differ only in those share one prediction.
 """
 
 from __future__ import annotations
@@ -11,14 +11,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from dashboard.data.settings import Settings, canonical
-from quant_engine import LogitResponse
+from quant_engine import LogitResponse, bit_options, by_gptq
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport, TrustRegion
 from quant_engine.response import as_pairs, find_region
-from quant_engine.scheme import LayerScheme, Overrides, Recipe
+from quant_engine.scheme import (
+    GPTQ,
+    MIN_BITS,
+    NEAREST,
+    Candidate,
+    Gptq,
+    LayerScheme,
+    Overrides,
+    Recipe,
+)
 from quant_engine.variants import FLOAT_OPTION
 
 WIDTHS = (8, 6, 4, 3, 2)
+MOST_GPTQ_BITS = 4
+"""GPTQ is tried up to these bits, as wider weights gain little from it (`docs/remedies.md`), and at
+the recipe's own."""
 FLOAT_LETTER = "f"
+FEWEST_BITS_LETTER = "B"
+"""Stands in a link for 2 bits, rounded by GPTQ; C for 3, and so on."""
 MAX_SCORES = 256
 
 Configuration = Mapping[str, str]
@@ -28,9 +42,13 @@ Configuration = Mapping[str, str]
 def bare_settings(settings: Settings) -> Settings:
     """Return the settings without what they say about single layers."""
     recipe = settings.recipe
-    return replace(
-        settings, recipe=Recipe(recipe.weight, recipe.activation, remedies=recipe.remedies)
-    )
+    bare = Recipe(recipe.weight, recipe.activation, remedies=recipe.remedies)
+    gptq = recipe.remedy(Gptq)
+    if gptq is not None:  # what layers it rounds is chosen; how it does is not
+        everywhere = Gptq(damping=gptq.damping)
+        bare = bare.without_remedy(Gptq)
+        bare = bare if everywhere == Gptq() else bare.with_remedy(everywhere)
+    return replace(settings, recipe=bare)
 
 
 def prediction_id(settings: Settings) -> str:
@@ -61,6 +79,13 @@ class MeasuredSearch:
     points: tuple[ConfigurationPoint, ...]
 
 
+def options_of(recipe: Recipe) -> dict[str, LayerScheme | Candidate]:
+    """Return what can be chosen for a layer: every width, and the narrow ones by GPTQ too."""
+    widths = widths_of(recipe)
+    rounded = [bits for bits in widths if bits <= MOST_GPTQ_BITS or bits == recipe.weight.bits]
+    return {**bit_options(recipe, widths), **by_gptq(bit_options(recipe, rounded))}
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What predicts, the best of what it predicts, and what was run to check it.
@@ -82,9 +107,58 @@ class Prediction:
 
     @cached_property
     def letters(self) -> dict[str, str]:
-        """What stands in a link for each option: its bits, "f" for float."""
-        options = self.response.report.options
-        return {FLOAT_OPTION: FLOAT_LETTER, **{o.name: str(o.scheme.weight.bits) for o in options}}
+        """What stands in a link for each option: its bits, by GPTQ a capital; "f" for float."""
+
+        def letter(candidate: Candidate) -> str:
+            bits = candidate.scheme.weight.bits
+            is_by_gptq = candidate.rounding == GPTQ
+            return chr(ord(FEWEST_BITS_LETTER) + bits - MIN_BITS) if is_by_gptq else str(bits)
+
+        options = self.response.candidates.items()
+        return {FLOAT_OPTION: FLOAT_LETTER, **{name: letter(option) for name, option in options}}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What to call each option on a button: "float", its bits, "4 GPTQ"."""
+        return {
+            FLOAT_OPTION: FLOAT_OPTION,
+            **{
+                name: f"{option.scheme.weight.bits}{' GPTQ' if option.rounding == GPTQ else ''}"
+                for name, option in self.response.candidates.items()
+            },
+        }
+
+    @cached_property
+    def plain_options(self) -> tuple[str, ...]:
+        """Float, and the options that round to the nearest code."""
+        candidates = self.response.candidates.items()
+        return (FLOAT_OPTION, *(name for name, c in candidates if c.rounding == NEAREST))
+
+    def words(self, option: str) -> str:
+        """Return an option in words: "float", "4 bits", "4 bits GPTQ"."""
+        bits, _, rounding = self.labels[option].partition(" ")
+        return bits if option == FLOAT_OPTION else f"{bits} bits {rounding}".rstrip()
+
+    def twin(self, layer: str, option: str, rounding: str) -> str | None:
+        """Return the option with the same bits in another rounding; None where a layer has none."""
+        if option == FLOAT_OPTION:
+            return None
+        wanted = Candidate(self.response.candidates[option].scheme, rounding)
+        found = next((n for n, c in self.response.candidates.items() if c == wanted), None)
+        is_own = found is not None and self.response.effective_option(layer, found) == found
+        return found if is_own else None
+
+    def why_not_by_gptq(self, layer: str, option: str) -> str:
+        """Return why GPTQ does not round a layer at an option's bits; empty if it does."""
+        scheme = self.response.candidates[option].scheme
+        return next(
+            (
+                why
+                for name, other, why in self.response.report.not_by_gptq
+                if name == layer and self.response.candidates[other].scheme == scheme
+            ),
+            "",
+        )
 
     @cached_property
     def alone(self) -> dict[tuple[str, str], float]:
@@ -165,23 +239,23 @@ class Prediction:
         """Return the configuration that comes closest to a recipe.
 
         Returns:
-            The configuration, and the layers whose scheme is none of the options: the option with
-            the nearest bits stands for it.
+            The configuration, and the layers whose scheme and rounding are none of the options: the
+            option with the nearest bits stands for them.
         """
-        options = {option.scheme: option.name for option in self.response.report.options}
+        options = {option: name for name, option in self.response.candidates.items()}
+        gptq = recipe.remedy(Gptq)
         configuration, stand_ins = {}, []
         for name in self.response.layers:
             scheme = recipe.layer_scheme(name)
             if scheme is None:
                 continue
-            if scheme in options:
-                configuration[name] = options[scheme]
-                continue
-            bits = scheme.weight.bits
-            configuration[name] = min(
-                options.items(), key=lambda known: abs(known[0].weight.bits - bits)
-            )[1]
-            stand_ins.append(name)
+            is_by_gptq = gptq is not None and gptq.treats(name)
+            wanted = Candidate(scheme, GPTQ if is_by_gptq else NEAREST)
+            found = options.get(wanted)
+            if found is None:
+                stand_ins.append(name)
+                found = options[_nearest(wanted, options)]
+            configuration[name] = self.response.effective_option(name, found)
         return configuration, tuple(stand_ins)
 
     def recipe_of(self, configuration: Configuration) -> Recipe:
@@ -190,3 +264,15 @@ class Prediction:
         plain = LayerScheme(recipe.weight, recipe.activation)
         own = {name: scheme for name, scheme in recipe.overrides.items() if scheme != plain}
         return canonical(replace(recipe, overrides=Overrides(own)))
+
+
+def _nearest(wanted: Candidate, options: Iterable[Candidate]) -> Candidate:
+    """Return the candidate with the nearest bits, of several one with the same rounding."""
+    bits = wanted.scheme.weight.bits
+    return min(
+        options,
+        key=lambda known: (
+            abs(known.scheme.weight.bits - bits),
+            known.rounding != wanted.rounding,
+        ),
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
 from dashboard.data.links import (
+    MOST_NAMES,
     LinkError,
     activation_from_text,
     activation_to_text,
@@ -287,9 +288,13 @@ def _layers(params: Params, recipe: Recipe, notices: list[str]) -> Recipe:
 def _remedies(params: Params, notices: list[str]) -> tuple[Remedy, ...]:
     """Read the remedies, the last of each kind."""
     found: dict[str, Remedy] = {}
-    for text in bound_names(params, "remedy", notices):
+    for text in params.get("remedy", ())[:MOST_NAMES]:
+        head, *given = text.split(":")
+        names = bound_names({"remedy": given}, "remedy", notices)
+        if any(given) and not names:
+            continue
         try:
-            remedy = remedy_from_text(text)
+            remedy = remedy_from_text(":".join([head, *names]))
         except (LinkError, QuantizationError) as error:
             notices.append(f"The link's remedy was not understood: {error} Left out.")
         else:

@@ -31,6 +31,7 @@ from quant_engine.report import (
     encode,
 )
 from quant_engine.response import as_pairs, describe_degradation, describe_region
+from quant_engine.scheme import BiasCorrection
 from quant_engine.variants import BOTH, FLOAT_OPTION
 
 UNTRUSTED = "≈ "
@@ -139,13 +140,14 @@ def compare_rows(
 def with_run(run: Run, prediction: Prediction) -> Prediction:
     """Return the prediction with what the run's own analysis measured among its runs.
 
-    An analysis that was cut short, judges several outputs, or has schemes that are none of the
-    options adds nothing.
+    An analysis that was cut short, judges several outputs, corrects biases, or has schemes that are
+    none of the options adds nothing.
     """
     own, stand_ins = prediction.configuration_of(run.recipe)
     output = run.report.output
     is_known = prediction.measured_score(own) is not None
-    if output is None or run.report.is_partial or stand_ins or not own or is_known:
+    is_other = stand_ins or run.recipe.remedy(BiasCorrection)
+    if output is None or run.report.is_partial or is_other or not own or is_known:
         return prediction
     predicted = prediction.score(own)
     if len(predicted.outputs) > 1:
@@ -377,15 +379,15 @@ def format_degradation(value: float, metric: str, digits: int = 3) -> str:
 def describe_choice(prediction: Prediction, configuration: Configuration) -> str:
     """Return how many layers have how many bits.
 
-    Example: "3 × float, 17 × 8 bits, 2 × 4 bits".
+    Example: "3 × float, 17 × 8 bits, 2 × 4 bits GPTQ".
     """
     parts = []
-    for option, letter in prediction.letters.items():
+    for option in prediction.letters:
         count = sum(
             configuration.get(layer, FLOAT_OPTION) == option for layer in prediction.response.layers
         )
         if count:
-            parts.append(f"{count} × {option if option == FLOAT_OPTION else f'{letter} bits'}")
+            parts.append(f"{count} × {prediction.words(option)}")
     return ", ".join(parts)
 
 

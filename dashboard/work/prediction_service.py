@@ -10,13 +10,13 @@ from typing import Any
 
 import quant_engine
 import sample_models
-from dashboard.data.prediction import Configuration, Prediction, bare_settings, widths_of
+from dashboard.data.prediction import Configuration, Prediction, bare_settings, options_of
 from dashboard.data.prediction_files import pack_prediction, unpack_prediction
 from dashboard.data.settings import Settings
 from dashboard.data.stories import example_stem, story_settings
 from dashboard.work import service
 from dashboard.work.service import Control
-from quant_engine import LogitResponse, bit_options
+from quant_engine import LogitResponse
 from quant_engine.errors import QuantizationError
 from quant_engine.progress import in_part
 from quant_engine.report import ConfigurationPoint
@@ -39,7 +39,7 @@ def measure_prediction(settings: Settings, control: Control) -> Prediction:
         sample_models.load_model(settings.model_name),
         service.calibration_batches(settings),
         recipe,
-        options=bit_options(recipe, widths_of(recipe)),
+        options=options_of(recipe),
         evaluation_data=service.evaluation_batches(settings.model_name),
         seed=settings.seed,
         progress=in_part(control.progress, 0.0, MEASURED_SHARE),

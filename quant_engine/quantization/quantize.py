@@ -59,7 +59,7 @@ def quantize_model(
     """
     recipe = recipe_or_default(recipe)
     require_choice("execution", execution, EXECUTIONS)
-    calibration_data = kept_for_remedies(recipe, calibration_data)
+    calibration_data = kept_for_remedies(recipe.remedies, calibration_data)
     prepared, calibration_data, _ = prepare_for(model, calibration_data)
     check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
     prepared = treat_float_model(prepared, recipe, calibration_data)

@@ -20,7 +20,7 @@ from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.remedies import treat_float_model
-from quant_engine.scheme import Recipe
+from quant_engine.scheme import Recipe, Remedy
 
 C = TypeVar("C")
 
@@ -69,6 +69,7 @@ def set_up(
     *,
     output: OutputChoice = None,
     metric: str | MetricFunction | None = None,
+    remedies: Sequence[Remedy] = (),
     reads_often: bool = False,
     is_sent: bool = False,
 ) -> Setup:
@@ -82,6 +83,7 @@ def set_up(
             it can be read only once.
         output: What of the model's answer is judged; see `Output`. If None, a few samples decide.
         metric: Which number is about it; None takes the usual one of its kind.
+        remedies: What will be applied besides the recipe's remedies, and reads calibration data.
         reads_often: Whether the evaluation data is read more than once, so that it is kept in
             memory too if it can be read only once.
         is_sent: Whether what is judged is sent to other processes.
@@ -89,12 +91,12 @@ def set_up(
     Raises:
         SchemeError: If `recipe` is no Recipe, or names layers that the model does not have; if
             output or metric is not allowed, or cannot be sent; or if there is no data to run the
-            model on, or to apply the recipe's remedies with.
+            model on, or to apply remedies with.
         DataError: If the answer has no such output, or the metric needs what is not there.
         UnsupportedLayerError: If the model is not a module or cannot be copied.
     """
     recipe = recipe_or_default(recipe)
-    calibration_data = kept_for_remedies(recipe, calibration_data)
+    calibration_data = kept_for_remedies((*recipe.remedies, *remedies), calibration_data)
     if evaluation_data is None:
         if isinstance(calibration_data, Calibration):
             raise SchemeError(
@@ -115,20 +117,20 @@ def set_up(
     return Setup(prepared, judged, recipe, calibration_data, batches)
 
 
-def kept_for_remedies(recipe: Recipe, calibration_data: C) -> C:
-    """Return calibration data that a recipe's remedies can read often and always alike.
+def kept_for_remedies(remedies: Sequence[Remedy], calibration_data: C) -> C:
+    """Return calibration data that remedies can read often and always alike.
 
     Raises:
         SchemeError: If there are remedies, and no data.
     """
-    if not recipe.remedies or isinstance(calibration_data, Tensor):
+    if not remedies or isinstance(calibration_data, Tensor):
         return calibration_data
     if calibration_data is None or isinstance(calibration_data, Calibration):
         given = "a Calibration" if calibration_data is not None else "None"
-        kinds = ", ".join(type(remedy).__name__ for remedy in recipe.remedies)
+        kinds = ", ".join(dict.fromkeys(type(remedy).__name__ for remedy in remedies))
         raise SchemeError(
-            f"calibration_data is {given}, but the recipe has remedies ({kinds}), which run the "
-            "model on data. Give the data."
+            f"calibration_data is {given}, but there are remedies ({kinds}), which run the model "
+            "on data. Give the data."
         )
     return cast(C, list(calibration_data))  # type: ignore[call-overload]
 

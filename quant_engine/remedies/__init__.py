@@ -5,6 +5,7 @@ from quant_engine.remedies.apply import (
     treat_float_model,
     treat_quantized_model,
 )
+from quant_engine.remedies.gptq import round_forms
 from quant_engine.remedies.targets import SmoothingGroup, Targets, find_targets
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Targets",
     "find_targets",
     "remedies_left_out",
+    "round_forms",
     "treat_float_model",
     "treat_quantized_model",
 ]

@@ -112,26 +112,32 @@ def treat_quantized_model(
     return done
 
 
-def remedies_left_out(recipe: Recipe) -> tuple[str, ...]:
+def remedies_left_out(recipe: Recipe, *, has_gptq: bool = False) -> tuple[str, ...]:
     """Say which remedies of a recipe are not in numbers about single layers; nothing if all are.
 
-    Measuring and predicting what layers cost quantizes each layer by itself, with plain rounding.
+    Measuring and predicting what layers cost quantizes each layer by itself.
+
+    Args:
+        recipe: The recipe.
+        has_gptq: Whether rounding by GPTQ is among what is measured.
 
     Example:
         >>> remedies_left_out(Recipe.default().with_remedy(SmoothQuant()))
         ()
     """
-    names = [
+    left_out = [
         "the narrower ranges of Awq" if isinstance(remedy, Awq) else type(remedy).__name__
         for remedy in recipe.remedies
-        if type(remedy) in _ON_QUANTIZED_MODEL
+        if type(remedy) in _ON_QUANTIZED_MODEL and not (has_gptq and isinstance(remedy, Gptq))
     ]
-    if not names:
+    if not left_out:
         return ()
-    names[0] = names[0][:1].upper() + names[0][1:]
+    left_out[0] = left_out[0][:1].upper() + left_out[0][1:]
+    is_one = len(left_out) == 1 and not recipe.remedy(Awq)
+    how = "ranges are those of the scheme, biases float's" if has_gptq else "rounding is plain"
     return (
-        f"{' and '.join(names)} of the recipe are not part of these figures: every layer is "
-        "rounded plainly. `analyze` applies them.",
+        f"{' and '.join(left_out)} of the recipe {'is' if is_one else 'are'} not part of these "
+        f"figures: {how}. `analyze` applies {'it' if is_one else 'them'}.",
     )
 
 

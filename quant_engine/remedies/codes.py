@@ -6,7 +6,7 @@ the error of a layer's output is known for any codes without running the layer a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -120,21 +120,55 @@ def treat_codes(
         for name, module in quantized.named_modules()
         if isinstance(module, QuantizedLayer) and remedy.treats(name)
     }
-    found = {
-        name: refused(remedy, name, reason)
+    holders = [m for m in quantized.modules() if getattr(m, "stored_weight", None) is not None]
+    shared = {
+        name
         for name, layer in layers.items()
-        if (reason := _why_not(layer, quantized))
+        if sum(holder.stored_weight is layer.stored_weight for holder in holders) > 1
     }
-    able = {name: layer for name, layer in layers.items() if name not in found}
+    forms = {name: [layer] for name, layer in layers.items()}
+    found = treat_forms(prepared, forms, shared, remedy, batches, treat)
+    return tuple(treatment for name in layers for treatment in found[name])
+
+
+def treat_forms(
+    prepared: PreparedModel,
+    forms: Mapping[str, Sequence[QuantizedLayer]],
+    shared: Collection[str],
+    remedy: Remedy,
+    batches: Sequence[Batch],
+    treat: TreatRows,
+) -> dict[str, list[Treatment]]:
+    """Treat the weights of quantized layers, each in several forms; the data is read once for all.
+
+    Args:
+        prepared: The float model.
+        forms: Layer name -> its quantized forms, at least one, each with codes of its own.
+        shared: Layers that share their weight with another one, which are left alone.
+        remedy: What is done.
+        batches: Calibration data.
+        treat: Changes one form, by name and rows, and says what it did.
+
+    Returns:
+        Layer name -> what was done to each of its forms.
+    """
+    reasons = {name: _why_not(layers[0], name in shared) for name, layers in forms.items()}
+    able = {name: layers[0] for name, layers in forms.items() if not reasons[name]}
+    found: dict[str, list[Treatment]] = {}
     for names in _portions(able):
         hessians = _hessians(prepared, {name: able[name] for name in names}, batches)
         for name in names:
             if name not in hessians:
-                found[name] = refused(remedy, name, "nothing entered it on the calibration data")
+                reasons[name] = "nothing entered it on the calibration data"
                 continue
             module = prepared.model.get_submodule(name)
-            found[name] = treat(name, OutputRows.of(able[name], module, hessians[name]))
-    return tuple(found[name] for name in layers)
+            found[name] = [
+                treat(name, OutputRows.of(layer, module, hessians[name])) for layer in forms[name]
+            ]
+    for name, layers in forms.items():
+        if reasons[name]:
+            found[name] = [refused(remedy, name, reasons[name]) for _ in layers]
+    return found
 
 
 def refused(remedy: Remedy, layer: str, reason: str) -> Treatment:
@@ -149,15 +183,12 @@ def by_outputs(layer: QuantizedLayer, values: Tensor) -> Tensor:
     return _blocks_of(layer).blocks(spread).flatten(2)
 
 
-def _why_not(layer: QuantizedLayer, model: nn.Module) -> str:
+def _why_not(layer: QuantizedLayer, is_shared: bool) -> str:
     if isinstance(layer, QuantizedEmbedding | QuantizedEmbeddingBag):
         return "it looks rows up, so its weights are not summed with those of other inputs"
     if not isinstance(layer, QuantizedLinear | QuantizedConv1d | QuantizedConv2d | _TRANSPOSED):
         return f"what a {type(layer).__name__} multiplies its weights with is not worked out"
-    holders = [m for m in model.modules() if getattr(m, "stored_weight", None) is not None]
-    if sum(holder.stored_weight is layer.stored_weight for holder in holders) > 1:
-        return "it shares its weight with another layer"
-    return ""
+    return "it shares its weight with another layer" if is_shared else ""
 
 
 _TRANSPOSED = QuantizedConvTranspose2d

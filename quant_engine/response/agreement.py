@@ -25,10 +25,9 @@ MOST_SINGLE = 200
 
 
 def draw_single(
-    layers: Sequence[str], options: Sequence[str], generator: np.random.Generator
+    pairs: Sequence[tuple[str, str]], generator: np.random.Generator
 ) -> list[Configuration]:
-    """Return every layer under every option alone, or some of them at random if there are many."""
-    pairs = [(layer, option) for layer in layers for option in options]
+    """Return every (layer, option) alone, or some of them at random if there are many."""
     if len(pairs) > MOST_SINGLE:
         chosen = sorted(generator.choice(len(pairs), MOST_SINGLE, replace=False))
         pairs = [pairs[number] for number in chosen]

@@ -12,7 +12,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -29,7 +29,7 @@ from quant_engine.metrics.catalogue import COSINE, KL_DIVERGENCE
 from quant_engine.metrics.energies import to_sqnr_db
 from quant_engine.model.batches import Data
 from quant_engine.progress import Progress, ProgressMeter, in_part
-from quant_engine.quantization.calibration import Calibration
+from quant_engine.quantization.calibration import Calibration, recipe_or_default
 from quant_engine.quantization.setup import set_up
 from quant_engine.quantization.size import configuration_size
 from quant_engine.reading import read_file, storage_errors
@@ -48,10 +48,18 @@ from quant_engine.response.measurement import ResponseMeasurement, ResponseSetti
 from quant_engine.response.outputs import PREDICTED, PlanSettings
 from quant_engine.response.storage import pack_response, unpack_response
 from quant_engine.response.trust import find_region
-from quant_engine.scheme import LayerScheme, Recipe
+from quant_engine.scheme import GPTQ, Candidate, Gptq, Recipe
 from quant_engine.tensors.histogram import FloatArray
 from quant_engine.variants.layers import Configuration, build_forms
-from quant_engine.variants.options import FLOAT_OPTION, Options, bit_options, name_options
+from quant_engine.variants.options import (
+    FLOAT_OPTION,
+    Options,
+    default_options,
+    name_options,
+    own_option,
+    remedies_of,
+    without_gptq,
+)
 
 PathLike: TypeAlias = str | Path
 
@@ -97,8 +105,9 @@ class LogitResponse:
             model: The float model; it is not changed.
             calibration_data: A tensor or an iterable of batches, or the result of `calibrate`.
             recipe: Its excluded layers stay float; its schemes give the default options.
-            options: Schemes to choose from for every layer; by default the recipe's scheme at 8, 6,
-                4, 3 and 2 bits.
+            options: What to choose from for every layer: schemes, and Candidates that are rounded
+                by GPTQ, as `by_gptq` makes them. By default the recipe's scheme at 8, 6, 4, 3 and 2
+                bits; if the recipe has the remedy Gptq, each rounded by it as well.
             evaluation_data: What predictions are about. If None, the calibration data; needed if
                 that is a Calibration.
             output: What of the model's answer is judged: an `Output` or several. If None, a few
@@ -121,7 +130,7 @@ class LogitResponse:
 
         Raises:
             SchemeError: If a setting is not allowed, `recipe` is no Recipe, or it names layers that
-                do not exist.
+                do not exist; or if options are rounded by GPTQ and there is no calibration data.
             DataError: If data or weights are empty, malformed, or hold NaN or Inf.
             ModelForwardError: If the model raises on the data.
             UnsupportedLayerError: If there is no layer to choose for.
@@ -146,15 +155,23 @@ class LogitResponse:
                 f"top_k is {top_k} and classes {classes}. top_k must be smaller: outputs of up to "
                 "`classes` values are predicted completely."
             )
+        recipe = recipe_or_default(recipe)
+        named = default_options(recipe) if options is None else name_options(options)
         setup = set_up(
-            model, calibration_data, recipe, evaluation_data, output=output, metric=metric
+            *(model, calibration_data, recipe, evaluation_data),
+            output=output,
+            metric=metric,
+            remedies=remedies_of(named),
         )
-        prepared, recipe = setup.prepared, setup.recipe
-        named = bit_options(recipe) if options is None else name_options(options)
+        prepared = setup.prepared
         meter = ProgressMeter(in_part(progress, 0.0, 0.03), setup.calibration_batches)
         calibration = setup.calibrate(meter)
         meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
-        layers = build_forms(model, prepared, recipe, named, calibration, meter, seen_only=True)
+        layers = build_forms(
+            *(model, prepared, recipe, named, calibration, meter),
+            seen_only=True,
+            data=setup.calibration_data,
+        )
         measurement = ResponseMeasurement(prepared, layers, named, recipe, settings, setup.judged)
         measurement.run(setup.evaluation_data, ProgressMeter(in_part(progress, 0.06, 1.0), 0))
         return cls(*measurement.finish())
@@ -339,12 +356,29 @@ class LogitResponse:
     def uniform(self, option: str) -> dict[str, str]:
         """Return the configuration in which every layer has the same option.
 
+        Layers whose weights GPTQ cannot round have the same scheme, rounded to the nearest code.
+
         Raises:
             SchemeError: If there is no such option.
         """
-        configuration = dict.fromkeys(self.layers, option)
-        self.chosen(configuration)
-        return configuration
+        self.chosen(dict.fromkeys(self.layers, option))
+        if option == FLOAT_OPTION:
+            return dict.fromkeys(self.layers, option)
+        return {layer: self.effective_option(layer, option) for layer in self.layers}
+
+    def effective_option(self, layer: str, option: str) -> str:
+        """Return the option whose name says what an option does to a layer.
+
+        That is another one where GPTQ cannot round the layer's weights: that with the same scheme,
+        rounded to the nearest code. The report's `not_by_gptq` says why.
+        """
+        if (layer, option) not in self._not_by_gptq:
+            return option
+        return without_gptq(self.candidates, option)
+
+    def own_option(self, layer: str) -> str:
+        """Return the option that the recipe itself gives a layer, or the one with most bits."""
+        return self.effective_option(layer, own_option(self.report.recipe, self.candidates, layer))
 
     def recipe(self, configuration: Configuration) -> Recipe:
         """Return a recipe that quantizes a model as a configuration says.
@@ -355,13 +389,24 @@ class LogitResponse:
         chosen = dict(self.chosen(configuration))
         recipe = self.report.recipe
         stays_float = [n for index, n in enumerate(self.layers) if index not in chosen]
-        schemes: Mapping[str, LayerScheme] = {
-            name: self.report.options[chosen[index]].scheme
+        options = {
+            name: self.report.options[chosen[index]]
             for index, name in enumerate(self.layers)
             if index in chosen
         }
-        result = replace(recipe, name="", overrides=schemes)
-        return result.with_excluded(*stays_float)
+        schemes = {name: option.scheme for name, option in options.items()}
+        result = replace(recipe, name="", overrides=schemes).with_excluded(*stays_float)
+        if not self.report.has_gptq:
+            return result
+        treated = tuple(
+            name
+            for name, option in options.items()
+            if option.rounding == GPTQ and (name, option.name) not in self._not_by_gptq
+        )
+        remedy = recipe.remedy(Gptq) or Gptq()
+        if treated:
+            return result.with_remedy(replace(remedy, layers=treated))
+        return result.without_remedy(Gptq)
 
     def to_bytes(self) -> bytes:
         """Return the response as the bytes of an .npz file."""
@@ -393,6 +438,15 @@ class LogitResponse:
         data = read_file(path)
         with storage_errors(str(path)):
             return cls.from_bytes(data)
+
+    @cached_property
+    def candidates(self) -> dict[str, Candidate]:
+        """Name of an option -> what it does to a layer."""
+        return {option.name: option.candidate for option in self.report.options}
+
+    @cached_property
+    def _not_by_gptq(self) -> frozenset[tuple[str, str]]:
+        return frozenset((layer, option) for layer, option, _ in self.report.not_by_gptq)
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -31,8 +31,9 @@ from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.directions import Directions
 from quant_engine.response.gradients import linear_response
 from quant_engine.response.outputs import OutputMeasurement, PlanSettings, predicted_metric
-from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import GPTQ, Candidate, Recipe, TensorScheme
 from quant_engine.variants.layers import Configuration, LayerForms, as_variant
+from quant_engine.variants.options import own_option, without_gptq
 from quant_engine.variants.runner import VariantRunner
 
 READ = "its weight is also read without calling it, which the gradient at its output leaves out"
@@ -62,7 +63,7 @@ class ResponseMeasurement:
     Attributes:
         prepared: The float model; gradients of its parameters are switched off.
         forms: Its layers under every option.
-        options: Option name -> scheme.
+        options: Option name -> what it does.
         recipe: The recipe whose layers they are.
         settings: How it is measured.
         judged: Which outputs it is about.
@@ -70,7 +71,7 @@ class ResponseMeasurement:
 
     prepared: PreparedModel
     forms: LayerForms
-    options: Mapping[str, LayerScheme]
+    options: Mapping[str, Candidate]
     recipe: Recipe
     settings: ResponseSettings
     judged: Judged
@@ -98,16 +99,22 @@ class ResponseMeasurement:
             if parameter.is_leaf:  # copies of compiled parts hold others
                 parameter.requires_grad_(False)
         schemes: list[TensorScheme] = []
-        for name, scheme in self.options.items():
-            if scheme.activation is not None and scheme.activation not in schemes:
-                schemes.append(scheme.activation)
-                self._roundings[name] = scheme.activation
+        for name, option in self.options.items():
+            activation = option.scheme.activation
+            if activation is not None and activation not in schemes:
+                schemes.append(activation)
+                self._roundings[name] = activation
         state = self.prepared.state
         self._runner = VariantRunner(self.prepared.model, forms, state=state, judged=judged)
         generator = np.random.default_rng(self.settings.seed)
-        self._single = draw_single(list(forms), list(self.options), generator)
-        count = self.settings.configurations
-        self._random = draw_random(list(forms), list(self.options), count, generator)
+        options, refused = list(self.options), self.forms.not_by_gptq
+        pairs = [(n, o) for n in forms for o in options if (n, o) not in refused]
+        self._single = draw_single(pairs, generator)
+        drawn = draw_random(list(forms), options, self.settings.configurations, generator)
+        self._random = [
+            {n: without_gptq(self.options, o) if (n, o) in refused else o for n, o in c.items()}
+            for c in drawn
+        ]
 
     def run(self, data: Data, meter: ProgressMeter) -> None:
         """Stream the evaluation data, one batch at a time."""
@@ -148,6 +155,10 @@ class ResponseMeasurement:
         return len(self._single) + len(self._random)
 
     @property
+    def _has_gptq(self) -> bool:
+        return any(option.rounding == GPTQ for option in self.options.values())
+
+    @property
     def _unreached(self) -> frozenset[str]:
         """The layers that reach none of the outputs."""
         return frozenset.intersection(*(output.unreached for output in self._outputs))
@@ -155,7 +166,7 @@ class ResponseMeasurement:
     def finish(self) -> tuple[ResponseReport, tuple[ResponseArrays, ...]]:
         """Return what was found: the report, and the arrays of each output."""
         grids = list(self._roundings.values())
-        used = [scheme.activation for scheme in self.options.values()]
+        used = [option.scheme.activation for option in self.options.values()]
         names = list(self.forms.modules)
         rounding_of = np.array([-1 if grid is None else grids.index(grid) for grid in used])
         sources = np.array([[n in self._sources.get(m, ()) for n in names] for m in names])
@@ -174,7 +185,10 @@ class ResponseMeasurement:
         accuracies = [found.accuracy(found.base) for found in arrays]
         report = ResponseReport(
             recipe=self.recipe,
-            options=tuple(ResponseOption(name, scheme) for name, scheme in self.options.items()),
+            options=tuple(
+                ResponseOption(name, option.scheme, option.rounding)
+                for name, option in self.options.items()
+            ),
             layers=tuple(
                 ResponseLayer(
                     name=name,
@@ -199,11 +213,12 @@ class ResponseMeasurement:
             notes=(
                 *self.judged.notes,
                 *self.prepared.notes,
-                *remedies_left_out(self.recipe),
+                *remedies_left_out(self.recipe, has_gptq=self._has_gptq),
                 *self._notes(),
             ),
             judged=self.judged.line,
             outputs=outputs,
+            not_by_gptq=tuple((*pair, why) for pair, why in self.forms.not_by_gptq.items()),
         )
         return report, arrays
 
@@ -305,14 +320,7 @@ class ResponseMeasurement:
     @property
     def _reference(self) -> Configuration:
         """Every layer under the recipe's own scheme, or under the option with most bits."""
-        widest = max(self.options, key=lambda name: self.options[name].weight.bits)
-        own = {
-            name: next(
-                (o for o, s in self.options.items() if s == self.recipe.layer_scheme(name)), widest
-            )
-            for name in self.forms.modules
-        }
-        return as_variant(own)
+        return {name: own_option(self.recipe, self.options, name) for name in self.forms.modules}
 
     def _check(self, batch: Batch, rows: int, meter: ProgressMeter, text: str) -> None:
         configurations = [*self._single, *self._random]

@@ -4,6 +4,7 @@ Everything here is a frozen, hashable, validated value without torch, so that it
 travel in a link, and be compared. `to_dict` and `from_dict` round-trip; unknown keys are rejected.
 """
 
+from quant_engine.scheme.candidate import GPTQ, NEAREST, ROUNDINGS, Candidate
 from quant_engine.scheme.recipe import (
     GRANULARITIES,
     MAX_BITS,
@@ -30,16 +31,20 @@ from quant_engine.scheme.remedies import (
 
 __all__ = [
     "AUTO",
+    "GPTQ",
     "GRANULARITIES",
     "MAX_BITS",
     "MAX_GROUP_SIZE",
     "MIN_BITS",
     "MIN_GROUP_SIZE",
+    "NEAREST",
     "OBSERVERS",
     "PRESETS",
     "REMEDIES",
+    "ROUNDINGS",
     "Awq",
     "BiasCorrection",
+    "Candidate",
     "CrossLayerEqualization",
     "Gptq",
     "LayerScheme",

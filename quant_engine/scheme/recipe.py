@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from quant_engine.errors import (
     SchemeError,
@@ -16,6 +16,8 @@ from quant_engine.errors import (
     require_keys,
 )
 from quant_engine.scheme.remedies import REMEDIES, Remedy
+
+R = TypeVar("R", bound=Remedy)
 
 MIN_BITS = 2
 MAX_BITS = 8
@@ -335,6 +337,15 @@ class Recipe:
         """Return a copy with a remedy, in the place of one of its kind."""
         others = tuple(r for r in self.remedies if r.kind != remedy.kind)
         return replace(self, remedies=(*others, remedy))
+
+    def without_remedy(self, kind: type[Remedy]) -> Recipe:
+        """Return a copy without the remedy of one kind."""
+        kept = tuple(found for found in self.remedies if not isinstance(found, kind))
+        return replace(self, remedies=kept)
+
+    def remedy(self, kind: type[R]) -> R | None:
+        """Return the remedy of one kind, or None if the recipe has none."""
+        return next((found for found in self.remedies if isinstance(found, kind)), None)
 
     def with_layer_bits(
         self, layer: str, weight_bits: int, activation_bits: int | None = None

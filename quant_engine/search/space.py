@@ -70,7 +70,7 @@ class SearchSpace:
         self.units: list[list[int]] = [groups[name] for name in groups if reached[name]]
         # These degrade nothing that is judged.
         self._kept = {
-            layers[index].name: self._own_option(layers[index].name)
+            layers[index].name: response.own_option(layers[index].name)
             for name in groups
             if not reached[name]
             for index in groups[name]
@@ -82,7 +82,7 @@ class SearchSpace:
         """Return layer name -> option name; float layers are left out."""
         names, options = self.response.layers, self.response.options
         chosen = {
-            index: options[choice - 1]
+            index: self.response.effective_option(names[index], options[choice - 1])
             for indices, choice in zip(self.units, assignment, strict=True)
             for index in indices
             if choice
@@ -92,14 +92,6 @@ class SearchSpace:
             for index, name in enumerate(names)
             if index in chosen or name in self._kept
         }
-
-    def _own_option(self, name: str) -> str:
-        """Return the option that the recipe itself gives a layer, or the one with most bits."""
-        report = self.response.report
-        scheme = report.recipe.layer_scheme(name)
-        own = [option for option in report.options if option.scheme == scheme]
-        widest = max(report.options, key=lambda option: option.scheme.weight.bits)
-        return own[0].name if own else widest.name
 
     def uniform(self, choice: int) -> IntArray:
         """Return the assignment in which all units have the same choice."""

@@ -27,8 +27,10 @@ from quant_engine.report import ConfigurationPoint, ConfigurationScore, Frontier
 from quant_engine.report.response import score_outputs
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.response.outputs import predicted_metric
+from quant_engine.scheme import GPTQ, Candidate
 from quant_engine.search.search import find_best
 from quant_engine.variants.layers import Configuration, as_variant, build_forms
+from quant_engine.variants.options import remedies_of
 from quant_engine.variants.outcomes import Outcome, join_outcomes
 from quant_engine.variants.runner import VariantRunner
 
@@ -53,7 +55,7 @@ def verify_configurations(
         response: Knows the options.
         configurations: Layer name -> option name; layers left out stay float.
         evaluation_data: What to run on. If None, the calibration data; needed if that
-            is a Calibration.
+            is a Calibration. Options that are rounded by GPTQ need the calibration data itself.
         output: What is judged. If None, what the response is about; needed if a function selects
             it.
         progress: Called after every run; may raise to cancel.
@@ -70,14 +72,20 @@ def verify_configurations(
         response.chosen(configuration)
     recipe = response.report.recipe
     chosen = _outputs_of(response) if output is None else output
-    setup = set_up(model, calibration_data, recipe, evaluation_data, output=chosen)
+    options = _options_for(response, configurations)
+    setup = set_up(
+        *(model, calibration_data, recipe, evaluation_data),
+        output=chosen,
+        remedies=remedies_of(options),
+    )
     prepared = setup.prepared
     runs = (setup.evaluation_batches or 1) * len(configurations)
     meter = ProgressMeter(progress, setup.calibration_batches + len(response.layers) + runs)
     calibration = setup.calibrate(meter)
-    options = {option.name: option.scheme for option in response.report.options}
     forms = build_forms(
-        model, prepared, recipe, options, calibration, meter, seen_only=True
+        *(model, prepared, recipe, options, calibration, meter),
+        seen_only=True,
+        data=setup.calibration_data,
     ).modules
     if list(forms) != list(response.layers):
         raise DataError(
@@ -194,6 +202,19 @@ def verify_frontier(
         for point, score in zip(frontier.points, measured, strict=True)
     )
     return replace(frontier, points=points)
+
+
+def _options_for(
+    response: LogitResponse, configurations: Sequence[Configuration]
+) -> dict[str, Candidate]:
+    """Return the options without those by GPTQ that no configuration uses: these take time."""
+    used = {option for configuration in configurations for option in configuration.values()}
+    needed = {
+        name: candidate
+        for name, candidate in response.candidates.items()
+        if candidate.rounding != GPTQ or name in used
+    }
+    return needed or response.candidates
 
 
 def _read_like(response: LogitResponse, judged: Judged) -> Judged:

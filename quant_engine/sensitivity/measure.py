@@ -18,7 +18,7 @@ from quant_engine.quantization.calibration import Calibration
 from quant_engine.quantization.setup import set_up
 from quant_engine.remedies import remedies_left_out
 from quant_engine.report import SensitivityReport
-from quant_engine.scheme import Recipe
+from quant_engine.scheme import Candidate, Recipe
 from quant_engine.sensitivity.curve import CURVE_POINTS
 from quant_engine.sensitivity.measurement import (
     DIRECTIONS,
@@ -29,7 +29,7 @@ from quant_engine.sensitivity.measurement import (
 )
 from quant_engine.variants.executors import run_elsewhere, run_here
 from quant_engine.variants.layers import BOTH, PARTS, build_forms
-from quant_engine.variants.options import Options, name_options
+from quant_engine.variants.options import Options, name_options, remedies_of
 from quant_engine.variants.runner import VariantRunner
 
 _NOT_ELSEWHERE = (
@@ -118,7 +118,7 @@ def measure_sensitivity(
     prepared, judged, recipe = setup.prepared, setup.judged, setup.recipe
     meter = ProgressMeter(progress, 0)
     calibration = setup.calibrate(meter)
-    named = None if options is None else name_options(options)
+    named = None if options is None else _named(options)
     forms = build_forms(model, prepared, recipe, named, calibration, meter, parts=parts)
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, judged=judged)
     sweep, notes = _where_to_run(runner, executor, prepared)
@@ -131,7 +131,7 @@ def measure_sensitivity(
         references=(),
         rankings=(),
         judged=judged.line,
-        schemes=tuple(named.values()) if named else (),
+        schemes=tuple(option.scheme for option in named.values()) if named else (),
     )
     measurement = Measurement(
         sweep,
@@ -159,6 +159,16 @@ def _check_settings(direction: str, parts: str, seed: int, curve_points: int | N
             f"curve_points is {curve_points!r}. It must be an integer from 3 up, or None for every "
             "count; with_cumulative=False measures no curve."
         )
+
+
+def _named(options: Options) -> dict[str, Candidate]:
+    named = name_options(options)
+    if remedies_of(named):
+        raise SchemeError(
+            "options holds candidates rounded by GPTQ, which sensitivity does not measure. "
+            "`LogitResponse.measure` predicts them, `verify_configurations` runs them."
+        )
+    return named
 
 
 def _where_to_run(

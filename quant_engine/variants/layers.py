@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
 from quant_engine.errors import UnsupportedLayerError, require_choice
 from quant_engine.layers import QuantizedLayer
+from quant_engine.layers.quantized_tensor import QuantizedTensor
+from quant_engine.model.batches import Data, iterate_batches
 from quant_engine.model.copying import share_tensors
 from quant_engine.model.modules import StandIn
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -24,7 +26,17 @@ from quant_engine.quantization.conversion import (
     quantize_layer,
 )
 from quant_engine.quantization.size import total_bytes
-from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.remedies import round_forms
+from quant_engine.scheme import (
+    GPTQ,
+    NEAREST,
+    ROUNDINGS,
+    Candidate,
+    Gptq,
+    LayerScheme,
+    Recipe,
+    TensorScheme,
+)
 from quant_engine.tensors.affine import QParams, choose_dynamic_qparams, fake_quantize
 from quant_engine.variants.options import FLOAT_OPTION, Options, describe_option, name_options
 from quant_engine.variants.runner import Variant
@@ -40,8 +52,13 @@ Configuration: TypeAlias = Mapping[str, str]
 RECIPE_OPTION = ""
 """What the recipe's own schemes are called where options are named."""
 
-_Change: TypeAlias = tuple[TensorScheme | None, TensorScheme | None]
-"""How weight and input of a layer are rounded; None for what stays float."""
+
+class _Change(NamedTuple):
+    """How weight and input of a layer are rounded; None for what stays float."""
+
+    weight: TensorScheme | None
+    activation: TensorScheme | None
+    rounding: str = NEAREST
 
 
 class InputRounding(StandIn):
@@ -88,6 +105,8 @@ class LayerForms:
         quantizable: Names of all layers that have a quantized form, skipped or not.
         float_model: The prepared model that they are layers of.
         float_bytes: Bytes of the model as it was given.
+        not_by_gptq: (layer, option) -> why its weights are rounded to the nearest code, though
+            the option says GPTQ.
     """
 
     modules: Mapping[str, Mapping[str, nn.Module]]
@@ -96,6 +115,7 @@ class LayerForms:
     quantizable: tuple[str, ...]
     float_model: nn.Module
     float_bytes: int
+    not_by_gptq: Mapping[tuple[str, str], str]
 
     @property
     def quantized(self) -> dict[str, dict[str, QuantizedLayer]]:
@@ -147,10 +167,15 @@ class LayerForms:
         the same variant, and is run once.
         """
         return {
-            name: next(o for o, module in forms.items() if module is forms[option])
+            name: self.first_like(name, option)
             for name, forms in self.modules.items()
             if option in forms and (names is None or name in names)
         }
+
+    def first_like(self, name: str, option: str) -> str:
+        """Return the first option that does to a layer what an option does to it."""
+        forms = self.modules[name]
+        return next(other for other, module in forms.items() if module is forms[option])
 
     def model_bytes(self, option: str, names: Collection[str]) -> int:
         """Return the bytes of the model with these layers under an option."""
@@ -170,6 +195,7 @@ def build_forms(
     *,
     parts: str = BOTH,
     seen_only: bool = False,
+    data: Data | Calibration = (),
 ) -> LayerForms:
     """Quantize every layer that the recipe does not exclude, under every option.
 
@@ -183,6 +209,8 @@ def build_forms(
         parts: "both", "weights" or "activations".
         seen_only: Leave out layers that no calibration data entered. Running such a layer tells
             the truth about it, also where others read its weight; a prediction cannot.
+        data: Calibration data, which is read again for options that round by GPTQ; the damping is
+            the recipe's.
 
     Raises:
         SchemeError: If parts or options are not allowed.
@@ -190,8 +218,10 @@ def build_forms(
         QuantizationError: If a layer cannot be quantized; the message names it.
     """
     require_choice("parts", parts, PARTS)
+    named = None if options is None else name_options(options)
+    recipes = _recipes(recipe, named, parts)
+    roundings = {o: named[o].rounding if named else NEAREST for o in recipes}
     plans: dict[str, dict[str, LayerPlan]] = {}
-    recipes = _recipes(recipe, options, parts)
     for option, wanted in recipes.items():
         for plan in plan_layers(prepared, wanted, calibration):
             plans.setdefault(plan.layer.name, {})[option] = plan
@@ -203,30 +233,82 @@ def build_forms(
         if unseen or len(reasons) == len(by_option):
             skipped[name] = (*reasons, f"{unseen}, so nothing can be said about it")[0]
             continue
-        found = {option: _change(plan, parts) for option, plan in by_option.items()}
-        changes[name] = {option: change for option, change in found.items() if any(change)}
+        found = {o: _change(plan, parts, roundings[o]) for o, plan in by_option.items()}
+        changes[name] = {o: c for o, c in found.items() if c.weight or c.activation}
     for option in recipes:
         if not any(option in found for found in changes.values()):
             raise UnsupportedLayerError(_nothing(option, parts))
     order = {name: index for index, name in enumerate(calibration.calls)}
     names = sorted(filter(changes.get, changes), key=lambda n: order.get(n, len(order)))
-    shared: SharedCodes = {}
-    modules = {}
+    shared: dict[str, SharedCodes] = {rounding: {} for rounding in ROUNDINGS}
+    forms: dict[str, dict[_Change, nn.Module]] = {}
     for number, name in enumerate(names, start=1):
         layer = prepared.model.get_submodule(name)
-        forms = {
-            change: _changed(name, layer, change, calibration, shared)
+        forms[name] = {
+            change: _changed(name, layer, change, calibration, shared[change.rounding])
             for change in dict.fromkeys(changes[name].values())
         }
-        modules[name] = {option: forms[change] for option, change in changes[name].items()}
         meter.step(f"quantize {name} in every way (layer {number} of {len(names)})")
+    refused = _round_by_gptq(prepared, forms, recipe, data, meter)
+    pairs = [(name, option) for name in names for option in changes[name]]
     quantizable = tuple(x.name for x in list_layers(prepared.model) if x.is_quantizable)
     return LayerForms(
-        modules, tuple(recipes), skipped, quantizable, prepared.model, total_bytes(model)
+        {name: {o: forms[name][c] for o, c in changes[name].items()} for name in names},
+        tuple(recipes),
+        skipped,
+        quantizable,
+        prepared.model,
+        total_bytes(model),
+        {(n, o): refused[n, changes[n][o]] for n, o in pairs if (n, changes[n][o]) in refused},
     )
 
 
-def _recipes(recipe: Recipe, options: Options | None, parts: str) -> dict[str, Recipe]:
+def _round_by_gptq(
+    prepared: PreparedModel,
+    forms: Mapping[str, dict[_Change, nn.Module]],
+    recipe: Recipe,
+    data: Data | Calibration,
+    meter: ProgressMeter,
+) -> dict[tuple[str, _Change], str]:
+    """Round the forms that are to be by GPTQ, in place.
+
+    Returns:
+        (layer, change) -> why it is not; what is rounded to the nearest code stands there then.
+    """
+    wanted: dict[str, dict[QuantizedTensor, QuantizedLayer]] = {}
+    for name, by_change in forms.items():
+        for change, form in by_change.items():
+            if change.rounding == GPTQ:
+                assert isinstance(form, QuantizedLayer)
+                assert form.stored_weight is not None
+                wanted.setdefault(name, {})[form.stored_weight] = form
+    if not wanted:
+        return {}
+    weights = [id(prepared.model.get_submodule(name).weight) for name in forms]
+    shared = {n for n, weight in zip(forms, weights, strict=True) if weights.count(weight) > 1}
+    layers = {name: list(found.values()) for name, found in wanted.items()}
+    assert not isinstance(data, Calibration)
+    batches = list(iterate_batches(data))
+    done = round_forms(prepared, layers, shared, recipe.remedy(Gptq) or Gptq(), batches, meter)
+    refused: dict[tuple[str, object], str] = {
+        (name, stored): treatment.reason
+        for name, found in wanted.items()
+        for stored, treatment in zip(found, done[name], strict=True)
+        if not treatment.is_applied
+    }
+    reasons = {}
+    for name, by_change in forms.items():
+        for change, form in by_change.items():
+            reason = refused.get((name, getattr(form, "stored_weight", None)))
+            if change.rounding == GPTQ and reason is not None:
+                reasons[name, change] = reason
+                by_change[change] = by_change.get(change._replace(rounding=NEAREST), form)
+    return reasons
+
+
+def _recipes(
+    recipe: Recipe, options: Mapping[str, Candidate] | None, parts: str
+) -> dict[str, Recipe]:
     """Return option -> the recipe that quantizes as it says."""
     if parts == WEIGHTS:
         overrides = {name: LayerScheme(s.weight) for name, s in recipe.overrides.items()}
@@ -236,25 +318,26 @@ def _recipes(recipe: Recipe, options: Options | None, parts: str) -> dict[str, R
     return {
         name: replace(
             recipe,
-            weight=scheme.weight,
-            activation=None if parts == WEIGHTS else scheme.activation,
+            weight=candidate.scheme.weight,
+            activation=None if parts == WEIGHTS else candidate.scheme.activation,
             overrides={},
         )
-        for name, scheme in name_options(options).items()
+        for name, candidate in options.items()
     }
 
 
-def _change(plan: LayerPlan, parts: str) -> _Change:
-    scheme = plan.scheme
-    if scheme is None:
-        return None, None
-    return None if parts == ACTIVATIONS else scheme.weight, scheme.activation
+def _change(plan: LayerPlan, parts: str, rounding: str) -> _Change:
+    if plan.scheme is None:
+        return _Change(None, None)
+    if parts == ACTIVATIONS:
+        return _Change(None, plan.scheme.activation)
+    return _Change(plan.scheme.weight, plan.scheme.activation, rounding)
 
 
 def _changed(
     name: str, layer: nn.Module, change: _Change, calibration: Calibration, shared: SharedCodes
 ) -> nn.Module:
-    weight, activation = change
+    weight, activation, _ = change
     if weight is not None:
         return quantize_layer(name, layer, LayerScheme(weight, activation), calibration, shared)
     assert activation is not None

@@ -1,18 +1,22 @@
-"""What is tried on a layer: schemes, and what to call them."""
+"""What is tried on a layer: schemes and roundings, and what to call them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from quant_engine.errors import SchemeError
-from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import GPTQ, Candidate, Gptq, LayerScheme, Recipe, TensorScheme
 
 FLOAT_OPTION = "float"
 """What a layer that is left alone is called wherever options are named."""
 
-Options: TypeAlias = Mapping[str, LayerScheme] | Iterable[LayerScheme]
-"""Schemes to try on every layer, with names of the caller's or with those of `describe_option`."""
+Options: TypeAlias = Mapping[str, LayerScheme | Candidate] | Iterable[LayerScheme | Candidate]
+"""What to try on every layer, with names of the caller's or with those of `describe_option`. A
+scheme stands for rounding to the nearest code."""
+
+BY_GPTQ = ", GPTQ"
+"""How names of candidates that are rounded by GPTQ end."""
 
 
 def describe_option(scheme: LayerScheme) -> str:
@@ -39,39 +43,40 @@ def describe_option_fully(scheme: LayerScheme) -> str:
     return f"int{scheme.weight.bits} weights ({_settings(scheme.weight)}) + {inputs}"
 
 
-def name_options(options: Options) -> dict[str, LayerScheme]:
+def name_options(options: Options) -> dict[str, Candidate]:
     """Give every option a name of its own.
 
     Args:
-        options: A mapping is taken as it is; schemes in a list get the short description where it
+        options: A mapping is taken as it is; those in a list get the short description where it
             tells them apart, and the full one where it does not.
 
     Returns:
-        Name -> scheme, in the order given; the same scheme twice counts once.
+        Name -> candidate, in the order given; the same one twice counts once.
 
     Raises:
-        SchemeError: If there is none, one is no LayerScheme, or a name is empty or "float".
+        SchemeError: If there is none, one is no LayerScheme or Candidate, or a name is empty or
+            "float".
 
     Example:
         >>> eight = LayerScheme(TensorScheme())
-        >>> list(name_options([eight, eight.with_bits(4)]))
-        ['int8 weights + float inputs', 'int4 weights + float inputs']
+        >>> list(name_options([eight, eight.with_bits(4), Candidate(eight.with_bits(4), GPTQ)]))
+        ['int8 weights + float inputs', 'int4 weights + float inputs', \
+'int4 weights + float inputs, GPTQ']
     """
     if isinstance(options, Mapping):
-        named = dict(options)
+        named = {name: _as_candidate(option) for name, option in options.items()}
     else:
-        schemes = list(dict.fromkeys(options))
-        for scheme in schemes:
-            _require_scheme(scheme)
-        short = [describe_option(scheme) for scheme in schemes]
+        candidates = list(dict.fromkeys(map(_as_candidate, options)))
+        short = [_describe(candidate, describe_option) for candidate in candidates]
         named = {
-            text if short.count(text) == 1 else describe_option_fully(scheme): scheme
-            for text, scheme in zip(short, schemes, strict=True)
+            text if short.count(text) == 1 else _describe(candidate, describe_option_fully): (
+                candidate
+            )
+            for text, candidate in zip(short, candidates, strict=True)
         }
     if not named:
         raise SchemeError("options is empty. Give at least one LayerScheme to try.")
-    for name, scheme in named.items():
-        _require_scheme(scheme)
+    for name in named:
         if not isinstance(name, str) or not name or name == FLOAT_OPTION:
             raise SchemeError(
                 f"options has the name {name!r}. Names are text; {FLOAT_OPTION!r} is taken: it "
@@ -88,12 +93,63 @@ def bit_options(recipe: Recipe, bits: Iterable[int] = (8, 6, 4, 3, 2)) -> dict[s
         ['int8 weights + int8 inputs', 'int4 weights + int8 inputs']
     """
     scheme = LayerScheme(recipe.weight, recipe.activation)
-    return name_options([scheme.with_bits(width) for width in bits])
+    named = name_options([scheme.with_bits(width) for width in bits])
+    return {name: candidate.scheme for name, candidate in named.items()}
 
 
-def _require_scheme(scheme: object) -> None:
-    if not isinstance(scheme, LayerScheme):
-        raise SchemeError(f"options holds {scheme!r}. It takes LayerSchemes, or name: LayerScheme.")
+def by_gptq(options: Options) -> dict[str, Candidate]:
+    """Return the same options with weights rounded by GPTQ, under names that say so.
+
+    Example:
+        >>> list(by_gptq(bit_options(Recipe.default(), bits=(4,))))
+        ['int4 weights + int8 inputs, GPTQ']
+    """
+    return {
+        name if candidate.rounding == GPTQ else name + BY_GPTQ: Candidate(candidate.scheme, GPTQ)
+        for name, candidate in name_options(options).items()
+    }
+
+
+def default_options(recipe: Recipe) -> dict[str, Candidate]:
+    """Return the recipe's scheme at all widths; if it has the remedy GPTQ, rounded so as well."""
+    plain = name_options(bit_options(recipe))
+    return plain | by_gptq(plain) if recipe.remedy(Gptq) else plain
+
+
+def remedies_of(options: Mapping[str, Candidate]) -> tuple[Gptq, ...]:
+    """Return the remedy that is needed to make these options, if one is."""
+    return (Gptq(),) if any(o.rounding == GPTQ for o in options.values()) else ()
+
+
+def own_option(recipe: Recipe, options: Mapping[str, Candidate], layer: str) -> str:
+    """Return the option that a recipe itself gives a layer, or else the one with most bits."""
+    scheme, remedy = recipe.layer_scheme(layer), recipe.remedy(Gptq)
+    is_by_gptq = remedy is not None and remedy.treats(layer)
+    own = [name for name, option in options.items() if option.scheme == scheme]
+    alike = [name for name in own if (options[name].rounding == GPTQ) == is_by_gptq]
+    widest = max(options, key=lambda name: options[name].scheme.weight.bits)
+    return (*alike, *own, widest)[0]
+
+
+def without_gptq(options: Mapping[str, Candidate], name: str) -> str:
+    """Return the option with the same scheme that rounds to the nearest code; itself if none is."""
+    wanted = Candidate(options[name].scheme)
+    return next((other for other, candidate in options.items() if candidate == wanted), name)
+
+
+def _as_candidate(option: object) -> Candidate:
+    if isinstance(option, LayerScheme):
+        return Candidate(option)
+    if not isinstance(option, Candidate):
+        raise SchemeError(
+            f"options holds {option!r}. It takes LayerSchemes and Candidates, or pairs of a name "
+            "and one of them."
+        )
+    return option
+
+
+def _describe(candidate: Candidate, describe: Callable[[LayerScheme], str]) -> str:
+    return describe(candidate.scheme) + (BY_GPTQ if candidate.rounding == GPTQ else "")
 
 
 def _settings(scheme: TensorScheme) -> str:

@@ -32,7 +32,6 @@ from dashboard.figures.kit.theme import (
     new_figure,
 )
 from dashboard.words.formatting import format_bytes, format_number
-from quant_engine.variants import FLOAT_OPTION
 
 FRONTIER = "frontier"
 BEYOND = "frontier, not reliable"
@@ -79,8 +78,8 @@ def chart_points(
     named: list[tuple[str, str, dict[str, str]]] = [
         (FRONTIER, "on the frontier", point.as_dict()) for point in prediction.frontier.points
     ]
-    for option, letter in prediction.letters.items():
-        name = "all float" if option == FLOAT_OPTION else f"all {letter} bits"
+    for option in prediction.letters:
+        name = f"all {prediction.words(option)}"
         named.append((UNIFORM, name, prediction.uniform(option)))
     known = {prediction.to_text(configuration) for *_, configuration in named}
     for run in prediction.measured:

@@ -1,4 +1,4 @@
-"""The table of layers × options: one layer per row, its choices as buttons."""
+"""The table of layers × options: one layer per row, its bits as buttons and its rounding a box."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import streamlit as st
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.layer_effects import LayerEffect, layer_effects
+from dashboard.session.predictions import prediction_status, start_prediction
 from dashboard.views.what_if.configuration import change_layer, try_configuration
 from dashboard.words.formatting import format_count, plural
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import no_effect_words
 from quant_engine.report import LayerReport
+from quant_engine.scheme import GPTQ, NEAREST
 from quant_engine.variants import FLOAT_OPTION
 
 MOST_ROWS = 60
@@ -23,8 +25,11 @@ IN_ORDER, BY_DEGRADATION = "In the order they run", "Largest degradation alone f
 
 def show_layer_table(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     """Draw the presets and a row for each layer; a click takes effect at once."""
-    st.markdown("**Bits for each layer**")
+    has_gptq = prediction.response.report.has_gptq
+    st.markdown("**Bits and rounding of each layer**" if has_gptq else "**Bits of each layer**")
     _show_presets(run, prediction, configuration)
+    if not has_gptq:
+        _offer_gptq(run)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         text = st.text_input(
             "Name contains",
@@ -73,7 +78,8 @@ def _show_presets(run: Run, prediction: Prediction, configuration: Configuration
             on_click=try_configuration,
             args=(run, prediction, own),
         )
-        for option, letter in prediction.letters.items():
+        for option in prediction.plain_options:
+            letter = prediction.letters[option]
             st.button(
                 "All float" if option == FLOAT_OPTION else f"All {letter}",
                 key=f"what_if_all_{letter}",
@@ -81,11 +87,56 @@ def _show_presets(run: Run, prediction: Prediction, configuration: Configuration
                 on_click=try_configuration,
                 args=(run, prediction, prediction.uniform(option)),
             )
+        if prediction.response.report.has_gptq:
+            _show_gptq_preset(run, prediction, configuration)
     if stand_ins:
         st.caption(
             f"{plural(len(stand_ins), 'layer')} of the run shown "
-            f"{'has' if len(stand_ins) == 1 else 'have'} a scheme of their own that is none of "
-            "these choices: the nearest bits stand for it, so its measured figures are left out."
+            f"{'has' if len(stand_ins) == 1 else 'have'} a scheme or rounding of their own that is "
+            "none of these choices: the nearest one stands for it, so its measured figures are "
+            "left out."
+        )
+
+
+def _show_gptq_preset(run: Run, prediction: Prediction, configuration: Configuration) -> None:
+    """Offer GPTQ for every layer that it can round; where all have it, offer plain rounding."""
+    by_rounding = {
+        rounding: {n: prediction.twin(n, o, rounding) or o for n, o in configuration.items()}
+        for rounding in (GPTQ, NEAREST)
+    }
+    is_everywhere = by_rounding[GPTQ] == configuration != by_rounding[NEAREST]
+    wanted = by_rounding[NEAREST if is_everywhere else GPTQ]
+    st.button(
+        "All to nearest" if is_everywhere else "All by GPTQ",
+        key="what_if_all_gptq",
+        help="Round the weights of every layer to the nearest code, at the same bits."
+        if is_everywhere
+        else "Round the weights by GPTQ at the same bits, wherever that was measured. It costs no "
+        "bytes, and once a second or two.",
+        disabled=wanted == configuration,
+        on_click=try_configuration,
+        args=(run, prediction, wanted),
+    )
+
+
+def _offer_gptq(run: Run) -> None:
+    """Say that a prediction knows plain rounding only, and offer to measure it again."""
+    status = prediction_status(run.settings)
+    is_busy = status is not None and status.is_active
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.caption(
+            "GPTQ joins the choices when the measurement is done."
+            if is_busy
+            else "This prediction was measured with plain rounding only."
+        )
+        st.button(
+            "Measure with GPTQ too",
+            key="what_if_measure_gptq",
+            icon=":material/play_arrow:",
+            type="tertiary",
+            disabled=is_busy,
+            on_click=start_prediction,
+            args=(run,),
         )
 
 
@@ -107,12 +158,20 @@ def _show_row(
     is_worst: bool,
 ) -> None:
     key = f"what_if_{prediction.response.layers.index(name)}"
-    st.session_state[key] = option
+    rounding_key = f"{key}_gptq"
+    is_by_gptq = option != FLOAT_OPTION and prediction.response.candidates[option].rounding == GPTQ
+    st.session_state[key] = prediction.twin(name, option, NEAREST) or option
+    st.session_state[rounding_key] = is_by_gptq
 
     def choose() -> None:
         chosen = st.session_state.get(key)
         if chosen is not None:
-            change_layer(run, prediction, name, chosen)
+            rounded = prediction.twin(name, chosen, GPTQ) if is_by_gptq else None
+            change_layer(run, prediction, name, rounded or chosen)
+
+    def choose_rounding() -> None:
+        rounding = GPTQ if st.session_state.get(rounding_key) else NEAREST
+        change_layer(run, prediction, name, prediction.twin(name, option, rounding) or option)
 
     with st.container(
         horizontal=True,
@@ -123,17 +182,35 @@ def _show_row(
     ):
         text = row_text(prediction, name, effect, kinds.get(name), is_worst=is_worst)
         st.markdown(text)
-        st.segmented_control(
-            f"Bits of {name}",
-            list(prediction.letters),
-            required=True,
-            format_func=lambda choice: (
-                choice if choice == FLOAT_OPTION else prediction.letters[choice]
-            ),
-            key=key,
-            on_change=choose,
-            label_visibility="collapsed",
-        )
+        with st.container(gap="xxsmall", width="content"):
+            st.segmented_control(
+                f"Bits of {name}",
+                prediction.plain_options,
+                required=True,
+                format_func=prediction.labels.__getitem__,
+                key=key,
+                on_change=choose,
+                label_visibility="collapsed",
+            )
+            if prediction.response.report.has_gptq:
+                why_not = _why_not_by_gptq(prediction, name, option)
+                st.checkbox(
+                    "by GPTQ",
+                    key=rounding_key,
+                    disabled=bool(why_not),
+                    help=why_not or None,
+                    on_change=choose_rounding,
+                )
+
+
+def _why_not_by_gptq(prediction: Prediction, name: str, option: str) -> str:
+    """Say why a layer has no choice of rounding at its present bits; nothing if it has."""
+    if option == FLOAT_OPTION:
+        return "A float layer is not rounded."
+    if prediction.twin(name, option, GPTQ):
+        return ""
+    reason = prediction.why_not_by_gptq(name, option)
+    return f"Rounded to the nearest code: {reason}." if reason else "Not measured at these bits."
 
 
 def row_text(

@@ -192,7 +192,7 @@ def show_trust(run: Run, prediction: Prediction) -> None:
             "1 × is right; below, predictions make too little of the degradation.",
         )
     by_option = "; ".join(
-        f"at {prediction.letters[name]} bits ρ = {correlation_text(figures.rank_correlation)}, "
+        f"at {prediction.words(name)} ρ = {correlation_text(figures.rank_correlation)}, "
         f"{format_number(figures.median_ratio, 2)} × what was measured"
         for name, figures in agreement.by_option
     )

@@ -82,9 +82,9 @@ def _notes(prediction: Prediction) -> str:
 
 st.title("What if", anchor=False)
 st.caption(
-    "Choose bits for every layer. What that does to the model is predicted at once from one "
-    "measurement, without running it; “Verify” runs it. KL divergence says how far the answers' "
-    "probabilities move from the float model's, in nats: 0 is not at all."
+    "Choose bits for every layer, and which layers GPTQ rounds. What that does to the model is "
+    "predicted at once from one measurement, without running it; “Verify” runs it. KL divergence "
+    "says how far the answers' probabilities move from the float model's, in nats: 0 is not at all."
 )
 shown = run_state.require_run()
 linked = hold_link(shown)

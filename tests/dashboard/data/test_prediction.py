@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dashboard.data.prediction import Prediction, bare_settings, prediction_id, widths_of
+from dashboard.data.prediction import (
+    Prediction,
+    bare_settings,
+    options_of,
+    prediction_id,
+    widths_of,
+)
 from dashboard.data.prediction_files import pack_prediction, unpack_prediction
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
@@ -47,10 +53,25 @@ from dashboard.figures.what_if.frontier import (
 from dashboard.figures.what_if.trust import RANDOM, trust_figure, trust_rows
 from dashboard.words.formatting import format_number, format_within
 from dashboard.work import prediction_service, service
+from quant_engine import analyze
 from quant_engine.errors import SchemeError, StorageError
 from quant_engine.report import ConfigurationPoint
 from quant_engine.response.agreement import as_pairs, draw_random
-from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import (
+    GPTQ,
+    NEAREST,
+    ROUNDINGS,
+    BiasCorrection,
+    Gptq,
+    LayerScheme,
+    Recipe,
+    Remedy,
+    SmoothQuant,
+    TensorScheme,
+)
+from quant_engine.variants.options import name_options
+from sample_models import load_model
+from tests.dashboard.gptq_case import GPTQ_MODEL, Quiet, predict_with_gptq
 
 MODEL = "cnn"
 METRIC = "KL divergence (nats)"
@@ -83,8 +104,28 @@ def test_runs_that_differ_in_single_layers_share_a_prediction() -> None:
     assert prediction_id(Settings("mlp")) != prediction_id(settings)
 
 
+def test_what_layers_gptq_rounds_is_chosen_and_how_it_does_is_not() -> None:
+    settings = Settings(MODEL)
+
+    def treated(remedy: Remedy) -> Settings:
+        return replace(settings, recipe=settings.recipe.with_remedy(remedy))
+
+    assert bare_settings(treated(Gptq(("a", "b")))) == settings
+    assert bare_settings(treated(Gptq(("a",), 0.1))) == treated(Gptq(damping=0.1))
+    assert bare_settings(treated(SmoothQuant())) == treated(SmoothQuant())
+
+
 def test_the_bits_of_the_recipe_can_be_chosen_whatever_they_are() -> None:
     assert widths_of(Recipe(TensorScheme(bits=5), None)) == (8, 6, 5, 4, 3, 2)
+    by_rounding = {
+        rounding: [
+            option.scheme.weight.bits
+            for option in name_options(options_of(Recipe(TensorScheme(bits=5), None))).values()
+            if option.rounding == rounding
+        ]
+        for rounding in ROUNDINGS
+    }
+    assert by_rounding == {"nearest": [8, 6, 5, 4, 3, 2], "gptq": [5, 4, 3, 2]}
 
 
 def test_text_is_one_letter_a_layer_and_comes_back(prediction: Prediction) -> None:
@@ -468,11 +509,6 @@ def test_the_prediction_is_one_more_cheap_number(
 
 
 def test_verifying_measures_what_the_frontier_says(prediction: Prediction) -> None:
-    class Quiet:
-        def progress(self, done: int, total: int, text: str) -> None: ...
-
-        def on_update(self, snapshot: object) -> None: ...
-
     point = prediction.measured[2]
     (found,) = prediction_service.verify(Settings(MODEL), prediction, [point.as_dict()], Quiet())
     assert isinstance(found, ConfigurationPoint)
@@ -502,3 +538,68 @@ def test_a_measured_search_runs_the_few_that_are_predicted_best(prediction: Pred
     assert measured == sorted(measured, key=lambda score: score.degradation)
     assert all(score.size.model_bytes <= most for score in measured)
     assert any(text.startswith("run the chosen models") for text in told)
+
+
+def test_choices_by_gptq_have_letters_words_and_a_twin() -> None:
+    prediction = predict_with_gptq()
+    layers, options = prediction.response.layers, prediction.response.options
+    four = option(prediction, 4)
+    by_gptq = prediction.twin(layers[0], four, GPTQ)
+
+    assert len(options) == 9
+    assert list(prediction.letters.values()) == list("f86432HDCB")
+    assert by_gptq == f"{four}, GPTQ"
+    assert prediction.words(by_gptq) == "4 bits GPTQ"
+    assert prediction.twin(layers[0], by_gptq, NEAREST) == four
+    assert prediction.twin(layers[0], option(prediction, 6), GPTQ) is None
+    assert prediction.twin(layers[0], "float", GPTQ) is None
+    chosen = {layers[0]: by_gptq, layers[1]: four}
+    assert prediction.from_text(prediction.to_text(chosen)) == chosen
+    assert describe_choice(prediction, chosen) == "1 × float, 1 × 4 bits, 1 × 4 bits GPTQ"
+    again = unpack_prediction(pack_prediction(prediction, is_small=True))
+    assert again.letters == prediction.letters
+
+
+def test_a_choice_by_gptq_is_a_recipe_that_measures_what_verifying_does() -> None:
+    """The page's Use this and its Verify, beside each other and beside what was predicted."""
+    prediction, settings = predict_with_gptq(), Settings(GPTQ_MODEL)
+    layers = prediction.response.layers
+    four, three = option(prediction, 4), option(prediction, 3)
+    chosen = {layers[0]: f"{three}, GPTQ", layers[1]: four, layers[2]: f"{four}, GPTQ"}
+
+    recipe = prediction.recipe_of(chosen)
+    (point,) = prediction_service.verify(settings, prediction, [chosen], Quiet())
+    report = analyze(
+        load_model(GPTQ_MODEL),
+        service.calibration_batches(settings),
+        recipe,
+        evaluation_data=service.evaluation_batches(GPTQ_MODEL),
+        measure_time=False,
+    )
+
+    assert recipe.remedies == (Gptq(layers=(layers[0], layers[2])),)
+    assert prediction.configuration_of(recipe) == (chosen, ())
+    assert point.measured is not None
+    assert report.output is not None
+    assert report.output.kl_divergence == pytest.approx(point.measured.kl_divergence, rel=1e-6)
+    assert point.predicted.degradation == pytest.approx(point.measured.degradation, rel=0.5)
+    budget = prediction.score(prediction.uniform(three)).size.model_bytes
+    found = prediction_service.find_best(prediction, "bytes", budget)
+    assert any(name.endswith("GPTQ") for name in found.values())
+
+
+def test_a_prediction_without_gptq_has_stand_ins_for_it(prediction: Prediction) -> None:
+    recipe = Recipe.default().with_remedy(Gptq())
+    configuration, stand_ins = prediction.configuration_of(recipe)
+    assert stand_ins == prediction.response.layers
+    assert configuration == prediction.uniform(option(prediction, 8))
+
+
+def test_a_run_with_corrected_biases_is_not_what_was_predicted(
+    prediction: Prediction, run: Run
+) -> None:
+    corrected = Recipe.default().with_remedy(BiasCorrection())
+    bare = replace(prediction, measured=())
+    assert with_run(run, bare).measured
+    other = replace(run, settings=replace(run.settings, recipe=corrected))
+    assert not with_run(other, bare).measured

@@ -370,6 +370,20 @@ def test_a_remedy_of_unknown_layers_is_left_out_and_said() -> None:
     assert [("“hed”" in n, "Nearest: head" in n) for n in notices] == [(True, True)] * 2
 
 
+def test_a_remedy_of_many_layers_comes_back_whole() -> None:
+    names = tuple(f"blocks.{n}.attention.output.projection" for n in range(30))
+    chosen = Settings("mlp", Recipe.default().with_remedy(Gptq(layers=names)))
+    found, notices = settings_from_params(
+        params_from_text(settings_to_text(chosen)), MODELS, lambda _: names
+    )
+    assert found == chosen
+    assert not notices
+    endless = {"model": ["mlp"], "remedy": ["gptq:" + "a" * 400]}
+    found, notices = settings_from_params(endless, MODELS, lambda _: names)
+    assert not found.recipe.remedies  # not all layers instead
+    assert any("remedy names" in notice for notice in notices)
+
+
 def test_runs_without_remedies_keep_the_name_that_they_had() -> None:
     assert Settings("mlp").run_id == "74d6fc2bf09f2573"
     assert (

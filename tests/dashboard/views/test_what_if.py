@@ -37,6 +37,7 @@ from tests.dashboard.app_harness import (
     use_home,
     wait_for_jobs,
 )
+from tests.dashboard.gptq_case import GPTQ_MODEL, predict_with_gptq
 
 PAGE = "views/what_if/what_if.py"
 MODEL = "cnn"
@@ -162,6 +163,55 @@ def test_presets_fill_the_table(label: str, text: str, example: Prediction) -> N
     assert_alive(app)
     expected = text * len(example.response.layers)
     assert link_of(app).get("whatif", "") == expected
+
+
+def test_gptq_is_one_more_choice_of_a_layer(forwards: list[str]) -> None:
+    prediction = predict_with_gptq()
+    predictions().put(prediction_id(Settings(GPTQ_MODEL)), prediction)
+    forwards.clear()
+    app = open_app({"run": f"{GPTQ_MODEL} int8_per_channel", "whatif": "364"}, page=PAGE)
+    assert_alive(app)
+    boxes = [app.checkbox(key=f"what_if_{place}_gptq") for place in range(3)]
+    assert [box.disabled for box in boxes] == [False, True, False]
+    assert boxes[1].help == "Not measured at these bits."
+    before = metric(app, "KL (nats), predicted")
+
+    boxes[0].check().run()
+
+    assert link_of(app)["whatif"] == "C64"
+    assert metric(app, "KL (nats), predicted") != before
+    app.segmented_control(key="what_if_0").set_value(FOUR).run()
+    assert link_of(app)["whatif"] == "D64"  # still by GPTQ
+    app.segmented_control(key="what_if_1").set_value("float").run()
+    assert app.checkbox(key="what_if_1_gptq").help == "A float layer is not rounded."
+    button(app, "All by GPTQ").click().run()
+    assert link_of(app)["whatif"] == "DfD"
+    button(app, "All to nearest").click().run()
+    assert link_of(app)["whatif"] == "4f4"
+    assert "Measure with GPTQ too" not in [b.label for b in app.button]
+    assert not forwards
+
+
+def test_a_prediction_of_before_offers_to_measure_gptq_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Settings] = []
+
+    def measured(settings: Settings, _: object) -> Prediction:
+        asked.append(settings)
+        found = prediction_service.example_prediction(MODEL)
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(prediction_service, "measure_prediction", measured)
+    app = open_app(LINK, page=PAGE)
+    assert "measured with plain rounding only" in texts(app)
+    assert not [box for box in app.checkbox if box.label == "by GPTQ"]
+
+    button(app, "Measure with GPTQ too").click().run()
+    wait_for_jobs(app)
+
+    assert asked == [SETTINGS]
 
 
 def test_reset_goes_back_to_the_run_shown(example: Prediction) -> None:

@@ -55,11 +55,12 @@ def test_measurements_are_of_the_equalized_model_and_say_what_they_leave_out() -
     ]
     assert harms[0]["2"] > 3 * harms[1]["2"]
     assert harms[2] == harms[1]
-    words = "Gptq and BiasCorrection of the recipe are not part of these figures"
-    assert any(words in note for note in noted.notes)
-    assert any(words in note for note in response.report.notes)
+    both = "Gptq and BiasCorrection of the recipe are not part of these figures"
+    assert any(both in note for note in noted.notes)
+    one = "BiasCorrection of the recipe is not part of these figures"  # GPTQ is an option there
+    assert any(note.startswith(one) for note in response.report.notes)
     assert not any("not part of these figures" in note for note in after.notes)
     configuration = dict.fromkeys(response.layers, response.options[0])
-    assert response.recipe(configuration).remedies == all_of_them.remedies
+    assert response.recipe(configuration).remedies == all_of_them.without_remedy(Gptq).remedies
     (measured,) = verify_configurations(uneven(), [x], response, [configuration])
     assert measured.kl_divergence is not None

@@ -92,4 +92,5 @@ def test_draws_repeat_with_their_seed_and_cover_mild_and_harsh():
     harshness = [sum(option == "four" for option in c.values()) for c in drawn]
     assert min(harshness) == 0
     assert max(harshness) >= 5
-    assert len(draw_single([f"{n}" for n in range(300)], options, np.random.default_rng(0))) == 200
+    many = [(f"{n}", option) for n in range(300) for option in options]
+    assert len(draw_single(many, np.random.default_rng(0))) == 200

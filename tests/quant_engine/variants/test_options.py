@@ -1,8 +1,15 @@
 import pytest
 
 from quant_engine.errors import SchemeError
-from quant_engine.scheme import LayerScheme, Recipe, TensorScheme
-from quant_engine.variants.options import bit_options, describe_option_fully, name_options
+from quant_engine.scheme import GPTQ, Candidate, Gptq, LayerScheme, Recipe, TensorScheme
+from quant_engine.variants.options import (
+    bit_options,
+    by_gptq,
+    default_options,
+    describe_option_fully,
+    name_options,
+    own_option,
+)
 
 EIGHT = LayerScheme(TensorScheme(), TensorScheme(symmetric=False))
 
@@ -17,7 +24,7 @@ def test_schemes_that_read_alike_get_their_full_description():
 
 def test_the_same_scheme_twice_counts_once_and_names_of_the_caller_are_kept():
     assert len(name_options([EIGHT, EIGHT])) == 1
-    assert name_options({"mine": EIGHT}) == {"mine": EIGHT}
+    assert name_options({"mine": EIGHT}) == {"mine": Candidate(EIGHT)}
 
 
 def test_a_percentile_stands_in_the_full_description():
@@ -42,3 +49,20 @@ def test_bit_options_change_the_weights_only():
 def test_options_that_cannot_be_tried_are_refused(wrong):
     with pytest.raises(SchemeError, match="options"):
         name_options(wrong)
+
+
+def test_candidates_by_gptq_have_names_of_their_own():
+    names = list(name_options([EIGHT, Candidate(EIGHT), Candidate(EIGHT, GPTQ)]))
+    assert names == ["int8 weights + int8 inputs", "int8 weights + int8 inputs, GPTQ"]
+    assert by_gptq({"mine": EIGHT}) == {"mine, GPTQ": Candidate(EIGHT, GPTQ)}
+    assert by_gptq(by_gptq({"mine": EIGHT})) == by_gptq({"mine": EIGHT})
+    with pytest.raises(SchemeError, match="rounding"):
+        Candidate(EIGHT, "stochastic")
+
+
+def test_the_option_of_a_recipe_follows_its_remedy():
+    recipe = Recipe.default().with_remedy(Gptq(layers=("head",)))
+    options = default_options(recipe)
+    assert own_option(recipe, options, "head") == "int8 weights + int8 inputs, GPTQ"
+    assert own_option(recipe, options, "stem") == "int8 weights + int8 inputs"
+    assert own_option(recipe, {"four": Candidate(EIGHT.with_bits(4))}, "stem") == "four"
