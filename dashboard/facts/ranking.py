@@ -125,7 +125,7 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
         value = metric.value(layer)
         if value is None:
             continue
-        interval = metric.interval(layer, report.samples)
+        interval = metric.interval(layer, layer.samples or report.samples)
         low, high = (metric.badness(end) * sign for end in (interval or (value, value)))
         badness = metric.badness(value) * sign
         # The value belongs to its interval, even where a skewed bootstrap left it outside.
@@ -246,15 +246,29 @@ def reported_ranking(report: SensitivityReport, metric: SensitivityMetric) -> Ra
 
 
 def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
-    """Return in a sentence or two how it was decided which neighbours are tied."""
+    """Return how it was decided which neighbours are tied, and which layers were stopped early."""
+    early = _describe_stopped(report)
     if reported_ranking(report, metric) is not None:
         return (
             "A bracket joins neighbours that are statistically tied: they were compared on "
-            "the same samples, by a paired bootstrap."
+            f"the same samples, by a paired bootstrap.{early}"
         )
     how = "layers whose intervals overlap count as tied, which calls more of them tied."
     by = METRICS[report.metric].label if report.metric in METRICS else report.metric
-    return f"The measurement compared neighbours by {by} only. By {metric.label}, {how}"
+    return f"The measurement compared neighbours by {by} only. By {metric.label}, {how}{early}"
+
+
+def _describe_stopped(report: SensitivityReport) -> str:
+    """Return which layers did not run on all samples; empty if all did."""
+    names: dict[int, list[str]] = {}
+    for layer in report.layers:
+        if layer.samples is not None:
+            names.setdefault(layer.samples, []).append(layer.name)
+    return "".join(
+        f" Stopped early, far below the most sensitive, and judged on {count} of {report.samples} "
+        f"samples: {', '.join(found)}."
+        for count, found in names.items()
+    )
 
 
 def _overlap(first: Interval, second: Interval) -> bool:

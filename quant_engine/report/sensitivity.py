@@ -66,6 +66,7 @@ class LayerSensitivity:
             of their ratios; `kl_divergence`, `sqnr_db`, `nmse` and `top1_agreement` are those of
             the first output.
         decided_by: Name of the output with the largest ratio; empty if a single output is judged.
+        samples: Samples it was judged on, where it was stopped early (`precision`); None if on all.
     """
 
     name: str
@@ -84,6 +85,7 @@ class LayerSensitivity:
     reaches_output: bool = True
     outputs: tuple[OutputEffect, ...] = ()
     decided_by: str = ""
+    samples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

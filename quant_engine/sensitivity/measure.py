@@ -53,6 +53,7 @@ def measure_sensitivity(
     seed: int = 0,
     with_cumulative: bool = True,
     curve_points: int | None = CURVE_POINTS,
+    precision: float | None = None,
     progress: Progress | None = None,
     on_update: OnUpdate | None = None,
     executor: Executor | None = None,
@@ -90,9 +91,14 @@ def measure_sensitivity(
         curve_points: At how many counts that curve is measured, at least 3: none quantized, all,
             and those where it is expected to change most by what each layer does when switched by
             itself. None for every count.
+        precision: Where to stop early, as a share between 0 and 1. After 1, 2, 4, ... batches, a
+            layer of which the whole 95 % interval lies below this share of the most sensitive
+            layer's is not run on further ones, once there are 64 samples. It is then judged on the
+            samples that it saw, which the report says (`samples` of the layer, and a note);
+            comparisons with it are on these. None runs every layer on all samples.
         progress: Called after every forward pass; may raise to cancel.
         on_update: Called after every batch with a function that returns the report of what is known
-            so far. All its layers are measured on the same samples.
+            so far. All its layers are measured on the same samples, but for those stopped early.
         executor: Where to run; see `executors`. This process if None. Results are the same.
 
     Returns:
@@ -107,7 +113,7 @@ def measure_sensitivity(
         UnsupportedLayerError: If there is nothing to quantize under one of the options.
         WorkerError: If the executor fails.
     """
-    _check_settings(direction, parts, seed, curve_points)
+    _check_settings(direction, parts, seed, curve_points, precision)
     setup = set_up(
         *(model, calibration_data, recipe, evaluation_data),
         output=output,
@@ -141,6 +147,7 @@ def measure_sensitivity(
         empty,
         find_unreached(prepared, judged, list(forms.modules)),
         curve_points if with_cumulative else 0,
+        precision,
     )
     meter.extend(measurement.count_runs() * (setup.evaluation_batches or 1))
     measurement.measure_layers(meter, on_update)
@@ -149,7 +156,9 @@ def measure_sensitivity(
     return measurement.report(is_partial=False)
 
 
-def _check_settings(direction: str, parts: str, seed: int, curve_points: int | None) -> None:
+def _check_settings(
+    direction: str, parts: str, seed: int, curve_points: int | None, precision: float | None
+) -> None:
     require_choice("direction", direction, DIRECTIONS)
     require_choice("parts", parts, PARTS)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -159,6 +168,8 @@ def _check_settings(direction: str, parts: str, seed: int, curve_points: int | N
             f"curve_points is {curve_points!r}. It must be an integer from 3 up, or None for every "
             "count; with_cumulative=False measures no curve."
         )
+    if precision is not None and not (isinstance(precision, int | float) and 0 < precision < 1):
+        raise SchemeError(f"precision is {precision!r}. It must lie between 0 and 1, or be None.")
 
 
 def _named(options: Options) -> dict[str, Candidate]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 
 from quant_engine.judging.judged import JudgedOutput
+from quant_engine.metrics.bootstrap import percentile_interval
 from quant_engine.metrics.catalogue import KL_DIVERGENCE, TOP1_AGREEMENT, value_of
 from quant_engine.metrics.energies import to_nmse, to_sqnr_db
 from quant_engine.model.batches import Batch, Data, iterate_batches
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import CumulativePoint, LayerSensitivity, SensitivityReport
 from quant_engine.sensitivity.curve import choose_counts
-from quant_engine.sensitivity.ranking import Degradations, Scale
+from quant_engine.sensitivity.ranking import Degradations, Earlier, Scale
 from quant_engine.variants.layers import LayerForms
 from quant_engine.variants.outcomes import BatchOutcome, Outcome, join_outcomes
 from quant_engine.variants.runner import FLOAT, Variant
@@ -39,6 +42,19 @@ given."""
 _ALL_LAYERS = "all layers of the recipe"
 
 
+MIN_SAMPLES = 64
+"""Samples that a layer is judged on at least before it may be stopped."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """What the variants answered on the first batches, and what follows from it."""
+
+    joined: Sequence[Outcome]
+    degradations: Degradations
+    scales: Mapping[str, Scale]
+
+
 class Measurement:
     """Runs the variants of a sweep, and builds the report of what is known at any time."""
 
@@ -51,6 +67,7 @@ class Measurement:
         empty: SensitivityReport,
         unreached: frozenset[str] = frozenset(),
         curve_points: int | None = 0,
+        precision: float | None = None,
     ) -> None:
         """Plan the variants.
 
@@ -62,8 +79,11 @@ class Measurement:
             empty: A report with the settings, to be filled.
             unreached: The layers that do not reach the judged output.
             curve_points: At how many counts the curve is measured: 0 for none, None for all.
+            precision: Stop a layer whose effect lies below this share of the largest; None for
+                never.
         """
         self._curve_points = curve_points
+        self._precision = precision
         self._unreached = unreached
         self._sweep = sweep
         self._data = data
@@ -71,7 +91,8 @@ class Measurement:
         self._judged = judged
         self._empty = empty
         self._is_left_out = empty.direction == LEAVE_ONE_OUT
-        self._outcomes: list[BatchOutcome] = []
+        self._reasons: list[str] = []
+        self._stopped: dict[int, int] = {}  # variant -> on how many batches it ran
         self._cumulative: tuple[CumulativePoint, ...] = ()
         self._bases = [forms.uniform(option) for option in forms.options]
         self._entries = tuple(forms.entries())
@@ -85,6 +106,8 @@ class Measurement:
             if _key(variant) not in self._indices:
                 self._indices[_key(variant)] = len(self._variants)
                 self._variants.append(variant)
+        # Of each variant, what it answered on the batches so far; shorter if it was stopped.
+        self._outcomes: list[list[Outcome]] = [[] for _ in self._variants]
 
     def count_runs(self) -> int:
         """Return the number of variants that run on each batch."""
@@ -94,31 +117,70 @@ class Measurement:
 
     def measure_layers(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
         """Measure every layer under every option, and all layers together."""
-        for outcome in self._run(self._variants, self._bases, "switch layers one by one", meter):
-            self._outcomes.append(outcome)
-            if len(self._outcomes) == 1:
-                Degradations(self._judged, outcome.variants[:1], 0)  # says at once what is missing
-            if on_update is not None:
-                on_update(lambda: self.report(is_partial=True))
+        batches = iterate_batches(self._data, "evaluation_data")
+        # Where layers may be stopped, that is decided after 1, 2, 4, ... batches.
+        size = None if self._precision is None else 1
+        while True:
+            before = self._batches
+            active = [i for i in range(len(self._variants)) if i not in self._stopped]
+            variants = [self._variants[index] for index in active]
+            text = "switch layers one by one"
+            for outcome in self._run(
+                islice(batches, size), variants, self._bases, text, meter, before
+            ):
+                for index, answer in zip(active, outcome.variants, strict=True):
+                    self._outcomes[index].append(answer)
+                self._reasons.append(outcome.full_forwards_because)
+                if self._batches == 1:  # says at once what is missing
+                    Degradations(self._judged, [self._outcomes[0][0]], 0)
+                if self._stopped:
+                    meter.step(text, len(self._stopped))
+                if on_update is not None:
+                    on_update(lambda: self.report(is_partial=True))
+            if size is None or self._batches < before + size:
+                return
+            size = self._batches
+            self._stop_layers()
+
+    def _stop_layers(self) -> None:
+        """Stop what lies far below the layer with the largest effect, as far as is known."""
+        assert self._precision is not None
+        view = self._view(self._batches)
+        if view.joined[0][0].samples < MIN_SAMPLES:
+            return
+        far: dict[int, bool] = {}
+        for option in self._forms.options:
+            base, scale = self._base(option), view.scales[option]
+            found = {self._index(name, option) for name in self._forms.names(option)}
+            intervals = {
+                index: scale.gain_interval(base, index)
+                if self._is_left_out
+                else percentile_interval(scale.resampled[index])
+                for index in found - self._stopped.keys()
+            }
+            limit = self._precision * max((low for low, _ in intervals.values()), default=0.0)
+            for index, (_, high) in intervals.items():
+                far[index] = far.get(index, True) and high < limit
+        kept = {self._base(option) for option in self._forms.options}
+        self._stopped |= {n: self._batches for n, is_far in far.items() if is_far and n not in kept}
 
     def accumulate(self, meter: ProgressMeter) -> None:
         """Measure the curve of quantizing the k least sensitive layers."""
         option = self._forms.options[0]
-        joined, degradations = self._known()
-        means = degradations.scale(self._base(option)).means
-        sign = -1.0 if self._is_left_out else 1.0
-        effects = {n: sign * means[self._index(n, option)] for n in self._forms.names(option)}
+        joined = self._view(self._batches).joined
+        effects = self._effects(option)
         ranking = sorted(effects, key=effects.__getitem__)
-        whole = means[self._base(option)] if self._is_left_out else 0.0
-        with np.errstate(invalid="ignore"):  # two infinite degradations do not differ
-            changes = [float(whole + effects[name]) for name in ranking]
+        changes = [effects[name] for name in ranking]
         counts = choose_counts(changes, self._measured_counts(), self._curve_points)
         variants = [self._forms.uniform(option, ranking[:count]) for count in counts]
-        new = [variant for variant in variants if _key(variant) not in self._indices]
+        found = {k: joined[n] for k, n in self._indices.items() if n not in self._stopped}
+        new = [variant for variant in variants if _key(variant) not in found]
         parts = []
         if new:
-            parts = list(self._run(new, self._bases[:1], "quantize more and more layers", meter))
-        found = {key: joined[index] for key, index in self._indices.items()}
+            batches = iterate_batches(self._data, "evaluation_data")
+            text = "quantize more and more layers"
+            # A record of all layers quantized would save less than the pass that it takes.
+            parts = list(self._run(batches, new, (), text, meter))
         for index, variant in enumerate(new):
             found[_key(variant)] = join_outcomes([part.variants[index] for part in parts])
         outcomes = [found[_key(variant)] for variant in variants]
@@ -144,60 +206,63 @@ class Measurement:
 
     def report(self, *, is_partial: bool) -> SensitivityReport:
         """Return what is known so far."""
-        if not self._outcomes:
+        if not self._batches:
             return replace(self._empty, is_partial=is_partial)
-        joined, degradations = self._known()
-        scales = {o: degradations.scale(self._base(o)) for o in self._forms.options}
+        view = self._view(self._batches)
+        earlier = {count: self._view(count) for count in set(self._stopped.values())}
+        views = {index: earlier[count] for index, count in self._stopped.items()}
         layers = []
         for name, option in self._entries:
             index, text = self._index(name, option), self._forms.describe(name, option)
-            layer = self._entry(degradations, scales, joined, index, option, name, text)
+            seen = views.get(index, view)
+            layer = self._entry(seen, index, option, name, text)
             if self._is_left_out:
-                gain = scales[option].gain_interval(self._base(option), index)
+                gain = seen.scales[option].gain_interval(self._base(option), index)
                 layer = replace(layer, gain_interval=gain)
             layers.append(layer)
         references = tuple(
-            self._entry(
-                *(degradations, scales, joined, self._base(option), option, ""),
-                option or _ALL_LAYERS,
-            )
+            self._entry(view, self._base(option), option, "", option or _ALL_LAYERS)
             for option in self._forms.options
         )
         rankings = []
         for option in self._forms.options:
             names = self._forms.names(option)
-            rows = [self._index(name, option) for name in names]
-            is_left_out = self._is_left_out
             rankings.append(
-                degradations.rank(option, names, rows, scales[option], is_left_out=is_left_out)
+                view.degradations.rank(
+                    option,
+                    names,
+                    [self._index(name, option) for name in names],
+                    view.scales[option],
+                    is_left_out=self._is_left_out,
+                    earlier={
+                        index: Earlier(
+                            seen.degradations, seen.scales[option], self._shift(seen, view, option)
+                        )
+                        for index, seen in views.items()
+                    },
+                )
             )
         return replace(
             self._empty,
             layers=tuple(layers),
             reference=references[0],
             cumulative=self._cumulative,
-            samples=joined[0][0].samples,
-            accuracy_float=_accuracy(joined[0], "correct_float"),
+            samples=view.joined[0][0].samples,
+            accuracy_float=_accuracy(view.joined[0], "correct_float"),
             is_partial=is_partial,
-            notes=(*self._empty.notes, *_notes(self._outcomes)),
-            metric=degradations.metric.name,
+            notes=(*self._empty.notes, *_notes(self._reasons), *self._stop_notes(layers)),
+            metric=view.degradations.metric.name,
             references=references,
             rankings=tuple(rankings),
         )
 
     def _entry(
-        self,
-        degradations: Degradations,
-        scales: Mapping[str, Scale],
-        joined: Sequence[Outcome],
-        index: int,
-        option: str,
-        name: str,
-        text: str,
+        self, view: _View, index: int, option: str, name: str, text: str
     ) -> LayerSensitivity:
         """Return what a variant does; an empty name stands for all layers."""
         footprint = self._forms.footprint(option, [name] if name else None)
-        scale, base, outputs = scales[option], self._base(option), degradations.outputs
+        joined, outputs = view.joined, view.degradations.outputs
+        scale, base = view.scales[option], self._base(option)
         totals = joined[index][0].totals()
         signal, noise = float(totals["signal"]), float(totals["noise"])
         before, after = (_accuracy(joined[index], key) for key in ("correct_float", "correct"))
@@ -218,6 +283,7 @@ class Measurement:
             reaches_output=name not in self._unreached,
             outputs=() if is_one else tuple(output.effect(index, base) for output in outputs),
             decided_by="" if is_one or decided < 0 else outputs[decided].name,
+            samples=joined[index][0].samples if index in self._stopped else None,
         )
 
     def _base(self, option: str) -> int:
@@ -236,36 +302,84 @@ class Measurement:
 
     def _run(
         self,
+        batches: Iterable[Batch],
         variants: Sequence[Variant],
         bases: Sequence[Variant],
         text: str,
         meter: ProgressMeter,
+        before: int = 0,
     ) -> Iterator[BatchOutcome]:
+        """Run variants on batches, of which so many came before."""
         finished: dict[int, int] = {}
 
         def on_progress(batch: int, steps: int) -> None:
             finished[batch] = finished.get(batch, 0) + steps
-            message = f"{text}: batch {batch}, run {finished[batch]} of {len(variants)}"
+            runs = f"run {finished[batch]} of {len(variants)}"
+            message = f"{text}: batch {before + batch}, {runs}"
             if steps:
                 meter.step(message, steps)
             else:
                 meter.say(message)
 
-        batches = iterate_batches(self._data, "evaluation_data")
         with closing(self._sweep(batches, variants, bases, on_progress)) as outcomes:
             yield from outcomes
 
-    def _known(self) -> tuple[list[Outcome], Degradations]:
-        """Return what every variant answered so far, and the degradations that follow."""
+    @property
+    def _batches(self) -> int:
+        """Batches so far; the first variant, all layers under the first option, saw all."""
+        return len(self._outcomes[0])
+
+    def _view(self, batches: int) -> _View:
+        """Return what the variants answered on the first batches.
+
+        Of those that were stopped before, what all layers together did stands there.
+        """
         joined = [
-            join_outcomes([part.variants[index] for part in self._outcomes])
-            for index in range(len(self._variants))
+            join_outcomes((found if len(found) >= batches else self._outcomes[0])[:batches])
+            for found in self._outcomes
         ]
-        return joined, Degradations(self._judged, joined, self._empty.seed)
+        degradations = Degradations(self._judged, joined, self._empty.seed)
+        scales = {o: degradations.scale(self._base(o)) for o in self._forms.options}
+        return _View(joined, degradations, scales)
+
+    def _effects(self, option: str) -> dict[str, float]:
+        """Return each layer's degradation alone, or how much leaving it out helps."""
+        views = {n: self._view(n) for n in {self._batches, *self._stopped.values()}}
+        base, effects = self._base(option), {}
+        for name in self._forms.names(option):
+            index = self._index(name, option)
+            means = views[self._stopped.get(index, self._batches)].scales[option].means
+            with np.errstate(invalid="ignore"):  # two infinite degradations do not differ
+                gain = means[base] - means[index] if self._is_left_out else means[index]
+            effects[name] = 0.0 if math.isnan(gain) else float(gain)
+        return effects
+
+    def _shift(self, earlier: _View, everything: _View, option: str) -> float:
+        """Return what makes degradations on some samples comparable with those on all."""
+        if not self._is_left_out:
+            return 0.0
+        base = self._base(option)
+        shift = float(everything.scales[option].means[base] - earlier.scales[option].means[base])
+        return shift if math.isfinite(shift) else 0.0
+
+    def _stop_notes(self, layers: Sequence[LayerSensitivity]) -> tuple[str, ...]:
+        """Say which layers were stopped, and on how many samples they are judged."""
+        counts: dict[int, list[str]] = {}
+        for layer in layers:
+            if layer.samples is not None:
+                text = f"{layer.name} ({layer.option})" if self._empty.schemes else layer.name
+                counts.setdefault(layer.samples, []).append(text)
+        return tuple(
+            f"Judged on {samples} samples only, as the whole 95 % interval of what they do lay "
+            f"below {self._precision:g} times the largest by then: {', '.join(names)}."
+            for samples, names in counts.items()
+        )
 
     def _measured_counts(self) -> tuple[int, ...]:
-        """Return the counts of the curve that switching layers one by one has measured."""
+        """Return the counts of the curve that switching layers one by one is sure to measure."""
         layers = len(self._bases[0])
+        if self._precision is not None:
+            return 0, layers
         return tuple(dict.fromkeys((0, layers, layers - 1 if self._is_left_out else 1)))
 
 
@@ -273,9 +387,9 @@ def _key(variant: Variant) -> frozenset[tuple[str, str]]:
     return frozenset(variant.items())
 
 
-def _notes(outcomes: Sequence[BatchOutcome]) -> tuple[str, ...]:
-    reasons = dict.fromkeys(part.full_forwards_because for part in outcomes)
-    return tuple(f"Every run was a full forward pass: {reason}." for reason in reasons if reason)
+def _notes(reasons: Sequence[str]) -> tuple[str, ...]:
+    found = filter(None, dict.fromkeys(reasons))
+    return tuple(f"Every run was a full forward pass: {reason}." for reason in found)
 
 
 def _accuracy(outcome: Outcome, correct: str) -> float | None:

@@ -18,7 +18,7 @@ first does not favour claims.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -133,10 +133,26 @@ class Scale:
         return percentile_interval(np.where(np.isnan(gains), 0.0, gains))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Earlier:
+    """Variants on the samples that there were when one of them was stopped.
+
+    Attributes:
+        degradations: What they do on these samples.
+        scale: All of them on one scale.
+        shift: What to add to a degradation to compare it with one on all samples.
+    """
+
+    degradations: Degradations
+    scale: Scale
+    shift: float
+
+
 class Degradations:
     """What several variants do to every judged output.
 
     Attributes:
+        samples: Number of samples.
         outputs: One entry for each output.
     """
 
@@ -144,7 +160,8 @@ class Degradations:
         self, judged: Sequence[JudgedOutput], outcomes: Sequence[Outcome], seed: int
     ) -> None:
         """Read the outcomes, one for each variant, over all samples, and resample them."""
-        resampling = Resampling(outcomes[0][0].samples, seed=seed)
+        self.samples = outcomes[0][0].samples
+        resampling = Resampling(self.samples, seed=seed)
         self.outputs = [
             OutputDegradations(output, [outcome[index] for outcome in outcomes], resampling)
             for index, output in enumerate(judged)
@@ -186,6 +203,7 @@ class Degradations:
         scale: Scale,
         *,
         is_left_out: bool,
+        earlier: Mapping[int, Earlier] | None = None,
     ) -> Ranking:
         """Order layers by what they do, and compare neighbours.
 
@@ -196,18 +214,31 @@ class Degradations:
             scale: What to order by.
             is_left_out: Whether a variant leaves its layer out. Then the less degradation is
                 left, the more sensitive the layer. Equal layers keep their order.
+            earlier: What is known of variants that were stopped; they are compared on the samples
+                that both of a pair have seen.
         """
-        sign = -1.0 if is_left_out else 1.0
-        order = sorted(range(len(names)), key=lambda n: -sign * scale.means[variants[n]])
+        sign, earlier = -1.0 if is_left_out else 1.0, earlier or {}
+        everything = Earlier(self, scale, 0.0)
+
+        def degradation(n: int) -> float:
+            known = earlier.get(variants[n], everything)
+            return float(known.scale.means[variants[n]] + known.shift)
+
+        order = sorted(range(len(names)), key=lambda n: -sign * degradation(n))
         comparisons = []
         for above, below in pairwise(order):
             first, second = variants[above], variants[below]
+            known = min(
+                (earlier.get(variant, everything) for variant in (first, second)),
+                key=lambda k: k.degradations.samples,
+            )
+            scale, outputs = known.scale, known.degradations.outputs
             with np.errstate(invalid="ignore"):
                 gap = sign * (scale.means[first] - scale.means[second])
                 gaps = sign * (scale.resampled[first] - scale.resampled[second])
             # Two infinite degradations do not differ.
             lower, upper = percentile_interval(np.where(np.isnan(gaps), 0.0, gaps))
-            differs = np.stack([found.differing(first, second) for found in self.outputs])
+            differs = np.stack([found.differing(first, second) for found in outputs])
             differing = int(np.count_nonzero(differs.any(axis=0)))
             comparisons.append(
                 NeighbourComparison(

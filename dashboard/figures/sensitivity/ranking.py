@@ -194,8 +194,9 @@ def describe_ranking(
             f"{metric.format(value)} of {metric.label}, from {whole} with all layers quantized."
         )
     else:
-        changed = changed_answers(first.layer.top1_agreement, report.samples)
-        answers = "" if changed is None else f"{answers_text(changed, report.samples)}, "
+        samples = first.layer.samples or report.samples
+        changed = changed_answers(first.layer.top1_agreement, samples)
+        answers = "" if changed is None else f"{answers_text(changed, samples)}, "
         text = (
             f"{first.name} matters most of {plural(len(ranked), 'layer')} "
             f"({setting_text(report)}): {answers}{metric.label} {metric.format(value)}."

@@ -21,6 +21,7 @@ from dashboard.facts.ranking import (
 )
 from dashboard.figures.sensitivity.ranking import describe_ranking
 from quant_engine.report import NeighbourComparison, Ranking
+from tests.dashboard.factories import make_sensitivity
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
 KL = METRICS["kl_divergence"]
@@ -287,3 +288,18 @@ def test_measures_are_metrics_of_the_engine_and_one_is_turned() -> None:
     assert set(METRICS) <= set(quant_engine.METRICS)
     turned = [k for k, m in METRICS.items() if m.label != quant_engine.METRICS[k].label]
     assert turned == ["top1_agreement"]  # shown as the share that changes
+
+
+def test_layers_stopped_early_are_named_with_their_samples() -> None:
+    report = make_sensitivity()
+    first, second, *others = report.layers
+    some = replace(report, layers=(first, replace(second, samples=16), *others))
+
+    assert "Stopped early" not in describe_ties(report, KL)
+    assert describe_ties(some, KL).endswith(
+        f"judged on 16 of {report.samples} samples: {second.name}."
+    )
+    accuracy = METRICS["top1_agreement"]
+    assert accuracy.interval(second, 16) != accuracy.interval(second, report.samples)
+    row = next(row for row in rank_layers(some, accuracy) if row.name == second.name)
+    assert row.interval == accuracy.interval(second, 16)

@@ -399,6 +399,7 @@ def test_a_metric_that_cannot_be_had_is_noticed_on_the_first_batch() -> None:
         ({"options": {"float": OPTIONS["int8"]}}, "'float' is taken"),
         ({"metric": "kl"}, "Valid: accuracy_drop"),
         ({"curve_points": 2}, "from 3 up, or None"),
+        ({"precision": 1.0}, "between 0 and 1, or be None"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:

@@ -390,3 +390,25 @@ def test_a_model_that_fails_on_what_replay_leaves_out_runs_in_full() -> None:
         changed = replace_module(copy.deepcopy(model), name, forms[name]["other"])
         with torch.no_grad():
             assert torch.equal(found[number], changed(x))
+
+
+def test_checking_the_record_computes_no_layer_again() -> None:
+    ran: list[str] = []
+
+    class Counted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            ran.append("layer")
+            return super().forward(x)
+
+    model = nn.Sequential(
+        Counted(4, 4), nn.Sequential(Counted(4, 4), nn.Sequential(Counted(4, 4))), Counted(4, 4)
+    )
+    replay = Replay(share_tensors(model), Judged())
+    batch = Batch((torch.randn(2, 4),), samples=2)
+    output = replay.record(batch)
+    assert len(ran) == 4
+
+    replay.verify(batch, output)
+
+    assert len(ran) == 4
+    assert not replay.reason
