@@ -70,6 +70,8 @@ TITLES = {
 }
 """What to call each rule, in the order in which findings are listed."""
 
+_OPENS = {"coarse_scale": "Weights", "unequal_columns": "Weights", "input_channels": "Inputs"}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -96,6 +98,11 @@ class Finding:
     def title(self) -> str:
         """What to call it."""
         return TITLES[self.rule]
+
+    @property
+    def opens(self) -> str:
+        """Whose channels show it, "Weights" or "Inputs"; empty where no channels do."""
+        return _OPENS.get(self.rule, "")
 
 
 def find_findings(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dashboard.facts.causes import local_relative, outlier_channels, zeros_of
+from dashboard.facts.causes import local_relative, zeros_of
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,
@@ -293,33 +293,6 @@ def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
     return Verdict(INFO, title, text)
 
 
-def lost_weights(layer: LayerReport, report: ModelReport) -> Verdict | None:
-    """Say how many weights became 0, and which channels say nothing any more."""
-    zeros = zeros_of(layer.weight)
-    if zeros is None or not zeros.is_cause:
-        return None
-    remedy = ""
-    if layer.weight is not None and layer.weight.scheme.has_one_scale:
-        remedy = " One scale per channel keeps them."
-    title = "Lost weights"
-    return Verdict(BAD, title, f"{zeros.sentence}.{remedy}", opens="Weights")
-
-
-def outlier_inputs(layer: LayerReport, report: ModelReport) -> Verdict | None:
-    """Say which input channels stretch the range for all others."""
-    outliers = outlier_channels(layer)
-    if outliers is None:
-        return None
-    text = f"{outliers.sentence[:1].upper()}{outliers.sentence[1:]}."
-    if layer.input is None:
-        text += " The inputs stay float, so the others keep their values."
-        return Verdict(INFO, "Outlier channels in the input", text, opens="Inputs")
-    text += " All channels share one scale, which is as coarse as the largest needs."
-    local = local_relative(layer)
-    tone = BAD if local is not None and local >= _DESTROYED else WATCH
-    return Verdict(tone, "Outlier channels in the input", text, opens="Inputs")
-
-
 def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say whether the error at the output is the layer's own or came with its input."""
     total = layer.accumulated_error
@@ -375,8 +348,6 @@ def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
 LayerRule = Callable[[LayerReport, ModelReport], Verdict | None]
 
 LAYER_RULES: tuple[LayerRule, ...] = (
-    lost_weights,
-    outlier_inputs,
     own_or_inherited,
     weight_or_input,
     dynamic_input,

@@ -40,11 +40,12 @@ def show_verdicts(verdicts: Iterable[Verdict | None], *, key: str = "") -> None:
                 f"Open the channels of the {part.lower()}",
                 key=f"{key}_{part.lower()}",
                 icon=":material/view_week:",
-                on_click=_open_channels,
+                on_click=open_channels,
                 args=(part,),
             )
 
 
-def _open_channels(part: str) -> None:
+def open_channels(part: str) -> None:
+    """Open the channels of a layer's "Weights" or "Inputs" on the Layer page; for callbacks."""
     set_widget("part", part)
     set_widget("tab", "Channels")

@@ -148,12 +148,12 @@ def _show_layer(run: Run) -> None:
             "The analysis stopped early: some numbers of this layer are missing.",
             icon=":material/hourglass_bottom:",
         )
-    _show_verdicts(layer, report)
-    st.caption(gloss("SQNR", "LSB"))
-    show_actions(layer, report)
     show_remedies(run, layer)
     show_repair(run)
     show_before_and_after(run, layer)
+    _show_verdicts(layer, report)
+    st.caption(gloss("SQNR", "LSB"))
+    show_actions(layer, report)
     if layer.is_quantized:
         _show_tensor(layer, report)
 

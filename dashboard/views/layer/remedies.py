@@ -19,6 +19,7 @@ from dashboard.figures.layers.pair import pair
 from dashboard.session import run_state
 from dashboard.widgets.guard import contained
 from dashboard.widgets.pair_section import show_pair
+from dashboard.widgets.verdict_list import open_channels
 from dashboard.words.markdown import escape_markdown
 from dashboard.work import service
 from quant_engine.report import LayerReport
@@ -67,6 +68,15 @@ def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) 
             _show_button(offer.label, f"remedy_{key}", layer.name, offer.recipe)
             if offer.whole is not None:
                 _show_button("… in all layers", f"remedy_all_{key}", layer.name, offer.whole)
+        if finding.opens:
+            st.button(
+                f"Open the channels of the {finding.opens.lower()}",
+                key=f"channels_{finding.rule}",
+                type="tertiary",
+                icon=":material/view_week:",
+                on_click=open_channels,
+                args=(finding.opens,),
+            )
         if finding.origin:
             st.button(
                 f"Look at `{finding.origin}`",

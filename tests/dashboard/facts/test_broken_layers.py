@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dashboard.data.runs import Run
 from dashboard.data.stories import STORIES
-from dashboard.facts.verdicts import BAD, GOOD, INFO, is_destroyed, layer_verdicts, tensor_verdicts
+from dashboard.facts.findings import find_findings
+from dashboard.facts.verdicts import BAD, GOOD, is_destroyed, tensor_verdicts
 from dashboard.work import service
 
 LAYER = "blocks.2.depthwise"
@@ -19,13 +20,11 @@ def run_of(settings_of: str, story: int = 0) -> Run:
 def test_lost_weights_are_finding_number_one_and_open_the_channels() -> None:
     report = run_of("broken").report
 
-    first = layer_verdicts(report.layer(LAYER), report)[0]
+    first = find_findings(report.layer(LAYER), report)[0]
 
-    assert (first.tone, first.opens) == (BAD, "Weights")
-    assert first.text == (
-        "287 of 576 weights became 0; 31 of 64 channels are all 0. One scale per channel keeps "
-        "them."
-    )
+    assert (first.rule, first.opens) == ("coarse_scale", "Weights")
+    assert first.figure.startswith("287 of 576 weights became 0; 31 of 64 channels are all 0; ")
+    assert first.remedies == ("equalize", "per_channel")
 
 
 def test_nothing_gets_a_tick_while_the_layer_is_destroyed() -> None:
@@ -51,14 +50,14 @@ def test_ranges_are_compared_with_a_scale_per_channel() -> None:
     assert "one scale per channel promises 49.0 dB" in verdict.text
 
 
-def test_loud_inputs_are_named_whatever_their_scale() -> None:
+def test_loud_inputs_are_named_where_they_are_quantized() -> None:
     name = "blocks.0.attention.k_proj"
     broken, repaired = run_of("broken", 1).report, run_of("repaired", 1).report
 
-    first = layer_verdicts(broken.layer(name), broken)[0]
-    in_float = layer_verdicts(repaired.layer(name), repaired)[0]
+    first = find_findings(broken.layer(name), broken)[0]
+    in_float = find_findings(repaired.layer(name), repaired)
 
-    assert (first.tone, first.opens) == (BAD, "Inputs")
-    assert "Input channels 0 and 7: up to 148 × the median" in first.text
-    assert in_float.tone == INFO
-    assert "The inputs stay float" in in_float.text
+    assert (first.rule, first.opens) == ("input_channels", "Inputs")
+    assert first.figure == "Input channels 0 and 7: up to 148 × the median"
+    assert first.remedies[0] == "smooth"
+    assert "input_channels" not in [finding.rule for finding in in_float]
