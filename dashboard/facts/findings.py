@@ -13,10 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from dashboard.facts.causes import input_reach, local_relative, outlier_channels, zeros_of
+from dashboard.facts.causes import (
+    accumulated_relative,
+    input_reach,
+    local_relative,
+    outlier_channels,
+    zeros_of,
+)
 from dashboard.facts.culprit import OutputEffects
 from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name
-from dashboard.facts.verdicts import BAD_DB, GOOD_DB, IDEAL_RMS, clipping_share, is_exact
+from dashboard.facts.verdicts import GOOD_DB, IDEAL_RMS, clipping_share, is_exact
 from dashboard.words.formatting import format_db, format_number, format_percent, plural
 from quant_engine.report import LayerReport, ModelReport, RangeChoice, TensorReport
 
@@ -43,6 +49,8 @@ ONE_SIDED = 0.1
 """Data is one-sided where its shorter side is at most this share of the longer one."""
 INHERITED_SHARE = 0.1
 """An error is inherited where the layer alone makes at most this share of its energy."""
+DAMAGED = 0.1
+"""Beyond this share of an output, channels counted alike, it is asked where its error is from."""
 LEANING_SHARE = 0.25
 """The answer leans on a layer that makes this share of all layers' effects on it."""
 MATTERS = 1e-3
@@ -356,10 +364,10 @@ def inherited(
     upstream: Mapping[str, Sequence[str]] | None = None,
 ) -> Finding | None:
     """Find an error that came with the input, and the layer that makes most of it."""
-    total, local = layer.accumulated_error, layer.local_error
-    if total is None or total.sqnr_db >= BAD_DB or not total.nmse:
+    total, own = accumulated_relative(layer), local_relative(layer)
+    if total is None or total <= DAMAGED:
         return None
-    share = 0.0 if local is None else local.nmse / total.nmse
+    share = 0.0 if own is None else (own / total) ** 2
     names = [other.name for other in report.layers]
     before = names[: names.index(layer.name)] if upstream is None else upstream.get(layer.name, ())
     sources = {
@@ -373,11 +381,12 @@ def inherited(
     which = "reach it" if upstream is not None else "run before it"
     return Finding(
         "inherited",
-        f"{format_percent(share)} of the error's energy at its output is its own; {origin} makes "
-        f"the largest error of the layers that {which}, {format_percent(sources[origin])} of its "
-        "output",
-        f"The error came with the input (rule: at most {format_percent(INHERITED_SHARE)} is the "
-        f"layer's own, below {BAD_DB:g} dB).",
+        f"{format_percent(total)} of its output is wrong, and {format_percent(share)} of that "
+        f"error's energy is its own; {origin} makes the largest error of the layers that {which}, "
+        f"{format_percent(sources[origin])} of its output",
+        f"The error came with the input (rule: at most {format_percent(INHERITED_SHARE)} of its "
+        f"energy is the layer's own, and more than {format_percent(DAMAGED)} of the output is "
+        "wrong).",
         (),
         "Nothing done to this layer removes it.",
         origin,

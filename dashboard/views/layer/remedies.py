@@ -66,7 +66,8 @@ def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) 
         for offer in found:
             key = f"{finding.rule}_{offer.key}"
             _show_button(offer.label, f"remedy_{key}", layer.name, offer.recipe)
-            if offer.whole is not None:
+            is_last = [other for other in found if other.whole == offer.whole][-1] is offer
+            if offer.whole is not None and is_last:
                 _show_button("… in all layers", f"remedy_all_{key}", layer.name, offer.whole)
         if finding.opens:
             st.button(

@@ -37,7 +37,7 @@ def show_repair(run: Run) -> None:
         return
     with st.container(border=True, key="repair", gap="small"):
         if not is_repaired(repaired_run(start, steps)):
-            names = ", ".join(STEPS[p.remedy].lower() for p in planned)
+            names = ", ".join(STEPS[p.remedy] for p in planned)
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.button(
                     "Repair this model",

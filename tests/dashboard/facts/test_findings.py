@@ -12,7 +12,7 @@ from dashboard.facts import findings as rules
 from dashboard.facts.causes import LOST_SHARE, OUTLIER
 from dashboard.facts.culprit import MEASURED, OutputEffects
 from dashboard.facts.findings import Finding, find_findings, not_judged
-from dashboard.facts.verdicts import BAD_DB, GOOD_DB
+from dashboard.facts.verdicts import GOOD_DB
 from quant_engine.report import (
     ErrorMetrics,
     InputChannels,
@@ -55,7 +55,6 @@ def healthy(preset: str = "int8_per_tensor") -> ModelReport:
             NAME,
             input_channels=None,
             local_error=error(GOOD_DB + 1),
-            accumulated_error=error(GOOD_DB + 1),
             local_relative=relative(0.01),
         ),
         weight={"range_choices": (), "channels": plain_channels(layer), "error": error(40.0)},
@@ -278,11 +277,12 @@ def test_the_answer_leans_on_a_layer_from_a_share_of_all_effects_on(share: float
     assert found(loud, effects(share)) == []
 
 
-@pytest.mark.parametrize("share", [rules.INHERITED_SHARE, rules.INHERITED_SHARE + 0.01])
+@pytest.mark.parametrize("share", [rules.INHERITED_SHARE - 0.001, rules.INHERITED_SHARE + 0.001])
 def test_an_error_is_inherited_up_to_a_share_of_its_own(share: float) -> None:
-    total = error(BAD_DB - 0.1)
-    own = replace(error(GOOD_DB), nmse=share * total.nmse)
-    report = replace_layer(healthy(), NAME, accumulated_error=total, local_error=own)
+    total = rules.DAMAGED + 0.01
+    own = total * math.sqrt(share)
+    report = replace_layer(healthy(), NAME, accumulated_relative=relative(total))
+    report = replace_layer(report, NAME, local_relative=relative(own))
     report = replace_layer(report, "conv1", local_relative=relative(0.3))
     report = replace_layer(report, "layer1.0.conv1", local_relative=relative(0.2))
     report = replace_layer(report, "fc", local_relative=relative(0.9))  # runs after it
@@ -291,7 +291,7 @@ def test_an_error_is_inherited_up_to_a_share_of_its_own(share: float) -> None:
         assert found(report) == []
         return
     assert only(report).origin == "conv1"
-    assert found(replace_layer(report, NAME, accumulated_error=error(BAD_DB))) == []
+    assert found(replace_layer(report, NAME, accumulated_relative=relative(rules.DAMAGED))) == []
     layer = report.layer(NAME)
     other = rules.inherited(layer, report, {NAME: ("layer1.0.conv1",)})
     assert other is not None
