@@ -11,7 +11,7 @@ from dashboard.session import run_state
 from dashboard.views.compare.choice import SIDES, choose_pair, find_pair
 from dashboard.views.compare.downloads import show_downloads
 from dashboard.views.compare.layers import show_layer, show_layers
-from dashboard.views.compare.outcome import show_outcome
+from dashboard.views.compare.outcome import show_outcome, show_settings
 from dashboard.widgets.guard import contained
 from dashboard.widgets.pair_section import show_pair
 
@@ -44,6 +44,7 @@ st.title("Compare", anchor=False)
 shown = run_state.shown_run()
 chosen = choose_pair(shown)
 runs = find_pair(chosen)
+show_settings(*chosen)
 if runs is not None:
     _follow(*runs)
     _show_runs(*runs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.data.runs import Run
+from dashboard.data.settings import Settings
 from dashboard.facts.differences import Difference, outcomes, setting_differences
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
@@ -20,15 +21,20 @@ _MARKS = {
 }
 
 
-@contained("What differs")
-def show_outcome(a: Run, b: Run) -> None:
-    """Draw the settings that differ, and every result that both runs have, B against A."""
-    settings = setting_differences(a.settings, b.settings)
+@contained("The settings")
+def show_settings(a: Settings, b: Settings) -> None:
+    """Draw the settings that differ, also of runs that nobody has computed."""
+    settings = setting_differences(a, b)
     st.subheader("Settings that differ", anchor=False)
     if settings:
         _show_table(("Setting", "A", "B"), [(x.name, x.a, x.b) for x in settings])
     else:
         st.caption("None: A and B are the same run.")
+
+
+@contained("What differs")
+def show_outcome(a: Run, b: Run) -> None:
+    """Draw every result that both runs have, B against A."""
     st.subheader("How they came out", anchor=False)
     for side, run in (("A", a), ("B", b)):
         if run.report.is_partial:

@@ -86,6 +86,7 @@ def test_a_run_that_is_gone_is_offered_to_be_computed_and_then_stands_there() ->
     app = open_app({"a": f"{SMALL} int8_per_channel", "b": settings_to_text(gone)}, page=PAGE)
     assert_alive(app)
     assert "is not known here" in texts(app)
+    assert "8-bit symmetric per channel, smallest error" in texts(app), "what would differ"
 
     app.button(key="compare_compute_b").click().run()
     assert "is not known here" not in texts(app)
