@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from quant_engine.judging.judged import Judged, JudgedOutput
 from quant_engine.layers import get_quantized_type
 from quant_engine.model.batches import Batch
-from quant_engine.model.modules import replace_module
 from quant_engine.scheme import LayerScheme, TensorScheme
 from quant_engine.variants.outcomes import BatchOutcome
 from quant_engine.variants.runner import Variant, VariantRunner
@@ -213,9 +212,9 @@ def run_plainly(
     variant: Variant,
     random_state: Tensor,
 ) -> Tensor:
-    changed = copy.deepcopy(model)
-    for name in variant:
-        changed = replace_module(changed, name, copy.deepcopy(layers[name]))
+    # A copy that meets a changed layer takes the quantized one, wherever the model keeps it.
+    memo = {id(model.get_submodule(name)): layers[name] for name in variant}
+    changed = copy.deepcopy(model, memo)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.random.set_rng_state(random_state)
         logits: Tensor = changed(batch.args[0].clone())["logits"]
@@ -224,6 +223,7 @@ def run_plainly(
 
 def check(middle: Spec, seed: int) -> BatchOutcome:
     model, layers, batch = make(middle, seed)
+    fresh = copy.deepcopy(layers)
     before = batch.args[0].clone()
     names = list(layers)
     variants = choose_variants(names)
@@ -234,11 +234,11 @@ def check(middle: Spec, seed: int) -> BatchOutcome:
 
     found = runner.run(batch, variants, [dict.fromkeys(names, "int4")])
 
-    logits = run_plainly(model, layers, batch, {}, random_state)
+    logits = run_plainly(model, fresh, batch, {}, random_state)
     ((first,), *_) = found.variants
     assert np.array_equal(first["signal"], logits.double().square().sum(1).numpy())
     for variant, outcome in zip(variants, found.variants, strict=True):
-        output = run_plainly(model, layers, batch, variant, random_state)
+        output = run_plainly(model, fresh, batch, variant, random_state)
         (wanted,) = judged.compare((logits,), (output,), batch)
         assert set(outcome[0]) == set(wanted)
         for name, column in wanted.items():
