@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+import quant_engine
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.session import run_state
 from quant_engine.scheme import (
@@ -45,8 +48,10 @@ def test_the_neighbour_is_named_and_the_pair_is_treated(monkeypatch: pytest.Monk
     ],
 )
 def test_both_teaching_variants_are_repaired_by_one_click(
-    settings: Settings, layer: str, kind: type
+    settings: Settings, layer: str, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Times are more than half of the work, and nothing here is said of them.
+    monkeypatch.setattr(quant_engine, "analyze", partial(quant_engine.analyze, measure_time=False))
     app = open_app({"run": settings_to_text(settings), "layer": layer}, page=PAGE)
 
     app.button("repair_model").click().run()
