@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Error, FloatRect, Locator, Page, expect
@@ -17,12 +18,35 @@ from tests.browser.harness import wait_until_idle
 RUN_SECONDS = 300  # longest that an analysis may take, on a machine with other work too
 ATTEMPTS = 300
 PAUSE_MS = 100
+Theme = Literal["light", "dark"]
+THEMES: dict[Theme, str] = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 28)"}
+"""Themes and the background of each, as the browser writes it."""
 
 
 def visit(page: Page, address: str) -> Page:
     page.goto(address)
     wait_until_idle(page)
     return page
+
+
+def show_theme(page: Page, theme: Theme) -> None:
+    """Let an open page follow a system that changes to this theme."""
+    page.emulate_media(color_scheme=theme)
+    expect(page.get_by_test_id("stApp")).to_have_css("background-color", THEMES[theme])
+    wait_until_idle(page)
+
+
+def resize(page: Page, width: int, height: int = 900) -> None:
+    """Give the window this size and wait until nothing on the page is wider."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_function(
+        """width => {
+            const main = document.querySelector('[data-testid="stMain"]');
+            return innerWidth === width && main.scrollWidth <= main.clientWidth;
+        }""",
+        arg=width,
+        timeout=5_000,
+    )
 
 
 def open_from_menu(page: Page, name: str) -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.actions import RUN_SECONDS, click_mark, expect_link, linked, visit
+from tests.browser.actions import (
+    RUN_SECONDS,
+    THEMES,
+    click_mark,
+    expect_link,
+    linked,
+    resize,
+    show_theme,
+    visit,
+)
 from tests.browser.harness import wait_until_idle
 
 RUN = "run=cnn+int8_per_channel"
@@ -72,21 +80,15 @@ def test_a_click_on_a_point_loads_its_configuration(dashboard_url: str, page: Pa
     expect_link(page, "whatif", lambda letters: set(letters or "") == {"4"})
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 800])
-def test_the_page_is_accessible_and_fits(
+def test_the_page_of_a_run_is_accessible_and_fits(
     dashboard_url: str,
-    open_page: Callable[..., Page],
+    page: Page,
     assert_accessible: Callable[..., None],
-    color_scheme: str,
-    width: int,
 ) -> None:
-    page = open_page(color_scheme=color_scheme, viewport=(width, 900))
     visit(page, f"{dashboard_url}/what_if?{RUN}")
 
-    assert_accessible(page)
-    overflow = page.evaluate(
-        "() => { const main = document.querySelector('.stMain');"
-        " return main.scrollWidth - main.clientWidth }"
-    )
-    assert overflow <= 0
+    for width in (1440, 800):
+        resize(page, width)
+        for theme in THEMES:
+            show_theme(page, theme)
+            assert_accessible(page)
