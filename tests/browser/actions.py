@@ -93,7 +93,8 @@ def scroll_to(page: Page, target: Locator) -> FloatRect:
     for _ in range(ATTEMPTS):
         wait_until_idle(page)
         try:
-            target.scroll_into_view_if_needed()
+            # To the middle of the window: its lower edge may lie under a message.
+            target.evaluate("e => e.scrollIntoView({block: 'center'})")
             box = target.bounding_box()
         except Error as error:
             if "not attached" not in str(error):
