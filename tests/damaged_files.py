@@ -137,14 +137,19 @@ def gzipped(good: bytes) -> Damaged:
     middle = len(good) // 2
     yield "bits flipped", good[:middle] + bytes(b ^ 0xFF for b in good[middle : middle + 40])
     yield "wrong checksum", good[:-8] + b"\x00" * 8
-    yield "a bomb", gzip.compress(b" " * 400_000_000, 9)
+    yield "a bomb", gzip.compress(b" " * 400_000_000, 1)
+
+
+def unzip(archive: bytes) -> dict[str, bytes]:
+    """Return an archive's entries by name."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
 
 
 def archives(good: bytes) -> Damaged:
     """Damaged .npz files: responses and predictions."""
     yield from any_file(good)
-    with zipfile.ZipFile(io.BytesIO(good)) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries = unzip(good)
     yield "no entries", _zip({})
     yield "text in place of arrays", _zip(dict.fromkeys(entries, b"text"))
     for name, content in entries.items():
@@ -177,9 +182,13 @@ def archives(good: bytes) -> Damaged:
     for place in range(len(good) // 3, 2 * len(good) // 3):
         flipped[place] ^= 0xFF
     yield "bits flipped", bytes(flipped)
+    yield from archive_bombs(entries)
+
+
+def archive_bombs(entries: dict[str, bytes]) -> Damaged:
+    """Archives with entries that unpack to hundreds of megabytes, the first one of `entries`."""
     zeros = _saved(np.zeros((400, 10**6), dtype=np.uint8))
-    bomb = _zip({**entries, next(iter(entries)): zeros})
-    yield "a bomb", bomb
+    yield "a bomb", _zip({**entries, next(iter(entries)): zeros})
     yield "many small bombs", _zip({f"{i}.npy": zeros[: 40 * 2**20] for i in range(8)})
 
 
@@ -254,7 +263,7 @@ def _zip(entries: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 1)
     return buffer.getvalue()
 
 
