@@ -33,7 +33,8 @@ def show_slides(lesson: Lesson, number: int) -> None:
     if is_on_screen("learn_truth"):
         with st.container(key="figure_learn_truth"):
             st.markdown(lesson.question)
-            st.subheader(f"It is: {lesson.answers[outcome.right]}", anchor=False)
+            right = f"Answer {outcome.right + 1}: {lesson.answers[outcome.right]}"
+            st.subheader(right, anchor=False)
             st.markdown(escape_markdown(outcome.truth))
     if class_key() is not None and is_on_screen("learn_class"):
         with st.container(key="figure_learn_class_place"):

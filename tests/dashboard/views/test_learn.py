@@ -323,12 +323,13 @@ def test_slides_show_the_question_the_truth_the_figure_and_what_to_take_home() -
 
     assert "How many codes do 8 bits have?" in question[0]
     assert "256 codes" not in question[0]
-    assert "It is: 256" in truth[0]
+    assert "Answer 2: 256" in truth[0]
+    assert "Answer 2" not in question[0]
     assert [number for _, number in seen] == [0, 0, 1, 0, 0]
     assert "4 bits make 16 codes." in drawn[0]
     assert "One bit more than 4" in insight[0]
     assert "2. How many codes are in second?" in after[0]
-    assert "It is" not in after[0]
+    assert "Answer 2" not in after[0]
 
 
 def test_the_browser_keeps_answers_over_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
