@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import product
 
 from dashboard.data.settings import Settings, canonical
 from quant_engine import LogitResponse, bit_options, by_gptq
@@ -100,11 +101,6 @@ class Prediction:
     frontier: FrontierReport
     measured: tuple[ConfigurationPoint, ...] = ()
 
-    @property
-    def has_logits(self) -> bool:
-        """Whether degradation is a KL divergence; else it is the NMSE of the output."""
-        return self.response.report.kind == "logits"
-
     @cached_property
     def letters(self) -> dict[str, str]:
         """What stands in a link for each option: its bits, by GPTQ a capital; "f" for float."""
@@ -162,14 +158,16 @@ class Prediction:
 
     @cached_property
     def alone(self) -> dict[tuple[str, str], float]:
-        """Predicted degradation of each layer alone under each option, the rest in float."""
-        arrays = self.response.arrays
+        """Predicted degradation of each layer alone under each option, the rest in float.
+
+        Of several outputs it is the largest of their ratios, as everywhere.
+        """
+        layers, options = self.response.layers, self.response.options
+        places = list(product(range(len(layers)), range(len(options))))
+        found = self.response.degradations([[place] for place in places])
         return {
-            (layer, option): float(degradation)
-            for layer, shifts in zip(self.response.layers, arrays.shifts, strict=True)
-            for option, degradation in zip(
-                self.response.options, arrays.degradations(shifts.astype(float)), strict=True
-            )
+            (layers[layer], options[option]): float(degradation)
+            for (layer, option), degradation in zip(places, found, strict=True)
         }
 
     @cached_property

@@ -20,6 +20,7 @@ from dashboard.facts.executions import (
 )
 from dashboard.facts.layer_times import layer_times
 from dashboard.facts.metrics import available_metrics
+from dashboard.facts.outputs import judged_number, outputs_of
 from dashboard.facts.ranking import describe_ties, rank_layers
 from dashboard.facts.timing_verdicts import gap_verdict, timing_words
 from dashboard.figures.cost.layer_times import layer_times_picture
@@ -44,7 +45,7 @@ from dashboard.words.formatting import (
     format_nats,
     format_percent,
 )
-from quant_engine.report import ModelReport, SensitivityReport
+from quant_engine.report import ModelReport, OutputReport, SensitivityReport
 
 MOST_LAYERS = 40
 """Rankings in the file show at most this many layers; its tables and data show all."""
@@ -98,7 +99,10 @@ def key_numbers(
         KeyNumber("Weights on codes", share, f"{coverage_remark(report.coverage)}. {said}"),
         KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}"),
     ]
-    if output is not None:
+    outputs = outputs_of(report)
+    if len(outputs) > 1:
+        numbers += [_output_number(one) for one in outputs]
+    elif output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:
             samples = output.labelled_samples
@@ -116,6 +120,17 @@ def key_numbers(
         remark = f"from {format_bytes(size.float_bytes)}, {reduction_text(size)}"
         numbers.append(KeyNumber("Model size", format_bytes(size.quantized_bytes), remark))
     return tuple(numbers)
+
+
+def _output_number(output: OutputReport) -> KeyNumber:
+    """Return what one of several outputs is judged by, and its accuracy where it has labels."""
+    label, value = judged_number(output)
+    remark = f"SQNR {format_db(output.error.sqnr_db)}"
+    if output.accuracy_quantized is not None:
+        shares = (output.accuracy_float, output.accuracy_quantized)
+        before, after = (share_text(share, output.labelled_samples) for share in shares)
+        remark = f"accuracy {after}, float {before}"
+    return KeyNumber(f"{output.name}: {label}", value, remark)
 
 
 def sections(

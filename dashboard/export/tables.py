@@ -13,6 +13,7 @@ import pandas as pd
 
 from dashboard.data.sweeps import split_options, sweep_of
 from dashboard.facts.layers import layer_row, prefixed
+from dashboard.words.degradation import COSINE, DEGRADATIONS, RATIO
 from dashboard.words.formatting import percent
 from quant_engine.errors import is_whole_number
 from quant_engine.report import (
@@ -87,28 +88,55 @@ def _sensitivity_columns(name: str, measured: Iterable[SensitivityReport]) -> di
             known = ("layer", "parameters", "float_bytes", *(() if label else ("quantized_bytes",)))
             for layer in report.layers:
                 if layer.name == name:
-                    row = _sensitivity_row(layer)
+                    row = _sensitivity_row(layer, report)
                     columns |= prefixed(prefix, {k: v for k, v in row.items() if k not in known})
     return columns
 
 
-def _sensitivity_row(layer: LayerSensitivity) -> dict[str, Any]:
+def _sensitivity_row(layer: LayerSensitivity, report: SensitivityReport) -> dict[str, Any]:
     return {
         "layer": layer.name,
         "option": layer.option,
-        "kl_divergence_nats": layer.kl_divergence,
-        f"{_interval_of(layer)}_low": layer.interval[0],
-        f"{_interval_of(layer)}_high": layer.interval[1],
-        "output_sqnr_db": layer.sqnr_db,
-        "output_nmse": layer.nmse,
-        "top1_agreement_percent": percent(layer.top1_agreement),
-        "accuracy_drop_points": percent(layer.accuracy_drop),
+        **(_output_columns(layer) if layer.outputs else _only_output(layer, report)),
         "parameters": layer.parameters,
         "float_bytes": layer.float_bytes,
         "quantized_bytes": layer.quantized_bytes,
     }
 
 
-def _interval_of(layer: LayerSensitivity) -> str:
-    """Return the column that the interval belongs to, with its unit."""
-    return "output_nmse" if layer.kl_divergence is None else "kl_divergence_nats"
+def _only_output(layer: LayerSensitivity, report: SensitivityReport) -> dict[str, Any]:
+    """Return the columns of a single output; the interval is of what the report ranks by."""
+    known = DEGRADATIONS.get(report.metric)
+    judged = report.metric if known is None or known is COSINE else known.column
+    own = {} if judged in ("kl_divergence_nats", "output_nmse") else {judged: layer.value}
+    return {
+        **own,
+        "kl_divergence_nats": layer.kl_divergence,
+        f"{judged}_low": layer.interval[0],
+        f"{judged}_high": layer.interval[1],
+        "output_sqnr_db": layer.sqnr_db,
+        "output_nmse": layer.nmse,
+        "top1_agreement_percent": percent(layer.top1_agreement),
+        "accuracy_drop_points": percent(layer.accuracy_drop),
+    }
+
+
+def _output_columns(layer: LayerSensitivity) -> dict[str, Any]:
+    """Return the ratio that several outputs are ranked by, and each output in its own unit."""
+    columns: dict[str, Any] = {
+        RATIO.column: layer.value,
+        f"{RATIO.column}_low": layer.interval[0],
+        f"{RATIO.column}_high": layer.interval[1],
+        "decided_by": layer.decided_by,
+    }
+    for effect in layer.outputs:
+        known = DEGRADATIONS.get(effect.metric)
+        # Of a cosine the value stands here, not 1 minus it.
+        metric = effect.metric if known is None or known is COSINE else known.column
+        columns |= {
+            f"{effect.name}_{metric}": effect.value,
+            f"{effect.name}_{metric}_low": effect.interval[0],
+            f"{effect.name}_{metric}_high": effect.interval[1],
+            f"{effect.name}_{RATIO.column}": effect.ratio,
+        }
+    return columns

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dashboard.data.runs import Run
 from dashboard.facts.causes import accumulated_relative, local_relative, weight_relative
 from dashboard.facts.columns import COLUMNS
 from dashboard.facts.culprit import OutputEffects
+from dashboard.words.degradation import KL
 from dashboard.words.formatting import MISSING, format_db, format_number, format_percent
 from quant_engine.report import ErrorMetrics, LayerReport
 
@@ -165,13 +166,16 @@ def available_metrics(a: Run, b: Run, effects: Effects) -> tuple[LayerMetric, ..
     Effects on the output count only where both runs have them from the same source.
     """
     known = [one for one in effects if one is not None]
-    is_alike = len(known) == 2 and (known[0].basis, known[0].is_divergence) == (
+    is_alike = len(known) == 2 and (known[0].basis, known[0].measure) == (
         known[1].basis,
-        known[1].is_divergence,
+        known[1].measure,
     )
+    metrics = dict(METRICS)
+    if is_alike and known[0].measure is not KL:
+        metrics["output"] = replace(METRICS["output"], unit=known[0].measure.label)
     return tuple(
         metric
-        for metric in METRICS.values()
+        for metric in metrics.values()
         if (metric.key != "output" or is_alike)
         and any(one.change is not None for one in layer_changes(a, b, metric, effects))
     )

@@ -5,28 +5,43 @@ from __future__ import annotations
 from typing import Literal
 
 from dashboard.facts.accuracy import compare_outputs
-from dashboard.words.formatting import format_nats, format_number
-from quant_engine.report import OutputReport
+from dashboard.facts.outputs import degradation_of, outputs_of, prefix_of
+from dashboard.words.degradation import KL
+from dashboard.words.formatting import format_number
+from quant_engine.report import ModelReport, OutputReport
 
 TIMES_INTERVAL = 2.0
 """A change of the degradation counts from this many times half of its 95 % interval on."""
 
 
-def degradation_text(output: OutputReport | None) -> str:
-    """Return the KL divergence of an output with its interval, or its NMSE; empty without output.
+def output_text(output: OutputReport) -> str:
+    """Return the degradation of an output with its interval, such as "0.2 nats (0.1–0.3)"."""
+    measure, value, interval = degradation_of(output)
+    text = measure.text(value) if measure is KL else measure.named(value)
+    if interval is None:
+        return text
+    low, high = (format_number(edge) for edge in interval)
+    return f"{text} ({low}–{high})"
 
-    Example:
-        >>> degradation_text(None)
-        ''
-    """
-    if output is None:
-        return ""
-    if output.kl_divergence is None:
-        return f"NMSE {format_number(output.error.nmse)}"
-    if output.kl_interval is None:
-        return format_nats(output.kl_divergence)
-    low, high = (format_number(edge) for edge in output.kl_interval)
-    return f"{format_nats(output.kl_divergence)} ({low}–{high})"
+
+def degradation_text(report: ModelReport) -> str:
+    """Return the degradation of every output; empty while nothing is evaluated."""
+    found = outputs_of(report)
+    return "; ".join(prefix_of(output, report) + output_text(output) for output in found)
+
+
+def effect_on_all(
+    before: ModelReport, after: ModelReport
+) -> Literal["better", "worse", "none", "unknown"]:
+    """Return what a change did to all outputs: "worse" where one got worse, whatever others did."""
+    outputs = outputs_of(before), outputs_of(after)
+    if [output.name for output in outputs[0]] != [output.name for output in outputs[1]]:
+        return "unknown"
+    found = {effect(a, b) for a, b in zip(*outputs, strict=True)} or {"unknown"}
+    for verdict in ("worse", "unknown", "better"):
+        if verdict in found:
+            return verdict
+    return "none"
 
 
 def effect(
@@ -34,8 +49,8 @@ def effect(
 ) -> Literal["better", "worse", "none", "unknown"]:
     """Return what a change did to the output: "none" where the data shows no difference.
 
-    It is read from the KL divergence, or, of outputs without one, from the right answers, compared
-    in pairs.
+    It is read from the degradation, or, of outputs without an interval of it, from the right
+    answers, compared in pairs.
 
     Args:
         before: The output without the change.
@@ -43,7 +58,8 @@ def effect(
     """
     if before is None or after is None:
         return "unknown"
-    first, second, interval = before.kl_divergence, after.kl_divergence, before.kl_interval
+    measure, first, interval = degradation_of(before)
+    _, second, _ = degradation_of(after, measure)
     if first is not None and second is not None and interval is not None:
         if not abs(first - second) > TIMES_INTERVAL * (interval[1] - interval[0]) / 2:
             return "none"

@@ -12,11 +12,18 @@ from typing import Any
 from dashboard.data.prediction import Configuration, MeasuredSearch, Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.accuracy import share_text
+from dashboard.facts.outputs import (
+    accuracy_head,
+    decided_by,
+    degradation_of,
+    has_classes,
+    measure_of,
+)
+from dashboard.words.degradation import DEGRADATIONS, RATIO
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
     format_bytes,
-    format_nats,
     format_number,
     format_within,
     plural,
@@ -28,6 +35,8 @@ from quant_engine.report import (
     ConfigurationPoint,
     ConfigurationScore,
     ConfigurationSize,
+    ModelReport,
+    OutputScore,
     encode,
 )
 from quant_engine.response import as_pairs, describe_degradation, describe_region
@@ -46,10 +55,12 @@ class ScoreRow:
         name: What to call it.
         configuration: Layer name -> option name; layers left out are float.
         predicted: What is predicted for it.
-        measured_degradation: Measured KL divergence or NMSE; None where it was not run.
+        measured_degradation: What was measured, as `outputs.measure_of` says; None where it was not
+            run.
         interval: Its 95 % interval; None where it is not known.
         measured_agreement: Measured share of answers that stay the float model's.
         measured_accuracy: Measured accuracy.
+        measured_outputs: What was measured of each output; empty where it was not run.
     """
 
     name: str
@@ -59,6 +70,7 @@ class ScoreRow:
     interval: tuple[float, float] | None = None
     measured_agreement: float | None = None
     measured_accuracy: float | None = None
+    measured_outputs: tuple[OutputScore, ...] = ()
 
 
 def is_trusted(prediction: Prediction) -> bool:
@@ -106,6 +118,7 @@ def make_row(name: str, configuration: Configuration, prediction: Prediction) ->
         measured.harm_interval,
         measured.top1_agreement,
         measured.accuracy,
+        measured.outputs,
     )
 
 
@@ -127,7 +140,8 @@ def compare_rows(
     floats = prediction.score({})
     is_folded = size is not None and size.float_bytes != floats.size.model_bytes
     name = "Float, BatchNorm folded" if is_folded else "Float model"
-    float_row = ScoreRow(name, {}, floats, 0.0, None, 1.0, right)
+    same = tuple(replace(output, degradation=0.0) for output in floats.outputs)
+    float_row = ScoreRow(name, {}, floats, 0.0, None, 1.0, right, same)
     own_row = make_row("Run shown", own, prediction)
     if stand_ins:  # what was measured is about the options that stand in, not about the run
         own_row = ScoreRow(own_row.name, own, own_row.predicted)
@@ -140,7 +154,7 @@ def compare_rows(
 def with_run(run: Run, prediction: Prediction) -> Prediction:
     """Return the prediction with what the run's own analysis measured among its runs.
 
-    An analysis that was cut short, judges several outputs, corrects biases, or has schemes that are
+    An analysis that was cut short, judges other outputs, corrects biases, or has schemes that are
     none of the options adds nothing.
     """
     own, stand_ins = prediction.configuration_of(run.recipe)
@@ -150,27 +164,43 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
     if output is None or run.report.is_partial or is_other or not own or is_known:
         return prediction
     predicted = prediction.score(own)
-    if len(predicted.outputs) > 1:
+    outputs = _measured_outputs(run.report, prediction, predicted.outputs)
+    if not outputs:
         return prediction
-    interval = _own_interval(run)
-    (alone,) = predicted.outputs
-    known = {"kl_divergence": output.kl_divergence, "nmse": output.error.nmse}
-    if output.cosine is not None:
-        known["cosine"] = 1.0 - output.cosine
-    degradation = known.get(alone.metric)
-    if degradation is None:
-        return prediction
+    interval = _own_interval(run) if len(outputs) == 1 else None
+    if len(outputs) == 1:
+        outputs = (replace(outputs[0], interval=interval),)
+    accuracies = (found.accuracy_quantized for found in run.report.outputs)
     measured = replace(
         predicted,
         kl_divergence=output.kl_divergence,
         nmse=output.error.nmse,
         sqnr_db=output.error.sqnr_db,
         top1_agreement=output.top1_agreement,
-        accuracy=output.accuracy_quantized,
+        accuracy=next((accuracy for accuracy in accuracies if accuracy is not None), None),
         harm_interval=interval,
-        outputs=(replace(alone, degradation=degradation, interval=interval, value=output.value),),
+        outputs=outputs,
     )
     return _with_point(prediction, ConfigurationPoint(as_pairs(own), predicted, measured))
+
+
+def _measured_outputs(
+    report: ModelReport, prediction: Prediction, predicted: Sequence[OutputScore]
+) -> tuple[OutputScore, ...]:
+    """Return what an analysis measured of each output, or nothing where its outputs are others."""
+    if [output.name for output in report.outputs] != [score.name for score in predicted]:
+        return ()
+    found = []
+    for score, output, own in zip(
+        predicted, report.outputs, prediction.response.report.outputs, strict=True
+    ):
+        _, degradation, interval = degradation_of(output, DEGRADATIONS[score.metric])
+        if degradation is None:
+            return ()
+        ratio = degradation / own.reference if own.reference else None
+        known = replace(score, degradation=degradation, interval=interval, value=output.value)
+        found.append(replace(known, ratio=ratio if len(predicted) > 1 else None))
+    return tuple(found)
 
 
 @lru_cache(maxsize=8)
@@ -186,11 +216,6 @@ def _own_interval(run: Run) -> tuple[float, float] | None:
         if report.reference is not None and is_own:
             return report.reference.interval
     return None
-
-
-def degradation_text(value: float | None, prediction: Prediction) -> str:
-    """Return a KL divergence, or an NMSE, as text."""
-    return format_nats(value) if prediction.has_logits else format_number(value)
 
 
 def measured_text(row: ScoreRow) -> str:
@@ -215,25 +240,38 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
     right, same = row.measured_accuracy, row.measured_agreement
     cells = {"Configuration": row.name}
     if predicted.accuracy is not None:
-        cells["Accuracy"] = cell(
+        cells[accuracy_head(prediction)] = cell(
             None if right is None else share_text(right, samples),
             format_accuracy(predicted.accuracy),
         )
-    if prediction.has_logits:
+    if has_classes(prediction):
         cells["Same answer"] = cell(
             None if same is None else format_accuracy(same),
             format_accuracy(predicted.top1_agreement),
         )
-    cells[metric_column(prediction)] = cell(
+    cells[measure_of(prediction).head] = cell(
         None if row.measured_degradation is None else measured_text(row),
-        predicted_text(predicted.degradation, prediction),
+        predicted_text(predicted.degradation, prediction) + decided_by(predicted),
     )
+    for index, name in enumerate(output_heads(prediction)):
+        known = row.measured_outputs[index] if row.measured_outputs else None
+        cells[name] = cell(
+            None if known is None else format_within(known.degradation, known.interval),
+            format_number(predicted.outputs[index].degradation, 2),
+        )
     return {
         **cells,
         "Bytes": format_bytes(predicted.size.model_bytes),
         CODE_BITS: f"{bits_text(predicted.size)} "
         f"({describe_choice(prediction, row.configuration)})",
     }
+
+
+def output_heads(prediction: Prediction) -> tuple[str, ...]:
+    """Return the headings of each of several outputs, with its unit; none for a single one."""
+    outputs = prediction.response.report.outputs
+    heads = (f"{output.name}: {DEGRADATIONS[output.metric].head}" for output in outputs)
+    return tuple(heads) if len(outputs) > 1 else ()
 
 
 def bits_text(size: ConfigurationSize) -> str:
@@ -247,11 +285,12 @@ def bits_text(size: ConfigurationSize) -> str:
 def search_text(search: MeasuredSearch, prediction: Prediction) -> str:
     """Return what a search ran, which one was taken, and how sure that choice is."""
     best, *others = (make_row("", point.as_dict(), prediction) for point in search.points)
-    metric = without_unit(metric_name(prediction))
+    measure = measure_of(prediction)
     text = (
         f"Within {search.budget} the {plural(len(search.points), 'configuration')} predicted best "
-        f"were run, and the best measured was taken: {metric} {measured_text(best)}, predicted "
-        f"{format_number(best.predicted.degradation, 2)} ({ratio_text(best)} what was measured)."
+        f"were run, and the best measured was taken: {measure.label} {measured_text(best)}, "
+        f"predicted {format_number(best.predicted.degradation, 2)} ({ratio_text(best)} what was "
+        "measured)."
     )
     if not others:
         return f"{text} The search found no other."
@@ -267,11 +306,6 @@ def search_text(search: MeasuredSearch, prediction: Prediction) -> str:
     return text
 
 
-def metric_column(prediction: Prediction) -> str:
-    """Return the heading of degradation in tables, with its unit."""
-    return "KL (nats)" if prediction.has_logits else "NMSE"
-
-
 def ratio_text(row: ScoreRow) -> str:
     """Return predicted ÷ measured degradation.
 
@@ -284,7 +318,7 @@ def ratio_text(row: ScoreRow) -> str:
 
 def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str, Any]]:
     """Return configurations as numbers, one row each, for a CSV file."""
-    column = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    column = measure_of(prediction).column
     return [
         {
             "name": row.name,
@@ -300,14 +334,27 @@ def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str
             "measured_top1_agreement": row.measured_agreement,
             "predicted_accuracy": row.predicted.accuracy,
             "measured_accuracy": row.measured_accuracy,
+            **_output_data(row.predicted.outputs, row.measured_outputs),
         }
         for row in rows
     ]
 
 
+def _output_data(
+    predicted: Sequence[OutputScore], measured: Sequence[OutputScore]
+) -> dict[str, float | None]:
+    """Return the columns of each of several outputs, in its own unit; none for a single one."""
+    columns: dict[str, float | None] = {}
+    for index, score in enumerate(predicted if len(predicted) > 1 else ()):
+        column = f"{score.name}_{DEGRADATIONS[score.metric].column}"
+        columns[f"predicted_{column}"] = score.degradation
+        columns[f"measured_{column}"] = measured[index].degradation if measured else None
+    return columns
+
+
 def layer_data_rows(prediction: Prediction, configuration: Configuration) -> list[dict[str, Any]]:
     """Return each layer's choice and what it does alone, predicted and measured."""
-    column = "kl_divergence_nats" if prediction.has_logits else "output_nmse"
+    column = measure_of(prediction).column
     rows = []
     for layer in prediction.response.layers:
         option = configuration.get(layer, FLOAT_OPTION)
@@ -321,9 +368,20 @@ def layer_data_rows(prediction: Prediction, configuration: Configuration) -> lis
                 f"measured_{column}_alone": 0.0
                 if is_float
                 else prediction.measured_alone.get(choice),
+                **_alone_data(prediction, {} if is_float else dict([choice])),
             }
         )
     return rows
+
+
+def _alone_data(prediction: Prediction, alone: Configuration) -> dict[str, float]:
+    """Return what a layer alone is predicted to do to each of several outputs."""
+    if measure_of(prediction) is not RATIO:
+        return {}
+    return {
+        f"predicted_{score.name}_{DEGRADATIONS[score.metric].column}_alone": score.degradation
+        for score in prediction.score(alone).outputs
+    }
 
 
 def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
@@ -338,10 +396,11 @@ def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
         "recipe": prediction.recipe_of(row.configuration).to_dict(),
         "predicted": encode(row.predicted),
         "measured": {
-            "kl_divergence" if prediction.has_logits else "nmse": row.measured_degradation,
+            measure_of(prediction).key: row.measured_degradation,
             "interval_95": row.interval,
             "top1_agreement": row.measured_agreement,
             "accuracy": row.measured_accuracy,
+            "outputs": encode(row.measured_outputs),
         },
         "agreement_of_predictions": {
             "level": agreement.level,
@@ -351,29 +410,6 @@ def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
         },
     }
     return json.dumps(data, indent=2, allow_nan=False).encode()
-
-
-NATS = "nats"
-
-
-def metric_name(prediction: Prediction) -> str:
-    """Return what predictions are about, with its unit."""
-    return f"KL divergence ({NATS})" if prediction.has_logits else "output NMSE"
-
-
-def format_degradation(value: float, metric: str, digits: int = 3) -> str:
-    """Return an amount of what `metric_name` names: nats have a unit, an NMSE has none.
-
-    Example:
-        >>> (
-        ...     format_degradation(0.0123, "KL divergence (nats)"),
-        ...     format_degradation(0.0123, "output NMSE"),
-        ... )
-        ('0.0123 nats', '0.0123')
-    """
-    if metric.endswith(f"({NATS})"):
-        return format_nats(value, digits)
-    return format_number(value, digits)
 
 
 def describe_choice(prediction: Prediction, configuration: Configuration) -> str:
@@ -389,8 +425,3 @@ def describe_choice(prediction: Prediction, configuration: Configuration) -> str
         if count:
             parts.append(f"{count} × {prediction.words(option)}")
     return ", ".join(parts)
-
-
-def without_unit(metric: str) -> str:
-    """Return what `metric_name` names, without its unit."""
-    return metric.removesuffix(f" ({NATS})")

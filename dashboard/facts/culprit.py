@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dashboard.data.prediction import Prediction
-from dashboard.facts.metrics import METRICS, ONE_AT_A_TIME
+from dashboard.facts.metrics import ONE_AT_A_TIME, available_metrics
+from dashboard.facts.outputs import measure_of
 from dashboard.facts.ranking import rank_layers, rivals_of_first
-from dashboard.words.formatting import format_db, format_nats, format_number
+from dashboard.words.degradation import KL, NMSE, RATIO, Degradation
+from dashboard.words.formatting import format_db
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 from quant_engine.variants import BOTH
@@ -37,17 +39,22 @@ class OutputEffects:
 
     Attributes:
         basis: "measured" or "predicted".
-        values: Layer name -> KL divergence in nats, or NMSE of an output that is no logits.
-        is_divergence: Whether the values are KL divergences.
+        values: Layer name -> degradation of the output.
+        measure: What the values are: the KL divergence in nats, the NMSE of an output that is no
+            logits, or, of several outputs, the largest ratio.
+        decided_by: Layer name -> name of the output with the largest ratio; empty for one output.
     """
 
     basis: str
     values: Mapping[str, float]
-    is_divergence: bool = True
+    measure: Degradation = KL
+    decided_by: Mapping[str, str] = field(default_factory=dict)
 
-    def text(self, value: float) -> str:
-        """Return a value with its unit."""
-        return format_nats(value) if self.is_divergence else f"NMSE {format_number(value)}"
+    def text(self, name: str) -> str:
+        """Return a layer's value with its unit, and of several outputs the one that gave it."""
+        value, output = self.values[name], self.decided_by.get(name)
+        text = self.measure.text(value) if self.measure is KL else self.measure.named(value)
+        return f"{text} ({output})" if output else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,8 @@ class Culprit:
     Attributes:
         name: Its name.
         basis: "measured", "predicted" or "local".
-        value: What it is named by: the effect on the output (KL divergence in nats, or NMSE), or
-            for "local" its SQNR in dB.
+        value: What it is named by: the effect on the output as `OutputEffects` has it, or for
+            "local" its SQNR in dB.
         text: The value with its unit.
         tied: Layers that are statistically tied with it in a measured ranking.
     """
@@ -99,15 +106,22 @@ def output_effects(
     """
     for measured in sensitivities:
         if _is_of_the_run(measured):
-            values = {layer.name: layer.kl_divergence for layer in measured.layers}
-            if all(value is not None for value in values.values()):
-                return OutputEffects(MEASURED, {n: v for n, v in values.items() if v is not None})
-            energies = {layer.name: layer.nmse for layer in measured.layers}
-            return OutputEffects(MEASURED, energies, is_divergence=False)
+            return _measured_effects(measured)
     layers = () if report is None else report.quantized_layers
     if predicted is None or not any(layer.name in predicted.values for layer in layers):
         return None
     return predicted
+
+
+def _measured_effects(measured: SensitivityReport) -> OutputEffects:
+    if measured.metric == RATIO.key:
+        ratios = {layer.name: layer.value for layer in measured.layers}
+        decided = {layer.name: layer.decided_by for layer in measured.layers}
+        return OutputEffects(MEASURED, ratios, RATIO, decided)
+    values = {layer.name: layer.kl_divergence for layer in measured.layers}
+    if all(value is not None for value in values.values()):
+        return OutputEffects(MEASURED, {n: v for n, v in values.items() if v is not None})
+    return OutputEffects(MEASURED, {layer.name: layer.nmse for layer in measured.layers}, NMSE)
 
 
 def effects_under(prediction: Prediction, recipe: Recipe) -> OutputEffects:
@@ -116,12 +130,13 @@ def effects_under(prediction: Prediction, recipe: Recipe) -> OutputEffects:
     Layers whose scheme was none of the prediction's options are left out.
     """
     configuration, stand_ins = prediction.configuration_of(recipe)
-    values = {
-        name: prediction.alone[name, option]
-        for name, option in configuration.items()
-        if name not in stand_ins
-    }
-    return OutputEffects(PREDICTED, values, is_divergence=prediction.has_logits)
+    chosen = {n: option for n, option in configuration.items() if n not in stand_ins}
+    values = {name: prediction.alone[name, option] for name, option in chosen.items()}
+    measure = measure_of(prediction)
+    decided: dict[str, str] = {}
+    if measure is RATIO:
+        decided = {n: prediction.score({n: option}).decided_by for n, option in chosen.items()}
+    return OutputEffects(PREDICTED, values, measure, decided)
 
 
 def find_culprit(
@@ -144,8 +159,8 @@ def find_culprit(
         if name is not None:
             tied: tuple[str, ...] = ()
             if effects.basis == MEASURED:
-                tied = _tied_with(name, measured, effects.is_divergence)
-            return Culprit(name, effects.basis, values[name], effects.text(values[name]), tied)
+                tied = _tied_with(name, measured, effects.measure)
+            return Culprit(name, effects.basis, values[name], effects.text(name), tied)
     local = {
         layer.name: layer.local_error.sqnr_db
         for layer in (() if report is None else report.layers)
@@ -166,11 +181,12 @@ def _is_of_the_run(measured: SensitivityReport) -> bool:
 
 
 def _tied_with(
-    name: str, sensitivities: Iterable[SensitivityReport], is_divergence: bool
+    name: str, sensitivities: Iterable[SensitivityReport], measure: Degradation
 ) -> tuple[str, ...]:
     """Return the layers that a measurement ranks as possible firsts beside this one."""
     measured = next(s for s in sensitivities if _is_of_the_run(s))
-    ranked = rank_layers(measured, METRICS["kl_divergence" if is_divergence else "nmse"])
+    metric = next(m for m in available_metrics(measured) if m.key == measure.key)
+    ranked = rank_layers(measured, metric)
     return rivals_of_first(ranked) if ranked and ranked[0].name == name else ()
 
 

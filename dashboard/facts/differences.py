@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dashboard.data.links import remedy_to_text
@@ -16,9 +16,10 @@ from dashboard.facts.accuracy import (
     compare_outputs,
     share_text,
 )
-from dashboard.facts.comparison import degradation_text, effect
+from dashboard.facts.comparison import effect, output_text
 from dashboard.facts.executions import FLOATS, execution
 from dashboard.facts.layer_times import are_alike
+from dashboard.facts.outputs import degradation_of, judged_number, outputs_of
 from dashboard.words.formatting import (
     MISSING,
     format_bytes,
@@ -101,8 +102,38 @@ def _layer_words(scheme: LayerScheme | None) -> str:
 def outcomes(a: Run, b: Run) -> tuple[Difference, ...]:
     """Return what was measured on both: answers, degradation, bytes and times, B against A."""
     first, second = a.report, b.report
-    found = [*_answers(first.output, second.output), _degradation(a, b), *_bytes(first, second)]
-    return (*(one for one in found if one is not None), *_times(first, second))
+    found = []
+    for before, after in _common_outputs(first, second):
+        # Of several outputs, each difference says which one it is of.
+        of = f" of {before.name}" if len(outputs_of(first)) > 1 else ""
+        rows = [*_answers(before, after), _degradation(a, b, before, after)]
+        found += [replace(row, name=f"{row.name}{of}") for row in rows]
+    return (*found, *_only_in_one(first, second), *_bytes(first, second), *_times(first, second))
+
+
+def _common_outputs(
+    a: ModelReport, b: ModelReport
+) -> tuple[tuple[OutputReport, OutputReport], ...]:
+    """Return the outputs that both runs judge; a single one of each is compared by any name."""
+    first, second = outputs_of(a), {output.name: output for output in outputs_of(b)}
+    if len(first) == len(second) == 1:
+        return ((first[0], next(iter(second.values()))),)
+    return tuple((output, second[output.name]) for output in first if output.name in second)
+
+
+def _only_in_one(a: ModelReport, b: ModelReport) -> list[Difference]:
+    """Return a row for each output that only one of the two runs judges."""
+    common = {output.name for pair in _common_outputs(a, b) for output in pair}
+    texts = [
+        {o.name: " ".join(judged_number(o)) for o in outputs_of(report) if o.name not in common}
+        for report in (a, b)
+    ]
+    names = dict.fromkeys((*texts[0], *texts[1]))
+    change = "judged in one run only: not compared"
+    return [
+        Difference(f"Output {n}", texts[0].get(n, MISSING), texts[1].get(n, MISSING), change)
+        for n in names
+    ]
 
 
 def have_same_samples(a: OutputReport | None, b: OutputReport | None) -> bool:
@@ -114,9 +145,7 @@ def have_same_samples(a: OutputReport | None, b: OutputReport | None) -> bool:
     return a.answers.labels == b.answers.labels
 
 
-def _answers(a: OutputReport | None, b: OutputReport | None) -> list[Difference]:
-    if a is None or b is None:
-        return []
+def _answers(a: OutputReport, b: OutputReport) -> list[Difference]:
     is_same = have_same_samples(a, b)
     found = []
     if a.accuracy_quantized is not None and b.accuracy_quantized is not None:
@@ -146,19 +175,16 @@ def _agreement_change(a: OutputReport, b: OutputReport) -> AccuracyChange | None
     return AccuracyChange(a.samples, lost=len(second - first), won=len(first - second))
 
 
-def _degradation(a: Run, b: Run) -> Difference | None:
-    first, second = a.report.output, b.report.output
-    if first is None or second is None:
-        return None
-    texts = degradation_text(first), degradation_text(second)
-    if (first.kl_divergence is None) != (second.kl_divergence is None):
+def _degradation(a: Run, b: Run, first: OutputReport, second: OutputReport) -> Difference:
+    measure, before, interval = degradation_of(first)
+    other, after, other_interval = degradation_of(second)
+    texts = output_text(first), output_text(second)
+    if measure is not other or before is None or after is None:
         return Difference("Degradation", *texts, "measured in different ways")
-    before = first.error.nmse if first.kl_divergence is None else first.kl_divergence
-    after = second.error.nmse if second.kl_divergence is None else second.kl_divergence
     change = f"{format_number(after / before)} ×" if before > 0 else MISSING
     if a.model_name != b.model_name:
         return Difference("Degradation", *texts, f"{change}, each from its own float model")
-    if first.kl_interval is None or second.kl_interval is None:
+    if interval is None or other_interval is None:
         return Difference("Degradation", *texts, f"{change}; there is no interval")
     # The rule for remedies, in both directions, so that swapping A and B changes nothing.
     verdicts = {effect(first, second), effect(second, first)}

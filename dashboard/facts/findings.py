@@ -348,9 +348,9 @@ def leaning(
         return None
     return Finding(
         "leaning",
-        f"{effects.text(mine)} ({effects.basis}), {format_percent(mine / total)} of all layers' "
-        f"effects; its own error is {format_percent(own)} of its output, the median layer's "
-        f"{format_percent(median(errors))}",
+        f"{effects.text(layer.name)} ({effects.basis}), {format_percent(mine / total)} of all "
+        f"layers' effects; its own error is {format_percent(own)} of its output, the median "
+        f"layer's {format_percent(median(errors))}",
         "A small error here costs the answer much (rule: a quarter of the sum of all layers' "
         f"effects on the output, at least {MATTERS:g}, at an error of at most the median layer's).",
         (MORE_BITS, FLOAT),

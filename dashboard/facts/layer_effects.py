@@ -9,6 +9,8 @@ from typing import TypeAlias
 from dashboard.data.prediction import Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.metrics import ONE_AT_A_TIME
+from dashboard.facts.outputs import measure_of, measured_alone
+from dashboard.words.degradation import RATIO
 from dashboard.words.formatting import format_number, format_within
 from quant_engine.variants import BOTH
 
@@ -21,7 +23,7 @@ class LayerEffect:
     """What one layer alone does to the output, the rest in float.
 
     Attributes:
-        degradation: KL divergence in nats, or NMSE of an output that is no logits.
+        degradation: As the prediction counts it; see `outputs.measure_of`.
         is_measured: Whether the model was run for it; else it is predicted.
         interval: 95 % interval of what was measured; None where it is not known.
     """
@@ -85,17 +87,18 @@ def layer_effects(run: Run, prediction: Prediction) -> LayerEffects:
 def _from_sensitivities(run: Run, prediction: Prediction) -> dict[Choice, LayerEffect]:
     """Read the measurements that switched one layer, weights and inputs, on all samples."""
     own, stand_ins = prediction.configuration_of(run.recipe)
-    found = {}
+    found, measure = {}, measure_of(prediction)
     for report in run.sensitivities:
         if report.direction != ONE_AT_A_TIME or report.parts != BOTH or report.is_partial:
             continue
         for option in report.options:
             for layer in report.only(option).layers:
                 choice = (layer.name, option or own.get(layer.name, ""))
-                degradation = layer.kl_divergence if prediction.has_logits else layer.nmse
+                degradation = measured_alone(layer, report, prediction)
                 is_known = choice in prediction.alone and (option or layer.name not in stand_ins)
                 if degradation is not None and is_known:
-                    found[choice] = LayerEffect(
-                        degradation, is_measured=True, interval=layer.interval
-                    )
+                    # The interval is of what the report ranks by.
+                    is_same = report.metric == measure.key and measure is not RATIO
+                    interval = layer.interval if is_same else None
+                    found[choice] = LayerEffect(degradation, is_measured=True, interval=interval)
     return found

@@ -2,18 +2,21 @@
 
 Every measure says which end is bad, so rankings, fronts and correlations need no special cases.
 Keys, names and bad ends are the engine's; what stands here is how pages read a value. A new measure
-is one entry of `METRICS`.
+of a single output is one entry of `METRICS`. Of several outputs, layers are ranked by the largest
+ratio, and each output has a measure of its own; what is known of the first output alone is not
+among them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import quant_engine
 from dashboard.facts.accuracy import AccuracyChange, Interval, changed_answers, share_interval
+from dashboard.words.degradation import NMSE, RATIO, RATIO_ABOUT
 from dashboard.words.formatting import (
     format_db,
     format_nats,
@@ -21,7 +24,7 @@ from dashboard.words.formatting import (
     format_percent,
     percent,
 )
-from quant_engine.report import LayerSensitivity, SensitivityReport
+from quant_engine.report import LayerSensitivity, OutputEffect, SensitivityReport
 
 ONE_AT_A_TIME = "one_at_a_time"
 LEAVE_ONE_OUT = "leave_one_out"
@@ -41,7 +44,7 @@ class SensitivityMetric:
         allows_log: Whether a logarithmic axis makes sense.
         interval_name: Where its interval comes from.
         read: Value of one layer, or None where it was not measured.
-        read_interval: 95 % interval of that value given the number of samples, or None.
+        read_interval: 95 % interval of that value, or None.
         format: A value as text with its unit.
     """
 
@@ -54,27 +57,30 @@ class SensitivityMetric:
     allows_log: bool
     interval_name: str
     read: Callable[[LayerSensitivity], float | None]
-    read_interval: Callable[[LayerSensitivity, int], Interval | None]
+    read_interval: Callable[[LayerSensitivity, SensitivityReport], Interval | None]
     format: Callable[[float | None], str]
 
     @property
     def is_ranked_unit(self) -> bool:
         """Whether its differences are in the unit in which the engine compares degradation."""
-        return self.key in ("kl_divergence", "nmse")
+        return self.key in ("kl_divergence", "nmse", RATIO.key)
 
     @property
     def title(self) -> str:
         """Name and unit."""
-        return f"{self.label} ({self.unit})"
+        return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def value(self, layer: LayerSensitivity) -> float | None:
         """Return the layer's value; None where it is missing or not a number."""
         value = self.read(layer)
         return None if value is None or math.isnan(value) else value
 
-    def interval(self, layer: LayerSensitivity, samples: int) -> Interval | None:
-        """Return the layer's 95 % interval around its value, or None where there is none."""
-        interval = self.read_interval(layer, samples)
+    def interval(self, layer: LayerSensitivity, report: SensitivityReport) -> Interval | None:
+        """Return a layer's 95 % interval around its value, or None where there is none.
+
+        The interval that a report holds belongs to the metric it ranks by.
+        """
+        interval = self.read_interval(layer, report)
         if interval is None or any(math.isnan(end) for end in interval):
             return None
         return min(interval), max(interval)
@@ -84,27 +90,27 @@ class SensitivityMetric:
         return value if self.is_higher_worse else -value
 
 
-def _nmse_interval(layer: LayerSensitivity, _samples: int) -> Interval | None:
-    """The stored interval belongs to the NMSE only where there are no logits."""
-    return layer.interval if layer.kl_divergence is None else None
+def _own_interval(layer: LayerSensitivity, report: SensitivityReport, key: str) -> Interval | None:
+    return layer.interval if report.metric == key else None
 
 
-def _sqnr_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
-    interval = _nmse_interval(layer, samples)
+def _sqnr_interval(layer: LayerSensitivity, report: SensitivityReport) -> Interval | None:
+    interval = _own_interval(layer, report, NMSE.key)
     if interval is None:
-        return None
+        return _own_interval(layer, report, "sqnr_db")
     low, high = (math.inf if end <= 0 else -10 * math.log10(end) for end in interval)
     return min(low, high), max(low, high)
 
 
-def _changed_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
+def _changed_interval(layer: LayerSensitivity, report: SensitivityReport) -> Interval | None:
     if layer.top1_agreement is None:
         return None
-    interval = share_interval(1 - layer.top1_agreement, samples)
+    interval = share_interval(1 - layer.top1_agreement, layer.samples or report.samples)
     return None if interval is None else (100 * interval[0], 100 * interval[1])
 
 
-def _accuracy_drop_interval(layer: LayerSensitivity, samples: int) -> Interval | None:
+def _accuracy_drop_interval(layer: LayerSensitivity, report: SensitivityReport) -> Interval | None:
+    samples = layer.samples or report.samples
     changed = changed_answers(layer.top1_agreement, samples)
     if layer.accuracy_drop is None or changed is None or samples <= 0:
         return None
@@ -134,7 +140,7 @@ _ALL = (
         allows_log=True,
         interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.kl_divergence,
-        read_interval=lambda layer, _: None if layer.kl_divergence is None else layer.interval,
+        read_interval=lambda layer, report: _own_interval(layer, report, "kl_divergence"),
         format=format_nats,
     ),
     SensitivityMetric(
@@ -145,7 +151,7 @@ _ALL = (
         allows_log=True,
         interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.nmse,
-        read_interval=_nmse_interval,
+        read_interval=lambda layer, report: _own_interval(layer, report, NMSE.key),
         format=format_number,
     ),
     SensitivityMetric(
@@ -192,10 +198,72 @@ METRICS: dict[str, SensitivityMetric] = {metric.key: metric for metric in _ALL}
 """Every measure by its key, the default first."""
 
 
+_RATIO = SensitivityMetric(
+    key=RATIO.key,
+    label=f"{RATIO.label[0].upper()}{RATIO.label[1:]}",
+    unit="",
+    axis="Share of the fully quantized model's degradation, largest of all outputs",
+    about=RATIO_ABOUT,
+    is_higher_worse=True,
+    allows_log=True,
+    interval_name="95 % bootstrap interval over the samples",
+    read=lambda layer: layer.value,
+    read_interval=lambda layer, _: layer.interval,
+    format=format_number,
+)
+
+
 def available_metrics(report: SensitivityReport) -> tuple[SensitivityMetric, ...]:
-    """Return the measures that at least one layer of the report has a value for."""
+    """Return the measures that at least one layer has a value for, the one ranked by first."""
+    if report.metric == RATIO.key:
+        effects = next((layer.outputs for layer in report.layers), ())
+        known = (_RATIO, *output_metrics(effects))
+    else:
+        by = METRICS.get(report.metric) or _of_metric(report.metric)
+        known = (by, *(metric for metric in METRICS.values() if metric.key != by.key))
     return tuple(
         metric
-        for metric in METRICS.values()
+        for metric in known
         if any(metric.value(layer) is not None for layer in report.layers)
+    )
+
+
+def output_metrics(effects: Sequence[OutputEffect]) -> tuple[SensitivityMetric, ...]:
+    """Return one measure for each of several outputs, in its own unit."""
+    return tuple(_of_output(index, effect) for index, effect in enumerate(effects))
+
+
+def _of_metric(key: str) -> SensitivityMetric:
+    """Return the measure of a single output judged by a metric that has no entry of its own."""
+    metric = quant_engine.METRICS.get(key)
+    label, unit = (key, "") if metric is None else (metric.label, metric.unit)
+    return SensitivityMetric(
+        key=key,
+        label=label,
+        unit=unit,
+        axis=f"{label} ({unit})" if unit else label,
+        about="What the output is judged by, on the changed model.",
+        is_higher_worse=metric is None or metric.is_larger_worse,
+        allows_log=False,
+        interval_name="95 % bootstrap interval over the samples",
+        read=lambda layer: layer.value,
+        read_interval=lambda layer, _: layer.interval,
+        format=format_number,
+    )
+
+
+def _of_output(index: int, effect: OutputEffect) -> SensitivityMetric:
+    """Return the measure of one of several outputs, in its own unit."""
+    metric = METRICS.get(effect.metric) or _of_metric(effect.metric)
+    if effect.metric == "top1_agreement":  # stored as a share that agrees
+        metric = _of_metric(effect.metric)
+    name = effect.name
+    return replace(
+        metric,
+        key=f"{name}_{metric.key}",
+        label=f"{name}: {metric.label}",
+        axis=f"{name}: {metric.axis}",
+        about=f"Of the output {name} alone. {metric.about}",
+        read=lambda layer: layer.outputs[index].value if layer.outputs else None,
+        read_interval=lambda layer, _: layer.outputs[index].interval if layer.outputs else None,
     )

@@ -15,8 +15,9 @@ from scipy.stats import kendalltau, rankdata, spearmanr
 from dashboard.data.prediction import Prediction
 from dashboard.facts.columns import columns
 from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.outputs import measure_of
 from dashboard.facts.ranking import sensitivity_sign
-from dashboard.words.formatting import format_db, format_nats, format_number
+from dashboard.words.formatting import format_db
 from quant_engine.report import LayerReport, ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
 
@@ -77,17 +78,17 @@ def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> P
         }
     else:
         degradations = {name: prediction.alone[name, option] for name, option in own.items()}
-    metric = "KL" if prediction.has_logits else "NMSE"
+    measure = measure_of(prediction)
     what = "all layers quantized but this one" if is_left_out else "only this layer quantized"
     return Proxy(
         "predicted",
-        f"Predicted {metric}",
+        f"Predicted {measure.short}",
         f"Predicted from one set of backward passes with {what}.",
         lambda layer: degradations.get(layer.name),
-        "predicted_kl_divergence_nats" if prediction.has_logits else "predicted_output_nmse",
-        f"{'lowest' if is_left_out else 'highest'} predicted {metric}",
+        f"predicted_{measure.column}",
+        f"{'lowest' if is_left_out else 'highest'} predicted {measure.short}",
         is_left_out,
-        format_nats if prediction.has_logits else format_number,
+        measure.text,
     )
 
 

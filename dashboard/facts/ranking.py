@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dashboard.facts.accuracy import Interval
-from dashboard.facts.metrics import LEAVE_ONE_OUT, METRICS, SensitivityMetric
+from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric, available_metrics
+from dashboard.words.degradation import RATIO
 from quant_engine.report import LayerSensitivity, Ranking, SensitivityReport
 
 
@@ -125,7 +126,7 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
         value = metric.value(layer)
         if value is None:
             continue
-        interval = metric.interval(layer, layer.samples or report.samples)
+        interval = metric.interval(layer, report)
         low, high = (metric.badness(end) * sign for end in (interval or (value, value)))
         badness = metric.badness(value) * sign
         # The value belongs to its interval, even where a skewed bootstrap left it outside.
@@ -158,6 +159,12 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
             zip(rows, ranges, strict=True)
         )
     )
+
+
+def decided_by(row: RankedLayer, metric: SensitivityMetric) -> str:
+    """Return which of several outputs gave a degradation ratio, to follow it; empty for others."""
+    output = row.layer.decided_by
+    return f", by {output}" if output and metric.key == RATIO.key else ""
 
 
 def rivals_of_first(ranked: Sequence[RankedLayer]) -> tuple[str, ...]:
@@ -254,7 +261,7 @@ def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
             f"the same samples, by a paired bootstrap.{early}"
         )
     how = "layers whose intervals overlap count as tied, which calls more of them tied."
-    by = METRICS[report.metric].label if report.metric in METRICS else report.metric
+    by = available_metrics(report)[0].label
     return f"The measurement compared neighbours by {by} only. By {metric.label}, {how}{early}"
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.facts import findings as rules
-from dashboard.facts.comparison import effect
+from dashboard.facts.comparison import effect_on_all
 from dashboard.facts.findings import MATTERS, find_findings
+from dashboard.facts.outputs import degradation_of, outputs_of
 from dashboard.facts.remedies import offers
 from quant_engine.remedies import Targets
 from quant_engine.report import ModelReport
@@ -121,7 +122,7 @@ def repair_steps(
         settings = replace(base.settings, recipe=proposal.recipe)
         run = find(settings)
         is_known = run is not None and not run.report.is_partial
-        verdict = effect(base.report.output, run.report.output) if run and is_known else ""
+        verdict = effect_on_all(base.report, run.report) if run and is_known else ""
         label, count = STEPS[proposal.remedy], len(proposal.layers)
         steps.append(Step(label, count, settings, run if is_known else None, verdict))
         if not is_known:
@@ -132,12 +133,9 @@ def repair_steps(
 
 
 def is_repaired(run: Run) -> bool:
-    """Whether the answers barely move: below `MATTERS`, in nats or NMSE."""
-    output = run.report.output
-    if output is None:
-        return False
-    moved = output.error.nmse if output.kl_divergence is None else output.kl_divergence
-    return moved < MATTERS
+    """Whether no output moves by more than `MATTERS`, in nats, as NMSE or as 1 − cosine."""
+    moved = [degradation_of(output)[1] for output in outputs_of(run.report)]
+    return bool(moved) and all(value is not None and value < MATTERS for value in moved)
 
 
 def repaired_run(start: Run, steps: tuple[Step, ...]) -> Run:

@@ -13,6 +13,7 @@ from dashboard.facts.accuracy import (
     output_change,
 )
 from dashboard.facts.coverage import coverage_text
+from dashboard.facts.outputs import judged_number, outputs_of
 from dashboard.session import run_state
 from dashboard.session.state import PRESENT_KEY
 from dashboard.widgets.judged import show_judged
@@ -43,28 +44,17 @@ def samples_covered(run: Run) -> str:
 
 def show_headline(run: Run, *, key: str) -> None:
     """Draw accuracy, bytes and output error before and after, and the culprit."""
-    output = run.report.output
+    outputs = outputs_of(run.report)
     if run.report.is_partial:
         st.caption(f"Measured on {samples_covered(run)}.")
     show_judged(run.report)
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
-        _show_accuracy(output)
-        _show_size(run)
-        st.metric(
-            "Output SQNR",
-            format_db(output.error.sqnr_db if output else None),
-            help="Signal to quantization noise of the model's output: 10 dB more means a tenth of "
-            "the noise.",
-        )
-        st.metric(
-            "Same answer as float",
-            format_accuracy(output.top1_agreement if output else None),
-            f"KL {format_nats(output.kl_divergence)}" if output else None,
-            delta_color="off",
-            delta_arrow="off",
-            help="Share of test samples for which both models choose the same class, and the mean "
-            "KL divergence of their outputs.",
-        )
+        if len(outputs) > 1:
+            for output in outputs:
+                _show_output(output)
+            _show_size(run)
+        else:
+            _show_only_output(run)
         culprit = run_state.culprit_of(run)
         longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
         names = [layer.name for layer in run.report.layers]
@@ -82,6 +72,45 @@ def show_headline(run: Run, *, key: str) -> None:
     st.caption(gloss("SQNR", "KL"))
     # What the figures are about comes with them: a report on a tenth of the weights says so.
     st.caption(escape_markdown(coverage_text(run.report.coverage)))
+
+
+def _show_only_output(run: Run) -> None:
+    output = run.report.output
+    _show_accuracy(output)
+    _show_size(run)
+    st.metric(
+        "Output SQNR",
+        format_db(output.error.sqnr_db if output else None),
+        help="Signal to quantization noise of the model's output: 10 dB more means a tenth of "
+        "the noise.",
+    )
+    st.metric(
+        "Same answer as float",
+        format_accuracy(output.top1_agreement if output else None),
+        f"KL {format_nats(output.kl_divergence)}" if output else None,
+        delta_color="off",
+        delta_arrow="off",
+        help="Share of test samples for which both models choose the same class, and the mean "
+        "KL divergence of their outputs.",
+    )
+
+
+def _show_output(output: OutputReport) -> None:
+    """Draw one of several outputs: what it is judged by, and its accuracy or its SQNR."""
+    label, value = judged_number(output)
+    beside = f"SQNR {format_db(output.error.sqnr_db)}"
+    if output.accuracy_quantized is not None:
+        before, after = output.accuracy_float, output.accuracy_quantized
+        beside = f"accuracy {format_accuracy(before)} → {format_accuracy(after)}"
+    st.metric(
+        f"{output.name}: {label}",
+        value,
+        beside,
+        delta_color="off",
+        delta_arrow="off",
+        help=f"Of the output {output.name} alone, which is read as {output.kind}. In brackets: the "
+        "95 % interval, by resampling whole samples.",
+    )
 
 
 def _show_size(run: Run) -> None:

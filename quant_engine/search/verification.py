@@ -266,7 +266,11 @@ def _score(
             strict=True,
         )
     )
-    accuracies = [t for t in totals if "labelled" in t and float(t["labelled"])]
+    accuracies = [
+        t
+        for t, output in zip(totals, judged.outputs, strict=True)
+        if output.has_logits and "labelled" in t and float(t["labelled"])
+    ]
     has_logits = judged.outputs[0].has_logits
     return ConfigurationScore(
         kl_divergence=value_of(KL_DIVERGENCE, first) if has_logits else None,
@@ -274,9 +278,7 @@ def _score(
         sqnr_db=value_of(SQNR_DB, first),
         top1_agreement=value_of(TOP1_AGREEMENT, first) if has_logits else None,
         accuracy=(
-            float(accuracies[0]["correct"] / accuracies[0]["labelled"])
-            if accuracies and has_logits
-            else None
+            float(accuracies[0]["correct"] / accuracies[0]["labelled"]) if accuracies else None
         ),
         size=response.size(configuration),
         harm_interval=percentile_interval(response.joined(np.stack(resampled))),

@@ -26,6 +26,7 @@ from dashboard.figures.kit.theme import (
     empty_figure,
     new_figure,
 )
+from dashboard.words.degradation import COSINE, KL, NMSE, RATIO, RATIO_ABOUT
 from dashboard.words.formatting import format_percent, percent
 from quant_engine.report import ModelReport
 
@@ -35,6 +36,14 @@ _GAP = 0.035
 ROW_HEIGHT = 22
 _LEAST = 1e-4  # of the signal; smaller errors stand at the edge
 _LEAST_EFFECT = 1e-7
+
+_ABOUT = {
+    KL: "the KL divergence of its probabilities from the float model's, in nats. 0 is not at all, "
+    "above 0.1 answers change.",
+    NMSE: "the energy of the output's error as a share of the output's own. 0 is not at all.",
+    COSINE: "1 minus the cosine with the float model's output. 0 is not at all.",
+    RATIO: f"the degradation ratio. {RATIO_ABOUT}",
+}
 
 Mark: TypeAlias = Mapping[str, Any]
 """Colour, symbol and size of the marks of one run."""
@@ -55,7 +64,7 @@ class ErrorRow:
         weight: Relative error of its weight.
         local: Relative error of its output when it alone is quantized.
         accumulated: Relative error of its output inside the quantized model.
-        output: What it alone costs the model's output, in nats (or as NMSE).
+        output: What it alone costs the model's output; see `OutputEffects.measure`.
         increase: How much the accumulated error grows over the layer that ran before.
     """
 
@@ -125,8 +134,8 @@ def four_errors_picture(
 ) -> Picture:
     """Return the four errors of one run or of two; arguments as for `four_errors_figure`."""
     first = series[0]
-    is_divergence = first.effects is None or first.effects.is_divergence
-    effect = "output_kl_nats" if is_divergence else "output_nmse"
+    measure = KL if first.effects is None else first.effects.measure
+    effect = "output_kl_nats" if measure is KL else measure.column
     basis = "" if first.effects is None else first.effects.basis
     return Picture(
         four_errors_figure(series, selected=selected, most=most),
@@ -136,9 +145,8 @@ def four_errors_picture(
             "**Weight**, **Local** (this layer alone quantized), **Accumulated** (inside the "
             "quantized model) are shares of the signal, each channel counted alike: 100 % is "
             "an error as large as what should be there.",
-            "**Output** is what the layer alone does to the model's answer: the KL divergence "
-            "of its probabilities from the float model's, in nats. 0 is not at all, above 0.1 "
-            "answers change. Click a mark to select its layer.",
+            f"**Output** is what the layer alone does to the model's answer: {_ABOUT[measure]} "
+            "Click a mark to select its layer.",
         ),
         lambda: [
             {
@@ -222,11 +230,10 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
             v for one in series for row in one.rows if (v := row.output) is not None and v > 0
         ]
         low = max(_LEAST_EFFECT, min(values, default=1e-3)) / 3
-        unit = "nats" if effects is None or effects.is_divergence else "NMSE"
         high = max(values, default=1.0) * 3
         return _column_axis(
             index,
-            f"KL ({unit})" if unit == "nats" else unit,
+            (KL if effects is None else effects.measure).head,
             [math.log10(low), math.log10(high)],
             dtick=max(1, math.ceil(math.log10(high / low) / 2)),
             exponentformat="e",
@@ -272,7 +279,7 @@ def _dots(series: Series, column: str, index: int, place: dict[str, int]) -> dic
         [row for row, _, _ in known],
         series.mark["color"],
         name=series.label or "one layer",
-        layers=[[name, _value_text(series, column, value)] for _, name, value in known],
+        layers=[[name, _value_text(series, column, name, value)] for _, name, value in known],
         hover=f"<b>%{{customdata[0]}}</b><br>{_HEADS[index].lower()} error: "
         f"%{{customdata[1]}}<br>{series.label}",
         size=series.mark["size"],
@@ -283,11 +290,11 @@ def _dots(series: Series, column: str, index: int, place: dict[str, int]) -> dic
     )
 
 
-def _value_text(series: Series, column: str, value: float) -> str:
+def _value_text(series: Series, column: str, name: str, value: float) -> str:
     if value == 0:
         return "exact"
     if column == "output":
-        return str(value) if series.effects is None else series.effects.text(value)
+        return str(value) if series.effects is None else series.effects.text(name)
     return format_relative(value)
 
 
@@ -344,5 +351,5 @@ def _numbers(series: Series, row: ErrorRow) -> str:
         if (value := row.value(column)) is not None
     ]
     if row.output is not None:
-        parts.append(f"the answer moves by {_value_text(series, 'output', row.output)}")
+        parts.append(f"the answer moves by {_value_text(series, 'output', row.name, row.output)}")
     return ", ".join(parts) or "not measured"

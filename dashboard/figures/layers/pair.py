@@ -14,6 +14,7 @@ from dashboard.facts.accuracy import change_text, compare_outputs, share_text
 from dashboard.facts.comparison import degradation_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.facts.differences import have_same_samples
+from dashboard.facts.outputs import answering_output, degradation_of, outputs_of, prefix_of
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (
     BROKEN_MARK,
@@ -26,7 +27,7 @@ from dashboard.figures.layers.four_errors import (
 from dashboard.figures.tensor.cause import cause_picture, cause_sentence
 from dashboard.words.formatting import format_bytes, plural
 from dashboard.words.recipes import describe_recipe
-from quant_engine.report import OutputReport
+from quant_engine.report import ModelReport, OutputReport
 
 MOST_FLIPPED = 8
 MOST_LAYERS = 8
@@ -134,35 +135,44 @@ def pair(
         Series(label, error_rows(run.report, known), known, mark)
         for label, run, known, mark in zip(labels, (run_a, run_b), effects, marks, strict=True)
     ]
-    flipped = flipped_samples(run_a.report.output, run_b.report.output)
+    answers = answering_output(run_a.report), answering_output(run_b.report)
+    flipped = flipped_samples(*answers)
+    which = prefix_of(answers[0], run_a.report)
     change = change or describe_recipe(run_b.recipe)
     return Pair(
         a=_side(run_a, labels[0], why),
         b=_side(run_b, labels[1], change),
-        difference=_difference(run_a.report.output, run_b.report.output, labels),
+        difference=which + _difference(*answers, labels),
         cause=cause,
         errors=four_errors_picture(series, selected=selected, most=MOST_LAYERS),
         flipped=flipped[:MOST_FLIPPED],
-        flipped_text=_flipped_text(flipped, run_a.report.output, labels),
+        flipped_text=which + _flipped_text(flipped, answers[0], labels),
     )
 
 
 def _side(run: Run, label: str, why: str) -> Side:
-    accuracy = _accuracy(run.report.output)
+    accuracy = _accuracy(run.report)
     sentence = f"{why[:1].upper()}{why[1:]}: {accuracy}"
     size = run.report.size
     cost = [] if size is None else [format_bytes(size.quantized_bytes)]
-    degradation = degradation_text(run.report.output)
+    degradation = degradation_text(run.report)
     cost += [f"degradation {degradation}"] if degradation else []
     return Side(label, describe_recipe(run.recipe), accuracy, sentence, ", ".join(cost))
 
 
-def _accuracy(output: OutputReport | None) -> str:
-    if output is None:
-        return "not evaluated"
-    if output.accuracy_quantized is not None:
-        return f"{share_text(output.accuracy_quantized, output.labelled_samples)} right"
-    return f"{share_text(output.top1_agreement, output.samples)} as float"
+def _accuracy(report: ModelReport) -> str:
+    """The right answers, the same answers, or the degradation, of every output."""
+    parts = []
+    for output in outputs_of(report):
+        if output.accuracy_quantized is not None:
+            text = f"{share_text(output.accuracy_quantized, output.labelled_samples)} right"
+        elif output.top1_agreement is not None:
+            text = f"{share_text(output.top1_agreement, output.samples)} as float"
+        else:
+            measure, value, _ = degradation_of(output)
+            text = measure.named(value)
+        parts.append(prefix_of(output, report) + text)
+    return "; ".join(parts) or "not evaluated"
 
 
 def _difference(a: OutputReport | None, b: OutputReport | None, labels: tuple[str, str]) -> str:
@@ -209,7 +219,7 @@ def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
 
     Those that one of them gets right come first.
     """
-    a, b = run_a.report.output, run_b.report.output
+    a, b = answering_output(run_a.report), answering_output(run_b.report)
     if a is None or b is None or a.answers is None or b.answers is None:
         return replace(found, flipped=(), flipped_text="The answers to samples were not kept.")
     first, second = a.answers, b.answers
@@ -226,7 +236,7 @@ def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
     won = sum(sample.b == sample.right for sample in differing)
     lost = sum(sample.a == sample.right for sample in differing)
     right = "right" if first.labels else "as float"
-    text = (
+    text = prefix_of(a, run_a.report) + (
         f"{len(differing)} of {len(first.float)} answers differ: B is {right} in {won} of them, "
         f"A in {lost}."
     )

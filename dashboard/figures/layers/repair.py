@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from dashboard.data.runs import Run
-from dashboard.facts.accuracy import share_interval, share_text
+from dashboard.facts.accuracy import Interval, share_interval, share_text
 from dashboard.facts.comparison import degradation_text
+from dashboard.facts.outputs import answering_output, degradation_of, outputs_of, prefix_of
 from dashboard.facts.repair import Step, describe_repair
 from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.marks import Trace, dots, line, whiskers
 from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, FLOAT, INT8, INT8_EDGE, axis, new_figure
+from dashboard.words.degradation import KL
 from dashboard.words.formatting import format_accuracy, percent
-from quant_engine.report import OutputReport
+from quant_engine.report import ModelReport, OutputReport
 
 _VERDICTS = {"better": "kept", "none": "no effect, undone", "worse": "worse, undone"}
 
@@ -47,24 +49,45 @@ def verdict_words(step: Step) -> str:
     return _VERDICTS.get(step.verdict, "cannot be compared, undone")
 
 
-def _outputs(start: Run, steps: Sequence[Step]) -> list[tuple[str, bool, OutputReport | None]]:
-    """Return for each point what to call it, whether it was kept, and its output."""
-    points = [("as it was", True, start.report.output)]
+def _reports(start: Run, steps: Sequence[Step]) -> list[tuple[str, bool, ModelReport]]:
+    """Return for each point what to call it, whether it was kept, and its report."""
+    points = [("as it was", True, start.report)]
     for number, step in enumerate(steps, start=1):
         if step.run is not None:
-            points.append((f"{number}. {step.label}", step.is_kept, step.run.report.output))
+            points.append((f"{number}. {step.label}", step.is_kept, step.run.report))
     return points
 
 
+def _moved(points: Sequence[ModelReport]) -> tuple[str, list[float | None], list[Interval | None]]:
+    """Return what the curve shows, its values and their intervals.
+
+    Of several outputs it is the one that changed for the worst against the first report.
+    """
+    first = outputs_of(points[0])
+    if len(first) > 1:
+        before = [degradation_of(output)[1] for output in first]
+        ratios = []
+        for report in points:
+            after = [degradation_of(output)[1] for output in outputs_of(report)]
+            pairs = zip(before, after, strict=False)
+            known = [new / old for old, new in pairs if old and new is not None]
+            ratios.append(max(known, default=None))
+        return "Degradation ÷ as it was, worst output", ratios, [None] * len(points)
+    found = [None if r.output is None else degradation_of(r.output) for r in points]
+    measure = next((one[0] for one in found if one is not None), KL)
+    title = f"{measure.title[0].upper()}{measure.title[1:]}"
+    values = [None if one is None else one[1] for one in found]
+    return title, values, [None if one is None else one[2] for one in found]
+
+
 def _figure(start: Run, steps: Sequence[Step]) -> Any:
-    points = _outputs(start, steps)
+    points = _reports(start, steps)
     labels = [label for label, _, _ in points]
-    has_kl = all(output is not None and output.kl_divergence is not None for *_, output in points)
-    moved = [None if o is None else _moved(o, has_kl) for *_, o in points]
-    spans = [None if o is None or not has_kl else o.kl_interval for *_, o in points]
+    title_of_error, moved, spans = _moved([report for *_, report in points])
+    answers = [answering_output(report) for *_, report in points]
     hover = [
-        f"<b>{label}</b><br>{degradation_text(output)}<br>{_accuracy_words(output)}"
-        for label, _, output in points
+        f"<b>{label}</b><br>{degradation_text(report)}<br>{_accuracy_words(output)}"
+        for (label, _, report), output in zip(points, answers, strict=True)
     ]
     kept = [is_kept for _, is_kept, _ in points]
     shown = [value if value else None for value in moved]  # 0 has no place on a logarithmic axis
@@ -72,13 +95,13 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
     ends = [value for span in spans if span for value in span] + [v for v in shown if v]
     layout: dict[str, Any] = {
         "yaxis": axis(
-            "KL divergence (nats)" if has_kl else "Output NMSE",
+            title_of_error,
             domain=[0.46, 1.0],
             **log_axis(ends),
         ),
         "xaxis": axis("", type="category", anchor="y2"),
     }
-    shares = [_accuracy(output) for *_, output in points]
+    shares = [_accuracy(output) for output in answers]
     values = [percent(share) for share, _ in shares]
     intervals = [
         None if (ends_ := share_interval(*pair)) is None else tuple(map(percent, ends_))
@@ -86,14 +109,15 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
     ]
     bars = whiskers(values, [(i[0], i[1]) if i else None for i in intervals])
     traces += _panel(labels, values, kept, hover, (INT8, INT8_EDGE), bars, "y2")
-    output = points[0][2]
+    output = answers[0]
     if output is not None and output.accuracy_float is not None:
         goal = output.accuracy_float
         name = f"float accuracy: {format_accuracy(goal)}"
         traces.append(
             line(labels, [100 * goal] * len(labels), FLOAT, name=name, dash="dash", yaxis="y2")
         )
-    what = "Accuracy (%)" if _is_labelled(points) else "Same answer as float (%)"
+    what = prefix_of(output, start.report)
+    what += "Accuracy (%)" if _is_labelled(answers) else "Same answer as float (%)"
     layout["yaxis2"] = axis(what, domain=[0.0, 0.36], anchor="x", rangemode="tozero")
     title = two_lines("Degradation and accuracy after each remedy", "95 % intervals; open: undone")
     return new_figure(title, traces=traces, height=460, layout=layout)
@@ -127,13 +151,8 @@ def _panel(
     ]
 
 
-def _moved(output: OutputReport, has_kl: bool) -> float:
-    kl = output.kl_divergence if has_kl else None
-    return output.error.nmse if kl is None else kl
-
-
-def _is_labelled(points: Sequence[tuple[str, bool, OutputReport | None]]) -> bool:
-    return all(o is not None and o.accuracy_quantized is not None for *_, o in points)
+def _is_labelled(outputs: Sequence[OutputReport | None]) -> bool:
+    return all(o is not None and o.accuracy_quantized is not None for o in outputs)
 
 
 def _accuracy(output: OutputReport | None) -> tuple[float | None, int]:
@@ -153,21 +172,26 @@ def _accuracy_words(output: OutputReport | None) -> str:
 def _rows(start: Run, steps: Sequence[Step]) -> Rows:
     verdicts = ["start", *(verdict_words(step) for step in steps if step.run is not None)]
     rows = []
-    for (label, _, output), verdict in zip(_outputs(start, steps), verdicts, strict=True):
-        share, samples = _accuracy(output)
-        low, high = share_interval(share, samples) or (None, None)
-        interval = (None, None) if output is None else output.kl_interval or (None, None)
-        rows.append(
-            {
-                "step": label,
-                "verdict": verdict,
-                "kl_divergence_nats": None if output is None else output.kl_divergence,
-                "kl_low_nats": interval[0],
-                "kl_high_nats": interval[1],
-                "output_nmse": None if output is None else output.error.nmse,
-                "accuracy_percent": percent(share),
-                "accuracy_low_percent": percent(low),
-                "accuracy_high_percent": percent(high),
-            }
-        )
+    for (label, _, report), verdict in zip(_reports(start, steps), verdicts, strict=True):
+        columns: dict[str, str | float | None] = {"step": label, "verdict": verdict}
+        for output in outputs_of(report) or (None,):
+            name = f"{output.name}_" if output and prefix_of(output, report) else ""
+            columns |= {f"{name}{key}": value for key, value in _columns(output).items()}
+        rows.append(columns)
     return rows
+
+
+def _columns(output: OutputReport | None) -> dict[str, float | None]:
+    """Return the numbers of one output of a point."""
+    share, samples = _accuracy(output)
+    low, high = share_interval(share, samples) or (None, None)
+    interval = (None, None) if output is None else output.kl_interval or (None, None)
+    return {
+        "kl_divergence_nats": None if output is None else output.kl_divergence,
+        "kl_low_nats": interval[0],
+        "kl_high_nats": interval[1],
+        "output_nmse": None if output is None else output.error.nmse,
+        "accuracy_percent": percent(share),
+        "accuracy_low_percent": percent(low),
+        "accuracy_high_percent": percent(high),
+    }

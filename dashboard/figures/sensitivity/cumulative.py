@@ -28,11 +28,13 @@ from dashboard.figures.kit.theme import (
     empty_figure,
     new_figure,
 )
+from dashboard.words.degradation import RATIO
 from dashboard.words.formatting import (
     format_accuracy,
     format_bytes,
     format_db,
     format_nats,
+    format_number,
     format_percent,
     percent,
     plural,
@@ -63,7 +65,12 @@ def point_with_float_layers(report: SensitivityReport, kept: int) -> CumulativeP
 
 
 def point_change(report: SensitivityReport, point: CumulativePoint) -> AccuracyChange | None:
-    """Compare a point's accuracy with float's on the same samples; None without labels."""
+    """Compare a point's accuracy with float's on the same samples; None without labels.
+
+    None of several outputs too: the answers of one say nothing of the others.
+    """
+    if is_joint(report):
+        return None
     changed = changed_answers(point.top1_agreement, report.samples)
     return compare_accuracy(report.accuracy_float, point.accuracy, report.samples, changed=changed)
 
@@ -80,6 +87,11 @@ def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | 
             break
         best = point
     return best
+
+
+def is_joint(report: SensitivityReport) -> bool:
+    """Whether several outputs are judged, so that the curve is of their largest ratio."""
+    return report.metric == RATIO.key
 
 
 def is_folded_first(report: SensitivityReport) -> bool:
@@ -135,9 +147,15 @@ def curve_rows(report: SensitivityReport) -> Rows:
             "quantized_layers": point.count,
             "layer_added": point.layer,
             "layers_added": ", ".join(added_layers(point)),
-            "kl_divergence_nats": point.kl_divergence,
-            "output_sqnr_db": point.sqnr_db,
-            "accuracy_percent": percent(point.accuracy),
+            **(
+                {RATIO.column: point.value}
+                if is_joint(report)
+                else {
+                    "kl_divergence_nats": point.kl_divergence,
+                    "output_sqnr_db": point.sqnr_db,
+                    "accuracy_percent": percent(point.accuracy),
+                }
+            ),
             "model_bytes": point.model_bytes,
         }
         for point in report.cumulative
@@ -162,15 +180,15 @@ def cumulative_figure(
     points = report.cumulative
     if not points:
         return empty_figure(TITLE, "The curve was not measured.")
-    has_logits = any(point.kl_divergence is not None for point in points)
-    has_labels = any(point.accuracy is not None for point in points)
+    title_of_error, allows_log = error_title(report)
+    has_labels = not is_joint(report) and any(point.accuracy is not None for point in points)
     bottom, gap = (0.36, 0.46) if has_labels else (0.0, 0.0)
-    traces = [_error_trace(report, has_logits, is_log)]
+    traces = [_error_trace(report, is_log)]
     layout: dict[str, Any] = {
         "yaxis": axis(
-            "KL divergence (nats)" if has_logits else "Output SQNR (dB)",
+            title_of_error,
             domain=[gap, 1.0],
-            **(log_axis(traces[0]["y"]) if has_logits and is_log else {"exponentformat": "e"}),
+            **(log_axis(traces[0]["y"]) if allows_log and is_log else {"exponentformat": "e"}),
         ),
     }
     if has_labels:
@@ -212,19 +230,30 @@ def describe_curve(report: SensitivityReport) -> str:
     return text
 
 
-def describe_point(point: CumulativePoint, samples: int) -> str:
-    """Return what a point's hover shows; it was measured on so many samples."""
+def error_title(report: SensitivityReport) -> tuple[str, bool]:
+    """Return what the curve's upper part shows, and whether it may stand on a logarithmic axis."""
+    if is_joint(report):
+        return "Degradation ratio", True
+    if any(point.kl_divergence is not None for point in report.cumulative):
+        return "KL divergence (nats)", True
+    return "Output SQNR (dB)", False
+
+
+def describe_point(point: CumulativePoint, report: SensitivityReport) -> str:
+    """Return what a point's hover shows."""
     head = f"{plural(point.count, 'layer')} quantized" if point.count else "the float model"
     lines = [f"<b>{head}</b>"]
     if point.layer:
         more = len(added_layers(point)) - 1
         lines.append(f"last one: {point.layer}" + (f", after {more} others" if more else ""))
     lines.append(f"model: {format_bytes(point.model_bytes)}")
+    if is_joint(report):
+        return "<br>".join([*lines, f"degradation ratio: {format_number(point.value)}"])
     if point.kl_divergence is not None:
         lines.append(f"KL divergence: {format_nats(point.kl_divergence)}")
     lines.append(f"output SQNR: {format_db(point.sqnr_db)}")
     if point.accuracy is not None:
-        lines.append(f"accuracy: {share_text(point.accuracy, samples)}")
+        lines.append(f"accuracy: {share_text(point.accuracy, report.samples)}")
     return "<br>".join(lines)
 
 
@@ -252,7 +281,7 @@ def _points_trace(
         values,
         color,
         layers=[point.layer for point in points],
-        hover=[describe_point(point, report.samples) for point in points],
+        hover=[describe_point(point, report) for point in points],
         edge=edge,
         size=8,
         mode="lines+markers",
@@ -261,14 +290,17 @@ def _points_trace(
     return trace | {"line": {"color": color}}
 
 
-def _error_trace(report: SensitivityReport, has_logits: bool, is_log: bool) -> dict[str, Any]:
+def _error_trace(report: SensitivityReport, is_log: bool) -> dict[str, Any]:
+    title, allows_log = error_title(report)
+
     def height(point: CumulativePoint) -> float | None:
-        value = point.kl_divergence if has_logits else point.sqnr_db
-        if value is None or not math.isfinite(value) or (has_logits and is_log and value <= 0):
+        value = point.kl_divergence if allows_log else point.sqnr_db
+        value = point.value if is_joint(report) else value
+        if value is None or not math.isfinite(value) or (allows_log and is_log and value <= 0):
             return None
         return value
 
-    name = "KL divergence" if has_logits else "Output SQNR"
+    name = title.partition(" (")[0]
     values = [height(point) for point in report.cumulative]
     trace = _points_trace(report, values, ERROR, ERROR_EDGE)
     return trace | {"name": name, "showlegend": False}  # the axis says it

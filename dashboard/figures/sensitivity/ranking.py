@@ -10,7 +10,13 @@ import plotly.graph_objects as go
 
 from dashboard.facts.accuracy import answers_text, changed_answers
 from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.facts.ranking import RankedLayer, describe_ties, rivals_of_first, tie_runs
+from dashboard.facts.ranking import (
+    RankedLayer,
+    decided_by,
+    describe_ties,
+    rivals_of_first,
+    tie_runs,
+)
 from dashboard.figures.kit.axes import (
     SELECTED_MARK,
     beside,
@@ -195,11 +201,14 @@ def describe_ranking(
         )
     else:
         samples = first.layer.samples or report.samples
-        changed = changed_answers(first.layer.top1_agreement, samples)
+        # Of several outputs the answers of one would stand for all.
+        agreement = None if first.layer.outputs else first.layer.top1_agreement
+        changed = changed_answers(agreement, samples)
         answers = "" if changed is None else f"{answers_text(changed, samples)}, "
         text = (
             f"{first.name} matters most of {plural(len(ranked), 'layer')} "
-            f"({setting_text(report)}): {answers}{metric.label} {metric.format(value)}."
+            f"({setting_text(report)}): {answers}{metric.label} {metric.format(value)}"
+            f"{decided_by(first, metric)}."
         )
     rivals = len(rivals_of_first(ranked))
     if rivals:
@@ -219,7 +228,7 @@ def describe_row(row: RankedLayer, metric: SensitivityMetric) -> str:
         lines.append(f"Sparing it gains {metric.format(value)}")
         lines.append(f"{metric.label} without it: {metric.format(row.value)}")
     else:
-        lines.append(f"{metric.label}: {metric.format(value)}")
+        lines.append(f"{metric.label}: {metric.format(value)}{decided_by(row, metric)}")
     if interval is not None:
         low, high = (metric.format(end) for end in interval)
         source = "95 % paired bootstrap interval" if row.gain is not None else metric.interval_name

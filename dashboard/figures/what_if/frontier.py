@@ -11,12 +11,8 @@ import plotly.graph_objects as go
 
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.facts.accuracy import answers_text, changed_answers
-from dashboard.facts.configurations import (
-    format_degradation,
-    metric_name,
-    trust_limit,
-    without_unit,
-)
+from dashboard.facts.configurations import trust_limit
+from dashboard.facts.outputs import has_classes, measure_of
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
 from dashboard.figures.kit.marks import dots, line, whiskers
 from dashboard.figures.kit.picture import Picture
@@ -31,6 +27,7 @@ from dashboard.figures.kit.theme import (
     TEXT,
     new_figure,
 )
+from dashboard.words.degradation import Degradation
 from dashboard.words.formatting import format_bytes, format_number
 
 FRONTIER = "frontier"
@@ -52,7 +49,7 @@ class ChartPoint:
         name: What to call it.
         text: The configuration, one letter per layer.
         model_bytes: Its bytes.
-        predicted: Predicted KL divergence in nats, or NMSE.
+        predicted: Predicted degradation; see `outputs.measure_of`.
         measured: The same, measured; None where it was not run.
         interval: 95 % interval of what was measured; None where it is not known.
         changed: Answers that are no longer the float model's, of all samples: measured, else
@@ -90,7 +87,8 @@ def chart_points(
     for group, name, configuration in named:
         score = prediction.score(configuration)
         measured = prediction.measured_score(configuration)
-        agreement = (measured or score).top1_agreement
+        # Of several outputs the answers of one would stand for all.
+        agreement = (measured or score).top1_agreement if has_classes(prediction) else None
         points.append(
             ChartPoint(
                 group,
@@ -109,7 +107,7 @@ def chart_points(
 
 def frontier_picture(prediction: Prediction, current: Configuration, own: Configuration) -> Picture:
     """Return bytes against degradation: the frontier, a configuration, and the run shown."""
-    points, metric = chart_points(prediction, current, own), metric_name(prediction)
+    points, metric = chart_points(prediction, current, own), measure_of(prediction)
     return Picture(
         frontier_figure(points, metric, limit=trust_limit(prediction)),
         describe_frontier(points, metric),
@@ -130,7 +128,7 @@ def frontier_picture(prediction: Prediction, current: Configuration, own: Config
 
 
 def frontier_figure(
-    points: Sequence[ChartPoint], metric: str, *, limit: float = math.inf
+    points: Sequence[ChartPoint], metric: Degradation, *, limit: float = math.inf
 ) -> go.Figure:
     """Return bytes against predicted degradation, with measured values joined to their predictions.
 
@@ -140,7 +138,7 @@ def frontier_figure(
 
     Args:
         points: What to show.
-        metric: What is predicted, with its unit.
+        metric: What is predicted.
         limit: Largest predicted degradation up to which predictions hold on this model.
     """
     place = _placing(points)
@@ -151,13 +149,13 @@ def frontier_figure(
         uniform[:0:-1] + uniform[:1],
         most=len(uniform),
     )
-    detail = f"predicted {metric}" if limit > 0 else f"predicted {metric}, not reliable here"
+    detail = f"predicted {metric.title}" + ("" if limit > 0 else ", not reliable here")
     ends = [place(v) for p in points for v in (p.predicted, p.measured) if v is not None]
     traces = _traces(points, metric, place, limit)
     return new_figure(
         two_lines("Bytes against degradation", detail),
         "Bytes of the model (1 kB = 1,000 bytes)",
-        metric[0].upper() + metric[1:],
+        metric.title[0].upper() + metric.title[1:],
         traces=[t for t in traces if t["x"]],
         height=520,
         x_axis=dict(BYTES_AXIS),
@@ -179,7 +177,7 @@ def _placing(points: Sequence[ChartPoint]) -> Callable[[float], float]:
 
 
 def _traces(
-    points: Sequence[ChartPoint], metric: str, place: Callable[[float], float], limit: float
+    points: Sequence[ChartPoint], metric: Degradation, place: Callable[[float], float], limit: float
 ) -> list[dict[str, Any]]:
     def group(name: str) -> list[ChartPoint]:
         return [point for point in points if point.group == name]
@@ -214,7 +212,7 @@ def _traces(
 
 
 def _measured_traces(
-    points: Sequence[ChartPoint], metric: str, place: Callable[[float], float]
+    points: Sequence[ChartPoint], metric: Degradation, place: Callable[[float], float]
 ) -> list[dict[str, Any]]:
     """Return measured values, and the lines from the predictions to them."""
     run = [point for point in points if point.measured is not None]
@@ -266,9 +264,9 @@ def untrusted_ground(
     }
 
 
-def frontier_rows(points: Sequence[ChartPoint], metric: str) -> list[dict[str, Any]]:
+def frontier_rows(points: Sequence[ChartPoint], metric: Degradation) -> list[dict[str, Any]]:
     """Return the numbers of the figure, one row per point."""
-    column = "kl_divergence_nats" if metric.startswith("KL") else "output_nmse"
+    column = metric.column
     return [
         {
             "what": point.group,
@@ -284,7 +282,7 @@ def frontier_rows(points: Sequence[ChartPoint], metric: str) -> list[dict[str, A
     ]
 
 
-def describe_frontier(points: Sequence[ChartPoint], metric: str) -> str:
+def describe_frontier(points: Sequence[ChartPoint], metric: Degradation) -> str:
     """Return the takeaway of the figure in a sentence or two.
 
     What was measured is compared with what was measured, else predictions with each other.
@@ -308,31 +306,31 @@ def describe_frontier(points: Sequence[ChartPoint], metric: str) -> str:
     value, best = min(better, key=lambda pair: pair[0])
     return (
         f"{text} On the frontier {format_bytes(best.model_bytes)} do better, {kind}: "
-        f"{format_degradation(value, metric, 2)} against "
-        f"{format_degradation(own or 0.0, metric, 2)}."
+        f"{metric.text(value, 2)} against "
+        f"{metric.text(own or 0.0, 2)}."
     )
 
 
-def _result(point: ChartPoint, metric: str) -> str:
+def _result(point: ChartPoint, metric: Degradation) -> str:
     """What a configuration does: changed answers, then the degradation and where it is from."""
     kind = "predicted" if point.measured is None else "measured"
     value = point.predicted if point.measured is None else point.measured
-    number = f"{kind} {without_unit(metric)} {format_degradation(value, metric, 2)}"
+    number = f"{kind} {metric.label} {metric.text(value, 2)}"
     if point.changed is None:
         return number
     return f"{answers_text(point.changed, point.samples)} ({number})"
 
 
-def _describe(point: ChartPoint, metric: str) -> str:
-    measured = "not run" if point.measured is None else format_degradation(point.measured, metric)
+def _describe(point: ChartPoint, metric: Degradation) -> str:
+    measured = "not run" if point.measured is None else metric.text(point.measured)
     if point.interval is not None:
         low, high = (format_number(edge) for edge in point.interval)
         measured += f" (95 %: {low} to {high})"
     return "<br>".join(
         (
             f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
-            f"measured {without_unit(metric)}: {measured}",
-            f"predicted: {format_degradation(point.predicted, metric)}",
+            f"measured {metric.label}: {measured}",
+            f"predicted: {metric.text(point.predicted)}",
             "click to try it",
         )
     )

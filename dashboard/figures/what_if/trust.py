@@ -9,12 +9,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.data.prediction import Prediction
-from dashboard.facts.configurations import format_degradation, metric_name, trust_limit, trust_text
+from dashboard.facts.configurations import trust_limit, trust_text
+from dashboard.facts.outputs import measure_of
 from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.marks import dots, line
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, GOOD, NEUTRAL, empty_figure, new_figure
 from dashboard.figures.what_if.frontier import untrusted_ground
+from dashboard.words.degradation import Degradation
 from quant_engine.report import AgreementPoint, ConfigurationPoint
 from quant_engine.variants import FLOAT_OPTION
 
@@ -26,7 +28,7 @@ RUN = "run from this page"
 def trust_picture(prediction: Prediction) -> Picture:
     """Return predicted against measured, for all that was run on this model."""
     return Picture(
-        trust_figure(prediction, metric_name(prediction), limit=trust_limit(prediction)),
+        trust_figure(prediction, measure_of(prediction), limit=trust_limit(prediction)),
         trust_text(prediction),
         (
             "One point per configuration that was really run. Across: what was measured. "
@@ -42,14 +44,16 @@ def trust_picture(prediction: Prediction) -> Picture:
     )
 
 
-def trust_figure(prediction: Prediction, metric: str, *, limit: float = math.inf) -> go.Figure:
+def trust_figure(
+    prediction: Prediction, metric: Degradation, *, limit: float = math.inf
+) -> go.Figure:
     """Return predicted against measured; on the dotted line the prediction is right.
 
     `customdata` of a point is its configuration as text. Above `limit`, up to which predictions
     hold, the ground is shaded.
     """
     agreement = prediction.response.agreement
-    title = two_lines("Predicted against measured", metric)
+    title = two_lines("Predicted against measured", metric.title)
     groups = [
         (SINGLE, list(agreement.single_points), ERROR, ERROR_EDGE, "circle", 8),
         (RANDOM, list(agreement.random_points), NEUTRAL, NEUTRAL, "diamond", 9),
@@ -83,8 +87,8 @@ def trust_figure(prediction: Prediction, metric: str, *, limit: float = math.inf
     ground = [untrusted_ground(limit, ends, is_left=True)] if max(ends) > limit else []
     return new_figure(
         title,
-        f"Measured {metric}",
-        f"Predicted {metric}",
+        f"Measured {metric.title}",
+        f"Predicted {metric.title}",
         traces=traces,
         height=460,
         x_axis=axis,
@@ -122,7 +126,7 @@ def _can_show(point: AgreementPoint) -> bool:
     return all(v > 0 and math.isfinite(v) for v in (point.predicted, point.measured))
 
 
-def _describe(point: AgreementPoint, name: str, metric: str) -> str:
+def _describe(point: AgreementPoint, name: str, metric: Degradation) -> str:
     layers: Sequence[tuple[str, str]] = [
         pair for pair in point.configuration if pair[1] != FLOAT_OPTION
     ]
@@ -130,8 +134,8 @@ def _describe(point: AgreementPoint, name: str, metric: str) -> str:
     return "<br>".join(
         (
             f"<b>{what}</b>",
-            f"predicted {format_degradation(point.predicted, metric)}",
-            f"measured {format_degradation(point.measured, metric)}",
+            f"predicted {metric.text(point.predicted)}",
+            f"measured {metric.text(point.measured)}",
             "click to try it",
         )
     )

@@ -8,7 +8,6 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.facts.compared_layers import (
-    METRICS,
     Effects,
     LayerChange,
     LayerMetric,
@@ -51,8 +50,8 @@ def show_layers(a: Run, b: Run, effects: Effects) -> None:
             icon=":material/info:",
         )
         return
-    check_link_word(METRIC_KEY, [METRICS[key].title for key in metrics])
-    titles = {METRICS[key].title: key for key in metrics}
+    titles = {metric.title: key for key, metric in metrics.items()}
+    check_link_word(METRIC_KEY, list(titles))
     chosen = st.selectbox("Compare by", list(titles), key=METRIC_KEY, bind="query-params")
     metric = metrics[titles[chosen]]
     changes, selected = layer_changes(a, b, metric, effects), selected_layer(a, b)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.comparison import effect
+from dashboard.facts.comparison import effect_on_all
 from dashboard.facts.findings import Finding, find_findings, not_judged
 from dashboard.facts.remedies import (
     Offer,
@@ -106,7 +106,7 @@ def show_before_and_after(run: Run, layer: LayerReport) -> None:
     before = run_state.run_before(run)
     if before is None or before.id == run.id or run.report.is_partial:
         return
-    verdict = effect(before.report.output, run.report.output)
+    verdict = effect_on_all(before.report, run.report)
     icon, text = _EFFECTS[verdict]
     st.subheader("Before | after", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

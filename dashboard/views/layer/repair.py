@@ -67,11 +67,11 @@ def _show_step(number: int, step: Step, start: Run) -> None:
     """One step in words, with a button that opens its run and one that compares it."""
     if step.run is None:
         return
-    output = step.run.report.output
+    degradation = degradation_text(step.run.report)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(
             f"{number}. **{step.label}**, for {plural(step.layers, 'layer')}: "
-            f"{verdict_words(step)}; {escape_markdown(degradation_text(output))}",
+            f"{verdict_words(step)}; {escape_markdown(degradation)}",
             width="stretch",
         )
         st.button(

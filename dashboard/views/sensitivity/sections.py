@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
 from dashboard.facts.accuracy import change_text, share_text
-from dashboard.facts.metrics import SensitivityMetric, available_metrics
+from dashboard.facts.metrics import SensitivityMetric, available_metrics, output_metrics
 from dashboard.facts.proxies import (
     PROXIES,
     Agreement,
@@ -19,6 +19,7 @@ from dashboard.facts.proxies import (
 )
 from dashboard.facts.ranking import (
     RankedLayer,
+    decided_by,
     describe_ties,
     rank_layers,
     rivals_of_first,
@@ -27,6 +28,7 @@ from dashboard.figures.sensitivity.agreement import agreement_picture, correlati
 from dashboard.figures.sensitivity.cumulative import (
     cumulative_picture,
     float_layers,
+    is_joint,
     measured_counts,
     most_quantized_without_loss,
     point_change,
@@ -39,11 +41,11 @@ from dashboard.session.predictions import find_prediction
 from dashboard.views.sensitivity.table import exclude_and_rerun
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
+from dashboard.words.degradation import KL, RATIO
 from dashboard.words.formatting import (
     MISSING,
     format_bytes,
     format_db,
-    format_nats,
     plural,
     short_name,
 )
@@ -64,7 +66,8 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     box.metric(
         "Culprit (measured)" if is_culprit else "Most sensitive in this measurement",
         short_name(ranked[0].name, [row.name for row in ranked], 24),
-        metric.format(first) + (" gained without it" if ranked[0].gain is not None else ""),
+        metric.format(first)
+        + (" gained without it" if ranked[0].gain is not None else decided_by(ranked[0], metric)),
         help=None
         if is_culprit or culprit is None
         else f"The run's culprit, by its own schemes and one layer at a time: {culprit.sentence}",
@@ -83,11 +86,16 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     box.metric(
         "All layers quantized",
         MISSING if value is None else metric.format(value),
+        _reference_text(report) or None,
+        delta_color="off",
+        delta_arrow="off",
         help=f"{metric.label} with every layer of the recipe quantized. {metric.about}",
         width="content",
     )
     if not report.cumulative and any(report.options):
         return  # the curve belongs to another option
+    if is_joint(report):
+        return  # the accuracy of one output says nothing of the others
     best = most_quantized_without_loss(report)
     last = max((point.count for point in report.cumulative), default=0)
     box.metric(
@@ -98,6 +106,15 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
         + (f"; measured at {measured_counts(report)}." if report.cumulative else "."),
         width="content",
     )
+
+
+def _reference_text(report: SensitivityReport) -> str:
+    """What all layers quantized do to each of several outputs, which ratios are shares of."""
+    reference = report.reference
+    if reference is None or not is_joint(report):
+        return ""
+    metrics = output_metrics(reference.outputs)
+    return "; ".join(f"{one.label} {one.format(one.value(reference))}" for one in metrics)
 
 
 @contained("The trade-off")
@@ -193,16 +210,17 @@ def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
             st.markdown(f"Not measured: the curve was, at {measured_counts(report)} quantized.")
         else:
             accuracy = ""
-            if point.accuracy is not None:
+            if point.accuracy is not None and not is_joint(report):
                 accuracy = f"accuracy {share_text(point.accuracy, report.samples)}"
                 change = point_change(report, point)
                 if change is not None:
                     accuracy += f", against float {change_text(change)}"
-            error = (
-                f"KL {format_nats(point.kl_divergence)}"
-                if point.kl_divergence is not None
-                else f"output SQNR {format_db(point.sqnr_db)}"
-            )
+            if is_joint(report):
+                error = RATIO.named(point.value)
+            elif point.kl_divergence is not None:
+                error = KL.named(point.kl_divergence)
+            else:
+                error = f"output SQNR {format_db(point.sqnr_db)}"
             parts = [format_bytes(point.model_bytes), accuracy, error]
             st.markdown("Measured: " + " · ".join(part for part in parts if part))
     return kept

@@ -11,7 +11,13 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, split_options
 from dashboard.facts.columns import columns
-from dashboard.facts.metrics import LEAVE_ONE_OUT, METRICS, SensitivityMetric, available_metrics
+from dashboard.facts.metrics import (
+    LEAVE_ONE_OUT,
+    METRICS,
+    SensitivityMetric,
+    available_metrics,
+    output_metrics,
+)
 from dashboard.facts.ranking import RankedLayer
 from dashboard.figures.kit.theme import ERROR, INT8
 from dashboard.session import run_state
@@ -33,11 +39,13 @@ def table_rows(
     layers = {layer.name: layer for layer in report.layers}
     remarks = {
         row.name: no_effect_words(
-            row.layer.reaches_output, row.layer.nmse, report.evaluation_samples
+            row.layer.reaches_output,
+            row.layer.value if row.layer.outputs else row.layer.nmse,
+            report.evaluation_samples,
         )
         for row in ranked
     }
-    changed, drop = METRICS["top1_agreement"], METRICS["accuracy_drop"]
+    others = _other_measures(ranked, metric)
     rows = []
     for row in ranked:
         layer = layers.get(row.name)
@@ -49,13 +57,26 @@ def table_rows(
                 **({"Effect": remarks[row.name]} if any(remarks.values()) else {}),
                 "Rank": row.position,
                 "Could be": row.could_be,
-                "Answers changed (%)": changed.value(row.layer),
-                "Accuracy lost (points)": drop.value(row.layer),
+                **({"Decided by": row.layer.decided_by} if row.layer.outputs else {}),
+                **{title: other.value(row.layer) for title, other in others.items()},
                 **{c.title: None if layer is None else c.finite(layer) for c in _SQNRS},
                 "Saved (kB)": row.saved_bytes / 1000,
             }
         )
     return rows
+
+
+def _other_measures(
+    ranked: Sequence[RankedLayer], metric: SensitivityMetric
+) -> dict[str, SensitivityMetric]:
+    """Return what stands beside the measure, by its heading: of several outputs, each one."""
+    outputs = ranked[0].layer.outputs if ranked else ()
+    if not outputs:
+        return {
+            "Answers changed (%)": METRICS["top1_agreement"],
+            "Accuracy lost (points)": METRICS["accuracy_drop"],
+        }
+    return {other.title: other for other in output_metrics(outputs) if other.key != metric.key}
 
 
 def show_sensitivity_table(
@@ -73,7 +94,7 @@ def show_sensitivity_table(
     def choose() -> None:
         _select_newest(chosen_names(st.session_state.get(key), names))
 
-    columns = column_settings(rows, metric)
+    columns = column_settings(rows, metric) | _output_settings(ranked, metric)
     event = st.dataframe(
         rows,
         key=key,
@@ -96,6 +117,20 @@ def chosen_names(event: Any, names: Sequence[str]) -> tuple[str, ...]:
     """Return the layers that a table's selection names."""
     rows = ((event or {}).get("selection") or {}).get("rows") or []
     return tuple(names[index] for index in rows if 0 <= index < len(names))
+
+
+def _output_settings(ranked: Sequence[RankedLayer], metric: SensitivityMetric) -> dict[str, Any]:
+    """Return how the columns of several outputs are drawn; none for a single one."""
+    if not ranked or not ranked[0].layer.outputs:
+        return {}
+    about = "The output whose degradation is the largest share of the fully quantized model's."
+    return {
+        "Decided by": st.column_config.TextColumn(width=100, help=about),
+        **{
+            title: st.column_config.NumberColumn(width=140, format="%.3g", help=other.about)
+            for title, other in _other_measures(ranked, metric).items()
+        },
+    }
 
 
 def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -> dict[str, Any]:

@@ -24,11 +24,18 @@ from dashboard.facts.configurations import (
     data_rows,
     layer_data_rows,
     measured_text,
-    metric_column,
+    output_heads,
     predicted_text,
     to_json,
     trust_limit,
     trust_text,
+)
+from dashboard.facts.outputs import (
+    accuracy_head,
+    decided_by,
+    degradation_about,
+    has_classes,
+    measure_of,
 )
 from dashboard.session.predictions import (
     find_best,
@@ -39,7 +46,14 @@ from dashboard.session.predictions import (
 )
 from dashboard.views.what_if.configuration import try_configuration, use_settings
 from dashboard.widgets.chart import file_stem
-from dashboard.words.formatting import MISSING, format_accuracy, format_bytes, format_number, plural
+from dashboard.words.formatting import (
+    MISSING,
+    format_accuracy,
+    format_bytes,
+    format_number,
+    format_within,
+    plural,
+)
 from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT
 from dashboard.work.prediction_service import CANDIDATES
 
@@ -61,26 +75,34 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     draw = partial(_result_metric, prediction, rows)
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
         draw(
-            "Accuracy",
+            accuracy_head(prediction),
             "Share of samples answered right",
             lambda r: _share(r, r.predicted.accuracy, prediction),
             None if right is None else share_text(right, samples),
             f"against float {change_text(_change(rows, samples))}" if row.configuration else "",
         )
+        if has_classes(prediction):
+            draw(
+                "Same answer",
+                "Share of samples with the same answer as the float model's",
+                lambda r: _share(r, r.predicted.top1_agreement, prediction),
+                None if same is None else format_accuracy(same),
+            )
         draw(
-            "Same answer",
-            "Share of samples with the same answer as the float model's",
-            lambda r: _share(r, r.predicted.top1_agreement, prediction),
-            None if same is None else format_accuracy(same),
-        )
-        draw(
-            metric_column(prediction),
-            ("KL divergence of the answers' probabilities" if prediction.has_logits else "NMSE")
-            + " from the float model's output; 0 is the same output",
-            lambda r: predicted_text(r.predicted.degradation, prediction),
+            measure_of(prediction).head,
+            degradation_about(prediction).removesuffix("."),
+            lambda r: predicted_text(r.predicted.degradation, prediction) + decided_by(r.predicted),
             None if row.measured_degradation is None else degradation,
             f"95 %: {interval.removesuffix(')')}" if interval else "",
         )
+        for index, head in enumerate(output_heads(prediction)):
+            known = row.measured_outputs[index] if row.measured_outputs else None
+            draw(
+                head,
+                "Of this output alone, in its own unit; 0 is the float model's output",
+                partial(_output_text, index),
+                None if known is None else format_within(known.degradation, known.interval),
+            )
         _metric(
             "Model size",
             format_bytes(size.model_bytes),
@@ -122,6 +144,10 @@ def _result_metric(
         note if _holds(row, prediction) else f"not reliable; {note}",
         f"{about}, predicted on {samples}; nothing was run for it. {trust_text(prediction)}",
     )
+
+
+def _output_text(index: int, row: ScoreRow) -> str:
+    return format_number(row.predicted.outputs[index].degradation, 2)
 
 
 def _holds(row: ScoreRow, prediction: Prediction) -> bool:

@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.layer_effects import LayerEffect, layer_effects
+from dashboard.facts.outputs import measure_of
 from dashboard.session.predictions import prediction_status, start_prediction
 from dashboard.views.what_if.configuration import change_layer, try_configuration
 from dashboard.words.formatting import format_count, plural
@@ -229,7 +230,7 @@ def row_text(
     alone = "as trained"
     if effect is not None:
         source = "measured" if effect.is_measured else "predicted"
-        number = f"{'KL' if prediction.has_logits else 'NMSE'} {effect.text} alone, {source}"
+        number = f"{measure_of(prediction).short} {effect.text} alone, {source}"
         alone = no_effect_words(found.reaches_output, effect.degradation, report.samples) or number
     # In the line that leaves room, where it makes no row wider than its name does.
     mark = " :small[:red-badge[worst]]" if is_worst else ""

@@ -15,13 +15,14 @@ from dashboard.facts.configurations import (
     bits_text,
     make_row,
     measured_text,
-    metric_column,
+    output_heads,
     ratio_text,
     search_text,
     table_row,
     trust_limit,
     trust_text,
 )
+from dashboard.facts.outputs import accuracy_head, degradation_about, measure_of
 from dashboard.figures.sensitivity.agreement import correlation_text
 from dashboard.figures.what_if.trust import trust_picture
 from dashboard.views.what_if.configuration import try_text
@@ -65,19 +66,22 @@ def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
         key="what_if_comparison",
         width="stretch",
         hide_index=True,
-        column_config=_column_settings(bits_width=120),
+        column_config=_column_settings(prediction, bits_width=120),
     )
     st.caption("In brackets: 95 % intervals of what was measured, where they are known.")
 
 
-def _column_settings(bits_width: int) -> dict[str, Any]:
+def _column_settings(prediction: Prediction, bits_width: int) -> dict[str, Any]:
     """Widths that leave no column out of sight on a usual screen; what the rest leaves to bits."""
     texts = {
         "Configuration": (160, "", True),
-        "KL (nats)": (275, "KL divergence in nats. 0 is the float model's output.", False),
-        "NMSE": (275, "Normalized error of the output. 0 is the float model's.", False),
+        measure_of(prediction).head: (275, degradation_about(prediction), False),
+        **dict.fromkeys(
+            output_heads(prediction),
+            (180, "Of this output alone, in its own unit. 0 is the float model's.", False),
+        ),
         RATIO: (70, "Predicted ÷ measured: 1 × is right; below, it makes too little of it.", False),
-        "Accuracy": (235, "Share of the test samples that are right.", False),
+        accuracy_head(prediction): (235, "Share of the test samples that are right.", False),
         "Same answer": (180, "Share of answers that stay the float model's.", False),
         "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
         CODE_BITS: (
@@ -95,7 +99,7 @@ def _column_settings(bits_width: int) -> dict[str, Any]:
 @contained("What the search ran")
 def show_search(search: MeasuredSearch, prediction: Prediction) -> None:
     """Say which configurations a search ran, predicted against measured, and which it took."""
-    metric = metric_column(prediction)
+    metric = measure_of(prediction).head
     cells = []
     for number, point in enumerate(search.points):
         row = make_row("taken" if number == 0 else f"{number + 1}.", point.as_dict(), prediction)
@@ -137,10 +141,10 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         known = table_row(row, prediction)
         del known["Configuration"]
         results: dict[str, str] = {
-            n: known.pop(n) for n in ("Accuracy", "Same answer") if n in known
+            n: known.pop(n) for n in (accuracy_head(prediction), "Same answer") if n in known
         }
         known[CODE_BITS] = bits_text(row.predicted.size)
-        metric = metric_column(prediction)
+        metric = measure_of(prediction).head
         cells.append({**results, metric: known.pop(metric), RATIO: ratio_text(row), **known})
     key = f"what_if_measured_{len(rows)}"
 
@@ -158,7 +162,7 @@ def show_measured(run: Run, prediction: Prediction) -> None:
         hide_index=True,
         on_select=choose,
         selection_mode="single-row",
-        column_config=_column_settings(bits_width=110),
+        column_config=_column_settings(prediction, bits_width=110),
     )
     st.caption("All that was run. Tick a row on the left to load its configuration.")
 

@@ -51,6 +51,7 @@ from dashboard.figures.what_if.frontier import (
     frontier_rows,
 )
 from dashboard.figures.what_if.trust import RANDOM, trust_figure, trust_rows
+from dashboard.words.degradation import KL, NMSE
 from dashboard.words.formatting import format_number, format_within
 from dashboard.work import prediction_service, service
 from quant_engine import analyze
@@ -74,7 +75,7 @@ from sample_models import load_model
 from tests.dashboard.gptq_case import GPTQ_MODEL, Quiet, predict_with_gptq
 
 MODEL = "cnn"
-METRIC = "KL divergence (nats)"
+METRIC = KL
 
 
 @pytest.fixture
@@ -446,7 +447,7 @@ def test_amounts_carry_their_unit(prediction: Prediction) -> None:
     measured = [text for text in hover if "not run" not in text]
     assert measured
     assert all(re.search(r"measured KL divergence: [\d.e−-]+ nats", text) for text in measured)
-    without = frontier_figure(points, "output NMSE")
+    without = frontier_figure(points, NMSE)
     assert not any("nats" in text for trace in without.data for text in trace.hovertext or ())
 
 

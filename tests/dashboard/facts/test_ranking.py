@@ -118,8 +118,10 @@ def test_the_reports_own_comparison_goes_before_overlapping_intervals():
     assert tie_runs((first, last)) == ()
     first, _, last = rank_layers(plain, KL)
     assert tie_runs((first, last)) == ((0, 1),)
-    # Nor does the report compare by another measure.
-    assert rank_layers(replace(report, metric="nmse"), KL) == rank_layers(plain, KL)
+    # Nor does the report compare by another measure, whose intervals it does not hold either.
+    others = rank_layers(replace(report, metric="nmse"), KL)
+    assert not any(row.is_compared or row.is_tied for row in others)
+    assert {row.interval for row in others} == {None}
 
 
 def test_rivals_of_the_first_and_ranks_follow_the_reports_own_comparisons():
@@ -212,22 +214,27 @@ def test_shares_are_shown_in_percent():
     assert METRICS["accuracy_drop"].value(layer) == pytest.approx(1.5)
 
 
-def test_the_stored_interval_belongs_to_the_nmse_only_without_logits():
+def test_the_stored_interval_belongs_to_the_metric_that_the_report_ranks_by():
     with_logits = make_layer("a", 0.1, (0.05, 0.2))
     without = make_layer("a", None, (0.001, 0.01), top1=None, drop=None, nmse=0.005)
-    assert METRICS["kl_divergence"].interval(with_logits, 100) == (0.05, 0.2)
-    assert METRICS["nmse"].interval(with_logits, 100) is None
-    assert METRICS["nmse"].interval(without, 100) == (0.001, 0.01)
-    assert METRICS["sqnr_db"].interval(without, 100) == pytest.approx((20.0, 30.0))
+    by_kl = make_report([with_logits])
+    by_nmse = replace(by_kl, metric="nmse")
+    assert METRICS["kl_divergence"].interval(with_logits, by_kl) == (0.05, 0.2)
+    assert METRICS["kl_divergence"].interval(with_logits, by_nmse) is None
+    assert METRICS["nmse"].interval(with_logits, by_kl) is None
+    assert METRICS["nmse"].interval(without, by_nmse) == (0.001, 0.01)
+    assert METRICS["sqnr_db"].interval(without, by_nmse) == pytest.approx((20.0, 30.0))
 
 
 def test_an_nmse_interval_that_reaches_zero_is_an_infinite_sqnr():
     layer = make_layer("a", None, (0.0, 0.01), nmse=0.005)
-    assert METRICS["sqnr_db"].interval(layer, 100) == pytest.approx((20.0, math.inf))
+    report = replace(make_report([layer]), metric="nmse")
+    assert METRICS["sqnr_db"].interval(layer, report) == pytest.approx((20.0, math.inf))
 
 
 def test_an_interval_of_nan_counts_as_none():
-    assert KL.interval(make_layer("a", 0.1, (math.nan, math.nan)), 100) is None
+    layer = make_layer("a", 0.1, (math.nan, math.nan))
+    assert KL.interval(layer, make_report([layer])) is None
 
 
 def test_measures_nothing_has_are_not_offered():
@@ -300,6 +307,7 @@ def test_layers_stopped_early_are_named_with_their_samples() -> None:
         f"judged on 16 of {report.samples} samples: {second.name}."
     )
     accuracy = METRICS["top1_agreement"]
-    assert accuracy.interval(second, 16) != accuracy.interval(second, report.samples)
+    sixteen = accuracy.interval(second, replace(report, samples=16))
+    assert sixteen != accuracy.interval(second, report)
     row = next(row for row in rank_layers(some, accuracy) if row.name == second.name)
-    assert row.interval == accuracy.interval(second, 16)
+    assert row.interval == sixteen

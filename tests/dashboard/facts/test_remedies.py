@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dashboard.facts import findings as rules
-from dashboard.facts.comparison import degradation_text, effect
+from dashboard.facts.comparison import effect, output_text
 from dashboard.facts.findings import Finding
 from dashboard.facts.remedies import (
     Offer,
@@ -159,7 +159,7 @@ def test_without_an_interval_right_answers_are_compared() -> None:
     higher = replace(after, accuracy_quantized=0.9, answers=None)
     assert (samples, effect(lower, higher), effect(higher, lower)) == (samples, "better", "worse")
     assert effect(None, after) == "unknown"
-    assert degradation_text(output(1.0, 0.25)) == "1 nats (0.75–1.25)"
+    assert output_text(output(1.0, 0.25)) == "1 nats (0.75–1.25)"
 
 
 def test_treatments_are_told_with_their_errors() -> None:

@@ -1,0 +1,141 @@
+"""What degradation is, for one judged output or for several."""
+
+from __future__ import annotations
+
+import quant_engine
+from dashboard.data.prediction import Prediction
+from dashboard.facts.accuracy import Interval
+from dashboard.words.degradation import (
+    COSINE,
+    DEGRADATIONS,
+    KL,
+    NMSE,
+    RATIO,
+    RATIO_ABOUT,
+    Degradation,
+)
+from dashboard.words.formatting import MISSING, format_within
+from quant_engine.report import (
+    ConfigurationScore,
+    LayerSensitivity,
+    ModelReport,
+    OutputReport,
+    SensitivityReport,
+)
+
+
+def measure_of(prediction: Prediction) -> Degradation:
+    """Return what a prediction's degradations are: of several outputs ratios."""
+    outputs = prediction.response.report.outputs
+    return RATIO if len(outputs) > 1 else DEGRADATIONS[outputs[0].metric]
+
+
+def has_classes(prediction: Prediction) -> bool:
+    """Whether a prediction is about a single output with answers that may change."""
+    return measure_of(prediction) is KL
+
+
+def degradation_about(prediction: Prediction) -> str:
+    """Return in a sentence or two what a prediction's degradations are."""
+    measure = measure_of(prediction)
+    if measure is RATIO:
+        return RATIO_ABOUT
+    label = f"{measure.label[0].upper()}{measure.label[1:]}"
+    return f"{label} of the output against the float model's; 0 is the same output."
+
+
+def labelled_output(prediction: Prediction) -> str:
+    """Return which of several outputs a predicted accuracy is about; empty for a single one."""
+    pairs = zip(prediction.response.report.outputs, prediction.response.output_arrays, strict=True)
+    names = [output.name for output, arrays in pairs if arrays.labels is not None]
+    return names[0] if names and measure_of(prediction) is RATIO else ""
+
+
+def accuracy_head(prediction: Prediction) -> str:
+    """Return the heading of an accuracy, with the output it is about where there are several."""
+    output = labelled_output(prediction)
+    return f"Accuracy of {output}" if output else "Accuracy"
+
+
+def outputs_of(report: ModelReport) -> tuple[OutputReport, ...]:
+    """Return every judged output of an analysis; empty while nothing was evaluated."""
+    if len(report.outputs) > 1:
+        return report.outputs
+    return () if report.output is None else (report.output,)
+
+
+def answering_output(report: ModelReport) -> OutputReport | None:
+    """Return the output whose answers are shown sample by sample: the first that has answers."""
+    found = outputs_of(report)
+    return next((output for output in found if output.answers is not None), report.output)
+
+
+def prefix_of(output: OutputReport | None, report: ModelReport) -> str:
+    """Return an output's name to stand before its numbers; empty for a single output."""
+    return f"{output.name}: " if output is not None and len(outputs_of(report)) > 1 else ""
+
+
+def judged_number(output: OutputReport) -> tuple[str, str]:
+    """Return the name of the metric an output is judged by, and its value with its interval.
+
+    Example: ("KL divergence", "0.0123 nats (0.01–0.015)").
+    """
+    metric = quant_engine.METRICS.get(output.metric)
+    label, unit = (output.metric, "") if metric is None else (metric.label, metric.unit)
+    if output.value is None:
+        return label, MISSING
+    text = format_within(output.value, output.interval)
+    value, _, interval = text.partition(" (")
+    value = f"{value} {unit}" if unit and unit != "share" else value
+    return label, f"{value} ({interval}" if interval else value
+
+
+def degradation_of(
+    output: OutputReport, measure: Degradation | None = None
+) -> tuple[Degradation, float | None, Interval | None]:
+    """Return what an analysed output's degradation is, its value and its 95 % interval.
+
+    Args:
+        output: The quantized model's output against float's.
+        measure: What to read; by default the KL divergence where there is one, the cosine of
+            embeddings, and the NMSE of all else.
+    """
+    if measure is None:
+        has_kl, has_cosine = output.kl_divergence is not None, output.cosine is not None
+        measure = KL if has_kl else COSINE if has_cosine else NMSE
+    if measure is KL:
+        return measure, output.kl_divergence, output.kl_interval
+    interval = output.interval if output.metric == measure.key else None
+    if measure is NMSE:
+        return measure, output.error.nmse, interval
+    value = None if output.cosine is None else 1.0 - output.cosine
+    return measure, value, interval and (1.0 - interval[1], 1.0 - interval[0])
+
+
+def measured_alone(
+    layer: LayerSensitivity, report: SensitivityReport, prediction: Prediction
+) -> float | None:
+    """Return what a layer was measured to cost, as a prediction counts it; None if it does not fit.
+
+    Ratios are of what the prediction's own reference does, which may be another than the report's.
+    """
+    outputs = prediction.response.report.outputs
+    if len(outputs) == 1:
+        known = {KL.key: layer.kl_divergence, NMSE.key: layer.nmse}
+        if report.metric == COSINE.key:
+            known[COSINE.key] = 1.0 - layer.value
+        return known.get(outputs[0].metric)
+    found = [(effect.name, effect.metric) for effect in layer.outputs]
+    if found != [(output.name, output.metric) for output in outputs]:
+        return None
+    ratios = [
+        effect.degradation / output.reference
+        for effect, output in zip(layer.outputs, outputs, strict=True)
+        if output.reference
+    ]
+    return max(ratios, default=0.0)
+
+
+def decided_by(score: ConfigurationScore) -> str:
+    """Return which of several outputs a degradation ratio is of, to follow it; empty for one."""
+    return f" ({score.decided_by})" if score.decided_by else ""
