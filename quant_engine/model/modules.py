@@ -51,6 +51,8 @@ def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> n
           (1): Tanh()
         )
     """
+    if not replacements:
+        return root
     olds = {name: root.get_submodule(name) for name in replacements}  # alive while ids are used
     new = {id(old): replacements[name] for name, old in olds.items()}
     for parent in list(root.modules()):
@@ -71,6 +73,8 @@ def rebind_attributes(root: nn.Module, replaced: Mapping[int, Any]) -> None:
     rebind = Rebinder(replaced)
     for module in root.modules():
         for key, value in plain_attributes(module).items():
+            if isinstance(value, dict | set) and not value:  # most attributes: tables of hooks
+                continue
             if key in _HOOKS:
                 for number, hook in value.items():
                     value[number] = rebind(hook)

@@ -23,7 +23,7 @@ from quant_engine.model.modules import (
     count_parameter_uses,
     has_own_forward,
     named_parameters_of,
-    replace_module,
+    replace_modules,
 )
 from quant_engine.model.pass_state import PassState
 from quant_engine.preparation.batchnorm import Folding, fold_batchnorms
@@ -156,7 +156,7 @@ def _split_attention(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         if isinstance(layer, nn.TransformerEncoderLayer) and not _is_plain_encoder_layer(layer)
     }
     uses = count_parameter_uses(model)
-    split = []
+    replacements: dict[str, nn.Module] = {}
     for name, module in list(model.named_modules()):
         if type(module) is not nn.MultiheadAttention or id(module) in kept:
             continue
@@ -164,11 +164,9 @@ def _split_attention(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         is_complete = "in_proj_weight" in own or "q_proj_weight" in own
         if has_own_forward(module) or not is_complete or any(uses[id(p)] > 1 for p in own.values()):
             continue
-        replacement = SplitMultiheadAttention(module)
-        copy_hooks(module, replacement)
-        model = replace_module(model, name, replacement)
-        split.append(name)
-    return model, tuple(split)
+        replacements[name] = SplitMultiheadAttention(module)
+        copy_hooks(module, replacements[name])
+    return replace_modules(model, replacements), tuple(replacements)
 
 
 def _is_plain_encoder_layer(module: nn.Module) -> bool:
@@ -180,23 +178,24 @@ def _is_plain_encoder_layer(module: nn.Module) -> bool:
 
 
 def _rebuild_encoders(model: nn.Module) -> nn.Module:
+    layers: dict[str, nn.Module] = {}
     for name, module in list(model.named_modules()):
         if (
             type(module) is nn.TransformerEncoderLayer
             and isinstance(module.self_attn, SplitMultiheadAttention)
             and not has_own_forward(module)
         ):
-            layer = SplitTransformerEncoderLayer(module)
-            copy_hooks(module, layer)
-            model = replace_module(model, name, layer)
+            layers[name] = SplitTransformerEncoderLayer(module)
+            copy_hooks(module, layers[name])
+    model = replace_modules(model, layers)
+    encoders: dict[str, nn.Module] = {}
     for name, module in list(model.named_modules()):
         if type(module) is nn.TransformerEncoder and not has_own_forward(module):
             if not all(isinstance(x, SplitTransformerEncoderLayer) for x in module.layers):
                 continue
-            encoder = SplitTransformerEncoder(module)
-            copy_hooks(module, encoder)
-            model = replace_module(model, name, encoder)
-    return model
+            encoders[name] = SplitTransformerEncoder(module)
+            copy_hooks(module, encoders[name])
+    return replace_modules(model, encoders)
 
 
 def _fold_batchnorms(

@@ -12,7 +12,7 @@ from torch import nn
 from quant_engine.judging.judged import Answer, Judged
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors
-from quant_engine.model.modules import replace_module
+from quant_engine.model.modules import replace_modules
 from quant_engine.model.pass_state import PassState, StateHistory
 from quant_engine.model.randomness import RandomNumbers, current_state
 from quant_engine.variants.outcomes import BatchOutcome, Outcome
@@ -65,9 +65,8 @@ class VariantRunner:
         self._changed_later: frozenset[int] = frozenset()
         self._is_watched = True  # until a watched pass has drawn nothing
         model = share_tensors(float_model)
-        for name, others in forms.items():
-            model = replace_module(model, name, Switch(model.get_submodule(name), others))
-        self._model = model
+        switches = {n: Switch(model.get_submodule(n), others) for n, others in forms.items()}
+        self._model = replace_modules(model, switches)
 
     def run(
         self,
