@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from quant_engine import (
     verify_configurations,
 )
 from sample_models import load_model
+
+T = TypeVar("T")
 
 BITS = (4, 3)
 GPTQ_BITS = (8, 4, 3, 2)
@@ -57,10 +60,12 @@ def gptq_rows(name: str) -> list[list[str]]:
             for inputs, _ in samples.calibration:
                 model(inputs)
 
-    rounds = [(_timed(lambda: measure(both)), _timed(lambda: measure(plain))) for _ in range(3)]
-    added = np.median([first - second for first, second in rounds])
-    passes = added / np.median([_timed(run_float) for _ in range(9)])
-    rounded, chooser = measure(plain), measure(both)
+    added = []
+    for _ in range(3):
+        chooser, seconds = _timed(lambda: measure(both))
+        rounded, seconds_without = _timed(lambda: measure(plain))
+        added.append(seconds - seconds_without)
+    passes = np.median(added) / np.median([_timed(run_float)[1] for _ in range(9)])
     rows = []
     for bits in BITS:
         narrow = bit_options(RECIPE, (bits,))
@@ -103,7 +108,7 @@ def gptq_rows(name: str) -> list[list[str]]:
     return rows
 
 
-def _timed(task: Callable[[], object]) -> float:
+def _timed(task: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
+    result = task()
+    return result, time.perf_counter() - start
