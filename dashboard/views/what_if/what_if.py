@@ -72,7 +72,10 @@ def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
 
 def _notes(prediction: Prediction) -> str:
     report = prediction.response.report
-    lines = [f"Predicted for {report.samples} test samples, which “Verify” runs as well."]
+    lines = [
+        f"Predicted for {report.samples} test samples, which “Verify” runs as well.",
+        "Choices are bits and rounding. Biases are not corrected, ranges not narrowed by AWQ.",
+    ]
     if report.projection_error:
         share = format_percent(report.projection_error)
         lines.append(f"Only the largest outputs are predicted one by one; this adds about {share}.")
