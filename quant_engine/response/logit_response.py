@@ -292,13 +292,17 @@ class LogitResponse:
         Returns:
             Shape (len(chosen),).
         """
+        return self.joined(self.output_degradations(chosen))
+
+    def output_degradations(self, chosen: Sequence[Sequence[tuple[int, int]]]) -> FloatArray:
+        """Return the same of each output in its own unit, shape (outputs, len(chosen))."""
         by_output = []
         for arrays in self.output_arrays:
             effects = [arrays.effect(pairs) for pairs in chosen]
             shifts = np.stack([shift for shift, _ in effects])
             noise = np.stack([noise for _, noise in effects])
             by_output.append(arrays.degradations(shifts, noise))
-        return self.joined(np.stack(by_output))
+        return np.stack(by_output)
 
     def joined(self, degradations: FloatArray) -> FloatArray:
         """Return one degradation for those of all outputs, shape (outputs, ...) -> (...)."""

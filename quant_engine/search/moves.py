@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from quant_engine.response.arrays import IntArray
@@ -29,7 +30,7 @@ def additive_optimum(space: SearchSpace, limits: Sequence[Limit]) -> IntArray | 
             assignment = space.uniform(0)
             assignment[unit] = choice
             alone.append(assignment)
-    degradations = space.degradations(alone)
+    degradations = space.response.joined(space.output_degradations(alone))
     scale = degradations.max() or 1.0
     one_each = np.kron(np.eye(units), np.ones(choices))
     constraints = [LinearConstraint(one_each, 1, 1)]
@@ -136,17 +137,34 @@ def rank_moves(
         gains = gains + np.where(is_single, 0.0, 2.0 * crossed[first, second])
         before.append(float(toward[current].sum()))
         after.append(before[-1] + gains)
-    # Of several outputs the one that is worse off counts.
+    # Of several outputs the one that is worse off counts, and none may be harmed.
     gains = np.max(after, axis=0) - max(before)
+    harms = _harms(space, np.array(before), np.array(after))
     unit = np.repeat(np.arange(units), choices)
     moves_something = (first != old[first]) & (second != old[second])
     usable = moves_something & (is_single | (unit[first] != unit[second]))
+    usable[harms] = False
     for limit in limits:
         costs = limit.costs.reshape(-1)
         added = costs - costs[old]
         total = added[first] + np.where(is_single, 0.0, added[second])
         usable &= total <= limit.slack(assignment) + limit.tolerance
     return gains[usable], np.stack([first[usable], second[usable]], axis=1)
+
+
+def _harms(space: SearchSpace, before: FloatArray, after: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which moves take a protected output past its limit, or further past it.
+
+    Args:
+        space: Knows the limits.
+        before: What each output is now, to second order, shape (outputs,).
+        after: The same after every move, shape (outputs, moves).
+    """
+    if space.limits is None:
+        return np.zeros(after.shape[1], dtype=np.bool_)
+    limits = np.maximum(space.limits, before) * (1.0 + _GAIN)
+    found: npt.NDArray[np.bool_] = np.asarray((after > limits[:, None]).any(axis=0))
+    return found
 
 
 def apply_move(assignment: IntArray, move: IntArray, choices: int) -> IntArray:

@@ -42,6 +42,9 @@ def search_configuration(
     changed and exchanged between layers as long as the prediction, interactions included, gets
     better, from several starts. The result is not proven to be the best one.
 
+    Of several outputs, none is predicted to be worse than with the same bits for all layers within
+    the budgets: an output is not given up for another one whose ratio is larger.
+
     Args:
         response: What predicts.
         model_bytes: Most bytes of the whole model.
@@ -63,7 +66,7 @@ def search_configuration(
         BudgetError: If no configuration keeps to one of them; it says what the least is.
     """
     budgets = (model_bytes, effective_bits, weight_bits, float_layers)
-    return find_best(response, *budgets, count=1, progress=progress)[0]
+    return find_best(response, *budgets, count=1, progress=progress)[0][0]
 
 
 def find_best(
@@ -75,8 +78,13 @@ def find_best(
     *,
     count: int,
     progress: Progress | None = None,
-) -> list[ConfigurationPoint]:
-    """Return up to `count` configurations, the best predicted first; see `search_configuration`."""
+) -> tuple[list[ConfigurationPoint], int | None]:
+    """Find up to `count` configurations, the best predicted first; see `search_configuration`.
+
+    Returns:
+        The configurations, and the index of the one that all others must not be worse than in any
+        of several outputs; None for a single output, or where no such one keeps to the budgets.
+    """
     space = SearchSpace(response)
     limits = []
     if model_bytes is not None:
@@ -106,7 +114,16 @@ def find_best(
         raise SchemeError(
             "No configuration keeps to all budgets at once, though to each one alone. Raise one."
         )
-    return [_point(space, assignment) for assignment in found[:count]]
+    harmless = [end for end in found if not space.harms(end)]
+    chosen = (harmless or found)[:count]
+    place = None
+    if space.alike is not None:
+        same = [index for index, end in enumerate(chosen) if (end == space.alike).all()]
+        if not same and count > 1:
+            chosen = [*chosen[: count - 1], space.alike]
+            same = [len(chosen) - 1]
+        place = same[0] if same else None
+    return [_point(space, assignment) for assignment in chosen], place
 
 
 def _require_one_granularity(response: LogitResponse) -> None:
@@ -157,9 +174,13 @@ def _bytes_limit(space: SearchSpace, most: float) -> Limit:
 
 
 def _starts(space: SearchSpace, limits: Sequence[Limit]) -> list[IntArray]:
-    """Return assignments to begin from: the additive optimum, all alike, and the cheapest."""
-    additive = additive_optimum(space, limits)
+    """Return assignments to begin from: the additive optimum, all alike, and the cheapest.
+
+    From here on, no output may get worse than with the best of all alike.
+    """
     alike = [space.uniform(choice) for choice in range(space.choices)]
+    space.protect([start for start in alike if is_allowed(start, limits)])
+    additive = additive_optimum(space, limits)
     cheapest = [limit.costs.argmin(axis=1).astype(np.int64) for limit in limits]
     starts = [*([] if additive is None else [additive]), *alike, *cheapest]
     return [start for start in starts if is_allowed(start, limits)]

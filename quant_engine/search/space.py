@@ -15,6 +15,8 @@ from quant_engine.tensors.histogram import FloatArray
 
 _MOST_VALUES = 4_000_000
 _SLACK = 1e-9
+_HARMFUL = 1e12
+"""More than any degradation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,10 +53,16 @@ class SearchSpace:
     weight stored once. Choice 0 is float, choice n the n-th option of the response. A layer that
     does not reach the judged output is left at the recipe's own option: no prediction is about it.
 
+    Of several outputs the largest ratio counts, so that an output with a small one could be given
+    up for the one with the largest. What `protect` was told is the most each output may degrade.
+
     Attributes:
         response: What predicts.
         units: Places of the layers of each unit.
         choices: Number of choices.
+        most: Largest allowed degradation of each output, shape (outputs,); None without a limit.
+        alike: The assignment that has exactly that.
+        limits: The same to second order, as sums of `products`, shape (outputs that enter,).
     """
 
     def __init__(self, response: LogitResponse) -> None:
@@ -76,7 +84,10 @@ class SearchSpace:
             for index in groups[name]
         }
         self.choices = len(response.options) + 1
-        self._known: dict[bytes, float] = {}
+        self.most: FloatArray | None = None
+        self.limits: FloatArray | None = None
+        self.alike: IntArray | None = None
+        self._known: dict[bytes, FloatArray] = {}
 
     def configuration(self, assignment: IntArray) -> dict[str, str]:
         """Return layer name -> option name; float layers are left out."""
@@ -115,8 +126,48 @@ class SearchSpace:
         costs[:, 0] = [len(indices) for indices in self.units]
         return Limit("float layers", costs, 0.0, most)
 
+    def protect(self, alike: Sequence[IntArray]) -> None:
+        """Let no output get worse than under the best of some assignments; only of several outputs.
+
+        An output that the reference does not degrade does not enter here either.
+        """
+        self.most = self.limits = self.alike = None
+        outputs = self.response.report.outputs
+        if len(outputs) < 2 or not alike:
+            return
+        self.alike = best = alike[int(self.degradations(alike).argmin())]
+        enters = [bool(output.reference) for output in outputs]
+        self.most = np.where(enters, self.output_degradations([best])[:, 0], np.inf)
+        chosen = np.arange(len(self.units)) * self.choices + best
+        self.limits = np.array([p[np.ix_(chosen, chosen)].sum() for p in self.products])
+
+    def harms(self, assignment: IntArray) -> bool:
+        """Whether an assignment takes a protected output past its limit."""
+        return bool(self._excess(self.output_degradations([assignment]))[0])
+
+    def _excess(self, degradations: FloatArray) -> FloatArray:
+        """Return how many times its limit the worst output has, where that is above 1; else 0.
+
+        Args:
+            degradations: Those of every output, shape (outputs, assignments).
+        """
+        if self.most is None:
+            return np.zeros(degradations.shape[1])
+        most = np.maximum(self.most, np.finfo(np.float64).tiny)[:, None]
+        worst = (degradations / most).max(axis=0)
+        return np.where(worst > 1.0 + _SLACK, worst, 0.0)
+
     def degradations(self, assignments: Sequence[IntArray]) -> FloatArray:
-        """Return the predicted KL divergence in nats, or NMSE, of every assignment."""
+        """Return the predicted degradation of every assignment.
+
+        Those that harm a protected output come after all others, the least harmful first.
+        """
+        found = self.output_degradations(assignments)
+        degradations: FloatArray = self.response.joined(found) + _HARMFUL * self._excess(found)
+        return degradations
+
+    def output_degradations(self, assignments: Sequence[IntArray]) -> FloatArray:
+        """Return the predicted degradation of each output, shape (outputs, assignments)."""
         keys = [np.asarray(a, dtype=np.int64).tobytes() for a in assignments]
         unknown = {k: a for k, a in zip(keys, assignments, strict=True) if k not in self._known}
         values = sum(a.rows * a.shifts.shape[-1] for a in self.response.output_arrays)
@@ -124,10 +175,11 @@ class SearchSpace:
         waiting = list(unknown.items())
         for start in range(0, len(waiting), size):
             part = waiting[start : start + size]
-            found = self.response.degradations([self._pairs(assignment) for _, assignment in part])
-            for (key, _), degradation in zip(part, found, strict=True):
-                self._known[key] = float(degradation)
-        return np.array([self._known[key] for key in keys])
+            chosen = [self._pairs(assignment) for _, assignment in part]
+            found = self.response.output_degradations(chosen)
+            for (key, _), degradations in zip(part, found.T, strict=True):
+                self._known[key] = degradations
+        return np.stack([self._known[key] for key in keys], axis=1)
 
     @cached_property
     def products(self) -> list[FloatArray]:

@@ -132,6 +132,9 @@ def search_measured(
     measured on the same samples, its own figure is a little too good in turn: by the choice among
     a few, whose intervals say how much that can be.
 
+    Of several outputs, the same bits for all layers are run too, if they keep to the budgets.
+    What was measured to be worse than these in any output comes after all that was not.
+
     Args:
         model: The float model that the response was measured on; it is not changed.
         calibration_data: The data, or the calibration, that the response was measured with.
@@ -158,7 +161,7 @@ def search_measured(
         raise SchemeError(f"candidates is {candidates!r}. It must be an integer from 1 up.")
     budgets = (model_bytes, effective_bits, weight_bits, float_layers)
     searching = in_part(progress, 0.0, _SEARCH_SHARE)
-    found = find_best(response, *budgets, count=candidates, progress=searching)
+    found, alike = find_best(response, *budgets, count=candidates, progress=searching)
     scores = verify_configurations(
         model,
         calibration_data,
@@ -169,9 +172,16 @@ def search_measured(
         progress=in_part(progress, _SEARCH_SHARE, 1.0),
     )
     run = [replace(point, measured=score) for point, score in zip(found, scores, strict=True)]
-    order = np.argsort([score.degradation for score in scores], kind="stable")
+    harms = [alike is not None and _harms(score, scores[alike]) for score in scores]
+    order = sorted(range(len(run)), key=lambda n: (harms[n], scores[n].degradation))
     best, *others = (run[number] for number in order)
     return replace(best, candidates=len(run)), *others
+
+
+def _harms(score: ConfigurationScore, other: ConfigurationScore) -> bool:
+    """Whether some output that enters is worse than under another configuration."""
+    pairs = zip(score.outputs, other.outputs, strict=True)
+    return any(a.degradation > b.degradation for a, b in pairs if a.ratio is not None)
 
 
 def verify_frontier(

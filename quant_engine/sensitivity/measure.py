@@ -140,11 +140,7 @@ def measure_sensitivity(
         schemes=tuple(option.scheme for option in named.values()) if named else (),
     )
     measurement = Measurement(
-        sweep,
-        setup.evaluation_data,
-        forms,
-        judged.outputs,
-        empty,
+        *(sweep, setup.evaluation_data, forms, judged.outputs, empty),
         find_unreached(prepared, judged, list(forms.modules)),
         curve_points if with_cumulative else 0,
         precision,
