@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from quant_engine.layers.registry import register_quantized_layer
 from quant_engine.scheme import LayerScheme
 
 Triple: TypeAlias = tuple[int, int, int]
+Size = TypeVar("Size", tuple[int], tuple[int, int], Triple)
 
 CONVOLUTION_ARGUMENTS = (
     "in_channels",
@@ -27,8 +28,64 @@ CONVOLUTION_ARGUMENTS = (
 )
 
 
+class _Convolution(QuantizedLayer, Generic[Size]):
+    """A convolution of any number of axes."""
+
+    float_arguments = CONVOLUTION_ARGUMENTS
+    float_type: ClassVar[Callable[..., nn.Module]]
+    operation: ClassVar[Callable[..., Tensor]]
+
+    kernel_size: Size
+    stride: Size
+    padding: Size | str
+    dilation: Size
+    groups: int
+    padding_mode: str
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Size,
+        stride: int | Size = 1,
+        padding: int | Size | str = 0,
+        bias: bool = True,
+        *,
+        dilation: int | Size = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        scheme: LayerScheme | None = None,
+    ) -> None:
+        super().__init__(scheme)
+        self.adopt(
+            self.float_type(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride,
+                padding,
+                dilation,
+                groups,
+                bias,
+                padding_mode,
+            )
+        )
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Pad and convolve."""
+        padding: tuple[int, ...] | str = self.padding
+        if self.padding_mode != "zeros":
+            edges = edge_padding(padding, self.kernel_size, self.dilation)
+            x, padding = F.pad(x, edges, mode=self.padding_mode), (0,) * len(self.kernel_size)
+        return self.operation(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """Show the arguments and the scheme in `print(model)`."""
+        return f"{convolution_repr(self)}, {super().extra_repr()}"
+
+
 @register_quantized_layer(nn.Conv1d)
-class QuantizedConv1d(QuantizedLayer):
+class QuantizedConv1d(_Convolution[tuple[int]]):
     """`nn.Conv1d` with an int8 weight.
 
     Input (N, C, L) or (C, L), weight (out_channels, in_channels / groups, kernel). The input is
@@ -48,59 +105,12 @@ class QuantizedConv1d(QuantizedLayer):
     """
 
     output_axis = -2
-    float_arguments = CONVOLUTION_ARGUMENTS
-
-    kernel_size: tuple[int]
-    stride: tuple[int]
-    padding: tuple[int] | str
-    dilation: tuple[int]
-    groups: int
-    padding_mode: str
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int],
-        stride: int | tuple[int] = 1,
-        padding: int | tuple[int] | str = 0,
-        bias: bool = True,
-        *,
-        dilation: int | tuple[int] = 1,
-        groups: int = 1,
-        padding_mode: str = "zeros",
-        scheme: LayerScheme | None = None,
-    ) -> None:
-        super().__init__(scheme)
-        self.adopt(
-            nn.Conv1d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                groups,
-                bias,
-                padding_mode,  # type: ignore[arg-type]
-            )
-        )
-
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Pad and convolve."""
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            edges = edge_padding(padding, self.kernel_size, self.dilation)
-            x, padding = F.pad(x, edges, mode=self.padding_mode), (0,)
-        return F.conv1d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        """Show the arguments and the scheme in `print(model)`."""
-        return f"{convolution_repr(self)}, {super().extra_repr()}"
+    float_type = nn.Conv1d
+    operation = staticmethod(F.conv1d)
 
 
 @register_quantized_layer(nn.Conv2d)
-class QuantizedConv2d(QuantizedLayer):
+class QuantizedConv2d(_Convolution[tuple[int, int]]):
     """`nn.Conv2d` with an int8 weight.
 
     Input (N, C, H, W) or (C, H, W), weight (out_channels, in_channels / groups, kernel height,
@@ -121,59 +131,12 @@ class QuantizedConv2d(QuantizedLayer):
     """
 
     output_axis = -3
-    float_arguments = CONVOLUTION_ARGUMENTS
-
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] | str
-    dilation: tuple[int, int]
-    groups: int
-    padding_mode: str
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        bias: bool = True,
-        *,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        padding_mode: str = "zeros",
-        scheme: LayerScheme | None = None,
-    ) -> None:
-        super().__init__(scheme)
-        self.adopt(
-            nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                groups,
-                bias,
-                padding_mode,  # type: ignore[arg-type]
-            )
-        )
-
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Pad and convolve."""
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            edges = edge_padding(padding, self.kernel_size, self.dilation)
-            x, padding = F.pad(x, edges, mode=self.padding_mode), (0, 0)
-        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        """Show the arguments and the scheme in `print(model)`."""
-        return f"{convolution_repr(self)}, {super().extra_repr()}"
+    float_type = nn.Conv2d
+    operation = staticmethod(F.conv2d)
 
 
 @register_quantized_layer(nn.Conv3d)
-class QuantizedConv3d(QuantizedLayer):
+class QuantizedConv3d(_Convolution[Triple]):
     """`nn.Conv3d` with an int8 weight.
 
     Input (N, C, D, H, W) or (C, D, H, W), weight (out_channels, in_channels / groups, kernel depth,
@@ -194,55 +157,8 @@ class QuantizedConv3d(QuantizedLayer):
     """
 
     output_axis = -4
-    float_arguments = CONVOLUTION_ARGUMENTS
-
-    kernel_size: Triple
-    stride: Triple
-    padding: Triple | str
-    dilation: Triple
-    groups: int
-    padding_mode: str
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Triple,
-        stride: int | Triple = 1,
-        padding: int | Triple | str = 0,
-        bias: bool = True,
-        *,
-        dilation: int | Triple = 1,
-        groups: int = 1,
-        padding_mode: str = "zeros",
-        scheme: LayerScheme | None = None,
-    ) -> None:
-        super().__init__(scheme)
-        self.adopt(
-            nn.Conv3d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                groups,
-                bias,
-                padding_mode,  # type: ignore[arg-type]
-            )
-        )
-
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Pad and convolve."""
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            edges = edge_padding(padding, self.kernel_size, self.dilation)
-            x, padding = F.pad(x, edges, mode=self.padding_mode), (0, 0, 0)
-        return F.conv3d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        """Show the arguments and the scheme in `print(model)`."""
-        return f"{convolution_repr(self)}, {super().extra_repr()}"
+    float_type = nn.Conv3d
+    operation = staticmethod(F.conv3d)
 
 
 def edge_padding(
@@ -278,8 +194,85 @@ def convolution_repr(layer: QuantizedLayer) -> str:
     return f"{layer.in_channels}, {layer.out_channels}, {arguments}"
 
 
+class _TransposedConvolution(QuantizedLayer, Generic[Size]):
+    """A transposed convolution of any number of axes."""
+
+    channel_axis = 1
+    float_arguments = (*CONVOLUTION_ARGUMENTS, "output_padding")
+    float_type: ClassVar[Callable[..., nn.Module]]
+    operation: ClassVar[Callable[..., Tensor]]
+
+    kernel_size: Size
+    stride: Size
+    padding: Size
+    output_padding: Size
+    dilation: Size
+    groups: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Size,
+        stride: int | Size = 1,
+        padding: int | Size = 0,
+        bias: bool = True,
+        *,
+        output_padding: int | Size = 0,
+        groups: int = 1,
+        dilation: int | Size = 1,
+        scheme: LayerScheme | None = None,
+    ) -> None:
+        super().__init__(scheme)
+        self.adopt(
+            self.float_type(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride,
+                padding,
+                output_padding,
+                groups,
+                bias,
+                dilation,
+            )
+        )
+
+    def compute(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output_padding: Size | None = None,
+    ) -> Tensor:
+        """Convolve transposed; `output_padding` stands in for the layer's own."""
+        return self.operation(
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            output_padding or self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Run the layer; input and output as in the float layer.
+
+        Args:
+            input: As in the float layer.
+            output_size: Sizes to choose among those that the stride allows.
+        """
+        return self.run(input, chosen_padding(self, input, output_size))
+
+    def extra_repr(self) -> str:
+        """Show the arguments and the scheme in `print(model)`."""
+        return f"{convolution_repr(self)}, {super().extra_repr()}"
+
+
 @register_quantized_layer(nn.ConvTranspose1d)
-class QuantizedConvTranspose1d(QuantizedLayer):
+class QuantizedConvTranspose1d(_TransposedConvolution[tuple[int]]):
     """`nn.ConvTranspose1d` with an int8 weight.
 
     Input (N, C, L) or (C, L), weight (in_channels, out_channels / groups, kernel). Scales as in
@@ -298,81 +291,13 @@ class QuantizedConvTranspose1d(QuantizedLayer):
         scheme: How to quantize; by default the weight only, per channel.
     """
 
-    channel_axis = 1
     output_axis = -2
-    float_arguments = (*CONVOLUTION_ARGUMENTS, "output_padding")
-
-    kernel_size: tuple[int]
-    stride: tuple[int]
-    padding: tuple[int]
-    output_padding: tuple[int]
-    dilation: tuple[int]
-    groups: int
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int],
-        stride: int | tuple[int] = 1,
-        padding: int | tuple[int] = 0,
-        bias: bool = True,
-        *,
-        output_padding: int | tuple[int] = 0,
-        groups: int = 1,
-        dilation: int | tuple[int] = 1,
-        scheme: LayerScheme | None = None,
-    ) -> None:
-        super().__init__(scheme)
-        self.adopt(
-            nn.ConvTranspose1d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                output_padding,
-                groups,
-                bias,
-                dilation,
-            )
-        )
-
-    def compute(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        output_padding: tuple[int] | None = None,
-    ) -> Tensor:
-        """Convolve transposed; `output_padding` stands in for the layer's own."""
-        return F.conv_transpose1d(
-            x,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            output_padding or self.output_padding,
-            self.groups,
-            self.dilation,
-        )
-
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """Run the layer; input and output as in the float layer.
-
-        Args:
-            input: As in the float layer.
-            output_size: Length to choose among those that the stride allows.
-        """
-        return self.run(input, chosen_padding(self, input, output_size))
-
-    def extra_repr(self) -> str:
-        """Show the arguments and the scheme in `print(model)`."""
-        return f"{convolution_repr(self)}, {super().extra_repr()}"
+    float_type = nn.ConvTranspose1d
+    operation = staticmethod(F.conv_transpose1d)
 
 
 @register_quantized_layer(nn.ConvTranspose2d)
-class QuantizedConvTranspose2d(QuantizedLayer):
+class QuantizedConvTranspose2d(_TransposedConvolution[tuple[int, int]]):
     """`nn.ConvTranspose2d` with an int8 weight.
 
     Input (N, C, H, W) or (C, H, W), weight (in_channels, out_channels / groups, kernel height,
@@ -392,77 +317,9 @@ class QuantizedConvTranspose2d(QuantizedLayer):
         scheme: How to quantize; by default the weight only, per channel.
     """
 
-    channel_axis = 1
     output_axis = -3
-    float_arguments = (*CONVOLUTION_ARGUMENTS, "output_padding")
-
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    output_padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        bias: bool = True,
-        *,
-        output_padding: int | tuple[int, int] = 0,
-        groups: int = 1,
-        dilation: int | tuple[int, int] = 1,
-        scheme: LayerScheme | None = None,
-    ) -> None:
-        super().__init__(scheme)
-        self.adopt(
-            nn.ConvTranspose2d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                output_padding,
-                groups,
-                bias,
-                dilation,
-            )
-        )
-
-    def compute(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        output_padding: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """Convolve transposed; `output_padding` stands in for the layer's own."""
-        return F.conv_transpose2d(
-            x,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            output_padding or self.output_padding,
-            self.groups,
-            self.dilation,
-        )
-
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """Run the layer; input and output as in the float layer.
-
-        Args:
-            input: As in the float layer.
-            output_size: Height and width to choose among those that the stride allows.
-        """
-        return self.run(input, chosen_padding(self, input, output_size))
-
-    def extra_repr(self) -> str:
-        """Show the arguments and the scheme in `print(model)`."""
-        return f"{convolution_repr(self)}, {super().extra_repr()}"
+    float_type = nn.ConvTranspose2d
+    operation = staticmethod(F.conv_transpose2d)
 
 
 def chosen_padding(
