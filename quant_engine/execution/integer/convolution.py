@@ -36,8 +36,24 @@ from quant_engine.layers.same_padding import same_edges
 Pair = tuple[int, int]
 
 
+class _PackedConvolution:
+    """A convolution that is one integer operation."""
+
+    _layer: QuantizedConv1d | QuantizedConv2d
+    _operation: IntegerOperation
+
+    @property
+    def name(self) -> str:
+        """The kernel that ran last, or that will run."""
+        return self._operation.name
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for codes of a shape."""
+        return _output_shape(self._layer, shape)
+
+
 @register_packed_layer(QuantizedConv2d)
-class PackedConv2d:
+class PackedConv2d(_PackedConvolution):
     """Runs a `QuantizedConv2d` on codes of shape (N, C, H, W) or (C, H, W).
 
     Args:
@@ -59,11 +75,6 @@ class PackedConv2d:
         weights = weights_of(layer, layer.quantized_weight)
         self._operation = make_convolution(weights, convolution, kernel)
 
-    @property
-    def name(self) -> str:
-        """The kernel that ran last, or that will run."""
-        return self._operation.name
-
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes."""
         if codes.dim() == 4:
@@ -71,13 +82,9 @@ class PackedConv2d:
         epilogue = _with_skip_axis(epilogue, 0)
         return self._operation(codes.unsqueeze(0), grid, epilogue).squeeze(0)
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the output for codes of a shape."""
-        return _output_shape(self._layer, shape, 2)
-
 
 @register_packed_layer(QuantizedSameConv2d)
-class PackedSameConv2d:
+class PackedSameConv2d(PackedConv2d):
     """Runs a `QuantizedSameConv2d` on codes of shape (N, C, H, W) or (C, H, W).
 
     Args:
@@ -92,20 +99,12 @@ class PackedSameConv2d:
         weights = weights_of(layer, layer.quantized_weight)
         self._operation = make_convolution(weights, convolution, kernel)
 
-    @property
-    def name(self) -> str:
-        """The kernel that ran last, or that will run."""
-        return self._operation.name
-
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes."""
         layer = self._layer
         edges = same_edges(codes.shape[-2:], layer.kernel_size, layer.stride, layer.dilation)
         padded = torch.nn.functional.pad(codes, edges, value=grid.zero_point)
-        if codes.dim() == 4:
-            return self._operation(padded, grid, epilogue)
-        epilogue = _with_skip_axis(epilogue, 0)
-        return self._operation(padded.unsqueeze(0), grid, epilogue).squeeze(0)
+        return super().__call__(padded, grid, epilogue)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for codes of a shape."""
@@ -115,7 +114,7 @@ class PackedSameConv2d:
 
 
 @register_packed_layer(QuantizedConv1d)
-class PackedConv1d:
+class PackedConv1d(_PackedConvolution):
     """Runs a `QuantizedConv1d` on codes of shape (N, C, L) or (C, L), as a 2d one of height 1.
 
     Args:
@@ -137,11 +136,6 @@ class PackedConv1d:
         weights = weights_of(layer, layer.quantized_weight.unsqueeze(2))
         self._operation = make_convolution(weights, convolution, kernel)
 
-    @property
-    def name(self) -> str:
-        """The kernel that ran last, or that will run."""
-        return self._operation.name
-
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes."""
         rows = codes
@@ -150,10 +144,6 @@ class PackedConv1d:
         epilogue = _with_skip_axis(epilogue, 2)
         y = self._operation(rows.unsqueeze(2), grid, epilogue).squeeze(2)
         return y if codes.dim() == 3 else y.squeeze(0)
-
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the output for codes of a shape."""
-        return _output_shape(self._layer, shape, 1)
 
 
 @register_packed_layer(QuantizedConvTranspose1d)
@@ -312,14 +302,14 @@ class PackedConv3d:
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for codes of a shape."""
-        return _output_shape(self._layer, shape, 3)
+        return _output_shape(self._layer, shape)
 
 
 def _output_shape(
-    layer: QuantizedConv1d | QuantizedConv2d | QuantizedConv3d, shape: tuple[int, ...], axes: int
+    layer: QuantizedConv1d | QuantizedConv2d | QuantizedConv3d, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     edges = edge_padding(layer.padding, layer.kernel_size, layer.dilation)
-    sizes = []
+    axes, sizes = len(layer.stride), []
     for axis in range(axes):
         before, after = edges[2 * (axes - 1 - axis) :][:2]
         reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
