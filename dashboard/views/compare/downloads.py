@@ -19,6 +19,7 @@ from dashboard.facts.differences import outcomes, setting_differences
 from dashboard.figures.compare.layers import dumbbells_picture, scatter_picture
 from dashboard.figures.layers.pair import Pair
 from dashboard.widgets.chart import file_stem
+from dashboard.widgets.download import offer_file
 from dashboard.words.recipes import describe_recipe
 from dashboard.work import service
 
@@ -27,23 +28,17 @@ def show_downloads(a: Run, b: Run, found: Pair, effects: Effects) -> None:
     """Draw the downloads; each file is built when it is asked for."""
     stem = file_stem(f"compare-{a.model_name}-{a.id[:6]}-{b.model_name}-{b.id[:6]}")
     with st.container(horizontal=True, gap="small", key="compare_downloads"):
-        st.download_button(
+        offer_file(
             "Report of both (HTML)",
-            data=lambda: report_of(a, b, found, effects),
-            file_name=f"{stem}.html",
-            mime="text/html",
-            on_click="ignore",
-            icon=":material/description:",
-            help="What differs, with figures, in one file that opens without a network.",
+            f"{stem}.html",
+            lambda: report_of(a, b, found, effects),
+            "What differs, with figures, in one file that opens without a network.",
         )
-        st.download_button(
+        offer_file(
             "Layers of both (CSV)",
-            data=lambda: layers_csv(a, b, effects),
-            file_name=f"{stem}.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/table:",
-            help="One row per layer that both have, with every number of both runs.",
+            f"{stem}.csv",
+            lambda: layers_csv(a, b, effects),
+            "One row per layer that both have, with every number of both runs.",
         )
 
 

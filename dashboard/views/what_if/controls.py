@@ -46,6 +46,7 @@ from dashboard.session.predictions import (
 )
 from dashboard.views.what_if.configuration import try_configuration, use_settings
 from dashboard.widgets.chart import file_stem
+from dashboard.widgets.download import offer_file
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
@@ -226,30 +227,21 @@ def _show_downloads(
     run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]
 ) -> None:
     stem = file_stem(f"{run.model_name}-what-if")
-    st.download_button(
+    offer_file(
         "Configuration (JSON)",
-        data=lambda: to_json(run, row, prediction),
-        file_name=f"{stem}.json",
-        mime="application/json",
-        on_click="ignore",
-        icon=":material/data_object:",
-        help="The choice for each layer as a recipe, with predicted and measured figures.",
+        f"{stem}.json",
+        lambda: to_json(run, row, prediction),
+        "The choice for each layer as a recipe, with predicted and measured figures.",
     )
-    st.download_button(
+    offer_file(
         "Comparison (CSV)",
-        data=lambda: to_csv(table(data_rows(rows, prediction))),
-        file_name=f"{stem}-comparison.csv",
-        mime="text/csv",
-        on_click="ignore",
-        icon=":material/table:",
+        f"{stem}-comparison.csv",
+        lambda: to_csv(table(data_rows(rows, prediction))),
     )
-    st.download_button(
+    offer_file(
         "Layers (CSV)",
-        data=lambda: to_csv(table(layer_data_rows(prediction, row.configuration))),
-        file_name=f"{stem}-layers.csv",
-        mime="text/csv",
-        on_click="ignore",
-        icon=":material/table:",
+        f"{stem}-layers.csv",
+        lambda: to_csv(table(layer_data_rows(prediction, row.configuration))),
     )
 
 
