@@ -81,13 +81,8 @@ def was_compared(timing: TimingReport) -> bool:
 
 
 def has_integer_times(timing: TimingReport) -> bool:
-    """Whether integer execution was timed at all; runs from before it was have no such times."""
+    """Whether the model was timed on integers."""
     return any(entry.execution in (INTEGER, LOWERED) for entry in timing.models)
-
-
-def was_integer_tried(timing: TimingReport) -> bool:
-    """Whether integer execution was timed, or could not be for a reason that is known."""
-    return has_integer_times(timing) or bool(timing.notes or timing.executions)
 
 
 def _integer_verdict(timing: TimingReport, batch_size: int) -> Verdict:
@@ -131,11 +126,8 @@ def _span(entry: TimingEntry) -> str:
 def _why_missing(timing: TimingReport) -> Verdict:
     if has_integer_times(timing):
         return Verdict(INFO, "On integers:", "Not timed at this batch size.")
-    if was_integer_tried(timing):
-        reason = " ".join(timing.notes) or "No reason was recorded."
-        return Verdict(INFO, "On integers: not possible here.", reason)
-    text = "The run holds no such times. Time it again to see them."
-    return Verdict(INFO, "On integers: not timed.", text)
+    reason = " ".join(timing.notes) or "No reason was recorded."
+    return Verdict(INFO, "On integers: not possible here.", reason)
 
 
 def _why_not_lowered(timing: TimingReport) -> Verdict | None:

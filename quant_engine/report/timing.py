@@ -150,7 +150,7 @@ class TimingReport:
         budget_s: Most seconds that timing was to take; None without a bound.
         limits: What the budget left out.
         thread_trials: The float model with one thread and with the number that was set. All times
-            were taken with the faster one. Empty in reports from before this was tried.
+            were taken with the faster one.
         gaps: How far the outputs on integers lie from the simulated ones, on the largest batch
             timed. Empty where that was not measured.
     """

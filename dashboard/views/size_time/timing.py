@@ -14,12 +14,7 @@ from dashboard.facts.executions import (
     execution_rows,
     unreliable_text,
 )
-from dashboard.facts.timing_verdicts import (
-    gap_verdict,
-    timing_verdicts,
-    was_compared,
-    was_integer_tried,
-)
+from dashboard.facts.timing_verdicts import gap_verdict, timing_verdicts, was_compared
 from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.session import run_state
@@ -129,9 +124,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
         st.markdown("**What the times say**")
         gap = gap_verdict(timing)
         show_verdicts((*timing_verdicts(timing, batch_size), *([] if gap is None else [gap])))
-        if not was_integer_tried(timing):
-            _show_again(run, "Measure times again, with integers")
-        elif unreliable := unreliable_text(timing):
+        if unreliable := unreliable_text(timing):
             st.markdown(f":material/warning: {escape_markdown(unreliable)}")
             _show_again(run, "Time again")
         elif not was_compared(timing):
@@ -142,7 +135,7 @@ def _show_models(run: Run, timing: TimingReport, batch_size: int) -> None:
 
 @contained("The list of executions")
 def _show_executions(timing: TimingReport) -> None:
-    """How each layer ran on integers, one click away; runs from before that was noted say none."""
+    """How each layer ran on integers, one click away; none did where that was not possible."""
     if not timing.executions:
         return
     ran = sum(entry.execution == INTEGER for entry in timing.executions)

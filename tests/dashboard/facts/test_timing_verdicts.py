@@ -11,7 +11,6 @@ from dashboard.facts.timing_verdicts import (
     timing_verdicts,
     timing_words,
     was_compared,
-    was_integer_tried,
     why_slower,
 )
 from dashboard.facts.verdicts import GOOD, INFO, WATCH, Verdict
@@ -27,8 +26,8 @@ from tests.dashboard.factories import ENVIRONMENT, SMALL_LAYERS, make_report, wi
 REPORT = with_integer_times(make_report())
 assert REPORT.timing is not None
 TIMING = REPORT.timing
-OLD = make_report().timing
-assert OLD is not None
+NOT_ON_INTEGERS = make_report().timing
+assert NOT_ON_INTEGERS is not None
 
 
 def timed(*models: tuple[str, float, float, float], **fields: object) -> TimingReport:
@@ -147,16 +146,8 @@ def test_the_statement_is_made_without_a_float_time_too() -> None:
     assert "no float time to compare it with" in words
 
 
-def test_a_run_from_before_integers_were_timed_says_so() -> None:
-    assert not was_integer_tried(OLD)
-    verdict = find(timing_verdicts(OLD, 64), "On integers: not timed")
-    assert "Time it again" in verdict.text
-    assert "Simulated int8: never a speed-up." in timing_words(OLD, 64)
-
-
 def test_a_model_that_cannot_run_on_integers_says_why() -> None:
     timing = timed(("float", 1, 1, 1), notes=("The Tiny holds no quantized layer.",))
-    assert was_integer_tried(timing)
     verdict = find(timing_verdicts(timing, 1), "On integers: not possible")
     assert verdict.text == "The Tiny holds no quantized layer."
 
@@ -199,7 +190,7 @@ def test_the_gap_of_each_output_is_named() -> None:
 
 
 def test_a_run_without_gaps_says_that_and_why() -> None:
-    assert gap_verdict(OLD) is None
+    assert gap_verdict(NOT_ON_INTEGERS) is None
     for notes in ((), (f"{NOT_COMPARED}: the model draws random numbers.",)):
         verdict = gap_verdict(replace(TIMING, gaps=(), notes=(*notes, "Something else.")))
         assert verdict is not None

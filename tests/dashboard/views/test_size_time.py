@@ -201,26 +201,6 @@ def test_a_model_that_was_not_lowered_says_why() -> None:
     assert "A branch is traced." in text
 
 
-def test_an_old_run_without_integer_times_still_shows_and_can_be_timed_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    keep_run()
-    monkeypatch.setattr(
-        service, "time_report", lambda report, settings, control: with_integer_times(make_report())
-    )
-
-    app = open_page(LINK)
-    assert_alive(app)
-    text = words(app)
-    assert "On integers: not timed." in text
-    assert "computed on integers" not in text
-
-    app.button(key="measure_timing").click().run()
-    wait_for_jobs(app)
-    assert_alive(app)
-    assert "On integers: faster than float." in words(app)
-
-
 def test_a_run_without_times_says_so_and_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_run(replace(make_report(), timing=None))
     monkeypatch.setattr(service, "time_report", lambda report, settings, control: make_report())
