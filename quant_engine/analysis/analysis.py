@@ -30,7 +30,7 @@ from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
 from quant_engine.quantization.conversion import LayerPlan, describe_cut_ties
 from quant_engine.quantization.quantize import quantize_prepared
-from quant_engine.quantization.setup import Setup, set_up
+from quant_engine.quantization.setup import set_up
 from quant_engine.quantization.size import layer_size, measure_size
 from quant_engine.report import (
     TIMES_FOLLOW,
@@ -103,7 +103,9 @@ def analyze(
     is_separate = evaluation_data is not None
     setup = set_up(model, calibration_data, recipe, evaluation_data, output=output, metric=metric)
     prepared, judged, recipe = setup.prepared, setup.judged, setup.recipe
-    meter = ProgressMeter(progress, _count_steps(setup))
+    layers = sum(layer.is_quantizable for layer in list_layers(prepared.model))
+    steps = setup.calibration_batches + setup.evaluation_batches + 2 * layers + 1
+    meter = ProgressMeter(progress, steps)
     calibration = setup.calibrate(meter)
     made = quantize_prepared(prepared, recipe, calibration, setup.calibration_data, meter)
     prepared = replace(prepared, treatments=made.treatments)
@@ -122,11 +124,6 @@ def analyze(
         on_update(lambda: replace(report, notes=(*report.notes, TIMES_FOLLOW)))
     seconds = time_budget_s or budget_after(watch.seconds)
     return add_times(report, prepared, judged, quantized, first, seconds, meter)
-
-
-def _count_steps(setup: Setup) -> int:
-    layers = sum(layer.is_quantizable for layer in list_layers(setup.prepared.model))
-    return setup.calibration_batches + setup.evaluation_batches + 2 * layers + 1
 
 
 @dataclass(slots=True, eq=False)

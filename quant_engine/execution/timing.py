@@ -154,12 +154,9 @@ def _executions(
 
 def _has_layouts(model: nn.Module, batch: Batch) -> bool:
     """Whether the model convolves images, whose channels may lie in memory first or last."""
-    has_images = any(isinstance(value, Tensor) and value.dim() == 4 for value in _inputs(batch))
+    inputs = (*batch.args, *batch.kwargs.values())
+    has_images = any(isinstance(value, Tensor) and value.dim() == 4 for value in inputs)
     return has_images and any(parameter.dim() == 4 for parameter in model.parameters())
-
-
-def _inputs(batch: Batch) -> list[object]:
-    return [*batch.args, *batch.kwargs.values()]
 
 
 def _one_sample(batch: Batch, float_model: nn.Module) -> tuple[Batch | None, list[str]]:

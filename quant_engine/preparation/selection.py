@@ -73,15 +73,12 @@ def list_layers(model: nn.Module) -> tuple[LayerInfo, ...]:
     layers = []
     for name, *aliases in names_of_modules(model).values():
         module = modules[name]
-        if not (named_parameters_of(module) or _is_known(module)):
+        is_layer = is_quantizable(module) or isinstance(module, QuantizedLayer)
+        if not (is_layer or named_parameters_of(module)):
             continue
         reason = _reason(module, owners.get(id(module)), uses)
         layers.append(LayerInfo(name, module, not reason, reason, tuple(aliases)))
     return tuple(layers)
-
-
-def _is_known(module: nn.Module) -> bool:
-    return is_quantizable(module) or isinstance(module, QuantizedLayer)
 
 
 def _reason(module: nn.Module, owner: nn.Module | None, uses: Mapping[int, int]) -> str:

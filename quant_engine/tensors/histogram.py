@@ -152,7 +152,9 @@ class Histogram:
             else:
                 self._count(piece, has_negative=lo < 0.0)
                 if lo < 0.0 <= hi:
-                    self.zeros += _count_zeros(piece)
+                    # NumPy counts truth values many times as fast as torch counts what is not 0.
+                    nonzero = np.count_nonzero(piece.cpu().numpy() != 0.0)
+                    self.zeros += piece.numel() - int(nonzero)
         self.count += values.numel()
 
     def _count(self, values: Tensor, *, has_negative: bool) -> None:
@@ -245,11 +247,6 @@ def _lanes(first: int, count: int, device: torch.device) -> Tensor:
 def _count_integers(values: Tensor, bins: int) -> IntArray:
     """Count integers from 0 to bins - 1, int32 (n,)."""
     return torch.bincount(values, minlength=bins).cpu().numpy()
-
-
-def _count_zeros(values: Tensor) -> int:
-    # NumPy counts truth values many times as fast as torch counts what is not 0.
-    return values.numel() - int(np.count_nonzero(values.cpu().numpy() != 0.0))
 
 
 def _fitting_exponent(lo: float, hi: float, bins: int) -> int:

@@ -111,7 +111,8 @@ class LoweredModel(nn.Module):
         try:
             kind = kind_of((args, kwargs), tensors, {})
         except UnsupportedLayerError as error:
-            self._fall_back(str(error))
+            if str(error) not in self.notes:
+                self._programs.append(_Lowered(None, [], reason=str(error)))
             return self.model(*args, **kwargs)
         if self._bound.freshness is not None and not self._bound.freshness.holds():
             self._bound = _Bound()
@@ -241,10 +242,6 @@ class LoweredModel(nn.Module):
                 found.program, found.reason = program, ""
                 return found
         return found
-
-    def _fall_back(self, reason: str) -> None:
-        if reason not in self.notes:
-            self._programs.append(_Lowered(None, [], reason=reason))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, in which the graphs were captured."""

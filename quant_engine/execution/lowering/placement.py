@@ -85,7 +85,13 @@ def place_codes(graph: fx.Graph, layers: Mapping[str, QuantizedLayer]) -> Placem
         is_float_read = is_flexible = is_indirect = False
         for user in readers(node):
             fusion = additions.get(user)
-            if fusion is not None and fusion.skip is node and _may_skip_codes(fusion, placement):
+            if (
+                fusion is not None
+                and fusion.skip is node
+                # What a convolution adds may be codes: a quarter of the bytes, for one more
+                # rounding of the skipped value. The kernels of Linear layers add values only.
+                and not isinstance(placement.layers[fusion.layer], QuantizedLinear)
+            ):
                 is_flexible = True
                 continue
             grid = _wanted_by(user, node, placement)
@@ -93,7 +99,8 @@ def place_codes(graph: fx.Graph, layers: Mapping[str, QuantizedLayer]) -> Placem
                 is_float_read = True
             else:
                 wanted.add(grid)
-                is_indirect |= _narrows(user) or user in passed_through
+                is_narrower = bool(clamp_of(user)) or is_choosing(user)
+                is_indirect |= is_narrower or user in passed_through
         # Behind a ReLU or a pooling the grid fits what comes out of it, not what goes in.
         is_float_read |= is_flexible and is_indirect
         if len(wanted) == 1:
@@ -121,20 +128,6 @@ def _wanted_by(user: fx.Node, node: fx.Node, placement: Placement) -> Grid | Non
     if not passes_codes or node not in operands_of(user) or user not in placement.codes_only:
         return None
     return placement.grids[user]
-
-
-def _narrows(node: fx.Node) -> bool:
-    """Whether what comes out of a node may have a smaller range than what goes in."""
-    return bool(clamp_of(node)) or is_choosing(node)
-
-
-def _may_skip_codes(fusion: Fusion, placement: Placement) -> bool:
-    """Whether what a fusion adds may be codes: in convolutions.
-
-    Codes are a quarter of the bytes; the price is one more rounding on the way of the skipped
-    value. The kernels of Linear layers add values only, so there it would buy nothing.
-    """
-    return not isinstance(placement.layers[fusion.layer], QuantizedLinear)
 
 
 def _find_fusions(graph: fx.Graph, placement: Placement) -> None:
