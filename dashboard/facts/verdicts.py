@@ -180,7 +180,8 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
     if per_channel is not None:
         return per_channel
     best = best_choice(tensor.range_choices)
-    used = _choice(tensor, tensor.scheme.observer)
+    own = (c for c in tensor.range_choices if c.observer == tensor.scheme.observer)
+    used = next(own, None)
     if best is None or used is None:
         return None
     title = f"{subject}: range"
@@ -212,10 +213,6 @@ def _per_channel(tensor: TensorReport, subject: str) -> Verdict | None:
         "alike)."
     )
     return Verdict(BAD if own < BAD_DB else WATCH, f"{subject}: range", text, opens=subject)
-
-
-def _choice(tensor: TensorReport, observer: str) -> RangeChoice | None:
-    return next((c for c in tensor.range_choices if c.observer == observer), None)
 
 
 def _range_text(choice: RangeChoice) -> str:
