@@ -85,16 +85,8 @@ def _overlay(
 
 def errors_picture(a: TensorReport, b: TensorReport, subject: str) -> Picture:
     """Return the errors of a tensor in steps of its grid, in both runs."""
-    outlines = [
-        Outline.of(
-            label,
-            tensor.lsb_error.lo,
-            tensor.lsb_error.hi,
-            tensor.lsb_error.counts,
-            tensor.lsb_error.below + tensor.lsb_error.above,
-        )
-        for label, tensor in zip(SIDES, (a, b), strict=True)
-    ]
+    errors = zip(SIDES, (a.lsb_error, b.lsb_error), strict=True)
+    outlines = [Outline.of(s, e.lo, e.hi, e.counts, e.below + e.above) for s, e in errors]
     texts = [
         f"{label} has {format_db(tensor.error.sqnr_db)} SQNR, and "
         f"{format_percent(tensor.error.clipped_fraction)} of its values are clipped"
@@ -117,14 +109,8 @@ def errors_picture(a: TensorReport, b: TensorReport, subject: str) -> Picture:
 def values_picture(a: TensorReport, b: TensorReport, subject: str) -> Picture:
     """Return what a tensor's values became in both runs, over what they were in A."""
     outlines = [
-        Outline.of(
-            label,
-            tensor.values.lo,
-            tensor.values.hi,
-            tensor.values.quantized_counts,
-            tensor.values.quantized_below + tensor.values.quantized_above,
-        )
-        for label, tensor in zip(SIDES, (a, b), strict=True)
+        Outline.of(s, v.lo, v.hi, v.quantized_counts, v.quantized_below + v.quantized_above)
+        for s, v in zip(SIDES, (a.values, b.values), strict=True)
     ]
     seen = a.values
     floats = [
