@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,15 @@ from tests.quant_engine.sweep_models import make_batches, make_model, slow_chang
 
 pytestmark = pytest.mark.slow
 BATCHES = 8
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a cluster with one worker, for tests that leave both alive."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with local_cluster(folder, workers=1) as cluster, Client(cluster.address) as client:
+        client.wait_for_workers(1, timeout=60)
+        yield client
 
 
 def test_a_sweep_survives_the_loss_of_a_worker(tmp_path: Path) -> None:
@@ -56,36 +66,33 @@ def test_a_sweep_survives_the_loss_of_a_worker(tmp_path: Path) -> None:
     assert found.samples == BATCHES * 8
 
 
-def test_the_cluster_listens_on_the_loopback_interface_only(tmp_path: Path) -> None:
-    with local_cluster(tmp_path, workers=1) as cluster, Client(cluster.address) as client:
-        client.wait_for_workers(1, timeout=60)
-        processes = [psutil.Process(), *psutil.Process().children()]
-        listening = {
-            connection.laddr.ip
-            for process in processes
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        }
+def test_the_cluster_listens_on_the_loopback_interface_only(client: Client) -> None:
+    processes = [psutil.Process(), *psutil.Process().children()]
+    listening = {
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
 
+    assert len(client.scheduler_info()["workers"]) == 1
     assert listening == {HOST}
 
 
-def test_a_cancelled_sweep_leaves_no_work_on_the_cluster(tmp_path: Path) -> None:
+def test_a_cancelled_sweep_leaves_no_work_on_the_cluster(client: Client) -> None:
     def cancel(done: int, total: int, text: str) -> None:
         if "one by one: batch 2" in text:
             raise KeyboardInterrupt
 
-    with local_cluster(tmp_path, workers=1) as cluster, Client(cluster.address) as client:
-        client.wait_for_workers(1, timeout=60)
-        executor = client.get_executor()
-        with pytest.raises(KeyboardInterrupt):
-            measure_sensitivity(
-                make_model(),
-                make_batches(BATCHES),
-                metric=slow_change,
-                executor=executor,
-                progress=cancel,
-            )
-        # The one that was running may end; those that waited are gone.
-        executor.submit(torch.get_num_threads).result(timeout=30)
-        assert sum(len(tasks) for tasks in client.processing().values()) <= 1
+    executor = client.get_executor()
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(
+            make_model(),
+            make_batches(BATCHES),
+            metric=slow_change,
+            executor=executor,
+            progress=cancel,
+        )
+    # The one that was running may end; those that waited are gone.
+    executor.submit(torch.get_num_threads).result(timeout=30)
+    assert sum(len(tasks) for tasks in client.processing().values()) <= 1
