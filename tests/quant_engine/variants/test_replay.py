@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from quant_engine import Recipe, calibrate, measure_sensitivity, quantize_model
+from quant_engine import Calibration, Recipe, calibrate, measure_sensitivity, quantize_model
 from quant_engine.judging.judged import Judged
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors
 from quant_engine.model.modules import replace_module
 from quant_engine.variants.replay import Replay
 from quant_engine.variants.runner import VariantRunner
-from sample_models import get_model_info, list_models, load_model
+from sample_models import SampleModel, get_model_info, list_models, load_model
 
 
 class Doubling(nn.Module):
@@ -252,15 +252,22 @@ def test_verify_notices_an_answer_that_differs() -> None:
     assert "recorded" in replay.reason
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.fixture(scope="module", params=list_models())
+def calibrated(request: pytest.FixtureRequest) -> tuple[SampleModel, nn.Module, Calibration]:
+    """A sample model, calibrated once for both directions."""
+    info, model = get_model_info(request.param), load_model(request.param)
+    return info, model, calibrate(model, info.load_inputs("calibration")[0][:32])
+
+
 @pytest.mark.parametrize("direction", ["one_at_a_time", "leave_one_out"])
 def test_sensitivity_equals_full_forwards(
-    name: str, direction: str, monkeypatch: pytest.MonkeyPatch
+    calibrated: tuple[SampleModel, nn.Module, Calibration],
+    direction: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, info = load_model(name), get_model_info(name)
+    info, model, calibration = calibrated
     inputs, labels = info.load_inputs("test")
     data = [(inputs[:16], labels[:16]), (inputs[16:24], labels[16:24])]
-    calibration = calibrate(model, info.load_inputs("calibration")[0][:32])
     arguments: dict[str, Any] = {"evaluation_data": data, "direction": direction}
     replayed = measure_sensitivity(model, calibration, **arguments)
     record = Replay.record
