@@ -302,17 +302,24 @@ def execution_columns(name: str, timing: TimingReport | None) -> dict[str, Any]:
     }
 
 
+def time_columns(entry: TimingEntry) -> dict[str, Any]:
+    """Return a measured time as the columns of a file."""
+    return {
+        "layer": entry.layer or "(whole model)",
+        "execution": entry.execution,
+        "batch_size": entry.batch_size,
+        "median_ms": entry.median_ms,
+        "q1_ms": entry.q1_ms,
+        "q3_ms": entry.q3_ms,
+        "runs": entry.runs,
+    }
+
+
 def time_rows(timing: TimingReport) -> list[dict[str, Any]]:
     """Return every measured time, whole models first, as the rows of a file."""
     return [
         {
-            "layer": entry.layer or "(whole model)",
-            "execution": entry.execution,
-            "batch_size": entry.batch_size,
-            "median_ms": entry.median_ms,
-            "q1_ms": entry.q1_ms,
-            "q3_ms": entry.q3_ms,
-            "runs": entry.runs,
+            **time_columns(entry),
             "is_unreliable": entry.is_unreliable,
             "warmup_runs": timing.warmup_runs,
             "ratio_to_baseline": None if entry.layer else ratio_to_baseline(timing, entry),

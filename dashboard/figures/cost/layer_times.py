@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.facts.executions import time_columns
 from dashboard.facts.layer_times import (
     FLOAT_ONLY,
     GAINS,
@@ -90,13 +91,7 @@ def layer_time_rows(times: Sequence[LayerTime], timing: TimingReport) -> list[di
     kinds = {time.name: time for time in times}
     return [
         {
-            "layer": entry.layer,
-            "execution": entry.execution,
-            "batch_size": entry.batch_size,
-            "median_ms": entry.median_ms,
-            "q1_ms": entry.q1_ms,
-            "q3_ms": entry.q3_ms,
-            "runs": entry.runs,
+            **time_columns(entry),
             "verdict": kinds[entry.layer].kind if entry.layer in kinds else None,
             "gain_ms": kinds[entry.layer].gain_ms if entry.layer in kinds else None,
         }
