@@ -109,6 +109,6 @@ def gptq_rows(name: str) -> list[list[str]]:
 
 
 def _timed(task: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
+    start = time.process_time()
     result = task()
-    return result, time.perf_counter() - start
+    return result, time.process_time() - start
