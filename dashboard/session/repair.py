@@ -104,5 +104,5 @@ def show_when_repaired() -> None:
         return
     best = repaired_run(run, known_steps(run))
     if best.id != run.id:
-        here.before, here.after = run.settings, best.settings
+        here.before, here.after = here.rerun = run.settings, best.settings
         here.pending[RUN_KEY] = settings_to_text(best.settings)

@@ -74,6 +74,9 @@ def test_both_teaching_variants_are_repaired_by_one_click(
     assert "Degradation and accuracy after each remedy" in str(figures(app))
     assert "kept" in page
 
+    assert "offer_compare" in [button.key for button in app.button]
+
     app.button("undo_remedy").click().run()
     assert_alive(app)
     assert "Before | after" not in texts(app)
+    assert "offer_compare" not in [button.key for button in app.button]
