@@ -59,7 +59,7 @@ def show_remedies(run: Run, layer: LayerReport) -> None:
 
 def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) -> None:
     st.markdown(
-        f"**{escape_markdown(finding.title)}.** {escape_markdown(finding.figure)}.  \n"
+        f"**{escape_markdown(finding.title)}.** {escape_markdown(finding.figure)}.\n\n"
         f":small[{escape_markdown(finding.text)}]"
     )
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
