@@ -153,7 +153,8 @@ class SearchSpace:
         """
         if self.most is None:
             return np.zeros(degradations.shape[1])
-        most = np.maximum(self.most, np.finfo(np.float64).tiny)[:, None]
+        # The float model's limit is 0: whatever is above it is harmful.
+        most = np.maximum(self.most, 1.0 / _HARMFUL)[:, None]
         worst = (degradations / most).max(axis=0)
         return np.where(worst > 1.0 + _SLACK, worst, 0.0)
 
