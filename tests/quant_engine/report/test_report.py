@@ -12,9 +12,15 @@ from torch import nn
 
 from quant_engine import analyze, measure_sensitivity, report
 from quant_engine.errors import StorageError
-from quant_engine.report import SCHEMA_VERSION, ModelReport, ResponseReport, SensitivityReport
+from quant_engine.report import (
+    SCHEMA_VERSION,
+    ModelReport,
+    ResponseOption,
+    ResponseReport,
+    SensitivityReport,
+)
 from quant_engine.report.serialization import decode, encode
-from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import PRESETS, ROUNDINGS, LayerScheme, Recipe, TensorScheme
 from tests.quant_engine.layer_cases import layer_schemes
 from tests.quant_engine.strategies import schemes
 
@@ -22,6 +28,10 @@ st.register_type_strategy(int, st.integers(-(2**63) + 1, 2**63 - 1))
 st.register_type_strategy(TensorScheme, schemes())
 st.register_type_strategy(LayerScheme, layer_schemes)
 st.register_type_strategy(Recipe, st.sampled_from(list(PRESETS.values())))
+st.register_type_strategy(
+    ResponseOption,
+    st.builds(ResponseOption, st.text(max_size=5), layer_schemes, st.sampled_from(ROUNDINGS)),
+)
 DATACLASSES = [
     value for name in report.__all__ if dataclasses.is_dataclass(value := getattr(report, name))
 ]
