@@ -126,8 +126,9 @@ def _span(entry: TimingEntry) -> str:
 def _why_missing(timing: TimingReport) -> Verdict:
     if has_integer_times(timing):
         return Verdict(INFO, "On integers:", "Not timed at this batch size.")
-    reason = " ".join(timing.notes) or "No reason was recorded."
-    return Verdict(INFO, "On integers: not possible here.", reason)
+    if timing.notes:
+        return Verdict(INFO, "On integers: not possible here.", " ".join(timing.notes))
+    return Verdict(INFO, "On integers: not timed.", "The run does not say why. Time it again.")
 
 
 def _why_not_lowered(timing: TimingReport) -> Verdict | None:

@@ -340,7 +340,7 @@ def test_a_budget_on_codes_allows_uniform_bits_and_compares_one_granularity() ->
         "each": LayerScheme(replace(eight, granularity="per_channel")),
     }
     response = LogitResponse.measure(model, [x], options=mixed, agreement_configurations=4)
-    with pytest.raises(SchemeError, match="per_channel, per_tensor: finer ones would look free"):
+    with pytest.raises(SchemeError, match="per channel, per tensor: finer ones would look free"):
         search_configuration(response, weight_bits=8.0)
     assert search_configuration(response, weight_bits=8.0, model_bytes=10_000)
 
