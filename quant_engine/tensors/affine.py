@@ -187,7 +187,7 @@ def choose_dynamic_qparams(x: Tensor, scheme: TensorScheme) -> QParams:
 def _require_channels(x: Tensor, qparams: QParams) -> None:
     if qparams.axis is None:
         return
-    channels = len(qparams.scale)
+    channels = qparams.scale.shape[0]  # `len` would fix the length in a captured graph
     if not -x.dim() <= qparams.axis < x.dim() or x.shape[qparams.axis] != channels:
         raise DataError(
             f"The tensor has shape {tuple(x.shape)}, but the grid has {channels} channels on axis "
