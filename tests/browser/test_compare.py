@@ -44,7 +44,7 @@ def test_from_the_story_to_its_comparison_swapped_and_opened_by_its_link(
     assert {"layer", "a_weight_nmse", "b_weight_nmse"} <= rows[0].keys()
 
 
-def test_a_rerun_is_compared_and_its_link_still_opens_after_a_restart(
+def test_a_rerun_is_compared_and_both_it_and_the_link_are_there_after_a_restart(
     chromium: str, page: Page, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -58,8 +58,15 @@ def test_a_rerun_is_compared_and_its_link_still_opens_after_a_restart(
         expect(page.locator("h1")).to_have_text("Compare")
         expect_link(page, "b", lambda text: text == "mlp int8_mse")
         link = page.url.removeprefix(url)
+        # Results come before times; a run is saved when all of it is known.
+        expect(page.get_by_text("Analysing MLP,")).to_have_count(0, timeout=RUN_SECONDS * 1000)
         page.goto("about:blank")
     with run_server(tmp_path / "second.log", home=home) as url:
+        visit(page, url)
+        page.get_by_role("tab", name="Recent runs").click()
+        page.locator("[class*='st-key-show_']").get_by_role("button", name="Show").click()
+        expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=30_000)
+        expect_link(page, "run", lambda run: run == "mlp int8_mse")
         visit(page, f"{url}{link}")
         expect(page.get_by_text("How they came out")).to_be_visible()
         expect(page.get_by_text("is not known here")).to_have_count(0)

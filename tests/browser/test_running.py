@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
@@ -16,7 +15,7 @@ from tests.browser.actions import (
     open_from_menu,
     visit,
 )
-from tests.browser.harness import run_server, wait_until_idle
+from tests.browser.harness import wait_until_idle
 
 
 def test_from_a_run_to_a_layer_and_back_by_its_link(
@@ -100,22 +99,3 @@ def test_a_reload_does_not_lose_the_work_that_runs(dashboard_url: str, page: Pag
     page.reload()
 
     expect(page.locator(".st-key-sensitivity_ranking")).to_be_visible(timeout=RUN_SECONDS * 1000)
-
-
-def test_a_saved_run_is_shown_at_once_after_a_restart(
-    chromium: str, page: Page, tmp_path: Path
-) -> None:
-    home = tmp_path / "home"
-    with run_server(tmp_path / "first.log", home=home) as url:
-        visit(page, f"{url}/?run=mlp+int8_mse")
-        expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=RUN_SECONDS * 1000)
-        # Results come before times; a run is saved when all of it is known.
-        expect(page.get_by_text("Analysing MLP,")).to_have_count(0, timeout=RUN_SECONDS * 1000)
-        page.goto("about:blank")
-    with run_server(tmp_path / "second.log", home=home) as url:
-        visit(page, url)
-        page.get_by_role("tab", name="Recent runs").click()
-        page.locator("[class*='st-key-show_']").get_by_role("button", name="Show").click()
-        expect(page.get_by_text("Your run: MLP")).to_be_visible(timeout=30_000)
-        expect_link(page, "run", lambda run: run == "mlp int8_mse")
-        page.goto("about:blank")
