@@ -23,22 +23,21 @@ def test_every_answer_keeps_the_page_to_itself(dashboard_url: str, path: str) ->
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        f"run={quote('mlp weight:' + quote(MARKUP))}",
-        f"run={quote(quote(MARKUP))}",
-        f"run={quote(quote('https://other.example/x', safe=''))}",
-        f"run={quote('www.other.example')}",
-        f"run={quote('me@other.example')}",
-        f"whatif={quote(MARKUP)}&layer={quote(MARKUP)}",
-    ],
+LINKS = (
+    f"run={quote('mlp weight:' + quote(MARKUP))}",
+    f"run={quote(quote(MARKUP))}",
+    f"run={quote(quote('https://other.example/x', safe=''))}",
+    f"run={quote('www.other.example')}",
+    f"run={quote('me@other.example')}",
+    f"whatif={quote(MARKUP)}&layer={quote(MARKUP)}",
 )
-def test_text_from_a_link_becomes_neither_picture_nor_link(
-    page: Page, dashboard_url: str, link: str
-) -> None:
-    page.goto(f"{dashboard_url}/what_if?{link}")  # a request to another machine fails the test
-    wait_until_idle(page)
-    page.get_by_text("other.example").or_(page.get_by_text("!")).first.wait_for()
 
-    assert page.locator("img[src*='other.example'], a[href*='other.example']").count() == 0
+
+def test_text_from_a_link_becomes_neither_picture_nor_link(page: Page, dashboard_url: str) -> None:
+    for link in LINKS:
+        page.goto(f"{dashboard_url}/what_if?{link}")  # asking another machine fails the test
+        wait_until_idle(page)
+        page.get_by_text("other.example").or_(page.get_by_text("!")).first.wait_for()
+
+        foreign = page.locator("img[src*='other.example'], a[href*='other.example']")
+        assert foreign.count() == 0, link
