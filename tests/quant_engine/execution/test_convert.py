@@ -7,7 +7,6 @@ from torch import nn
 from quant_engine import PRESETS, LayerScheme, Recipe, TensorScheme, quantize_model
 from quant_engine.errors import SchemeError, UnsupportedLayerError
 from quant_engine.execution.convert import convert_execution, execution_notes, list_executions
-from quant_engine.execution.lowering import is_lowered, lowered_steps
 from quant_engine.quantization.storage import load_quantized_model, save_quantized_model
 from sample_models import get_model_info, list_models, load_model
 from tests.quant_engine.layer_cases import fill, seeded
@@ -119,12 +118,6 @@ def test_sample_models_answer_alike_on_integers_and_simulated(name, lowered):
         found = integer(test)
         assert torch.equal(found.argmax(dim=1), expected.argmax(dim=1)), kernel
         assert (found - expected).abs().max() <= LOGIT_BOUND * expected.abs().max(), kernel
-    assert is_lowered(simulated) == lowered
-    before = quantized(test)
-    if all(step._skip is None for step in lowered_steps(simulated).values()):
-        torch.testing.assert_close(expected, before, rtol=1e-5, atol=1e-5)
-    else:  # residuals are rounded once more, which moves outputs by about the quantization error
-        assert (expected - before).norm() < 1.5 * (before - model(test)).norm()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant_engine import quantize_model
 from quant_engine.execution.convert import convert_execution, execution_notes, list_executions
-from quant_engine.execution.lowering import LoweredModel, lowered_steps
+from quant_engine.execution.lowering import LoweredModel, is_lowered, lowered_steps
+from sample_models import get_model_info, list_models, load_model
 from tests.quant_engine.layer_cases import fill, seeded
 
 WORDS = torch.arange(24).view(3, 8) % 11
@@ -128,3 +130,22 @@ def test_a_folded_batchnorm_with_an_activation_and_a_join_run_on_codes() -> None
         # The residual is rounded once more.
         assert (simulated(x) - quantized(x)).abs().max() < 0.05 * scale
         assert (integer(x) - simulated(x)).abs().max() < 0.02 * scale
+
+
+@pytest.mark.parametrize("name", list_models())
+@torch.no_grad()
+def test_every_sample_model_lowers_with_the_numbers_it_had(name: str) -> None:
+    x, _ = get_model_info(name).load_inputs("test")
+    model, x = load_model(name), x[:32]
+    quantized = quantize_model(model, x)
+    simulated = convert_execution(quantized, "simulated", lowered=True)
+    integer = convert_execution(simulated)
+    assert is_lowered(simulated)
+    expected, found = quantized(x), simulated(x)
+    if all(step._skip is None for step in lowered_steps(simulated).values()):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    else:  # residuals are rounded once more, which moves outputs by about the quantization error
+        error = (expected - model(x)).norm()
+        assert (found - expected).norm() < 1.5 * error
+    assert (integer(x) - found).abs().max() < 0.02 * found.abs().max()
+    assert execution_notes(integer) == ()
