@@ -17,6 +17,7 @@ from dashboard.facts.outputs import judged_number, outputs_of
 from dashboard.session import run_state
 from dashboard.session.state import PRESENT_KEY
 from dashboard.widgets.judged import show_judged
+from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
@@ -69,7 +70,7 @@ def show_headline(run: Run, *, key: str) -> None:
             if culprit is not None
             else "No layer is quantized, or none was measured.",
         )
-    st.caption(gloss("SQNR", "KL"))
+    show_number_lessons(gloss("SQNR", "KL"), key=f"headline_{key}", labels="Model size")
     # What the figures are about comes with them: a report on a tenth of the weights says so.
     st.caption(escape_markdown(coverage_text(run.report.coverage)))
 

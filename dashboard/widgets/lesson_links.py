@@ -11,9 +11,10 @@ import streamlit as st
 
 from dashboard.session.link_widgets import open_next
 from dashboard.session.state import LESSON_KEY
+from dashboard.widgets.slides import is_presenting
 
 LEARN_PAGE = "views/learn/learn.py"
-MOST_LESSONS = 3
+MOST_LESSONS = 4
 """Lessons that one explanation leads to: those of the terms that come first."""
 
 
@@ -74,6 +75,23 @@ def show_lesson_links(text: str, *, key: str) -> None:
             on_click=open_next,
             args=(LEARN_PAGE, {LESSON_KEY: lesson.name}),
         )
+
+
+def show_number_lessons(caption: str, *, key: str, labels: str = "") -> None:
+    """Draw a caption below numbers, and beside it, behind a button, the lessons on their terms.
+
+    Args:
+        caption: What explains the numbers (Markdown); "" draws the button alone.
+        key: Name of the numbers, unique on their page.
+        labels: What they are called; lessons on that come first.
+    """
+    text = f"{labels}. {caption}"
+    with st.container(horizontal=True, vertical_alignment="center", key=f"{key}_terms"):
+        if caption:
+            st.caption(caption, width="content")
+        if lessons_about(text) and not is_presenting():
+            with st.popover("Lessons", type="tertiary", icon=":material/school:"):
+                show_lesson_links(text, key=key)
 
 
 def show_column_lessons(columns: Mapping[str, Mapping[str, Any]], *, key: str) -> None:

@@ -16,8 +16,8 @@ from quant_engine.variants import FLOAT_OPTION
 
 MODEL = "resnet"
 BITS = 4
-MOST_HARMFUL = 10
-"""Pairs are sought among so many layers that harm most alone: others move too little."""
+COSTLIEST = 10
+"""Pairs are sought among so many layers that cost most alone: others move too little."""
 
 CANCEL, ADD, FOUR, ALL = "cancelling pair", "adding pair", "four worst", "all"
 BY_SUMS, BY_ARROWS = "by sums", "by arrows"
@@ -47,7 +47,7 @@ def choose_sets(prediction: Prediction) -> dict[str, tuple[str, ...]]:
     """Return sets of layers, chosen by prediction: two pairs, the four worst, all."""
     option = option_of(prediction)
     alone = {layer: prediction.alone[layer, option] for layer in prediction.response.layers}
-    worst = sorted(alone, key=lambda layer: -alone[layer])[:MOST_HARMFUL]
+    worst = sorted(alone, key=lambda layer: -alone[layer])[:COSTLIEST]
 
     def ratio(layers: tuple[str, ...]) -> float:
         together = prediction.score(dict.fromkeys(layers, option)).degradation

@@ -22,13 +22,18 @@ from quant_engine.scheme import Recipe, TensorScheme
 T = TypeVar("T")
 
 _OWN_CODEC = (TensorScheme, Recipe)
+_SCALARS = (float, int, bool, str)
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _MAX_INT = 2**63 - 1
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _schema(cls: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Type hints of a dataclass by field, and the fields without a default."""
+    fields, missing = dataclasses.fields(cls), dataclasses.MISSING
+    needed = (f.name for f in fields if f.default is missing and f.default_factory is missing)
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields}, tuple(needed)
 
 
 def encode(value: Any) -> Any:
@@ -63,6 +68,8 @@ def decode(cls: type[T], data: Any) -> T:
 
 
 def _decode(hint: Any, data: Any, where: str) -> Any:
+    if hint in _SCALARS:
+        return _decode_scalar(hint, data, where)
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         options = [option for option in get_args(hint) if option is not type(None)]
@@ -74,15 +81,15 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
             return hint.from_dict(data)
         except (SchemeError, TypeError, AttributeError) as error:
             raise StorageError(f"{where}: {error}") from error
-    if dataclasses.is_dataclass(hint):
-        return _decode_fields(cast(type, hint), data, where)
-    return _decode_scalar(hint, data, where)
+    return _decode_fields(hint, data, where)
 
 
 def _decode_tuple(args: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(data, list):
         raise StorageError(f"{where} must be a list, got {type(data).__name__}.")
     if len(args) == 2 and args[1] is Ellipsis:
+        if _are_plain(args[0], data):
+            return tuple(data)
         return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if len(data) != len(args):
         raise StorageError(f"{where} must hold {len(args)} values, got {len(data)}.")
@@ -90,15 +97,21 @@ def _decode_tuple(args: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ..
     return tuple(_decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(pairs))
 
 
+def _are_plain(hint: Any, items: list[Any]) -> bool:
+    """Whether a list holds numbers as they should be and nothing else, as most of a report does."""
+    if hint not in (int, float) or set(map(type, items)) != {hint}:
+        return False
+    return hint is float or max(map(abs, items)) <= _MAX_INT
+
+
 def _decode_fields(cls: type, data: Any, where: str) -> Any:
     if not isinstance(data, Mapping):
         raise StorageError(f"{where} must be an object, got {type(data).__name__}.")
-    hints = _hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
+    hints, needed = _schema(cls)
     for key in data:
-        if key not in names:
-            raise StorageError(f"{where} has the unknown key {key!r}. {suggest(str(key), names)}")
+        if key not in hints:
+            hint = suggest(str(key), list(hints))
+            raise StorageError(f"{where} has the unknown key {key!r}. {hint}")
     missing = [name for name in needed if name not in data]
     if missing:
         raise StorageError(f"{where} lacks {', '.join(missing)}.")
@@ -107,11 +120,6 @@ def _decode_fields(cls: type, data: Any, where: str) -> Any:
         return cls(**values)
     except ValueError as error:
         raise StorageError(f"{where}: {error}") from error
-
-
-def _has_no_default(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
 
 
 def _decode_scalar(hint: Any, data: Any, where: str) -> Any:

@@ -34,6 +34,8 @@ def open_app(
     for key, value in (link or {}).items():
         app.query_params[key] = value
     if page is not None:
+        if Path(page).stem == "size_time":  # not its address, which AppTest only knows after a run
+            app.run()
         app.switch_page(page)
     return app.run() if run else app
 

@@ -11,6 +11,7 @@ from dashboard.data.settings import Settings
 from dashboard.facts.differences import Difference, outcomes, setting_differences
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
+from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.words.markdown import escape_markdown
 
 _MARKS = {
@@ -52,9 +53,11 @@ def show_outcome(a: Run, b: Run) -> None:
     show_judged(a.report, b.report)
     found = outcomes(a, b)
     _show_table(("Result", "A", "B", "B against A"), [_cells(one) for one in found])
-    st.caption(
+    show_number_lessons(
         "In brackets: 95 % intervals of shares, of the difference on the same samples, and of the "
-        "degradation; of times the middle half of the runs."
+        "degradation; of times the middle half of the runs.",
+        key="compare_outcome",
+        labels=", ".join(one.name for one in found),
     )
 
 

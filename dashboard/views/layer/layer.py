@@ -16,6 +16,7 @@ from dashboard.views.layer.repair import show_repair
 from dashboard.views.layer.tensor import TABS, TensorView
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
+from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.widgets.verdict_list import show_verdicts
 from dashboard.words.formatting import format_bytes, format_db, format_shape, plural
 from dashboard.words.markdown import escape_markdown
@@ -152,7 +153,7 @@ def _show_layer(run: Run) -> None:
     show_repair(run)
     show_before_and_after(run, layer)
     _show_verdicts(layer, report)
-    st.caption(gloss("SQNR", "LSB"))
+    show_number_lessons(gloss("SQNR", "LSB"), key="layer_headline", labels="Weight error")
     show_actions(layer, report)
     if layer.is_quantized:
         _show_tensor(layer, report)

@@ -35,6 +35,7 @@ def _show_lesson(lesson: Lesson, answer: int | None) -> None:
     st.markdown(lesson.text, width=TEXT_WIDTH)
     if answer is None:
         show_question(lesson)
+        answered_by(lesson)  # for all visitors, while they read
         return
     show_verdict(lesson, answer, answered_by(lesson))
     show_outcome(lesson, shown_controls(lesson))

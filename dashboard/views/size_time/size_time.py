@@ -15,6 +15,7 @@ from dashboard.session.link_check import check_link_word
 from dashboard.views.size_time.timing import is_on_its_way, show_timing
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
+from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.words.formatting import format_bytes, format_number, plural
 from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT, SCALED_BITS, SCALED_BITS_ABOUT
 from dashboard.work import service
@@ -65,6 +66,7 @@ def _show_headline(size: SizeReport, given_bytes: int) -> None:
         "tensor's name, type and shape: that is what it has more than the counted bytes.",
         width="content",
     )
+    show_number_lessons("", key="size", labels=f"Model size, {SCALED_BITS_ABOUT}")
 
 
 @contained("The bytes of the model")

@@ -47,6 +47,7 @@ from dashboard.session.predictions import (
 from dashboard.views.what_if.configuration import try_configuration, use_settings
 from dashboard.widgets.chart import file_stem
 from dashboard.widgets.download import offer_file
+from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
@@ -120,6 +121,8 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             f"{CODE_BITS_ABOUT} Beside it, with scales: scales and zero points included. Both are "
             "exact.",
         )
+    labels = f"{measure_of(prediction).head}, model size, {degradation_about(prediction)}"
+    show_number_lessons("", key="what_if", labels=labels)
 
 
 def _result_metric(

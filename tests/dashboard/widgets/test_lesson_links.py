@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from dashboard.views.learn.catalogue import lesson_terms
 from dashboard.widgets.lesson_links import MOST_LESSONS, LessonTerms, lessons_about
@@ -31,10 +32,16 @@ def test_an_explanation_leads_to_few_lessons() -> None:
     assert len(lessons_about("The scale.", many)) == MOST_LESSONS
 
 
+def lessons_beside(app: AppTest, numbers: str) -> set[str]:
+    keys, start = [str(button.key) for button in app.button], f"{numbers}_lesson_"
+    return {key.removeprefix(start) for key in keys if key.startswith(start)}
+
+
 def test_a_figures_explanation_opens_the_lesson_and_keeps_the_run() -> None:
     app = open_app({"run": "mlp int8_per_channel"}, page="views/layer/layer.py")
     links = [button for button in app.button if "_lesson_" in (button.key or "")]
     assert links
+    assert lessons_beside(app, "layer_headline") == {"steps", "rounding", "fault"}
     titles = {lesson.name: lesson.title for lesson in lesson_terms()}
     name = str(links[0].key).rpartition("_lesson_")[2]
     assert links[0].label == f"Lesson: {titles[name]}"
@@ -46,6 +53,24 @@ def test_a_figures_explanation_opens_the_lesson_and_keeps_the_run() -> None:
     assert titles[name] in texts(app)
     assert link_of(app)["lesson"] == name
     assert link_of(app)["run"] == "mlp int8_per_channel"
+
+
+@pytest.mark.parametrize(
+    ("page", "numbers", "lessons"),
+    [
+        ("views/size_time/size_time.py", "size", {"size"}),
+        ("views/compare/compare.py", "compare_outcome", {"size", "sum"}),
+        ("views/what_if/what_if.py", "what_if", {"size", "sum"}),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_beside_numbers_stand_the_lessons_on_them(
+    page: str, numbers: str, lessons: set[str]
+) -> None:
+    runs = ("mlp int8_per_channel", "resnet int8_per_channel")
+    app = open_app({"run": runs[0], "a": runs[0], "b": runs[1]}, page=page)
+
+    assert lessons_beside(app, numbers) >= lessons
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ class Outer:
     scheme: TensorScheme
     recipe: Recipe
     share: float | None = None
+    row: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -48,6 +50,8 @@ outers = st.builds(
     schemes(),
     st.sampled_from(list(PRESETS.values())),
     st.none() | st.floats(allow_nan=False),
+    st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+    st.lists(WHOLE, max_size=3).map(tuple),
 )
 INNER = Inner(1.5, 2, "three", True)
 OUTER = Outer(INNER, None, (INNER,), (0.5, 1), TensorScheme(), PRESETS["int8_mse"])
@@ -75,6 +79,7 @@ def test_nan_survives():
 def test_types_come_back_as_they_were():
     back = decode(Inner, {**encode(INNER), "number": 3})
     assert isinstance(back.number, float)
+    assert all(isinstance(x, float) for x in decode(Outer, {**encode(OUTER), "row": [1, 2]}).row)
     assert back.flag is True
     assert isinstance(decode(Outer, encode(OUTER)).many, tuple)
 
@@ -110,6 +115,10 @@ def changed(**changes):
         (changed(pair=[10**400, 1]), "Outer.pair[0] must be of type float, got 1329 bits"),
         (changed(pair=[1.0, 10**400]), "Outer.pair[1] is an integer of 1329 bits"),
         (changed(share="x"), "Outer.share must be of type float, got 'x'"),
+        (changed(row=[0.5, "x"]), "Outer.row[1] must be of type float, got 'x'"),
+        (changed(counts=[1, True]), "Outer.counts[1] must be of type int, got True"),
+        (changed(counts=[1, 2.0]), "Outer.counts[1] must be of type int, got 2.0"),
+        (changed(counts=[1, -(10**400)]), "Outer.counts[1] is an integer of 1329 bits"),
         (changed(scheme={"bits": 99}), "Outer.scheme: bits is 99"),
         (changed(scheme=[8]), "Outer.scheme: TensorScheme must be a mapping"),
         (changed(recipe={"weight": {"bit": 1}}), "Did you mean 'bits'?"),

@@ -129,8 +129,8 @@ LESSON = Lesson(
         "weight to the nearest mark. The cheapest way is **one ruler for the whole layer**, long "
         "enough for the largest weight.\n\n"
         "This network reads handwritten digits, and some of its channels are hundreds of times "
-        "larger than their neighbours. That happens in trained networks too. Before rounding it "
-        "does no harm. With one ruler the small channels lie between 0 and the first mark: they "
+        "larger than their neighbours. That happens in trained networks too. Before rounding that "
+        "costs nothing. With one ruler the small channels lie between 0 and the first mark: they "
         "are rounded to nothing, and the network guesses."
     ),
     question="We must keep one ruler per layer. Which repair brings the right answers back?",

@@ -39,7 +39,7 @@ def show(values: Values) -> Outcome:
         truth=(
             f"In this network the two orders have a rank correlation of "
             f"{correlation_text(asked.spearman)}: +1 is the same order, 0 is none. The layer that "
-            f"was measured to harm the answers most, {first.name}, is number "
+            f"was measured to move the answers most, {first.name}, is number "
             f"{pair.proxy_rank:.0f} of {layers} by its own error ({format_db(pair.cheap)})."
             + _ties(rivals)
         ),
@@ -74,7 +74,7 @@ def _pictures(
         replace(
             ranking,
             about=(
-                f"One dot for each of the {min(_DRAWN, len(ranked))} layers that harm most, the "
+                f"One dot for each of the {min(_DRAWN, len(ranked))} most sensitive layers, the "
                 f"worst on top: the further right, the further the answers move. {metric.about}",
                 "A whisker says how far chance may have moved its dot: with other digits it might "
                 "lie anywhere on it. A bracket joins neighbours that are tied, compared on the "
@@ -86,15 +86,16 @@ def _pictures(
 
 def _order(name: str, clue: str) -> tuple[Agreement, SensitivityReport, tuple[RankedLayer, ...]]:
     """What the stored run of a model says: both orders, and the ranking with its ties."""
-    run, prediction = service.example_run(name), prediction_service.example_prediction(name)
-    if run is None or run.sensitivity is None or prediction is None:
-        raise FileNotFoundError(
-            f"the stored run of {name} is needed, with its sensitivity and its prediction"
-        )
+    run = service.example_run(name)
+    if run is None or run.sensitivity is None:
+        raise FileNotFoundError(f"the stored run of {name} is needed, with its sensitivity")
     report = run.sensitivity
     metric = METRICS[report.metric]
     proxy = PROXIES["local"]
     if clue == CARRIED:
+        prediction = prediction_service.example_prediction(name)
+        if prediction is None:
+            raise FileNotFoundError(f"the stored prediction of {name} is needed")
         proxy = predicted_proxy(prediction, run.recipe, report.direction)
     agreement = measure_agreement(run.report, report, metric, proxy)
     return agreement, report, rank_layers(report, metric)
@@ -133,9 +134,9 @@ LESSON = Lesson(
     ),
     question="Do both ways put the layers in the same order?",
     answers=(
-        "Yes: a layer with a larger error of its own harms more",
+        "Yes: a layer with a larger error of its own moves the answers further",
         "No: the two orders have little to do with each other",
-        "They are opposite: layers with smaller errors harm more",
+        "They are opposite: layers with smaller errors move the answers further",
     ),
     controls=(
         Control(

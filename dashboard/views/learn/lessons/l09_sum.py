@@ -18,7 +18,7 @@ from dashboard.work.lesson_numbers import read_numbers
 _SETS = {
     "a pair that cancels": sums.CANCEL,
     "a pair that adds": sums.ADD,
-    "the four most harmful": sums.FOUR,
+    "the four that cost most": sums.FOUR,
     "all layers": sums.ALL,
 }
 """Which layers a learner may look at, and their stored name."""
@@ -60,7 +60,7 @@ def show(values: Values) -> Outcome:
             "Each set, each layer alone and both plans were run on "
             f"{stored.values['test_images']:,} test digits; {stored.origin}. "
             "The two pairs are the extremes that were predicted among "
-            f"the {sums.MOST_HARMFUL} most harmful layers, on these digits: by prediction all "
+            f"the {sums.COSTLIEST} layers that cost most alone, on these digits: by prediction all "
             "others lie closer to their sum. Intervals of single costs are wide and overlap. The "
             "second figure shows the stored prediction for the same digits."
         ),

@@ -150,5 +150,5 @@ LESSON = Lesson(
     show=show,
     page="views/size_time/size_time.py",
     link={"run": "mobilenet int8_per_channel"},
-    terms=("scale", "zero point", "simulated int8", "integer int8"),
+    terms=("model size", "scale", "zero point", "simulated int8", "integer int8"),
 )
