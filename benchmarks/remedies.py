@@ -16,6 +16,7 @@ from torch import nn
 from quant_engine import quantize_model
 from quant_engine.metrics.functions import kl_divergence
 from quant_engine.scheme import (
+    AdaRound,
     Awq,
     BiasCorrection,
     CrossLayerEqualization,
@@ -33,6 +34,7 @@ CHAINS: dict[str, tuple[Remedy, ...]] = {
     "smoothing": (SmoothQuant(),),
     "AWQ": (Awq(),),
     "GPTQ": (Gptq(),),
+    "AdaRound": (AdaRound(),),
     "bias correction": (BiasCorrection(),),
     "all": (CrossLayerEqualization(), SmoothQuant(), Gptq(), BiasCorrection()),
 }
@@ -49,15 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list_models())
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
+    parser.add_argument("--remedies", nargs="*", choices=list(CHAINS), default=list(CHAINS))
     options = parser.parse_args(arguments)
-    print(f"| model, weights | {' | '.join(CHAINS)} |")
-    print(f"|---|{'---|' * len(CHAINS)}")
+    print(f"| model, weights | {' | '.join(options.remedies)} |")
+    print(f"|---|{'---|' * len(options.remedies)}")
     for name in options.models:
         for bits in options.bits:
             for scheme in (replace(scales, bits=bits) for scales in SCALES):
                 if bits == 8 and scheme.group_size is not None:
                     continue  # groups are for few bits
-                cells = [run(name, scheme, chain) for chain in CHAINS.values()]
+                cells = [run(name, scheme, CHAINS[remedy]) for remedy in options.remedies]
                 where = f"{name}, {bits} bits {scheme.granularity_name}"
                 print(f"| {where} | {' | '.join(cells)} |", flush=True)
 

@@ -5,7 +5,8 @@
 batch),
 `conv1:4` (weight bits of one layer), `conv1:4:6` (weight and input bits) or, where a layer has a
 scheme of its own, `conv1:<scheme>:<scheme>`. Remedies are `gptq` (for all layers),
-`smooth_quant-0.5` (with a setting), `bias_correction:head:blocks.*` (for some layers).
+`smooth_quant-0.5` (with a setting), `adaround-500_0.01_2.0` (with three),
+`bias_correction:head:blocks.*` (for some layers).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from quant_engine.scheme import (
     GRANULARITIES,
     OBSERVERS,
     REMEDIES,
+    AdaRound,
     CrossLayerEqualization,
     Gptq,
     LayerScheme,
@@ -108,8 +110,8 @@ def scheme_from_text(text: str) -> TensorScheme:
 
 
 def _whole_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 5:
-        raise LinkError(f"“{text[:30]}” is not a group size, such as 32.")
+    if not text.isascii() or not text.isdigit() or len(text) > 6:
+        raise LinkError(f"“{text[:30]}” is not an integer of up to six digits.")
     return int(text)
 
 
@@ -171,6 +173,8 @@ def remedy_to_text(remedy: Remedy) -> str:
         setting = f"-{remedy.alpha!r}"
     elif isinstance(remedy, Gptq) and remedy != Gptq(layers=remedy.layers):
         setting = f"-{remedy.damping!r}"
+    elif isinstance(remedy, AdaRound) and remedy != AdaRound(layers=remedy.layers):
+        setting = f"-{remedy.steps}_{remedy.learning_rate!r}_{remedy.regularization!r}"
     elif isinstance(remedy, CrossLayerEqualization) and not remedy.absorb_bias:
         setting = f"-{KEEP_OFFSETS}"
     layers = () if remedy.layers == EVERY_LAYER else remedy.layers
@@ -195,6 +199,9 @@ def remedy_from_text(text: str) -> Remedy:
         return SmoothQuant(layers, _number(setting))
     if cls is Gptq:
         return Gptq(layers, _number(setting))
+    if cls is AdaRound and setting.count("_") == 2:
+        steps, rate, weight = setting.split("_")
+        return AdaRound(layers, _whole_number(steps), _number(rate), _number(weight))
     if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
         return CrossLayerEqualization(layers, absorb_bias=False)
     raise LinkError(f"“{setting[:30]}” is not a setting of {kind}.")

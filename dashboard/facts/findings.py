@@ -32,6 +32,7 @@ PER_CHANNEL = "per_channel"
 ASYMMETRIC = "asymmetric"
 WEIGHT_RANGE, INPUT_RANGE = "weight_range", "input_range"
 GPTQ = "gptq"
+ADAROUND = "adaround"
 BIAS = "bias"
 MORE_BITS = "more_bits"
 FLOAT_INPUT = "float_input"
@@ -328,7 +329,7 @@ def rounding(layer: LayerReport) -> Finding | None:
         f"{format_db(local.sqnr_db)}",
         f"The grid fits, it has few values (rule: at most {FEW_BITS} bits, an output below "
         f"{GOOD_DB:g} dB, and neither too coarse a scale nor clipping).",
-        (GPTQ, BIAS, MORE_BITS),
+        (GPTQ, ADAROUND, BIAS, MORE_BITS),
         "Smoothing moves more into the weights, which are the coarse part; equalization has "
         "nothing to even out where channels are equal.",
     )

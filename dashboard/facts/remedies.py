@@ -14,6 +14,7 @@ from quant_engine.remedies import Targets
 from quant_engine.report import LayerReport, TensorReport, Treatment
 from quant_engine.scheme import (
     MAX_BITS,
+    AdaRound,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -98,6 +99,11 @@ def _gptq(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     return [_remedied(rules.GPTQ, "Round by GPTQ and compare", recipe, remedy)]
 
 
+def _adaround(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+    remedy = AdaRound(layers=(layer.name,))
+    return [_remedied(rules.ADAROUND, "Round by AdaRound and compare", recipe, remedy)]
+
+
 def _bias(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     remedy = BiasCorrection(layers=(layer.name,))
     return [_remedied(rules.BIAS, "Correct the bias and compare", recipe, remedy)]
@@ -163,6 +169,7 @@ _OFFERS: Mapping[str, Callable[[LayerReport, Recipe, Targets], list[Offer]]] = {
     rules.WEIGHT_RANGE: _weight_range,
     rules.INPUT_RANGE: _input_range,
     rules.GPTQ: _gptq,
+    rules.ADAROUND: _adaround,
     rules.BIAS: _bias,
     rules.MORE_BITS: _more_bits,
     rules.FLOAT_INPUT: _float_input,
@@ -256,9 +263,14 @@ def describe_treatment(found: Treatment) -> str:
     if found.alpha is not None:
         parts.append(f"α {found.alpha:g}, folded into {found.folded_into}")
     if found.error_before is not None and found.error_after is not None:
+        by_gptq = (
+            f" (GPTQ on the same inputs: {format_percent(found.error_by_gptq)})"
+            if found.error_by_gptq is not None
+            else ""
+        )
         parts.append(
             f"error of the {found.error_of} {format_percent(found.error_before)} → "
-            f"{format_percent(found.error_after)}"
+            f"{format_percent(found.error_after)}{by_gptq}"
         )
     if found.reason:
         parts.append(found.reason)

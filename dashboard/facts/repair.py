@@ -30,6 +30,7 @@ STEPS = {
     rules.PER_CHANNEL: "Scale per channel",
     rules.GPTQ: "Round by GPTQ",
     rules.BIAS: "Correct biases",
+    rules.ADAROUND: "Round by AdaRound",
 }
 """What a repair tries, in this order, and what to call it; no step adds bits or float layers."""
 

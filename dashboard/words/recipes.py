@@ -62,6 +62,7 @@ REMEDY_NAMES = {
     "smooth_quant": "Smooth inputs",
     "awq": "Scale and clip by AWQ",
     "gptq": "Round by GPTQ",
+    "adaround": "Round by AdaRound",
     "bias_correction": "Correct biases",
 }
 """What to call a remedy, by its kind."""

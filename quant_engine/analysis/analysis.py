@@ -32,6 +32,7 @@ from quant_engine.quantization.conversion import LayerPlan, describe_cut_ties
 from quant_engine.quantization.quantize import quantize_prepared
 from quant_engine.quantization.setup import set_up
 from quant_engine.quantization.size import layer_size, measure_size
+from quant_engine.remedies import treatment_steps
 from quant_engine.report import (
     TIMES_FOLLOW,
     LayerReport,
@@ -103,8 +104,9 @@ def analyze(
     is_separate = evaluation_data is not None
     setup = set_up(model, calibration_data, recipe, evaluation_data, output=output, metric=metric)
     prepared, judged, recipe = setup.prepared, setup.judged, setup.recipe
-    layers = sum(layer.is_quantizable for layer in list_layers(prepared.model))
-    steps = setup.calibration_batches + setup.evaluation_batches + 2 * layers + 1
+    layers = [layer.name for layer in list_layers(prepared.model) if layer.is_quantizable]
+    steps = setup.calibration_batches + setup.evaluation_batches + 2 * len(layers) + 1
+    steps += treatment_steps(recipe, layers)
     meter = ProgressMeter(progress, steps)
     calibration = setup.calibrate(meter)
     made = quantize_prepared(prepared, recipe, calibration, setup.calibration_data, meter)

@@ -20,6 +20,7 @@ from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
 from quant_engine.quantization.quantize import quantize_prepared
 from quant_engine.quantization.setup import set_up
+from quant_engine.remedies import treatment_steps
 from quant_engine.report import NOT_COMPARED, TIMES_FOLLOW, ModelReport
 
 LEAST_BUDGET_S, MOST_BUDGET_S = 5.0, 10.0
@@ -62,7 +63,9 @@ def measure_times(
     setup = set_up(model, calibration_data, report.recipe, evaluation_data, output=output)
     prepared = setup.prepared
     _check_layers(report, prepared.model)
-    meter = ProgressMeter(progress, len(report.layers) + 1)
+    quantized_names = (layer.name for layer in report.quantized_layers)
+    steps = treatment_steps(report.recipe, quantized_names)
+    meter = ProgressMeter(progress, steps + len(report.layers) + 1)
     calibration = setup.calibrate(meter)
     data = setup.calibration_data
     quantized = quantize_prepared(prepared, report.recipe, calibration, data, meter).model

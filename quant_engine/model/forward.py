@@ -21,6 +21,10 @@ LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], 
 _LOGITS = "logits"
 
 
+class PassEnded(BaseException):  # no model may catch it as an error
+    """Raised by a hook to end a pass behind the layer that it is run for."""
+
+
 def run_model(model: nn.Module, batch: Batch) -> Any:
     """Run the model on a copy of a batch, without gradients.
 

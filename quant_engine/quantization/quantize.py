@@ -22,7 +22,7 @@ from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration, calibrate_prepared, recipe_or_default
 from quant_engine.quantization.conversion import LayerPlan, convert, plan_layers
 from quant_engine.quantization.setup import check_layer_names, kept_for_remedies
-from quant_engine.remedies import treat_float_model, treat_quantized_model
+from quant_engine.remedies import treat_float_model, treat_quantized_model, treatment_steps
 from quant_engine.report import Treatment
 from quant_engine.scheme import Recipe
 
@@ -61,13 +61,15 @@ def quantize_model(
     require_choice("execution", execution, EXECUTIONS)
     calibration_data = kept_for_remedies(recipe.remedies, calibration_data)
     prepared, calibration_data, _ = prepare_for(model, calibration_data)
-    check_layer_names(recipe, [layer.name for layer in list_layers(prepared.model)])
+    layers = list_layers(prepared.model)
+    check_layer_names(recipe, [layer.name for layer in layers])
+    steps = treatment_steps(recipe, (layer.name for layer in layers if layer.is_quantizable))
     prepared = treat_float_model(prepared, recipe, calibration_data)
     if calibration_data is None or isinstance(calibration_data, Calibration):
         calibration = calibration_data
-        meter = ProgressMeter(progress, 0)
+        meter = ProgressMeter(progress, steps)
     else:
-        meter = ProgressMeter(progress, count_batches(calibration_data) or 0)
+        meter = ProgressMeter(progress, (count_batches(calibration_data) or 0) + steps)
         calibration = calibrate_prepared(prepared, calibration_data, meter)
     quantized = quantize_prepared(prepared, recipe, calibration, calibration_data, meter)
     if execution == SIMULATED or not any(plan.scheme for plan in quantized.plans):

@@ -4,6 +4,7 @@ from quant_engine.remedies.apply import (
     remedies_left_out,
     treat_float_model,
     treat_quantized_model,
+    treatment_steps,
 )
 from quant_engine.remedies.gptq import round_forms
 from quant_engine.remedies.targets import SmoothingGroup, Targets, find_targets
@@ -16,4 +17,5 @@ __all__ = [
     "round_forms",
     "treat_float_model",
     "treat_quantized_model",
+    "treatment_steps",
 ]

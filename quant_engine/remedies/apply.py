@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.preparation.folding_check import outputs_of
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
+from quant_engine.remedies.adaround import STEPS_PER_LAYER, round_by_adaround
 from quant_engine.remedies.awq import narrow_ranges, scale_by_inputs
 from quant_engine.remedies.bias_correction import correct_biases
 from quant_engine.remedies.equalization import equalize
@@ -23,6 +24,7 @@ from quant_engine.remedies.gptq import round_by_gptq
 from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
 from quant_engine.scheme import (
+    AdaRound,
     Awq,
     BiasCorrection,
     CrossLayerEqualization,
@@ -49,6 +51,7 @@ _ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
 _ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {
     Awq: narrow_ranges,
     Gptq: round_by_gptq,
+    AdaRound: round_by_adaround,
     BiasCorrection: correct_biases,
 }
 
@@ -112,6 +115,22 @@ def treat_quantized_model(
     return done
 
 
+def treatment_steps(recipe: Recipe, layers: Iterable[str]) -> int:
+    """Return how many steps of progress the remedies of a recipe take, over its quantized layers.
+
+    Only AdaRound, which may take minutes, counts any.
+
+    Example:
+        >>> treatment_steps(Recipe.default().with_remedy(AdaRound(layers=("a*",))), ("a1", "b"))
+        100
+    """
+    remedy = recipe.remedy(AdaRound)
+    if remedy is None:
+        return 0
+    treated = [name for name in layers if recipe.layer_scheme(name) and remedy.treats(name)]
+    return STEPS_PER_LAYER * len(treated)
+
+
 def remedies_left_out(recipe: Recipe, *, has_gptq: bool = False) -> tuple[str, ...]:
     """Say which remedies of a recipe are not in numbers about single layers; nothing if all are.
 
@@ -134,7 +153,11 @@ def remedies_left_out(recipe: Recipe, *, has_gptq: bool = False) -> tuple[str, .
         return ()
     left_out[0] = left_out[0][:1].upper() + left_out[0][1:]
     is_one = len(left_out) == 1 and not recipe.remedy(Awq)
-    how = "ranges are those of the scheme, biases float's" if has_gptq else "rounding is plain"
+    how = "rounding is plain"
+    if has_gptq:
+        how = "ranges are those of the scheme, biases float's"
+        if recipe.remedy(AdaRound):
+            how = f"rounding is to the nearest code or by GPTQ, {how}"
     return (
         f"{' and '.join(left_out)} of the recipe {'is' if is_one else 'are'} not part of these "
         f"figures: {how}. `analyze` applies {'it' if is_one else 'them'}.",

@@ -19,16 +19,12 @@ from torch import Tensor, nn
 
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import primary_output, run_model, watched_layers
+from quant_engine.model.forward import PassEnded, primary_output, run_model, watched_layers
 from quant_engine.model.modules import add_bias, count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import Treatment
 from quant_engine.scheme import BiasCorrection
-
-
-class _Reached(BaseException):  # no model may catch it as an error
-    """Ends a pass behind the layer that it is run for."""
 
 
 class ChannelMeans:
@@ -145,12 +141,12 @@ def _channel_means(
         if y is not None and y.numel():
             found.setdefault(name, ChannelMeans()).update(y, layers[name].output_axis)
         if stops:
-            raise _Reached
+            raise PassEnded
 
     prepared.state.write(model)
     with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
         for batch in batches:
-            with suppress(_Reached), prepared.state.same_numbers():
+            with suppress(PassEnded), prepared.state.same_numbers():
                 run_model(model, batch)
     prepared.state.write(model)
     return found

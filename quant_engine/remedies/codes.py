@@ -35,6 +35,8 @@ from quant_engine.tensors.affine import QParams
 MOST_HESSIAN_VALUES = 32_000_000
 """Values of H = XXᵀ that are held at once (256 MB), unless one layer alone has more."""
 
+NOTHING_ENTERED = "nothing entered it on the calibration data"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputRows:
@@ -115,20 +117,28 @@ def treat_codes(
     Returns:
         One entry for each of the layers.
     """
+    layers, shared = find_layers(quantized, remedy)
+    forms = {name: [layer] for name, layer in layers.items()}
+    found = treat_forms(prepared, forms, shared, remedy, batches, treat)
+    return tuple(treatment for name in layers for treatment in found[name])
+
+
+def find_layers(
+    quantized: nn.Module, remedy: Remedy
+) -> tuple[dict[str, QuantizedLayer], frozenset[str]]:
+    """Return the quantized layers that a remedy names, and which share their weight with others."""
     layers = {
         name: module
         for name, module in quantized.named_modules()
         if isinstance(module, QuantizedLayer) and remedy.treats(name)
     }
     holders = [m for m in quantized.modules() if getattr(m, "stored_weight", None) is not None]
-    shared = {
+    shared = frozenset(
         name
         for name, layer in layers.items()
         if sum(holder.stored_weight is layer.stored_weight for holder in holders) > 1
-    }
-    forms = {name: [layer] for name, layer in layers.items()}
-    found = treat_forms(prepared, forms, shared, remedy, batches, treat)
-    return tuple(treatment for name in layers for treatment in found[name])
+    )
+    return layers, shared
 
 
 def treat_forms(
@@ -152,14 +162,14 @@ def treat_forms(
     Returns:
         Layer name -> what was done to each of its forms.
     """
-    reasons = {name: _why_not(layers[0], name in shared) for name, layers in forms.items()}
+    reasons = {name: why_not(layers[0], name in shared) for name, layers in forms.items()}
     able = {name: layers[0] for name, layers in forms.items() if not reasons[name]}
     found: dict[str, list[Treatment]] = {}
     for names in _portions(able):
         hessians = _hessians(prepared, {name: able[name] for name in names}, batches)
         for name in names:
             if name not in hessians:
-                reasons[name] = "nothing entered it on the calibration data"
+                reasons[name] = NOTHING_ENTERED
                 continue
             module = prepared.model.get_submodule(name)
             found[name] = [
@@ -183,7 +193,8 @@ def by_outputs(layer: QuantizedLayer, values: Tensor) -> Tensor:
     return _blocks_of(layer).blocks(spread).flatten(2)
 
 
-def _why_not(layer: QuantizedLayer, is_shared: bool) -> str:
+def why_not(layer: QuantizedLayer, is_shared: bool) -> str:
+    """Return why the codes of a layer cannot be treated; empty if they can."""
     if isinstance(layer, QuantizedEmbedding | QuantizedEmbeddingBag):
         return "it looks rows up, so its weights are not summed with those of other inputs"
     if not isinstance(layer, QuantizedLinear | QuantizedConv1d | QuantizedConv2d | _TRANSPOSED):

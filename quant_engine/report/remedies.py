@@ -23,6 +23,7 @@ class Treatment:
         error_before: Error without the remedy; None where it was not measured.
         error_after: Error with it.
         error_of: What the error is one of, in words, such as "weights".
+        error_by_gptq: Error that rounding by GPTQ leaves on the same data, of AdaRound.
         alpha: The α of SmoothQuant or Awq that was chosen.
         folded_into: Name of the module that the division of SmoothQuant or Awq was folded into.
         step: Which of its steps, of a remedy that has several: of Awq "factors" or "ranges".
@@ -37,6 +38,7 @@ class Treatment:
     error_before: float | None = None
     error_after: float | None = None
     error_of: str = ""
+    error_by_gptq: float | None = None
     alpha: float | None = None
     folded_into: str = ""
     step: str = ""

@@ -21,6 +21,7 @@ from quant_engine.scheme.recipe import (
 from quant_engine.scheme.remedies import (
     AUTO,
     REMEDIES,
+    AdaRound,
     Awq,
     BiasCorrection,
     CrossLayerEqualization,
@@ -42,6 +43,7 @@ __all__ = [
     "PRESETS",
     "REMEDIES",
     "ROUNDINGS",
+    "AdaRound",
     "Awq",
     "BiasCorrection",
     "Candidate",

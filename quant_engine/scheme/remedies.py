@@ -11,9 +11,16 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
-from quant_engine.errors import SchemeError, require_bool, require_choice, require_keys
+from quant_engine.errors import (
+    SchemeError,
+    is_whole_number,
+    require_bool,
+    require_choice,
+    require_keys,
+)
 
 AUTO = "auto"
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,41 @@ class Gptq(Remedy):
 
 
 @dataclass(frozen=True, slots=True)
+class AdaRound(Remedy):
+    """Learn for every weight whether it is rounded up or down, so that outputs stay.
+
+    Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML 2020. Only
+    codes change, each to one of the two next to its weight; grids stay.
+
+    Attributes:
+        layers: As for every remedy.
+        steps: Steps of Adam for each layer, each on all calibration data, 1 to 100,000.
+        learning_rate: Of Adam.
+        regularization: λ, how much weights are driven to one of their two codes, as a multiple of
+            what one weight, off by a step, adds to the squared error of its output.
+    """
+
+    kind: ClassVar[str] = "adaround"
+
+    steps: int = 1000
+    learning_rate: float = 0.01
+    regularization: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        Remedy.__post_init__(self)
+        if not is_whole_number(self.steps) or not 1 <= self.steps <= MOST_STEPS:
+            raise SchemeError(
+                f"steps is {self.steps!r}. It must be an integer from 1 to {MOST_STEPS}; 1000 is "
+                "usual."
+            )
+        _require_number("learning_rate", self.learning_rate, 1e-5, 1.0)
+        _require_number("regularization", self.regularization, 1e-3, 1e3)
+        object.__setattr__(self, "learning_rate", float(self.learning_rate))
+        object.__setattr__(self, "regularization", float(self.regularization))
+
+
+@dataclass(frozen=True, slots=True)
 class BiasCorrection(Remedy):
     """Take the mean error of every output channel out of the bias.
 
@@ -169,6 +211,7 @@ def _require_number(what: str, value: object, low: float, high: float) -> None:
 
 
 REMEDIES: Mapping[str, type[Remedy]] = {
-    cls.kind: cls for cls in (CrossLayerEqualization, SmoothQuant, Awq, Gptq, BiasCorrection)
+    cls.kind: cls
+    for cls in (CrossLayerEqualization, SmoothQuant, Awq, Gptq, AdaRound, BiasCorrection)
 }
 """Every remedy by its kind, in the order in which they are applied."""

@@ -15,6 +15,7 @@ from quant_engine.scheme import (
     OBSERVERS,
     PRESETS,
     REMEDIES,
+    AdaRound,
     Awq,
     BiasCorrection,
     CrossLayerEqualization,
@@ -262,7 +263,8 @@ def test_a_suggestion_lists_all_names_and_the_likely_one_first():
 
 def test_remedies_round_trip_in_the_order_they_are_applied() -> None:
     given = (BiasCorrection(), Gptq(damping=0.1), SmoothQuant(alpha=0.5, layers=("a.*", "b")))
-    recipe = replace(Recipe.default(), remedies=(*given, CrossLayerEqualization(), Awq()))
+    learned = AdaRound(steps=50, regularization=2.0)
+    recipe = replace(Recipe.default(), remedies=(*given, CrossLayerEqualization(), Awq(), learned))
 
     assert [remedy.kind for remedy in recipe.remedies] == list(REMEDIES)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
@@ -300,6 +302,10 @@ def test_a_recipe_replaces_a_remedy_of_the_same_kind() -> None:
         (lambda: SmoothQuant(alpha=True), "alpha is True"),
         (lambda: Gptq(damping=-0.1), "damping is -0.1"),
         (lambda: Gptq(damping=math.nan), "damping is nan"),
+        (lambda: AdaRound(steps=0), "steps is 0.*1 to 100000"),
+        (lambda: AdaRound(steps=10.0), "steps is 10.0"),
+        (lambda: AdaRound(learning_rate=0), "learning_rate is 0"),
+        (lambda: AdaRound(regularization=math.inf), "regularization is inf"),
         (lambda: CrossLayerEqualization(absorb_bias=1), "absorb_bias is 1"),
         (lambda: BiasCorrection(layers="head"), "must be a list"),
         (lambda: BiasCorrection(layers=()), "at least one"),

@@ -35,6 +35,7 @@ from quant_engine.scheme import (
     GRANULARITIES,
     OBSERVERS,
     PRESETS,
+    AdaRound,
     Awq,
     BiasCorrection,
     CrossLayerEqualization,
@@ -80,6 +81,7 @@ remedies = (
     st.builds(SmoothQuant, treated, st.just("auto") | st.floats(0, 1)),
     st.builds(Awq, treated),
     st.builds(Gptq, treated, st.floats(0, 1)),
+    st.builds(AdaRound, treated, st.integers(1, 100_000), st.floats(1e-5, 1), st.floats(1e-3, 1e3)),
     st.builds(BiasCorrection, treated),
 )
 recipes = st.builds(
@@ -345,6 +347,9 @@ def test_a_remedy_comes_back_from_its_text(remedy: Remedy) -> None:
         ("gptk", "not a remedy. Did you mean 'gptq'"),
         ("gptq-much", "“much” is not a number"),
         ("bias_correction-0.5", "“0.5” is not a setting"),
+        ("adaround-500", "“500” is not a setting"),
+        ("adaround-0_0.1_1.0", "steps is 0"),
+        ("adaround-5_fast_1.0", "“fast” is not a number"),
         ("awq-0.5", "“0.5” is not a setting"),
         ("smooth_quant-2", "alpha is 2.0"),
         ("cross_layer_equalization-x", "“x” is not a setting"),

@@ -259,7 +259,7 @@ def test_rounding_is_found_at_few_bits_without_another_cause(
 
     assert ("rounding" in found(report)) == is_found
     if is_found:
-        assert only(report).remedies == (rules.GPTQ, rules.BIAS, rules.MORE_BITS)
+        assert only(report).remedies == (rules.GPTQ, rules.ADAROUND, rules.BIAS, rules.MORE_BITS)
 
 
 def effects(mine: float) -> OutputEffects:

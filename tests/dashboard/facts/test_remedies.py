@@ -18,6 +18,7 @@ from dashboard.facts.remedies import (
 from quant_engine.remedies import SmoothingGroup, Targets
 from quant_engine.report import ModelReport, OutputReport, RangeChoice, Treatment
 from quant_engine.scheme import (
+    AdaRound,
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
@@ -68,12 +69,14 @@ def test_smoothing_is_not_offered_where_it_would_be_folded_into_weights_with_one
 
 
 def test_codes_and_biases_are_treated_for_the_layer_or_for_all() -> None:
-    gptq, bias = offered(rules.GPTQ, rules.BIAS)
+    gptq, adaround, bias = offered(rules.GPTQ, rules.ADAROUND, rules.BIAS)
 
     assert gptq.label == "Round by GPTQ and compare"
     assert gptq.recipe.remedies == (Gptq(layers=(NAME,)),)
     assert gptq.whole is not None
     assert gptq.whole.remedies == (Gptq(),)
+    assert adaround.label == "Round by AdaRound and compare"
+    assert adaround.recipe.remedies == (AdaRound(layers=(NAME,)),)
     assert bias.recipe.remedies == (BiasCorrection(layers=(NAME,)),)
 
 
@@ -179,6 +182,8 @@ def test_treatments_are_told_with_their_errors() -> None:
         "Smooth inputs: q, k, v; α 0.5, folded into norm; error of the layer outputs 50 % → 1 %."
     )
     assert "not applied to b, because it is float" in describe_treatment(BIAS)
+    beside = replace(done, remedy="adaround", error_by_gptq=0.02)
+    assert "50 % → 1 % (GPTQ on the same inputs: 2 %)." in describe_treatment(beside)
 
 
 BIAS = Treatment(BiasCorrection.kind, ("b",), is_applied=False, reason="it is float")

@@ -21,6 +21,7 @@ from quant_engine.errors import DataError
 from quant_engine.report import ModelReport
 from quant_engine.scheme import (
     PRESETS,
+    AdaRound,
     Awq,
     BiasCorrection,
     CrossLayerEqualization,
@@ -419,6 +420,7 @@ FORM: list[tuple[str, str, Any, Callable[[Recipe], Any], Any]] = [
     ("toggle", "Smooth inputs", True, lambda r: r.remedies, (SmoothQuant(),)),
     ("toggle", "Scale and clip by AWQ", True, lambda r: r.remedies, (Awq(),)),
     ("toggle", "Round by GPTQ", True, lambda r: r.remedies, (Gptq(),)),
+    ("toggle", "Round by AdaRound", True, lambda r: r.remedies, (AdaRound(),)),
     ("toggle", "Correct biases", True, lambda r: r.remedies, (BiasCorrection(),)),
 ]
 
