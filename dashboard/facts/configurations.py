@@ -115,7 +115,7 @@ def make_row(name: str, configuration: Configuration, prediction: Prediction) ->
         configuration,
         prediction.score(configuration),
         measured.degradation,
-        measured.harm_interval,
+        measured.interval,
         measured.top1_agreement,
         measured.accuracy,
         measured.outputs,
@@ -178,7 +178,7 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
         sqnr_db=output.error.sqnr_db,
         top1_agreement=output.top1_agreement,
         accuracy=next((accuracy for accuracy in accuracies if accuracy is not None), None),
-        harm_interval=interval,
+        interval=interval,
         outputs=outputs,
     )
     return _with_point(prediction, ConfigurationPoint(as_pairs(own), predicted, measured))

@@ -137,7 +137,7 @@ def measure() -> LessonNumbers:
 
 def _numbers(point: ConfigurationPoint) -> dict[str, Any]:
     assert point.measured is not None
-    low, high = point.measured.harm_interval or (point.measured.degradation,) * 2
+    low, high = point.measured.interval or (point.measured.degradation,) * 2
     found = (point.predicted.degradation, point.measured.degradation, low, high)
     predicted, measured, low, high = (float(f"{value:.5g}") for value in found)
     return {"predicted": predicted, "measured": measured, "interval": [low, high]}

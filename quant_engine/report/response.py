@@ -100,7 +100,7 @@ class ConfigurationScore:
         top1_agreement: Share of rows with the same largest logit; None without logits.
         accuracy: Share of labelled rows that are right; None without labels.
         size: Bytes of the model.
-        harm_interval: 95 % confidence interval of `degradation` by bootstrap over samples; None for
+        interval: 95 % confidence interval of `degradation` by bootstrap over samples; None for
             a prediction.
         outputs: Every judged output in its own unit; the figures above are those of the first.
     """
@@ -112,7 +112,7 @@ class ConfigurationScore:
     accuracy: float | None
     size: ConfigurationSize
     outputs: tuple[OutputScore, ...]
-    harm_interval: tuple[float, float] | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def degradation(self) -> float:

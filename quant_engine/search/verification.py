@@ -291,6 +291,6 @@ def _score(
             float(accuracies[0]["correct"] / accuracies[0]["labelled"]) if accuracies else None
         ),
         size=response.size(configuration),
-        harm_interval=percentile_interval(response.joined(np.stack(resampled))),
+        interval=percentile_interval(response.joined(np.stack(resampled))),
         outputs=outputs,
     )

@@ -97,7 +97,7 @@ def chart_points(
                 score.size.model_bytes,
                 score.degradation,
                 None if measured is None else measured.degradation,
-                None if measured is None else measured.harm_interval,
+                None if measured is None else measured.interval,
                 changed_answers(agreement, prediction.response.report.samples),
                 prediction.response.report.samples,
             )

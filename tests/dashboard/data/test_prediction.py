@@ -306,7 +306,7 @@ def test_whiskers_span_the_interval_of_what_was_measured(prediction: Prediction)
     configuration = {layer: option(prediction, 2)}
     predicted = prediction.score(configuration)
     outputs = (replace(predicted.outputs[0], degradation=0.02),)
-    score = replace(predicted, kl_divergence=0.02, harm_interval=(0.015, 0.03), outputs=outputs)
+    score = replace(predicted, kl_divergence=0.02, interval=(0.015, 0.03), outputs=outputs)
     known = prediction.with_measured(
         [ConfigurationPoint(tuple(configuration.items()), predicted, score)]
     )

@@ -290,7 +290,7 @@ def test_the_best_few_are_run_and_the_best_measured_is_shown(
             (output,) = predicted.outputs
             score = replace(
                 predicted,
-                harm_interval=(0.5 * measured, 2 * measured),
+                interval=(0.5 * measured, 2 * measured),
                 outputs=(replace(output, degradation=measured),),
             )
             points.append(ConfigurationPoint(tuple(configuration.items()), predicted, score))

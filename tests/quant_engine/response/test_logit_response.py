@@ -352,8 +352,8 @@ def test_measured_degradation_carries_the_interval_of_a_bootstrap_over_samples(n
         rng=np.random.default_rng(5),
     ).confidence_interval
     width = found.high - found.low
-    assert measured.harm_interval == pytest.approx(tuple(found), abs=0.15 * width)
-    assert response.score(configuration).harm_interval is None
+    assert measured.interval == pytest.approx(tuple(found), abs=0.15 * width)
+    assert response.score(configuration).interval is None
 
 
 def test_progress_goes_forward_only_and_ends_at_the_end():
