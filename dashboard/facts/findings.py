@@ -22,7 +22,14 @@ from dashboard.facts.causes import (
 )
 from dashboard.facts.culprit import OutputEffects
 from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name
-from dashboard.facts.verdicts import GOOD_DB, IDEAL_RMS, clipping_share, is_exact
+from dashboard.facts.verdicts import (
+    CHANNEL_GAP_DB,
+    GOOD_DB,
+    IDEAL_RMS,
+    RANGE_GAIN_DB,
+    clipping_share,
+    is_exact,
+)
 from dashboard.words.formatting import format_db, format_number, format_percent, plural
 from quant_engine.report import LayerReport, ModelReport, RangeChoice, TensorReport
 
@@ -40,10 +47,6 @@ FLOAT = "float"
 
 FEW_BITS = 4
 """From this width of weights down, rounding alone costs so much that better rounding is offered."""
-CHANNEL_GAP_DB = 10.0
-"""One scale is too coarse where a scale per channel promises so much more, channels alike."""
-RANGE_GAIN_DB = 3.0
-"""A range is wrong where another range estimator promises so much more."""
 CLIPPED_SHARE = 0.5
 """Clipping is a finding from this share of the squared error on."""
 ONE_SIDED = 0.1

@@ -42,10 +42,14 @@ GOOD_DB = 35.0
 BAD_DB = 20.0
 """At 20 dB the noise has 1 % of the signal's energy."""
 
+CHANNEL_GAP_DB = 10.0
+"""One scale is too coarse where a scale per channel promises so much more, channels counted alike;
+and a channel stands out that lies so far below the median one."""
+RANGE_GAIN_DB = 3.0
+"""A range is wrong where another range estimator promises so much more."""
+
 _FEW_CODES = 0.4
-_CHANNEL_GAP_DB = 10.0
 _WORTH_DB = 0.5
-_MATTERS_DB = 3.0
 _HIDDEN_DB = 10.0
 _DOMINATES = 4.0  # times the energy: 6 dB
 
@@ -196,7 +200,7 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
         f"{format_db(used.sqnr_db)} with {name}: it uses {_range_text(best)} instead of "
         f"{_range_text(used)}, and clips {format_percent(best.clipped_fraction)}."
     )
-    return Verdict(WATCH if gain > _MATTERS_DB else INFO, title, text)
+    return Verdict(WATCH if gain > RANGE_GAIN_DB else INFO, title, text)
 
 
 def _per_channel(tensor: TensorReport, subject: str) -> Verdict | None:
@@ -205,7 +209,7 @@ def _per_channel(tensor: TensorReport, subject: str) -> Verdict | None:
     if by_channel is None:
         return None
     own, promised = by_channel
-    if not promised - own > _CHANNEL_GAP_DB:
+    if promised - own < CHANNEL_GAP_DB:
         return None
     text = (
         f"No range for all channels together helps: one scale per channel promises "
@@ -233,7 +237,7 @@ def weak_channel(tensor: TensorReport, subject: str) -> Verdict | None:
         f"Channel {channel.index} is the weakest of {len(channels):,}: "
         f"{format_db(channel.sqnr_db)}, the median is {format_db(middle)}."
     )
-    if gap < _CHANNEL_GAP_DB and not lost:
+    if gap < CHANNEL_GAP_DB and not lost:
         return Verdict(tone_of_sqnr(channel.sqnr_db), title, f"None stands out. {text}")
     if lost > 1:
         text += f" {plural(lost, 'channel')} are below {BAD_DB:g} dB."
