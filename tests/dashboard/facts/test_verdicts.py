@@ -260,8 +260,8 @@ def test_a_channel_stands_out_from_ten_db_below_the_median(lowest: float, stands
     assert ("None stands out" not in text) == stands_out
 
 
-@pytest.mark.parametrize(("promised", "is_better"), [(30.0, False), (30.1, True)])
-def test_a_scale_per_channel_is_advised_above_ten_db_of_gain(
+@pytest.mark.parametrize(("promised", "is_better"), [(29.9, False), (30.0, True)])
+def test_a_scale_per_channel_is_advised_from_ten_db_of_gain_on(
     promised: float, is_better: bool
 ) -> None:
     channels = make_channels((-1.0,) * 2, (1.0,) * 2, (20.0, 20.0))
