@@ -96,7 +96,10 @@ def scheme_from_text(text: str) -> TensorScheme:
         elif part in GRANULARITIES:
             granularity, group_size = part, None
         elif part.startswith(GROUPS):
-            granularity, group_size = GROUPS, _whole_number(part.removeprefix(GROUPS))
+            granularity, group_size = (
+                GROUPS,
+                _whole_number(part.removeprefix(GROUPS), "a group size, such as 32", 5),
+            )
         elif part in OBSERVERS:
             observer = part
         elif part == DYNAMIC:
@@ -109,9 +112,9 @@ def scheme_from_text(text: str) -> TensorScheme:
     return TensorScheme(bits, symmetric, granularity, observer, percentile, is_dynamic, group_size)
 
 
-def _whole_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 6:
-        raise LinkError(f"“{text[:30]}” is not an integer of up to six digits.")
+def _whole_number(text: str, what: str, digits: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > digits:
+        raise LinkError(f"“{text[:30]}” is not {what}.")
     return int(text)
 
 
@@ -201,7 +204,9 @@ def remedy_from_text(text: str) -> Remedy:
         return Gptq(layers, _number(setting))
     if cls is AdaRound and setting.count("_") == 2:
         steps, rate, weight = setting.split("_")
-        return AdaRound(layers, _whole_number(steps), _number(rate), _number(weight))
+        return AdaRound(
+            layers, _whole_number(steps, "a number of steps", 6), _number(rate), _number(weight)
+        )
     if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
         return CrossLayerEqualization(layers, absorb_bias=False)
     raise LinkError(f"“{setting[:30]}” is not a setting of {kind}.")

@@ -349,6 +349,7 @@ def test_a_remedy_comes_back_from_its_text(remedy: Remedy) -> None:
         ("bias_correction-0.5", "“0.5” is not a setting"),
         ("adaround-500", "“500” is not a setting"),
         ("adaround-0_0.1_1.0", "steps is 0"),
+        ("adaround-9999999_0.1_1.0", "“9999999” is not a number of steps"),
         ("adaround-5_fast_1.0", "“fast” is not a number"),
         ("awq-0.5", "“0.5” is not a setting"),
         ("smooth_quant-2", "alpha is 2.0"),
