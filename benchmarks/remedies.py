@@ -21,6 +21,7 @@ from quant_engine.scheme import (
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
+    OutputMse,
     Recipe,
     Remedy,
     SmoothQuant,
@@ -33,8 +34,10 @@ CHAINS: dict[str, tuple[Remedy, ...]] = {
     "equalization": (CrossLayerEqualization(),),
     "smoothing": (SmoothQuant(),),
     "AWQ": (Awq(),),
+    "output error": (OutputMse(),),
     "GPTQ": (Gptq(),),
     "AdaRound": (AdaRound(),),
+    "output error, GPTQ": (OutputMse(), Gptq()),
     "bias correction": (BiasCorrection(),),
     "all": (CrossLayerEqualization(), SmoothQuant(), Gptq(), BiasCorrection()),
 }

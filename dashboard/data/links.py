@@ -21,6 +21,7 @@ from quant_engine.scheme import (
     GRANULARITIES,
     OBSERVERS,
     REMEDIES,
+    WEIGHT_OBSERVERS,
     AdaRound,
     CrossLayerEqualization,
     Gptq,
@@ -38,6 +39,7 @@ EVERY_LAYER = ("*",)
 DYNAMIC = "dynamic"
 GROUPS = "per_group"
 _SYMMETRY = {"symmetric": True, "asymmetric": False}
+_RULES = (*OBSERVERS, *WEIGHT_OBSERVERS)
 
 
 class LinkError(ValueError):
@@ -87,7 +89,7 @@ def scheme_from_text(text: str) -> TensorScheme:
     """
     bits, symmetric, granularity, observer = 8, True, "per_tensor", "minmax"
     percentile, is_dynamic, group_size = 99.9, False, None
-    words = (*_SYMMETRY, *GRANULARITIES, *OBSERVERS, DYNAMIC)
+    words = (*_SYMMETRY, *GRANULARITIES, *_RULES, DYNAMIC)
     for part in text.split("-"):
         if part.isascii() and part.isdigit() and len(part) <= 3:
             bits = int(part)
@@ -100,7 +102,7 @@ def scheme_from_text(text: str) -> TensorScheme:
                 GROUPS,
                 _whole_number(part.removeprefix(GROUPS), "a group size, such as 32", 5),
             )
-        elif part in OBSERVERS:
+        elif part in _RULES:
             observer = part
         elif part == DYNAMIC:
             is_dynamic = True

@@ -29,6 +29,7 @@ from dashboard.words.formatting import (
     plural,
 )
 from dashboard.words.recipes import CODE_BITS
+from quant_engine.remedies import remedies_left_out
 from quant_engine.report import (
     GOOD,
     ROUGH,
@@ -40,7 +41,6 @@ from quant_engine.report import (
     encode,
 )
 from quant_engine.response import as_pairs, describe_degradation, describe_region
-from quant_engine.scheme import AdaRound, BiasCorrection
 from quant_engine.variants import BOTH, FLOAT_OPTION
 
 UNTRUSTED = "≈ "
@@ -154,13 +154,13 @@ def compare_rows(
 def with_run(run: Run, prediction: Prediction) -> Prediction:
     """Return the prediction with what the run's own analysis measured among its runs.
 
-    An analysis that was cut short, judges other outputs, corrects biases, rounds by AdaRound, or
-    has schemes that are none of the options adds nothing.
+    An analysis that was cut short, judges other outputs, has schemes that are none of the options,
+    or remedies that are not among them, such as corrected biases, adds nothing.
     """
     own, stand_ins = prediction.configuration_of(run.recipe)
     output = run.report.output
     is_known = prediction.measured_score(own) is not None
-    is_other = stand_ins or run.recipe.remedy(AdaRound) or run.recipe.remedy(BiasCorrection)
+    is_other = stand_ins or remedies_left_out(run.recipe, has_gptq=True)
     if output is None or run.report.is_partial or is_other or not own or is_known:
         return prediction
     predicted = prediction.score(own)

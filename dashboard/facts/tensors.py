@@ -85,6 +85,7 @@ OBSERVER_NAMES = {
     "percentile": "percentile",
     "mse": "smallest error",
     "entropy": "entropy",
+    "hqq": "HQQ",
 }
 
 

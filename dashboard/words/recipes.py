@@ -61,6 +61,7 @@ REMEDY_NAMES = {
     "cross_layer_equalization": "Equalize layers",
     "smooth_quant": "Smooth inputs",
     "awq": "Scale and clip by AWQ",
+    "output_mse": "Narrow ranges by output error",
     "gptq": "Round by GPTQ",
     "adaround": "Round by AdaRound",
     "bias_correction": "Correct biases",
@@ -91,7 +92,9 @@ def describe_scheme(scheme: TensorScheme) -> str:
     """
     parts = [f"{scheme.bits}-bit", "symmetric" if scheme.symmetric else "asymmetric"]
     parts.append(scheme.granularity_name)
-    observer = {"minmax": "min–max", "mse": "smallest error"}.get(scheme.observer, scheme.observer)
+    observer = {"minmax": "min–max", "mse": "smallest error", "hqq": "HQQ"}.get(
+        scheme.observer, scheme.observer
+    )
     if scheme.observer == "percentile":
         observer = f"{format_number(scheme.percentile, 4)} % percentile"
     return f"{' '.join(parts)}, {DYNAMIC_INPUT if scheme.is_dynamic else observer}"

@@ -29,7 +29,7 @@ from quant_engine.report import (
     TensorReport,
     WorkedExample,
 )
-from quant_engine.scheme import TensorScheme
+from quant_engine.scheme import TensorScheme, observers_for
 from quant_engine.tensors.affine import (
     QParams,
     choose_qparams,
@@ -43,7 +43,6 @@ from quant_engine.tensors.observers import (
     choose_range,
     choose_weight_qparams,
     expected_mse,
-    list_observers,
     weight_rows,
 )
 
@@ -71,7 +70,7 @@ def weight_report(weight: Tensor, layer: QuantizedLayer) -> TensorReport:
     examples = worked_examples(weight.detach(), qparams)
     if qparams.axis is None:
         choices = range_choices(
-            bin_channels(rows.reshape(1, -1).cpu().numpy(), _RANGE_BINS), scheme
+            bin_channels(rows.reshape(1, -1).cpu().numpy(), _RANGE_BINS), scheme, is_weight=True
         )
     return TensorReport(
         scheme=scheme,
@@ -161,16 +160,19 @@ def _per_channel_sqnr(rows: Tensor, scheme: TensorScheme) -> float | None:
     return _short(to_sqnr_db(1.0, float(share.mean()))) if share.numel() else math.inf
 
 
-def range_choices(binned: BinnedValues, scheme: TensorScheme) -> tuple[RangeChoice, ...]:
+def range_choices(
+    binned: BinnedValues, scheme: TensorScheme, *, is_weight: bool = False
+) -> tuple[RangeChoice, ...]:
     """Return what every observer would choose for one tensor, and what that would cost.
 
     Args:
         binned: All values of the tensor, one channel.
         scheme: Bits and symmetry; its own observer is one of the entries.
+        is_weight: Whether it is a weight, which some observers are for alone.
     """
     signal = float((binned.nonzero_counts * np.square(binned.centers)).sum() / binned.counts.sum())
     result = []
-    for observer in list_observers():
+    for observer in observers_for(symmetric=scheme.symmetric, is_weight=is_weight):
         rule = replace(scheme, observer=observer, granularity="per_tensor")
         lo, hi = choose_range(binned, rule)
         grid = choose_qparams(torch.tensor(lo[0]), torch.tensor(hi[0]), rule)

@@ -17,10 +17,11 @@ from quant_engine.preparation.folding_check import outputs_of
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.adaround import STEPS_PER_LAYER, round_by_adaround
-from quant_engine.remedies.awq import narrow_ranges, scale_by_inputs
+from quant_engine.remedies.awq import scale_by_inputs
 from quant_engine.remedies.bias_correction import correct_biases
 from quant_engine.remedies.equalization import equalize
 from quant_engine.remedies.gptq import round_by_gptq
+from quant_engine.remedies.output_ranges import narrow_ranges
 from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
 from quant_engine.scheme import (
@@ -29,6 +30,7 @@ from quant_engine.scheme import (
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
+    OutputMse,
     Recipe,
     Remedy,
     SmoothQuant,
@@ -50,6 +52,7 @@ _ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
 }
 _ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {
     Awq: narrow_ranges,
+    OutputMse: narrow_ranges,
     Gptq: round_by_gptq,
     AdaRound: round_by_adaround,
     BiasCorrection: correct_biases,

@@ -7,16 +7,19 @@ travel in a link, and be compared. `to_dict` and `from_dict` round-trip; unknown
 from quant_engine.scheme.candidate import GPTQ, NEAREST, ROUNDINGS, Candidate
 from quant_engine.scheme.recipe import (
     GRANULARITIES,
+    HQQ,
     MAX_BITS,
     MAX_GROUP_SIZE,
     MIN_BITS,
     MIN_GROUP_SIZE,
     OBSERVERS,
     PRESETS,
+    WEIGHT_OBSERVERS,
     LayerScheme,
     Overrides,
     Recipe,
     TensorScheme,
+    observers_for,
 )
 from quant_engine.scheme.remedies import (
     AUTO,
@@ -26,6 +29,7 @@ from quant_engine.scheme.remedies import (
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
+    OutputMse,
     Remedy,
     SmoothQuant,
 )
@@ -34,6 +38,7 @@ __all__ = [
     "AUTO",
     "GPTQ",
     "GRANULARITIES",
+    "HQQ",
     "MAX_BITS",
     "MAX_GROUP_SIZE",
     "MIN_BITS",
@@ -43,6 +48,7 @@ __all__ = [
     "PRESETS",
     "REMEDIES",
     "ROUNDINGS",
+    "WEIGHT_OBSERVERS",
     "AdaRound",
     "Awq",
     "BiasCorrection",
@@ -50,9 +56,11 @@ __all__ = [
     "CrossLayerEqualization",
     "Gptq",
     "LayerScheme",
+    "OutputMse",
     "Overrides",
     "Recipe",
     "Remedy",
     "SmoothQuant",
     "TensorScheme",
+    "observers_for",
 ]

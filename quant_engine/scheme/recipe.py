@@ -25,6 +25,21 @@ GRANULARITIES = ("per_tensor", "per_channel", "per_group")
 MIN_GROUP_SIZE = 2
 MAX_GROUP_SIZE = 65536
 OBSERVERS = ("minmax", "percentile", "mse", "entropy")
+"""Range rules for any tensor."""
+
+HQQ = "hqq"
+WEIGHT_OBSERVERS = (HQQ,)
+"""Range rules for asymmetric weights alone: they choose zero points, and read every weight."""
+
+
+def observers_for(*, symmetric: bool, is_weight: bool) -> tuple[str, ...]:
+    """Return the range rules that a tensor can have.
+
+    Example:
+        >>> observers_for(symmetric=True, is_weight=True)
+        ('minmax', 'percentile', 'mse', 'entropy')
+    """
+    return (*OBSERVERS, *WEIGHT_OBSERVERS) if is_weight and not symmetric else OBSERVERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,7 @@ class TensorScheme:
             shifted by a zero point, codes [-2^(b-1), 2^(b-1)-1].
         granularity: "per_tensor" (one scale), "per_channel" (one scale for each output channel) or
             "per_group" (one for each `group_size` consecutive weights of an output channel).
-        observer: Rule that turns the values seen into a range.
+        observer: Rule that turns the values seen into a range; "hqq" is for asymmetric weights.
         percentile: For the observer "percentile": the share of values, in percent, that stays
             inside the range. Asymmetric ranges cut half of the rest from each side.
         is_dynamic: For an input: the range is that of each batch, from its smallest to its largest
@@ -71,7 +86,12 @@ class TensorScheme:
             )
         require_bool("symmetric", self.symmetric)
         require_choice("granularity", self.granularity, GRANULARITIES)
-        require_choice("observer", self.observer, OBSERVERS)
+        require_choice("observer", self.observer, (*OBSERVERS, *WEIGHT_OBSERVERS))
+        if self.symmetric and self.observer in WEIGHT_OBSERVERS:
+            raise SchemeError(
+                f"observer is {self.observer!r}, which chooses zero points, but a symmetric scheme "
+                f"has none. Use symmetric=False, or one of {', '.join(OBSERVERS)}."
+            )
         if (
             not (isinstance(self.percentile, float) or is_whole_number(self.percentile))
             or not math.isfinite(self.percentile)
@@ -161,6 +181,11 @@ class LayerScheme:
         if not isinstance(self.activation, TensorScheme):
             raise SchemeError(
                 f"activation must be a TensorScheme or None, got {type(self.activation).__name__}."
+            )
+        if self.activation.observer in WEIGHT_OBSERVERS:
+            raise SchemeError(
+                f"activation observer is {self.activation.observer!r}, which is made for the "
+                f"errors of weights. Use one of {', '.join(OBSERVERS)}."
             )
         if not self.activation.has_one_scale:
             raise SchemeError(

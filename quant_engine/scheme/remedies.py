@@ -127,13 +127,24 @@ class Awq(Remedy):
 
     Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
     MLSys 2024. Weights that matter more are rounded finer: the factors are folded into what
-    computes the channels, so the float model computes what it computed. Then each range of weights
-    (of a group, a channel or the whole tensor) is narrowed as far as that makes the output error
-    smaller. Layers that can only be scaled together are, if all of them match; every layer that
-    matches is clipped.
+    computes the channels, so the float model computes what it computed. Then ranges are narrowed as
+    by `OutputMse`. Layers that can only be scaled together are, if all of them match; ranges are
+    narrowed in every layer that matches.
     """
 
     kind: ClassVar[str] = "awq"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputMse(Remedy):
+    """Narrow each range of weights to the share with the smallest error of the layer's output.
+
+    A range is that of a group, a channel or the whole weight; it begins as the scheme's range rule
+    chooses it. The search is that of sequential MSE in AIMET, on the float inputs of the layer. Awq
+    ends with it too.
+    """
+
+    kind: ClassVar[str] = "output_mse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +223,6 @@ def _require_number(what: str, value: object, low: float, high: float) -> None:
 
 REMEDIES: Mapping[str, type[Remedy]] = {
     cls.kind: cls
-    for cls in (CrossLayerEqualization, SmoothQuant, Awq, Gptq, AdaRound, BiasCorrection)
+    for cls in (CrossLayerEqualization, SmoothQuant, Awq, OutputMse, Gptq, AdaRound, BiasCorrection)
 }
 """Every remedy by its kind, in the order in which they are applied."""

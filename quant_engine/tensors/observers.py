@@ -2,7 +2,8 @@
 
 Every rule reads the same counts, so one pass over the data compares them all. A rule takes
 `BinnedValues` of one or many channels and a `TensorScheme` and returns a range for each channel.
-Adding a rule is one function with `@register_observer`, and its name in `scheme.OBSERVERS`.
+Adding a rule is one function with `@register_observer`, and its name in `scheme.OBSERVERS`, or in
+`WEIGHT_OBSERVERS` if it is for asymmetric weights alone.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import DataError, SchemeError, suggest
-from quant_engine.scheme import OBSERVERS, TensorScheme
+from quant_engine.scheme import HQQ, OBSERVERS, WEIGHT_OBSERVERS, TensorScheme
 from quant_engine.tensors.affine import QParams, choose_qparams, scale_and_zero_point
+from quant_engine.tensors.half_quadratic import fit_half_quadratic
 from quant_engine.tensors.histogram import BinnedValues, FloatArray, Histogram, bin_channels
 from quant_engine.tensors.range_search import Range, search_range
 
@@ -52,8 +54,8 @@ def get_observer(name: str) -> Observer:
 
 
 def list_observers() -> list[str]:
-    """Return the names of all range rules, in the order of `scheme.OBSERVERS`."""
-    return [name for name in OBSERVERS if name in _OBSERVERS]
+    """Return the names of all range rules, those for weights alone last."""
+    return [name for name in (*OBSERVERS, *WEIGHT_OBSERVERS) if name in _OBSERVERS]
 
 
 @register_observer("minmax")
@@ -113,6 +115,15 @@ def entropy_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
     """
     coarse = binned.coarsened(_SEARCH_BINS)
     return search_range(coarse, scheme, lambda lo, hi: _information_loss(coarse, lo, hi, scheme))
+
+
+@register_observer(HQQ)
+def half_quadratic_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
+    """Return the range of HQQ, whose grid has the smallest Σ|w - ŵ|^0.7; for asymmetric weights.
+
+    It reads no data, and leaves a few weights with large errors where that makes many small.
+    """
+    return fit_half_quadratic(binned, scheme)
 
 
 def choose_range(binned: BinnedValues, scheme: TensorScheme) -> Range:

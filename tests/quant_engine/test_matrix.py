@@ -25,10 +25,9 @@ from quant_engine import (
     quantize_model,
 )
 from quant_engine.metrics.functions import kl_divergence, sqnr_db, top1_agreement
-from quant_engine.tensors.observers import list_observers
+from quant_engine.scheme import OBSERVERS
 
 MODELS = sample_models.list_models()
-OBSERVERS = list_observers()
 SAMPLES = 96
 PER_CHANNEL = TensorScheme(granularity="per_channel")
 INPUTS = TensorScheme(symmetric=False)

@@ -21,6 +21,7 @@ from quant_engine.scheme import (
     CrossLayerEqualization,
     Gptq,
     LayerScheme,
+    OutputMse,
     Overrides,
     Recipe,
     Remedy,
@@ -43,7 +44,9 @@ recipes = st.builds(
     st.lists(names, max_size=3).map(tuple),
     st.dictionaries(names, layer_schemes, max_size=3).map(Overrides),
     st.text(max_size=5),
-    st.sets(st.sampled_from((CrossLayerEqualization(), SmoothQuant(), Awq(), Gptq()))).map(tuple),
+    st.sets(
+        st.sampled_from((CrossLayerEqualization(), SmoothQuant(), Awq(), OutputMse(), Gptq()))
+    ).map(tuple),
 )
 
 
@@ -263,8 +266,8 @@ def test_a_suggestion_lists_all_names_and_the_likely_one_first():
 
 def test_remedies_round_trip_in_the_order_they_are_applied() -> None:
     given = (BiasCorrection(), Gptq(damping=0.1), SmoothQuant(alpha=0.5, layers=("a.*", "b")))
-    learned = AdaRound(steps=50, regularization=2.0)
-    recipe = replace(Recipe.default(), remedies=(*given, CrossLayerEqualization(), Awq(), learned))
+    others = (CrossLayerEqualization(), OutputMse(), Awq(), AdaRound(steps=50, regularization=2.0))
+    recipe = replace(Recipe.default(), remedies=(*given, *others))
 
     assert [remedy.kind for remedy in recipe.remedies] == list(REMEDIES)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe

@@ -27,12 +27,12 @@ from quant_engine.scheme import (
     GRANULARITIES,
     MAX_BITS,
     MIN_BITS,
-    OBSERVERS,
     PRESETS,
     REMEDIES,
     Recipe,
     Remedy,
     TensorScheme,
+    observers_for,
 )
 
 OBSERVER_TITLES = {
@@ -40,7 +40,12 @@ OBSERVER_TITLES = {
     "percentile": "Percentile: cut the outliers",
     "mse": "Smallest squared error",
     "entropy": "Entropy (KL), as in TensorRT",
+    "hqq": "HQQ: few large errors, many small ones",
 }
+HQQ_HELP = (
+    " HQQ fits scale and zero point to the weights, so it can be chosen where the range is not "
+    "symmetric around zero."
+)
 RANGE_TITLES = ("Fixed by calibration", "Dynamic, per batch")
 GRANULARITY_TITLES = {
     "per_tensor": "Per tensor",
@@ -167,7 +172,7 @@ def _show_weight(scheme: TensorScheme) -> TensorScheme:
             "full group. Layers in groups run simulated: their products cannot be summed as one "
             "integer."
         )
-    observer, percentile = _observer(scheme, "weight")
+    observer, percentile = _observer(scheme, "weight", symmetric)
     return TensorScheme(bits, symmetric, granularity, observer, percentile, group_size=group_size)
 
 
@@ -204,7 +209,7 @@ def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:
             f"measured in batches of up to {service.BATCH_SIZE} samples."
         )
         return TensorScheme(bits, symmetric, is_dynamic=True)
-    observer, percentile = _observer(shown, "input")
+    observer, percentile = _observer(shown, "input", symmetric)
     return TensorScheme(bits, symmetric, "per_tensor", observer, percentile)
 
 
@@ -246,14 +251,17 @@ def _symmetric_toggle(symmetric: bool, key: str) -> bool:
     )
 
 
-def _observer(scheme: TensorScheme, part: str) -> tuple[str, float]:
+def _observer(scheme: TensorScheme, part: str, symmetric: bool) -> tuple[str, float]:
+    is_weight = part == "weight"
+    choices = observers_for(symmetric=symmetric, is_weight=is_weight)
     observer = st.selectbox(
         "Range estimator",
-        OBSERVERS,
-        index=OBSERVERS.index(scheme.observer),
+        choices,
+        index=choices.index(scheme.observer) if scheme.observer in choices else 0,
         format_func=lambda name: OBSERVER_TITLES.get(name, name),
         key=versioned(f"{part}_observer"),
-        help="How the values seen become a range. A narrower range rounds finer and clips more.",
+        help="How the values seen become a range. A narrower range rounds finer and clips more."
+        + HQQ_HELP * is_weight,
     )
     if observer != "percentile":
         return observer, TensorScheme().percentile
@@ -323,6 +331,9 @@ REMEDY_COSTS = {
     "awq": "Rounds weights that read large inputs finer, and narrows ranges where that helps; for "
     "few bits, most of all per group. Costs two passes over the calibration samples and a few "
     "seconds; the float model stays what it is.",
+    "output_mse": "Narrows every range of weights as far as that makes its layer's output error "
+    "smaller, as in sequential MSE; AWQ ends with it too. Costs one pass over the calibration "
+    "samples and a few seconds.",
     "gptq": "Rounds weights so that they make up for each other's errors. Costs one pass over the "
     "calibration samples and a few seconds.",
     "adaround": "Learns for every weight whether to round it up or down, behind layers that are "

@@ -11,7 +11,7 @@ from dashboard.session import run_state
 from dashboard.words.formatting import plural
 from dashboard.words.markdown import escape_markdown
 from quant_engine.report import EXCLUDED, LayerReport, ModelReport
-from quant_engine.scheme import MAX_BITS, MIN_BITS, OBSERVERS, LayerScheme, Recipe
+from quant_engine.scheme import MAX_BITS, MIN_BITS, LayerScheme, Recipe, observers_for
 
 
 def show_actions(layer: LayerReport, report: ModelReport) -> None:
@@ -104,7 +104,8 @@ def show_rule_change(layer: LayerReport, report: ModelReport, part: str) -> None
     if tensor_scheme is None:
         return
     is_dynamic = tensor_scheme.is_dynamic
-    others = [name for name in OBSERVERS if is_dynamic or name != tensor_scheme.observer]
+    rules = observers_for(symmetric=tensor_scheme.symmetric, is_weight=part == "weight")
+    others = [name for name in rules if is_dynamic or name != tensor_scheme.observer]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         chosen = st.selectbox(
             "A fixed range for this layer" if is_dynamic else "Another range estimator",

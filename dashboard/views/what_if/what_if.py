@@ -74,7 +74,7 @@ def _notes(prediction: Prediction) -> str:
     report = prediction.response.report
     lines = [
         f"Predicted for {report.samples} test samples, which “Verify” runs as well.",
-        "Choices are bits and rounding. Biases are not corrected, ranges not narrowed by AWQ.",
+        "Choices are bits and rounding. Biases are not corrected, ranges not narrowed.",
     ]
     if report.projection_error:
         share = format_percent(report.projection_error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dashboard.data import links
@@ -41,6 +41,7 @@ from quant_engine.scheme import (
     CrossLayerEqualization,
     Gptq,
     LayerScheme,
+    OutputMse,
     Overrides,
     Recipe,
     Remedy,
@@ -80,6 +81,7 @@ remedies = (
     st.builds(CrossLayerEqualization, treated, st.booleans()),
     st.builds(SmoothQuant, treated, st.just("auto") | st.floats(0, 1)),
     st.builds(Awq, treated),
+    st.builds(OutputMse, treated),
     st.builds(Gptq, treated, st.floats(0, 1)),
     st.builds(AdaRound, treated, st.integers(1, 100_000), st.floats(1e-5, 1), st.floats(1e-3, 1e3)),
     st.builds(BiasCorrection, treated),
@@ -233,6 +235,7 @@ def test_every_preset_is_recognised(name: str) -> None:
 
 
 @given(tensor_schemes)
+@example(TensorScheme(4, symmetric=False, observer="hqq"))
 def test_schemes_survive_as_text(scheme: TensorScheme) -> None:
     read = scheme_from_text(scheme_to_text(scheme))
 

@@ -26,6 +26,7 @@ from quant_engine.scheme import (
     BiasCorrection,
     CrossLayerEqualization,
     Gptq,
+    OutputMse,
     Recipe,
     SmoothQuant,
     TensorScheme,
@@ -419,6 +420,7 @@ FORM: list[tuple[str, str, Any, Callable[[Recipe], Any], Any]] = [
     ("toggle", "Equalize layers", True, lambda r: r.remedies, (CrossLayerEqualization(),)),
     ("toggle", "Smooth inputs", True, lambda r: r.remedies, (SmoothQuant(),)),
     ("toggle", "Scale and clip by AWQ", True, lambda r: r.remedies, (Awq(),)),
+    ("toggle", "Narrow ranges by output error", True, lambda r: r.remedies, (OutputMse(),)),
     ("toggle", "Round by GPTQ", True, lambda r: r.remedies, (Gptq(),)),
     ("toggle", "Round by AdaRound", True, lambda r: r.remedies, (AdaRound(),)),
     ("toggle", "Correct biases", True, lambda r: r.remedies, (BiasCorrection(),)),
@@ -467,6 +469,30 @@ def test_the_two_range_rules_are_separate() -> None:
     )
     assert recipe.activation is not None
     assert recipe.activation.observer == "entropy"
+
+
+def test_hqq_is_there_for_weights_that_have_zero_points() -> None:
+    app = open_experiment()
+    weights, inputs = (w for w in app.selectbox if w.label == "Range estimator")
+    assert not any("HQQ" in choice for choice in (*weights.options, *inputs.options))
+
+    app.toggle(key=symmetric_key(app)).set_value(False).run()
+    weights, inputs = (w for w in app.selectbox if w.label == "Range estimator")
+    assert not any("HQQ" in choice for choice in inputs.options)
+    weights.set_value("hqq").run()
+
+    assert_alive(app)
+    assert draft(app).recipe.weight == TensorScheme(
+        symmetric=False, granularity="per_channel", observer="hqq"
+    )
+    app.toggle(key=symmetric_key(app)).set_value(True).run()
+    assert_alive(app)
+    assert draft(app).recipe.weight == TensorScheme(granularity="per_channel")
+
+
+def symmetric_key(app: AppTest) -> str:
+    """Key of the switch for symmetric weights; that for inputs has the same label."""
+    return next(str(t.key) for t in app.toggle if "weight_symmetric" in str(t.key))
 
 
 def test_samples_and_seed_are_part_of_the_run() -> None:

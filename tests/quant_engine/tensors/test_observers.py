@@ -11,7 +11,7 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 from scipy.special import rel_entr
 
 from quant_engine.errors import DataError, NotCalibratedError, SchemeError
-from quant_engine.scheme import OBSERVERS, TensorScheme
+from quant_engine.scheme import OBSERVERS, WEIGHT_OBSERVERS, TensorScheme
 from quant_engine.tensors import observers
 from quant_engine.tensors.affine import choose_qparams, fake_quantize
 from quant_engine.tensors.histogram import Histogram, bin_channels
@@ -130,7 +130,7 @@ def test_eight_bits_on_plain_values_lose_little(observer, symmetric, kind):
 @each_observer
 def test_rules_are_known_by_name_in_the_order_of_the_scheme(observer):
     assert callable(get_observer(observer))
-    assert list_observers() == list(OBSERVERS)
+    assert list_observers() == [*OBSERVERS, *WEIGHT_OBSERVERS]
 
 
 def test_an_unknown_rule_is_refused_with_the_names_there_are():
