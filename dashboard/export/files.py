@@ -25,6 +25,7 @@ from dashboard.export.sections import (
 )
 from dashboard.export.tables import layers_table, to_csv
 from dashboard.facts.culprit import OutputEffects
+from dashboard.facts.remedies import treatment_table
 from dashboard.words.judging import judged_text
 from dashboard.words.recipes import (
     EXECUTION_NOTE,
@@ -93,6 +94,7 @@ def to_html(
         titles=[*(column.title for column in LAYER_COLUMNS), ON_INTEGERS],
         numeric={column.title for column in LAYER_COLUMNS if column.is_number},
         layers=layer_table(report),
+        treatments=treatment_table(report.treatments),
         conditions=_conditions(report),
     )
     return page.encode()

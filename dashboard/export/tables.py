@@ -13,6 +13,7 @@ import pandas as pd
 
 from dashboard.data.sweeps import split_options, sweep_of
 from dashboard.facts.layers import layer_row, prefixed
+from dashboard.facts.remedies import treatment_columns
 from dashboard.words.degradation import COSINE, DEGRADATIONS, RATIO
 from dashboard.words.formatting import percent
 from quant_engine.errors import is_whole_number
@@ -72,7 +73,11 @@ def layers_table(report: ModelReport, sensitivities: Iterable[SensitivityReport]
     """Return one row for each layer with everything that was measured on it."""
     measured = tuple(sensitivities)
     return table(
-        {**layer_row(layer, report.timing), **_sensitivity_columns(layer.name, measured)}
+        {
+            **layer_row(layer, report.timing),
+            **treatment_columns(layer.name, report.treatments),
+            **_sensitivity_columns(layer.name, measured),
+        }
         for layer in report.layers
     )
 

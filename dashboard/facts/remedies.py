@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dashboard.facts import findings as rules
 from dashboard.facts.findings import Finding
 from dashboard.facts.tensors import best_choice, observer_name
-from dashboard.words.formatting import format_percent
+from dashboard.words.formatting import format_percent, percent
 from dashboard.words.recipes import REMEDY_NAMES
 from quant_engine.remedies import Targets
 from quant_engine.report import LayerReport, TensorReport, Treatment
@@ -246,6 +246,51 @@ def treatments_of(layer: str, treatments: Iterable[Treatment]) -> tuple[Treatmen
     return tuple(found for found in treatments if layer in found.layers)
 
 
+def treatment_table(treatments: Iterable[Treatment]) -> list[dict[str, str]]:
+    """Return what remedies did as a table for people, a row for each entry of a report.
+
+    The column of GPTQ's errors is there where one of the entries has such an error.
+
+    Example:
+        >>> treatment_table([Treatment("gptq", ("a",), is_applied=False, reason="it is float")])
+        [{'Remedy': 'Round by GPTQ', 'Layers': 'a', 'Error before': '–', 'Error after': '–',
+        'Error of': '', 'Remark': 'not applied: it is float'}]
+    """
+    entries = tuple(treatments)
+    has_gptq = any(found.error_by_gptq is not None for found in entries)
+    return [
+        {
+            "Remedy": _name_of(found),
+            "Layers": ", ".join(found.layers),
+            "Error before": format_percent(found.error_before),
+            **({"Error by GPTQ": format_percent(found.error_by_gptq)} if has_gptq else {}),
+            "Error after": format_percent(found.error_after),
+            "Error of": found.error_of,
+            "Remark": found.reason if found.is_applied else f"not applied: {found.reason}",
+        }
+        for found in entries
+    ]
+
+
+def treatment_columns(layer: str, treatments: Iterable[Treatment]) -> dict[str, object]:
+    """Return what remedies did to a layer under the names of a table's columns."""
+    row: dict[str, object] = {}
+    for found in treatments_of(layer, treatments):
+        name = "_".join(word for word in (found.remedy, found.step) if word)
+        row |= {
+            f"{name}_applied": found.is_applied,
+            f"{name}_error_before_percent": percent(found.error_before),
+            f"{name}_error_after_percent": percent(found.error_after),
+        }
+        if found.error_by_gptq is not None:
+            row[f"{name}_error_by_gptq_percent"] = percent(found.error_by_gptq)
+    return row
+
+
+def _name_of(found: Treatment) -> str:
+    return REMEDY_NAMES.get(found.remedy, found.remedy) + (f" ({found.step})" if found.step else "")
+
+
 def describe_treatment(found: Treatment) -> str:
     """Return in one sentence what a remedy did, with its error before and after.
 
@@ -255,7 +300,7 @@ def describe_treatment(found: Treatment) -> str:
         >>> describe_treatment(Treatment("awq", ("a",), is_applied=True, step="ranges"))
         'Scale and clip by AWQ (ranges): a.'
     """
-    name = REMEDY_NAMES.get(found.remedy, found.remedy) + (f" ({found.step})" if found.step else "")
+    name = _name_of(found)
     layers = " and ".join(found.layers) if len(found.layers) < 3 else ", ".join(found.layers)
     if not found.is_applied:
         return f"{name}: not applied to {layers or 'the model'}, because {found.reason}."

@@ -209,7 +209,7 @@ def _blocks_of(layer: QuantizedLayer) -> Layer:
     return Layer("", layer, getattr(layer, "groups", 1), isinstance(layer, _TRANSPOSED))
 
 
-def _columns(layer: QuantizedLayer) -> tuple[int, int]:
+def columns_of(layer: QuantizedLayer) -> tuple[int, int]:
     """Return the groups of a layer, and the inputs of each output of a group."""
     assert layer.quantized_weight is not None
     groups, _, inputs, taps = _blocks_of(layer).blocks(layer.quantized_weight).shape
@@ -221,7 +221,7 @@ def _portions(layers: Mapping[str, QuantizedLayer]) -> Iterator[list[str]]:
     portion: list[str] = []
     held = 0
     for name, layer in layers.items():
-        groups, columns = _columns(layer)
+        groups, columns = columns_of(layer)
         size = groups * columns**2
         if portion and held + size > MOST_HESSIAN_VALUES:
             yield portion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -20,6 +21,7 @@ from quant_engine.report import (
     ModelReport,
     RelativeErrors,
     SensitivityReport,
+    Treatment,
 )
 from tests.dashboard.factories import (
     EXACT_LAYER,
@@ -58,6 +60,37 @@ def test_csv_has_one_row_for_each_layer() -> None:
     lines = to_layer_csv(make_report(), (make_sensitivity(),)).decode("utf-8-sig").splitlines()
 
     assert len(lines) == 1 + len(make_report().layers)
+
+
+ROUNDED = (
+    Treatment(
+        "adaround",
+        ("layer2.0.conv1",),
+        is_applied=True,
+        error_before=0.5,
+        error_after=0.125,
+        error_of="layer outputs",
+        error_by_gptq=0.25,
+    ),
+    Treatment("awq", ("layer2.0.conv1",), is_applied=False, reason="why not", step="ranges"),
+)
+
+
+def test_what_remedies_did_stands_in_the_page_and_in_the_rows_of_layers() -> None:
+    report = replace(make_report(), treatments=ROUNDED)
+    text = page(report)
+
+    table = text[text.index("<h2>What remedies did</h2>") :]
+    cells = [re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", table)]
+    assert cells[1:6] == ["layer2.0.conv1", "50 %", "25 %", "12.5 %", "layer outputs"]
+    assert cells[-1] == "not applied: why not"
+    assert "What remedies did" not in page(make_report())
+    head, *rows = csv.reader(to_layer_csv(report).decode("utf-8-sig").splitlines())
+    found = next(dict(zip(head, row, strict=True)) for row in rows if row[0] == "layer2.0.conv1")
+    assert float(found["adaround_error_before_percent"]) == 50
+    assert float(found["adaround_error_by_gptq_percent"]) == 25
+    assert float(found["adaround_error_after_percent"]) == 12.5
+    assert (found["awq_ranges_applied"], found["awq_ranges_error_after_percent"]) == ("False", "")
 
 
 def test_the_page_says_first_what_is_judged() -> None:
