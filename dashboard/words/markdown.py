@@ -20,3 +20,13 @@ def escape_markdown(text: str) -> str:
     """
     text = _LINK_BEGINS.sub("\\1\u2060", text)
     return "".join(f"\\{char}" if char in _SPECIAL else char for char in text)
+
+
+def escape_sentence(text: str) -> str:
+    r"""Return text as `escape_markdown` does, with no line break between a number and its %.
+
+    Example:
+        >>> escape_sentence("a_b is 5 %")
+        'a\\_b is 5\xa0%'
+    """
+    return escape_markdown(re.sub(r"(?<=\d) %", "\u00a0%", text))

@@ -52,6 +52,9 @@ def enlarge(figure: go.Figure, factor: float = FACTOR, *, height: float = HEIGHT
         _scale_font(layout[name].setdefault("title", {}), usual.get("title", {}), factor)
     for note in layout.get("annotations", ()):
         _scale_font(note, {}, factor)
+    for shape in layout.get("shapes", ()):
+        if "label" in shape:
+            _scale_font(shape["label"], {}, factor)
     return go.Figure(spec)
 
 

@@ -145,7 +145,8 @@ def four_errors_picture(
             "**Weight**, **Local** (this layer alone quantized), **Accumulated** (inside the "
             "quantized model) are shares of the signal, each channel counted alike: 100 % is "
             "an error as large as what should be there.",
-            f"**Output** is what the layer alone does to the model's answer: {_ABOUT[measure]} "
+            f"**Output** is what the layer alone does to the model's answer"
+            f"{'; it was not measured.' if first.effects is None else f': {_ABOUT[measure]}'} "
             "Click a mark to select its layer.",
         ),
         lambda: [
@@ -233,7 +234,7 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
         high = max(values, default=1.0) * 3
         return _column_axis(
             index,
-            (KL if effects is None else effects.measure).head,
+            " " if effects is None else effects.measure.head,
             [math.log10(low), math.log10(high)],
             dtick=max(1, math.ceil(math.log10(high / low) / 2)),
             exponentformat="e",

@@ -178,11 +178,20 @@ def _accuracy(report: ModelReport) -> str:
 def _difference(a: OutputReport | None, b: OutputReport | None, labels: tuple[str, str]) -> str:
     change = compare_outputs(a, b)
     if change is None:
-        return "The two cannot be compared by their right answers."
+        return _why_not_compared(a, b)
     return (
         f"{labels[1].capitalize()} against {labels[0]}: {change_text(change)} on the same "
         f"{plural(change.samples, 'test sample')}."
     )
+
+
+def _why_not_compared(a: OutputReport | None, b: OutputReport | None) -> str:
+    known = [output for output in (a, b) if output is not None]
+    if any(output.top1_agreement is None for output in known):
+        return "Right answers are not compared: only an output with classes has any."
+    if any(output.accuracy_quantized is None for output in known):
+        return "Right answers are not compared: they are not known without labels."
+    return "The two cannot be compared by their right answers."
 
 
 def flipped_samples(a: OutputReport | None, b: OutputReport | None) -> tuple[Flipped, ...]:
@@ -220,6 +229,8 @@ def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
     Those that one of them gets right come first.
     """
     a, b = answering_output(run_a.report), answering_output(run_b.report)
+    if any(output is not None and output.top1_agreement is None for output in (a, b)):
+        return replace(found, flipped=(), flipped_text="")
     if a is None or b is None or a.answers is None or b.answers is None:
         return replace(found, flipped=(), flipped_text="The answers to samples were not kept.")
     first, second = a.answers, b.answers

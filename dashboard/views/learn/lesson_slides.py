@@ -12,7 +12,7 @@ from dashboard.views.learn.lesson import Lesson
 from dashboard.views.learn.place import choose_values, linked_values, open_lesson
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.slides import begin_slides, is_on_screen
-from dashboard.words.markdown import escape_markdown
+from dashboard.words.markdown import escape_sentence
 
 CONTROL_PIXELS = 130
 """Height of the controls above a figure on a slide."""
@@ -35,7 +35,7 @@ def show_slides(lesson: Lesson, number: int) -> None:
             st.markdown(lesson.question)
             right = f"Answer {outcome.right + 1}: {lesson.answers[outcome.right]}"
             st.subheader(right, anchor=False)
-            st.markdown(escape_markdown(outcome.truth))
+            st.markdown(escape_sentence(outcome.truth))
     if class_key() is not None and is_on_screen("learn_class"):
         with st.container(key="figure_learn_class_place"):
             show_class(lesson, outcome.right)
@@ -57,8 +57,8 @@ def _show_figures(lesson: Lesson) -> None:
     if is_last:
         with st.container(key="figure_learn_insight"):
             st.subheader(lesson.title, anchor=False)
-            st.markdown(f"**{escape_markdown(outcome.insight)}**")
-            st.markdown(escape_markdown(outcome.computed))
+            st.markdown(f"**{escape_sentence(outcome.insight)}**")
+            st.markdown(escape_sentence(outcome.computed))
 
 
 def _turn(step: int) -> bool:

@@ -16,7 +16,7 @@ from dashboard.views.learn.paper import handout
 from dashboard.views.learn.place import choose_values, open_lesson
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
-from dashboard.words.markdown import escape_markdown
+from dashboard.words.markdown import escape_sentence
 
 RIGHT, WRONG, OPEN = "right", "wrong", "not yet"
 ICONS = {
@@ -129,7 +129,7 @@ def show_verdict(lesson: Lesson, answer: int, outcome: Outcome) -> None:
         with st.container(border=True, gap="xsmall", height="stretch"):
             st.badge("It is", icon=":material/task_alt:", color="blue")
             st.markdown(f"**{lesson.answers[outcome.right]}**")
-            st.markdown(escape_markdown(outcome.truth))
+            st.markdown(escape_sentence(outcome.truth))
     show_class(lesson, outcome.right)
 
 
@@ -150,8 +150,8 @@ def show_outcome(lesson: Lesson, offered: Sequence[Control]) -> None:
             stem=f"lesson-{lesson.name}",
             is_lesson=True,
         )
-    st.caption(escape_markdown(outcome.computed))
-    st.info(escape_markdown(outcome.insight), icon=":material/lightbulb:")
+    st.caption(escape_sentence(outcome.computed))
+    st.info(escape_sentence(outcome.insight), icon=":material/lightbulb:")
     with st.container(horizontal=True, gap="small", key="learn_onward"):
         st.button(
             "Open this in the dashboard",

@@ -19,6 +19,8 @@ from dashboard.facts.compared_layers import (
 from dashboard.facts.culprit import OutputEffects, output_effects
 from dashboard.figures.compare.layers import MOST_ROWS, dumbbells_picture, scatter_picture
 from dashboard.figures.compare.tensors import codes_picture, errors_picture, values_picture
+from dashboard.figures.layers.pair import pair as compare
+from dashboard.figures.layers.pair import with_differing_samples
 from dashboard.work import service
 
 STORY = STORIES[0]
@@ -147,3 +149,25 @@ def test_codes_of_other_widths_keep_their_own_places() -> None:
     assert outlines["A"].x[0] == a.codes.qmin - 0.5
     assert outlines["B"].x[0] == b.codes.qmin - 0.5
     assert len(outlines["A"].y) == len(a.codes.counts) + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"accuracy_quantized": None}, "not known without labels"),
+        ({"accuracy_quantized": None, "top1_agreement": None}, "only an output with classes"),
+    ],
+)
+def test_what_has_no_right_answers_says_why(
+    pair: tuple[Run, Run], changes: dict[str, None], words: str
+) -> None:
+    runs = []
+    for run in pair:
+        assert run.report.output is not None
+        output = replace(run.report.output, **changes)
+        runs.append(replace(run, report=replace(run.report, output=output, outputs=(output,))))
+
+    found = with_differing_samples(compare(*runs), *runs)
+
+    assert words in found.difference
+    assert bool(found.flipped_text) == ("top1_agreement" not in changes)

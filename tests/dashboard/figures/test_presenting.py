@@ -54,6 +54,14 @@ def test_a_bare_figure_can_be_enlarged() -> None:
     assert large.layout.font.size == 22
 
 
+def test_the_label_of_a_ground_grows() -> None:
+    ground = {"type": "rect", "label": {"text": "not reliable", "font": {"size": 11}}}
+
+    large = enlarge(go.Figure(layout={"shapes": [ground, {"type": "line"}]}))
+
+    assert [shape.label.font.size for shape in large.layout.shapes] == [22, None]
+
+
 def test_the_second_line_of_a_title_grows_with_the_first() -> None:
     figure = go.Figure(layout={"title": {"text": two_lines("Error", "one layer at a time")}})
 

@@ -95,8 +95,8 @@ LESSON = Lesson(
     name="steps",
     title="Where do numbers go?",
     text=(
-        "A trained network is a long list of numbers, its *weights*. Each usually takes 32 bits. "
-        "**Quantization** stores them in 8 bits or fewer.\n\n"
+        "A trained network is a long list of numbers, its *weights*. Each usually takes 32 bits, a "
+        "*float*. **Quantization** stores them in 8 bits or fewer.\n\n"
         "Picture a ruler along the number line. Its marks are equally far apart, and it reaches "
         "from the smallest weight to the largest. Every weight moves to the nearest mark, and only "
         "the number of that mark is stored, its *code*. The distance between two marks is the "

@@ -10,7 +10,7 @@ from dashboard.figures.kit.picture import Picture
 from dashboard.figures.learn.treatments import Treated, treatments_picture
 from dashboard.figures.tensor.cause import ChannelSide, channel_panels, channel_rows
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
-from dashboard.words.formatting import format_accuracy, format_nats, format_number
+from dashboard.words.formatting import format_accuracy, format_number
 from dashboard.work import loud
 from dashboard.work.lesson_numbers import read_numbers
 
@@ -86,17 +86,18 @@ def _other_words(moves: Mapping[str, Mapping[str, Any]], images: int) -> str:
 def _plain_words(moves: Mapping[str, Mapping[str, Any]]) -> str:
     """What all values of alpha do to a network without loud channels, as far as it is known."""
     changes = [moves[str(alpha)]["kl_change"] for alpha in loud.ALPHAS]
-    start = "in a network without loud channels, with weights in 4 bits, "
-    own = f"KL divergence {format_nats(moves[loud.NOTHING]['kl'], 2)}"
+    start = (
+        "in a network without loud channels, with weights in 4 bits, there is little to move, and"
+    )
     if all(low <= 0 <= high for low, high in changes):
         return (
-            f"{start}no α changes by more than chance explains on these digits how far the answers "
-            f"move from the exact ones ({own})."
+            f"{start} none of the {len(changes)} α brings the answers closer to the exact ones, or "
+            "further away, by more than chance explains."
         )
     worse, better = sum(low > 0 for low, _ in changes), sum(high < 0 for _, high in changes)
     return (
-        f"{start}{worse} of {len(changes)} α move the answers further from the exact ones ({own}), "
-        f"{better} less far."
+        f"{start} {worse} of {len(changes)} α move the answers further from the exact ones, "
+        f"{better} bring them closer."
     )
 
 

@@ -69,8 +69,17 @@ def _pictures(
     ranking = ranking_picture(
         report, ranked, metric, rows=ranked[:_DRAWN], is_log=True, selected=worst
     )
+    guess = agreement.proxy.label
     return (
-        agreement_picture(agreement, metric, selected=worst),
+        replace(
+            agreement_picture(agreement, metric, selected=worst),
+            about=(
+                f"One point for each layer. Across: its rank by the guess, {guess}. Upwards: its "
+                "measured rank. Rank 1 is to blame most, and the layer that is, is ringed.",
+                "If the guess were right, all points would lie on the dotted line. Points below it "
+                "are layers that the guess overlooks, points above it are blamed too much.",
+            ),
+        ),
         replace(
             ranking,
             about=(
@@ -114,8 +123,8 @@ def _ties(rivals: tuple[str, ...]) -> str:
         return ""
     names = ", ".join(rivals)
     return (
-        f" Nor is it alone: by these digits it cannot be told apart from {names}. Ranks "
-        f"1 to {format_number(len(rivals) + 1)} are a tie."
+        f" Nor is it alone: {names} may be first as well, for on these digits ranks 1 to "
+        f"{format_number(len(rivals) + 1)} are statistically tied."
     )
 
 
