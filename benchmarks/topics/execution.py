@@ -76,8 +76,8 @@ def _measure_one(name: str, batch: int, model: nn.Module, x: Tensor, rounds: int
         images = x.contiguous(memory_format=torch.channels_last)
         models[CHANNELS_LAST] = laid_out, images
     models[SIMULATED] = quantized, x
-    models[INTEGER] = convert_execution(quantized), images
-    models[PORTABLE] = convert_execution(quantized, kernel="portable"), images
+    models[INTEGER] = convert_execution(quantized), x
+    models[PORTABLE] = convert_execution(quantized, kernel="portable"), x
     models[LOWERED] = convert_execution(quantized, lowered=True), images
     tasks: dict[str, Callable[[], object]] = {
         key: lambda run=run, values=values: run(values) for key, (run, values) in models.items()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.networks import ResNet18, seeded
+from benchmarks.networks import Encoder, ResNet18, ResNet50, seeded
 from benchmarks.registry import Options, register_topic
 from quant_engine import PRESETS, LogitResponse, analyze
 
@@ -56,7 +58,14 @@ class Vgg11(nn.Sequential):
         )
 
 
-MODELS = {"VGG-11": Vgg11, "ResNet-18": ResNet18}
+IMAGES, TOKENS = (2, 3, 64, 64), (2, 64, 768)
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "VGG-11": (Vgg11, IMAGES),
+    "ResNet-18": (ResNet18, IMAGES),
+    "ResNet-50": (ResNet50, IMAGES),
+    "encoder": (partial(Encoder, blocks=7, width=768, heads=12), TOKENS),
+}
+"""Name -> how it is made, and the shape of its inputs."""
 
 
 def prepare(model_name: str, task: str) -> Any:
@@ -68,8 +77,8 @@ def prepare(model_name: str, task: str) -> Any:
     small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
     LogitResponse.measure(small, torch.randn(2, 3, 8, 8), RECIPE, agreement_configurations=2)
     analyze(small, torch.randn(2, 3, 8, 8), RECIPE, measure_time=False)
-    model = seeded(MODELS[model_name])
-    inputs = torch.randn(2, 3, 64, 64)
+    build, shape = MODELS[model_name]
+    model, inputs = seeded(build), torch.randn(shape)
     with torch.no_grad():
         model(inputs)
     if task == "analysis":
@@ -87,7 +96,7 @@ def measure(options: Options) -> dict[str, Any]:
     print("\nPeak of resident memory beyond what was held before, over the float weights.\n")
     print(f"{'model':<12}{'weights MB':>11}{'task':>12}{'MB':>9}{'ratio':>8}{'aim':>6}")
     result: dict[str, Any] = {}
-    for name, build in MODELS.items():
+    for name, (build, _) in MODELS.items():
         weights = sum(parameter.nbytes for parameter in build().parameters())
         for task, aim in AIMS.items():
             done = subprocess.run(

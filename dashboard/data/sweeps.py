@@ -5,7 +5,7 @@ A run keeps one measurement for each sweep. A stored measurement says itself whi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from quant_engine import bit_options
 from quant_engine.report import SensitivityReport
@@ -15,6 +15,9 @@ from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS
 
 WIDTHS = (8, 6, 4, 3, 2)
 """Bits of the weights that can be tried on every layer."""
+
+STOPPING_SHARE = 0.3
+"""Layers far below this share of the largest effect need not be run on all samples."""
 
 DIRECTION_LABELS = {ONE_AT_A_TIME: "Single-layer", LEAVE_ONE_OUT: "Leave-one-out"}
 PARTS_LABELS = {
@@ -33,11 +36,14 @@ class Sweep:
         parts: "both", "weights" or "activations" (the inputs of layers).
         bits: Widths of the weights that every layer is tried at, widest first; empty for the run's
             own scheme.
+        precision: Share of the largest effect below which a layer may be stopped early; None runs
+            all layers on all samples. It says how the sweep is measured, not which one it is.
     """
 
     direction: str = ONE_AT_A_TIME
     parts: str = BOTH
     bits: tuple[int, ...] = ()
+    precision: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", tuple(sorted(set(self.bits), reverse=True)))

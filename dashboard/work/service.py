@@ -302,6 +302,7 @@ def measure_settings(settings: Settings, sweep: Sweep, control: Control) -> Sens
             direction=sweep.direction,
             options=sweep.options(settings.recipe),
             parts=sweep.parts,
+            precision=sweep.precision,
             model_name=settings.model_name,
             seed=settings.seed,
             progress=control.progress,

@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from quant_engine.errors import UnsupportedLayerError, require_choice
+from quant_engine.errors import QuantizationError, UnsupportedLayerError, require_choice
 from quant_engine.execution.integer import KernelForm, why_not_integer
 from quant_engine.execution.kernels import AUTO, require_kernel
 from quant_engine.execution.lowering import LoweredModel, lower_model, lowered_steps
-from quant_engine.layers import QuantizedEmbedding, QuantizedEmbeddingBag, QuantizedLayer
+from quant_engine.layers import (
+    QuantizedConv2d,
+    QuantizedConvTranspose2d,
+    QuantizedEmbedding,
+    QuantizedEmbeddingBag,
+    QuantizedLayer,
+)
 from quant_engine.layers.functional_weight import QuantizedFunctionalWeight
-from quant_engine.model.batches import Batch, iterate_batches
-from quant_engine.model.copying import share_tensors
+from quant_engine.model.batches import Batch, first_samples, iterate_batches
+from quant_engine.model.copying import share_parameters, share_tensors
+from quant_engine.model.forward import run_in_place
 from quant_engine.model.nesting import map_nested
 from quant_engine.report import LayerExecution
 
@@ -52,12 +60,17 @@ def convert_execution(
             keeps float32 between layers, and `execution_notes` says why. A model that is lowered
             already stays so. It computes in float32, and is to be lowered again after its tensors
             were changed in place.
-        example: A batch, of which shapes and types matter, to lower the model for. By default it is
-            lowered for batches such as it was calibrated with, where that is known, or else when it
-            first runs. Batches of other kinds lower it again.
+        example: A batch, of which shapes and types matter, to lower the model for, or to see
+            whether it takes images in channels_last. By default such as the model was calibrated
+            with, where that is known; or else it is lowered when it first runs, and images stay as
+            they come. Batches of other kinds lower it again.
 
     Returns:
-        A copy that shares weights and codes with `model`. Layers that cannot run on integers stay
+        A copy that shares weights and codes with `model`. On integers, convolutions lay out their
+        results in channels_last, which their kernels write, so that images are turned round once
+        and not at every layer; results with four axes leave the model so too. Where a pass over
+        two zero samples of the example fails on that layout, as `view` may, every layer keeps the
+        layout of its input. Layers that cannot run on integers stay
         simulated; `list_executions` says which and why.
 
     Raises:
@@ -84,11 +97,35 @@ def convert_execution(
     vars(result)[_NOTES] = notes
     if isinstance(result, LoweredModel):
         result.is_integer = execution == INTEGER
-    for module in result.modules():
-        if isinstance(module, QuantizedLayer) and _is_quantized(module):
-            can_run = execution == INTEGER and not why_not_integer(module)
-            module.integer_form = KernelForm(kernel) if can_run else None
+    layers = [m for m in result.modules() if isinstance(m, QuantizedLayer) and m.is_quantized]
+    for layer in layers:
+        can_run = execution == INTEGER and not why_not_integer(layer)
+        layer.integer_form = KernelForm(kernel) if can_run else None
+    if not isinstance(result, LoweredModel):
+        has_images_last = _takes_images_last(result, _example_of(model, example))
+        for form in (layer.integer_form for layer in layers):
+            if isinstance(form, KernelForm):
+                form.has_images_last = has_images_last
     return result
+
+
+def _takes_images_last(model: nn.Module, example: Batch | None) -> bool:
+    """Whether a model on integers runs where convolutions lay out images in channels_last."""
+    convolutions = (QuantizedConv2d, QuantizedConvTranspose2d)
+    forms = [m.integer_form for m in model.modules() if isinstance(m, convolutions)]
+    batch = None if example is None else first_samples(example, 2)
+    if batch is None or not any(isinstance(form, KernelForm) for form in forms):
+        return False
+    trial = share_parameters(model)  # its buffers are its own: a pass may change them
+    for module in trial.modules():
+        if isinstance(module, QuantizedLayer) and isinstance(module.integer_form, KernelForm):
+            module.integer_form.has_images_last = True
+    try:
+        with torch.random.fork_rng(devices=[]):
+            run_in_place(trial, batch)
+    except QuantizationError:
+        return False
+    return True
 
 
 def remember_inputs(model: nn.Module, batch: Batch) -> None:

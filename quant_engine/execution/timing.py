@@ -143,7 +143,7 @@ def _executions(
         models[FLOAT_CHANNELS_LAST] = float_model
     models[SIMULATED] = quantized
     try:
-        models[INTEGER] = convert_execution(quantized)
+        models[INTEGER] = convert_execution(quantized, example=batch)
         lowered = convert_execution(quantized, lowered=True, example=batch)
     except UnsupportedLayerError as error:
         return models, [str(error)]

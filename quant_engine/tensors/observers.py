@@ -253,24 +253,26 @@ def _information_loss(
     scale, zero_point = _grid(lo, hi, scheme)
     raw = np.rint(binned.centers / scale) + zero_point
     is_inside = (raw >= scheme.qmin) & (raw <= scheme.qmax)
-    # Fold outliers into the outermost bins of the range.
+    counts = np.where(is_inside, binned.nonzero_counts, 0.0)
+    # Fold outliers into the outermost bins of the range: whole counts, so any order adds up.
     channels, bins = raw.shape
-    columns = np.arange(bins)
-    first = np.where(is_inside.any(axis=1), is_inside.argmax(axis=1), 0)[:, None]
-    last = bins - 1 - is_inside[:, ::-1].argmax(axis=1)[:, None]
-    original = np.where(is_inside, binned.nonzero_counts, 0.0)
-    below = (binned.nonzero_counts * (columns < first)).sum(axis=1, keepdims=True)
-    above = (binned.nonzero_counts * (columns > last)).sum(axis=1, keepdims=True)
-    original += below * (columns == first) + above * (columns == last)
+    rows = np.arange(channels)
+    first = np.where(is_inside.any(axis=1), is_inside.argmax(axis=1), 0)
+    last = bins - 1 - is_inside[:, ::-1].argmax(axis=1)
+    up_to = np.pad(np.cumsum(binned.nonzero_counts, axis=1), ((0, 0), (1, 0)))
+    up_to = np.broadcast_to(up_to, (channels, bins + 1))
+    original = counts.copy()
+    original[rows, first] += up_to[rows, first]
+    original[rows, last] += up_to[:, -1] - up_to[rows, last + 1]
     # Merge the raw counts by code and spread them again over the bins that hold values.
     levels = scheme.qmax - scheme.qmin + 1
     codes = np.clip(raw, scheme.qmin, scheme.qmax).astype(np.int64) - scheme.qmin
-    slot = (codes + np.arange(channels)[:, None] * levels).reshape(-1)
-    counts = np.where(is_inside, binned.nonzero_counts, 0.0)
+    slot = (codes + rows[:, None] * levels).reshape(-1)
     merged = np.bincount(slot, counts.reshape(-1), channels * levels)
-    holding = np.bincount(slot, (counts > 0).reshape(-1).astype(float), channels * levels)
+    holds = counts > 0
+    holding = np.bincount(slot[holds.reshape(-1)], minlength=channels * levels)
     mean = np.divide(merged, holding, out=np.zeros_like(merged), where=holding > 0)
-    quantized = np.where(counts > 0, mean[slot].reshape(counts.shape), 0.0)
+    quantized = np.where(holds, mean[slot].reshape(counts.shape), 0.0)
     return np.where(is_inside.any(axis=1), _kl(original, quantized), np.inf)
 
 
@@ -281,6 +283,7 @@ def _kl(p: FloatArray, q: FloatArray) -> FloatArray:
     q = q / np.maximum(q.sum(axis=1, keepdims=True), 1.0)
     even = support / np.maximum(support.sum(axis=1, keepdims=True), 1)
     q = (1.0 - _SMOOTHING) * q + _SMOOTHING * even
-    ratio = np.divide(p, q, out=np.ones_like(p), where=support)
-    loss: FloatArray = (p * np.log(ratio)).sum(axis=1)
+    terms = np.zeros_like(p)
+    terms[support] = p[support] * np.log(p[support] / q[support])
+    loss: FloatArray = terms.sum(axis=1)
     return loss

@@ -33,25 +33,31 @@ def search_range(binned: BinnedValues, scheme: TensorScheme, loss: Loss) -> Rang
         lo and hi, shape (channels,).
     """
     lo, hi = binned.lo, binned.hi
-    one = np.ones_like(lo)
     if scheme.symmetric:
         hi = np.maximum(np.abs(lo), np.abs(hi))
         lo = -hi
         floor = _smallest_factor(binned, 2 * hi, scheme)
-        factor = _improve(lambda f: loss(f * lo, f * hi), one, floor, (_COARSE, _FINE))
+        factor = _improve(lambda f: loss(f * lo, f * hi), _whole(lo), floor, (_COARSE, _FINE))[0]
         return factor * lo, factor * hi
     lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
-    lower, upper = one, one
+    (lower, _), (upper, known) = _whole(lo), _whole(hi)
     for steps in ((_COARSE, _FINE), (_FINE,)):
         if hi.any():
             floor = _smallest_factor(binned, hi, scheme)
-            upper = _improve(partial(_moved_up, loss, lower * lo, hi), upper, floor, steps)
+            move = partial(_moved_up, loss, lower * lo, hi)
+            upper, known = _improve(move, (upper, known), floor, steps)
         if lo.any():
             floor = _smallest_factor(binned, -lo, scheme)
-            lower = _improve(partial(_moved_down, loss, lo, upper * hi), lower, floor, steps)
+            move = partial(_moved_down, loss, lo, upper * hi)
+            lower, known = _improve(move, (lower, known), floor, steps)
         if not (lo.any() and hi.any()):
             break
     return lower * lo, upper * hi
+
+
+def _whole(edge: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+    """Return the factors of the whole range, and that nobody knows its loss yet."""
+    return np.ones_like(edge), None
 
 
 def _moved_up(loss: Loss, lo: FloatArray, hi: FloatArray, factor: FloatArray) -> FloatArray:
@@ -71,15 +77,26 @@ def _smallest_factor(binned: BinnedValues, span: FloatArray, scheme: TensorSchem
 
 def _improve(
     loss: Callable[[FloatArray], FloatArray],
-    best: FloatArray,
+    start: tuple[FloatArray, FloatArray | None],
     smallest: FloatArray,
     stages: tuple[FloatArray, ...],
-) -> FloatArray:
-    """Return the factor of smallest loss: `_COARSE` holds factors, `_FINE` steps from the best."""
-    best_loss = loss(best)
+) -> tuple[FloatArray, FloatArray]:
+    """Return the factor of smallest loss, and that loss.
+
+    Args:
+        loss: Cost of factors, shape (channels,).
+        start: Where to begin, and what that costs; None where it is not known.
+        smallest: Smallest factors to try.
+        stages: `_COARSE` holds factors, `_FINE` steps from the best.
+    """
+    best, best_loss = start
+    if best_loss is None:
+        best_loss = loss(best)
     for stage in stages:
         middle = best if stage is _FINE else np.zeros_like(best)
         factors = np.clip(middle + stage[:, None], smallest, 1.0)
+        # Many are clipped to the same one: each is tried once, in the order of the stage.
+        factors = factors[np.sort(np.unique(factors, axis=0, return_index=True)[1])]
         if best.size == 1:
             losses = loss(factors[:, 0])[:, None]  # one channel: all factors at once
         else:
@@ -89,4 +106,4 @@ def _improve(
         is_better = found < best_loss * (1.0 - 1e-9)
         best = np.where(is_better, np.take_along_axis(factors, pick, axis=0)[0], best)
         best_loss = np.where(is_better, found, best_loss)
-    return best
+    return best, best_loss

@@ -19,7 +19,12 @@ from dashboard.views.sensitivity.sections import (
     show_tradeoff,
 )
 from dashboard.views.sensitivity.table import show_sensitivity_table
-from dashboard.views.sensitivity.unmeasured import show_empty, show_partial_notice, show_running
+from dashboard.views.sensitivity.unmeasured import (
+    show_empty,
+    show_partial_notice,
+    show_running,
+    show_stopped_notice,
+)
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contain, contained
 from dashboard.widgets.judged import show_judged
@@ -83,4 +88,6 @@ if not show_running(shown, sweep):
     else:
         if found.is_partial:
             show_partial_notice(shown, sweep, found)
+        else:
+            show_stopped_notice(shown, sweep, found)
         _show_measured(shown, found)

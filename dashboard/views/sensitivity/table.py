@@ -46,6 +46,8 @@ def table_rows(
         for row in ranked
     }
     others = _other_measures(ranked, metric)
+    is_stopped = any(row.layer.samples is not None for row in ranked)
+    everything = report.evaluation_samples
     rows = []
     for row in ranked:
         layer = layers.get(row.name)
@@ -57,6 +59,7 @@ def table_rows(
                 **({"Effect": remarks[row.name]} if any(remarks.values()) else {}),
                 "Rank": row.position,
                 "Could be": row.could_be,
+                **({"Samples": row.layer.samples or everything} if is_stopped else {}),
                 **({"Decided by": row.layer.decided_by} if row.layer.outputs else {}),
                 **{title: other.value(row.layer) for title, other in others.items()},
                 **{c.title: None if layer is None else c.finite(layer) for c in _SQNRS},
@@ -143,6 +146,11 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
         "Rank": st.column_config.NumberColumn(width=55, help="1 is the most sensitive layer."),
         "Could be": st.column_config.TextColumn(
             width=75, help="The ranks it shares with layers that it is statistically tied with."
+        ),
+        "Samples": st.column_config.NumberColumn(
+            width=80,
+            help="Samples that the layer is judged on: fewer than all where it was clear early "
+            "that its effect is far below the largest.",
         ),
         "Answers changed (%)": st.column_config.NumberColumn(
             "Changed (%)",

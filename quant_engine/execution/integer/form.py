@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
@@ -150,10 +151,13 @@ class KernelForm(IntegerForm):
 
     Args:
         kernel: "auto" or the name of a kernel; see `kernels.list_kernels`.
+        has_images_last: Whether images leave with their channels last in memory, as kernels write
+            them, however they came: then the next convolution need not turn them round again.
     """
 
-    def __init__(self, kernel: str = AUTO) -> None:
+    def __init__(self, kernel: str = AUTO, *, has_images_last: bool = False) -> None:
         self.kernel = kernel
+        self.has_images_last = has_images_last
         self._built: _Built | None = None
 
     @property
@@ -162,7 +166,10 @@ class KernelForm(IntegerForm):
         return "" if self._built is None else self._built.packed.name
 
     def __call__(self, layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
-        """Run a layer on a float input; returns float32, laid out in memory as the input is."""
+        """Run a layer on a float input; returns float32, laid out in memory as the input is.
+
+        Or with the channels of images last, where the form has them so.
+        """
         return self._run(layer, x, None, *arguments)
 
     def run_all(self, layers: Sequence[QuantizedLayer], inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -195,7 +202,8 @@ class KernelForm(IntegerForm):
             if rounded is not None:
                 rounded[id(x), grid] = codes
         y = built.packed(codes, grid, PLAIN, *arguments)
-        return y if _has_channels_last(x) else y.contiguous()
+        is_kept = y.dim() == 4 and (self.has_images_last or _has_channels_last(x))
+        return y if is_kept else y.contiguous()
 
     def run_codes(
         self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any
@@ -229,10 +237,10 @@ class KernelForm(IntegerForm):
         return self._built
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelForm:
-        return KernelForm(self.kernel)
+        return KernelForm(self.kernel, has_images_last=self.has_images_last)
 
-    def __reduce__(self) -> tuple[type[KernelForm], tuple[str]]:
-        return KernelForm, (self.kernel,)
+    def __reduce__(self) -> tuple[Callable[..., KernelForm], tuple[str]]:
+        return partial(KernelForm, has_images_last=self.has_images_last), (self.kernel,)
 
 
 def require_grid(current: Grid | None, expected: Grid) -> None:

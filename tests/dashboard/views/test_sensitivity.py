@@ -265,6 +265,45 @@ def test_a_partial_measurement_is_shown_and_marked() -> None:
     assert button(app, "Measure again in full")
 
 
+def test_layers_that_were_stopped_are_named_and_can_be_measured_in_full() -> None:
+    whole = make_sensitivity()
+    first, *others = whole.layers
+    keep_run(replace(whole, layers=(replace(first, samples=64), *others)))
+
+    app = open_app(LINK, page=PAGE)
+
+    assert_alive(app)
+    assert f"1 layer of {len(whole.layers)} judged on fewer than all" in texts(app)
+    assert button(app, "Measure all layers on all samples")
+    report, metric = make_report(), METRICS["kl_divergence"]
+    stopped = replace(whole, layers=(replace(first, samples=64), *others))
+    rows = {r["Layer"]: r for r in table_rows(report, rank_layers(stopped, metric), metric)}
+    assert rows[first.name]["Samples"] == 64
+    assert {rows[other.name]["Samples"] for other in others} == {report.evaluation_samples}
+    assert not any("Samples" in r for r in table_rows(report, rank_layers(whole, metric), metric))
+
+
+@pytest.mark.usefixtures("computes")
+def test_a_measurement_may_stop_where_it_is_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def measure(settings: Settings, sweep: Sweep, control: Any) -> SensitivityReport:
+        asked.append(sweep.precision)
+        return make_sensitivity(sweep.direction)
+
+    monkeypatch.setattr(service, "measure_settings", measure)
+    for is_on, expected in ((False, None), (True, 0.3)):
+        keep_run()
+        app = open_app(LINK, page=PAGE)
+        if is_on:
+            next(t for t in app.toggle if t.label == "Stop where it is clear").set_value(True)
+            app.run()
+        button(app, "Measure sensitivity").click().run()
+        wait_for_jobs(app)
+        assert asked.pop() == expected
+        assert len(figures(app)) == 4
+
+
 def test_an_analysis_without_layer_errors_has_nothing_to_compare() -> None:
     report = make_report()
     bare = tuple(

@@ -52,6 +52,46 @@ def test_conversion_goes_both_ways_and_leaves_its_model_alone(quantized):
     assert torch.equal(back(X), quantized(X))
 
 
+class TwoConvolutions(nn.Module):
+    """Notes whether its images have their channels last; may insist, by `view`, that not."""
+
+    def __init__(self, has_view):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+        self.has_view, self.seen = has_view, []
+
+    def forward(self, x):
+        y = self.first(x)
+        self.seen.append((is_last(x), is_last(y)))
+        y = self.second(torch.relu(y))
+        return y.view(len(y), -1) if self.has_view else y.flatten(1)
+
+
+def is_last(x):
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+@pytest.mark.parametrize("has_view", [False, True])
+@torch.no_grad()
+def test_images_are_turned_round_once_where_the_model_takes_it(has_view):
+    x = seeded((4, 3, 6, 6))
+    quantized = quantize_model(fill(TwoConvolutions(has_view)), x)
+    before = snapshot(quantized)
+    integer, blind = convert_execution(quantized), copy.deepcopy(quantized)
+    assert snapshot(quantized) == before
+    for model, is_turned in ((integer, not has_view), (copy.deepcopy(integer), not has_view)):
+        model.seen = []
+        y = model(x)
+        assert model.seen == [(False, is_turned)]
+    # Without an example nobody knows whether the model takes it.
+    vars(blind).pop("lowering_example")
+    for example, is_turned in ((None, False), (x, not has_view)):
+        model = convert_execution(blind, example=example)
+        model.seen = []
+        assert torch.equal(model(x), y)
+        assert model.seen == [(False, is_turned)]
+
+
 @torch.no_grad()
 def test_the_kernel_is_empty_until_it_ran(quantized):
     integer = convert_execution(quantized, kernel="portable")
