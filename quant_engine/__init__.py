@@ -71,7 +71,7 @@ from quant_engine.search.verification import (
 from quant_engine.sensitivity.measure import measure_sensitivity
 from quant_engine.tensors.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
 from quant_engine.tensors.quantizer import Int8Quantizer
-from quant_engine.variants.options import bit_options, by_gptq
+from quant_engine.variants.options import bit_options, in_groups, treated
 
 __all__ = [
     "METRICS",
@@ -117,7 +117,6 @@ __all__ = [
     "analyze_tensor_distribution",
     "benchmark_inference",
     "bit_options",
-    "by_gptq",
     "calculate_model_size",
     "calculate_quantization_error",
     "calibrate",
@@ -127,6 +126,7 @@ __all__ = [
     "dequantize",
     "execution_notes",
     "fake_quantize",
+    "in_groups",
     "list_executions",
     "load_quantization_config",
     "load_quantized_model",
@@ -140,6 +140,7 @@ __all__ = [
     "save_quantized_model",
     "search_configuration",
     "search_measured",
+    "treated",
     "verify_configurations",
     "verify_frontier",
 ]

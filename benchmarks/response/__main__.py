@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.response.agreement import AGREEMENT_HEAD, agreement_rows
+from benchmarks.response.candidates import CANDIDATES_HEAD, candidates_rows
 from benchmarks.response.choices import BUDGET_HEAD, budget_rows
 from benchmarks.response.cost import COST_HEAD, cost_rows
-from benchmarks.response.gptq import GPTQ_HEAD, gptq_rows
 from sample_models import list_models
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list_models(), help="default: all")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
-    names = ["agreement", "cost", "budgets", "gptq"]
+    names = ["agreement", "cost", "budgets", "candidates"]
     parser.add_argument("--only", nargs="*", default=names, choices=names, help="tables to make")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "agreement": (agreement_rows, AGREEMENT_HEAD),
         "cost": (cost_rows, COST_HEAD),
         "budgets": (budget_rows, BUDGET_HEAD),
-        "gptq": (gptq_rows, GPTQ_HEAD),
+        "candidates": (candidates_rows, CANDIDATES_HEAD),
     }
     tables = {
         name: _table(*makers[name], options.models) for name in makers if name in options.only

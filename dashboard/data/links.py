@@ -23,6 +23,7 @@ from quant_engine.scheme import (
     REMEDIES,
     WEIGHT_OBSERVERS,
     AdaRound,
+    BiasCorrection,
     CrossLayerEqualization,
     Gptq,
     LayerScheme,
@@ -35,6 +36,7 @@ from quant_engine.scheme import (
 
 NO_ACTIVATION = "none"
 KEEP_OFFSETS = "keep_offsets"
+BY_THEMSELVES = "each_layer"
 EVERY_LAYER = ("*",)
 DYNAMIC = "dynamic"
 GROUPS = "per_group"
@@ -182,6 +184,8 @@ def remedy_to_text(remedy: Remedy) -> str:
         setting = f"-{remedy.steps}_{remedy.learning_rate!r}_{remedy.regularization!r}"
     elif isinstance(remedy, CrossLayerEqualization) and not remedy.absorb_bias:
         setting = f"-{KEEP_OFFSETS}"
+    elif isinstance(remedy, BiasCorrection) and not remedy.is_sequential:
+        setting = f"-{BY_THEMSELVES}"
     layers = () if remedy.layers == EVERY_LAYER else remedy.layers
     return ":".join([remedy.kind + setting, *layers])
 
@@ -211,6 +215,8 @@ def remedy_from_text(text: str) -> Remedy:
         )
     if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
         return CrossLayerEqualization(layers, absorb_bias=False)
+    if cls is BiasCorrection and setting == BY_THEMSELVES:
+        return BiasCorrection(layers, is_sequential=False)
     raise LinkError(f"“{setting[:30]}” is not a setting of {kind}.")
 
 

@@ -1,7 +1,7 @@
 """A prediction: what any choice of bits for the layers would do to a run's model.
 
-It belongs to a model, its two schemes and its samples, not to the layers that a run keeps in float,
-gives bits of their own or rounds by GPTQ: runs that differ only in those share one prediction.
+It belongs to a model, its two schemes and its samples, not to what a run says of single layers
+(float, bits, remedies that treat each by itself): runs that differ only in that share it.
 """
 
 from __future__ import annotations
@@ -12,28 +12,41 @@ from functools import cached_property, lru_cache
 from itertools import product
 
 from dashboard.data.settings import Settings, canonical
-from quant_engine import LogitResponse, bit_options, by_gptq
+from quant_engine import LogitResponse, bit_options, in_groups, treated
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport, TrustRegion
 from quant_engine.response import as_pairs, find_region
 from quant_engine.scheme import (
+    BIAS_CORRECTION,
     GPTQ,
+    LOCAL_REMEDIES,
+    MAX_BITS,
     MIN_BITS,
-    NEAREST,
     Candidate,
-    Gptq,
     LayerScheme,
     Overrides,
     Recipe,
+    local_remedies,
 )
 from quant_engine.variants import FLOAT_OPTION
 
 WIDTHS = (8, 6, 4, 3, 2)
-MOST_GPTQ_BITS = 4
-"""GPTQ is tried up to these bits, as wider weights gain little from it (`docs/remedies.md`), and at
-the recipe's own."""
+MOST_TREATED_BITS = 4
+"""Remedies and groups are tried up to these bits, as wider weights gain little from them
+(`docs/remedies.md`), GPTQ at the recipe's own bits too."""
+GROUP_SIZE = 32
 FLOAT_LETTER = "f"
-FEWEST_BITS_LETTER = "B"
-"""Stands in a link for 2 bits, rounded by GPTQ; C for 3, and so on."""
+LETTERS = {
+    (False, ()): "2345678",
+    (False, (GPTQ,)): "BCDEFGH",
+    (False, (BIAS_CORRECTION,)): "IJKLMNO",
+    (False, (GPTQ, BIAS_CORRECTION)): "PQRSTUV",
+    (True, ()): "ghijklm",
+    (True, (GPTQ,)): "nopqrst",
+}
+"""What stands in a link for 2 to 8 bits: whether in groups that the recipe does not have, and kinds
+of remedies -> a letter for each width."""
+WAY_WORDS = {GPTQ: "GPTQ", BIAS_CORRECTION: "bias"}
+NEAREST = "nearest code"
 MAX_SCORES = 256
 
 Configuration = Mapping[str, str]
@@ -44,11 +57,11 @@ def bare_settings(settings: Settings) -> Settings:
     """Return the settings without what they say about single layers."""
     recipe = settings.recipe
     bare = Recipe(recipe.weight, recipe.activation, remedies=recipe.remedies)
-    gptq = recipe.remedy(Gptq)
-    if gptq is not None:  # what layers it rounds is chosen; how it does is not
-        everywhere = Gptq(damping=gptq.damping)
-        bare = bare.without_remedy(Gptq)
-        bare = bare if everywhere == Gptq() else bare.with_remedy(everywhere)
+    for kind, remedy in local_remedies(recipe).items():
+        # Which layers it treats is chosen; how it does is not.
+        everywhere = replace(remedy, layers=LOCAL_REMEDIES[kind].layers)
+        bare = bare.without_remedy(type(remedy))
+        bare = bare if everywhere == LOCAL_REMEDIES[kind] else bare.with_remedy(everywhere)
     return replace(settings, recipe=bare)
 
 
@@ -81,10 +94,24 @@ class MeasuredSearch:
 
 
 def options_of(recipe: Recipe) -> dict[str, LayerScheme | Candidate]:
-    """Return what can be chosen for a layer: every width, and the narrow ones by GPTQ too."""
+    """Return what can be chosen for a layer: every width, the narrow ones in other ways too."""
     widths = widths_of(recipe)
-    rounded = [bits for bits in widths if bits <= MOST_GPTQ_BITS or bits == recipe.weight.bits]
-    return {**bit_options(recipe, widths), **by_gptq(bit_options(recipe, rounded))}
+    rounded = [bits for bits in widths if bits <= MOST_TREATED_BITS or bits == recipe.weight.bits]
+    narrow = bit_options(recipe, [bits for bits in widths if bits <= MOST_TREATED_BITS])
+    groups = {} if recipe.weight.group_size else in_groups(narrow, GROUP_SIZE)
+    return {
+        **bit_options(recipe, widths),
+        **treated(bit_options(recipe, rounded), GPTQ),
+        **treated(narrow, BIAS_CORRECTION),
+        **treated(narrow, GPTQ, BIAS_CORRECTION),
+        **groups,
+        **(treated(groups, GPTQ) if groups else {}),
+    }
+
+
+def way_of(candidate: Candidate) -> Candidate:
+    """Return a candidate but for its bits: at 8 of them."""
+    return replace(candidate, scheme=candidate.scheme.with_bits(MAX_BITS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,58 +130,85 @@ class Prediction:
 
     @cached_property
     def letters(self) -> dict[str, str]:
-        """What stands in a link for each option: its bits, by GPTQ a capital; "f" for float."""
+        """What stands in a link for each option: its bits, or another letter; "f" for float."""
 
         def letter(candidate: Candidate) -> str:
-            bits = candidate.scheme.weight.bits
-            is_by_gptq = candidate.rounding == GPTQ
-            return chr(ord(FEWEST_BITS_LETTER) + bits - MIN_BITS) if is_by_gptq else str(bits)
+            by_width = LETTERS[self._is_in_other_groups(candidate), candidate.remedies]
+            return by_width[candidate.scheme.weight.bits - MIN_BITS]
 
         options = self.response.candidates.items()
         return {FLOAT_OPTION: FLOAT_LETTER, **{name: letter(option) for name, option in options}}
 
+    def _is_in_other_groups(self, candidate: Candidate) -> bool:
+        weight, own = candidate.scheme.weight, self.response.report.recipe.weight
+        return weight.group_size != own.group_size
+
+    @cached_property
+    def ways(self) -> tuple[Candidate, ...]:
+        """What can be done to weights besides their bits; see `way_of`. Plain rounding is first."""
+        return tuple(dict.fromkeys(map(way_of, self.response.candidates.values())))
+
+    def way_words(self, way: Candidate) -> str:
+        """Return a way in words: "nearest code", "GPTQ + bias", "groups of 32 + GPTQ"."""
+        size = way.scheme.weight.group_size
+        groups = [f"groups of {size}"] if self._is_in_other_groups(way) else []
+        return " + ".join([*groups, *(WAY_WORDS[kind] for kind in way.remedies)]) or NEAREST
+
     @cached_property
     def labels(self) -> dict[str, str]:
         """What to call each option on a button: "float", its bits, "4 GPTQ"."""
-        return {
-            FLOAT_OPTION: FLOAT_OPTION,
-            **{
-                name: f"{option.scheme.weight.bits}{' GPTQ' if option.rounding == GPTQ else ''}"
-                for name, option in self.response.candidates.items()
-            },
-        }
+
+        def label(candidate: Candidate) -> str:
+            way = way_of(candidate)
+            more = "" if way == self.ways[0] else f" {self.way_words(way)}"
+            return f"{candidate.scheme.weight.bits}{more}"
+
+        options = self.response.candidates.items()
+        return {FLOAT_OPTION: FLOAT_OPTION, **{name: label(option) for name, option in options}}
 
     @cached_property
     def plain_options(self) -> tuple[str, ...]:
         """Float, and the options that round to the nearest code."""
         candidates = self.response.candidates.items()
-        return (FLOAT_OPTION, *(name for name, c in candidates if c.rounding == NEAREST))
+        return (FLOAT_OPTION, *(name for name, c in candidates if way_of(c) == self.ways[0]))
 
     def words(self, option: str) -> str:
         """Return an option in words: "float", "4 bits", "4 bits GPTQ"."""
-        bits, _, rounding = self.labels[option].partition(" ")
-        return bits if option == FLOAT_OPTION else f"{bits} bits {rounding}".rstrip()
+        bits, _, way = self.labels[option].partition(" ")
+        return bits if option == FLOAT_OPTION else f"{bits} bits {way}".rstrip()
 
-    def twin(self, layer: str, option: str, rounding: str) -> str | None:
-        """Return the option with the same bits in another rounding; None where a layer has none."""
+    def way(self, option: str) -> Candidate:
+        """Return what an option does to weights besides their bits; to float, plain rounding."""
+        return self.ways[0] if option == FLOAT_OPTION else way_of(self.response.candidates[option])
+
+    def twin(self, layer: str, option: str, way: Candidate) -> str | None:
+        """Return the option with the same bits in another way; None where a layer has none."""
         if option == FLOAT_OPTION:
             return None
-        wanted = Candidate(self.response.candidates[option].scheme, rounding)
-        found = next((n for n, c in self.response.candidates.items() if c == wanted), None)
+        found = self._at(option, way)
         is_own = found is not None and self.response.effective_option(layer, found) == found
         return found if is_own else None
 
-    def why_not_by_gptq(self, layer: str, option: str) -> str:
-        """Return why GPTQ does not round a layer at an option's bits; empty if it does."""
-        scheme = self.response.candidates[option].scheme
-        return next(
-            (
-                why
-                for name, other, why in self.response.report.not_by_gptq
-                if name == layer and self.response.candidates[other].scheme == scheme
-            ),
-            "",
-        )
+    def ways_of(self, layer: str, option: str) -> tuple[Candidate, ...]:
+        """Return the ways that a layer has at the bits of an option."""
+        return tuple(way for way in self.ways if self.twin(layer, option, way) is not None)
+
+    def why_not(self, layer: str, option: str) -> dict[str, str]:
+        """Return why remedies do not treat a layer at the bits of an option, by their kind."""
+        if option == FLOAT_OPTION:
+            return {}
+        alike = {self._at(option, way) for way in self.ways}
+        return {
+            kind: why
+            for name, other, kind, why in self.response.report.untreated
+            if name == layer and other in alike
+        }
+
+    def _at(self, option: str, way: Candidate) -> str | None:
+        """Return the option with the bits of another one in a way; None if that was not tried."""
+        bits = self.response.candidates[option].scheme.weight.bits
+        wanted = replace(way, scheme=way.scheme.with_bits(bits))
+        return next((n for n, c in self.response.candidates.items() if c == wanted), None)
 
     @cached_property
     def alone(self) -> dict[tuple[str, str], float]:
@@ -237,18 +291,15 @@ class Prediction:
         """Return the configuration that comes closest to a recipe.
 
         Returns:
-            The configuration, and the layers whose scheme and rounding are none of the options: the
+            The configuration, and the layers whose scheme and remedies are none of the options: the
             option with the nearest bits stands for them.
         """
         options = {option: name for name, option in self.response.candidates.items()}
-        gptq = recipe.remedy(Gptq)
         configuration, stand_ins = {}, []
         for name in self.response.layers:
-            scheme = recipe.layer_scheme(name)
-            if scheme is None:
+            wanted = Candidate.of(recipe, name)
+            if wanted is None:
                 continue
-            is_by_gptq = gptq is not None and gptq.treats(name)
-            wanted = Candidate(scheme, GPTQ if is_by_gptq else NEAREST)
             found = options.get(wanted)
             if found is None:
                 stand_ins.append(name)
@@ -265,12 +316,12 @@ class Prediction:
 
 
 def _nearest(wanted: Candidate, options: Iterable[Candidate]) -> Candidate:
-    """Return the candidate with the nearest bits, of several one with the same rounding."""
+    """Return the candidate with the nearest bits, of several one with the same remedies."""
     bits = wanted.scheme.weight.bits
     return min(
         options,
         key=lambda known: (
             abs(known.scheme.weight.bits - bits),
-            known.rounding != wanted.rounding,
+            known.remedies != wanted.remedies,
         ),
     )

@@ -41,6 +41,7 @@ from quant_engine.report import (
     encode,
 )
 from quant_engine.response import as_pairs, describe_degradation, describe_region
+from quant_engine.scheme import LOCAL_REMEDIES
 from quant_engine.variants import BOTH, FLOAT_OPTION
 
 UNTRUSTED = "≈ "
@@ -160,7 +161,7 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
     own, stand_ins = prediction.configuration_of(run.recipe)
     output = run.report.output
     is_known = prediction.measured_score(own) is not None
-    is_other = stand_ins or remedies_left_out(run.recipe, has_gptq=True)
+    is_other = stand_ins or remedies_left_out(run.recipe, LOCAL_REMEDIES)
     if output is None or run.report.is_partial or is_other or not own or is_known:
         return prediction
     predicted = prediction.score(own)

@@ -6,7 +6,7 @@ from quant_engine.remedies.apply import (
     treat_quantized_model,
     treatment_steps,
 )
-from quant_engine.remedies.gptq import round_forms
+from quant_engine.remedies.local import treat_locally
 from quant_engine.remedies.targets import SmoothingGroup, Targets, find_targets
 
 __all__ = [
@@ -14,8 +14,8 @@ __all__ = [
     "Targets",
     "find_targets",
     "remedies_left_out",
-    "round_forms",
     "treat_float_model",
+    "treat_locally",
     "treat_quantized_model",
     "treatment_steps",
 ]

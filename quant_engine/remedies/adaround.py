@@ -25,6 +25,7 @@ from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.codes import (
     NOTHING_ENTERED,
     OutputRows,
+    SeenInputs,
     columns_of,
     find_layers,
     refused,
@@ -159,21 +160,21 @@ def _aim_of(
     tell: _Tell,
 ) -> Aim | None:
     """Return what a layer should give; None where its calls in the two models do not match."""
-    rows = hessian = target = None
+    rows = target = None
     energy = 0.0
     for expected, found in pairs:
         tell(0)
         if [x.shape for x in expected] != [x.shape for x in found]:
             return None
         for x, x_hat in zip(expected, found, strict=True):
-            if hessian is None or target is None or rows is None:
-                columns = x.shape[1]
-                hessian = x.new_zeros(x.shape[0], columns, columns)
-                rows = OutputRows.of(layer, module, hessian)
+            seen = SeenInputs.of(x_hat)
+            if target is None or rows is None:
+                rows = OutputRows.of(layer, module, seen)
                 target = torch.zeros_like(rows.weight)
+            else:
+                rows.seen.update(seen)
             y = rows.weight @ x
             energy += y.square().sum().item()
-            hessian += x_hat @ x_hat.transpose(1, 2)
             target += y @ x_hat.transpose(1, 2)
     assert rows is not None
     assert target is not None

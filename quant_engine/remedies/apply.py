@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ from quant_engine.remedies.output_ranges import narrow_ranges
 from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
 from quant_engine.scheme import (
+    LOCAL_REMEDIES,
     AdaRound,
     Awq,
     BiasCorrection,
@@ -134,14 +135,14 @@ def treatment_steps(recipe: Recipe, layers: Iterable[str]) -> int:
     return STEPS_PER_LAYER * len(treated)
 
 
-def remedies_left_out(recipe: Recipe, *, has_gptq: bool = False) -> tuple[str, ...]:
+def remedies_left_out(recipe: Recipe, measured: Collection[str] = ()) -> tuple[str, ...]:
     """Say which remedies of a recipe are not in numbers about single layers; nothing if all are.
 
     Measuring and predicting what layers cost quantizes each layer by itself.
 
     Args:
         recipe: The recipe.
-        has_gptq: Whether rounding by GPTQ is among what is measured.
+        measured: Kinds of remedies of single layers that are measured.
 
     Example:
         >>> remedies_left_out(Recipe.default().with_remedy(SmoothQuant()))
@@ -150,17 +151,14 @@ def remedies_left_out(recipe: Recipe, *, has_gptq: bool = False) -> tuple[str, .
     left_out = [
         "the narrower ranges of Awq" if isinstance(remedy, Awq) else type(remedy).__name__
         for remedy in recipe.remedies
-        if type(remedy) in _ON_QUANTIZED_MODEL and not (has_gptq and isinstance(remedy, Gptq))
+        if type(remedy) in _ON_QUANTIZED_MODEL and not (remedy.is_local and remedy.kind in measured)
     ]
     if not left_out:
         return ()
     left_out[0] = left_out[0][:1].upper() + left_out[0][1:]
     is_one = len(left_out) == 1 and not recipe.remedy(Awq)
-    how = "rounding is plain"
-    if has_gptq:
-        how = "ranges are those of the scheme, biases float's"
-        if recipe.remedy(AdaRound):
-            how = f"rounding is to the nearest code or by GPTQ, {how}"
+    names = " and ".join(type(LOCAL_REMEDIES[kind]).__name__ for kind in measured)
+    how = f"of remedies, only {names} of single layers" if measured else "rounding is plain"
     return (
         f"{' and '.join(left_out)} of the recipe {'is' if is_one else 'are'} not part of these "
         f"figures: {how}. `analyze` applies {'it' if is_one else 'them'}.",

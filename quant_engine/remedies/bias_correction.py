@@ -4,11 +4,13 @@
 
 E is the mean over all calibration data and all other axes of the output. Layers are corrected in
 the order in which they run, each behind layers that are corrected already, so that what they pass
-on is made up for too (Nagel et al., ICCV 2019, section 4.2 and appendix D).
+on is made up for too (Nagel et al., ICCV 2019, section 4.2 and appendix D). A layer by itself is
+corrected on float inputs, for its weights alone: b → b - (Ŵ - W) E[x].
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,8 +25,11 @@ from quant_engine.model.forward import PassEnded, primary_output, run_model, wat
 from quant_engine.model.modules import add_bias, count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
+from quant_engine.remedies.codes import OutputRows, refused, treat_codes
 from quant_engine.report import Treatment
 from quant_engine.scheme import BiasCorrection
+
+_SHARES_BIAS = "it shares its bias with another layer"
 
 
 class ChannelMeans:
@@ -64,7 +69,7 @@ def correct_biases(
 ) -> tuple[Treatment, ...]:
     """Correct the biases of a quantized model, in place.
 
-    Every layer costs a pass over the data up to it.
+    In order, every layer costs a pass over the data up to it; each by itself, all cost one pass.
 
     Args:
         prepared: The float model that it was made from.
@@ -75,8 +80,11 @@ def correct_biases(
 
     Returns:
         One entry for each layer that the remedy names and that is quantized. Its errors are the
-        mean shifts of the channels, over the values' root mean square.
+        mean shifts of the channels, over the values' root mean square; of layers by themselves they
+        are those of the layer's output, weights alone rounded.
     """
+    if not remedy.is_sequential:
+        return treat_codes(prepared, quantized, remedy, batches, correct_layer)
     layers = {
         name: module
         for name, module in quantized.named_modules()
@@ -112,6 +120,35 @@ def correct_biases(
         if name in left
         else treatment
         for name, treatment in found.items()
+    )
+
+
+def correct_layer(name: str, rows: OutputRows, remedy: BiasCorrection) -> Treatment:
+    """Correct the bias of one layer, by itself.
+
+    Args:
+        name: Its name.
+        rows: Its weights, and what they are multiplied with.
+        remedy: What asks for it.
+
+    Returns:
+        What was done.
+    """
+    if not rows.has_own_bias:
+        return refused(remedy, name, _SHARES_BIAS)
+    rounded = (rows.codes - rows.points) * rows.scale
+    shift = ((rounded - rows.weight) @ rows.seen.mean[:, :, None]).flatten()
+    before = rows.output_error(rows.codes)
+    removed = rows.share_of_output(rows.seen.count * shift.square().sum())
+    _add_to_bias(rows.layer, -shift)
+    return Treatment(
+        remedy.kind,
+        (name,),
+        is_applied=True,
+        shift=tuple(shift.tolist()),
+        error_before=before,
+        error_after=math.sqrt(max(before**2 - removed, 0.0)),
+        error_of="layer outputs, from weights alone",
     )
 
 
@@ -159,7 +196,7 @@ def _why_not(layer: QuantizedLayer, aim: ChannelMeans | None, uses: Mapping[int,
     if aim is None:
         return "nothing came out of it on the calibration data"
     if layer.bias is not None and uses[id(layer.bias)] > 1:
-        return "it shares its bias with another layer"
+        return _SHARES_BIAS
     return ""
 
 

@@ -6,6 +6,7 @@ the error of a layer's output is known for any codes without running the layer a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ from quant_engine.layers import (
 from quant_engine.layers.convolution import edge_padding
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import layer_input, run_model, watched_layers
+from quant_engine.model.modules import count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.channels import Layer
 from quant_engine.report import Treatment
@@ -49,7 +51,8 @@ class OutputRows:
         scale: The scale of each weight.
         points: The zero point of each weight.
         codes: The codes as they are.
-        hessian: XXᵀ of the float inputs, (groups, columns, columns).
+        seen: What they are multiplied with.
+        has_own_bias: Whether no other layer shares its bias.
     """
 
     layer: QuantizedLayer
@@ -58,11 +61,19 @@ class OutputRows:
     scale: Tensor
     points: Tensor
     codes: Tensor
-    hessian: Tensor
+    seen: SeenInputs
+    has_own_bias: bool = True
 
     @classmethod
-    def of(cls, layer: QuantizedLayer, module: nn.Module, hessian: Tensor) -> OutputRows:
-        """Read them from a layer and the float layer it was made from."""
+    def of(
+        cls,
+        layer: QuantizedLayer,
+        module: nn.Module,
+        seen: SeenInputs,
+        *,
+        has_own_bias: bool = True,
+    ) -> OutputRows:
+        """Read them from a layer, the float layer it was made from, and what entered that."""
         grid = layer.weight_qparams
         codes = layer.quantized_weight
         assert codes is not None
@@ -75,8 +86,14 @@ class OutputRows:
             scale=by_outputs(layer, scale),
             points=by_outputs(layer, points),
             codes=by_outputs(layer, codes),
-            hessian=hessian,
+            seen=seen,
+            has_own_bias=has_own_bias,
         )
+
+    @property
+    def hessian(self) -> Tensor:
+        """XXᵀ of the inputs, (groups, columns, columns)."""
+        return self.seen.hessian
 
     @property
     def grid(self) -> QParams:
@@ -86,16 +103,55 @@ class OutputRows:
     def output_error(self, codes: Tensor, scale: Tensor | None = None) -> float:
         """Return √(Σ(y - ŷ)² / Σy²) over all data for other codes, and perhaps other scales."""
         scale = self.scale if scale is None else scale
-        signal = _energy(self.weight, self.hessian)
         noise = _energy(self.weight - (codes - self.points) * scale, self.hessian)
-        return float((noise / signal) ** 0.5) if signal else 0.0
+        return math.sqrt(self.share_of_output(noise))
+
+    def share_of_output(self, energy: Tensor | float) -> float:
+        """Return an energy as a share of Σy² over all data; the bias is not part of y."""
+        signal = _energy(self.weight, self.hessian)
+        return float(energy / signal) if signal else 0.0
 
     def write(self, codes: Tensor) -> None:
         """Give the layer other codes."""
         self.blocks.copy_(codes.view(self.blocks.shape))
 
 
-TreatRows: TypeAlias = Callable[[str, OutputRows], Treatment]
+@dataclass(slots=True, eq=False)
+class SeenInputs:
+    """What each weight of an output was multiplied with on all data, in float64.
+
+    Attributes:
+        hessian: XXᵀ, (groups, columns, columns).
+        total: Sum over all data, (groups, columns).
+        count: How many values each output had.
+    """
+
+    hessian: Tensor
+    total: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, rows: Tensor) -> SeenInputs:
+        """Count inputs, (groups, columns, values)."""
+        return cls(rows @ rows.transpose(1, 2), rows.sum(dim=2), rows.shape[2])
+
+    def update(self, other: SeenInputs) -> None:
+        """Count what another one saw as well."""
+        self.hessian += other.hessian
+        self.total += other.total
+        self.count += other.count
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over all data, (groups, columns)."""
+        return self.total / self.count
+
+
+TreatRows: TypeAlias = Callable[[str, OutputRows, Any], Treatment]
+"""Treats one layer, by name and rows, with a remedy; says what it did."""
+
+Step: TypeAlias = tuple[QuantizedLayer, Remedy]
+"""A quantized form of a layer, and a remedy for it."""
 
 
 def treat_codes(
@@ -112,14 +168,14 @@ def treat_codes(
         quantized: The quantized model.
         remedy: Which layers.
         batches: Calibration data.
-        treat: Changes one layer, by name and rows, and says what it did.
+        treat: Does it.
 
     Returns:
         One entry for each of the layers.
     """
     layers, shared = find_layers(quantized, remedy)
-    forms = {name: [layer] for name, layer in layers.items()}
-    found = treat_forms(prepared, forms, shared, remedy, batches, treat)
+    steps = {name: [(layer, remedy)] for name, layer in layers.items()}
+    found = treat_forms(prepared, steps, shared, batches, treat)
     return tuple(treatment for name in layers for treatment in found[name])
 
 
@@ -143,41 +199,42 @@ def find_layers(
 
 def treat_forms(
     prepared: PreparedModel,
-    forms: Mapping[str, Sequence[QuantizedLayer]],
+    steps: Mapping[str, Sequence[Step]],
     shared: Collection[str],
-    remedy: Remedy,
     batches: Sequence[Batch],
     treat: TreatRows,
 ) -> dict[str, list[Treatment]]:
-    """Treat the weights of quantized layers, each in several forms; the data is read once for all.
+    """Treat quantized layers, each in several forms; the data is read once for all.
 
     Args:
         prepared: The float model.
-        forms: Layer name -> its quantized forms, at least one, each with codes of its own.
+        steps: Layer name -> what to do to its forms, in this order; at least one step.
         shared: Layers that share their weight with another one, which are left alone.
-        remedy: What is done.
         batches: Calibration data.
-        treat: Changes one form, by name and rows, and says what it did.
+        treat: Does one step.
 
     Returns:
-        Layer name -> what was done to each of its forms.
+        Layer name -> what each step did.
     """
-    reasons = {name: why_not(layers[0], name in shared) for name, layers in forms.items()}
-    able = {name: layers[0] for name, layers in forms.items() if not reasons[name]}
+    reasons = {name: why_not(todo[0][0], name in shared) for name, todo in steps.items()}
+    able = {name: todo[0][0] for name, todo in steps.items() if not reasons[name]}
+    uses = count_parameter_uses(prepared.model)
     found: dict[str, list[Treatment]] = {}
     for names in _portions(able):
-        hessians = _hessians(prepared, {name: able[name] for name in names}, batches)
+        seen = _see_inputs(prepared, {name: able[name] for name in names}, batches)
         for name in names:
-            if name not in hessians:
+            if name not in seen:
                 reasons[name] = NOTHING_ENTERED
                 continue
             module = prepared.model.get_submodule(name)
+            is_own = uses[id(module._parameters["bias"])] <= 1
             found[name] = [
-                treat(name, OutputRows.of(layer, module, hessians[name])) for layer in forms[name]
+                treat(name, OutputRows.of(layer, module, seen[name], has_own_bias=is_own), remedy)
+                for layer, remedy in steps[name]
             ]
-    for name, layers in forms.items():
+    for name, todo in steps.items():
         if reasons[name]:
-            found[name] = [refused(remedy, name, reasons[name]) for _ in layers]
+            found[name] = [refused(remedy, name, reasons[name]) for _, remedy in todo]
     return found
 
 
@@ -232,19 +289,21 @@ def _portions(layers: Mapping[str, QuantizedLayer]) -> Iterator[list[str]]:
         yield portion
 
 
-def _hessians(
+def _see_inputs(
     prepared: PreparedModel, layers: Mapping[str, QuantizedLayer], batches: Sequence[Batch]
-) -> dict[str, Tensor]:
-    """Return XXᵀ of each layer's float inputs, (groups, columns, columns)."""
-    found: dict[str, Tensor] = {}
+) -> dict[str, SeenInputs]:
+    """Return what is known of each layer's float inputs."""
+    found: dict[str, SeenInputs] = {}
 
     def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
         x = layer_input(args, kwargs)
         if x is None or not x.numel():
             return
-        rows = input_rows(layers[name], x.detach().double())
-        h = rows @ rows.transpose(1, 2)
-        found[name] = found[name] + h if name in found else h
+        seen = SeenInputs.of(input_rows(layers[name], x.detach().double()))
+        if name in found:
+            found[name].update(seen)
+        else:
+            found[name] = seen
 
     watched = {name: prepared.model.get_submodule(name) for name in layers}
     prepared.state.write(prepared.model)

@@ -11,22 +11,15 @@ et al., ICLR 2023; computed in float64, a group of a convolution at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
-from quant_engine.remedies.codes import (
-    OutputRows,
-    TreatRows,
-    refused,
-    treat_codes,
-    treat_forms,
-)
+from quant_engine.remedies.codes import OutputRows, refused, treat_codes
 from quant_engine.report import Treatment
 from quant_engine.scheme import Gptq
 from quant_engine.tensors.affine import QParams
@@ -58,43 +51,16 @@ def round_by_gptq(
         One entry for each quantized layer that the remedy names. Its errors are those of the
         layer's output on the calibration data, weights alone rounded.
     """
-    return treat_codes(prepared, quantized, remedy, batches, _rounder(remedy, meter))
 
-
-def round_forms(
-    prepared: PreparedModel,
-    forms: Mapping[str, Sequence[QuantizedLayer]],
-    shared: Collection[str],
-    remedy: Gptq,
-    batches: Sequence[Batch],
-    meter: ProgressMeter,
-) -> dict[str, list[Treatment]]:
-    """Round the weights of quantized layers in several forms again, in place; see `treat_forms`.
-
-    Args:
-        prepared: The float model.
-        forms: Layer name -> its quantized forms, at least one, each with codes of its own.
-        shared: Layers that share their weight with another one, which are left alone.
-        remedy: The damping.
-        batches: Calibration data.
-        meter: Told after every form of a layer.
-
-    Returns:
-        Layer name -> what was done to each of its forms.
-    """
-    return treat_forms(prepared, forms, shared, remedy, batches, _rounder(remedy, meter))
-
-
-def _rounder(remedy: Gptq, meter: ProgressMeter) -> TreatRows:
-    def round_layer(name: str, rows: OutputRows) -> Treatment:
-        done = _round_layer(name, rows, remedy)
+    def treat(name: str, rows: OutputRows, remedy: Gptq) -> Treatment:
+        done = round_layer(name, rows, remedy)
         meter.say(f"round the weights of {name} by GPTQ")
         return done
 
-    return round_layer
+    return treat_codes(prepared, quantized, remedy, batches, treat)
 
 
-def _round_layer(name: str, rows: OutputRows, remedy: Gptq) -> Treatment:
+def round_layer(name: str, rows: OutputRows, remedy: Gptq) -> Treatment:
     """Round one layer, and keep what is better: GPTQ's codes or those of plain rounding."""
     codes, damping = gptq_codes(
         rows.weight, rows.hessian, rows.scale, rows.points, rows.grid, remedy.damping

@@ -48,8 +48,8 @@ def narrow_ranges(
         layer's output on the calibration data, weights alone rounded.
     """
 
-    def narrow(name: str, rows: OutputRows) -> Treatment:
-        done = _narrow_layer(name, rows, remedy)
+    def narrow(name: str, rows: OutputRows, remedy: Remedy) -> Treatment:
+        done = narrow_layer(name, rows, remedy)
         meter.say(f"narrow the ranges of {name}")
         return done
 
@@ -58,7 +58,7 @@ def narrow_ranges(
     return tuple(replace(entry, step=step) for entry in done)
 
 
-def _narrow_layer(name: str, rows: OutputRows, remedy: Remedy) -> Treatment:
+def narrow_layer(name: str, rows: OutputRows, remedy: Remedy) -> Treatment:
     """Narrow each range of a layer that makes its output error smaller by that."""
     grid, owner = rows.grid, owners(rows)
     shares = best_shares(rows, owner)

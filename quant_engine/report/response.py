@@ -15,7 +15,7 @@ from quant_engine.report.serialization import (
     parse_report,
     require_version,
 )
-from quant_engine.scheme import GPTQ, NEAREST, Candidate, LayerScheme, Recipe
+from quant_engine.scheme import Candidate, LayerScheme, Recipe
 
 LOGITS = "logits"
 VALUES = "values"
@@ -218,20 +218,20 @@ class ResponseOption:
     Attributes:
         name: What it is called in configurations.
         scheme: Grids of weight and input.
-        rounding: How weights are rounded to their grid; see `Candidate`.
+        remedies: Kinds of remedies that treat the layer; see `Candidate`.
     """
 
     name: str
     scheme: LayerScheme
-    rounding: str = NEAREST
+    remedies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        Candidate(self.scheme, self.rounding)
+        object.__setattr__(self, "remedies", self.candidate.remedies)
 
     @property
     def candidate(self) -> Candidate:
         """What the option does to a layer."""
-        return Candidate(self.scheme, self.rounding)
+        return Candidate(self.scheme, self.remedies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,8 +365,8 @@ class ResponseReport:
         judged: Which outputs are judged, how they are read, and which labels are not used.
         outputs: Every output that predictions are about; `kind`, `output_shape`, `is_complete` and
             `projection_error` are those of the first.
-        not_by_gptq: Triples (layer, option, why its weights are rounded to the nearest code there,
-            though the option says GPTQ).
+        untreated: Quadruples (layer, option, kind of a remedy that the option names, why the layer
+            is not treated by it).
     """
 
     recipe: Recipe
@@ -386,12 +386,12 @@ class ResponseReport:
     judged: str
     outputs: tuple[ResponseOutput, ...]
     schema_version: int = SCHEMA_VERSION
-    not_by_gptq: tuple[tuple[str, str, str], ...] = ()
+    untreated: tuple[tuple[str, str, str, str], ...] = ()
 
     @property
-    def has_gptq(self) -> bool:
-        """Whether rounding by GPTQ is among the options."""
-        return any(option.rounding == GPTQ for option in self.options)
+    def remedies(self) -> frozenset[str]:
+        """Kinds of the remedies that options name."""
+        return frozenset(kind for option in self.options for kind in option.remedies)
 
     def to_json(self) -> str:
         """Return the report as JSON text."""

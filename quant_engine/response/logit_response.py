@@ -48,7 +48,7 @@ from quant_engine.response.measurement import ResponseMeasurement, ResponseSetti
 from quant_engine.response.outputs import PREDICTED, PlanSettings
 from quant_engine.response.storage import pack_response, unpack_response
 from quant_engine.response.trust import find_region
-from quant_engine.scheme import GPTQ, Candidate, Gptq, Recipe
+from quant_engine.scheme import LOCAL_REMEDIES, Candidate, Recipe, local_remedies
 from quant_engine.tensors.histogram import FloatArray
 from quant_engine.variants.layers import Configuration, build_forms
 from quant_engine.variants.options import (
@@ -56,9 +56,9 @@ from quant_engine.variants.options import (
     Options,
     default_options,
     name_options,
+    option_without,
     own_option,
     remedies_of,
-    without_gptq,
 )
 
 PathLike: TypeAlias = str | Path
@@ -105,9 +105,9 @@ class LogitResponse:
             model: The float model; it is not changed.
             calibration_data: A tensor or an iterable of batches, or the result of `calibrate`.
             recipe: Its excluded layers stay float; its schemes give the default options.
-            options: What to choose from for every layer: schemes, and Candidates that are rounded
-                by GPTQ, as `by_gptq` makes them. By default the recipe's scheme at 8, 6, 4, 3 and 2
-                bits; if the recipe has the remedy Gptq, each rounded by it as well.
+            options: What to choose from for every layer: schemes, and Candidates that remedies
+                treat, as `treated` makes them. By default the recipe's scheme at 8, 6, 4, 3 and 2
+                bits; if the recipe has remedies that look at single layers, each with them as well.
             evaluation_data: What predictions are about. If None, the calibration data; needed if
                 that is a Calibration.
             output: What of the model's answer is judged: an `Output` or several. If None, a few
@@ -130,7 +130,7 @@ class LogitResponse:
 
         Raises:
             SchemeError: If a setting is not allowed, `recipe` is no Recipe, or it names layers that
-                do not exist; or if options are rounded by GPTQ and there is no calibration data.
+                do not exist; or if options name remedies and there is no calibration data.
             DataError: If data or weights are empty, malformed, or hold NaN or Inf.
             ModelForwardError: If the model raises on the data.
             UnsupportedLayerError: If there is no layer to choose for.
@@ -161,7 +161,7 @@ class LogitResponse:
             *(model, calibration_data, recipe, evaluation_data),
             output=output,
             metric=metric,
-            remedies=remedies_of(named),
+            remedies=tuple(remedies_of(recipe, named).values()),
         )
         prepared = setup.prepared
         meter = ProgressMeter(in_part(progress, 0.0, 0.03), setup.calibration_batches)
@@ -360,7 +360,7 @@ class LogitResponse:
     def uniform(self, option: str) -> dict[str, str]:
         """Return the configuration in which every layer has the same option.
 
-        Layers whose weights GPTQ cannot round have the same scheme, rounded to the nearest code.
+        Layers that a remedy cannot treat have the option without it.
 
         Raises:
             SchemeError: If there is no such option.
@@ -373,12 +373,11 @@ class LogitResponse:
     def effective_option(self, layer: str, option: str) -> str:
         """Return the option whose name says what an option does to a layer.
 
-        That is another one where GPTQ cannot round the layer's weights: that with the same scheme,
-        rounded to the nearest code. The report's `not_by_gptq` says why.
+        That is another one where a remedy cannot treat the layer: the one without that remedy. The
+        report's `untreated` says why.
         """
-        if (layer, option) not in self._not_by_gptq:
-            return option
-        return without_gptq(self.candidates, option)
+        refused = self._untreated.get((layer, option))
+        return option_without(self.candidates, option, refused) if refused else option
 
     def own_option(self, layer: str) -> str:
         """Return the option that the recipe itself gives a layer, or the one with most bits."""
@@ -386,6 +385,8 @@ class LogitResponse:
 
     def recipe(self, configuration: Configuration) -> Recipe:
         """Return a recipe that quantizes a model as a configuration says.
+
+        Remedies of its own that no prediction is about stay, unless a layer has one of their kind.
 
         Raises:
             SchemeError: If a layer or an option does not exist.
@@ -400,17 +401,20 @@ class LogitResponse:
         }
         schemes = {name: option.scheme for name, option in options.items()}
         result = replace(recipe, name="", overrides=schemes).with_excluded(*stays_float)
-        if not self.report.has_gptq:
-            return result
-        treated = tuple(
-            name
-            for name, option in options.items()
-            if option.rounding == GPTQ and (name, option.name) not in self._not_by_gptq
-        )
-        remedy = recipe.remedy(Gptq) or Gptq()
-        if treated:
-            return result.with_remedy(replace(remedy, layers=treated))
-        return result.without_remedy(Gptq)
+        own = local_remedies(recipe)
+        for kind in self.report.remedies:
+            treated = tuple(
+                name
+                for name, option in options.items()
+                if kind in option.remedies
+                and kind not in self._untreated.get((name, option.name), ())
+            )
+            remedy = own.get(kind, LOCAL_REMEDIES[kind])
+            if treated:
+                result = result.with_remedy(replace(remedy, layers=treated))
+            elif kind in own:
+                result = result.without_remedy(type(remedy))
+        return result
 
     def to_bytes(self) -> bytes:
         """Return the response as the bytes of an .npz file."""
@@ -449,8 +453,11 @@ class LogitResponse:
         return {option.name: option.candidate for option in self.report.options}
 
     @cached_property
-    def _not_by_gptq(self) -> frozenset[tuple[str, str]]:
-        return frozenset((layer, option) for layer, option, _ in self.report.not_by_gptq)
+    def _untreated(self) -> dict[tuple[str, str], frozenset[str]]:
+        found: dict[tuple[str, str], frozenset[str]] = {}
+        for layer, option, kind, _ in self.report.untreated:
+            found[layer, option] = found.get((layer, option), frozenset()) | {kind}
+        return found
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -31,9 +31,9 @@ from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.directions import Directions
 from quant_engine.response.gradients import linear_response
 from quant_engine.response.outputs import OutputMeasurement, PlanSettings, predicted_metric
-from quant_engine.scheme import GPTQ, Candidate, Recipe, TensorScheme
+from quant_engine.scheme import Candidate, Recipe, TensorScheme
 from quant_engine.variants.layers import Configuration, LayerForms, as_variant
-from quant_engine.variants.options import own_option, without_gptq
+from quant_engine.variants.options import option_without, own_option, remedies_of
 from quant_engine.variants.runner import VariantRunner
 
 READ = "its weight is also read without calling it, which the gradient at its output leaves out"
@@ -107,12 +107,15 @@ class ResponseMeasurement:
         state = self.prepared.state
         self._runner = VariantRunner(self.prepared.model, forms, state=state, judged=judged)
         generator = np.random.default_rng(self.settings.seed)
-        options, refused = list(self.options), self.forms.not_by_gptq
+        options, refused = list(self.options), self.forms.untreated
         pairs = [(n, o) for n in forms for o in options if (n, o) not in refused]
         self._single = draw_single(pairs, generator)
         drawn = draw_random(list(forms), options, self.settings.configurations, generator)
         self._random = [
-            {n: without_gptq(self.options, o) if (n, o) in refused else o for n, o in c.items()}
+            {
+                n: option_without(self.options, o, refused[n, o]) if (n, o) in refused else o
+                for n, o in c.items()
+            }
             for c in drawn
         ]
 
@@ -155,10 +158,6 @@ class ResponseMeasurement:
         return len(self._single) + len(self._random)
 
     @property
-    def _has_gptq(self) -> bool:
-        return any(option.rounding == GPTQ for option in self.options.values())
-
-    @property
     def _unreached(self) -> frozenset[str]:
         """The layers that reach none of the outputs."""
         return frozenset.intersection(*(output.unreached for output in self._outputs))
@@ -186,7 +185,7 @@ class ResponseMeasurement:
         report = ResponseReport(
             recipe=self.recipe,
             options=tuple(
-                ResponseOption(name, option.scheme, option.rounding)
+                ResponseOption(name, option.scheme, option.remedies)
                 for name, option in self.options.items()
             ),
             layers=tuple(
@@ -213,12 +212,16 @@ class ResponseMeasurement:
             notes=(
                 *self.judged.notes,
                 *self.prepared.notes,
-                *remedies_left_out(self.recipe, has_gptq=self._has_gptq),
+                *remedies_left_out(self.recipe, remedies_of(self.recipe, self.options)),
                 *self._notes(),
             ),
             judged=self.judged.line,
             outputs=outputs,
-            not_by_gptq=tuple((*pair, why) for pair, why in self.forms.not_by_gptq.items()),
+            untreated=tuple(
+                (*pair, kind, why)
+                for pair, reasons in self.forms.untreated.items()
+                for kind, why in reasons.items()
+            ),
         )
         return report, arrays
 

@@ -4,7 +4,14 @@ Everything here is a frozen, hashable, validated value without torch, so that it
 travel in a link, and be compared. `to_dict` and `from_dict` round-trip; unknown keys are rejected.
 """
 
-from quant_engine.scheme.candidate import GPTQ, NEAREST, ROUNDINGS, Candidate
+from quant_engine.scheme.candidate import (
+    BIAS_CORRECTION,
+    GPTQ,
+    LOCAL_REMEDIES,
+    OUTPUT_MSE,
+    Candidate,
+    local_remedies,
+)
 from quant_engine.scheme.recipe import (
     GRANULARITIES,
     HQQ,
@@ -36,18 +43,19 @@ from quant_engine.scheme.remedies import (
 
 __all__ = [
     "AUTO",
+    "BIAS_CORRECTION",
     "GPTQ",
     "GRANULARITIES",
     "HQQ",
+    "LOCAL_REMEDIES",
     "MAX_BITS",
     "MAX_GROUP_SIZE",
     "MIN_BITS",
     "MIN_GROUP_SIZE",
-    "NEAREST",
     "OBSERVERS",
+    "OUTPUT_MSE",
     "PRESETS",
     "REMEDIES",
-    "ROUNDINGS",
     "WEIGHT_OBSERVERS",
     "AdaRound",
     "Awq",
@@ -62,5 +70,6 @@ __all__ = [
     "Remedy",
     "SmoothQuant",
     "TensorScheme",
+    "local_remedies",
     "observers_for",
 ]

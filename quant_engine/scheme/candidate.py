@@ -1,15 +1,20 @@
-"""What can be chosen for one layer: a scheme, and how its weights are rounded to it."""
+"""What can be chosen for one layer: a scheme, and what repairs the layer under it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from quant_engine.errors import SchemeError, require_choice
-from quant_engine.scheme.recipe import LayerScheme
+from quant_engine.scheme.recipe import LayerScheme, Recipe
+from quant_engine.scheme.remedies import BiasCorrection, Gptq, OutputMse, Remedy
 
-NEAREST = "nearest"
-GPTQ = "gptq"
-ROUNDINGS = (NEAREST, GPTQ)
+OUTPUT_MSE, GPTQ, BIAS_CORRECTION = OutputMse.kind, Gptq.kind, BiasCorrection.kind
+
+LOCAL_REMEDIES: Mapping[str, Remedy] = {
+    remedy.kind: remedy for remedy in (OutputMse(), Gptq(), BiasCorrection(is_sequential=False))
+}
+"""Remedies that look at one layer alone, by kind, in the order in which they are applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +23,47 @@ class Candidate:
 
     Attributes:
         scheme: Grids of weight and input.
-        rounding: "nearest": each weight to the nearest code. "gptq": as the remedy `Gptq` does, to
-            the same grid, so that nothing becomes larger.
+        remedies: Kinds of `LOCAL_REMEDIES` that treat the layer, in any order. Without one, each
+            weight is rounded to the nearest code.
 
     Raises:
         SchemeError: If a field is not of the kind described above.
     """
 
     scheme: LayerScheme
-    rounding: str = NEAREST
+    remedies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.scheme, LayerScheme):
             raise SchemeError(f"scheme must be a LayerScheme, got {type(self.scheme).__name__}.")
-        require_choice("rounding", self.rounding, ROUNDINGS)
+        if isinstance(self.remedies, str) or not isinstance(self.remedies, Iterable):
+            raise SchemeError(
+                f"remedies is {self.remedies!r}. It must be a list of kinds, such as ({GPTQ!r},)."
+            )
+        given = tuple(self.remedies)
+        for kind in given:
+            require_choice("kind of a remedy of one layer", kind, tuple(LOCAL_REMEDIES))
+        ordered = tuple(kind for kind in LOCAL_REMEDIES if kind in given)
+        object.__setattr__(self, "remedies", ordered)
+
+    @property
+    def plain(self) -> Candidate:
+        """The same scheme without a remedy."""
+        return Candidate(self.scheme)
+
+    def without(self, kinds: Iterable[str]) -> Candidate:
+        """Return a copy without some remedies."""
+        left_out = set(kinds)
+        return replace(self, remedies=tuple(k for k in self.remedies if k not in left_out))
+
+    @classmethod
+    def of(cls, recipe: Recipe, layer: str) -> Candidate | None:
+        """Return what a recipe does to one layer; None if it stays float."""
+        scheme = recipe.layer_scheme(layer)
+        kinds = (kind for kind, remedy in local_remedies(recipe).items() if remedy.treats(layer))
+        return None if scheme is None else cls(scheme, tuple(kinds))
+
+
+def local_remedies(recipe: Recipe) -> dict[str, Remedy]:
+    """Return the remedies of a recipe that look at one layer alone, by kind."""
+    return {remedy.kind: remedy for remedy in recipe.remedies if remedy.is_local}

@@ -51,6 +51,11 @@ class Remedy:
             )
         object.__setattr__(self, "layers", tuple(dict.fromkeys(layers)))
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it treats every layer by itself, as if no other one were quantized."""
+        return False
+
     def treats(self, layer: str) -> bool:
         """Whether a layer is one of those to treat."""
         return any(layer == pattern or fnmatchcase(layer, pattern) for pattern in self.layers)
@@ -146,6 +151,11 @@ class OutputMse(Remedy):
 
     kind: ClassVar[str] = "output_mse"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it treats every layer by itself: always."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Gptq(Remedy):
@@ -161,6 +171,11 @@ class Gptq(Remedy):
     kind: ClassVar[str] = "gptq"
 
     damping: float = 0.01
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it treats every layer by itself: always."""
+        return True
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -208,11 +223,28 @@ class AdaRound(Remedy):
 class BiasCorrection(Remedy):
     """Take the mean error of every output channel out of the bias.
 
-    Nagel et al., as above. Measured on the calibration data, layer by layer, each behind layers
-    that are already corrected. A layer without a bias gets one.
+    Nagel et al., as above. Measured on the calibration data. A layer without a bias gets one.
+
+    Attributes:
+        layers: As for every remedy.
+        is_sequential: Whether each layer is corrected behind layers that are already corrected, for
+            all that reaches it. Otherwise each is by itself, on float inputs, for the rounding of
+            its own weights: E[(Ŵ - W) x].
     """
 
     kind: ClassVar[str] = "bias_correction"
+
+    is_sequential: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        Remedy.__post_init__(self)
+        require_bool("is_sequential", self.is_sequential)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it treats every layer by itself."""
+        return not self.is_sequential
 
 
 def _require_number(what: str, value: object, low: float, high: float) -> None:

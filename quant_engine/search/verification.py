@@ -27,7 +27,7 @@ from quant_engine.report import ConfigurationPoint, ConfigurationScore, Frontier
 from quant_engine.report.response import score_outputs
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.response.outputs import predicted_metric
-from quant_engine.scheme import GPTQ, Candidate
+from quant_engine.scheme import Candidate
 from quant_engine.search.search import find_best
 from quant_engine.variants.layers import Configuration, as_variant, build_forms
 from quant_engine.variants.options import remedies_of
@@ -55,7 +55,7 @@ def verify_configurations(
         response: Knows the options.
         configurations: Layer name -> option name; layers left out stay float.
         evaluation_data: What to run on. If None, the calibration data; needed if that
-            is a Calibration. Options that are rounded by GPTQ need the calibration data itself.
+            is a Calibration. Options with remedies need the calibration data itself.
         output: What is judged. If None, what the response is about; needed if a function selects
             it.
         progress: Called after every run; may raise to cancel.
@@ -76,7 +76,7 @@ def verify_configurations(
     setup = set_up(
         *(model, calibration_data, recipe, evaluation_data),
         output=chosen,
-        remedies=remedies_of(options),
+        remedies=tuple(remedies_of(recipe, options).values()),
     )
     prepared = setup.prepared
     runs = (setup.evaluation_batches or 1) * len(configurations)
@@ -217,12 +217,12 @@ def verify_frontier(
 def _options_for(
     response: LogitResponse, configurations: Sequence[Configuration]
 ) -> dict[str, Candidate]:
-    """Return the options without those by GPTQ that no configuration uses: these take time."""
+    """Return the options without those with remedies that none uses: these take time."""
     used = {option for configuration in configurations for option in configuration.values()}
     needed = {
         name: candidate
         for name, candidate in response.candidates.items()
-        if candidate.rounding != GPTQ or name in used
+        if not candidate.remedies or name in used
     }
     return needed or response.candidates
 

@@ -29,7 +29,7 @@ from quant_engine.sensitivity.measurement import (
 )
 from quant_engine.variants.executors import run_elsewhere, run_here
 from quant_engine.variants.layers import BOTH, PARTS, build_forms
-from quant_engine.variants.options import Options, name_options, remedies_of
+from quant_engine.variants.options import Options, name_options
 from quant_engine.variants.runner import VariantRunner
 
 _NOT_ELSEWHERE = (
@@ -170,9 +170,9 @@ def _check_settings(
 
 def _named(options: Options) -> dict[str, Candidate]:
     named = name_options(options)
-    if remedies_of(named):
+    if any(option.remedies for option in named.values()):
         raise SchemeError(
-            "options holds candidates rounded by GPTQ, which sensitivity does not measure. "
+            "options holds candidates with remedies, which sensitivity does not measure. "
             "`LogitResponse.measure` predicts them, `verify_configurations` runs them."
         )
     return named

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from quant_engine.errors import UnsupportedLayerError, require_choice
 from quant_engine.layers import QuantizedLayer
-from quant_engine.layers.quantized_tensor import QuantizedTensor
 from quant_engine.model.batches import Data, iterate_batches
 from quant_engine.model.copying import share_tensors
 from quant_engine.model.modules import StandIn
@@ -26,19 +25,23 @@ from quant_engine.quantization.conversion import (
     quantize_layer,
 )
 from quant_engine.quantization.size import total_bytes
-from quant_engine.remedies import round_forms
+from quant_engine.remedies import treat_locally
 from quant_engine.scheme import (
-    GPTQ,
-    NEAREST,
-    ROUNDINGS,
+    BIAS_CORRECTION,
     Candidate,
-    Gptq,
     LayerScheme,
     Recipe,
+    Remedy,
     TensorScheme,
 )
 from quant_engine.tensors.affine import QParams, choose_dynamic_qparams, fake_quantize
-from quant_engine.variants.options import FLOAT_OPTION, Options, describe_option, name_options
+from quant_engine.variants.options import (
+    FLOAT_OPTION,
+    Options,
+    describe_option,
+    name_options,
+    remedies_of,
+)
 from quant_engine.variants.runner import Variant
 
 BOTH = "both"
@@ -54,11 +57,16 @@ RECIPE_OPTION = ""
 
 
 class _Change(NamedTuple):
-    """How weight and input of a layer are rounded; None for what stays float."""
+    """How weight and input of a layer are rounded, None for what stays float, and remedies."""
 
     weight: TensorScheme | None
     activation: TensorScheme | None
-    rounding: str = NEAREST
+    remedies: tuple[str, ...] = ()
+
+    @property
+    def of_codes(self) -> tuple[str, ...]:
+        """The remedies that change codes, which layers with other inputs or biases share."""
+        return tuple(kind for kind in self.remedies if kind != BIAS_CORRECTION)
 
 
 class InputRounding(StandIn):
@@ -105,8 +113,8 @@ class LayerForms:
         quantizable: Names of all layers that have a quantized form, skipped or not.
         float_model: The prepared model that they are layers of.
         float_bytes: Bytes of the model as it was given.
-        not_by_gptq: (layer, option) -> why its weights are rounded to the nearest code, though
-            the option says GPTQ.
+        untreated: (layer, option) -> kind of a remedy that the option names -> why the layer is
+            not treated by it.
     """
 
     modules: Mapping[str, Mapping[str, nn.Module]]
@@ -115,7 +123,7 @@ class LayerForms:
     quantizable: tuple[str, ...]
     float_model: nn.Module
     float_bytes: int
-    not_by_gptq: Mapping[tuple[str, str], str]
+    untreated: Mapping[tuple[str, str], Mapping[str, str]]
 
     @property
     def quantized(self) -> dict[str, dict[str, QuantizedLayer]]:
@@ -209,8 +217,8 @@ def build_forms(
         parts: "both", "weights" or "activations".
         seen_only: Leave out layers that no calibration data entered. Running such a layer tells
             the truth about it, also where others read its weight; a prediction cannot.
-        data: Calibration data, which is read again for options that round by GPTQ; the damping is
-            the recipe's.
+        data: Calibration data, which is read again for options with remedies; they are set as in
+            the recipe.
 
     Raises:
         SchemeError: If parts or options are not allowed.
@@ -220,7 +228,7 @@ def build_forms(
     require_choice("parts", parts, PARTS)
     named = None if options is None else name_options(options)
     recipes = _recipes(recipe, named, parts)
-    roundings = {o: named[o].rounding if named else NEAREST for o in recipes}
+    treated = {o: named[o].remedies if named else () for o in recipes}
     plans: dict[str, dict[str, LayerPlan]] = {}
     for option, wanted in recipes.items():
         for plan in plan_layers(prepared, wanted, calibration):
@@ -233,23 +241,26 @@ def build_forms(
         if unseen or len(reasons) == len(by_option):
             skipped[name] = (*reasons, f"{unseen}, so nothing can be said about it")[0]
             continue
-        found = {o: _change(plan, parts, roundings[o]) for o, plan in by_option.items()}
+        found = {o: _change(plan, parts, treated[o]) for o, plan in by_option.items()}
         changes[name] = {o: c for o, c in found.items() if c.weight or c.activation}
     for option in recipes:
         if not any(option in found for found in changes.values()):
             raise UnsupportedLayerError(_nothing(option, parts))
     order = {name: index for index, name in enumerate(calibration.calls)}
     names = sorted(filter(changes.get, changes), key=lambda n: order.get(n, len(order)))
-    shared: dict[str, SharedCodes] = {rounding: {} for rounding in ROUNDINGS}
+    shared: dict[tuple[str, ...], SharedCodes] = {}
     forms: dict[str, dict[_Change, nn.Module]] = {}
     for number, name in enumerate(names, start=1):
         layer = prepared.model.get_submodule(name)
         forms[name] = {
-            change: _changed(name, layer, change, calibration, shared[change.rounding])
+            change: _changed(
+                name, layer, change, calibration, shared.setdefault(change.of_codes, {})
+            )
             for change in dict.fromkeys(changes[name].values())
         }
         meter.step(f"quantize {name} in every way (layer {number} of {len(names)})")
-    refused = _round_by_gptq(prepared, forms, recipe, data, meter)
+    remedies = remedies_of(recipe, named or {})
+    refused = _treat(prepared, forms, remedies, data, meter) if remedies else {}
     pairs = [(name, option) for name in names for option in changes[name]]
     quantizable = tuple(x.name for x in list_layers(prepared.model) if x.is_quantizable)
     return LayerForms(
@@ -263,47 +274,64 @@ def build_forms(
     )
 
 
-def _round_by_gptq(
+def _treat(
     prepared: PreparedModel,
     forms: Mapping[str, dict[_Change, nn.Module]],
-    recipe: Recipe,
+    remedies: Mapping[str, Remedy],
     data: Data | Calibration,
     meter: ProgressMeter,
-) -> dict[tuple[str, _Change], str]:
-    """Round the forms that are to be by GPTQ, in place.
+) -> dict[tuple[str, _Change], dict[str, str]]:
+    """Apply remedies to the forms whose changes name them, in place.
 
     Returns:
-        (layer, change) -> why it is not; what is rounded to the nearest code stands there then.
+        (layer, change) -> kind -> why it is not; the form without it stands there then.
     """
-    wanted: dict[str, dict[QuantizedTensor, QuantizedLayer]] = {}
-    for name, by_change in forms.items():
-        for change, form in by_change.items():
-            if change.rounding == GPTQ:
-                assert isinstance(form, QuantizedLayer)
-                assert form.stored_weight is not None
-                wanted.setdefault(name, {})[form.stored_weight] = form
-    if not wanted:
-        return {}
+    named = {
+        name: {c: x for c, x in by_change.items() if c.remedies and isinstance(x, QuantizedLayer)}
+        for name, by_change in forms.items()
+    }
+    todo = {
+        name: {
+            (kind, _treated_part(form, kind)): form
+            for kind in remedies
+            for change, form in by_change.items()
+            if kind in change.remedies
+        }
+        for name, by_change in named.items()
+    }
+    steps = {
+        name: [(form, remedies[kind]) for (kind, _), form in found.items()]
+        for name, found in todo.items()
+        if found
+    }
     weights = [id(prepared.model.get_submodule(name).weight) for name in forms]
     shared = {n for n, weight in zip(forms, weights, strict=True) if weights.count(weight) > 1}
-    layers = {name: list(found.values()) for name, found in wanted.items()}
     assert not isinstance(data, Calibration)
-    batches = list(iterate_batches(data))
-    done = round_forms(prepared, layers, shared, recipe.remedy(Gptq) or Gptq(), batches, meter)
-    refused: dict[tuple[str, object], str] = {
-        (name, stored): treatment.reason
-        for name, found in wanted.items()
-        for stored, treatment in zip(found, done[name], strict=True)
+    done = treat_locally(prepared, steps, shared, list(iterate_batches(data)), meter)
+    refused = {
+        place: treatment.reason
+        for name in steps
+        for place, treatment in zip(todo[name], done[name], strict=True)
         if not treatment.is_applied
     }
-    reasons = {}
-    for name, by_change in forms.items():
+    reasons: dict[tuple[str, _Change], dict[str, str]] = {}
+    for name, by_change in named.items():
         for change, form in by_change.items():
-            reason = refused.get((name, getattr(form, "stored_weight", None)))
-            if change.rounding == GPTQ and reason is not None:
-                reasons[name, change] = reason
-                by_change[change] = by_change.get(change._replace(rounding=NEAREST), form)
+            places = {kind: (kind, _treated_part(form, kind)) for kind in change.remedies}
+            why = {kind: refused[place] for kind, place in places.items() if place in refused}
+            if why:
+                reasons[name, change] = why
+    for (name, change), why in reasons.items():
+        rest = tuple(kind for kind in change.remedies if kind not in why)
+        other = forms[name].get(change._replace(remedies=rest))
+        forms[name][change] = other or forms[name][change]
     return reasons
+
+
+def _treated_part(form: QuantizedLayer, kind: str) -> nn.Module:
+    """Return what a remedy changes: codes, which forms may share, or the bias of one form."""
+    assert form.stored_weight is not None
+    return form if kind == BIAS_CORRECTION else form.stored_weight
 
 
 def _recipes(
@@ -326,12 +354,12 @@ def _recipes(
     }
 
 
-def _change(plan: LayerPlan, parts: str, rounding: str) -> _Change:
+def _change(plan: LayerPlan, parts: str, remedies: tuple[str, ...]) -> _Change:
     if plan.scheme is None:
         return _Change(None, None)
     if parts == ACTIVATIONS:
         return _Change(None, plan.scheme.activation)
-    return _Change(plan.scheme.weight, plan.scheme.activation, rounding)
+    return _Change(plan.scheme.weight, plan.scheme.activation, remedies)
 
 
 def _changed(

@@ -1,12 +1,24 @@
-"""What is tried on a layer: schemes and roundings, and what to call them."""
+"""What is tried on a layer: schemes and remedies, and what to call them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from quant_engine.errors import SchemeError
-from quant_engine.scheme import GPTQ, Candidate, Gptq, LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import (
+    BIAS_CORRECTION,
+    GPTQ,
+    LOCAL_REMEDIES,
+    OUTPUT_MSE,
+    Candidate,
+    LayerScheme,
+    Recipe,
+    Remedy,
+    TensorScheme,
+    local_remedies,
+)
 
 FLOAT_OPTION = "float"
 """What a layer that is left alone is called wherever options are named."""
@@ -15,8 +27,8 @@ Options: TypeAlias = Mapping[str, LayerScheme | Candidate] | Iterable[LayerSchem
 """What to try on every layer, with names of the caller's or with those of `describe_option`. A
 scheme stands for rounding to the nearest code."""
 
-BY_GPTQ = ", GPTQ"
-"""How names of candidates that are rounded by GPTQ end."""
+REMEDY_WORDS = {OUTPUT_MSE: "narrow ranges", GPTQ: "GPTQ", BIAS_CORRECTION: "bias correction"}
+"""What remedies of single layers are called in names of options."""
 
 
 def describe_option(scheme: LayerScheme) -> str:
@@ -59,7 +71,7 @@ def name_options(options: Options) -> dict[str, Candidate]:
 
     Example:
         >>> eight = LayerScheme(TensorScheme())
-        >>> list(name_options([eight, eight.with_bits(4), Candidate(eight.with_bits(4), GPTQ)]))
+        >>> list(name_options([eight, eight.with_bits(4), Candidate(eight.with_bits(4), (GPTQ,))]))
         ['int8 weights + float inputs', 'int4 weights + float inputs', \
 'int4 weights + float inputs, GPTQ']
     """
@@ -97,43 +109,75 @@ def bit_options(recipe: Recipe, bits: Iterable[int] = (8, 6, 4, 3, 2)) -> dict[s
     return {name: candidate.scheme for name, candidate in named.items()}
 
 
-def by_gptq(options: Options) -> dict[str, Candidate]:
-    """Return the same options with weights rounded by GPTQ, under names that say so.
+def in_groups(options: Options, size: int) -> dict[str, Candidate]:
+    """Return the same options with a scale for each `size` weights, under names that say so.
 
     Example:
-        >>> list(by_gptq(bit_options(Recipe.default(), bits=(4,))))
-        ['int4 weights + int8 inputs, GPTQ']
+        >>> list(in_groups(bit_options(Recipe.default(), bits=(4,)), 32))
+        ['int4 weights + int8 inputs, groups of 32']
     """
-    return {
-        name if candidate.rounding == GPTQ else name + BY_GPTQ: Candidate(candidate.scheme, GPTQ)
-        for name, candidate in name_options(options).items()
-    }
+    found = {}
+    for name, candidate in name_options(options).items():
+        weight = replace(candidate.scheme.weight, granularity="per_group", group_size=size)
+        scheme = replace(candidate.scheme, weight=weight)
+        found[f"{name}, groups of {size}"] = replace(candidate, scheme=scheme)
+    return found
+
+
+def treated(options: Options, *remedies: str) -> dict[str, Candidate]:
+    """Return the same options with layers treated by remedies, under names that say so.
+
+    Args:
+        options: What is treated; what treats them already stays.
+        remedies: Kinds of `LOCAL_REMEDIES`.
+
+    Raises:
+        SchemeError: If a remedy is none of them.
+
+    Example:
+        >>> list(treated(bit_options(Recipe.default(), bits=(4,)), "gptq", "bias_correction"))
+        ['int4 weights + int8 inputs, GPTQ + bias correction']
+    """
+    found = {}
+    for name, candidate in name_options(options).items():
+        more = replace(candidate, remedies=(*candidate.remedies, *remedies))
+        found[name.removesuffix(remedies_suffix(candidate)) + remedies_suffix(more)] = more
+    return found
+
+
+def remedies_suffix(candidate: Candidate) -> str:
+    """Return how the name of a candidate ends that is treated by remedies: ", GPTQ"."""
+    words = [REMEDY_WORDS[kind] for kind in candidate.remedies]
+    return f", {' + '.join(words)}" if words else ""
 
 
 def default_options(recipe: Recipe) -> dict[str, Candidate]:
-    """Return the recipe's scheme at all widths; if it has the remedy GPTQ, rounded so as well."""
+    """Return the recipe's scheme at all widths; with its remedies of single layers as well."""
     plain = name_options(bit_options(recipe))
-    return plain | by_gptq(plain) if recipe.remedy(Gptq) else plain
+    return plain | treated(plain, *local_remedies(recipe))
 
 
-def remedies_of(options: Mapping[str, Candidate]) -> tuple[Gptq, ...]:
-    """Return the remedy that is needed to make these options, if one is."""
-    return (Gptq(),) if any(o.rounding == GPTQ for o in options.values()) else ()
+def remedies_of(recipe: Recipe, options: Mapping[str, Candidate]) -> dict[str, Remedy]:
+    """Return the remedies that are needed to make options, by kind; set as in the recipe."""
+    kinds = {kind for option in options.values() for kind in option.remedies}
+    own = local_remedies(recipe)
+    return {kind: own.get(kind, usual) for kind, usual in LOCAL_REMEDIES.items() if kind in kinds}
 
 
 def own_option(recipe: Recipe, options: Mapping[str, Candidate], layer: str) -> str:
     """Return the option that a recipe itself gives a layer, or else the one with most bits."""
-    scheme, remedy = recipe.layer_scheme(layer), recipe.remedy(Gptq)
-    is_by_gptq = remedy is not None and remedy.treats(layer)
-    own = [name for name, option in options.items() if option.scheme == scheme]
-    alike = [name for name in own if (options[name].rounding == GPTQ) == is_by_gptq]
+    wanted = Candidate.of(recipe, layer)
     widest = max(options, key=lambda name: options[name].scheme.weight.bits)
-    return (*alike, *own, widest)[0]
+    if wanted is None:
+        return widest
+    same = [name for name, option in options.items() if option == wanted]
+    alike = [name for name, option in options.items() if option.scheme == wanted.scheme]
+    return (*same, *alike, widest)[0]
 
 
-def without_gptq(options: Mapping[str, Candidate], name: str) -> str:
-    """Return the option with the same scheme that rounds to the nearest code; itself if none is."""
-    wanted = Candidate(options[name].scheme)
+def option_without(options: Mapping[str, Candidate], name: str, remedies: Collection[str]) -> str:
+    """Return the option that leaves remedies out, but is the same otherwise; itself if none is."""
+    wanted = options[name].without(remedies)
     return next((other for other, candidate in options.items() if candidate == wanted), name)
 
 
@@ -149,7 +193,7 @@ def _as_candidate(option: object) -> Candidate:
 
 
 def _describe(candidate: Candidate, describe: Callable[[LayerScheme], str]) -> str:
-    return describe(candidate.scheme) + (BY_GPTQ if candidate.rounding == GPTQ else "")
+    return describe(candidate.scheme) + remedies_suffix(candidate)
 
 
 def _settings(scheme: TensorScheme) -> str:

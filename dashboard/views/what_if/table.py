@@ -1,4 +1,4 @@
-"""The table of layers × options: one layer per row, its bits as buttons and its rounding a box."""
+"""The table of layers × options: one layer per row, its bits as buttons, its remedies a list."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ from dashboard.session.predictions import prediction_status, start_prediction
 from dashboard.views.what_if.configuration import change_layer, try_configuration
 from dashboard.words.formatting import format_count, plural
 from dashboard.words.markdown import escape_markdown
-from dashboard.words.recipes import no_effect_words
+from dashboard.words.recipes import REMEDY_NAMES, no_effect_words
 from quant_engine.report import LayerReport
-from quant_engine.scheme import GPTQ, NEAREST
+from quant_engine.scheme import Candidate
 from quant_engine.variants import FLOAT_OPTION
 
 MOST_ROWS = 60
 TABLE_HEIGHT = 560
+WAY_WIDTH = 190
+WAYS_ABOUT = (
+    "At the same bits. GPTQ: each weight makes up for the error of those before it. Bias: the mean "
+    "error of the layer's own weights is taken out of its bias. Groups: a scale for each few "
+    "weights, which costs bytes."
+)
 IN_ORDER, BY_DEGRADATION = "In the order they run", "Largest degradation alone first"
 
 
 def show_layer_table(run: Run, prediction: Prediction, configuration: Configuration) -> None:
     """Draw the presets and a row for each layer; a click takes effect at once."""
-    has_gptq = prediction.response.report.has_gptq
-    st.markdown("**Bits and rounding of each layer**" if has_gptq else "**Bits of each layer**")
+    has_ways = len(prediction.ways) > 1
+    st.markdown("**Bits and remedies of each layer**" if has_ways else "**Bits of each layer**")
     _show_presets(run, prediction, configuration)
-    if not has_gptq:
-        _offer_gptq(run)
+    if not has_ways:
+        _offer_remedies(run)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         text = st.text_input(
             "Name contains",
@@ -88,8 +94,8 @@ def _show_presets(run: Run, prediction: Prediction, configuration: Configuration
                 on_click=try_configuration,
                 args=(run, prediction, prediction.uniform(option)),
             )
-        if prediction.response.report.has_gptq:
-            _show_gptq_preset(run, prediction, configuration)
+        if len(prediction.ways) > 1:
+            _show_way_preset(run, prediction, configuration)
     if stand_ins:
         st.caption(
             f"{plural(len(stand_ins), 'layer')} of the run shown "
@@ -99,43 +105,47 @@ def _show_presets(run: Run, prediction: Prediction, configuration: Configuration
         )
 
 
-def _show_gptq_preset(run: Run, prediction: Prediction, configuration: Configuration) -> None:
-    """Offer GPTQ for every layer that it can round; where all have it, offer plain rounding."""
-    by_rounding = {
-        rounding: {n: prediction.twin(n, o, rounding) or o for n, o in configuration.items()}
-        for rounding in (GPTQ, NEAREST)
-    }
-    is_everywhere = by_rounding[GPTQ] == configuration != by_rounding[NEAREST]
-    wanted = by_rounding[NEAREST if is_everywhere else GPTQ]
-    st.button(
-        "All to nearest" if is_everywhere else "All by GPTQ",
-        key="what_if_all_gptq",
-        help="Round the weights of every layer to the nearest code, at the same bits."
-        if is_everywhere
-        else "Round the weights by GPTQ at the same bits, wherever that was measured. It costs no "
-        "bytes, and once a second or two.",
-        disabled=wanted == configuration,
-        on_click=try_configuration,
-        args=(run, prediction, wanted),
+def _show_way_preset(run: Run, prediction: Prediction, configuration: Configuration) -> None:
+    """Offer every way for all layers that have it; the others keep theirs."""
+    key = "what_if_all_ways"
+
+    def choose() -> None:
+        way = st.session_state.pop(key, None)
+        if way is not None:
+            chosen = {n: prediction.twin(n, o, way) or o for n, o in configuration.items()}
+            try_configuration(run, prediction, chosen)
+
+    st.selectbox(
+        "Weights of all layers",
+        prediction.ways,
+        index=None,
+        key=key,
+        format_func=prediction.way_words,
+        placeholder="All weights by",
+        label_visibility="collapsed",
+        width=WAY_WIDTH,
+        on_change=choose,
+        help=WAYS_ABOUT,
     )
 
 
-def _offer_gptq(run: Run) -> None:
+def _offer_remedies(run: Run) -> None:
     """Say that a prediction knows plain rounding only, and offer to measure it again."""
     status = prediction_status(run.settings)
     is_busy = status is not None and status.is_active
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.caption(
-            "GPTQ joins the choices when the measurement is done."
+            "Remedies join the choices when the measurement is done."
             if is_busy
             else "This prediction was measured with plain rounding only."
         )
         st.button(
-            "Measure with GPTQ too",
-            key="what_if_measure_gptq",
+            "Measure with remedies too",
+            key="what_if_measure_remedies",
             icon=":material/play_arrow:",
             type="tertiary",
             disabled=is_busy,
+            help=WAYS_ABOUT,
             on_click=start_prediction,
             args=(run,),
         )
@@ -159,20 +169,19 @@ def _show_row(
     is_worst: bool,
 ) -> None:
     key = f"what_if_{prediction.response.layers.index(name)}"
-    rounding_key = f"{key}_gptq"
-    is_by_gptq = option != FLOAT_OPTION and prediction.response.candidates[option].rounding == GPTQ
-    st.session_state[key] = prediction.twin(name, option, NEAREST) or option
-    st.session_state[rounding_key] = is_by_gptq
+    way_key, way = f"{key}_way", prediction.way(option)
+    st.session_state[key] = prediction.twin(name, option, prediction.ways[0]) or option
+    st.session_state[way_key] = way
 
     def choose() -> None:
         chosen = st.session_state.get(key)
         if chosen is not None:
-            rounded = prediction.twin(name, chosen, GPTQ) if is_by_gptq else None
-            change_layer(run, prediction, name, rounded or chosen)
+            change_layer(run, prediction, name, prediction.twin(name, chosen, way) or chosen)
 
-    def choose_rounding() -> None:
-        rounding = GPTQ if st.session_state.get(rounding_key) else NEAREST
-        change_layer(run, prediction, name, prediction.twin(name, option, rounding) or option)
+    def choose_way() -> None:
+        other = st.session_state.get(way_key)
+        if other is not None:
+            change_layer(run, prediction, name, prediction.twin(name, option, other) or option)
 
     with st.container(
         horizontal=True,
@@ -193,25 +202,31 @@ def _show_row(
                 on_change=choose,
                 label_visibility="collapsed",
             )
-            if prediction.response.report.has_gptq:
-                why_not = _why_not_by_gptq(prediction, name, option)
-                st.checkbox(
-                    "by GPTQ",
-                    key=rounding_key,
-                    disabled=bool(why_not),
-                    help=why_not or None,
-                    on_change=choose_rounding,
+            if len(prediction.ways) > 1:
+                ways = prediction.ways_of(name, option) or (way,)
+                st.selectbox(
+                    f"Weights of {name}",
+                    ways,
+                    format_func=prediction.way_words,
+                    key=way_key,
+                    disabled=len(ways) == 1,
+                    help=_why_not(prediction, name, option, ways) or None,
+                    on_change=choose_way,
+                    label_visibility="collapsed",
                 )
 
 
-def _why_not_by_gptq(prediction: Prediction, name: str, option: str) -> str:
-    """Say why a layer has no choice of rounding at its present bits; nothing if it has."""
+def _why_not(prediction: Prediction, name: str, option: str, ways: tuple[Candidate, ...]) -> str:
+    """Say which ways a layer does not have at its present bits, and why; nothing if it has all."""
     if option == FLOAT_OPTION:
         return "A float layer is not rounded."
-    if prediction.twin(name, option, GPTQ):
-        return ""
-    reason = prediction.why_not_by_gptq(name, option)
-    return f"Rounded to the nearest code: {reason}." if reason else "Not measured at these bits."
+    reasons = [
+        f"{REMEDY_NAMES[kind]}: {reason}."
+        for kind, reason in prediction.why_not(name, option).items()
+    ]
+    if not reasons and len(ways) < len(prediction.ways):
+        reasons = ["At these bits no more was measured."]
+    return " ".join(reasons)
 
 
 def row_text(

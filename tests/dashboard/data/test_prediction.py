@@ -59,9 +59,8 @@ from quant_engine.errors import SchemeError, StorageError
 from quant_engine.report import ConfigurationPoint
 from quant_engine.response.agreement import as_pairs, draw_random
 from quant_engine.scheme import (
+    BIAS_CORRECTION,
     GPTQ,
-    NEAREST,
-    ROUNDINGS,
     BiasCorrection,
     Gptq,
     LayerScheme,
@@ -118,15 +117,25 @@ def test_what_layers_gptq_rounds_is_chosen_and_how_it_does_is_not() -> None:
 
 def test_the_bits_of_the_recipe_can_be_chosen_whatever_they_are() -> None:
     assert widths_of(Recipe(TensorScheme(bits=5), None)) == (8, 6, 5, 4, 3, 2)
-    by_rounding = {
-        rounding: [
-            option.scheme.weight.bits
-            for option in name_options(options_of(Recipe(TensorScheme(bits=5), None))).values()
-            if option.rounding == rounding
-        ]
-        for rounding in ROUNDINGS
+    options = name_options(options_of(Recipe(TensorScheme(bits=5), None))).values()
+    widths: dict[tuple[int | None, tuple[str, ...]], list[int]] = {}
+    for option in options:
+        weight = option.scheme.weight
+        widths.setdefault((weight.group_size, option.remedies), []).append(weight.bits)
+    assert widths == {
+        (None, ()): [8, 6, 5, 4, 3, 2],
+        (None, (GPTQ,)): [5, 4, 3, 2],
+        (None, (BIAS_CORRECTION,)): [4, 3, 2],
+        (None, (GPTQ, BIAS_CORRECTION)): [4, 3, 2],
+        (32, ()): [4, 3, 2],
+        (32, (GPTQ,)): [4, 3, 2],
     }
-    assert by_rounding == {"nearest": [8, 6, 5, 4, 3, 2], "gptq": [5, 4, 3, 2]}
+
+
+def test_a_recipe_in_groups_is_offered_no_other_groups() -> None:
+    recipe = Recipe(TensorScheme(4, granularity="per_group", group_size=16))
+    found = name_options(options_of(recipe)).values()
+    assert {option.scheme.weight.group_size for option in found} == {16}
 
 
 def test_text_is_one_letter_a_layer_and_comes_back(prediction: Prediction) -> None:
@@ -545,15 +554,23 @@ def test_choices_by_gptq_have_letters_words_and_a_twin() -> None:
     prediction = predict_with_gptq()
     layers, options = prediction.response.layers, prediction.response.options
     four = option(prediction, 4)
-    by_gptq = prediction.twin(layers[0], four, GPTQ)
+    ways = {prediction.way_words(way): way for way in prediction.ways}
+    by_gptq = prediction.twin(layers[0], four, ways["GPTQ"])
 
-    assert len(options) == 9
-    assert list(prediction.letters.values()) == list("f86432HDCB")
+    assert len(options) == 21
+    assert list(prediction.letters.values()) == list("f86432HDCBKJIRQPihgpon")
+    assert list(ways) == [
+        *("nearest code", "GPTQ", "bias", "GPTQ + bias", "groups of 32", "groups of 32 + GPTQ"),
+    ]
     assert by_gptq == f"{four}, GPTQ"
     assert prediction.words(by_gptq) == "4 bits GPTQ"
-    assert prediction.twin(layers[0], by_gptq, NEAREST) == four
-    assert prediction.twin(layers[0], option(prediction, 6), GPTQ) is None
-    assert prediction.twin(layers[0], "float", GPTQ) is None
+    assert prediction.twin(layers[0], by_gptq, ways["nearest code"]) == four
+    grouped = prediction.twin(layers[0], by_gptq, ways["groups of 32 + GPTQ"])
+    assert prediction.words(grouped) == "4 bits groups of 32 + GPTQ"
+    assert prediction.twin(layers[0], option(prediction, 6), ways["GPTQ"]) is None
+    assert prediction.twin(layers[0], "float", ways["GPTQ"]) is None
+    assert prediction.ways_of(layers[0], option(prediction, 6)) == (ways["nearest code"],)
+    assert prediction.ways_of(layers[0], four) == tuple(ways.values())
     chosen = {layers[0]: by_gptq, layers[1]: four}
     assert prediction.from_text(prediction.to_text(chosen)) == chosen
     assert describe_choice(prediction, chosen) == "1 × float, 1 × 4 bits, 1 × 4 bits GPTQ"
@@ -566,7 +583,11 @@ def test_a_choice_by_gptq_is_a_recipe_that_measures_what_verifying_does() -> Non
     prediction, settings = predict_with_gptq(), Settings(GPTQ_MODEL)
     layers = prediction.response.layers
     four, three = option(prediction, 4), option(prediction, 3)
-    chosen = {layers[0]: f"{three}, GPTQ", layers[1]: four, layers[2]: f"{four}, GPTQ"}
+    chosen = {
+        layers[0]: f"{three}, GPTQ + bias correction",
+        layers[1]: f"{four}, groups of 32",
+        layers[2]: f"{four}, GPTQ",
+    }
 
     recipe = prediction.recipe_of(chosen)
     (point,) = prediction_service.verify(settings, prediction, [chosen], Quiet())
@@ -578,7 +599,11 @@ def test_a_choice_by_gptq_is_a_recipe_that_measures_what_verifying_does() -> Non
         measure_time=False,
     )
 
-    assert recipe.remedies == (Gptq(layers=(layers[0], layers[2])),)
+    assert recipe.remedies == (
+        Gptq(layers=(layers[0], layers[2])),
+        BiasCorrection(layers=(layers[0],), is_sequential=False),
+    )
+    assert recipe.overrides[layers[1]].weight.group_size == 32
     assert prediction.configuration_of(recipe) == (chosen, ())
     assert point.measured is not None
     assert report.output is not None

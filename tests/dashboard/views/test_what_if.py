@@ -171,24 +171,30 @@ def test_gptq_is_one_more_choice_of_a_layer(forwards: list[str]) -> None:
     forwards.clear()
     app = open_app({"run": f"{GPTQ_MODEL} int8_per_channel", "whatif": "364"}, page=PAGE)
     assert_alive(app)
-    boxes = [app.checkbox(key=f"what_if_{place}_gptq") for place in range(3)]
-    assert [box.disabled for box in boxes] == [False, True, False]
-    assert boxes[1].help == "Not measured at these bits."
+    ways = [app.selectbox(key=f"what_if_{place}_way") for place in range(3)]
+    assert [way.disabled for way in ways] == [False, True, False]
+    assert ways[0].options == [
+        *("nearest code", "GPTQ", "bias", "GPTQ + bias", "groups of 32", "groups of 32 + GPTQ"),
+    ]
+    assert ways[1].help == "At these bits no more was measured."
     before = metric(app, "KL (nats), predicted")
 
-    boxes[0].check().run()
+    ways[0].select_index(1).run()
 
     assert link_of(app)["whatif"] == "C64"
     assert metric(app, "KL (nats), predicted") != before
     app.segmented_control(key="what_if_0").set_value(FOUR).run()
     assert link_of(app)["whatif"] == "D64"  # still by GPTQ
     app.segmented_control(key="what_if_1").set_value("float").run()
-    assert app.checkbox(key="what_if_1_gptq").help == "A float layer is not rounded."
-    button(app, "All by GPTQ").click().run()
-    assert link_of(app)["whatif"] == "DfD"
-    button(app, "All to nearest").click().run()
+    assert app.selectbox(key="what_if_1_way").help == "A float layer is not rounded."
+    app.selectbox(key="what_if_all_ways").select_index(5).run()
+    assert link_of(app)["whatif"] == "pfp"
+    assert app.selectbox(key="what_if_all_ways").value is None
+    app.selectbox(key="what_if_all_ways").select_index(3).run()
+    assert link_of(app)["whatif"] == "RfR"
+    app.selectbox(key="what_if_all_ways").select_index(0).run()
     assert link_of(app)["whatif"] == "4f4"
-    assert "Measure with GPTQ too" not in [b.label for b in app.button]
+    assert "Measure with remedies too" not in [b.label for b in app.button]
     assert not forwards
 
 
@@ -206,9 +212,9 @@ def test_a_prediction_of_before_offers_to_measure_gptq_too(
     monkeypatch.setattr(prediction_service, "measure_prediction", measured)
     app = open_app(LINK, page=PAGE)
     assert "measured with plain rounding only" in texts(app)
-    assert not [box for box in app.checkbox if box.label == "by GPTQ"]
+    assert not [box for box in app.selectbox if box.label.startswith("Weights of")]
 
-    button(app, "Measure with GPTQ too").click().run()
+    button(app, "Measure with remedies too").click().run()
     wait_for_jobs(app)
 
     assert asked == [SETTINGS]

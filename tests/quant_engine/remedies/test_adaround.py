@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quant_engine import analyze, quantize_model
 from quant_engine.remedies import adaround
 from quant_engine.remedies.adaround import Aim, Objective, learn_codes
-from quant_engine.remedies.codes import OutputRows, input_rows
+from quant_engine.remedies.codes import OutputRows, SeenInputs, input_rows
 from quant_engine.report import ModelReport, Treatment
 from quant_engine.scheme import AdaRound, Gptq, Recipe, TensorScheme
 from sample_models import get_model_info
@@ -44,7 +44,7 @@ def treated(
 def aim_of(module: nn.Module, scheme: TensorScheme, x: Tensor, x_hat: Tensor) -> Aim:
     layer = quantized(module, scheme)
     x, x_hat = input_rows(layer, x.double()), input_rows(layer, x_hat.double())
-    rows = OutputRows.of(layer, module, x_hat @ x_hat.transpose(1, 2))
+    rows = OutputRows.of(layer, module, SeenInputs.of(x_hat))
     y = rows.weight @ x
     return Aim(rows, y @ x_hat.transpose(1, 2), y.square().sum().item())
 

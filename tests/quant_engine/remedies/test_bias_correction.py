@@ -23,6 +23,7 @@ from quant_engine.report import ModelReport, Treatment
 from quant_engine.scheme import BiasCorrection, Recipe, TensorScheme
 from sample_models import get_model_info
 from tests.quant_engine.layer_cases import fill, seeded
+from tests.quant_engine.remedies.test_gptq import KINDS
 
 COARSE = Recipe(TensorScheme(bits=3), TensorScheme(bits=4, symmetric=False))
 CORRECTED = replace(COARSE, remedies=(BiasCorrection(),))
@@ -172,3 +173,49 @@ def test_the_unequal_mobilenet_gains_what_the_prototype_gained() -> None:
 
     assert report.output is not None
     assert report.output.accuracy_quantized == pytest.approx(0.34, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_by_itself_is_corrected_for_its_weights_on_float_inputs(kind: str) -> None:
+    module, shape = KINDS[kind]
+    module, x = fill(module), seeded(shape) + 0.4
+    weights = Recipe(TensorScheme(bits=3))
+    remedy = BiasCorrection(is_sequential=False)
+    plain, corrected = (
+        quantize_model(module, x, recipe) for recipe in (weights, weights.with_remedy(remedy))
+    )
+    axis = plain.output_axis
+    with torch.no_grad():
+        y = module(x)
+        error, left = ((q(x) - y).double().movedim(axis, 0).flatten(1) for q in (plain, corrected))
+        rows = y.double().movedim(axis, 0).flatten(1)
+        bias = 0.0 if module.bias is None else module.bias.double()[:, None]
+        signal = (rows - bias).square().sum()
+
+    found = treatments_of(module, [x], weights.with_remedy(remedy))[""]
+
+    np.testing.assert_allclose(found.shift, error.mean(dim=1), rtol=1e-3, atol=1e-5)
+    assert left.mean(dim=1).abs().max() < 1e-5
+    for energy, told in ((error, found.error_before), (left, found.error_after)):
+        assert told == pytest.approx((energy.square().sum() / signal).sqrt().item(), rel=1e-3)
+
+
+def test_layers_by_themselves_do_not_see_each_other() -> None:
+    """Neither the layer before nor rounded inputs change what a layer gets."""
+    model, x = fill(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))), seeded((30, 5))
+    alone = BiasCorrection(("2",), is_sequential=False)
+    weights = replace(COARSE, activation=None)
+
+    both = treatments_of(model, x, COARSE.with_remedy(replace(alone, layers=("*",))))["2"]
+    one = treatments_of(model, x, weights.with_remedy(alone))["2"]
+
+    assert both.shift == one.shift
+    assert treatments_of(model, x, CORRECTED)["2"].shift != one.shift
+
+
+def test_a_shared_bias_is_left_alone_by_layers_by_themselves() -> None:
+    model = fill(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    model[1].bias = model[0].bias
+    remedy = BiasCorrection(is_sequential=False)
+    found = treatments_of(model, seeded((9, 4)), COARSE.with_remedy(remedy))
+    assert {t.reason for t in found.values()} == {"it shares its bias with another layer"}

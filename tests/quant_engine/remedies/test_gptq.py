@@ -202,13 +202,14 @@ def test_damping_is_raised_until_the_hessian_can_be_factored(off: float, damping
 def test_where_no_damping_helps_weights_are_rounded_as_usual_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(*_: object) -> dict[str, Tensor]:
-        return {"0": torch.tensor([[[1.0, 90.0], [90.0, 1.0]]]).double()}
+    def broken(*_: object) -> dict[str, codes_of_layers.SeenInputs]:
+        hessian = torch.tensor([[[1.0, 90.0], [90.0, 1.0]]]).double()
+        return {"0": codes_of_layers.SeenInputs(hessian, torch.zeros(1, 2).double(), 9)}
 
     model, x = fill(nn.Sequential(nn.Linear(2, 3))), seeded((9, 2))
     recipe = Recipe(TensorScheme(bits=3))
     plain = quantize_model(model, x, recipe)[0].quantized_weight
-    monkeypatch.setattr(codes_of_layers, "_hessians", broken)
+    monkeypatch.setattr(codes_of_layers, "_see_inputs", broken)
 
     treated = quantize_model(model, x, recipe.with_remedy(Gptq()))[0].quantized_weight
     (found,) = analyze(model, [x], recipe.with_remedy(Gptq()), measure_time=False).treatments

@@ -20,7 +20,7 @@ from quant_engine.report import (
     SensitivityReport,
 )
 from quant_engine.report.serialization import decode, encode
-from quant_engine.scheme import PRESETS, ROUNDINGS, LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import LOCAL_REMEDIES, PRESETS, LayerScheme, Recipe, TensorScheme
 from tests.quant_engine.layer_cases import layer_schemes
 from tests.quant_engine.strategies import schemes
 
@@ -30,7 +30,12 @@ st.register_type_strategy(LayerScheme, layer_schemes)
 st.register_type_strategy(Recipe, st.sampled_from(list(PRESETS.values())))
 st.register_type_strategy(
     ResponseOption,
-    st.builds(ResponseOption, st.text(max_size=5), layer_schemes, st.sampled_from(ROUNDINGS)),
+    st.builds(
+        ResponseOption,
+        st.text(max_size=5),
+        layer_schemes,
+        st.sampled_from([(), *((kind,) for kind in LOCAL_REMEDIES)]),
+    ),
 )
 DATACLASSES = [
     value for name in report.__all__ if dataclasses.is_dataclass(value := getattr(report, name))

@@ -4,11 +4,11 @@ from quant_engine.errors import SchemeError
 from quant_engine.scheme import GPTQ, Candidate, Gptq, LayerScheme, Recipe, TensorScheme
 from quant_engine.variants.options import (
     bit_options,
-    by_gptq,
     default_options,
     describe_option_fully,
     name_options,
     own_option,
+    treated,
 )
 
 EIGHT = LayerScheme(TensorScheme(), TensorScheme(symmetric=False))
@@ -52,12 +52,14 @@ def test_options_that_cannot_be_tried_are_refused(wrong):
 
 
 def test_candidates_by_gptq_have_names_of_their_own():
-    names = list(name_options([EIGHT, Candidate(EIGHT), Candidate(EIGHT, GPTQ)]))
+    names = list(name_options([EIGHT, Candidate(EIGHT), Candidate(EIGHT, (GPTQ,))]))
     assert names == ["int8 weights + int8 inputs", "int8 weights + int8 inputs, GPTQ"]
-    assert by_gptq({"mine": EIGHT}) == {"mine, GPTQ": Candidate(EIGHT, GPTQ)}
-    assert by_gptq(by_gptq({"mine": EIGHT})) == by_gptq({"mine": EIGHT})
-    with pytest.raises(SchemeError, match="rounding"):
-        Candidate(EIGHT, "stochastic")
+    assert treated({"mine": EIGHT}, GPTQ) == {"mine, GPTQ": Candidate(EIGHT, (GPTQ,))}
+    assert treated(treated({"mine": EIGHT}, GPTQ), GPTQ) == treated({"mine": EIGHT}, GPTQ)
+    with pytest.raises(SchemeError, match="kind of a remedy"):
+        Candidate(EIGHT, ("stochastic",))
+    with pytest.raises(SchemeError, match="list of kinds"):
+        Candidate(EIGHT, GPTQ)
 
 
 def test_the_option_of_a_recipe_follows_its_remedy():

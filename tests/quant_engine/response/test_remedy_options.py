@@ -1,4 +1,4 @@
-"""Rounding by GPTQ as an option of a layer: what is predicted is what a recipe then does."""
+"""Remedies and groups as options of a layer: what is predicted is what a recipe then does."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from quant_engine import (
     Candidate,
     LogitResponse,
     analyze,
-    by_gptq,
     calibrate,
+    in_groups,
     measure_sensitivity,
     pareto_frontier,
     quantize_model,
     search_configuration,
     search_measured,
+    treated,
     verify_configurations,
 )
 from quant_engine.errors import SchemeError, StorageError
 from quant_engine.remedies import codes
 from quant_engine.report import ResponseReport
-from quant_engine.scheme import GPTQ, BiasCorrection, Gptq, LayerScheme, Recipe, TensorScheme
+from quant_engine.scheme import (
+    BIAS_CORRECTION,
+    GPTQ,
+    BiasCorrection,
+    Gptq,
+    LayerScheme,
+    Recipe,
+    TensorScheme,
+)
 from tests.quant_engine.layer_cases import fill, seeded
 
 FOUR = LayerScheme(TensorScheme(4, granularity="per_channel"), TensorScheme(symmetric=False))
 THREE = FOUR.with_bits(3)
 PLAIN = {"four": FOUR, "three": THREE}
-OPTIONS = {**PLAIN, **by_gptq(PLAIN)}
+OPTIONS = {**PLAIN, **treated(PLAIN, GPTQ)}
 RECIPE = Recipe(FOUR.weight, FOUR.activation)
 X = seeded((60, 3, 6, 6), 4) + 0.3 * seeded((60, 1, 6, 6), 5)
 
@@ -115,6 +124,40 @@ def test_what_is_run_is_what_the_recipe_of_a_configuration_does(net, response, c
     assert 0.5 < factor < 2.0
 
 
+def test_biases_and_groups_are_predicted_as_the_recipe_makes_them(net):
+    four, three = {"four": FOUR}, {"three": THREE}
+    options = {
+        **four,
+        **treated(four, BIAS_CORRECTION),
+        **treated(four, GPTQ, BIAS_CORRECTION),
+        **in_groups(three, 4),
+    }
+    configuration = {
+        "stem": "four, bias correction",
+        "mix": "four, GPTQ + bias correction",
+        "head": "three, groups of 4",
+    }
+    recipe = RECIPE.with_remedy(BiasCorrection())  # in order, which no prediction is about
+    response = LogitResponse.measure(net, [X], recipe, options=options, agreement_configurations=12)
+    (measured,) = verify_configurations(net, [X], response, [configuration])
+    recipe = response.recipe(configuration)
+    report = analyze(net, [X], recipe, measure_time=False)
+
+    assert recipe.remedies == (
+        Gptq(("mix",)), BiasCorrection(("stem", "mix"), is_sequential=False),
+    )  # fmt: skip
+    assert report.output.kl_divergence == pytest.approx(measured.kl_divergence, rel=1e-6)
+    assert measured.size.model_bytes == report.size.quantized_bytes
+    assert response.agreement.random.rank_correlation > 0.9
+    for option in options:
+        everywhere = response.uniform(option)
+        (alone,) = verify_configurations(net, [X], response, [everywhere])
+        assert 0.5 < response.score(everywhere).degradation / alone.degradation < 2.0
+    assert response.recipe({}).remedies == (BiasCorrection(),)
+    few, grouped = (response.size({"head": o}).model_bytes for o in ("four", "three, groups of 4"))
+    assert grouped - few == 5 * 4 - 5  # a scale of 4 bytes more for each row, a bit less a weight
+
+
 def test_gptq_costs_no_bytes_and_is_chosen_where_it_is_predicted_better(net, response):
     budget = response.size(response.uniform("three")).model_bytes
     assert response.size(response.uniform("three, GPTQ")).model_bytes == budget
@@ -150,7 +193,7 @@ def test_layers_that_gptq_cannot_round_are_named_and_left_at_plain_rounding():
     shared = "it shares its weight with another layer"
     table = "it looks rows up, so its weights are not summed with those of other inputs"
 
-    assert {(n, o): why for n, o, why in response.report.not_by_gptq} == {
+    assert {(n, o): why for n, o, _, why in response.report.untreated} == {
         (n, o): why for n, why in (("table", table), ("a", shared), ("b", shared)) for o in names
     }
     assert response.uniform("four, GPTQ") == {
@@ -174,30 +217,38 @@ def test_layers_that_gptq_cannot_round_are_named_and_left_at_plain_rounding():
 
 
 def test_what_cannot_be_factored_is_said(monkeypatch: pytest.MonkeyPatch):
-    def broken(*_: object) -> dict[str, Tensor]:
-        return {"": torch.tensor([[[1.0, 90.0], [90.0, 1.0]]]).double()}
+    def broken(*_: object) -> dict[str, codes.SeenInputs]:
+        hessian = torch.tensor([[[1.0, 90.0], [90.0, 1.0]]]).double()
+        return {"": codes.SeenInputs(hessian, torch.zeros(1, 2).double(), 9)}
 
-    monkeypatch.setattr(codes, "_hessians", broken)
+    monkeypatch.setattr(codes, "_see_inputs", broken)
     response = measure(fill(nn.Linear(2, 3)), seeded((9, 2)))
-    assert [pair[:2] for pair in response.report.not_by_gptq] == [
+    assert [pair[:2] for pair in response.report.untreated] == [
         ("", "four, GPTQ"), ("", "three, GPTQ"),
     ]  # fmt: skip
-    assert all("cannot be factored" in why for _, _, why in response.report.not_by_gptq)
+    assert all("cannot be factored" in why for *_, why in response.report.untreated)
     assert response.uniform("four, GPTQ") == {"": "four"}
+    four = {"four": FOUR}
+    both = {**four, **treated(four, BIAS_CORRECTION), **treated(four, GPTQ, BIAS_CORRECTION)}
+    response = measure(fill(nn.Linear(2, 3)), seeded((9, 2)), options=both)
+    assert response.uniform("four, GPTQ + bias correction") == {"": "four, bias correction"}
+    assert response.recipe({"": "four, GPTQ + bias correction"}).remedies == (
+        BiasCorrection(("",), is_sequential=False),
+    )
 
 
 def test_without_a_plain_twin_an_option_keeps_its_name():
     model, x = fill(Odd()), torch.arange(160).view(40, 4) * 7 % 10
-    response = measure(model, x, options=by_gptq(PLAIN))
+    response = measure(model, x, options=treated(PLAIN, GPTQ))
     assert set(response.uniform("four, GPTQ").values()) == {"four, GPTQ"}
-    assert len(response.report.not_by_gptq) == 6
+    assert len(response.report.untreated) == 6
 
 
 def test_a_recipe_with_the_remedy_brings_the_options_and_the_damping(net):
     recipe = RECIPE.with_remedy(Gptq(damping=0.5)).with_remedy(BiasCorrection())
     response = LogitResponse.measure(net, [X], recipe, agreement_configurations=8)
     assert len(response.options) == 10
-    plain = measure(net, options={"four": Candidate(FOUR, GPTQ)})
+    plain = measure(net, options={"four": Candidate(FOUR, (GPTQ,))})
     name = "int4 weights + int8 inputs, GPTQ"
     damped, usual = (r.score(r.uniform(o)) for r, o in ((response, name), (plain, "four")))
     assert damped.degradation != pytest.approx(usual.degradation, rel=1e-3)
@@ -229,12 +280,12 @@ def test_files_keep_roundings_and_older_ones_have_none(response):
     assert again.report == response.report
     assert again.candidates == response.candidates
     data = json.loads(response.report.to_json())
-    del data["not_by_gptq"]
+    del data["untreated"]
     for option in data["options"]:
-        del option["rounding"]
+        del option["remedies"]
     older = ResponseReport.from_json(json.dumps(data))
-    assert {option.rounding for option in older.options} == {"nearest"}
-    assert not older.not_by_gptq
-    data["options"][0]["rounding"] = "up"
-    with pytest.raises(StorageError, match="rounding"):
+    assert {option.remedies for option in older.options} == {()}
+    assert not older.untreated
+    data["options"][0]["remedies"] = ["smooth_quant"]
+    with pytest.raises(StorageError, match="kind of a remedy of one layer"):
         ResponseReport.from_json(json.dumps(data))
