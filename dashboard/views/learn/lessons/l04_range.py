@@ -12,6 +12,7 @@ from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_count, format_number, format_percent
 from dashboard.work import sample_layers
 from dashboard.work.range_errors import RangeError, range_errors
+from quant_engine.report import TensorReport
 from quant_engine.scheme import TensorScheme
 
 MODEL, LAYER = "resnet", "layer2.0.conv1"
@@ -26,11 +27,11 @@ def show(values: Values) -> Outcome:
     bits, share = int(values["bits"]), int(values["end"].split()[0]) / 100
     asked = range_errors(MODEL, LAYER, _scheme(_ASKED_BITS))
     best, whole = min(asked, key=lambda error: error.total), asked[-1]
-    full = sample_layers.input_report(MODEL, LAYER, _scheme(_ASKED_BITS))
+    full = _report(_ASKED_BITS, 1.0)
     ordered = sorted(full.range_choices, key=lambda choice: -choice.sqnr_db)
     points = [CurvePoint(e.share, e.rounding, e.clipping) for e in _errors(bits)]
-    choices = sample_layers.input_report(MODEL, LAYER, _scheme(bits)).range_choices
-    chosen = sample_layers.input_report(MODEL, LAYER, _scheme(bits), share)
+    choices = _report(bits, 1.0).range_choices
+    chosen = _report(bits, share)
     return Outcome(
         right=_right(best, _typical() / full.hi),
         truth=(
@@ -72,6 +73,10 @@ def _scheme(bits: int) -> TensorScheme:
 
 def _errors(bits: int) -> tuple[RangeError, ...]:
     return range_errors(MODEL, LAYER, _scheme(bits))
+
+
+def _report(bits: int, share: float) -> TensorReport:
+    return sample_layers.input_report(MODEL, LAYER, _scheme(bits), share)
 
 
 def _typical() -> float:
