@@ -31,6 +31,9 @@ UPDATE_SECONDS = 0.5
 MAX_FINISHED = 32
 MAX_WAITING = 40
 MAX_WAITING_PER_VISITOR = 4
+LONG_STAGE_SECONDS = 2.0
+LONG_STAGE_STEPS = 20
+"""A stage that went on for so long, over so many steps, tells by itself how the rest goes on."""
 WATCH_SECONDS = 120.0
 """Who has not looked for so long has gone: browsers let a hidden page look once a minute."""
 
@@ -81,7 +84,8 @@ class JobStatus:
         result: What the job gave, also a cancelled one that was kept; None before its end.
         failure: Why it failed, or was stopped though nobody asked for that; or None.
         is_cancelling: Whether it was asked to stop and has not stopped yet.
-        step_seconds: Mean time of a step in the slowest stage so far; None while no step is done.
+        step_seconds: Mean time of a step in the slowest stage so far, or in the stage under way if
+            that is a long one; None while no step is done.
         idle_seconds: Time since the last step was done.
     """
 
@@ -112,7 +116,7 @@ class JobStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time that is left if the rest goes on as its slowest stage did; None if not known.
+        """Time that is left if the rest goes on at the pace of `step_seconds`; None if not known.
 
         A step that takes longer than any before, as the last one does that times the models, leaves
         nothing to tell it by: then there is no estimate, rather than one of no time at all.
@@ -181,8 +185,11 @@ class JobControl:
             stage = re.split(r"[\d:(]", text, maxsplit=1)[0]
             seconds, steps = self._stages.get(stage, (0.0, 0))
             seconds += now - (job.stepped or job.began)
-            self._stages[stage] = seconds, steps + done - job.done
-            job.step_seconds = max(taken / count for taken, count in self._stages.values())
+            steps += done - job.done
+            self._stages[stage] = seconds, steps
+            is_long = seconds >= LONG_STAGE_SECONDS and steps >= LONG_STAGE_STEPS
+            paces = [(seconds, steps)] if is_long else self._stages.values()
+            job.step_seconds = max(taken / count for taken, count in paces)
             job.stepped = now
         job.done, job.total, job.text = done, total, text
         self.check()

@@ -491,6 +491,32 @@ def test_the_time_left_comes_from_the_slowest_stage(manager: JobManager) -> None
     go_on.set()
 
 
+def test_a_long_stage_of_short_steps_tells_the_time_left_by_itself(
+    manager: JobManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, left, ended = [100.0], list[float | None](), threading.Event()
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+
+    def work(control: JobControl) -> None:
+        clock[0] += 4.0
+        control.progress(1, 401, "measure value ranges: batch 1")
+        for step in range(2, 202):
+            clock[0] += 0.125
+            control.progress(step, 401, "round by AdaRound: fc (layer 1 of 2)")
+            status = manager.status("a")
+            assert status is not None
+            left.append(status.seconds_left)
+        ended.set()
+
+    manager.submit("a", "a", work)
+    assert ended.wait(WAIT_SECONDS)
+
+    assert left[0] == pytest.approx(399 * 4.0)
+    assert left[17] == pytest.approx((399 - 17) * 4.0)  # not yet long enough
+    assert left[19] == pytest.approx((399 - 19) * 0.125)
+    assert left[-1] == pytest.approx(200 * 0.125)
+
+
 def test_what_is_known_before_the_last_step_is_kept_at_once(manager: JobManager) -> None:
     kept: list[tuple[object, bool]] = []
     go_on = threading.Event()
