@@ -202,7 +202,7 @@ def _round_layer(name: str, aim: Aim, remedy: AdaRound, tell: _Tell) -> Treatmen
         else "",
         error_before=before,
         error_after=after,
-        error_of="layer outputs, with what the layers before add",
+        error_of="layer outputs behind rounded layers",
         error_by_gptq=None if by_gptq is None else aim.error(by_gptq),
     )
 
