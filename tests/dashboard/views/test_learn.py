@@ -98,6 +98,25 @@ def test_before_an_answer_nothing_tells_it() -> None:
         assert told not in texts(app).replace("right: 0", ""), told
 
 
+def test_the_answer_is_computed_while_the_question_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Values] = []
+
+    def show(values: Values) -> Outcome:
+        asked.append(values)
+        return show_bits(values)
+
+    monkeypatch.setattr(catalogue, "find_lessons", lambda: (a_lesson("ahead", show),))
+    app = open_app(page=PAGE)
+    assert asked == [{"bits": "8"}]
+    assert not figures(app)
+
+    answer(app, "ahead", 1)
+
+    assert len(asked) == 1
+
+
 def test_a_wrong_answer_stands_beside_the_truth() -> None:
     app = answer(open_app(page=PAGE), "first", 0)
 
