@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
-from dashboard.facts.accuracy import change_text, output_change, share_text
+from dashboard.facts.accuracy import change_text, output_change, right_text
 from dashboard.facts.columns import SQNRS, columns
 from dashboard.facts.coverage import coverage_remark, coverage_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
@@ -37,12 +37,11 @@ from dashboard.figures.layers.four_errors import (
 from dashboard.figures.layers.relative_errors import KINDS, relative_errors_picture, relative_of
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
+from dashboard.words.degradation import KL
 from dashboard.words.formatting import (
-    MISSING,
     format_accuracy,
     format_bytes,
     format_db,
-    format_nats,
     format_percent,
 )
 from quant_engine.report import ModelReport, OutputReport, SensitivityReport
@@ -105,13 +104,14 @@ def key_numbers(
     elif output is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         if before is not None and after is not None:
-            samples = output.labelled_samples
-            remark = f"float {share_text(before, samples)}; {change_text(output_change(output))}"
-            numbers.append(KeyNumber("Accuracy quantized", share_text(after, samples), remark))
-        remark = f"KL {format_nats(output.kl_divergence)}" if output.kl_divergence else ""
-        agreement = format_accuracy(output.top1_agreement)
-        if agreement != MISSING:
+            remark = f"float {right_text(before, output)}; {change_text(output_change(output))}"
+            numbers.append(KeyNumber("Accuracy quantized", right_text(after, output), remark))
+        if output.top1_agreement is not None:
+            remark = KL.named(output.kl_divergence)
+            agreement = format_accuracy(output.top1_agreement)
             numbers.append(KeyNumber("Same answer as float", agreement, remark))
+        if output.metric != KL.key:
+            numbers.append(KeyNumber(*judged_number(output)))
         numbers.append(KeyNumber("Output SQNR", format_db(output.error.sqnr_db)))
     culprit = find_culprit(report, sensitivities, predicted)
     if culprit is not None:
@@ -128,7 +128,7 @@ def _output_number(output: OutputReport) -> KeyNumber:
     remark = f"SQNR {format_db(output.error.sqnr_db)}"
     if output.accuracy_quantized is not None:
         shares = (output.accuracy_float, output.accuracy_quantized)
-        before, after = (share_text(share, output.labelled_samples) for share in shares)
+        before, after = (right_text(share, output) for share in shares)
         remark = f"accuracy {after}, float {before}"
     return KeyNumber(f"{output.name}: {label}", value, remark)
 

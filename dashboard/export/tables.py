@@ -14,7 +14,7 @@ import pandas as pd
 from dashboard.data.sweeps import split_options, sweep_of
 from dashboard.facts.layers import layer_row, prefixed
 from dashboard.facts.remedies import treatment_columns
-from dashboard.words.degradation import COSINE, DEGRADATIONS, RATIO
+from dashboard.words.degradation import KL, NMSE, RATIO
 from dashboard.words.formatting import percent
 from quant_engine.errors import is_whole_number
 from quant_engine.report import (
@@ -111,9 +111,8 @@ def _sensitivity_row(layer: LayerSensitivity, report: SensitivityReport) -> dict
 
 def _only_output(layer: LayerSensitivity, report: SensitivityReport) -> dict[str, Any]:
     """Return the columns of a single output; the interval is of what the report ranks by."""
-    known = DEGRADATIONS.get(report.metric)
-    judged = report.metric if known is None or known is COSINE else known.column
-    own = {} if judged in ("kl_divergence_nats", "output_nmse") else {judged: layer.value}
+    judged = _value_column(report.metric)
+    own = {} if judged in (KL.column, NMSE.column) else {judged: layer.value}
     return {
         **own,
         "kl_divergence_nats": layer.kl_divergence,
@@ -126,6 +125,11 @@ def _only_output(layer: LayerSensitivity, report: SensitivityReport) -> dict[str
     }
 
 
+def _value_column(metric: str) -> str:
+    """Return the name of a column that holds a metric's values, not its degradations."""
+    return {one.key: one.column for one in (KL, NMSE, RATIO)}.get(metric, metric)
+
+
 def _output_columns(layer: LayerSensitivity) -> dict[str, Any]:
     """Return the ratio that several outputs are ranked by, and each output in its own unit."""
     columns: dict[str, Any] = {
@@ -135,9 +139,7 @@ def _output_columns(layer: LayerSensitivity) -> dict[str, Any]:
         "decided_by": layer.decided_by,
     }
     for effect in layer.outputs:
-        known = DEGRADATIONS.get(effect.metric)
-        # Of a cosine the value stands here, not 1 minus it.
-        metric = effect.metric if known is None or known is COSINE else known.column
+        metric = _value_column(effect.metric)
         columns |= {
             f"{effect.name}_{metric}": effect.value,
             f"{effect.name}_{metric}_low": effect.interval[0],

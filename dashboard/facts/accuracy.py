@@ -145,11 +145,33 @@ def compare_accuracy(
     )
 
 
+def has_whole_answers(output: OutputReport) -> bool:
+    """Whether each sample has one answer, not one for each token or pixel.
+
+    Tokens and pixels of one sample are not independent of each other: their number does not say how
+    sure a share of them is, so it gets no interval.
+    """
+    return output.answers is not None or output.labelled_samples == output.samples
+
+
+def right_text(share: float | None, output: OutputReport) -> str:
+    """Return a share of an output's right answers, with its 95 % interval where there is one."""
+    return share_text(share, output.labelled_samples if has_whole_answers(output) else 0)
+
+
+def agreement_text(output: OutputReport) -> str:
+    """Return the share of an output's answers that are the float model's, as `right_text` does."""
+    samples = output.samples if has_whole_answers(output) else 0
+    return share_text(output.top1_agreement, samples)
+
+
 def compare_outputs(
     before: OutputReport | None, after: OutputReport | None
 ) -> AccuracyChange | None:
     """Compare the right answers of two quantized models; None where they are not known."""
     if before is None or after is None:
+        return None
+    if not (has_whole_answers(before) and has_whole_answers(after)):
         return None
     samples = min(before.labelled_samples, after.labelled_samples)
     changed = None
@@ -163,7 +185,7 @@ def compare_outputs(
 
 def output_change(output: OutputReport | None) -> AccuracyChange | None:
     """Compare a quantized model's accuracy with float's; None where no accuracy is known."""
-    if output is None:
+    if output is None or not has_whole_answers(output):
         return None
     return compare_accuracy(
         output.accuracy_float,

@@ -118,6 +118,14 @@ def weight_relative(layer: LayerReport) -> float | None:
     return math.sqrt(sum(shares) / len(shares)) if shares else None
 
 
+def input_relative(layer: LayerReport) -> float | None:
+    """Return the input's error over all its values, √(Σ(x-x̂)² / Σx²); or None.
+
+    An input has one scale, and no report holds its channels one by one.
+    """
+    return None if layer.input is None else math.sqrt(layer.input.error.nmse)
+
+
 def local_relative(layer: LayerReport) -> float | None:
     """Return the error of the layer's output when it alone is quantized, channel by channel."""
     return None if layer.local_relative is None else layer.local_relative.rms

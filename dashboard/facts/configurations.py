@@ -42,7 +42,7 @@ from quant_engine.report import (
 )
 from quant_engine.response import as_pairs, describe_degradation, describe_region
 from quant_engine.scheme import LOCAL_REMEDIES
-from quant_engine.variants import BOTH, FLOAT_OPTION
+from quant_engine.variants import FLOAT_OPTION
 
 UNTRUSTED = "≈ "
 """Stands before a prediction that lies where predictions do not hold."""
@@ -168,9 +168,6 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
     outputs = _measured_outputs(run.report, prediction, predicted.outputs)
     if not outputs:
         return prediction
-    interval = _own_interval(run) if len(outputs) == 1 else None
-    if len(outputs) == 1:
-        outputs = (replace(outputs[0], interval=interval),)
     accuracies = (found.accuracy_quantized for found in run.report.outputs)
     measured = replace(
         predicted,
@@ -179,7 +176,7 @@ def with_run(run: Run, prediction: Prediction) -> Prediction:
         sqnr_db=output.error.sqnr_db,
         top1_agreement=output.top1_agreement,
         accuracy=next((accuracy for accuracy in accuracies if accuracy is not None), None),
-        interval=interval,
+        interval=outputs[0].interval if len(outputs) == 1 else None,
         outputs=outputs,
     )
     return _with_point(prediction, ConfigurationPoint(as_pairs(own), predicted, measured))
@@ -208,15 +205,6 @@ def _measured_outputs(
 def _with_point(prediction: Prediction, point: ConfigurationPoint) -> Prediction:
     """The same prediction every time, which keeps what it has worked out already."""
     return prediction.with_measured((point,))
-
-
-def _own_interval(run: Run) -> tuple[float, float] | None:
-    """The interval of the run's degradation, where a sensitivity measured the whole run as well."""
-    for report in run.sensitivities:
-        is_own = report.parts == BOTH and not any(report.options) and not report.is_partial
-        if report.reference is not None and is_own:
-            return report.reference.interval
-    return None
 
 
 def measured_text(row: ScoreRow) -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from dashboard.data.prediction import Prediction
 from dashboard.facts.metrics import ONE_AT_A_TIME, available_metrics
-from dashboard.facts.outputs import measure_of
+from dashboard.facts.outputs import measure_of, measured_degradation
 from dashboard.facts.ranking import rank_layers, rivals_of_first
-from dashboard.words.degradation import KL, NMSE, RATIO, Degradation
+from dashboard.words.degradation import KL, RATIO, Degradation, degradation_by
 from dashboard.words.formatting import format_db
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
@@ -40,8 +40,8 @@ class OutputEffects:
     Attributes:
         basis: "measured" or "predicted".
         values: Layer name -> degradation of the output.
-        measure: What the values are: the KL divergence in nats, the NMSE of an output that is no
-            logits, or, of several outputs, the largest ratio.
+        measure: What the values are: what the output is judged by, or, of several outputs, the
+            largest ratio.
         decided_by: Layer name -> name of the output with the largest ratio; empty for one output.
     """
 
@@ -118,10 +118,9 @@ def _measured_effects(measured: SensitivityReport) -> OutputEffects:
         ratios = {layer.name: layer.value for layer in measured.layers}
         decided = {layer.name: layer.decided_by for layer in measured.layers}
         return OutputEffects(MEASURED, ratios, RATIO, decided)
-    values = {layer.name: layer.kl_divergence for layer in measured.layers}
-    if all(value is not None for value in values.values()):
-        return OutputEffects(MEASURED, {n: v for n, v in values.items() if v is not None})
-    return OutputEffects(MEASURED, {layer.name: layer.nmse for layer in measured.layers}, NMSE)
+    measure = degradation_by(measured.metric)
+    values = {layer.name: measured_degradation(layer, measure) for layer in measured.layers}
+    return OutputEffects(MEASURED, {n: v for n, v in values.items() if v is not None}, measure)
 
 
 def effects_under(prediction: Prediction, recipe: Recipe) -> OutputEffects:

@@ -12,9 +12,10 @@ from dashboard.data.settings import Settings
 from dashboard.facts.accuracy import (
     NO_DIFFERENCE,
     AccuracyChange,
+    agreement_text,
     change_text,
     compare_outputs,
-    share_text,
+    right_text,
 )
 from dashboard.facts.comparison import effect, output_text
 from dashboard.facts.executions import FLOATS, execution
@@ -149,11 +150,11 @@ def _answers(a: OutputReport, b: OutputReport) -> list[Difference]:
     is_same = have_same_samples(a, b)
     found = []
     if a.accuracy_quantized is not None and b.accuracy_quantized is not None:
-        first, second = (share_text(x.accuracy_quantized, x.labelled_samples) for x in (a, b))
+        first, second = (right_text(x.accuracy_quantized, x) for x in (a, b))
         change = compare_outputs(a, b) if is_same else None
         found.append(_shares("Right answers", first, second, change))
     if a.top1_agreement is not None and b.top1_agreement is not None:
-        first, second = (share_text(x.top1_agreement, x.samples) for x in (a, b))
+        first, second = agreement_text(a), agreement_text(b)
         found.append(_shares("Same answer as float", first, second, _agreement_change(a, b)))
     return found
 

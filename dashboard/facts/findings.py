@@ -184,7 +184,8 @@ def coarse_scale(layer: LayerReport) -> Finding | None:
     figure = zeros.sentence
     if by_channel is not None:
         own, promised = by_channel
-        figure += f"; one scale {format_db(own)}, a scale per channel {format_db(promised)}"
+        figure += f"; channels counted alike, one scale has {format_db(own)} and a scale per "
+        figure += f"channel {format_db(promised)}"
     return Finding(
         "coarse_scale",
         figure,
@@ -270,7 +271,7 @@ def clipping(tensor: TensorReport, part: str) -> Finding | None:
     return Finding(
         f"{part}_clipping",
         f"{format_percent(tensor.error.clipped_fraction)} of the values lie beyond the grid and "
-        f"make {format_percent(share)} of the squared error; SQNR "
+        f"make {format_percent(share)} of the squared error; pooled SQNR "
         f"{format_db(tensor.error.sqnr_db)}",
         text,
         () if wider is None else (WEIGHT_RANGE if part == "weight" else INPUT_RANGE,),
@@ -307,7 +308,7 @@ def shift(layer: LayerReport) -> Finding | None:
     return Finding(
         "shift",
         f"A constant for each channel makes {format_percent(seen.shift)} of the error of the "
-        f"output; SQNR {format_db(local.sqnr_db)}",
+        f"output; its pooled SQNR {format_db(local.sqnr_db)}",
         f"Rounding moves the means of channels (rule: {format_percent(SHIFT)} of the error, mean "
         f"over channels, below {GOOD_DB:g} dB).",
         (BIAS,),
@@ -328,7 +329,7 @@ def rounding(layer: LayerReport) -> Finding | None:
     steps = "" if rms is None else f"RMS {format_number(rms)} LSB (ideal {IDEAL_RMS:.3f}); "
     return Finding(
         "rounding",
-        f"{steps}weights of {tensor.scheme.bits} bits; SQNR of the output "
+        f"{steps}weights of {tensor.scheme.bits} bits; pooled SQNR of the output "
         f"{format_db(local.sqnr_db)}",
         f"The grid fits, it has few values (rule: at most {FEW_BITS} bits, an output below "
         f"{GOOD_DB:g} dB, and neither too coarse a scale nor clipping).",

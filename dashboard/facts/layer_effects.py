@@ -10,7 +10,7 @@ from dashboard.data.prediction import Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.metrics import ONE_AT_A_TIME
 from dashboard.facts.outputs import measure_of, measured_alone
-from dashboard.words.degradation import RATIO
+from dashboard.words.degradation import RATIO, degradation_interval
 from dashboard.words.formatting import format_number, format_within
 from quant_engine.variants import BOTH
 
@@ -26,11 +26,13 @@ class LayerEffect:
         degradation: As the prediction counts it; see `outputs.measure_of`.
         is_measured: Whether the model was run for it; else it is predicted.
         interval: 95 % interval of what was measured; None where it is not known.
+        decided_by: Of several outputs the one whose measured ratio it is; empty for one.
     """
 
     degradation: float
     is_measured: bool
     interval: tuple[float, float] | None = None
+    decided_by: str = ""
 
     @property
     def text(self) -> str:
@@ -74,8 +76,11 @@ class LayerEffects:
 def layer_effects(run: Run, prediction: Prediction) -> LayerEffects:
     """Return what each layer alone costs under each option of a prediction."""
     checked = {
-        choice: LayerEffect(degradation, is_measured=True)
-        for choice, degradation in prediction.measured_alone.items()
+        point.configuration[0]: LayerEffect(
+            point.measured, is_measured=True, decided_by=point.decided_by
+        )
+        for point in prediction.response.report.agreement.single_points
+        if len(point.configuration) == 1
     }
     predicted = {
         choice: LayerEffect(degradation, is_measured=False)
@@ -94,11 +99,13 @@ def _from_sensitivities(run: Run, prediction: Prediction) -> dict[Choice, LayerE
         for option in report.options:
             for layer in report.only(option).layers:
                 choice = (layer.name, option or own.get(layer.name, ""))
-                degradation = measured_alone(layer, report, prediction)
+                alone = measured_alone(layer, report, prediction)
                 is_known = choice in prediction.alone and (option or layer.name not in stand_ins)
-                if degradation is not None and is_known:
+                if alone is not None and is_known:
                     # The interval is of what the report ranks by.
                     is_same = report.metric == measure.key and measure is not RATIO
-                    interval = layer.interval if is_same else None
-                    found[choice] = LayerEffect(degradation, is_measured=True, interval=interval)
+                    interval = degradation_interval(measure, layer.interval) if is_same else None
+                    found[choice] = LayerEffect(
+                        alone[0], is_measured=True, interval=interval, decided_by=alone[1]
+                    )
     return found

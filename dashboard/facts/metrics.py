@@ -16,7 +16,16 @@ from typing import Any
 
 import quant_engine
 from dashboard.facts.accuracy import AccuracyChange, Interval, changed_answers, share_interval
-from dashboard.words.degradation import NMSE, RATIO, RATIO_ABOUT
+from dashboard.words.degradation import (
+    COSINE,
+    DEGRADATIONS,
+    MEAN_IOU,
+    NMSE,
+    RATIO,
+    RATIO_ABOUT,
+    Degradation,
+    degradation_interval,
+)
 from dashboard.words.formatting import (
     format_db,
     format_nats,
@@ -63,7 +72,8 @@ class SensitivityMetric:
     @property
     def is_ranked_unit(self) -> bool:
         """Whether its differences are in the unit in which the engine compares degradation."""
-        return self.key in ("kl_divergence", "nmse", RATIO.key)
+        others = ("sqnr_db", "psnr_db", "perplexity", "top1_agreement", "accuracy_drop")
+        return self.key not in others
 
     @property
     def title(self) -> str:
@@ -198,6 +208,9 @@ METRICS: dict[str, SensitivityMetric] = {metric.key: metric for metric in _ALL}
 """Every measure by its key, the default first."""
 
 
+_LIKENESSES = (COSINE.key, MEAN_IOU.key)
+"""Near 1 for every layer: what is missing to 1 tells them apart."""
+
 _RATIO = SensitivityMetric(
     key=RATIO.key,
     label=f"{RATIO.label[0].upper()}{RATIO.label[1:]}",
@@ -235,6 +248,8 @@ def output_metrics(effects: Sequence[OutputEffect]) -> tuple[SensitivityMetric, 
 
 def _of_metric(key: str) -> SensitivityMetric:
     """Return the measure of a single output judged by a metric that has no entry of its own."""
+    if key in _LIKENESSES:
+        return _of_likeness(DEGRADATIONS[key])
     metric = quant_engine.METRICS.get(key)
     label, unit = (key, "") if metric is None else (metric.label, metric.unit)
     return SensitivityMetric(
@@ -252,18 +267,46 @@ def _of_metric(key: str) -> SensitivityMetric:
     )
 
 
+def _of_likeness(measure: Degradation) -> SensitivityMetric:
+    """Return the measure of what is missing to 1, which all layers are close to."""
+    return SensitivityMetric(
+        key=measure.key,
+        label=measure.label,
+        unit="",
+        axis=measure.heading,
+        about=f"{measure.about[0].upper()}{measure.about[1:]}.",
+        is_higher_worse=True,
+        allows_log=True,
+        interval_name="95 % bootstrap interval over the samples",
+        read=lambda layer: measure.of_value(layer.value),
+        read_interval=lambda layer, _: degradation_interval(measure, layer.interval),
+        format=measure.text,
+    )
+
+
 def _of_output(index: int, effect: OutputEffect) -> SensitivityMetric:
     """Return the measure of one of several outputs, in its own unit."""
     metric = METRICS.get(effect.metric) or _of_metric(effect.metric)
     if effect.metric == "top1_agreement":  # stored as a share that agrees
         metric = _of_metric(effect.metric)
     name = effect.name
+    is_likeness = effect.metric in _LIKENESSES
+    measure = DEGRADATIONS[effect.metric] if is_likeness else NMSE  # NMSE leaves a value as it is
+
+    def read(layer: LayerSensitivity) -> float | None:
+        return measure.of_value(layer.outputs[index].value) if layer.outputs else None
+
+    def read_interval(layer: LayerSensitivity, _: SensitivityReport) -> Interval | None:
+        if not layer.outputs:
+            return None
+        return degradation_interval(measure, layer.outputs[index].interval)
+
     return replace(
         metric,
         key=f"{name}_{metric.key}",
         label=f"{name}: {metric.label}",
         axis=f"{name}: {metric.axis}",
         about=f"Of the output {name} alone. {metric.about}",
-        read=lambda layer: layer.outputs[index].value if layer.outputs else None,
-        read_interval=lambda layer, _: layer.outputs[index].interval if layer.outputs else None,
+        read=read,
+        read_interval=read_interval,
     )

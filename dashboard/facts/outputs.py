@@ -9,10 +9,13 @@ from dashboard.words.degradation import (
     COSINE,
     DEGRADATIONS,
     KL,
+    MEAN_IOU,
     NMSE,
+    PEAK_ERROR,
     RATIO,
-    RATIO_ABOUT,
     Degradation,
+    degradation_by,
+    degradation_interval,
 )
 from dashboard.words.formatting import MISSING, format_within
 from quant_engine.report import (
@@ -30,6 +33,14 @@ def measure_of(prediction: Prediction) -> Degradation:
     return RATIO if len(outputs) > 1 else DEGRADATIONS[outputs[0].metric]
 
 
+def judged_measure(report: ModelReport) -> Degradation | None:
+    """Return what a run's degradations are, of several outputs ratios; None while not evaluated."""
+    outputs = outputs_of(report)
+    if len(outputs) > 1:
+        return RATIO
+    return degradation_by(outputs[0].metric) if outputs else None
+
+
 def has_classes(prediction: Prediction) -> bool:
     """Whether a prediction is about a single output with answers that may change."""
     return measure_of(prediction) is KL
@@ -37,11 +48,8 @@ def has_classes(prediction: Prediction) -> bool:
 
 def degradation_about(prediction: Prediction) -> str:
     """Return in a sentence or two what a prediction's degradations are."""
-    measure = measure_of(prediction)
-    if measure is RATIO:
-        return RATIO_ABOUT
-    label = f"{measure.label[0].upper()}{measure.label[1:]}"
-    return f"{label} of the output against the float model's; 0 is the same output."
+    about = measure_of(prediction).about
+    return f"{about[0].upper()}{about[1:]}."
 
 
 def labelled_output(prediction: Prediction) -> str:
@@ -97,43 +105,55 @@ def degradation_of(
 
     Args:
         output: The quantized model's output against float's.
-        measure: What to read; by default the KL divergence where there is one, the cosine of
-            embeddings, and the NMSE of all else.
+        measure: What to read; by default what the output is judged by.
     """
-    if measure is None:
-        has_kl, has_cosine = output.kl_divergence is not None, output.cosine is not None
-        measure = KL if has_kl else COSINE if has_cosine else NMSE
+    measure = measure or degradation_by(output.metric)
     if measure is KL:
         return measure, output.kl_divergence, output.kl_interval
     interval = output.interval if output.metric == measure.key else None
     if measure is NMSE:
         return measure, output.error.nmse, interval
-    value = None if output.cosine is None else 1.0 - output.cosine
-    return measure, value, interval and (1.0 - interval[1], 1.0 - interval[0])
+    value = output.value if output.metric == measure.key else _unjudged_value(output, measure)
+    degradation = None if value is None else measure.of_value(value)
+    return measure, degradation, interval and degradation_interval(measure, interval)
+
+
+def _unjudged_value(output: OutputReport, measure: Degradation) -> float | None:
+    """Return a number that a report holds of an output which is judged by another one."""
+    return {COSINE: output.cosine, MEAN_IOU: output.mean_iou, PEAK_ERROR: output.psnr_db}.get(
+        measure
+    )
+
+
+def measured_degradation(layer: LayerSensitivity, measure: Degradation) -> float | None:
+    """Return what a layer costs a single output by a measure that its report holds, else None."""
+    known = {KL: layer.kl_divergence, NMSE: layer.nmse}
+    return known[measure] if measure in known else measure.of_value(layer.value)
 
 
 def measured_alone(
     layer: LayerSensitivity, report: SensitivityReport, prediction: Prediction
-) -> float | None:
+) -> tuple[float, str] | None:
     """Return what a layer was measured to cost, as a prediction counts it; None if it does not fit.
 
-    Ratios are of what the prediction's own reference does, which may be another than the report's.
+    With it comes the output that decides, of several outputs. Ratios are of what the prediction's
+    own reference does, which may be another than the report's.
     """
     outputs = prediction.response.report.outputs
     if len(outputs) == 1:
-        known = {KL.key: layer.kl_divergence, NMSE.key: layer.nmse}
-        if report.metric == COSINE.key:
-            known[COSINE.key] = 1.0 - layer.value
-        return known.get(outputs[0].metric)
+        measure = measure_of(prediction)
+        is_known = measure in (KL, NMSE) or report.metric == measure.key
+        degradation = measured_degradation(layer, measure) if is_known else None
+        return None if degradation is None else (degradation, "")
     found = [(effect.name, effect.metric) for effect in layer.outputs]
     if found != [(output.name, output.metric) for output in outputs]:
         return None
     ratios = [
-        effect.degradation / output.reference
+        (effect.degradation / output.reference, effect.name)
         for effect, output in zip(layer.outputs, outputs, strict=True)
         if output.reference
     ]
-    return max(ratios, default=0.0)
+    return max(ratios, key=lambda ratio: ratio[0], default=(0.0, ""))
 
 
 def decided_by(score: ConfigurationScore) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dashboard.facts.causes import local_relative, zeros_of
+from dashboard.facts.causes import accumulated_relative, local_relative, zeros_of
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,
@@ -24,6 +24,7 @@ from dashboard.words.formatting import (
     format_db,
     format_number,
     format_percent,
+    format_relative,
     format_span,
     plural,
 )
@@ -121,7 +122,7 @@ def cause(tensor: TensorReport, subject: str) -> Verdict | None:
     if share is None:
         return None
     tone = tone_of_sqnr(error.sqnr_db)
-    sqnr = f"SQNR {format_db(error.sqnr_db)}"
+    sqnr = f"Pooled SQNR {format_db(error.sqnr_db)}"
     clipped = f"{format_percent(error.clipped_fraction)} of the values lie beyond the grid"
     if share >= 0.5:
         text = f"Clipping makes {format_percent(share)} of the error energy: {clipped}. {sqnr}."
@@ -294,6 +295,20 @@ def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
     return Verdict(INFO, title, text)
 
 
+def _wrong(relative: float | None, error: ErrorMetrics) -> float:
+    """Return which share of an output is wrong: channels alike, or, of an older run, pooled."""
+    return math.sqrt(error.nmse) if relative is None else relative
+
+
+def _tone_of_wrong(share: float) -> str:
+    return tone_of_sqnr(math.inf if share == 0 else -20 * math.log10(share))
+
+
+def _counted(is_alike: bool) -> str:
+    """Say how a share of an output was counted."""
+    return "each channel counted alike" if is_alike else "all values pooled"
+
+
 def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say whether the error at the output is the layer's own or came with its input."""
     total = layer.accumulated_error
@@ -302,14 +317,21 @@ def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
     title = "Own error or inherited?"
     if is_exact(total):
         return Verdict(GOOD, title, "No error has reached this layer's output.")
-    tone = tone_of_sqnr(total.sqnr_db)
-    arrives = f"{format_db(total.sqnr_db)} in the quantized model"
+    arriving = _wrong(accumulated_relative(layer), total)
+    tone = _tone_of_wrong(arriving)
+    how = _counted(layer.accumulated_relative is not None)
     if layer.local_error is None:
-        text = f"Inherited: the layer itself is float, its output has {arrives}."
+        text = (
+            f"Inherited: the layer itself is float. {format_relative(arriving)} of its output is "
+            f"wrong in the quantized model ({how})."
+        )
         return Verdict(tone, title, text)
-    local = layer.local_error
-    numbers = f"{format_db(local.sqnr_db)} when quantized alone, {arrives}"
-    share = local.nmse / total.nmse if total.nmse else math.nan
+    own = _wrong(local_relative(layer), layer.local_error)
+    numbers = (
+        f"{format_relative(own)} of its output is wrong when quantized alone, "
+        f"{format_relative(arriving)} in the quantized model, {how}"
+    )
+    share = (own / arriving) ** 2 if 0 < arriving < math.inf else math.nan
     if not share <= 1.0:  # also where the share is not a number
         text = f"Its own: {numbers}. Errors of earlier layers partly cancel here."
         return Verdict(tone, title, text)
@@ -326,23 +348,26 @@ def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
 
 def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say where the layer stands among all layers, and what it saves."""
+    measured = [other for other in report.layers if other.local_error is not None]
+    is_alike = all(other.local_relative is not None for other in measured)
     local = {
-        other.name: other.local_error.sqnr_db
-        for other in report.layers
+        other.name: _wrong(local_relative(other) if is_alike else None, other.local_error)
+        for other in measured
         if other.local_error is not None
     }
     if layer.name not in local or len(local) < 2:
         return None
     mine = local[layer.name]
-    rank = 1 + sum(1 for value in local.values() if value < mine)
+    rank = 1 + sum(1 for value in local.values() if value > mine)
     saved = layer.size.float_bytes - layer.size.quantized_bytes
     text = (
-        f"Rank {rank} of {len(local)} by its own error (1 is worst), {format_db(mine)}. "
+        f"Rank {rank} of {len(local)} by its own error (1 is worst): {format_relative(mine)} of "
+        f"its output, {_counted(is_alike)}. "
         f"Quantizing it saves {format_bytes(saved)}, "
         f"{format_percent(saved / layer.size.float_bytes if layer.size.float_bytes else 0.0)} "
         "of its size."
     )
-    is_among_worst = rank <= max(1, len(local) // 10) and mine < GOOD_DB
+    is_among_worst = rank <= max(1, len(local) // 10) and _tone_of_wrong(mine) != GOOD
     return Verdict(WATCH if is_among_worst else INFO, "Among all layers", text)
 
 

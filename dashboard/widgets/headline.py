@@ -9,6 +9,7 @@ from dashboard.facts.accuracy import (
     change_text,
     delta_arrow,
     delta_color,
+    has_whole_answers,
     interval_suffix,
     output_change,
 )
@@ -18,13 +19,13 @@ from dashboard.session import run_state
 from dashboard.session.state import PRESENT_KEY
 from dashboard.widgets.judged import show_judged
 from dashboard.widgets.lesson_links import show_number_lessons
+from dashboard.words.degradation import KL
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
     format_bytes,
     format_count,
     format_db,
-    format_nats,
     format_shrinking,
     plural,
     short_name,
@@ -44,7 +45,10 @@ def samples_covered(run: Run) -> str:
 
 
 def show_headline(run: Run, *, key: str) -> None:
-    """Draw accuracy, bytes and output error before and after, and the culprit."""
+    """Draw accuracy, bytes and output error before and after, and the culprit.
+
+    What an output does not have, such as the accuracy of an embedding, is left out.
+    """
     outputs = outputs_of(run.report)
     if run.report.is_partial:
         st.caption(f"Measured on {samples_covered(run)}.")
@@ -52,7 +56,7 @@ def show_headline(run: Run, *, key: str) -> None:
     with st.grid(5, min_column_width=165, gap="small", key=f"headline_{key}"):
         if len(outputs) > 1:
             for output in outputs:
-                _show_output(output)
+                _show_output(output, named=True)
             _show_size(run)
         else:
             _show_only_output(run)
@@ -70,47 +74,57 @@ def show_headline(run: Run, *, key: str) -> None:
             if culprit is not None
             else "No layer is quantized, or none was measured.",
         )
-    show_number_lessons(gloss("SQNR", "KL"), key=f"headline_{key}", labels="Model size")
+    # Of a single output with answers the KL divergence stands beside them.
+    has_kl = any(o.metric == KL.key or (len(outputs) == 1 and o.top1_agreement) for o in outputs)
+    terms = gloss("SQNR", *(("KL",) if has_kl else ()))
+    show_number_lessons(terms, key=f"headline_{key}", labels="Model size")
     # What the figures are about comes with them: a report on a tenth of the weights says so.
     st.caption(escape_markdown(coverage_text(run.report.coverage)))
 
 
 def _show_only_output(run: Run) -> None:
     output = run.report.output
-    _show_accuracy(output)
+    if output is None or output.accuracy_quantized is not None:
+        _show_accuracy(output)
     _show_size(run)
-    st.metric(
-        "Output SQNR",
-        format_db(output.error.sqnr_db if output else None),
-        help="Signal to quantization noise of the model's output: 10 dB more means a tenth of "
-        "the noise.",
-    )
+    if output is not None and output.metric != KL.key:
+        _show_output(output)
+    else:
+        st.metric(
+            "Output SQNR",
+            format_db(output.error.sqnr_db if output else None),
+            help="Signal to quantization noise of the model's output: 10 dB more means a tenth of "
+            "the noise.",
+        )
+    if output is not None and output.top1_agreement is None:
+        return
     st.metric(
         "Same answer as float",
         format_accuracy(output.top1_agreement if output else None),
-        f"KL {format_nats(output.kl_divergence)}" if output else None,
+        KL.named(output.kl_divergence) if output else None,
         delta_color="off",
         delta_arrow="off",
-        help="Share of test samples for which both models choose the same class, and the mean "
-        "KL divergence of their outputs.",
+        help="Share of test samples, or of their tokens or pixels that count, for which both "
+        "models choose the same class, and the mean KL divergence of their outputs.",
     )
 
 
-def _show_output(output: OutputReport) -> None:
-    """Draw one of several outputs: what it is judged by, and its accuracy or its SQNR."""
+def _show_output(output: OutputReport, *, named: bool = False) -> None:
+    """Draw what an output is judged by, and its SQNR; of several its name, and its accuracy."""
     label, value = judged_number(output)
     beside = f"SQNR {format_db(output.error.sqnr_db)}"
-    if output.accuracy_quantized is not None:
+    if named and output.accuracy_quantized is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         beside = f"accuracy {format_accuracy(before)} → {format_accuracy(after)}"
+    about = f"Of the output {output.name} alone, which is read as {output.kind}. " if named else ""
     st.metric(
-        f"{output.name}: {label}",
+        f"{output.name}: {label}" if named else label,
         value,
         beside,
         delta_color="off",
         delta_arrow="off",
-        help=f"Of the output {output.name} alone, which is read as {output.kind}. In brackets: the "
-        "95 % interval, by resampling whole samples.",
+        help=f"{about}What the output is judged by. In brackets: the 95 % interval, by resampling "
+        "whole samples.",
     )
 
 
@@ -137,16 +151,25 @@ def _show_size(run: Run) -> None:
 def _show_accuracy(output: OutputReport | None) -> None:
     if output is not None and output.accuracy_quantized is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
-        change, samples = output_change(output), output.labelled_samples
+        change, is_whole = output_change(output), has_whole_answers(output)
+        count = output.labelled_samples
+        counted = plural(count, "test sample") if is_whole else f"{count:,} tokens or pixels"
+        about = (
+            "In brackets: 95 % intervals, of the difference on the same samples and of the "
+            "accuracy now, in percent."
+            if is_whole
+            else "Those of one sample are not independent, so there is no interval."
+        )
         st.metric(
             "Accuracy, float → now",
             f"{format_accuracy(before)} → {format_accuracy(after)}",
             # Streamlit takes the direction from an ASCII minus.
-            f"{change_text(change)}; now{interval_suffix(after, samples)}".replace("−", "-", 1),
+            f"{change_text(change)}; now{interval_suffix(after, count)}".replace("−", "-", 1)
+            if is_whole
+            else None,
             delta_color=delta_color(change),
             delta_arrow=delta_arrow(change),
-            help=f"On {samples} test samples. In brackets: 95 % intervals, of the difference "
-            "on the same samples and of the accuracy now, in percent.",
+            help=f"On {counted}. {about}",
         )
     else:
         st.metric("Accuracy, float → now", MISSING)

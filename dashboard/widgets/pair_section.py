@@ -102,7 +102,8 @@ def _show_side(side: Side, run: Run, key: str, *, compared: Run | None = None) -
 
 @contained("The digits")
 def _show_flipped(found: Pair, run: Run, key: str) -> None:
-    st.markdown(f"**{escape_markdown(found.difference)}** {escape_markdown(found.flipped_text)}")
+    lead = f"**{escape_markdown(found.difference)}** " if found.difference else ""
+    st.markdown(lead + escape_markdown(found.flipped_text))
     if not found.flipped:
         return
     images = service.sample_images(run.model_name)

@@ -177,6 +177,18 @@ def format_percent(share: float | None) -> str:
     return f"{_trim(f'{percent:.{decimals}f}')} %".replace("-", _MINUS)
 
 
+def format_relative(value: float | None) -> str:
+    """Return an error as a share of the signal, which may be more than all of it.
+
+    Example:
+        >>> format_relative(0.704), format_relative(0.0042), format_relative(12.0)
+        ('70.4 %', '0.42 %', '1,200 %')
+    """
+    if value is not None and 1 < value < math.inf:
+        return f"{100 * value:,.0f} %"
+    return format_percent(value)
+
+
 def format_accuracy(share: float | None) -> str:
     """Return an accuracy from 0 to 1 in percent, with the two decimals that points have.
 

@@ -254,7 +254,7 @@ GLOSSES = {
     "scale": "**Scale**: the step between two neighbouring values that can be stored",
     "channel": "**Channel**: one of the parallel signals that a layer takes in or gives out; a "
     "**depthwise** layer filters each of them by itself",
-    "SQNR": "**SQNR**: signal over noise of all values together, where large channels hide small "
+    "SQNR": "**SQNR**: signal over noise, pooled over all values, where large channels hide small "
     "ones; 20 dB is an error of 10 %, 40 dB of 1 %",
     "KL": "**KL**: how far the answer's probabilities move from the float model's, in **nats** "
     "(the unit "

@@ -124,10 +124,13 @@ class ConfigurationScore:
     @property
     def decided_by(self) -> str:
         """Name of the output with the largest ratio; empty for a single output."""
-        known = [o for o in self.outputs if o.ratio is not None]
-        return (
-            max(known, key=lambda o: o.ratio or 0.0).name if len(self.outputs) > 1 and known else ""
-        )
+        return deciding_output(self.outputs)
+
+
+def deciding_output(scores: Sequence[OutputScore]) -> str:
+    """Return the name of the output with the largest ratio; empty where none has one."""
+    ratios = {score.name: score.ratio for score in scores if score.ratio is not None}
+    return max(ratios, key=lambda name: ratios[name]) if ratios else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +139,17 @@ class AgreementPoint:
 
     Attributes:
         configuration: Pairs (layer, option); layers left out are float.
-        predicted: Predicted KL divergence in nats, or NMSE for outputs that are not logits.
+        predicted: Predicted degradation: KL divergence in nats, NMSE or 1 - cosine; of several
+            outputs the largest of their ratios.
         measured: The same, from running the model.
+        decided_by: Of several outputs, the one with the largest measured ratio; empty for one, and
+            in older files.
     """
 
     configuration: tuple[tuple[str, str], ...]
     predicted: float
     measured: float
+    decided_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,15 @@ from quant_engine.report import (
     ResponseOutput,
     ResponseReport,
 )
-from quant_engine.report.response import BY_GRADIENT, BY_RUNNING, LOGITS, VALUES, largest_share
+from quant_engine.report.response import (
+    BY_GRADIENT,
+    BY_RUNNING,
+    LOGITS,
+    VALUES,
+    deciding_output,
+    largest_share,
+    score_outputs,
+)
 from quant_engine.response.agreement import as_pairs, draw_random, draw_single, judge
 from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.directions import Directions
@@ -351,7 +359,10 @@ class ResponseMeasurement:
             measured = [output.measured(number) for output in self._outputs]
             points.append(
                 AgreementPoint(
-                    pairs, largest_share(predicted, outputs), largest_share(measured, outputs)
+                    pairs,
+                    largest_share(predicted, outputs),
+                    largest_share(measured, outputs),
+                    deciding_output(score_outputs(measured, outputs)),
                 )
             )
         single, random = points[: len(self._single)], points[len(self._single) :]

@@ -581,7 +581,14 @@ def make_partial_report(done: int = 3) -> ModelReport:
     layers = tuple(
         layer
         if index < done
-        else replace(layer, input=None, local_error=None, accumulated_error=None)
+        else replace(
+            layer,
+            input=None,
+            local_error=None,
+            accumulated_error=None,
+            local_relative=None,
+            accumulated_relative=None,
+        )
         for index, layer in enumerate(report.layers[: done + 2])
     )
     return replace(

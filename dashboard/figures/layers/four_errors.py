@@ -26,8 +26,8 @@ from dashboard.figures.kit.theme import (
     empty_figure,
     new_figure,
 )
-from dashboard.words.degradation import COSINE, KL, NMSE, RATIO, RATIO_ABOUT
-from dashboard.words.formatting import format_percent, percent
+from dashboard.words.degradation import KL
+from dashboard.words.formatting import format_percent, format_relative, percent
 from quant_engine.report import ModelReport
 
 COLUMNS = ("weight", "local", "accumulated", "output")
@@ -36,14 +36,6 @@ _GAP = 0.035
 ROW_HEIGHT = 22
 _LEAST = 1e-4  # of the signal; smaller errors stand at the edge
 _LEAST_EFFECT = 1e-7
-
-_ABOUT = {
-    KL: "the KL divergence of its probabilities from the float model's, in nats. 0 is not at all, "
-    "above 0.1 answers change.",
-    NMSE: "the energy of the output's error as a share of the output's own. 0 is not at all.",
-    COSINE: "1 minus the cosine with the float model's output. 0 is not at all.",
-    RATIO: f"the degradation ratio. {RATIO_ABOUT}",
-}
 
 Mark: TypeAlias = Mapping[str, Any]
 """Colour, symbol and size of the marks of one run."""
@@ -146,7 +138,7 @@ def four_errors_picture(
             "quantized model) are shares of the signal, each channel counted alike: 100 % is "
             "an error as large as what should be there.",
             f"**Output** is what the layer alone does to the model's answer"
-            f"{'; it was not measured.' if first.effects is None else f': {_ABOUT[measure]}'} "
+            f"{'; it was not measured.' if first.effects is None else f': {measure.about}.'} "
             "Click a mark to select its layer.",
         ),
         lambda: [
@@ -297,18 +289,6 @@ def _value_text(series: Series, column: str, name: str, value: float) -> str:
     if column == "output":
         return str(value) if series.effects is None else series.effects.text(name)
     return format_relative(value)
-
-
-def format_relative(value: float | None) -> str:
-    """Return a relative error as a share of the signal.
-
-    Example:
-        >>> format_relative(0.704), format_relative(0.0042), format_relative(12.0)
-        ('70.4 %', '0.42 %', '1,200 %')
-    """
-    if value is not None and value > 1:
-        return f"{100 * value:,.0f} %"
-    return format_percent(value)
 
 
 def _not_measured() -> dict[str, Any]:

@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dashboard.data.runs import Run
-from dashboard.facts.accuracy import change_text, compare_outputs, share_text
+from dashboard.facts.accuracy import (
+    agreement_text,
+    change_text,
+    compare_outputs,
+    has_whole_answers,
+    right_text,
+)
 from dashboard.facts.comparison import degradation_text
 from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.facts.differences import have_same_samples
@@ -165,9 +171,9 @@ def _accuracy(report: ModelReport) -> str:
     parts = []
     for output in outputs_of(report):
         if output.accuracy_quantized is not None:
-            text = f"{share_text(output.accuracy_quantized, output.labelled_samples)} right"
+            text = f"{right_text(output.accuracy_quantized, output)} right"
         elif output.top1_agreement is not None:
-            text = f"{share_text(output.top1_agreement, output.samples)} as float"
+            text = f"{agreement_text(output)} as float"
         else:
             measure, value, _ = degradation_of(output)
             text = measure.named(value)
@@ -191,6 +197,8 @@ def _why_not_compared(a: OutputReport | None, b: OutputReport | None) -> str:
         return "Right answers are not compared: only an output with classes has any."
     if any(output.accuracy_quantized is None for output in known):
         return "Right answers are not compared: they are not known without labels."
+    if not all(map(has_whole_answers, known)):
+        return "Right answers are not compared: tokens or pixels of one sample are not independent."
     return "The two cannot be compared by their right answers."
 
 
@@ -232,7 +240,7 @@ def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
     if any(output is not None and output.top1_agreement is None for output in (a, b)):
         return replace(found, flipped=(), flipped_text="")
     if a is None or b is None or a.answers is None or b.answers is None:
-        return replace(found, flipped=(), flipped_text="The answers to samples were not kept.")
+        return replace(found, flipped=(), flipped_text=_no_answers(a))
     first, second = a.answers, b.answers
     if not have_same_samples(a, b) or len(first.quantized) != len(second.quantized):
         return replace(found, flipped=(), flipped_text="The two did not answer the same samples.")
@@ -255,11 +263,18 @@ def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
     return replace(found, flipped=tuple(differing[:MOST_FLIPPED]), flipped_text=text)
 
 
+def _no_answers(output: OutputReport | None) -> str:
+    """Say why no samples are shown."""
+    if output is not None and not has_whole_answers(output):
+        return "Each sample has many answers, tokens or pixels: single ones are not shown."
+    return "The answers to single samples were not kept."
+
+
 def _flipped_text(
     flipped: tuple[Flipped, ...], output: OutputReport | None, labels: tuple[str, str]
 ) -> str:
     if output is None or output.answers is None:
-        return "The answers to single samples were not kept."
+        return _no_answers(output)
     total = len(output.answers.float)
     if not flipped:
         return f"{labels[0].capitalize()}: no answer of {total} changed."

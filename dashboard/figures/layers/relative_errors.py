@@ -11,8 +11,7 @@ from dashboard.figures.kit.axes import FILL, floor_rows, row_band
 from dashboard.figures.kit.marks import bars
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, empty_figure, new_figure, vertical_line
-from dashboard.figures.layers.four_errors import format_relative
-from dashboard.words.formatting import percent, plural
+from dashboard.words.formatting import format_relative, percent, plural
 from quant_engine.report import LayerReport, ModelReport, RelativeErrors
 
 ROW_HEIGHT = 30

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dashboard.data.runs import Run
-from dashboard.facts.accuracy import Interval, share_interval, share_text
+from dashboard.facts.accuracy import Interval, has_whole_answers, share_interval, share_text
 from dashboard.facts.comparison import degradation_text
 from dashboard.facts.outputs import answering_output, degradation_of, outputs_of, prefix_of
 from dashboard.facts.repair import Step, describe_repair
@@ -14,7 +14,7 @@ from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.marks import Trace, dots, line, whiskers
 from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, FLOAT, INT8, INT8_EDGE, axis, new_figure
-from dashboard.words.degradation import KL
+from dashboard.words.degradation import KL, NMSE
 from dashboard.words.formatting import format_accuracy, percent
 from quant_engine.report import ModelReport, OutputReport
 
@@ -75,9 +75,8 @@ def _moved(points: Sequence[ModelReport]) -> tuple[str, list[float | None], list
         return "Degradation ÷ as it was, worst output", ratios, [None] * len(points)
     found = [None if r.output is None else degradation_of(r.output) for r in points]
     measure = next((one[0] for one in found if one is not None), KL)
-    title = f"{measure.title[0].upper()}{measure.title[1:]}"
     values = [None if one is None else one[1] for one in found]
-    return title, values, [None if one is None else one[2] for one in found]
+    return measure.heading, values, [None if one is None else one[2] for one in found]
 
 
 def _figure(start: Run, steps: Sequence[Step]) -> Any:
@@ -90,18 +89,25 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
         for (label, _, report), output in zip(points, answers, strict=True)
     ]
     kept = [is_kept for _, is_kept, _ in points]
+    shares = [_accuracy(output) for output in answers]
+    has_answers = any(share is not None for share, _ in shares)
     shown = [value if value else None for value in moved]  # 0 has no place on a logarithmic axis
     traces = _panel(labels, shown, kept, hover, (ERROR, ERROR_EDGE), whiskers(shown, spans), "y")
     ends = [value for span in spans if span for value in span] + [v for v in shown if v]
     layout: dict[str, Any] = {
         "yaxis": axis(
             title_of_error,
-            domain=[0.46, 1.0],
+            domain=[0.46 if has_answers else 0.0, 1.0],
             **log_axis(ends),
         ),
-        "xaxis": axis("", type="category", anchor="y2"),
+        "xaxis": axis("", type="category", anchor="y2" if has_answers else "y"),
     }
-    shares = [_accuracy(output) for output in answers]
+    title = two_lines(
+        f"Degradation{' and accuracy' if has_answers else ''} after each remedy",
+        "95 % intervals; open: undone",
+    )
+    if not has_answers:
+        return new_figure(title, traces=traces, height=300, layout=layout)
     values = [percent(share) for share, _ in shares]
     intervals = [
         None if (ends_ := share_interval(*pair)) is None else tuple(map(percent, ends_))
@@ -119,7 +125,6 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
     what = prefix_of(output, start.report)
     what += "Accuracy (%)" if _is_labelled(answers) else "Same answer as float (%)"
     layout["yaxis2"] = axis(what, domain=[0.0, 0.36], anchor="x", rangemode="tozero")
-    title = two_lines("Degradation and accuracy after each remedy", "95 % intervals; open: undone")
     return new_figure(title, traces=traces, height=460, layout=layout)
 
 
@@ -156,12 +161,16 @@ def _is_labelled(outputs: Sequence[OutputReport | None]) -> bool:
 
 
 def _accuracy(output: OutputReport | None) -> tuple[float | None, int]:
-    """Return the share of right answers, else of answers like float's, and of how many."""
+    """Return the share of right answers, else of answers like float's, and of how many samples.
+
+    The number is 0 where a sample has several answers.
+    """
     if output is None:
         return None, 0
+    is_whole = has_whole_answers(output)
     if output.accuracy_quantized is not None:
-        return output.accuracy_quantized, output.labelled_samples
-    return output.top1_agreement, output.samples
+        return output.accuracy_quantized, output.labelled_samples if is_whole else 0
+    return output.top1_agreement, output.samples if is_whole else 0
 
 
 def _accuracy_words(output: OutputReport | None) -> str:
@@ -185,12 +194,13 @@ def _columns(output: OutputReport | None) -> dict[str, float | None]:
     """Return the numbers of one output of a point."""
     share, samples = _accuracy(output)
     low, high = share_interval(share, samples) or (None, None)
-    interval = (None, None) if output is None else output.kl_interval or (None, None)
+    measure, value, interval = (KL, None, None) if output is None else degradation_of(output)
+    edges = interval or (None, None)
     return {
-        "kl_divergence_nats": None if output is None else output.kl_divergence,
-        "kl_low_nats": interval[0],
-        "kl_high_nats": interval[1],
-        "output_nmse": None if output is None else output.error.nmse,
+        measure.column: value,
+        f"{measure.column}_low": edges[0],
+        f"{measure.column}_high": edges[1],
+        NMSE.column: None if output is None else output.error.nmse,
         "accuracy_percent": percent(share),
         "accuracy_low_percent": percent(low),
         "accuracy_high_percent": percent(high),

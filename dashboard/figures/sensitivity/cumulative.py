@@ -28,23 +28,16 @@ from dashboard.figures.kit.theme import (
     empty_figure,
     new_figure,
 )
-from dashboard.words.degradation import RATIO
+from dashboard.words.degradation import KL, NMSE, RATIO, degradation_by
 from dashboard.words.formatting import (
     format_accuracy,
     format_bytes,
     format_db,
-    format_nats,
-    format_number,
     format_percent,
     percent,
     plural,
 )
 from quant_engine.report import CumulativePoint, SensitivityReport
-
-TITLE = two_lines("Error and accuracy against model size", "the k least sensitive layers quantized")
-TITLE_OF_STEPS = two_lines(
-    "Error and accuracy step by step", "the inputs of the k least sensitive layers rounded"
-)
 
 
 def added_layers(point: CumulativePoint) -> tuple[str, ...]:
@@ -94,6 +87,11 @@ def is_joint(report: SensitivityReport) -> bool:
     return report.metric == RATIO.key
 
 
+def has_accuracy(report: SensitivityReport) -> bool:
+    """Whether the curve has an accuracy; of several outputs that of one says nothing."""
+    return not is_joint(report) and any(p.accuracy is not None for p in report.cumulative)
+
+
 def is_folded_first(report: SensitivityReport) -> bool:
     """Whether the first step folds BatchNorms: the model shrinks by more than its layers save."""
     if len(report.cumulative) < 2:
@@ -131,7 +129,9 @@ def cumulative_picture(
             "layers' own degradations let the most change be expected. Lines between points are "
             f"not measured.{folds}",
             "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
-            f"One of the {report.samples} samples is {one}.",
+            f"One of the {report.samples} samples is {one}."
+            if has_accuracy(report)
+            else "Upwards: how far the output moved.",
             "Look for the last point before the error jumps: the layers after it are worth "
             "keeping in float. Click a point to select the layer it added last.",
         ),
@@ -147,11 +147,11 @@ def curve_rows(report: SensitivityReport) -> Rows:
             "quantized_layers": point.count,
             "layer_added": point.layer,
             "layers_added": ", ".join(added_layers(point)),
+            degradation_by(report.metric).column: _degradation(point, report),
             **(
-                {RATIO.column: point.value}
+                {}
                 if is_joint(report)
                 else {
-                    "kl_divergence_nats": point.kl_divergence,
                     "output_sqnr_db": point.sqnr_db,
                     "accuracy_percent": percent(point.accuracy),
                 }
@@ -173,15 +173,15 @@ def cumulative_figure(
 
     Args:
         report: A measurement with its curve.
-        is_log: Draw the KL divergence on a logarithmic axis, where 0 has no place.
+        is_log: Draw degradations on a logarithmic axis, where 0 has no place.
         selected: Layer to point out.
         kept: Point out the model with this many layers in float.
     """
     points = report.cumulative
     if not points:
-        return empty_figure(TITLE, "The curve was not measured.")
+        return empty_figure(_title(report), "The curve was not measured.")
     title_of_error, allows_log = error_title(report)
-    has_labels = not is_joint(report) and any(point.accuracy is not None for point in points)
+    has_labels = has_accuracy(report)
     bottom, gap = (0.36, 0.46) if has_labels else (0.0, 0.0)
     traces = [_error_trace(report, is_log)]
     layout: dict[str, Any] = {
@@ -211,8 +211,16 @@ def cumulative_figure(
             "tickformat": "d",
             "ticksuffix": "",
         }
-    title = TITLE if _has_bytes(points) else TITLE_OF_STEPS
-    return new_figure(title, traces=traces, height=520 if has_labels else 380, layout=layout)
+    return new_figure(
+        _title(report), traces=traces, height=520 if has_labels else 380, layout=layout
+    )
+
+
+def _title(report: SensitivityReport) -> str:
+    what = "Error and accuracy" if has_accuracy(report) else "Error"
+    if not report.cumulative or _has_bytes(report.cumulative):
+        return two_lines(f"{what} against model size", "the k least sensitive layers quantized")
+    return two_lines(f"{what} step by step", "the inputs of the k least sensitive layers rounded")
 
 
 def describe_curve(report: SensitivityReport) -> str:
@@ -232,11 +240,27 @@ def describe_curve(report: SensitivityReport) -> str:
 
 def error_title(report: SensitivityReport) -> tuple[str, bool]:
     """Return what the curve's upper part shows, and whether it may stand on a logarithmic axis."""
-    if is_joint(report):
-        return "Degradation ratio", True
-    if any(point.kl_divergence is not None for point in report.cumulative):
-        return "KL divergence (nats)", True
-    return "Output SQNR (dB)", False
+    measure = degradation_by(report.metric)
+    return ("Output SQNR (dB)", False) if measure is NMSE else (measure.heading, True)
+
+
+def _degradation(point: CumulativePoint, report: SensitivityReport) -> float | None:
+    """Return what a point costs the output, as the report judges it."""
+    measure = degradation_by(report.metric)
+    if measure is NMSE:
+        return math.pow(10.0, -point.sqnr_db / 10.0)
+    return point.kl_divergence if measure is KL else measure.of_value(point.value)
+
+
+def error_text(point: CumulativePoint, report: SensitivityReport) -> str:
+    """Return what a point costs the output, in the unit of the curve.
+
+    Example: "KL 0.0123 nats".
+    """
+    measure = degradation_by(report.metric)
+    if measure is NMSE:
+        return f"output SQNR {format_db(point.sqnr_db)}"
+    return measure.named(_degradation(point, report))
 
 
 def describe_point(point: CumulativePoint, report: SensitivityReport) -> str:
@@ -247,10 +271,11 @@ def describe_point(point: CumulativePoint, report: SensitivityReport) -> str:
         more = len(added_layers(point)) - 1
         lines.append(f"last one: {point.layer}" + (f", after {more} others" if more else ""))
     lines.append(f"model: {format_bytes(point.model_bytes)}")
-    if is_joint(report):
-        return "<br>".join([*lines, f"degradation ratio: {format_number(point.value)}"])
-    if point.kl_divergence is not None:
-        lines.append(f"KL divergence: {format_nats(point.kl_divergence)}")
+    measure = degradation_by(report.metric)
+    if measure is not NMSE:
+        lines.append(f"{measure.label}: {measure.text(_degradation(point, report))}")
+    if is_joint(report):  # the rest is of one output alone
+        return "<br>".join(lines)
     lines.append(f"output SQNR: {format_db(point.sqnr_db)}")
     if point.accuracy is not None:
         lines.append(f"accuracy: {share_text(point.accuracy, report.samples)}")
@@ -294,8 +319,7 @@ def _error_trace(report: SensitivityReport, is_log: bool) -> dict[str, Any]:
     title, allows_log = error_title(report)
 
     def height(point: CumulativePoint) -> float | None:
-        value = point.kl_divergence if allows_log else point.sqnr_db
-        value = point.value if is_joint(report) else value
+        value = _degradation(point, report) if allows_log else point.sqnr_db
         if value is None or not math.isfinite(value) or (allows_log and is_log and value <= 0):
             return None
         return value

@@ -5,7 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.columns import SQNRS, columns
+from dashboard.facts.causes import (
+    accumulated_relative,
+    input_relative,
+    local_relative,
+    weight_relative,
+)
+from dashboard.facts.columns import COLUMNS
 from dashboard.facts.verdicts import BAD, WATCH, Verdict, layer_verdicts, tensor_verdicts
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
@@ -18,13 +24,33 @@ from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
 from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.widgets.verdict_list import show_verdicts
-from dashboard.words.formatting import format_bytes, format_db, format_shape, plural
+from dashboard.words.formatting import (
+    format_bytes,
+    format_db,
+    format_relative,
+    format_shape,
+    plural,
+)
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import describe_input, gloss
 from quant_engine.report import LayerReport, ModelReport
 
 WEIGHTS, INPUTS = "Weights", "Inputs"
 PARTS = {WEIGHTS: "weight", INPUTS: "input"}
+
+_ERRORS = (
+    ("Weight error", weight_relative, "weight_sqnr_db"),
+    ("Input error, pooled", input_relative, "input_sqnr_db"),
+    ("Local error", local_relative, "local_sqnr_db"),
+    ("Accumulated error", accumulated_relative, "accumulated_sqnr_db"),
+)
+"""The errors of a layer: name, how it is read, and the column with its SQNR."""
+
+_ALIKE = (
+    "Above, the error as a share of the signal with each channel counted alike, as in the figure: "
+    "lost channels show. Below, the SQNR pools all values: large channels hide small ones."
+)
+_POOLED = "Both numbers pool all values, as an input has one scale."
 
 _BADGES = {"quantized": ("green", ":material/check:"), "excluded": ("blue", ":material/block:")}
 
@@ -63,8 +89,16 @@ def _show_head(layer: LayerReport, report: ModelReport) -> None:
 def _show_headline(layer: LayerReport) -> None:
     size = layer.size
     with st.grid(5, min_column_width=160, key="layer_headline"):
-        for column in columns(*SQNRS):
-            st.metric(column.name, format_db(column.read(layer)), help=column.about)
+        for name, read, key in _ERRORS:
+            share, sqnr = read(layer), COLUMNS[key]
+            st.metric(
+                name,
+                "exact" if share == 0 else format_relative(share),
+                f"pooled SQNR {format_db(sqnr.read(layer))}",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"{sqnr.about} {_POOLED if read is input_relative else _ALIKE}",
+            )
         st.metric(
             "Bytes",
             format_bytes(size.quantized_bytes),

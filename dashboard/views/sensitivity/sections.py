@@ -27,6 +27,7 @@ from dashboard.facts.ranking import (
 from dashboard.figures.sensitivity.agreement import agreement_picture, correlation_text
 from dashboard.figures.sensitivity.cumulative import (
     cumulative_picture,
+    error_text,
     float_layers,
     is_joint,
     measured_counts,
@@ -41,11 +42,9 @@ from dashboard.session.predictions import find_prediction
 from dashboard.views.sensitivity.table import exclude_and_rerun
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
-from dashboard.words.degradation import KL, RATIO
 from dashboard.words.formatting import (
     MISSING,
     format_bytes,
-    format_db,
     plural,
     short_name,
 )
@@ -94,8 +93,8 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     )
     if not report.cumulative and any(report.options):
         return  # the curve belongs to another option
-    if is_joint(report):
-        return  # the accuracy of one output says nothing of the others
+    if report.accuracy_float is None or is_joint(report):
+        return  # there is none, or that of one output, which says nothing of the others
     best = most_quantized_without_loss(report)
     last = max((point.count for point in report.cumulative), default=0)
     box.metric(
@@ -215,13 +214,7 @@ def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
                 change = point_change(report, point)
                 if change is not None:
                     accuracy += f", against float {change_text(change)}"
-            if is_joint(report):
-                error = RATIO.named(point.value)
-            elif point.kl_divergence is not None:
-                error = KL.named(point.kl_divergence)
-            else:
-                error = f"output SQNR {format_db(point.sqnr_db)}"
-            parts = [format_bytes(point.model_bytes), accuracy, error]
+            parts = [format_bytes(point.model_bytes), accuracy, error_text(point, report)]
             st.markdown("Measured: " + " · ".join(part for part in parts if part))
     return kept
 

@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, split_options, sweep_of
 from dashboard.facts.metrics import available_metrics
+from dashboard.facts.outputs import judged_measure
 from dashboard.facts.ranking import describe_ties, rank_layers
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import find_layers, ranking_picture
@@ -28,6 +29,8 @@ from dashboard.views.sensitivity.unmeasured import (
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contain, contained
 from dashboard.widgets.judged import show_judged
+from dashboard.words.degradation import moved_text
+from dashboard.words.markdown import escape_markdown
 from quant_engine.report import SensitivityReport
 
 
@@ -74,12 +77,14 @@ def _show_measured(run: Run, measured: SensitivityReport) -> None:
 
 
 st.title("Sensitivity", anchor=False)
-st.caption(
+lead = (
     "Which layers does the model's output depend on? Measured by really running the model on its "
-    "test data, with one layer switched at a time. KL divergence says how far the answers' "
-    "probabilities move from the float model's, in nats: 0 is not at all."
+    "test data, with one layer switched at a time."
 )
+caption = st.empty()
+caption.caption(lead)
 shown = run_state.require_run()
+caption.caption(f"{lead} {escape_markdown(moved_text(judged_measure(shown.report)))}")
 sweep: Sweep = choose_sweep(shown)
 found = shown.sensitivity_for(sweep)
 if not show_running(shown, sweep):

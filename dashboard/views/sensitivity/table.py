@@ -75,9 +75,14 @@ def _other_measures(
     """Return what stands beside the measure, by its heading: of several outputs, each one."""
     outputs = ranked[0].layer.outputs if ranked else ()
     if not outputs:
-        return {
+        answers = {
             "Answers changed (%)": METRICS["top1_agreement"],
             "Accuracy lost (points)": METRICS["accuracy_drop"],
+        }
+        return {
+            title: other
+            for title, other in answers.items()
+            if any(other.value(row.layer) is not None for row in ranked)
         }
     return {other.title: other for other in output_metrics(outputs) if other.key != metric.key}
 

@@ -76,13 +76,14 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     folded = " (folded)" if "folded" in base.name else ""
     draw = partial(_result_metric, prediction, rows)
     with st.grid(5, min_column_width=165, gap="small", key="headline_what_if"):
-        draw(
-            accuracy_head(prediction),
-            "Share of samples answered right",
-            lambda r: _share(r, r.predicted.accuracy, prediction),
-            None if right is None else share_text(right, samples),
-            f"against float {change_text(_change(rows, samples))}" if row.configuration else "",
-        )
+        if row.predicted.accuracy is not None:
+            draw(
+                accuracy_head(prediction),
+                "Share of samples answered right",
+                lambda r: _share(r, r.predicted.accuracy, prediction),
+                None if right is None else share_text(right, samples),
+                f"against float {change_text(_change(rows, samples))}" if row.configuration else "",
+            )
         if has_classes(prediction):
             draw(
                 "Same answer",

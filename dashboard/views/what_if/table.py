@@ -12,6 +12,7 @@ from dashboard.facts.layer_effects import LayerEffect, layer_effects
 from dashboard.facts.outputs import measure_of
 from dashboard.session.predictions import prediction_status, start_prediction
 from dashboard.views.what_if.configuration import change_layer, try_configuration
+from dashboard.words.degradation import RATIO
 from dashboard.words.formatting import format_count, plural
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import REMEDY_NAMES, no_effect_words
@@ -190,7 +191,7 @@ def _show_row(
         vertical_alignment="center",
         gap="small",
     ):
-        text = row_text(prediction, name, effect, kinds.get(name), is_worst=is_worst)
+        text = row_text(prediction, name, option, effect, kinds.get(name), is_worst=is_worst)
         st.markdown(text)
         with st.container(gap="xxsmall", width="content"):
             st.segmented_control(
@@ -232,12 +233,16 @@ def _why_not(prediction: Prediction, name: str, option: str, ways: tuple[Candida
 def row_text(
     prediction: Prediction,
     name: str,
+    option: str,
     effect: LayerEffect | None,
     layer: LayerReport | None,
     *,
     is_worst: bool,
 ) -> str:
-    """Return a row's text in three lines: name, kind and weights, what this choice alone does."""
+    """Return a row's text in three lines: name, kind and weights, what this choice alone does.
+
+    Of several outputs the one that decides follows the number: "0.12 (boxes)".
+    """
     report = prediction.response.report
     found = report.layers[prediction.response.layers.index(name)]
     weights = f"{format_count(sum(tensor.weights for tensor in found.stored[0]))} weights"
@@ -245,7 +250,11 @@ def row_text(
     alone = "as trained"
     if effect is not None:
         source = "measured" if effect.is_measured else "predicted"
-        number = f"{measure_of(prediction).short} {effect.text} alone, {source}"
+        output = effect.decided_by
+        if measure_of(prediction) is RATIO and not effect.is_measured:
+            output = prediction.score({name: option}).decided_by
+        of = f" ({escape_markdown(output)})" if output else ""
+        number = f"{measure_of(prediction).short} {effect.text}{of} alone, {source}"
         alone = no_effect_words(found.reaches_output, effect.degradation, report.samples) or number
     # In the line that leaves room, where it makes no row wider than its name does.
     mark = " :small[:red-badge[worst]]" if is_worst else ""

@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.configurations import compare_rows, with_run
+from dashboard.facts.outputs import judged_measure, measure_of
 from dashboard.figures.what_if.frontier import frontier_picture
 from dashboard.session import run_state
 from dashboard.session.predictions import find_prediction, last_search, take_found
@@ -29,6 +30,7 @@ from dashboard.views.what_if.unmeasured import show_no_prediction
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
+from dashboard.words.degradation import moved_text
 from dashboard.words.formatting import format_percent
 from dashboard.words.markdown import escape_markdown
 
@@ -84,14 +86,17 @@ def _notes(prediction: Prediction) -> str:
 
 
 st.title("What if", anchor=False)
-st.caption(
+lead = (
     "Choose bits for every layer, and which layers GPTQ rounds. What that does to the model is "
-    "predicted at once from one measurement, without running it; “Verify” runs it. KL divergence "
-    "says how far the answers' probabilities move from the float model's, in nats: 0 is not at all."
+    "predicted at once from one measurement, without running it; “Verify” runs it."
 )
+caption = st.empty()
+caption.caption(lead)
 shown = run_state.require_run()
 linked = hold_link(shown)
 known = find_prediction(shown.settings)
+measure = judged_measure(shown.report) if known is None else measure_of(known)
+caption.caption(f"{lead} {escape_markdown(moved_text(measure))}")
 if known is None:
     show_no_prediction(shown)
 else:

@@ -42,6 +42,7 @@ from tests.dashboard.factories import (
     WIDE_LAYER,
     make_channels,
     make_partial_report,
+    make_relative,
     make_report,
     replace_layer,
 )
@@ -101,7 +102,7 @@ def test_clipping_that_makes_most_of_the_error_is_named_with_its_share() -> None
     assert verdict.subject == "Weights: rounding or clipping?"
     assert verdict.text == (
         "Clipping makes 83 % of the error energy: 0.21 % of the values lie beyond the grid. "
-        "SQNR 15.0 dB."
+        "Pooled SQNR 15.0 dB."
     )
 
 
@@ -283,7 +284,13 @@ def test_a_scale_per_channel_is_advised_from_ten_db_of_gain_on(
     ],
 )
 def test_own_error_is_told_from_inherited(local: float, accumulated: float, words: str) -> None:
-    judged = layer(local_error=error(local), accumulated_error=error(accumulated))
+    own, total = error(local), error(accumulated)
+    judged = layer(
+        local_error=own,
+        local_relative=make_relative(own),
+        accumulated_error=total,
+        accumulated_relative=make_relative(total),
+    )
     verdict = said(own_or_inherited(judged, make_report()))
 
     assert verdict.text.startswith(words)
@@ -301,7 +308,12 @@ def test_no_accumulated_error_is_good_and_an_unknown_one_is_not_judged() -> None
     assert said(own_or_inherited(layer(accumulated_error=none), make_report())).tone == GOOD
     assert own_or_inherited(layer(accumulated_error=None), make_report()) is None
     hopeless = error(-math.inf, nmse=math.inf)
-    odd = layer(local_error=hopeless, accumulated_error=hopeless)
+    odd = layer(
+        local_error=hopeless,
+        accumulated_error=hopeless,
+        local_relative=None,
+        accumulated_relative=None,
+    )
     assert said(own_or_inherited(odd, make_report())).tone == BAD
 
 
@@ -353,7 +365,8 @@ def report_with(local: dict[str, float]) -> ModelReport:
     report = make_report()
     for name in [x.name for x in report.layers]:
         changed = error(local[name]) if name in local else None
-        report = replace_layer(report, name, local_error=changed)
+        relative = None if changed is None else make_relative(changed)
+        report = replace_layer(report, name, local_error=changed, local_relative=relative)
     return report
 
 
@@ -361,7 +374,9 @@ def test_the_worst_layer_stands_out_only_when_it_is_bad() -> None:
     bad = report_with({LAYER: 18.0, "conv1": 40.0, "head.0": 41.0})
     verdict = said(standing(bad.layer(LAYER), bad))
     assert verdict.tone == WATCH
-    assert verdict.text.startswith("Rank 1 of 3 by its own error (1 is worst), 18.0 dB.")
+    assert verdict.text.startswith(
+        "Rank 1 of 3 by its own error (1 is worst): 12.6 % of its output, each "
+    )
     assert "Quantizing it saves 13.7 kB" in verdict.text
     assert said(standing(bad.layer("head.0"), bad)).text.startswith("Rank 3 of 3")
     fine = report_with({LAYER: 48.0, "conv1": 50.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.dashboard.factories import (
     UNSUPPORTED_LAYER,
     WIDE_LAYER,
     make_partial_report,
+    make_relative,
     make_report,
     replace_layer,
 )
@@ -142,10 +144,21 @@ def test_a_quantized_layer_shows_its_four_errors_side_by_side() -> None:
     layer = make_report().layer(LAYER)
     assert layer.local_error is not None
     assert layer.accumulated_error is not None
-    assert metrics(app)["Weight SQNR"] == "44.0 dB"
-    assert metrics(app)["Input SQNR"] == "32.7 dB"
-    assert metrics(app)["Local SQNR"] == f"{layer.local_error.sqnr_db:.1f} dB"
-    assert metrics(app)["Accumulated SQNR"] == f"{layer.accumulated_error.sqnr_db:.1f} dB"
+    assert layer.weight is not None
+    assert layer.weight.channels is not None
+    noise = [10 ** (-value / 10) for value in layer.weight.channels.sqnr_db]
+    by_channel = math.sqrt(sum(noise) / len(noise))
+    assert metrics(app)["Weight error"] == f"{100 * by_channel:.2f} %"
+    assert metrics(app)["Input error, pooled"] == f"{100 * 10 ** (-32.7 / 20):.1f} %"
+    assert layer.local_relative is not None
+    assert layer.accumulated_relative is not None
+    assert metrics(app)["Local error"] == f"{100 * layer.local_relative.rms:.1f} %"
+    assert metrics(app)["Accumulated error"] == f"{100 * layer.accumulated_relative.rms:.1f} %"
+    pooled = {metric.label: metric.delta for metric in app.metric}
+    assert pooled["Weight error"] == "pooled SQNR 44.0 dB"
+    assert pooled["Input error, pooled"] == "pooled SQNR 32.7 dB"
+    assert pooled["Local error"] == f"pooled SQNR {layer.local_error.sqnr_db:.1f} dB"
+    assert pooled["Accumulated error"] == f"pooled SQNR {layer.accumulated_error.sqnr_db:.1f} dB"
     assert metrics(app)["Bytes"] == "4.87 kB"
     assert "weight 32 × 16 × 3 × 3" in texts(app)
 
@@ -171,7 +184,7 @@ def test_an_excluded_layer_says_why_and_offers_to_include_it(asked: list[Recipe]
 
     assert "This layer stays in float" in texts(app)
     assert "excluded by the recipe" in texts(app)
-    assert metrics(app)["Weight SQNR"] == "–"
+    assert metrics(app)["Weight error"] == "–"
     assert not app.tabs
     button(app, "Include it and re-run").click().run()
     assert_alive(app)
@@ -201,7 +214,7 @@ def test_a_partial_run_says_what_is_missing() -> None:
     text = texts(app)
     assert "stopped early" in text
     assert "Not measured: the analysis stopped" in text
-    assert metrics(app)["Local SQNR"] == "–"
+    assert metrics(app)["Local error"] == "–"
 
 
 def test_weights_only_says_that_inputs_stay_float() -> None:
@@ -396,11 +409,16 @@ def test_an_infinite_error_is_exact_on_the_page() -> None:
     report = make_report()
     layer = report.layer(EXACT_LAYER)
     assert layer.weight is not None
-    exact = replace_layer(report, EXACT_LAYER, accumulated_error=layer.weight.error)
+    exact = replace_layer(
+        report,
+        EXACT_LAYER,
+        accumulated_error=layer.weight.error,
+        accumulated_relative=make_relative(layer.weight.error),
+    )
     app = open_layer(EXACT_LAYER, exact)
 
-    assert metrics(app)["Weight SQNR"] == "exact"
-    assert metrics(app)["Accumulated SQNR"] == "exact"
+    assert metrics(app)["Weight error"] == "exact"
+    assert metrics(app)["Accumulated error"] == "exact"
     assert "No error has reached" in texts(app)
 
 

@@ -408,28 +408,33 @@ def test_a_budget_in_bytes_is_refused_in_the_units_of_its_field() -> None:
 def test_a_row_says_what_the_layer_does_alone_and_whether_that_was_measured(
     example: Prediction,
 ) -> None:
-    layer = example.response.layers[0]
+    layer, option = example.response.layers[0], example.plain_options[1]
     effect = LayerEffect(0.01234, is_measured=True, interval=(0.01, 0.015))
-    name, kind, degradation = row_text(example, layer, effect, None, is_worst=True).split("  \n")
+    name, kind, degradation = row_text(example, layer, option, effect, None, is_worst=True).split(
+        "  \n"
+    )
     assert name == f"**{layer}**"
     assert "weights" in kind
     assert "worst" in kind
     assert degradation == ":small[:gray[KL 0.0123 alone, measured]]"
     predicted = LayerEffect(0.01234, is_measured=False)
-    assert "KL 0.012 alone, predicted" in row_text(example, layer, predicted, None, is_worst=False)
-    assert "as trained" in row_text(example, layer, None, None, is_worst=False)
+    assert "KL 0.012 alone, predicted" in row_text(
+        example, layer, option, predicted, None, is_worst=False
+    )
+    assert "as trained" in row_text(example, layer, "float", None, None, is_worst=False)
 
 
 def test_a_row_says_what_no_degradation_means(example: Prediction) -> None:
     report = example.response.report
     first, second, *others = report.layers
+    option = example.plain_options[1]
     layers = (replace(first, reaches_output=False), second, *others)
     response = LogitResponse(replace(report, layers=layers), example.response.output_arrays)
     changed = Prediction(response, example.frontier)
     none = LayerEffect(0.0, is_measured=True)
 
-    unreached = row_text(changed, first.name, none, None, is_worst=False)
-    unmoved = row_text(changed, second.name, none, None, is_worst=False)
+    unreached = row_text(changed, first.name, option, none, None, is_worst=False)
+    unmoved = row_text(changed, second.name, option, none, None, is_worst=False)
 
     assert "does not reach the judged output" in unreached
     assert f"no effect on these {report.samples} samples" in unmoved
