@@ -264,7 +264,9 @@ def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
 
 
 def _no_answers(output: OutputReport | None) -> str:
-    """Say why no samples are shown."""
+    """Say why no samples are shown; nothing of an output without classes."""
+    if output is not None and output.top1_agreement is None:
+        return ""
     if output is not None and not has_whole_answers(output):
         return "Each sample has many answers, tokens or pixels: single ones are not shown."
     return "The answers to single samples were not kept."
