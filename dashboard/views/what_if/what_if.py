@@ -87,7 +87,7 @@ def _notes(prediction: Prediction) -> str:
 
 st.title("What if", anchor=False)
 lead = (
-    "Choose bits for every layer, and which layers GPTQ rounds. What that does to the model is "
+    "Choose bits for every layer, and what treats its weights. What that does to the model is "
     "predicted at once from one measurement, without running it; “Verify” runs it."
 )
 caption = st.empty()

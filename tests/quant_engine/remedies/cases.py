@@ -72,6 +72,61 @@ def chain(steps: list[tuple[str, bool, str]], seed: int = 0) -> nn.Sequential:
     return model
 
 
+class Branching(nn.Module):
+    """Steps that each lead on, or to a second layer beside them: added, concatenated or gated."""
+
+    def __init__(self, steps: list[tuple[str, str, str]]) -> None:
+        super().__init__()
+        self.joins = [join for _, join, _ in steps]
+        self.layers, self.sides = nn.ModuleList(), nn.ModuleList()
+        channels = 4
+        self.stem = nn.Conv2d(2, channels, 3, padding=1)
+        for kind, join, activation in steps:
+            layer, made = convolution(kind, channels, bias=True)
+            self.layers.append(nn.Sequential(layer, ACTIVATIONS[activation](made)))
+            self.sides.append(nn.Conv2d(channels, made, 1) if join != "on" else nn.Identity())
+            channels = 2 * made if join == "concatenated" else made
+        self.head = nn.Linear(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for join, layer, side in zip(self.joins, self.layers, self.sides, strict=True):
+            y = layer(x)
+            if join == "added":
+                y = y + side(x)
+            elif join == "concatenated":
+                y = torch.cat([y, side(x)], dim=1)
+            elif join == "gated":
+                y = y * torch.sigmoid(side(x))
+            x = y
+        result: Tensor = self.head(x.mean(dim=(2, 3)))
+        return result
+
+
+branches = st.lists(
+    st.tuples(
+        st.sampled_from(("plain", "pointwise", "groups", "depthwise", "circular")),
+        st.sampled_from(("on", "added", "concatenated", "gated")),
+        st.sampled_from(("relu", "leaky_relu", "prelu", "identity", "max_pool")),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def branching(steps: list[tuple[str, str, str]], seed: int = 0) -> nn.Module:
+    """A graph of branches whose layers make channels of uneven size."""
+    model = fill(Branching(steps), seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                exponents = torch.randint(-4, 5, (module.weight.shape[0],), generator=generator)
+                module.weight.mul_((2.0**exponents).view(-1, 1, 1, 1))
+                module.weight.div_(module.weight[0].numel() ** 0.5)
+    return model
+
+
 def images(samples: int = 3) -> Tensor:
     return seeded((samples, 2, 6, 6))
 
