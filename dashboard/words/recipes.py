@@ -43,7 +43,8 @@ PRESET_TEXTS = {
         "Int8, smallest error", "Ranges that make rounding and clipping error smallest together."
     ),
     "int8_entropy": PresetText(
-        "Int8, entropy", "TensorRT's rule for inputs. Clips rare large values: bad for outliers."
+        "Int8, entropy",
+        "TensorRT's rule for inputs. Clips rare large values, which transformers need.",
     ),
     "int8_dynamic": PresetText(
         "Int8 dynamic", "Dynamic input ranges, computed per batch: they always fit, at some time."

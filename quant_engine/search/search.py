@@ -43,7 +43,8 @@ def search_configuration(
     better, from several starts. The result is not proven to be the best one.
 
     Of several outputs, none is predicted to be worse than with the same bits for all layers within
-    the budgets: an output is not given up for another one whose ratio is larger.
+    the budgets: an output is not given up for another one whose ratio is larger. Run, one may be
+    worse nevertheless: `search_measured` runs these bits too, and puts what harms an output last.
 
     Args:
         response: What predicts.

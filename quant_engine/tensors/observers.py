@@ -110,8 +110,9 @@ def entropy_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
 
     It suits values that lie close together. It weighs how often values occur, not what they carry:
     where few large ones hold much of the energy, it clips them, and its squared error is several
-    times that of "mse" (`docs/math.md` has figures; TensorRT's and ONNX Runtime's searches clip as
-    much). It also needs many values: for the few hundred in a channel of weights prefer "mse".
+    times that of "mse", as on inputs of transformers (`docs/math.md` has figures, of a MiniLM too;
+    TensorRT's and ONNX Runtime's searches clip as much). It also needs many values: for the few
+    hundred in a channel of weights prefer "mse".
     """
     coarse = binned.coarsened(_SEARCH_BINS)
     return search_range(coarse, scheme, lambda lo, hi: _information_loss(coarse, lo, hi, scheme))
