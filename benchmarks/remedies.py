@@ -16,6 +16,7 @@ from torch import nn
 from quant_engine import quantize_model
 from quant_engine.metrics.functions import kl_divergence
 from quant_engine.scheme import (
+    BATCH_NORM,
     AdaRound,
     Awq,
     BiasCorrection,
@@ -39,6 +40,7 @@ CHAINS: dict[str, tuple[Remedy, ...]] = {
     "AdaRound": (AdaRound(),),
     "output error, GPTQ": (OutputMse(), Gptq()),
     "bias correction": (BiasCorrection(),),
+    "bias correction by BatchNorm": (BiasCorrection(means=BATCH_NORM),),
     "all": (CrossLayerEqualization(), SmoothQuant(), Gptq(), BiasCorrection()),
 }
 SCALES = (

@@ -18,6 +18,8 @@ from fnmatch import fnmatchcase
 
 from quant_engine.errors import suggest
 from quant_engine.scheme import (
+    BATCH_NORM,
+    CALIBRATION,
     GRANULARITIES,
     OBSERVERS,
     REMEDIES,
@@ -186,6 +188,8 @@ def remedy_to_text(remedy: Remedy) -> str:
         setting = f"-{KEEP_OFFSETS}"
     elif isinstance(remedy, BiasCorrection) and not remedy.is_sequential:
         setting = f"-{BY_THEMSELVES}"
+    elif isinstance(remedy, BiasCorrection) and remedy.means != CALIBRATION:
+        setting = f"-{remedy.means}"
     layers = () if remedy.layers == EVERY_LAYER else remedy.layers
     return ":".join([remedy.kind + setting, *layers])
 
@@ -217,6 +221,8 @@ def remedy_from_text(text: str) -> Remedy:
         return CrossLayerEqualization(layers, absorb_bias=False)
     if cls is BiasCorrection and setting == BY_THEMSELVES:
         return BiasCorrection(layers, is_sequential=False)
+    if cls is BiasCorrection and setting == BATCH_NORM:
+        return BiasCorrection(layers, means=BATCH_NORM)
     raise LinkError(f"“{setting[:30]}” is not a setting of {kind}.")
 
 

@@ -222,6 +222,17 @@ def _scale_and_offset(batchnorm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, offset
 
 
+def output_statistics(batchnorm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of each channel behind a BatchNorm, float64, (channels,).
+
+    They are β and |γ|, but for ε: those of data that have the statistics it holds.
+    """
+    scale, offset = _scale_and_offset(batchnorm)
+    buffers = dict(batchnorm.named_buffers(recurse=False))
+    mean = buffers["running_mean"].double() * scale + offset
+    return mean, buffers["running_var"].double().sqrt() * scale.abs()
+
+
 def _over_weight(scale: Tensor, layer: nn.Module, is_transposed: bool) -> Tensor:
     """Reshape (out_channels,) so that it multiplies the weight."""
     weight = named_parameters_of(layer)["weight"]

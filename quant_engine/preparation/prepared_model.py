@@ -7,11 +7,11 @@ folded into the layers before them. The caller's model is read only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quant_engine.errors import SchemeError
 from quant_engine.layers.attention import SplitMultiheadAttention
@@ -26,7 +26,7 @@ from quant_engine.model.modules import (
     replace_modules,
 )
 from quant_engine.model.pass_state import PassState
-from quant_engine.preparation.batchnorm import Folding, fold_batchnorms
+from quant_engine.preparation.batchnorm import Folding, fold_batchnorms, output_statistics
 from quant_engine.preparation.standard_layers import (
     StandardLayer,
     find_standard_layers,
@@ -49,6 +49,8 @@ class PreparedModel:
         state: What a pass changes besides giving an answer; `prepare_for` finds it on data.
         samples: A few samples of the data that errors are measured on; None without data.
         treatments: What remedies did to its weights.
+        statistics: Layer that a BatchNorm was folded into -> mean and deviation of each channel of
+            its output, as the BatchNorm knew them, before any remedy.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class PreparedModel:
     state: PassState = field(default_factory=PassState)
     samples: Batch | None = None
     treatments: tuple[Treatment, ...] = ()
+    statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def prepare(model: nn.Module) -> PreparedModel:
@@ -109,7 +112,17 @@ def fold(
             f"The calibration is of another model: {error}. Calibrate this model."
         ) from error
     vars(model)[_FOLDED] = folded
-    return replace(prepared, model=model, folded=folded, notes=(*prepared.notes, *notes))
+    statistics = {
+        found.layer: output_statistics(prepared.model.get_submodule(found.batchnorm))
+        for found in folded
+    }
+    return replace(
+        prepared,
+        model=model,
+        folded=folded,
+        notes=(*prepared.notes, *notes),
+        statistics=statistics,
+    )
 
 
 def standardized(

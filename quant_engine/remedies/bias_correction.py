@@ -5,7 +5,8 @@
 E is the mean over all calibration data and all other axes of the output. Layers are corrected in
 the order in which they run, each behind layers that are corrected already, so that what they pass
 on is made up for too (Nagel et al., ICCV 2019, section 4.2 and appendix D). A layer by itself is
-corrected on float inputs, for its weights alone: b → b - (Ŵ - W) E[x].
+corrected on float inputs, for its weights alone: b → b - (Ŵ - W) E[x]. Where a BatchNorm tells E[x]
+(`expected_inputs`), that needs no data.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quant_engine.errors import UnsupportedLayerError
+from quant_engine.graph import LAYERS, LayerCalls, capture_graph, module_path
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import PassEnded, primary_output, run_model, watched_layers
 from quant_engine.model.modules import add_bias, count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
+from quant_engine.remedies.chains import NotFollowedError
 from quant_engine.remedies.codes import OutputRows, refused, treat_codes
+from quant_engine.remedies.expected_inputs import expected_input, known_statistics
 from quant_engine.report import Treatment
-from quant_engine.scheme import BiasCorrection
+from quant_engine.scheme import BATCH_NORM, BiasCorrection, LayerScheme
 
 _SHARES_BIAS = "it shares its bias with another layer"
 
@@ -69,7 +74,8 @@ def correct_biases(
 ) -> tuple[Treatment, ...]:
     """Correct the biases of a quantized model, in place.
 
-    In order, every layer costs a pass over the data up to it; each by itself, all cost one pass.
+    In order, every layer costs a pass over the data up to it; each by itself, all cost one pass. By
+    BatchNorm's statistics all cost three, for the errors in the entries.
 
     Args:
         prepared: The float model that it was made from.
@@ -93,23 +99,31 @@ def correct_biases(
     uses = count_parameter_uses(quantized)
     floats = {name: prepared.model.get_submodule(name) for name in layers}
     aims = _channel_means(prepared, prepared.model, floats, layers, batches)
+    is_computed = remedy.means == BATCH_NORM
+    computed = _expected_shifts(prepared, layers, batches[0]) if is_computed else {}
+    measured = _channel_means(prepared, quantized, layers, layers, batches) if is_computed else {}
     found: dict[str, Treatment] = {}
     for name in [*aims, *(name for name in layers if name not in aims)]:
         layer, aim = layers[name], aims.get(name)
-        reason = _why_not(layer, aim, uses)
+        told = computed.get(name, "")
+        reason = _why_not(layer, aim, uses) or (told if isinstance(told, str) else "")
         if aim is None or reason:
             found[name] = Treatment(remedy.kind, (name,), is_applied=False, reason=reason)
             continue
-        stops = aim.calls == len(batches)
-        means = _channel_means(prepared, quantized, {name: layer}, layers, batches, stops=stops)
-        shift = means[name].mean - aim.mean
+        if not is_computed:
+            stops = aim.calls == len(batches)
+            measured = _channel_means(
+                prepared, quantized, {name: layer}, layers, batches, stops=stops
+            )
+        before = measured[name].mean - aim.mean
+        shift = told if isinstance(told, Tensor) else before
         _add_to_bias(layer, -shift)
         found[name] = Treatment(
             remedy.kind,
             (name,),
             is_applied=True,
             shift=tuple(shift.tolist()),
-            error_before=_share(shift, aim.rms),
+            error_before=_share(before, aim.rms),
             error_of="channel means",
         )
         meter.say(f"correct the bias of {name}")
@@ -186,6 +200,40 @@ def _channel_means(
             with suppress(PassEnded), prepared.state.same_numbers():
                 run_model(model, batch)
     prepared.state.write(model)
+    return found
+
+
+def _expected_shifts(
+    prepared: PreparedModel, layers: Mapping[str, QuantizedLayer], batch: Batch
+) -> dict[str, Tensor | str]:
+    """Return what rounding the weights adds to each channel's mean, or why BatchNorm does not tell.
+
+    A layer reads its mean input in the place of every sample, so zeros around it count too.
+    """
+    try:
+        graph = capture_graph(prepared.model, batch)
+    except UnsupportedLayerError as error:
+        return dict.fromkeys(layers, f"what enters it is not known: {error}")
+    calls, statistics = LayerCalls(prepared.model, graph), known_statistics(prepared)
+    nodes = {module_path(n): n for n in graph.graph.nodes if n.target in LAYERS}
+    found: dict[str, Tensor | str] = {}
+    for name, layer in layers.items():
+        if name not in nodes or not calls.is_called_once(name):
+            found[name] = "it is not called exactly once as a convolution or linear layer"
+            continue
+        try:
+            x = expected_input(nodes[name], calls, statistics)
+        except NotFollowedError as error:
+            found[name] = str(error)
+            continue
+        module = prepared.model.get_submodule(name)
+        probe = type(layer).like(module, LayerScheme(layer.scheme.weight))
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        change = (layer.weight - weight).detach().float()
+        probe.weight = nn.Parameter(change, requires_grad=False)
+        probe.bias = None
+        y = probe(x.float()).detach().double()
+        found[name] = y.movedim(layer.output_axis, 0).flatten(1).mean(dim=1)
     return found
 
 

@@ -101,6 +101,19 @@ def passes_factors(node: fx.Node) -> bool:
     return node.target in _PASSED
 
 
+def carried(path: Sequence[fx.Node], channels: Channels) -> Channels | None:
+    """Return where channels lie behind operations that pass them on; None if one does not.
+
+    Args:
+        path: The operations, each reading the one before.
+        channels: Where the channels lie in what the first reads.
+    """
+    found: Channels | None = channels
+    for node in path:
+        found = None if found is None else _PASSED[node.target](node, found)
+    return found
+
+
 def groups_of(node: fx.Node) -> int:
     """Return the groups of a layer's operation."""
     return int(node.args[6]) if node.target is not LINEAR and len(node.args) > 6 else 1  # type: ignore[arg-type]
@@ -258,3 +271,9 @@ _KEEP_OFFSETS = frozenset(
         *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim),
     )
 )
+MOVES = frozenset(_MOVING)
+"""Operations that only move values to other places."""
+AVERAGES = frozenset(
+    (aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim)
+)
+"""Operations that average whole channels, so that their means stay."""

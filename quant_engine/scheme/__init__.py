@@ -30,6 +30,8 @@ from quant_engine.scheme.recipe import (
 )
 from quant_engine.scheme.remedies import (
     AUTO,
+    BATCH_NORM,
+    CALIBRATION,
     REMEDIES,
     AdaRound,
     Awq,
@@ -43,7 +45,9 @@ from quant_engine.scheme.remedies import (
 
 __all__ = [
     "AUTO",
+    "BATCH_NORM",
     "BIAS_CORRECTION",
+    "CALIBRATION",
     "GPTQ",
     "GRANULARITIES",
     "HQQ",

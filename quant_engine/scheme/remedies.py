@@ -20,6 +20,8 @@ from quant_engine.errors import (
 )
 
 AUTO = "auto"
+CALIBRATION = "calibration"
+BATCH_NORM = "batch_norm"
 MOST_STEPS = 100_000
 
 
@@ -223,28 +225,45 @@ class AdaRound(Remedy):
 class BiasCorrection(Remedy):
     """Take the mean error of every output channel out of the bias.
 
-    Nagel et al., as above. Measured on the calibration data. A layer without a bias gets one.
+    Nagel et al., as above. A layer without a bias gets one.
 
     Attributes:
         layers: As for every remedy.
         is_sequential: Whether each layer is corrected behind layers that are already corrected, for
             all that reaches it. Otherwise each is by itself, on float inputs, for the rounding of
             its own weights: E[(Ŵ - W) x].
+        means: Where mean errors come from: "calibration", measured on the calibration data; or
+            "batch_norm", computed for each layer by itself from the mean input that a BatchNorm's
+            statistics tell, (Ŵ - W) E[x]. With these, leave `is_sequential` out.
     """
 
     kind: ClassVar[str] = "bias_correction"
 
     is_sequential: bool = True
+    means: str = CALIBRATION
 
     def __post_init__(self) -> None:
         """Check the settings."""
         Remedy.__post_init__(self)
         require_bool("is_sequential", self.is_sequential)
+        require_choice("means of BiasCorrection", self.means, (CALIBRATION, BATCH_NORM))
+        if self.means == BATCH_NORM and not self.is_sequential:
+            raise SchemeError(
+                "is_sequential is False, but means is 'batch_norm', which treats every layer by "
+                "itself anyway. Leave one of the two out."
+            )
 
     @property
     def is_local(self) -> bool:
         """Whether it treats every layer by itself."""
         return not self.is_sequential
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the kind and the fields as plain values; `means` only if not the usual."""
+        values = Remedy.to_dict(self)
+        if self.means == CALIBRATION:
+            del values["means"]
+        return values
 
 
 def _require_number(what: str, value: object, low: float, high: float) -> None:

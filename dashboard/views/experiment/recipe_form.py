@@ -24,11 +24,14 @@ from dashboard.words.formatting import format_bytes, format_count, plural
 from dashboard.words.recipes import REMEDY_NAMES, preset_about, preset_title
 from dashboard.work import service
 from quant_engine.scheme import (
+    BATCH_NORM,
+    CALIBRATION,
     GRANULARITIES,
     MAX_BITS,
     MIN_BITS,
     PRESETS,
     REMEDIES,
+    BiasCorrection,
     Recipe,
     Remedy,
     TensorScheme,
@@ -46,6 +49,7 @@ HQQ_HELP = (
     " HQQ fits scale and zero point to the weights, so it can be chosen where the range is not "
     "symmetric around zero."
 )
+MEANS_TITLES = {CALIBRATION: "Measured on the samples", BATCH_NORM: "Computed from BatchNorm"}
 RANGE_TITLES = ("Fixed by calibration", "Dynamic, per batch")
 GRANULARITY_TITLES = {
     "per_tensor": "Per tensor",
@@ -367,8 +371,27 @@ def _show_remedies(recipe: Recipe) -> tuple[Remedy, ...]:
                 key=versioned(f"remedy_{kind}{layers}"),
                 help=REMEDY_COSTS[kind],
             ):
-                chosen.append(remedy)
+                chosen.append(_with_means(remedy))
     return tuple(chosen)
+
+
+def _with_means(remedy: Remedy) -> Remedy:
+    """Ask where a correction of biases takes mean errors from; other remedies stay as they are."""
+    if not isinstance(remedy, BiasCorrection):
+        return remedy
+    chosen = st.radio(
+        "Mean errors of the biases",
+        list(MEANS_TITLES),
+        index=list(MEANS_TITLES).index(remedy.means),
+        format_func=MEANS_TITLES.__getitem__,
+        horizontal=True,
+        key=versioned("bias_means"),
+        help="Measured: on the samples, each layer behind corrected ones. Computed: for "
+        "weights alone, from the mean input that BatchNorm's statistics tell; where they do not, a "
+        "layer stays as it is, and the report says why.",
+    )
+    is_sequential = remedy.is_sequential or chosen == BATCH_NORM
+    return replace(remedy, means=chosen, is_sequential=is_sequential)
 
 
 def _row(option: service.LayerOption, base: Recipe, has_inputs: bool) -> dict[str, Any]:

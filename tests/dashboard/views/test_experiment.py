@@ -471,6 +471,17 @@ def test_the_two_range_rules_are_separate() -> None:
     assert recipe.activation.observer == "entropy"
 
 
+def test_biases_are_corrected_by_samples_or_by_batchnorm() -> None:
+    app = open_experiment()
+    assert "Mean errors of the biases" not in [radio.label for radio in app.radio]
+
+    change(app, "toggle", "Correct biases", True)
+    change(app, "radio", "Mean errors of the biases", "batch_norm")
+
+    assert_alive(app)
+    assert draft(app).recipe.remedies == (BiasCorrection(means="batch_norm"),)
+
+
 def test_hqq_is_there_for_weights_that_have_zero_points() -> None:
     app = open_experiment()
     weights, inputs = (w for w in app.selectbox if w.label == "Range estimator")
