@@ -267,6 +267,7 @@ class Measurement:
         signal, noise = float(totals["signal"]), float(totals["noise"])
         before, after = (_accuracy(joined[index], key) for key in ("correct_float", "correct"))
         is_one, decided = len(outputs) == 1, scale.decided_by[index]
+        saw_fewer = self._stopped.get(index, self._batches) < self._batches
         return LayerSensitivity(
             name=name,
             option=text,
@@ -283,7 +284,7 @@ class Measurement:
             reaches_output=name not in self._unreached,
             outputs=() if is_one else tuple(output.effect(index, base) for output in outputs),
             decided_by="" if is_one or decided < 0 else outputs[decided].name,
-            samples=joined[index][0].samples if index in self._stopped else None,
+            samples=joined[index][0].samples if saw_fewer else None,
         )
 
     def _base(self, option: str) -> int:

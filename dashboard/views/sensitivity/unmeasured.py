@@ -141,7 +141,9 @@ def show_running(run: Run, sweep: Sweep) -> bool:
             return
         options = split_options(replace(partial, is_partial=True))
         report, metric = next(iter(options.values())), metrics[0]
-        st.caption(f"Not finished: values from {plural(report.samples, 'sample')} so far.")
+        is_stopped = any(layer.samples is not None for layer in report.layers)
+        fewer = ", of layers stopped early from fewer" if is_stopped else ""
+        st.caption(f"Not finished: values from {plural(report.samples, 'sample')} so far{fewer}.")
         if len(options) > 1:
             names = [row.name for row in rank_layers(report, metric)]
             show_figure(grid_picture(options, names, metric), key="sensitivity_partial_grid")

@@ -166,6 +166,16 @@ def test_the_report_says_what_was_asked_for(analysed: tuple[ModelReport, Watcher
     assert TIMES_FOLLOW in complete.notes
 
 
+def test_a_sweep_may_stop_layers_early() -> None:
+    sweep = Sweep(precision=0.9)
+
+    report = service.measure_settings(Settings("mlp_wide"), sweep, Watcher())
+
+    # One that is known to be far below on the last samples only was judged on all of them.
+    assert [layer.samples for layer in report.layers] == [None, 100, 200, None]
+    assert sweep == Sweep()  # it is the same measurement, and takes its place
+
+
 def test_a_sensitivity_covers_every_quantized_layer() -> None:
     settings = Settings(SMALL, PRESETS["int8_weights_only"], seed=5)
     report = service.measure_settings(settings, Sweep("leave_one_out"), Watcher())
