@@ -17,7 +17,7 @@ SHIFT = 128
 LOWEST, HIGHEST = 0, 255
 
 _PIECE = 1 << 18
-_ROUNDER = float(3 << 22)
+ROUNDER = float(3 << 22)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _rounded(steps: Tensor, grid: Grid) -> Tensor:
     """
     is_odd = grid.zero_point % 2
     steps.clamp_(grid.lowest - grid.zero_point, grid.highest - grid.zero_point)
-    steps.add_(_ROUNDER + grid.zero_point - is_odd)
+    steps.add_(ROUNDER + grid.zero_point - is_odd)
     codes = steps.view(torch.int32).to(torch.uint8)
     return codes.add_(1) if is_odd else codes
 

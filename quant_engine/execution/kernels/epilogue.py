@@ -74,8 +74,12 @@ def finish(y: Tensor, epilogue: Epilogue) -> Tensor:
     if epilogue.skip is not None:
         grid = epilogue.skip_grid
         y = y + (epilogue.skip if grid is None else from_codes(epilogue.skip, grid))
+    output = epilogue.output
+    if output is not None and epilogue.activation == "relu":
+        # Codes below that of 0 are cut off anyway.
+        return to_codes_of(y, replace(output, lowest=max(output.lowest, output.zero_point)))
     y = ACTIVATIONS[epilogue.activation](y)
-    return y if epilogue.output is None else to_codes_of(y, epilogue.output)
+    return y if output is None else to_codes_of(y, output)
 
 
 def scaled_sums(sums: Tensor, x_scale: float, weights: IntegerWeights, axis: int) -> Tensor:

@@ -1,8 +1,9 @@
 """Integer sums with what every build of torch has; exact on every machine.
 
-Products of int8 codes are summed in int32 by `torch._int_mm` where a probe of the machine finds it
-exact, and otherwise in pieces that float32 holds exactly. Convolutions become one such product over
-unfolded windows; with groups, a float convolution over integers small enough to be exact.
+Products of int8 codes are summed in int32 by `torch._int_mm` where the processor has instructions
+for them and a probe finds it exact, and otherwise by float products short enough to be exact (see
+`float_sums`). With integer products, convolutions become one product over unfolded windows, but for
+those with groups on a CPU.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from quant_engine.execution.kernels.epilogue import (
     with_counters,
     without_counters,
 )
+from quant_engine.execution.kernels.float_sums import FloatConvolution, FloatProduct
 from quant_engine.execution.kernels.geometry import Convolution, pad_codes
 
 NAME = "portable"
@@ -31,7 +33,6 @@ _LARGEST_PRODUCT = 255 * 255  # (code - zero point) of an input times that of a 
 LONGEST_SUM = LARGEST_SUM // _LARGEST_PRODUCT
 """Products in a sum that int32 is sure to hold, whatever codes and zero points are."""
 
-_EXACT_IN_FLOAT32 = 1 << 24
 _ALIGNMENT = 8
 _CUDA_MIN_ROWS = 17
 
@@ -59,7 +60,7 @@ def multiply_codes(a: Tensor, b: Tensor) -> Tensor:
         # `torch._int_mm` returns unwritten memory for products of a single term (torch 2.13, CPU).
         return a.to(torch.int32) * b.to(torch.int32).t()
     if not has_exact_int_mm(a.device.type):
-        return _multiply_in_float(a, b)
+        return FloatProduct(b)(a.view(torch.uint8).bitwise_xor(SHIFT), SHIFT).to(torch.int32)
     if a.device.type == "cpu":
         return torch._int_mm(a.contiguous(), b.contiguous().t())
     return multiply_aligned(a, b)
@@ -75,16 +76,6 @@ def multiply_aligned(a: Tensor, b: Tensor) -> Tensor:
     a = F.pad(a, (0, extra_terms, 0, max(0, _CUDA_MIN_ROWS - rows)))
     b = F.pad(b, (0, extra_terms, 0, -columns % _ALIGNMENT))
     return torch._int_mm(a.contiguous(), b.contiguous().t())[:rows, :columns]
-
-
-def _multiply_in_float(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply in float32, in pieces whose sums it holds exactly."""
-    piece = _EXACT_IN_FLOAT32 // (128 * 128)
-    total = torch.zeros(a.shape[0], b.shape[0], dtype=torch.int32, device=a.device)
-    for start in range(0, a.shape[1], piece):
-        part = slice(start, start + piece)
-        total += (a[:, part].float() @ b[:, part].float().t()).to(torch.int32)
-    return total
 
 
 @lru_cache(maxsize=8)
@@ -108,10 +99,15 @@ def has_exact_int_mm(device: str) -> bool:
     return torch.equal(found.cpu().long(), a.long() @ b.long().t())
 
 
+def has_integer_products(device: str) -> bool:
+    """Whether `torch._int_mm` is exact here, and more than a plain loop over bytes."""
+    return (device != "cpu" or torch.cpu._is_vnni_supported()) and has_exact_int_mm(device)
+
+
 def convolve_codes(
     codes: Tensor, zero_point: int, weight: Tensor, convolution: Convolution
 ) -> Tensor:
-    """Convolve unsigned codes with int8 codes: Σ (q - zero point)·w, exact.
+    """Convolve unsigned codes with int8 codes: Σ (q - zero point)·w, exact, by integer products.
 
     Args:
         codes: Unsigned codes, uint8, shape (N, C, H, W).
@@ -126,11 +122,10 @@ def convolve_codes(
     size = _output_size(codes, weight, convolution)
     if not codes.shape[0]:
         return torch.zeros(0, weight.shape[0], *size, dtype=torch.int32, device=codes.device)
-    if convolution.groups == 1:
-        return _convolve_by_product(codes, zero_point, weight, convolution)
-    if codes.device.type == "cpu":
-        return _convolve_in_float(codes, zero_point, weight, convolution)
-    return convolve_by_group(codes, zero_point, weight, convolution)
+    groups = convolution.groups
+    parts = zip(codes.chunk(groups, dim=1), weight.chunk(groups), strict=True)
+    sums = [_convolve_by_product(x, zero_point, w, convolution) for x, w in parts]
+    return sums[0] if groups == 1 else torch.cat(sums, dim=1)
 
 
 def _output_size(padded: Tensor, weight: Tensor, convolution: Convolution) -> list[int]:
@@ -159,59 +154,6 @@ def _convolve_by_product(
     return sums.view(samples, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _convolve_in_float(
-    padded: Tensor, zero_point: int, weight: Tensor, convolution: Convolution
-) -> Tensor:
-    """Convolve integers in a float type that holds every sum of them exactly."""
-    largest = weight[0].numel() * 255 * 128
-    is_small = largest < _EXACT_IN_FLOAT32 and has_exact_float_convolution()
-    dtype = torch.float32 if is_small else torch.float64
-    sums = F.conv2d(
-        padded.to(dtype) - zero_point,
-        weight.to(dtype),
-        None,
-        convolution.stride,
-        0,
-        convolution.dilation,
-        convolution.groups,
-    )
-    return sums.to(torch.int32)
-
-
-@lru_cache(maxsize=1)
-def has_exact_float_convolution() -> bool:
-    """Whether torch's float32 convolution is a plain sum of products on this machine.
-
-    Algorithms such as Winograd's compute with fractions and are not exact on integers.
-    """
-    x = torch.full((2, 16, 12, 12), 255.0, dtype=torch.float32)
-    x[:, ::3] = -254.0
-    for groups in (2, 16):
-        w = torch.full((16, 16 // groups, 3, 3), -128.0, dtype=torch.float32)
-        w[::2, :, 1:] = 127.0
-        exact = F.conv2d(x.double(), w.double(), padding=1, groups=groups)
-        if not torch.equal(F.conv2d(x, w, padding=1, groups=groups).double(), exact):
-            return False
-    return True
-
-
-def convolve_by_group(
-    padded: Tensor, zero_point: int, weight: Tensor, convolution: Convolution
-) -> Tensor:
-    """Convolve each group by itself; for devices whose float convolution is not known to be exact.
-
-    Args:
-        padded: Unsigned codes, padded, shape (N, C, H, W).
-        zero_point: Unsigned code of 0.0.
-        weight: As in `convolve_codes`.
-        convolution: Everything else; its padding is ignored.
-    """
-    parts = zip(
-        padded.chunk(convolution.groups, dim=1), weight.chunk(convolution.groups), strict=True
-    )
-    return torch.cat([_convolve_by_product(x, zero_point, w, convolution) for x, w in parts], dim=1)
-
-
 class ReferenceLinear:
     """y = epilogue(scale · Σ (q_x - z_x)(q_w - z_w) + bias) on matrices.
 
@@ -226,18 +168,28 @@ class ReferenceLinear:
         counted = weights if weights.zero_point is None else with_counters(weights)
         self._codes = counted.codes
         self._totals = counted.codes.sum(dim=1, dtype=torch.int32)
+        self._product = None
+        if counted.codes.shape[1] and not has_integer_products(counted.codes.device.type):
+            self._product = FloatProduct(counted.codes)
 
     def sums(self, codes: Tensor, zero_point: int) -> Tensor:
         """Return Σ (q_x - z_x)(q_w - z_w), int32, exact, for unsigned codes (rows, terms)."""
-        sums = multiply_codes(as_signed(codes), self._codes)
-        sums -= (zero_point - SHIFT) * self._totals
+        return self._whole_sums(codes, zero_point).to(torch.int32)
+
+    def _whole_sums(self, codes: Tensor, zero_point: int) -> Tensor:
+        """Return the sums as whole numbers, int32 or float32."""
+        if self._product is not None:
+            sums = self._product(codes, zero_point)
+        else:
+            sums = multiply_codes(as_signed(codes), self._codes)
+            sums -= (zero_point - SHIFT) * self._totals
         if self._weights.zero_point is None:
             return sums
-        return without_counters(sums, self._weights.zero_point, 1, axis=1)
+        return without_counters(sums.to(torch.int32), self._weights.zero_point, 1, axis=1)
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes (rows, in_features)."""
-        sums = self.sums(codes, grid.zero_point)
+        sums = self._whole_sums(codes, grid.zero_point)
         return finish(scaled_sums(sums, grid.scale, self._weights, axis=1), epilogue)
 
 
@@ -258,16 +210,27 @@ class ReferenceConvolution:
         if weights.zero_point is not None:
             counted = with_counters(weights, convolution.groups)
         self._codes = counted.codes
+        self._product = None
+        is_slow = convolution.groups > 1 or not has_integer_products("cpu")
+        if is_slow and counted.codes.device.type == "cpu" and counted.codes.numel():
+            self._product = FloatConvolution(counted.codes, convolution)
 
     def sums(self, codes: Tensor, zero_point: int) -> Tensor:
         """Return Σ (q_x - z_x)(q_w - z_w), int32, exact, for unsigned codes (N, C, H, W)."""
-        sums = convolve_codes(codes, zero_point, self._codes, self._convolution)
+        return self._whole_sums(codes, zero_point).to(torch.int32)
+
+    def _whole_sums(self, codes: Tensor, zero_point: int) -> Tensor:
+        """Return the sums as whole numbers, int32 or float32."""
+        if self._product is not None:
+            sums = self._product(codes, zero_point)
+        else:
+            sums = convolve_codes(codes, zero_point, self._codes, self._convolution)
         if self._weights.zero_point is None:
             return sums
         groups = self._convolution.groups
-        return without_counters(sums, self._weights.zero_point, groups, axis=1)
+        return without_counters(sums.to(torch.int32), self._weights.zero_point, groups, axis=1)
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
         """Run on unsigned codes (N, C, H, W)."""
-        sums = self.sums(codes, grid.zero_point)
+        sums = self._whole_sums(codes, grid.zero_point)
         return finish(scaled_sums(sums, grid.scale, self._weights, axis=1), epilogue)

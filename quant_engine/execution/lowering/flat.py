@@ -16,7 +16,7 @@ from torch._C._dynamo import eval_frame
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from quant_engine.execution.lowering.patterns import aten
+from quant_engine.execution.lowering.fewer import simplify
 from quant_engine.graph import Program
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.modules import has_hooks
@@ -49,8 +49,7 @@ def write_flat(
         except Exception:  # whatever it is, the steps run without this
             return None
     assert isinstance(flat, fx.GraphModule)
-    _drop_copies(flat.graph)
-    flat.recompile()
+    simplify(flat, [*lowered.parameters(recurse=False), *lowered.buffers(recurse=False)])
     if any(getattr(n.target, "namespace", "") == "onednn" for n in flat.graph.nodes):
         leave_uncompiled(type(flat).forward)  # the compiler refuses weights that are packed already
     for name in list(flat._buffers):
@@ -63,30 +62,6 @@ def leave_uncompiled(function: Callable[..., Any]) -> None:
     actions = eval_frame._FrameAction
     strategy = eval_frame._FrameExecStrategy(actions.SKIP, actions.DEFAULT)
     eval_frame.set_code_exec_strategy(function.__code__, strategy)
-
-
-def _drop_copies(graph: fx.Graph) -> None:
-    """Let an operation that writes over a copy write over the value itself, if it is its last."""
-    order = {node: number for number, node in enumerate(graph.nodes)}
-    for node in graph.find_nodes(op="call_function", target=aten.clone.default):
-        source = node.args[0]
-        is_last = all(order[user] <= order[node] and _is_new(user) for user in source.users)
-        if _is_new(source) and is_last and _layout(source) == _layout(node):
-            node.replace_all_uses_with(source)
-            graph.erase_node(node)
-    for node in graph.find_nodes(op="call_function", target=aten.to.dtype):
-        if node.args[0].meta["val"].dtype == node.args[1] and len(node.args) == 2:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-
-
-def _is_new(node: fx.Node) -> bool:
-    """Whether a node's result shares no memory with what it reads."""
-    return getattr(node.target, "namespace", "") == "onednn" or node.target is aten.clone.default
-
-
-def _layout(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["val"].stride())
 
 
 def _is_more_than_operations(module: nn.Module) -> bool:

@@ -23,12 +23,15 @@ from quant_engine.execution.kernels import (
 )
 from quant_engine.execution.kernels.codes import as_signed, from_codes, to_codes
 from quant_engine.execution.kernels.epilogue import finish
-from quant_engine.execution.kernels.geometry import pad_codes
+from quant_engine.execution.kernels.float_sums import (
+    FloatConvolution,
+    FloatProduct,
+    exact_pieces,
+)
 from quant_engine.execution.kernels.pooling import max_pool_codes
 from quant_engine.execution.kernels.reference import (
     ReferenceConvolution,
     ReferenceLinear,
-    convolve_by_group,
     convolve_codes,
     multiply_aligned,
     multiply_codes,
@@ -70,7 +73,23 @@ def test_products_of_the_largest_codes_are_summed_exactly(terms, a, b):
     expected = left.long() @ right.long().T
     assert torch.equal(multiply_codes(left, right).long(), expected)
     assert torch.equal(multiply_aligned(left, right).long(), expected)
-    assert torch.equal(reference._multiply_in_float(left, right).long(), expected)
+    unsigned = left.view(torch.uint8).bitwise_xor(128)
+    assert torch.equal(FloatProduct(right)(unsigned, 128).long(), expected)
+
+
+@pytest.mark.parametrize("zero_point", [0, 255])
+@pytest.mark.parametrize("channels", [57, 58, 512])
+def test_float_sums_are_cut_where_float32_no_longer_holds_them(channels, zero_point):
+    weight = torch.full((2, channels, 3, 3), 127, dtype=torch.int8)
+    weight[1, 5, 1, 1] = 126
+    codes = torch.full((1, channels, 3, 3), 255 - zero_point, dtype=torch.uint8)
+    sums = FloatConvolution(weight, Convolution())(codes, zero_point)
+    expected = 127 * 255 * 9 * channels
+    sign = -1 if zero_point else 1
+    assert sums.flatten().tolist() == [sign * expected, sign * (expected - 255)]
+    product = FloatProduct(weight.flatten(1))(codes.flatten(1), zero_point)
+    assert product.tolist() == [sums.flatten().tolist()]
+    assert len(exact_pieces(weight)) == {57: 1, 58: 2, 512: 9}[channels]
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 300), st.integers(0, 9))
@@ -104,9 +123,11 @@ def test_every_convolution_equals_its_exact_sums(case, seed):
     convolution, shape, weight_shape, zero_point = case
     codes, weight = codes_of(shape, seed), weights_of(weight_shape, seed)
     exact = exact_convolution(codes, zero_point, weight, convolution)
-    sums = convolve_codes(codes, zero_point, weight, convolution)
-    assert sums.dtype == torch.int32
-    assert torch.equal(sums.double(), exact)
+    for sums in (
+        convolve_codes(codes, zero_point, weight, convolution),
+        FloatConvolution(weight, convolution)(codes, zero_point),
+    ):
+        assert torch.equal(sums.double(), exact)
     unit = IntegerWeights(weight, torch.ones(len(weight)))
     fused = make_convolution(unit, convolution)
     grid = Grid(1.0, zero_point, 0, 255)
@@ -128,19 +149,11 @@ def test_weights_with_zero_points_lose_nothing(case, seed):
     assert torch.equal(y.double(), exact.float().double())
 
 
-def test_groups_by_themselves_equal_the_float_convolution():
-    codes, weight = codes_of((2, 6, 8, 7)), weights_of((9, 2, 3, 3))
-    convolution = Convolution((2, 1), (1, 1, 1, 1), groups=3)
-    whole = convolve_codes(codes, 100, weight, convolution)
-    padded = pad_codes(codes, convolution, 100)
-    assert torch.equal(convolve_by_group(padded, 100, weight, convolution), whole)
-
-
 def test_a_depthwise_sum_too_long_for_float32_is_still_exact():
     codes = torch.full((1, 2, 27, 27), 255, dtype=torch.uint8)
     weight = torch.full((2, 1, 27, 27), -128, dtype=torch.int8)
     weight[1, 0, 3, 3] = -127
-    sums = convolve_codes(codes, 0, weight, Convolution(groups=2))
+    sums = FloatConvolution(weight, Convolution(groups=2))(codes, 0)
     assert sums.flatten().tolist() == [-128 * 255 * 729, -128 * 255 * 729 + 255]
 
 
