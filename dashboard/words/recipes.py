@@ -44,7 +44,7 @@ PRESET_TEXTS = {
     ),
     "int8_entropy": PresetText(
         "Int8, entropy",
-        "TensorRT's rule for inputs. Clips rare large values, which transformers need.",
+        "TensorRT's rule for inputs. Clips rare large values: helps or harms, by what they carry.",
     ),
     "int8_dynamic": PresetText(
         "Int8 dynamic", "Dynamic input ranges, computed per batch: they always fit, at some time."
