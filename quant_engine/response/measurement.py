@@ -24,6 +24,7 @@ from quant_engine.report import (
     ResponseOption,
     ResponseOutput,
     ResponseReport,
+    StoredTensor,
 )
 from quant_engine.report.response import (
     BY_GRADIENT,
@@ -178,7 +179,7 @@ class ResponseMeasurement:
         rounding_of = np.array([-1 if grid is None else grids.index(grid) for grid in used])
         sources = np.array([[n in self._sources.get(m, ()) for n in names] for m in names])
         arrays = tuple(output.arrays(rounding_of, sources) for output in self._outputs)
-        layers, leftovers = list_stored(
+        stored, leftovers = list_stored(
             self.prepared.model, self.forms.quantized, self.forms.quantizable
         )
         is_one = len(self._outputs) == 1
@@ -187,8 +188,6 @@ class ResponseMeasurement:
             for output, found in zip(self._outputs, arrays, strict=True)
         )
         first = outputs[0]
-        unreached = self._unreached
-        reasons = self._reasons | dict.fromkeys(unreached, NO_PATH)
         accuracies = [found.accuracy(found.base) for found in arrays]
         report = ResponseReport(
             recipe=self.recipe,
@@ -196,17 +195,7 @@ class ResponseMeasurement:
                 ResponseOption(name, option.scheme, option.remedies)
                 for name, option in self.options.items()
             ),
-            layers=tuple(
-                ResponseLayer(
-                    name=name,
-                    method=BY_RUNNING if name in self._reasons else BY_GRADIENT,
-                    reason=reasons.get(name, ""),
-                    tied_to=tied,
-                    stored=layers[name],
-                    reaches_output=name not in unreached,
-                )
-                for name, tied in self._ties().items()
-            ),
+            layers=self._layers(stored),
             skipped=tuple(self.forms.skipped.items()),
             leftovers=leftovers,
             kind=LOGITS if arrays[0].has_logits else VALUES,
@@ -232,6 +221,23 @@ class ResponseMeasurement:
             ),
         )
         return report, arrays
+
+    def _layers(
+        self, stored: Mapping[str, tuple[tuple[StoredTensor, ...], ...]]
+    ) -> tuple[ResponseLayer, ...]:
+        unreached = self._unreached
+        reasons = self._reasons | dict.fromkeys(unreached, NO_PATH)
+        return tuple(
+            ResponseLayer(
+                name=name,
+                method=BY_RUNNING if name in self._reasons else BY_GRADIENT,
+                reason=reasons.get(name, ""),
+                tied_to=tied,
+                stored=stored[name],
+                reaches_output=name not in unreached,
+            )
+            for name, tied in self._ties().items()
+        )
 
     def _measure(
         self,
