@@ -21,6 +21,7 @@ from quant_engine.scheme import (
     LOCAL_REMEDIES,
     MAX_BITS,
     MIN_BITS,
+    OUTPUT_MSE,
     Candidate,
     LayerScheme,
     Overrides,
@@ -42,10 +43,12 @@ LETTERS = {
     (False, (GPTQ, BIAS_CORRECTION)): "PQRSTUV",
     (True, ()): "ghijklm",
     (True, (GPTQ,)): "nopqrst",
+    (False, (OUTPUT_MSE,)): "abcdeuv",
+    (False, (OUTPUT_MSE, GPTQ)): "wxyzWXY",
 }
 """What stands in a link for 2 to 8 bits: whether in groups that the recipe does not have, and kinds
 of remedies -> a letter for each width."""
-WAY_WORDS = {GPTQ: "GPTQ", BIAS_CORRECTION: "bias"}
+WAY_WORDS = {OUTPUT_MSE: "narrow ranges", GPTQ: "GPTQ", BIAS_CORRECTION: "bias"}
 NEAREST = "nearest code"
 MAX_SCORES = 256
 
@@ -106,6 +109,8 @@ def options_of(recipe: Recipe) -> dict[str, LayerScheme | Candidate]:
         **treated(narrow, GPTQ, BIAS_CORRECTION),
         **groups,
         **(treated(groups, GPTQ) if groups else {}),
+        **treated(narrow, OUTPUT_MSE),
+        **treated(narrow, OUTPUT_MSE, GPTQ),
     }
 
 

@@ -25,8 +25,8 @@ TABLE_HEIGHT = 560
 WAY_WIDTH = 190
 WAYS_ABOUT = (
     "At the same bits. GPTQ: each weight makes up for the error of those before it. Bias: the mean "
-    "error of the layer's own weights is taken out of its bias. Groups: a scale for each few "
-    "weights, which costs bytes."
+    "error of the layer's own weights is taken out of its bias. Narrow ranges: as narrow as makes "
+    "the layer's output error smallest. Groups: a scale for each few weights, which costs bytes."
 )
 IN_ORDER, BY_DEGRADATION = "In the order they run", "Largest degradation alone first"
 

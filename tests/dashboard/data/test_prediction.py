@@ -61,9 +61,11 @@ from quant_engine.response.agreement import as_pairs, draw_random
 from quant_engine.scheme import (
     BIAS_CORRECTION,
     GPTQ,
+    OUTPUT_MSE,
     BiasCorrection,
     Gptq,
     LayerScheme,
+    OutputMse,
     Recipe,
     Remedy,
     SmoothQuant,
@@ -129,6 +131,8 @@ def test_the_bits_of_the_recipe_can_be_chosen_whatever_they_are() -> None:
         (None, (GPTQ, BIAS_CORRECTION)): [4, 3, 2],
         (32, ()): [4, 3, 2],
         (32, (GPTQ,)): [4, 3, 2],
+        (None, (OUTPUT_MSE,)): [4, 3, 2],
+        (None, (OUTPUT_MSE, GPTQ)): [4, 3, 2],
     }
 
 
@@ -557,10 +561,11 @@ def test_choices_by_gptq_have_letters_words_and_a_twin() -> None:
     ways = {prediction.way_words(way): way for way in prediction.ways}
     by_gptq = prediction.twin(layers[0], four, ways["GPTQ"])
 
-    assert len(options) == 21
-    assert list(prediction.letters.values()) == list("f86432HDCBKJIRQPihgpon")
+    assert len(options) == 27
+    assert list(prediction.letters.values()) == list("f86432HDCBKJIRQPihgponcbayxw")
     assert list(ways) == [
         *("nearest code", "GPTQ", "bias", "GPTQ + bias", "groups of 32", "groups of 32 + GPTQ"),
+        *("narrow ranges", "narrow ranges + GPTQ"),
     ]
     assert by_gptq == f"{four}, GPTQ"
     assert prediction.words(by_gptq) == "4 bits GPTQ"
@@ -586,7 +591,7 @@ def test_a_choice_by_gptq_is_a_recipe_that_measures_what_verifying_does() -> Non
     chosen = {
         layers[0]: f"{three}, GPTQ + bias correction",
         layers[1]: f"{four}, groups of 32",
-        layers[2]: f"{four}, GPTQ",
+        layers[2]: f"{four}, narrow ranges + GPTQ",
     }
 
     recipe = prediction.recipe_of(chosen)
@@ -600,6 +605,7 @@ def test_a_choice_by_gptq_is_a_recipe_that_measures_what_verifying_does() -> Non
     )
 
     assert recipe.remedies == (
+        OutputMse(layers=(layers[2],)),
         Gptq(layers=(layers[0], layers[2])),
         BiasCorrection(layers=(layers[0],), is_sequential=False),
     )

@@ -175,6 +175,7 @@ def test_gptq_is_one_more_choice_of_a_layer(forwards: list[str]) -> None:
     assert [way.disabled for way in ways] == [False, True, False]
     assert ways[0].options == [
         *("nearest code", "GPTQ", "bias", "GPTQ + bias", "groups of 32", "groups of 32 + GPTQ"),
+        *("narrow ranges", "narrow ranges + GPTQ"),
     ]
     assert ways[1].help == "At these bits no more was measured."
     before = metric(app, "KL (nats), predicted")
