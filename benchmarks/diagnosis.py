@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from benchmarks.remedies import CALIBRATION_SAMPLES, CHAINS
 from dashboard.facts.comparison import effect
-from dashboard.facts.findings import MATTERS, find_findings
-from dashboard.facts.repair import proposals
+from dashboard.facts.diagnosis.findings import MATTERS, find_findings
+from dashboard.facts.diagnosis.repair import proposals
 from quant_engine import analyze
 from quant_engine.remedies import find_targets
 from quant_engine.report import ModelReport

@@ -9,8 +9,8 @@ import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from dashboard.work import loud, ruler, sums
-from dashboard.work.lesson_numbers import LessonNumbers, write_numbers
+from dashboard.work.lessons import loud, ruler, sums
+from dashboard.work.lessons.numbers import LessonNumbers, write_numbers
 
 MEASUREMENTS: Mapping[str, Callable[[], LessonNumbers]] = {
     "loud": loud.measure,

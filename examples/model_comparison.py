@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dashboard.facts.culprit import find_culprit
+from dashboard.facts.diagnosis.culprit import find_culprit
 from quant_engine import (
     PRESETS,
     Int8Quantizer,

@@ -367,3 +367,11 @@ def test_functions_are_short(module: Module) -> None:
     ]
 
     assert not long
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+def test_documents_name_files_that_exist(document: Path) -> None:
+    packages = "|".join(sorted(PROJECT))
+    named = re.findall(rf"`((?:{packages})/[\w./]+)`", document.read_text())
+
+    assert [path for path in named if not (ROOT / path).exists()] == []

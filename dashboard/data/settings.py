@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
-from dashboard.data.links import (
+from dashboard.data.link_words import (
     MOST_NAMES,
     LinkError,
     activation_from_text,

@@ -24,8 +24,8 @@ from dashboard.export.sections import (
     sections,
 )
 from dashboard.export.tables import layers_table, to_csv
-from dashboard.facts.culprit import OutputEffects
-from dashboard.facts.remedies import treatment_table
+from dashboard.facts.diagnosis.culprit import OutputEffects
+from dashboard.facts.diagnosis.remedies import treatment_table
 from dashboard.words.judging import judged_text
 from dashboard.words.recipes import (
     EXECUTION_NOTE,

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
 from dashboard.facts.accuracy import change_text, output_change, right_text
 from dashboard.facts.columns import SQNRS, columns
-from dashboard.facts.coverage import coverage_remark, coverage_text
-from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     baseline_text,
     batch_sizes,
     conditions_text,
@@ -18,11 +16,13 @@ from dashboard.facts.executions import (
     execution_of,
     execution_words,
 )
-from dashboard.facts.layer_times import layer_times
-from dashboard.facts.metrics import available_metrics
+from dashboard.facts.cost.layer_times import layer_times
+from dashboard.facts.cost.timing_verdicts import gap_verdict, timing_words
+from dashboard.facts.coverage import coverage_remark, coverage_text
+from dashboard.facts.diagnosis.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.facts.outputs import judged_number, outputs_of
-from dashboard.facts.ranking import describe_ties, rank_layers
-from dashboard.facts.timing_verdicts import gap_verdict, timing_words
+from dashboard.facts.sensitivity.metrics import available_metrics
+from dashboard.facts.sensitivity.ranking import describe_ties, rank_layers
 from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.size import layer_size_picture, model_size_picture, reduction_text
 from dashboard.figures.cost.timing import model_timing_picture

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from dashboard.data.sweeps import split_options, sweep_of
-from dashboard.facts.layers import layer_row, prefixed
-from dashboard.facts.remedies import treatment_columns
+from dashboard.facts.diagnosis.remedies import treatment_columns
+from dashboard.facts.layer_rows import layer_row, prefixed
 from dashboard.words.degradation import KL, NMSE, RATIO
 from dashboard.words.formatting import percent
 from quant_engine.errors import is_whole_number

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from dashboard.data.links import override_to_text
+from dashboard.data.link_words import override_to_text
 from dashboard.data.settings import (
     Settings,
     settings_from_text,

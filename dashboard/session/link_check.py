@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.data.links import shorten
+from dashboard.data.link_words import shorten
 from dashboard.session.notices import add_notice
 from dashboard.session.state import session
 

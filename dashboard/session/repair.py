@@ -8,7 +8,7 @@ from typing import Any
 
 from dashboard.data.runs import Run, now
 from dashboard.data.settings import Settings, settings_to_text
-from dashboard.facts.repair import Step, repair_steps, repaired_run
+from dashboard.facts.diagnosis.repair import Step, repair_steps, repaired_run
 from dashboard.session import run_state
 from dashboard.session.jobs import describe_settings, jobs, store, submit_job
 from dashboard.session.state import RUN_KEY, session

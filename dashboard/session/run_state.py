@@ -17,14 +17,14 @@ from typing import NoReturn
 
 import streamlit as st
 
-from dashboard.data.links import shorten
+from dashboard.data.link_words import shorten
 from dashboard.data.runs import Run, now
 from dashboard.data.settings import (
     Settings,
     settings_from_text,
     settings_to_text,
 )
-from dashboard.facts.culprit import (
+from dashboard.facts.diagnosis.culprit import (
     Culprit,
     OutputEffects,
     effects_under,

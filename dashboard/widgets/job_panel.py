@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.differences import outcomes
+from dashboard.facts.compare.differences import outcomes
 from dashboard.session import run_state
 from dashboard.session.comparison import (
     compare_with,

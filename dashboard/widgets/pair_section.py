@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.figures.layers.pair import Flipped, Pair, Side
+from dashboard.figures.compare.pair import Flipped, Pair, Side
 from dashboard.session import run_state
 from dashboard.session.comparison import compare_with
 from dashboard.widgets.chart import show_figure

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import streamlit as st
 
-from dashboard.facts.verdicts import BAD, GOOD, INFO, WATCH, Verdict
+from dashboard.facts.diagnosis.verdicts import BAD, GOOD, INFO, WATCH, Verdict
 from dashboard.session.link_widgets import set_widget
 from dashboard.words.markdown import escape_markdown
 

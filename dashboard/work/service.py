@@ -1,4 +1,4 @@
-"""The only calls into the engine and the sample models.
+"""Calls into the engine and the sample models about models and their runs.
 
 What a page may ask for at any moment (names, cards, layers) is small and cached by name; what takes
 long is done by a job through `analyze_settings` and `measure_settings`. Tensors and modules stay

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quant_engine.analysis.output_statistics import OutputStats
 from quant_engine.errors import DataError
 from quant_engine.judging.judged import Judged
-from quant_engine.judging.statistics import OutputStats
 from quant_engine.layers import QuantizedLayer
 from quant_engine.metrics.dynamic import DynamicGridStats
 from quant_engine.metrics.energies import ErrorStats

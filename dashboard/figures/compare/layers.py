@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from dashboard.facts.compared_layers import (
+from dashboard.facts.compare.compared_layers import (
     LayerChange,
     LayerMetric,
     describe_changes,

@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.executions import time_columns
-from dashboard.facts.layer_times import (
+from dashboard.facts.cost.executions import time_columns
+from dashboard.facts.cost.layer_times import (
     FLOAT_ONLY,
     GAINS,
     LOSES,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     CHANNELS_LAST,
     FLOAT_EXECUTION,
     INTEGER,

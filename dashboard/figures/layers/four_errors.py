@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
-from dashboard.facts.causes import accumulated_relative, local_relative, weight_relative
-from dashboard.facts.culprit import MEASURED, OutputEffects
+from dashboard.facts.diagnosis.causes import accumulated_relative, local_relative, weight_relative
+from dashboard.facts.diagnosis.culprit import MEASURED, OutputEffects
 from dashboard.figures.kit.axes import marked_names, row_band, rows_axis
 from dashboard.figures.kit.marks import dots
 from dashboard.figures.kit.picture import Picture

@@ -6,7 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
-from dashboard.facts.causes import accumulated_relative, local_relative
+from dashboard.facts.diagnosis.causes import accumulated_relative, local_relative
 from dashboard.figures.kit.axes import FILL, floor_rows, row_band
 from dashboard.figures.kit.marks import bars
 from dashboard.figures.kit.picture import Picture

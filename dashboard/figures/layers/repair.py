@@ -8,8 +8,8 @@ from typing import Any
 from dashboard.data.runs import Run
 from dashboard.facts.accuracy import Interval, has_whole_answers, share_interval, share_text
 from dashboard.facts.comparison import degradation_text
+from dashboard.facts.diagnosis.repair import Step, describe_repair
 from dashboard.facts.outputs import answering_output, degradation_of, outputs_of, prefix_of
-from dashboard.facts.repair import Step, describe_repair
 from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.marks import Trace, dots, line, whiskers
 from dashboard.figures.kit.picture import Picture, Rows

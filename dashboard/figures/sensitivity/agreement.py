@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.metrics import SensitivityMetric
-from dashboard.facts.proxies import Agreement, LayerPair, describe_correlation
+from dashboard.facts.sensitivity.metrics import SensitivityMetric
+from dashboard.facts.sensitivity.proxies import Agreement, LayerPair, describe_correlation
 from dashboard.figures.kit.marks import dots, line
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, empty_figure, new_figure

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
-from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.facts.ranking import spared_gain
+from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.sensitivity.ranking import spared_gain
 from dashboard.figures.kit.axes import SELECTED_MARK, rows_axis, two_lines
 from dashboard.figures.kit.marks import bars
 from dashboard.figures.kit.picture import Picture

@@ -9,8 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.facts.accuracy import answers_text, changed_answers
-from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.facts.ranking import (
+from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.sensitivity.ranking import (
     RankedLayer,
     decided_by,
     describe_ties,

@@ -12,8 +12,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.facts.ranking import RankedLayer, pareto_front
+from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.sensitivity.ranking import RankedLayer, pareto_front
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis
 from dashboard.figures.kit.marks import dots, line, ring, whiskers
 from dashboard.figures.kit.picture import Picture

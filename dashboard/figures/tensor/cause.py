@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.causes import input_reach, outlier_channels, zeros_of
+from dashboard.facts.diagnosis.causes import input_reach, outlier_channels, zeros_of
 from dashboard.facts.tensors import channel_grids, grid_owner
 from dashboard.figures.kit.binning import bins_of
 from dashboard.figures.kit.marks import bars, dots, line

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.causes import zeros_of
+from dashboard.facts.diagnosis.causes import zeros_of
 from dashboard.facts.tensors import grid_owner, grid_range
 from dashboard.figures.kit.binning import Bin, bin_edges, bins_of
 from dashboard.figures.kit.marks import bars, bin_bars, line

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
+from dashboard.figures.compare.pair import Pair, pair, with_differing_samples
 from dashboard.figures.layers.four_errors import A_MARK, B_MARK
-from dashboard.figures.layers.pair import Pair, pair, with_differing_samples
 from dashboard.session import run_state
 from dashboard.views.compare.choice import SIDES, choose_pair, find_pair
 from dashboard.views.compare.downloads import show_downloads

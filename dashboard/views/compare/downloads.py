@@ -8,16 +8,16 @@ from dashboard.data.runs import Run
 from dashboard.export.files import pair_to_html
 from dashboard.export.sections import KeyNumber, Section
 from dashboard.export.tables import table, to_csv
-from dashboard.facts.compared_layers import (
+from dashboard.facts.compare.compared_layers import (
     Effects,
     available_metrics,
     common_layers,
     layer_changes,
     value_text,
 )
-from dashboard.facts.differences import outcomes, setting_differences
+from dashboard.facts.compare.differences import outcomes, setting_differences
 from dashboard.figures.compare.layers import dumbbells_picture, scatter_picture
-from dashboard.figures.layers.pair import Pair
+from dashboard.figures.compare.pair import Pair
 from dashboard.widgets.chart import file_stem
 from dashboard.widgets.download import offer_file
 from dashboard.words.recipes import describe_recipe

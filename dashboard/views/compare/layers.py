@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.compared_layers import (
+from dashboard.facts.compare.compared_layers import (
     Effects,
     LayerChange,
     LayerMetric,

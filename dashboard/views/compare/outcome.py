@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.differences import Difference, outcomes, setting_differences
+from dashboard.facts.compare.differences import Difference, outcomes, setting_differences
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
 from dashboard.widgets.lesson_links import show_number_lessons

@@ -5,14 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.causes import (
+from dashboard.facts.columns import COLUMNS
+from dashboard.facts.diagnosis.causes import (
     accumulated_relative,
     input_relative,
     local_relative,
     weight_relative,
 )
-from dashboard.facts.columns import COLUMNS
-from dashboard.facts.verdicts import BAD, WATCH, Verdict, layer_verdicts, tensor_verdicts
+from dashboard.facts.diagnosis.verdicts import BAD, WATCH, Verdict, layer_verdicts, tensor_verdicts
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.views.layer.actions import show_actions

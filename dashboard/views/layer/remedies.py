@@ -8,14 +8,14 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.facts.comparison import effect_on_all
-from dashboard.facts.findings import Finding, find_findings, not_judged
-from dashboard.facts.remedies import (
+from dashboard.facts.diagnosis.findings import Finding, find_findings, not_judged
+from dashboard.facts.diagnosis.remedies import (
     Offer,
     describe_treatment,
     offers,
     treatments_of,
 )
-from dashboard.figures.layers.pair import pair
+from dashboard.figures.compare.pair import pair
 from dashboard.session import run_state
 from dashboard.widgets.guard import contained
 from dashboard.widgets.pair_section import show_pair

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.facts.comparison import degradation_text
-from dashboard.facts.repair import STEPS, Step, is_repaired, proposals, repaired_run
+from dashboard.facts.diagnosis.repair import STEPS, Step, is_repaired, proposals, repaired_run
 from dashboard.figures.layers.repair import repair_picture, verdict_words
 from dashboard.session import run_state
 from dashboard.session.comparison import compare_with

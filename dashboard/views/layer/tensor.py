@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard.export import tables
-from dashboard.facts.layers import error_rows, grid_rows
+from dashboard.facts.diagnosis.verdicts import (
+    better_range,
+    cause,
+    code_use,
+    weak_channel,
+    without_tick,
+)
+from dashboard.facts.layer_rows import error_rows, grid_rows
 from dashboard.facts.tensors import channels_of, why_no_choice
-from dashboard.facts.verdicts import better_range, cause, code_use, weak_channel, without_tick
 from dashboard.figures.tensor.cause import input_channels_picture
 from dashboard.figures.tensor.channels import channels_picture, worst_channels_picture
 from dashboard.figures.tensor.codes import codes_picture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.data.links import shorten
+from dashboard.data.link_words import shorten
 from dashboard.figures.learn.class_answers import class_answers_picture
 from dashboard.session.notices import add_notice
 from dashboard.session.state import CLASS_KEY, session

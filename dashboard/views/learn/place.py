@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.data.links import shorten
+from dashboard.data.link_words import shorten
 from dashboard.session.link_check import check_link_word
 from dashboard.session.link_widgets import set_later, set_widget
 from dashboard.session.notices import add_notice

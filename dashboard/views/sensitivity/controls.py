@@ -16,7 +16,7 @@ from dashboard.data.sweeps import (
     rounds_inputs,
     sweep_of,
 )
-from dashboard.facts.metrics import SensitivityMetric, available_metrics
+from dashboard.facts.sensitivity.metrics import SensitivityMetric, available_metrics
 from dashboard.session.link_check import check_link_word
 from quant_engine.report import SensitivityReport
 from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS

@@ -9,15 +9,15 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
 from dashboard.facts.accuracy import change_text, share_text
-from dashboard.facts.metrics import SensitivityMetric, available_metrics, output_metrics
-from dashboard.facts.proxies import (
+from dashboard.facts.sensitivity.metrics import SensitivityMetric, available_metrics, output_metrics
+from dashboard.facts.sensitivity.proxies import (
     PROXIES,
     Agreement,
     describe_correlation,
     measure_agreement,
     predicted_proxy,
 )
-from dashboard.facts.ranking import (
+from dashboard.facts.sensitivity.ranking import (
     RankedLayer,
     decided_by,
     describe_ties,

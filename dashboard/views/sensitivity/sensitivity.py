@@ -6,9 +6,9 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, split_options, sweep_of
-from dashboard.facts.metrics import available_metrics
 from dashboard.facts.outputs import judged_measure
-from dashboard.facts.ranking import describe_ties, rank_layers
+from dashboard.facts.sensitivity.metrics import available_metrics
+from dashboard.facts.sensitivity.ranking import describe_ties, rank_layers
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import find_layers, ranking_picture
 from dashboard.session import run_state

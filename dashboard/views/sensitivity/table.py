@@ -11,14 +11,14 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, split_options
 from dashboard.facts.columns import columns
-from dashboard.facts.metrics import (
+from dashboard.facts.sensitivity.metrics import (
     LEAVE_ONE_OUT,
     METRICS,
     SensitivityMetric,
     available_metrics,
     output_metrics,
 )
-from dashboard.facts.ranking import RankedLayer
+from dashboard.facts.sensitivity.ranking import RankedLayer
 from dashboard.figures.kit.theme import ERROR, INT8
 from dashboard.session import run_state
 from dashboard.session.state import session

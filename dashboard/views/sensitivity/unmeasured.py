@@ -14,8 +14,8 @@ from dashboard.data.sweeps import (
     rounds_inputs,
     split_options,
 )
-from dashboard.facts.metrics import LEAVE_ONE_OUT, available_metrics
-from dashboard.facts.ranking import rank_layers
+from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, available_metrics
+from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.session.jobs import jobs, poll_seconds, sensitivity_key, start_sensitivity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     INTEGER,
     baseline_text,
     batch_sizes,
@@ -14,7 +14,7 @@ from dashboard.facts.executions import (
     execution_rows,
     unreliable_text,
 )
-from dashboard.facts.timing_verdicts import gap_verdict, timing_verdicts, was_compared
+from dashboard.facts.cost.timing_verdicts import gap_verdict, timing_verdicts, was_compared
 from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.session import run_state

@@ -6,8 +6,8 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.stories import STORIES, Story, story_of
+from dashboard.figures.compare.pair import MOST_LAYERS, pair
 from dashboard.figures.layers.four_errors import four_errors_picture, run_series
-from dashboard.figures.layers.pair import MOST_LAYERS, pair
 from dashboard.session import run_state
 from dashboard.session.link_widgets import go_to
 from dashboard.views.start.model_table import show_model_table, show_recent_runs

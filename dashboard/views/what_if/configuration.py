@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.data.links import shorten
+from dashboard.data.link_words import shorten
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings

@@ -8,8 +8,8 @@ import streamlit as st
 
 from dashboard.data.prediction import Configuration, Prediction
 from dashboard.data.runs import Run
-from dashboard.facts.layer_effects import LayerEffect, layer_effects
 from dashboard.facts.outputs import measure_of
+from dashboard.facts.sensitivity.layer_effects import LayerEffect, layer_effects
 from dashboard.session.predictions import prediction_status, start_prediction
 from dashboard.views.what_if.configuration import change_layer, try_configuration
 from dashboard.words.degradation import RATIO

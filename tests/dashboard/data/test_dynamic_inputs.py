@@ -13,8 +13,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.layers import grid_rows, layer_row
-from dashboard.facts.verdicts import layer_verdicts, tensor_verdicts
+from dashboard.facts.diagnosis.verdicts import layer_verdicts, tensor_verdicts
+from dashboard.facts.layer_rows import grid_rows, layer_row
 from dashboard.figures.kit.theme import FLOAT
 from dashboard.figures.layers.error_ridges import describe_errors, layer_error_histograms, why_empty
 from dashboard.figures.tensor.codes import code_usage

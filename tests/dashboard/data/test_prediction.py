@@ -38,8 +38,8 @@ from dashboard.facts.configurations import (
     trust_text,
     with_run,
 )
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.proxies import measure_agreement, predicted_proxy
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.proxies import measure_agreement, predicted_proxy
 from dashboard.figures.kit.theme import NEUTRAL
 from dashboard.figures.what_if.frontier import (
     CURRENT,

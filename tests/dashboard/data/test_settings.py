@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dashboard.data import links
-from dashboard.data.links import (
+from dashboard.data import link_words as links
+from dashboard.data.link_words import (
     LinkError,
     override_from_text,
     override_to_text,

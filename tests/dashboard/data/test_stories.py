@@ -8,8 +8,14 @@ import pytest
 
 from dashboard.data.runs import Run
 from dashboard.data.stories import STORIES, Story, story_of, story_settings
-from dashboard.facts.causes import accumulated_relative, outlier_channels, weight_relative, zeros_of
-from dashboard.facts.culprit import MEASURED, find_culprit, output_effects
+from dashboard.facts.diagnosis.causes import (
+    accumulated_relative,
+    outlier_channels,
+    weight_relative,
+    zeros_of,
+)
+from dashboard.facts.diagnosis.culprit import MEASURED, find_culprit, output_effects
+from dashboard.figures.compare.pair import MOST_FLIPPED, Pair, pair
 from dashboard.figures.layers.four_errors import (
     ONE_MARK,
     Series,
@@ -17,7 +23,6 @@ from dashboard.figures.layers.four_errors import (
     error_rows,
     four_errors_figure,
 )
-from dashboard.figures.layers.pair import MOST_FLIPPED, Pair, pair
 from dashboard.figures.tensor.cause import (
     INPUT_CHANNELS,
     WEIGHT_CHANNELS,

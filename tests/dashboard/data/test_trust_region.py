@@ -9,7 +9,7 @@ import pytest
 from dashboard.data.prediction import Prediction
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.layer_effects import layer_effects
+from dashboard.facts.sensitivity.layer_effects import layer_effects
 from dashboard.work import prediction_service, service
 
 MODEL = "resnet"

@@ -14,7 +14,7 @@ from dashboard.data.sweeps import Sweep
 from dashboard.export import files
 from dashboard.export.files import sensitivity_to_json, to_html, to_json, to_layer_csv
 from dashboard.export.sections import key_numbers, layer_table, sections
-from dashboard.facts.culprit import OutputEffects
+from dashboard.facts.diagnosis.culprit import OutputEffects
 from quant_engine.report import (
     Coverage,
     LeftOut,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from dashboard.export import tables
-from dashboard.facts.layers import error_rows, grid_rows
+from dashboard.facts.layer_rows import error_rows, grid_rows
 from dashboard.figures.cost.size import model_size_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.figures.kit.picture import Picture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dashboard.data.runs import Run
 from dashboard.data.stories import STORIES
-from dashboard.facts.findings import find_findings
-from dashboard.facts.verdicts import BAD, GOOD, is_destroyed, tensor_verdicts
+from dashboard.facts.diagnosis.findings import find_findings
+from dashboard.facts.diagnosis.verdicts import BAD, GOOD, is_destroyed, tensor_verdicts
 from dashboard.work import service
 
 LAYER = "blocks.2.depthwise"

@@ -11,7 +11,7 @@ import pytest
 from dashboard.data.settings import Settings
 from dashboard.export.files import to_html
 from dashboard.export.sections import key_numbers
-from dashboard.facts.culprit import (
+from dashboard.facts.diagnosis.culprit import (
     LOCAL,
     MEASURED,
     PREDICTED,
@@ -20,8 +20,8 @@ from dashboard.facts.culprit import (
     find_culprit,
     output_effects,
 )
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.ranking import rank_layers
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.session import run_state
 from dashboard.work import prediction_service, service
 from quant_engine.report import NeighbourComparison, Ranking

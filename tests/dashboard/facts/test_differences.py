@@ -10,8 +10,8 @@ from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.data.stories import STORIES
 from dashboard.facts.accuracy import NO_DIFFERENCE
-from dashboard.facts.differences import Difference, outcomes, setting_differences
-from dashboard.facts.executions import FLOATS
+from dashboard.facts.compare.differences import Difference, outcomes, setting_differences
+from dashboard.facts.cost.executions import FLOATS
 from dashboard.work import service
 from quant_engine.report import Answers, OutputReport, TimingEntry, TimingReport
 from quant_engine.scheme import PRESETS, Gptq

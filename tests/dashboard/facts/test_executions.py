@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     describe_executions,
     execution_columns,
     execution_of,

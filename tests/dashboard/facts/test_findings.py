@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dashboard.facts import findings as rules
-from dashboard.facts.causes import LOST_SHARE, OUTLIER
-from dashboard.facts.culprit import MEASURED, OutputEffects
-from dashboard.facts.findings import Finding, find_findings, not_judged
-from dashboard.facts.verdicts import GOOD_DB
+from dashboard.facts.diagnosis import findings as rules
+from dashboard.facts.diagnosis.causes import LOST_SHARE, OUTLIER
+from dashboard.facts.diagnosis.culprit import MEASURED, OutputEffects
+from dashboard.facts.diagnosis.findings import Finding, find_findings, not_judged
+from dashboard.facts.diagnosis.verdicts import GOOD_DB
 from quant_engine.report import (
     ErrorMetrics,
     InputChannels,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.facts.layer_times import (
+from dashboard.facts.cost.layer_times import (
     FLOAT_ONLY,
     GAINS,
     LOSES,

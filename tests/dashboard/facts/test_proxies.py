@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.proxies import PROXIES, describe_correlation, measure_agreement
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.proxies import PROXIES, describe_correlation, measure_agreement
 from quant_engine.report import ErrorMetrics, LayerSize, ModelReport
 from tests.dashboard import factories
 from tests.dashboard.small_sensitivity import make_layer, make_report

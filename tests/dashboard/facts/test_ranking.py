@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import quant_engine
 from dashboard.facts.accuracy import AccuracyChange
-from dashboard.facts.culprit import find_culprit
-from dashboard.facts.metrics import METRICS, available_metrics
-from dashboard.facts.ranking import (
+from dashboard.facts.diagnosis.culprit import find_culprit
+from dashboard.facts.sensitivity.metrics import METRICS, available_metrics
+from dashboard.facts.sensitivity.ranking import (
     describe_ties,
     pareto_front,
     rank_layers,

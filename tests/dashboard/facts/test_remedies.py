@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.facts import findings as rules
 from dashboard.facts.comparison import effect, output_text
-from dashboard.facts.findings import Finding
-from dashboard.facts.remedies import (
+from dashboard.facts.diagnosis import findings as rules
+from dashboard.facts.diagnosis.findings import Finding
+from dashboard.facts.diagnosis.remedies import (
     Offer,
     describe_treatment,
     offers,

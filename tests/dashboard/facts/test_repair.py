@@ -9,8 +9,8 @@ import pytest
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.findings import MATTERS
-from dashboard.facts.repair import (
+from dashboard.facts.diagnosis.findings import MATTERS
+from dashboard.facts.diagnosis.repair import (
     STEPS,
     describe_repair,
     is_repaired,

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.facts.timing_verdicts import (
+from dashboard.facts.cost.timing_verdicts import (
     gap_verdict,
     timing_verdicts,
     timing_words,
     was_compared,
     why_slower,
 )
-from dashboard.facts.verdicts import GOOD, INFO, WATCH, Verdict
+from dashboard.facts.diagnosis.verdicts import GOOD, INFO, WATCH, Verdict
 from quant_engine.report import (
     NOT_COMPARED,
     ExecutionGap,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.facts.verdicts import (
+from dashboard.facts.diagnosis.verdicts import (
     BAD,
     GOOD,
     INFO,

@@ -10,17 +10,17 @@ import pytest
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.data.stories import STORIES
-from dashboard.facts.compared_layers import (
+from dashboard.facts.compare.compared_layers import (
     METRICS,
     available_metrics,
     common_layers,
     layer_changes,
 )
-from dashboard.facts.culprit import OutputEffects, output_effects
+from dashboard.facts.diagnosis.culprit import OutputEffects, output_effects
 from dashboard.figures.compare.layers import MOST_ROWS, dumbbells_picture, scatter_picture
+from dashboard.figures.compare.pair import pair as compare
+from dashboard.figures.compare.pair import with_differing_samples
 from dashboard.figures.compare.tensors import codes_picture, errors_picture, values_picture
-from dashboard.figures.layers.pair import pair as compare
-from dashboard.figures.layers.pair import with_differing_samples
 from dashboard.work import service
 
 STORY = STORIES[0]

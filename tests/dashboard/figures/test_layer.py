@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from dashboard.facts.layers import grid_rows
+from dashboard.facts.layer_rows import grid_rows
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,

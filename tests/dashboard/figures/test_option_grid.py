@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dashboard.data.sweeps import Sweep, split_options
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.ranking import rank_layers
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.figures.sensitivity.option_grid import (
     ALL_LAYERS,
     describe_grid,

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from dashboard.facts.metrics import METRICS, available_metrics
-from dashboard.facts.proxies import PROXIES, Agreement, LayerPair, measure_agreement
-from dashboard.facts.ranking import rank_layers
+from dashboard.facts.sensitivity.metrics import METRICS, available_metrics
+from dashboard.facts.sensitivity.proxies import PROXIES, Agreement, LayerPair, measure_agreement
+from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.figures.kit.axes import SELECTED_MARK
 from dashboard.figures.kit.point_labels import point_labels
 from dashboard.figures.kit.theme import is_empty_figure

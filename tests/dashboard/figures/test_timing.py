@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     baseline_text,
     batch_sizes,
     comparison_text,

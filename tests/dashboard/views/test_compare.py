@@ -13,9 +13,9 @@ from streamlit.testing.v1 import AppTest
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.stories import STORIES
-from dashboard.facts.compared_layers import METRICS, LayerMetric
-from dashboard.facts.culprit import output_effects
-from dashboard.figures.layers.pair import MOST_FLIPPED, pair
+from dashboard.facts.compare.compared_layers import METRICS, LayerMetric
+from dashboard.facts.diagnosis.culprit import output_effects
+from dashboard.figures.compare.pair import MOST_FLIPPED, pair
 from dashboard.session.jobs import store, watched_jobs
 from dashboard.views.compare.downloads import layers_csv, report_of
 from dashboard.work import service

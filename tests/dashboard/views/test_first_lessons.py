@@ -14,10 +14,10 @@ from dashboard.views.learn.lessons.l03_codes import ASYMMETRIC, LAYER, MODEL, SY
 from dashboard.views.learn.lessons.l03_codes import LESSON as CODES
 from dashboard.views.learn.lessons.l05_ruler import EQUAL, NOTHING
 from dashboard.views.learn.lessons.l05_ruler import LESSON as RULER
-from dashboard.work import ruler, sample_layers
-from dashboard.work.lesson_numbers import read_numbers
-from dashboard.work.range_errors import range_errors
-from dashboard.work.zero_off_grid import KERNEL, run_convolution
+from dashboard.work.lessons import ruler, sample_layers
+from dashboard.work.lessons.numbers import read_numbers
+from dashboard.work.lessons.range_errors import range_errors
+from dashboard.work.lessons.zero_off_grid import KERNEL, run_convolution
 from quant_engine.scheme import TensorScheme
 
 RANGE = l04_range.LESSON

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.proxies import PROXIES, measure_agreement, predicted_proxy
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.proxies import PROXIES, measure_agreement, predicted_proxy
 from dashboard.views.learn.lesson import Lesson, Outcome
 from dashboard.views.learn.lessons.l06_loud import LESSON as LOUD
 from dashboard.views.learn.lessons.l06_loud import _plain_words
@@ -23,8 +23,9 @@ from dashboard.views.learn.lessons.l09_sum import LESSON as SUM
 from dashboard.views.learn.lessons.l09_sum import _right as right_of_sum
 from dashboard.views.learn.lessons.l10_size import LESSON as SIZE
 from dashboard.views.learn.lessons.l10_size import _right as right_of_size
-from dashboard.work import loud, prediction_service, rounding, service, sums
-from dashboard.work.lesson_numbers import read_numbers
+from dashboard.work import prediction_service, service
+from dashboard.work.lessons import loud, rounding, sums
+from dashboard.work.lessons.numbers import read_numbers
 from quant_engine.scheme import TensorScheme
 from sample_models import load_model
 

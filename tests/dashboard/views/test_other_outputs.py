@@ -12,15 +12,15 @@ from streamlit.testing.v1 import AppTest
 from dashboard.data.prediction import prediction_id
 from dashboard.export.files import to_html, to_layer_csv
 from dashboard.facts.accuracy import agreement_text, output_change, right_text
-from dashboard.facts.compared_layers import available_metrics as compared_metrics
+from dashboard.facts.compare.compared_layers import available_metrics as compared_metrics
 from dashboard.facts.comparison import effect, output_text
 from dashboard.facts.configurations import make_row, with_run
-from dashboard.facts.culprit import find_culprit, output_effects
-from dashboard.facts.layer_effects import layer_effects
-from dashboard.facts.metrics import available_metrics
+from dashboard.facts.diagnosis.culprit import find_culprit, output_effects
 from dashboard.facts.outputs import degradation_of
+from dashboard.facts.sensitivity.layer_effects import layer_effects
+from dashboard.facts.sensitivity.metrics import available_metrics
+from dashboard.figures.compare.pair import pair
 from dashboard.figures.layers.four_errors import four_errors_picture, run_series
-from dashboard.figures.layers.pair import pair
 from dashboard.figures.sensitivity.cumulative import cumulative_picture
 from dashboard.session.jobs import store
 from dashboard.session.predictions import predictions

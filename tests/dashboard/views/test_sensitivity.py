@@ -11,8 +11,8 @@ import pytest
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.data.sweeps import Sweep
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.ranking import rank_layers
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.session.jobs import store
 from dashboard.views.sensitivity.table import chosen_names, column_settings, table_rows
 from dashboard.work import service

@@ -11,8 +11,8 @@ from streamlit.testing.v1 import AppTest
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.data.sweeps import Sweep, split_options
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.ranking import rank_layers
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.session import run_state
 from dashboard.session.jobs import store
 from dashboard.views.sensitivity.table import describe_bits, give_bits_and_rerun

@@ -11,13 +11,13 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.data.prediction import prediction_id
 from dashboard.export.files import to_html, to_layer_csv
+from dashboard.facts.compare.differences import outcomes
 from dashboard.facts.comparison import effect_on_all
 from dashboard.facts.configurations import data_rows, layer_data_rows, make_row, to_json, with_run
-from dashboard.facts.culprit import effects_under, find_culprit
-from dashboard.facts.differences import outcomes
-from dashboard.facts.layer_effects import layer_effects
-from dashboard.facts.metrics import available_metrics
+from dashboard.facts.diagnosis.culprit import effects_under, find_culprit
 from dashboard.facts.outputs import judged_number
+from dashboard.facts.sensitivity.layer_effects import layer_effects
+from dashboard.facts.sensitivity.metrics import available_metrics
 from dashboard.session.jobs import store
 from dashboard.session.predictions import predictions
 from dashboard.words.formatting import format_nats

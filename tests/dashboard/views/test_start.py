@@ -11,7 +11,7 @@ from streamlit.proto.Metric_pb2 import Metric as MetricProto
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.stories import STORIES, Story
-from dashboard.figures.layers.pair import MOST_FLIPPED
+from dashboard.figures.compare.pair import MOST_FLIPPED
 from dashboard.session.jobs import job_status, store, watched_jobs
 from dashboard.words.recipes import preset_title
 from dashboard.work import service

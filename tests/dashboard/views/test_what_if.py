@@ -17,7 +17,7 @@ from dashboard.data.prediction import Prediction, prediction_id
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.facts.accuracy import share_text
-from dashboard.facts.layer_effects import LayerEffect, layer_effects
+from dashboard.facts.sensitivity.layer_effects import LayerEffect, layer_effects
 from dashboard.session.jobs import store
 from dashboard.session.predictions import predictions
 from dashboard.views.what_if.table import row_text

@@ -8,7 +8,9 @@ import torch
 import quant_engine
 import sample_models
 from dashboard import build_lessons
-from dashboard.work import lesson_numbers, ruler, service
+from dashboard.work import service
+from dashboard.work.lessons import numbers as lesson_numbers
+from dashboard.work.lessons import ruler
 
 
 def test_every_lesson_that_is_measured_is_stored() -> None:

@@ -25,9 +25,9 @@ from quant_engine import (
     search_measured,
     verify_configurations,
 )
+from quant_engine.analysis.output_statistics import OutputStats, measure
 from quant_engine.errors import SchemeError
 from quant_engine.judging.judged import Judged, JudgedOutput
-from quant_engine.judging.statistics import OutputStats, measure
 from quant_engine.metrics.catalogue import METRICS
 from quant_engine.metrics.counts import SampleCounts
 from quant_engine.model.batches import Batch

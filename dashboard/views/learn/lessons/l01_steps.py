@@ -9,7 +9,7 @@ from dashboard.figures.learn.number_line import Move, number_line_picture
 from dashboard.figures.tensor.distributions import lsb_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_count, format_db, format_number
-from dashboard.work import sample_layers
+from dashboard.work.lessons import sample_layers
 from quant_engine.scheme import TensorScheme
 
 _NUMBERS = {

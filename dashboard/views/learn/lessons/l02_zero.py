@@ -9,8 +9,8 @@ from dashboard.figures.learn.feature_map import feature_map_picture
 from dashboard.figures.learn.number_line import Move, number_line_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_number
-from dashboard.work import zero_off_grid
-from dashboard.work.zero_off_grid import OffGrid, run_convolution
+from dashboard.work.lessons import zero_off_grid
+from dashboard.work.lessons.zero_off_grid import OffGrid, run_convolution
 
 _SHIFTS = {"exactly on a mark": 0.0, "a quarter step beside": 0.25, "half a step beside": 0.5}
 _ALIKE = 1.5

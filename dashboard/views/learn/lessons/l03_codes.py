@@ -8,7 +8,7 @@ from dataclasses import replace
 from dashboard.figures.tensor.codes import codes_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_count, format_db, format_number, plural
-from dashboard.work import sample_layers
+from dashboard.work.lessons import sample_layers
 from quant_engine.report import TensorReport
 from quant_engine.scheme import TensorScheme
 

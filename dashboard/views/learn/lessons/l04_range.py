@@ -10,8 +10,8 @@ from dashboard.figures.learn.range_curve import CurvePoint, range_curve_picture
 from dashboard.figures.tensor.distributions import values_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_count, format_number, format_percent
-from dashboard.work import sample_layers
-from dashboard.work.range_errors import RangeError, range_errors
+from dashboard.work.lessons import sample_layers
+from dashboard.work.lessons.range_errors import RangeError, range_errors
 from quant_engine.report import TensorReport
 from quant_engine.scheme import TensorScheme
 

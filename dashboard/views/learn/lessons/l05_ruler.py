@@ -12,8 +12,8 @@ from dashboard.figures.learn.treatments import Treated, treatments_picture
 from dashboard.figures.tensor.cause import ChannelSide, channel_panels, channel_rows
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_accuracy, format_number
-from dashboard.work import ruler
-from dashboard.work.lesson_numbers import read_numbers
+from dashboard.work.lessons import ruler
+from dashboard.work.lessons.numbers import read_numbers
 
 NOTHING, EQUAL = "do nothing", "make the channels equal (equalization)"
 _TREATMENTS = {

@@ -11,8 +11,8 @@ from dashboard.figures.learn.treatments import Treated, treatments_picture
 from dashboard.figures.tensor.cause import ChannelSide, channel_panels, channel_rows
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_accuracy, format_number
-from dashboard.work import loud
-from dashboard.work.lesson_numbers import read_numbers
+from dashboard.work.lessons import loud
+from dashboard.work.lessons.numbers import read_numbers
 
 _MOVES = {"do nothing": loud.NOTHING, **{f"α = {alpha:g}": str(alpha) for alpha in loud.ALPHAS}}
 """What a learner may do, and what was measured for it."""

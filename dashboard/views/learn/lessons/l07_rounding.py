@@ -9,8 +9,8 @@ from dashboard.figures.learn.rounding import (
 )
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_number, format_percent
-from dashboard.work import rounding
-from dashboard.work.rounding import RoundedLayer
+from dashboard.work.lessons import rounding
+from dashboard.work.lessons.rounding import RoundedLayer
 
 NEAREST, GPTQ = "to the nearest mark", "so that the output stays (GPTQ)"
 _ASKED_BITS = 4

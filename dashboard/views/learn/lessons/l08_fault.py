@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dashboard.facts.metrics import METRICS
-from dashboard.facts.proxies import PROXIES, Agreement, measure_agreement, predicted_proxy
-from dashboard.facts.ranking import RankedLayer, rank_layers, rivals_of_first
+from dashboard.facts.sensitivity.metrics import METRICS
+from dashboard.facts.sensitivity.proxies import (
+    PROXIES,
+    Agreement,
+    measure_agreement,
+    predicted_proxy,
+)
+from dashboard.facts.sensitivity.ranking import RankedLayer, rank_layers, rivals_of_first
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.sensitivity.agreement import agreement_picture, correlation_text
 from dashboard.figures.sensitivity.ranking import ranking_picture

@@ -12,8 +12,9 @@ from dashboard.figures.learn.sums import Cost, sums_picture
 from dashboard.figures.what_if.frontier import frontier_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_bytes, format_nats, format_number
-from dashboard.work import prediction_service, service, sums
-from dashboard.work.lesson_numbers import read_numbers
+from dashboard.work import prediction_service, service
+from dashboard.work.lessons import sums
+from dashboard.work.lessons.numbers import read_numbers
 
 _SETS = {
     "a pair that cancels": sums.CANCEL,

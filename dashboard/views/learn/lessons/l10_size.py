@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboard.data.runs import Run
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     SIMULATED,
     batch_sizes,
     fastest_integer,

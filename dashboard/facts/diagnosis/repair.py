@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts import findings as rules
 from dashboard.facts.comparison import effect_on_all
-from dashboard.facts.findings import MATTERS, find_findings
+from dashboard.facts.diagnosis import findings as rules
+from dashboard.facts.diagnosis.findings import MATTERS, find_findings
+from dashboard.facts.diagnosis.remedies import offers
 from dashboard.facts.outputs import degradation_of, outputs_of
-from dashboard.facts.remedies import offers
 from quant_engine.remedies import Targets
 from quant_engine.report import ModelReport
 from quant_engine.scheme import Recipe

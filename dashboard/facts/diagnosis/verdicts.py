@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dashboard.facts.causes import accumulated_relative, local_relative, zeros_of
+from dashboard.facts.diagnosis.causes import accumulated_relative, local_relative, zeros_of
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,

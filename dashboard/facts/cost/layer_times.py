@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     FLOAT_EXECUTION,
     INTEGER,
     baseline_of,

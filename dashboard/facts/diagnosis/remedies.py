@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from dashboard.facts import findings as rules
-from dashboard.facts.findings import Finding
+from dashboard.facts.diagnosis import findings as rules
+from dashboard.facts.diagnosis.findings import Finding
 from dashboard.facts.tensors import best_choice, observer_name
 from dashboard.words.formatting import format_percent, percent
 from dashboard.words.recipes import REMEDY_NAMES

@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from dashboard.facts.causes import (
+from dashboard.facts.diagnosis.causes import (
     accumulated_relative,
     input_reach,
     local_relative,
     outlier_channels,
     zeros_of,
 )
-from dashboard.facts.culprit import OutputEffects
-from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name
-from dashboard.facts.verdicts import (
+from dashboard.facts.diagnosis.culprit import OutputEffects
+from dashboard.facts.diagnosis.verdicts import (
     CHANNEL_GAP_DB,
     GOOD_DB,
     IDEAL_RMS,
@@ -30,6 +29,7 @@ from dashboard.facts.verdicts import (
     clipping_share,
     is_exact,
 )
+from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name
 from dashboard.words.formatting import format_db, format_number, format_percent, plural
 from quant_engine.report import LayerReport, ModelReport, RangeChoice, TensorReport
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-STORED = Path(__file__).parents[1] / "examples" / "lessons"
+STORED = Path(__file__).parents[2] / "examples" / "lessons"
 MAX_LESSONS = 32
 
 

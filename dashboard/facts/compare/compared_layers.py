@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dashboard.data.runs import Run
-from dashboard.facts.causes import accumulated_relative, local_relative, weight_relative
 from dashboard.facts.columns import COLUMNS
-from dashboard.facts.culprit import OutputEffects
+from dashboard.facts.diagnosis.causes import accumulated_relative, local_relative, weight_relative
+from dashboard.facts.diagnosis.culprit import OutputEffects
 from dashboard.words.degradation import KL
 from dashboard.words.formatting import MISSING, format_db, format_number, format_percent
 from quant_engine.report import ErrorMetrics, LayerReport

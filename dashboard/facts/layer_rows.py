@@ -1,12 +1,15 @@
-"""One row per layer: everything that was measured on it, as plain values under names with units."""
+"""One row per layer for files: everything that was measured on it, under names with units.
+
+What pages list of a layer, with a heading and help, is in `facts/columns`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dashboard.facts.executions import execution_columns
-from dashboard.facts.verdicts import clipping_share
+from dashboard.facts.cost.executions import execution_columns
+from dashboard.facts.diagnosis.verdicts import clipping_share
 from dashboard.words.formatting import (
     MISSING,
     format_count,

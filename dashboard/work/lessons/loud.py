@@ -15,7 +15,7 @@ import sample_models
 from dashboard.data.runs import now
 from dashboard.data.settings import Settings
 from dashboard.work import service
-from dashboard.work.lesson_numbers import LessonNumbers
+from dashboard.work.lessons.numbers import LessonNumbers
 from quant_engine.preparation import prepare_for
 from quant_engine.remedies import treat_float_model
 from quant_engine.scheme import PRESETS, Recipe, SmoothQuant

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dashboard.facts.executions import (
+from dashboard.facts.cost.executions import (
     INTEGER,
     LOWERED,
     SIMULATED,
@@ -20,8 +20,8 @@ from dashboard.facts.executions import (
     gap_text,
     ratio_to_baseline,
 )
-from dashboard.facts.layer_times import LOSES, LayerTime, are_alike, layer_times
-from dashboard.facts.verdicts import GOOD, INFO, WATCH, Verdict
+from dashboard.facts.cost.layer_times import LOSES, LayerTime, are_alike, layer_times
+from dashboard.facts.diagnosis.verdicts import GOOD, INFO, WATCH, Verdict
 from dashboard.words.formatting import format_ms, plural
 from quant_engine.report import NOT_COMPARED, TimingEntry, TimingReport
 

@@ -17,9 +17,9 @@ from dashboard.facts.accuracy import (
     has_whole_answers,
     right_text,
 )
+from dashboard.facts.compare.differences import have_same_samples
 from dashboard.facts.comparison import degradation_text
-from dashboard.facts.culprit import OutputEffects, find_culprit, output_effects
-from dashboard.facts.differences import have_same_samples
+from dashboard.facts.diagnosis.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.facts.outputs import answering_output, degradation_of, outputs_of, prefix_of
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dashboard.facts.accuracy import Interval
-from dashboard.facts.metrics import LEAVE_ONE_OUT, SensitivityMetric, available_metrics
+from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric, available_metrics
 from dashboard.words.degradation import RATIO
 from quant_engine.report import LayerSensitivity, Ranking, SensitivityReport
 

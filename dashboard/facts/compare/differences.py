@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dashboard.data.links import remedy_to_text
+from dashboard.data.link_words import remedy_to_text
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.facts.accuracy import (
@@ -18,8 +18,8 @@ from dashboard.facts.accuracy import (
     right_text,
 )
 from dashboard.facts.comparison import effect, output_text
-from dashboard.facts.executions import FLOATS, execution
-from dashboard.facts.layer_times import are_alike
+from dashboard.facts.cost.executions import FLOATS, execution
+from dashboard.facts.cost.layer_times import are_alike
 from dashboard.facts.outputs import degradation_of, judged_number, outputs_of
 from dashboard.words.formatting import (
     MISSING,

@@ -10,7 +10,7 @@ from typing import Any
 from dashboard.data.prediction import Prediction
 from dashboard.data.runs import now
 from dashboard.work import prediction_service, service
-from dashboard.work.lesson_numbers import LessonNumbers
+from dashboard.work.lessons.numbers import LessonNumbers
 from quant_engine.report import ConfigurationPoint
 from quant_engine.variants import FLOAT_OPTION
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import quant_engine
-from dashboard.work.sample_layers import layer_input
+from dashboard.work.lessons.sample_layers import layer_input
 from quant_engine.scheme import TensorScheme
 
 SHARES = tuple(percent / 100 for percent in range(10, 101, 3))

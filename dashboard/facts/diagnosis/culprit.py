@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dashboard.data.prediction import Prediction
-from dashboard.facts.metrics import ONE_AT_A_TIME, available_metrics
 from dashboard.facts.outputs import measure_of, measured_degradation
-from dashboard.facts.ranking import rank_layers, rivals_of_first
+from dashboard.facts.sensitivity.metrics import ONE_AT_A_TIME, available_metrics
+from dashboard.facts.sensitivity.ranking import rank_layers, rivals_of_first
 from dashboard.words.degradation import KL, RATIO, Degradation, degradation_by
 from dashboard.words.formatting import format_db
 from quant_engine.report import ModelReport, SensitivityReport

@@ -1,0 +1,1 @@
+"""What the pages say about times: executions, layers, verdicts."""

@@ -1,0 +1,1 @@
+"""What is wrong with a layer, why, and what repairs it."""

@@ -1,0 +1,1 @@
+"""What the pages say about sensitivity: metrics, rankings and ties, proxy metrics."""
