@@ -121,6 +121,10 @@ def pair_to_html(
     """
     rows, shown = list(layers), list(figures)
     titles = list(rows[0]) if rows else []
+    treated = [
+        (run, one) for run, report in zip("AB", runs, strict=True) for one in report.treatments
+    ]
+    treatments = treatment_table(one for _, one in treated)
     page = _TEMPLATES.get_template("report.html.j2").render(
         style=STYLE.read_text(encoding="utf-8"),
         library=get_plotlyjs() if shown else "",
@@ -133,6 +137,7 @@ def pair_to_html(
         titles=titles,
         numeric=set(titles[1:]),
         layers=rows,
+        treatments=[{"Run": run, **row} for (run, _), row in zip(treated, treatments, strict=True)],
         conditions=[EXECUTION_NOTE],
     )
     return page.encode()

@@ -262,7 +262,7 @@ def test_the_layer_page_draws_the_input(tab: str) -> None:
     assert figure(app, "Error of every layer's inputs")["data"]
     text = texts(app)
     assert "4 batches of at most 100 samples" in text
-    assert f"Input SQNR: {entry.error.sqnr_db:.1f} dB" in text
+    assert f"pooled SQNR {entry.error.sqnr_db:.1f} dB" in text
     for wrong in ("stay in float", "was not quantized", "no fixed grid", "not measured"):
         assert wrong not in text
 

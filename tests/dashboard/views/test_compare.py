@@ -20,7 +20,7 @@ from dashboard.session.jobs import store, watched_jobs
 from dashboard.views.compare.downloads import layers_csv, report_of
 from dashboard.work import service
 from quant_engine.errors import DataError
-from quant_engine.report import ModelReport
+from quant_engine.report import ModelReport, Treatment
 from quant_engine.scheme import PRESETS
 from tests.dashboard.app_harness import (
     assert_alive,
@@ -323,12 +323,15 @@ def test_both_runs_are_one_html_file_and_their_layers_one_table() -> None:
     assert b is not None
     effects = tuple(output_effects(run.report, run.sensitivities) for run in (a, b))
     both = (effects[0], effects[1])
+    treated = Treatment("gptq", ("head",), is_applied=False, reason="it is float")
+    b = replace(b, report=replace(b.report, treatments=(treated,)))
 
     page = report_of(a, b, pair(a, b, ("A", "B")), both).decode()
     rows = list(csv.DictReader(io.StringIO(layers_csv(a, b, both).decode("utf-8-sig"))))
 
     assert "+82.75 points" in page
     assert page.count("data-figure=") >= 4
+    assert "<tr><td>B</td><td>Round by GPTQ</td><td>head</td>" in page
     assert [row["layer"] for row in rows] == [layer.name for layer in a.report.layers]
     for row, layer in zip(rows, b.report.layers, strict=True):
         assert layer.local_error is not None
