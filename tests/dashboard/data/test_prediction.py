@@ -436,7 +436,7 @@ def test_the_run_shown_is_measured_by_its_own_analysis(prediction: Prediction, r
     )
     reference = run.sensitivities[0].reference
     assert reference is not None
-    assert shown.interval == pytest.approx(reference.interval)
+    assert shown.interval == pytest.approx(reference.interval, rel=1e-4)
 
 
 def test_the_float_model_is_named_after_what_makes_it_smaller(
