@@ -326,11 +326,9 @@ def _sentence(series: Series, row: ErrorRow) -> str:
 
 def _numbers(series: Series, row: ErrorRow) -> str:
     names = {"weight": "weights", "local": "its output alone", "accumulated": "with all before it"}
-    parts = [
-        f"{name} {format_relative(value)} wrong"
-        for column, name in names.items()
-        if (value := row.value(column)) is not None
-    ]
+    known = [(name, row.value(column)) for column, name in names.items()]
+    parts = [f"{name} {format_relative(value)}" for name, value in known if value is not None]
+    parts[:1] = [f"{part} wrong" for part in parts[:1]]  # and so are the ones behind it
     if row.output is not None:
         parts.append(f"the answer moves by {_value_text(series, 'output', row.name, row.output)}")
     return ", ".join(parts) or "not measured"
