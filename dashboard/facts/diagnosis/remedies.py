@@ -230,8 +230,8 @@ def with_more(recipe: Recipe, remedy: Remedy) -> Recipe:
 
     Example:
         >>> recipe = Recipe.default().with_remedy(BiasCorrection(layers=("a",)))
-        >>> with_more(recipe, BiasCorrection(layers=("b",))).remedies
-        (BiasCorrection(layers=('a', 'b')),)
+        >>> with_more(recipe, BiasCorrection(layers=("b",))).remedies[0].layers
+        ('a', 'b')
     """
     for known in recipe.remedies:
         if known.kind == remedy.kind:
