@@ -219,7 +219,7 @@ def measured_text(row: ScoreRow) -> str:
 
 def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
     """Return a row for people, results first: what was measured, else what is predicted."""
-    predicted, samples = row.predicted, prediction.response.report.samples
+    predicted, samples = row.predicted, prediction.response.report.answering_samples
 
     def cell(measured: str | None, text: str) -> str:
         if measured is None:

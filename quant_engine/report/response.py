@@ -396,6 +396,11 @@ class ResponseReport:
     untreated: tuple[tuple[str, str, str, str], ...] = ()
 
     @property
+    def answering_samples(self) -> int:
+        """Samples with one answer each; 0 where there is one for each token or pixel of them."""
+        return self.samples if len(self.output_shape) <= 1 else 0
+
+    @property
     def remedies(self) -> frozenset[str]:
         """Kinds of the remedies that options name."""
         return frozenset(kind for option in self.options for kind in option.remedies)

@@ -180,6 +180,7 @@ class SensitivityReport:
         rankings: One per option, with the layers that are statistically tied.
         judged: Which outputs are judged, how they are read, and which labels are not used.
         schemes: What each of `options` does to a layer; empty where each has the recipe's scheme.
+        has_whole_answers: Whether a sample has one answer, not one for each token or pixel.
     """
 
     model_name: str
@@ -200,6 +201,12 @@ class SensitivityReport:
     judged: str
     schemes: tuple[LayerScheme, ...]
     schema_version: int = SCHEMA_VERSION
+    has_whole_answers: bool = True
+
+    @property
+    def answering_samples(self) -> int:
+        """Samples with one answer each; 0 where they have more, which are not independent."""
+        return self.samples if self.has_whole_answers else 0
 
     def __post_init__(self) -> None:
         if self.schemes and self.rankings and len(self.schemes) != len(self.rankings):

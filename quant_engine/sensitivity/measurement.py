@@ -249,6 +249,7 @@ class Measurement:
             cumulative=self._cumulative,
             samples=view.joined[0][0].samples,
             accuracy_float=_accuracy(view.joined[0], "correct_float"),
+            has_whole_answers=_has_whole_answers(view.joined[0]),
             is_partial=is_partial,
             notes=(*self._empty.notes, *_notes(self._reasons), *self._stop_notes(layers)),
             metric=view.degradations.metric.name,
@@ -391,6 +392,11 @@ def _key(variant: Variant) -> frozenset[tuple[str, str]]:
 def _notes(reasons: Sequence[str]) -> tuple[str, ...]:
     found = filter(None, dict.fromkeys(reasons))
     return tuple(f"Every run was a full forward pass: {reason}." for reason in found)
+
+
+def _has_whole_answers(outcome: Outcome) -> bool:
+    """Whether no sample has more than one position with logits."""
+    return all(counts["positions"].max() <= 1 for counts in outcome if "positions" in counts)
 
 
 def _accuracy(outcome: Outcome, correct: str) -> float | None:

@@ -112,15 +112,19 @@ def _sqnr_interval(layer: LayerSensitivity, report: SensitivityReport) -> Interv
     return min(low, high), max(low, high)
 
 
+def _answering_samples(layer: LayerSensitivity, report: SensitivityReport) -> int:
+    return report.answering_samples and (layer.samples or report.samples)
+
+
 def _changed_interval(layer: LayerSensitivity, report: SensitivityReport) -> Interval | None:
     if layer.top1_agreement is None:
         return None
-    interval = share_interval(1 - layer.top1_agreement, layer.samples or report.samples)
+    interval = share_interval(1 - layer.top1_agreement, _answering_samples(layer, report))
     return None if interval is None else (100 * interval[0], 100 * interval[1])
 
 
 def _accuracy_drop_interval(layer: LayerSensitivity, report: SensitivityReport) -> Interval | None:
-    samples = layer.samples or report.samples
+    samples = _answering_samples(layer, report)
     changed = changed_answers(layer.top1_agreement, samples)
     if layer.accuracy_drop is None or changed is None or samples <= 0:
         return None

@@ -64,8 +64,9 @@ def point_change(report: SensitivityReport, point: CumulativePoint) -> AccuracyC
     """
     if is_joint(report):
         return None
-    changed = changed_answers(point.top1_agreement, report.samples)
-    return compare_accuracy(report.accuracy_float, point.accuracy, report.samples, changed=changed)
+    samples = report.answering_samples
+    changed = changed_answers(point.top1_agreement, samples)
+    return compare_accuracy(report.accuracy_float, point.accuracy, samples, changed=changed)
 
 
 def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | None:
@@ -119,7 +120,8 @@ def cumulative_picture(
     if is_folded_first(report):
         folds = " The first step also folds every BatchNorm into its layer, which saves bytes of "
         folds += "its own."
-    one = format_percent(1 / report.samples if report.samples else None)
+    samples = report.answering_samples
+    one = f" One of the {samples} samples is {format_percent(1 / samples)}." if samples else ""
     return Picture(
         cumulative_figure(report, is_log=is_log, selected=selected, kept=kept),
         describe_curve(report),
@@ -128,8 +130,12 @@ def cumulative_picture(
             f"sensitive first. Every point was really run, at {measured_counts(report)}: where the "
             "layers' own degradations let the most change be expected. Lines between points are "
             f"not measured.{folds}",
-            "Above: how far the output moved. Below: the accuracy, the float model's dashed. "
-            f"One of the {report.samples} samples is {one}."
+            "Above: how far the output moved. Below: the accuracy, the float model's dashed."
+            + (
+                f" One of the {report.samples} samples is {one}."
+                if report.has_whole_answers
+                else ""
+            )
             if has_accuracy(report)
             else "Upwards: how far the output moved.",
             "Look for the last point before the error jumps: the layers after it are worth "
@@ -278,7 +284,7 @@ def describe_point(point: CumulativePoint, report: SensitivityReport) -> str:
         return "<br>".join(lines)
     lines.append(f"output SQNR: {format_db(point.sqnr_db)}")
     if point.accuracy is not None:
-        lines.append(f"accuracy: {share_text(point.accuracy, report.samples)}")
+        lines.append(f"accuracy: {share_text(point.accuracy, report.answering_samples)}")
     return "<br>".join(lines)
 
 
@@ -333,7 +339,7 @@ def _error_trace(report: SensitivityReport, is_log: bool) -> dict[str, Any]:
 def _accuracy_trace(report: SensitivityReport) -> dict[str, Any]:
     shares = [point.accuracy for point in report.cumulative]
     values = [percent(share) for share in shares]
-    ends = [share_interval(share, report.samples) or (None, None) for share in shares]
+    ends = [share_interval(share, report.answering_samples) or (None, None) for share in shares]
     spans = [(percent(low), percent(high)) for low, high in ends]
     return _points_trace(
         report,
@@ -341,7 +347,8 @@ def _accuracy_trace(report: SensitivityReport) -> dict[str, Any]:
         INT8,
         INT8_EDGE,
         symbol="square",
-        name="accuracy of this mixed model, 95 % interval",
+        name="accuracy of this mixed model"
+        + (", 95 % interval" if report.has_whole_answers else ""),
         showlegend=True,
         yaxis="y2",
         error_y=whiskers(values, spans, thickness=1.2, width=3),
@@ -351,7 +358,9 @@ def _accuracy_trace(report: SensitivityReport) -> dict[str, Any]:
 def _accuracy_range(report: SensitivityReport) -> list[float]:
     """From the lowest interval to the highest, with room for markers; hardly above 100 %."""
     shares = [point.accuracy for point in report.cumulative if point.accuracy is not None]
-    ends = [end for s in shares for end in (s, *(share_interval(s, report.samples) or ()))]
+    ends = [
+        end for s in shares for end in (s, *(share_interval(s, report.answering_samples) or ()))
+    ]
     ends += [] if report.accuracy_float is None else [report.accuracy_float]
     low, high = 100 * min(ends), 100 * max(ends)
     margin = max(0.15 * (high - low), 0.25)

@@ -88,7 +88,9 @@ def chart_points(
         score = prediction.score(configuration)
         measured = prediction.measured_score(configuration)
         # Of several outputs the answers of one would stand for all.
-        agreement = (measured or score).top1_agreement if has_classes(prediction) else None
+        samples = prediction.response.report.answering_samples
+        is_counted = samples > 0 and has_classes(prediction)
+        agreement = (measured or score).top1_agreement if is_counted else None
         points.append(
             ChartPoint(
                 group,
@@ -98,8 +100,8 @@ def chart_points(
                 score.degradation,
                 None if measured is None else measured.degradation,
                 None if measured is None else measured.interval,
-                changed_answers(agreement, prediction.response.report.samples),
-                prediction.response.report.samples,
+                changed_answers(agreement, samples),
+                samples,
             )
         )
     return tuple(points)

@@ -210,7 +210,7 @@ def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
         else:
             accuracy = ""
             if point.accuracy is not None and not is_joint(report):
-                accuracy = f"accuracy {share_text(point.accuracy, report.samples)}"
+                accuracy = f"accuracy {share_text(point.accuracy, report.answering_samples)}"
                 change = point_change(report, point)
                 if change is not None:
                     accuracy += f", against float {change_text(change)}"

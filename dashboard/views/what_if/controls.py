@@ -71,7 +71,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     base, own, row = rows
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
     right, same = row.measured_accuracy, row.measured_agreement
-    samples = prediction.response.report.samples
+    samples = prediction.response.report.answering_samples
     degradation, _, interval = measured_text(row).partition(" (")
     folded = " (folded)" if "folded" in base.name else ""
     draw = partial(_result_metric, prediction, rows)

@@ -22,6 +22,7 @@ from dashboard.figures.sensitivity.cumulative import (
     cumulative_figure,
     curve_rows,
     describe_curve,
+    describe_point,
     float_layers,
     is_folded_first,
     measured_counts,
@@ -346,6 +347,20 @@ def test_the_curve_runs_from_float_to_all_quantized():
     assert error.y[0] is None  # the float model's 0 has no place on a logarithmic axis
     assert list(accuracy.y) == pytest.approx([100 * p.accuracy for p in report.cumulative])
     assert cumulative_figure(report).layout.xaxis.autorange == "reversed"
+
+
+def test_a_share_of_tokens_or_pixels_has_no_interval_as_samples_have():
+    report = make_sensitivity()
+    tokens = replace(report, has_whole_answers=False)
+    layer, point = report.layers[0], report.cumulative[-1]
+
+    for found, has_interval in ((report, True), (tokens, False)):
+        accuracy = cumulative_figure(found).data[1]
+        assert ("95 %" in accuracy.name) == has_interval
+        assert any(accuracy.error_y.array) == has_interval
+        assert ("(" in describe_point(point, found).partition("accuracy: ")[2]) == has_interval
+        for key in ("top1_agreement", "accuracy_drop"):
+            assert (METRICS[key].interval(layer, found) is not None) == has_interval
 
 
 def test_the_curve_without_logits_and_labels_shows_sqnr_alone():

@@ -165,7 +165,9 @@ def test_a_language_model_with_padding(
     ranked = measure_sensitivity(model, [batch], FOUR, metric="perplexity")
     assert ranked.reference is not None
     assert ranked.reference.value == pytest.approx(found.perplexity_quantized, rel=1e-6)
+    assert not ranked.has_whole_answers
     response = LogitResponse.measure(model, [batch], FOUR, classes=200, agreement_configurations=8)
+    assert (ranked.answering_samples, response.report.answering_samples) == (0, 0)
     assert response.score({}).kl_divergence == 0.0
     for option in response.options[:2]:  # 8 and 6 bits
         configuration = response.uniform(option)
