@@ -1,10 +1,9 @@
 """Layer sensitivity by other tools, on the same model and data in one run: time and ranking.
 
-ModelOpt and AIMET pin versions of their own, so they go into an environment of their own:
+ModelOpt and AIMET need an environment of their own, the one that `benchmarks/oracles.py` says how to
+make:
 
-    python3 -m venv rivals
-    rivals/bin/pip install "torch<2.15" nvidia-modelopt aimet-torch -r requirements.txt
-    rivals/bin/python -m benchmarks.rivals --models resnet encoder
+    PYTHONPATH=. oracles/bin/python -m benchmarks.rivals --models resnet encoder
 
 A tool that is not installed is left out and named. All work on the same copy with BatchNorms
 folded, int8 weights per channel and int8 inputs per tensor, as far as each tool can. What is

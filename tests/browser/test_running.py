@@ -21,7 +21,7 @@ from tests.browser.harness import wait_until_idle
 def test_from_a_run_to_a_layer_and_back_by_its_link(
     dashboard_url: str, page: Page, open_page: Callable[..., Page]
 ) -> None:
-    visit(page, f"{dashboard_url}/?run=resnet+int8_per_channel")
+    visit(page, f"{dashboard_url}/?run=cnn+int8_per_channel")
     page.get_by_role("button", name="Set up your own run").click()
     expect(page.locator("h1")).to_have_text("Experiment")
     wait_until_idle(page)
@@ -32,9 +32,9 @@ def test_from_a_run_to_a_layer_and_back_by_its_link(
     page.keyboard.press("Control+Enter")
     expect(page.get_by_text("Layers so far")).to_be_visible()
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
-    result = page.get_by_text("Result: ResNet-20, Int8, smallest error")
+    result = page.get_by_text("Result: CNN, Int8, smallest error")
     expect(result).to_be_visible(timeout=RUN_SECONDS * 1000)
-    expect_link(page, "run", lambda run: run == "resnet int8_mse")
+    expect_link(page, "run", lambda run: run == "cnn int8_mse")
 
     open_from_menu(page, "Sensitivity")
     page.get_by_role("button", name="Measure sensitivity").click()
@@ -54,7 +54,7 @@ def test_from_a_run_to_a_layer_and_back_by_its_link(
     page.reload()
     wait_until_idle(page)
     expect(page.get_by_test_id("stMain").get_by_text(chosen, exact=True).first).to_be_visible()
-    expect_link(page, "run", lambda run: run == "resnet int8_mse")
+    expect_link(page, "run", lambda run: run == "cnn int8_mse")
     expect_link(page, "layer", lambda layer: layer == chosen)
 
     other = visit(open_page(), address)
