@@ -1,7 +1,7 @@
 """Layer sensitivity by other tools, on the same model and data in one run: time and ranking.
 
-ModelOpt and AIMET need an environment of their own, the one that `benchmarks/oracles.py` says how to
-make:
+ModelOpt and AIMET need an environment of their own, the one that `benchmarks/oracles.py` says how
+to make:
 
     PYTHONPATH=. oracles/bin/python -m benchmarks.rivals --models resnet encoder
 

@@ -184,8 +184,8 @@ def coarse_scale(layer: LayerReport) -> Finding | None:
     figure = zeros.sentence
     if by_channel is not None:
         own, promised = by_channel
-        figure += f"; channels counted alike, one scale has {format_db(own)} and a scale per "
-        figure += f"channel {format_db(promised)}"
+        figure += f"; channels alike: one scale {format_db(own)}, "
+        figure += f"a scale each {format_db(promised)}"
     return Finding(
         "coarse_scale",
         figure,
