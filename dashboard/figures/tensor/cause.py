@@ -67,7 +67,7 @@ def cause_picture(
     sides = [_side(layer, kind) for layer in layers]
     noun = "weight" if kind == WEIGHT_CHANNELS else "input"
     what = "output channel" if kind == WEIGHT_CHANNELS else "input channel"
-    title = f"{broken.name}: largest {noun} of each {what}, and half a step"
+    title = f"{broken.name}: largest {noun} by {what}"
     text = (
         f"What lies below half a step becomes 0. {labels[0].capitalize()}: {sides[0].words}. "
         f"{labels[1].capitalize()}: {sides[1].words}."
