@@ -35,6 +35,7 @@ CHAINS: dict[str, tuple[Remedy, ...]] = {
     "equalization": (CrossLayerEqualization(),),
     "smoothing": (SmoothQuant(),),
     "AWQ": (Awq(),),
+    "AWQ, GPTQ": (Awq(), Gptq()),
     "output error": (OutputMse(),),
     "GPTQ": (Gptq(),),
     "AdaRound": (AdaRound(),),
@@ -43,6 +44,14 @@ CHAINS: dict[str, tuple[Remedy, ...]] = {
     "bias correction by BatchNorm": (BiasCorrection(means=BATCH_NORM),),
     "all": (CrossLayerEqualization(), SmoothQuant(), Gptq(), BiasCorrection()),
 }
+RANGES: dict[str, TensorScheme] = {
+    "mse": TensorScheme(observer="mse"),
+    "asymmetric min-max": TensorScheme(symmetric=False),
+    "asymmetric mse": TensorScheme(symmetric=False, observer="mse"),
+    "hqq": TensorScheme(symmetric=False, observer="hqq"),
+}
+"""Ranges and zero points of weights without remedies; all other columns are symmetric, min-max."""
+
 SCALES = (
     TensorScheme(),
     TensorScheme(granularity="per_channel"),
@@ -56,18 +65,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list_models())
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
-    parser.add_argument("--remedies", nargs="*", choices=list(CHAINS), default=list(CHAINS))
+    columns = [*CHAINS, *RANGES]
+    parser.add_argument("--remedies", nargs="*", choices=columns, default=list(CHAINS))
+    granularities = [scales.granularity for scales in SCALES]
+    parser.add_argument("--scales", nargs="*", choices=granularities, default=granularities)
     options = parser.parse_args(arguments)
     print(f"| model, weights | {' | '.join(options.remedies)} |")
     print(f"|---|{'---|' * len(options.remedies)}")
     for name in options.models:
         for bits in options.bits:
             for scheme in (replace(scales, bits=bits) for scales in SCALES):
+                if scheme.granularity not in options.scales:
+                    continue
                 if bits == 8 and scheme.group_size is not None:
                     continue  # groups are for few bits
-                cells = [run(name, scheme, CHAINS[remedy]) for remedy in options.remedies]
+                cells = [_cell(name, scheme, column) for column in options.remedies]
                 where = f"{name}, {bits} bits {scheme.granularity_name}"
                 print(f"| {where} | {' | '.join(cells)} |", flush=True)
+
+
+def _cell(name: str, weight: TensorScheme, column: str) -> str:
+    ranges = RANGES.get(column, weight)
+    scheme = replace(weight, symmetric=ranges.symmetric, observer=ranges.observer)
+    return run(name, scheme, CHAINS.get(column, ()))
 
 
 def run(name: str, weight: TensorScheme, remedies: tuple[Remedy, ...]) -> str:

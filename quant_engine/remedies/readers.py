@@ -289,8 +289,9 @@ def move_best(
         What was done; its errors are those of the outputs of the judged readers.
     """
     names = tuple(reader.layer.name for reader in readers)
-    before = output_error(judged, torch.ones_like(tried[0][0]), seen)
-    errors = [output_error(judged, factors, seen) for factors, _ in tried]
+    expected = [_float_output(reader, seen) for reader in judged]
+    before = output_error(judged, torch.ones_like(tried[0][0]), seen, expected)
+    errors = [output_error(judged, factors, seen, expected) for factors, _ in tried]
     best = min(range(len(tried)), key=lambda number: errors[number])
     factors, alpha = tried[best]
     is_applied = is_forced or errors[best] < before
@@ -312,34 +313,58 @@ def move_best(
     )
 
 
-def output_error(readers: Sequence[Reader], factors: Tensor, seen: Mapping[str, Seen]) -> float:
-    """Return √(Σ(y - ŷ)² / Σy²) over the outputs of layers quantized behind a smoothing."""
+def output_error(
+    readers: Sequence[Reader],
+    factors: Tensor,
+    seen: Mapping[str, Seen],
+    expected: Sequence[Tensor],
+) -> float:
+    """Return √(Σ(y - ŷ)² / Σy²) over the outputs of layers quantized behind a smoothing.
+
+    Args:
+        readers: The layers.
+        factors: What their inputs are divided by, (channels,).
+        seen: What enters them.
+        expected: y, the output of each float layer, float64.
+    """
     noise = signal = 0.0
-    for reader in readers:
-        scheme, x = reader.scheme, seen[reader.layer.name].first
-        assert scheme is not None and x is not None  # noqa: PT018
-        kind = get_quantized_type(reader.layer.module)
+    for reader, y in zip(readers, expected, strict=True):
+        x = seen[reader.layer.name].first
+        assert x is not None
         spread_factors = spread(factors, reader.times).to(x.dtype)
         shape = [1] * x.dim()
         shape[reader.axis] = -1
         smoothed = x / spread_factors.view(shape)
-        layer = _quantized(kind, reader, scheme, reader.multiplied_weight(factors), smoothed)
-        expected = kind.like(reader.layer.module, scheme)(x).double()
-        noise += (layer(smoothed).double() - expected).square().sum().item()
-        signal += expected.square().sum().item()
+        layer = _quantized(reader, reader.multiplied_weight(factors), smoothed)
+        noise += (layer(smoothed).double() - y).square().sum().item()
+        signal += y.square().sum().item()
     return float((noise / signal) ** 0.5) if signal else 0.0
 
 
-def _quantized(
-    kind: type[QuantizedLayer], reader: Reader, scheme: LayerScheme, weight: Tensor, x: Tensor
-) -> QuantizedLayer:
-    """Return a reader with another weight, quantized for an input."""
+def _float_output(reader: Reader, seen: Mapping[str, Seen]) -> Tensor:
+    x = seen[reader.layer.name].first
+    assert reader.scheme is not None and x is not None  # noqa: PT018
+    kind = get_quantized_type(reader.layer.module)
+    y: Tensor = kind.like(reader.layer.module, reader.scheme)(x)
+    return y.double()
+
+
+def rounded_layer(reader: Reader, weight: Tensor) -> QuantizedLayer:
+    """Return a reader that will be quantized with another weight, rounded; its input is not."""
+    assert reader.scheme is not None
     old: Tensor = reader.layer.module.weight  # type: ignore[assignment]
-    layer = kind.like(reader.layer.module, scheme)
+    layer = get_quantized_type(reader.layer.module).like(reader.layer.module, reader.scheme)
     layer.weight = nn.Parameter(weight.to(old.dtype), requires_grad=False)
     layer.quantize_weights()
-    if scheme.activation is not None and not scheme.activation.is_dynamic:
+    return layer
+
+
+def _quantized(reader: Reader, weight: Tensor, x: Tensor) -> QuantizedLayer:
+    """Return a reader with another weight, quantized for an input."""
+    layer = rounded_layer(reader, weight)
+    activation = layer.scheme.activation
+    if activation is not None and not activation.is_dynamic:
         histogram = Histogram()
         histogram.update(x)
-        layer.set_input_qparams(choose_input_qparams(histogram, scheme.activation))
+        layer.set_input_qparams(choose_input_qparams(histogram, activation))
     return layer

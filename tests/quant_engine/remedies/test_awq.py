@@ -29,8 +29,9 @@ def scaled(model: nn.Module, x: Tensor) -> tuple[nn.Module, dict[tuple[str, ...]
     return treated.model, {found.layers: found for found in treated.treatments}
 
 
-def test_the_factors_are_the_best_of_the_grid_by_hand() -> None:
-    model = fill(nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 6)))
+@pytest.mark.parametrize(("seed", "form"), [(0, "inputs"), (5, "weights")])
+def test_the_factors_are_the_best_of_the_grid_by_hand(seed: int, form: str) -> None:
+    model = fill(nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 6)), seed)
     with torch.no_grad():
         model[0].weight.mul_(torch.tensor([1.0, 9.0, 1, 1, 0.1, 1, 1, 20.0, 1, 1, 1, 0.0]))
         model[0].bias[11] = 0.0  # a channel that says nothing
@@ -41,8 +42,18 @@ def test_the_factors_are_the_best_of_the_grid_by_hand() -> None:
 
     treated, found = scaled(model, x)
 
-    def factors(alpha: float) -> Array:
+    grid = np.concatenate(
+        [
+            np.abs(part).max(axis=1, keepdims=True).repeat(part.shape[1], axis=1)
+            for part in np.split(weight, (5, 10), axis=1)
+        ],
+        axis=1,
+    )
+    use = (np.abs(weight) / grid).mean(axis=0)
+
+    def factors(alpha: float, form: str) -> Array:
         raised = np.where(mean > 0, mean, np.nan) ** alpha
+        raised /= use ** (1 - alpha) if form == "weights" else 1
         return np.nan_to_num(raised / np.sqrt(np.nanmin(raised) * np.nanmax(raised)), nan=1.0)
 
     def error(s: Array) -> float:
@@ -50,14 +61,15 @@ def test_the_factors_are_the_best_of_the_grid_by_hand() -> None:
         output = inputs @ weight.T + model[1].bias.detach().double().numpy()
         return relative((inputs / s) @ stand_in.T - inputs @ weight.T, output)
 
-    errors = {alpha / 20: error(factors(alpha / 20)) for alpha in range(20)}
-    best = min(errors, key=lambda alpha: errors[alpha])
+    grid_of = [(alpha / 20, form) for form in ("inputs", "weights") for alpha in range(20)]
+    errors = {key: error(factors(*key)) for key in grid_of}
+    best = min(errors, key=lambda key: errors[key])
     done = found["1",]
     assert done.is_applied
-    assert done.alpha == best
-    assert best > 0
-    np.testing.assert_allclose(done.scales, factors(best), rtol=1e-6)
-    assert done.error_before == pytest.approx(errors[0.0], rel=1e-4)
+    assert best[1] == form
+    assert done.alpha == best[0]
+    np.testing.assert_allclose(done.scales, factors(*best), rtol=1e-6)
+    assert done.error_before == pytest.approx(errors[0.0, "inputs"], rel=1e-4)
     assert done.error_after == pytest.approx(errors[best], rel=1e-4)
     torch.testing.assert_close(treated[1].weight, model[1].weight * torch.tensor(done.scales))
     torch.testing.assert_close(treated(x), model(x), rtol=1e-5, atol=1e-5)
@@ -81,7 +93,7 @@ def test_the_float_output_stays_as_it_is_on_random_chains(
 
 
 def test_it_comes_before_rounding_and_bias_and_leaves_other_layers_alone() -> None:
-    model, x = fill(nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 6), nn.ReLU())), seeded((30, 12))
+    model, x = fill(nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 6), nn.ReLU())), seeded((60, 12))
     chain_of = (BiasCorrection(), Gptq(), Awq())
     recipe = Recipe(replace(GROUPS, bits=4), remedies=chain_of)
 
