@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 _SIDE = 96  # of an image, in pixels, for models that take any
 LIST = Path(__file__).with_name("model_list.txt")
+DRAWN = Path(__file__).with_name("model_draw.txt")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""What becomes of every model of `model_list.txt`: folded, quantized, lowered, and compared.
+"""What becomes of every model of `model_list.txt` and `model_draw.txt`: folded, quantized, lowered,
+and compared.
 
     python -m benchmarks.models --results results.jsonl --table docs/models.md
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.model_zoo import Entry, build, make_batch, read_list
+from benchmarks.model_zoo import DRAWN, LIST, Entry, build, make_batch, read_list
 from quant_engine import Recipe, convert_execution
 from quant_engine.execution.convert import execution_notes
 from quant_engine.execution.kernels import Grid
@@ -201,14 +202,14 @@ def _measure_into(sender: Connection, entry: Entry, gibibytes: float) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as a Markdown page's tables, with a summary of each library."""
+    """Return the rows as a Markdown page's tables, with a summary of each."""
     parts = []
     known = {(row["library"], row["name"]): row for row in rows}
-    for library in ("timm", "transformers"):
-        entries = [entry for entry in read_list() if entry.library == library]
+    for library, path, heading in _TABLES:
+        entries = [entry for entry in read_list(path) if entry.library == library]
         own = [row for e in entries if (row := known.get((library, e.name)))]
         missing = len(entries) - len(own)
-        parts += [f"## {library}", "", _summary(own), ""]
+        parts += [f"## {heading}", "", _summary(own), ""]
         if missing:
             parts += [f"{missing} of {len(entries)} models were not measured.", ""]
         parts += _HEAD
@@ -220,6 +221,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+_TABLES = (
+    ("timm", LIST, "timm"),
+    ("transformers", LIST, "transformers"),
+    ("timm", DRAWN, "timm, drawn by a seed"),
+    ("transformers", DRAWN, "transformers, drawn by a seed"),
+)
 _HEAD = (
     "| model | BatchNorms folded | layers quantized | lowered | in the graph, giving codes "
     "| codes that differ | lowering moves the output | reason |",
@@ -268,7 +275,7 @@ def main() -> None:
     if options.results.exists():
         lines = options.results.read_text(encoding="utf-8").splitlines()
         rows = {(row["library"], row["name"]): row for row in map(json.loads, lines)}
-    for entry in read_list():
+    for entry in (*read_list(LIST), *read_list(DRAWN)):
         is_wanted = re.search(options.only, f"{entry.library} {entry.name}")
         if is_wanted and (entry.library, entry.name) not in rows:
             row = run_apart(entry, options.seconds, options.gibibytes)
