@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from dashboard.facts.diagnosis import findings as rules
 from dashboard.facts.diagnosis.findings import Finding
@@ -94,58 +95,6 @@ def _smooth(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]
     return []
 
 
-def _gptq(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    remedy = Gptq(layers=(layer.name,))
-    return [_remedied(rules.GPTQ, "Round by GPTQ and compare", recipe, remedy)]
-
-
-def _adaround(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    remedy = AdaRound(layers=(layer.name,))
-    return [_remedied(rules.ADAROUND, "Round by AdaRound and compare", recipe, remedy)]
-
-
-def _bias(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    remedy = BiasCorrection(layers=(layer.name,))
-    return [_remedied(rules.BIAS, "Correct the bias and compare", recipe, remedy)]
-
-
-def _per_channel(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    return _with_weight(
-        rules.PER_CHANNEL,
-        "Scale per channel and compare",
-        layer,
-        recipe,
-        granularity="per_channel",
-        group_size=None,
-    )
-
-
-def _more_bits(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    label = f"Give its weights {MAX_BITS} bits and compare"
-    return _with_weight(rules.MORE_BITS, label, layer, recipe, bits=MAX_BITS)
-
-
-def _weight_range(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    rule = _better_rule(layer.weight)
-    if rule is None:
-        return []
-    label = f"Choose the weights' range by {observer_name(rule)} and compare"
-    return _with_weight(rules.WEIGHT_RANGE, label, layer, recipe, observer=rule)
-
-
-def _input_range(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    rule = _better_rule(layer.input)
-    if rule is None:
-        return []
-    label = f"Choose the inputs' range by {observer_name(rule)} and compare"
-    return _with_input(rules.INPUT_RANGE, label, layer, recipe, observer=rule)
-
-
-def _asymmetric(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
-    label = "Give the inputs a zero point and compare"
-    return _with_input(rules.ASYMMETRIC, label, layer, recipe, symmetric=False)
-
-
 def _float_input(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     scheme = recipe.layer_scheme(layer.name)
     if scheme is None or scheme.activation is None:
@@ -160,20 +109,76 @@ def _float(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
     return [Offer(rules.FLOAT, rules.FLOAT, "Keep it in float and compare", excluded)]
 
 
-_OFFERS: Mapping[str, Callable[[LayerReport, Recipe, Targets], list[Offer]]] = {
+Make: TypeAlias = Callable[[LayerReport, Recipe, Targets], list[Offer]]
+
+
+def _alone(remedy: str, kind: type[Remedy], what: str) -> tuple[str, Make]:
+    """Return a remedy that treats one layer by itself, under its key."""
+
+    def make(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+        return [_remedied(remedy, f"{what} and compare", recipe, kind(layers=(layer.name,)))]
+
+    return remedy, make
+
+
+def _scheme(remedy: str, part: str, what: str, **changes: object) -> tuple[str, Make]:
+    """Return another scheme of a layer's weights or inputs, under its key.
+
+    It is offered for the layer, and for all layers that have the recipe's scheme.
+
+    Args:
+        remedy: The key.
+        part: "weight" or "activation".
+        what: What the button says; where `{}` stands in it, the range estimator that a finding on
+            outliers or on clipping points to is chosen and named.
+        changes: What is changed.
+    """
+
+    def make(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
+        scheme, change, label = recipe.layer_scheme(layer.name), changes, what
+        if "{}" in what:
+            rule = _better_rule(layer.weight if part == "weight" else layer.input)
+            if rule is None:
+                return []
+            change, label = {"observer": rule}, what.format(observer_name(rule))
+        if scheme is None or getattr(scheme, part) is None:
+            return []
+        own = replace(scheme, **{part: _changed(getattr(scheme, part), change)})
+        changed = recipe.with_override(layer.name, own) if own != scheme else recipe
+        usual = getattr(recipe, part)
+        every = recipe if usual is None else replace(recipe, **{part: _changed(usual, change)})
+        whole = every if every != recipe else None
+        return [Offer(remedy, remedy, f"{label} and compare", changed, whole)]
+
+    return remedy, make
+
+
+_OFFERS: Mapping[str, Make] = {
     rules.EQUALIZE: _equalize,
     rules.EQUALIZE_INPUT: _equalize_input,
     rules.SMOOTH: _smooth,
-    rules.PER_CHANNEL: _per_channel,
-    rules.ASYMMETRIC: _asymmetric,
-    rules.WEIGHT_RANGE: _weight_range,
-    rules.INPUT_RANGE: _input_range,
-    rules.GPTQ: _gptq,
-    rules.ADAROUND: _adaround,
-    rules.BIAS: _bias,
-    rules.MORE_BITS: _more_bits,
     rules.FLOAT_INPUT: _float_input,
     rules.FLOAT: _float,
+    **dict(
+        (
+            _alone(rules.GPTQ, Gptq, "Round by GPTQ"),
+            _alone(rules.ADAROUND, AdaRound, "Round by AdaRound"),
+            _alone(rules.BIAS, BiasCorrection, "Correct the bias"),
+            _scheme(
+                rules.PER_CHANNEL,
+                "weight",
+                "Scale per channel",
+                granularity="per_channel",
+                group_size=None,
+            ),
+            _scheme(rules.MORE_BITS, "weight", f"Give its weights {MAX_BITS} bits", bits=MAX_BITS),
+            _scheme(rules.WEIGHT_RANGE, "weight", "Choose the weights' range by {}"),
+            _scheme(rules.INPUT_RANGE, "activation", "Choose the inputs' range by {}"),
+            _scheme(
+                rules.ASYMMETRIC, "activation", "Give the inputs a zero point", symmetric=False
+            ),
+        )
+    ),
 }
 """What makes the offers of each remedy that a finding may point to."""
 
@@ -191,34 +196,6 @@ def _remedied(remedy: str, label: str, recipe: Recipe, change: Remedy, *, key: s
     every = recipe.with_remedy(type(change)())
     changed = with_more(recipe, change)
     return Offer(remedy, key or remedy, label, changed, every if every != changed else None)
-
-
-def _with_weight(
-    remedy: str, label: str, layer: LayerReport, recipe: Recipe, **changes: object
-) -> list[Offer]:
-    """Offer another scheme of the layer's weights, and of all layers' that have the recipe's."""
-    scheme = recipe.layer_scheme(layer.name)
-    if scheme is None:
-        return []
-    own = LayerScheme(_changed(scheme.weight, changes), scheme.activation)
-    every = replace(recipe, weight=_changed(recipe.weight, changes))
-    changed = recipe.with_override(layer.name, own) if own != scheme else recipe
-    return [Offer(remedy, remedy, label, changed, every if every != recipe else None)]
-
-
-def _with_input(
-    remedy: str, label: str, layer: LayerReport, recipe: Recipe, **changes: object
-) -> list[Offer]:
-    """Offer another scheme of the layer's inputs, and of all layers' that have the recipe's."""
-    scheme = recipe.layer_scheme(layer.name)
-    if scheme is None or scheme.activation is None:
-        return []
-    own = LayerScheme(scheme.weight, _changed(scheme.activation, changes))
-    changed = recipe.with_override(layer.name, own) if own != scheme else recipe
-    if recipe.activation is None:
-        return [Offer(remedy, remedy, label, changed)]
-    every = replace(recipe, activation=_changed(recipe.activation, changes))
-    return [Offer(remedy, remedy, label, changed, every if every != recipe else None)]
 
 
 def _changed(scheme: TensorScheme, changes: Mapping[str, object]) -> TensorScheme:
