@@ -6,7 +6,7 @@ What pages list of a layer, with a heading and help, is in `facts/columns`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from dashboard.facts.cost.executions import execution_columns
 from dashboard.facts.diagnosis.verdicts import clipping_share
@@ -23,73 +23,66 @@ from dashboard.words.formatting import (
 from dashboard.words.recipes import describe_scheme
 from quant_engine.report import ErrorMetrics, LayerReport, TensorReport, TimingReport
 
-ERROR_COLUMNS = (
-    "values",
-    "sqnr_db",
-    "nmse",
-    "cosine",
-    "mse",
-    "max_abs_error",
-    "rmse_lsb",
-    "rounding_mse",
-    "clipping_mse",
-    "clipped_percent",
-)
+Readings: TypeAlias = Mapping[str, Callable[[Any], Any]]
+"""Name of a column -> what it reads."""
 
-TENSOR_COLUMNS = (
-    "bits",
-    "scheme",
-    "lo",
-    "hi",
-    "scale_min",
-    "scale_max",
-    "zero_point_min",
-    "zero_point_max",
-    "codes_used",
-    "codes",
-)
+_ERROR: Readings = {
+    "values": lambda e: e.count,
+    "sqnr_db": lambda e: e.sqnr_db,
+    "nmse": lambda e: e.nmse,
+    "cosine": lambda e: e.cosine,
+    "mse": lambda e: e.mse,
+    "max_abs_error": lambda e: e.max_abs_error,
+    "rmse_lsb": lambda e: e.rmse_over_scale,
+    "rounding_mse": lambda e: e.rounding_mse,
+    "clipping_mse": lambda e: e.clipping_mse,
+    "clipped_percent": lambda e: percent(e.clipped_fraction),
+}
+_TENSOR: Readings = {
+    "bits": lambda t: t.scheme.bits,
+    "scheme": lambda t: describe_scheme(t.scheme),
+    "lo": lambda t: t.lo,
+    "hi": lambda t: t.hi,
+    "scale_min": lambda t: min(t.scale),
+    "scale_max": lambda t: max(t.scale),
+    "zero_point_min": lambda t: min(t.zero_point),
+    "zero_point_max": lambda t: max(t.zero_point),
+    "codes_used": lambda t: t.codes.codes_used,
+    "codes": lambda t: len(t.codes.counts),
+}
 
 
 def layer_row(layer: LayerReport, timing: TimingReport | None = None) -> dict[str, Any]:
     """Return everything that is known of one layer."""
+    inputs, scheme = _read(_TENSOR, layer.input), layer.input_scheme
+    if layer.input is None and scheme is not None and layer.has_dynamic_input:
+        inputs |= {"bits": scheme.bits, "scheme": describe_scheme(scheme)}  # it was not measured
+    entry = None if layer.input is None else layer.input.error
     return {
-        **identity_row(layer),
-        **prefixed("weight", {**tensor_row(layer.weight), **error_row(layer.weight_error)}),
-        **prefixed("input", {**input_row(layer), **error_row(input_error(layer))}),
-        **prefixed("local", error_row(layer.local_error)),
-        **prefixed("accumulated", error_row(layer.accumulated_error)),
-        **time_row(layer.name, timing),
+        **_identity(layer),
+        **prefixed("weight", {**_read(_TENSOR, layer.weight), **_read(_ERROR, layer.weight_error)}),
+        **prefixed("input", {**inputs, **_read(_ERROR, entry)}),
+        **prefixed("local", _read(_ERROR, layer.local_error)),
+        **prefixed("accumulated", _read(_ERROR, layer.accumulated_error)),
+        **{
+            f"{entry.execution}_median_ms_at_batch_{entry.batch_size}": entry.median_ms
+            for entry in (() if timing is None else timing.layers)
+            if entry.layer == layer.name
+        },
         **execution_columns(layer.name, timing),
     }
 
 
-def error_row(error: ErrorMetrics | None) -> dict[str, Any]:
-    """Return error metrics under their column names."""
-    if error is None:
-        return dict.fromkeys(ERROR_COLUMNS)
-    return {
-        "values": error.count,
-        "sqnr_db": error.sqnr_db,
-        "nmse": error.nmse,
-        "cosine": error.cosine,
-        "mse": error.mse,
-        "max_abs_error": error.max_abs_error,
-        "rmse_lsb": error.rmse_over_scale,
-        "rounding_mse": error.rounding_mse,
-        "clipping_mse": error.clipping_mse,
-        "clipped_percent": percent(error.clipped_fraction),
-    }
-
-
-def input_error(layer: LayerReport) -> ErrorMetrics | None:
-    return None if layer.input is None else layer.input.error
+def _read(readings: Readings, source: object) -> dict[str, Any]:
+    """Return each column's value; None in all of them without a source."""
+    return {name: None if source is None else read(source) for name, read in readings.items()}
 
 
 def prefixed(prefix: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{name}": value for name, value in row.items()}
 
 
-def identity_row(layer: LayerReport) -> dict[str, Any]:
+def _identity(layer: LayerReport) -> dict[str, Any]:
     return {
         "layer": layer.name,
         "kind": layer.kind,
@@ -109,44 +102,7 @@ def identity_row(layer: LayerReport) -> dict[str, Any]:
     }
 
 
-def tensor_row(tensor: TensorReport | None) -> dict[str, Any]:
-    """Return scheme, range, grid and code usage of a weight or input."""
-    if tensor is None:
-        return dict.fromkeys(TENSOR_COLUMNS)
-    values = {
-        "bits": tensor.scheme.bits,
-        "scheme": describe_scheme(tensor.scheme),
-        "lo": tensor.lo,
-        "hi": tensor.hi,
-        "scale_min": min(tensor.scale),
-        "scale_max": max(tensor.scale),
-        "zero_point_min": min(tensor.zero_point),
-        "zero_point_max": max(tensor.zero_point),
-        "codes_used": tensor.codes.codes_used,
-        "codes": len(tensor.codes.counts),
-    }
-    return {name: values[name] for name in TENSOR_COLUMNS}
-
-
-def input_row(layer: LayerReport) -> dict[str, Any]:
-    """Return the same of a layer's input; a dynamic one that was not measured has its scheme."""
-    row = tensor_row(layer.input)
-    if layer.input is None and layer.input_scheme is not None and layer.has_dynamic_input:
-        row |= {"bits": layer.input_scheme.bits, "scheme": describe_scheme(layer.input_scheme)}
-    return row
-
-
-def time_row(name: str, timing: TimingReport | None) -> dict[str, Any]:
-    entries = () if timing is None else timing.layers
-    return {
-        f"{entry.execution}_median_ms_at_batch_{entry.batch_size}": entry.median_ms
-        for entry in entries
-        if entry.layer == name
-    }
-
-
 Rows = list[dict[str, str]]
-
 
 _ERROR_ROWS: tuple[tuple[str, Callable[[ErrorMetrics], str]], ...] = (
     ("SQNR (higher is better)", lambda e: format_db(e.sqnr_db)),
