@@ -13,14 +13,13 @@ import streamlit as st
 from dashboard.data.runs import Run, RunSummary
 from dashboard.data.settings import (
     Settings,
-    settings_from_text,
     settings_to_text,
 )
 from dashboard.data.stories import story_of
 from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, store, submit_analysis
+from dashboard.session.link_check import linked_settings
 from dashboard.session.link_widgets import open_next, rerun_outside_callback
-from dashboard.session.notices import add_notice
 from dashboard.session.state import A_KEY, B_KEY, RUN_KEY, session
 from dashboard.work import service
 from quant_engine.scheme import PRESETS
@@ -45,9 +44,7 @@ def compare_with(base: Settings, other: Settings) -> None:
 def compute_linked(words: Mapping[str, str]) -> None:
     """Analyse what the words of a link to Compare name and nobody has computed; for callbacks."""
     for key in (A_KEY, B_KEY):
-        settings, _ = settings_from_text(
-            words.get(key, ""), service.model_names(), service.layer_names
-        )
+        settings = linked_settings(words.get(key, ""), is_told=False)
         if settings is not None and run_state.find_run(settings) is None:
             submit_analysis(settings)
 
@@ -119,24 +116,16 @@ def hold_link(shown: Run | None) -> Pair:
             st.text_input(f"{label} run in the link", key=key, bind="query-params")
             for key, label in ((A_KEY, "First"), (B_KEY, "Second"))
         ]
-    read = [_read(text, usual) for text, usual in zip(texts, own, strict=True)]
+    read = [
+        linked_settings(text) or linked_settings(usual, is_told=False) or service.first_settings()
+        for text, usual in zip(texts, own, strict=True)
+    ]
     here.compared = _texts((read[0], read[1]))
     return read[0], read[1]
 
 
 def _texts(pair: Pair) -> tuple[str, str]:
     return settings_to_text(pair[0]), settings_to_text(pair[1])
-
-
-def _read(text: str, usual: str) -> Settings:
-    """Return the settings that a link gives for one side, the usual ones where it gives none."""
-    models = service.model_names()
-    settings, notices = settings_from_text(text, models, service.layer_names)
-    for notice in notices:
-        add_notice(notice)
-    if settings is None:
-        settings, _ = settings_from_text(usual, models, service.layer_names)
-    return settings or service.first_settings()
 
 
 def known_runs() -> Mapping[str, RunSummary]:

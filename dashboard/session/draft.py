@@ -14,13 +14,11 @@ import streamlit as st
 from dashboard.data.link_words import override_to_text
 from dashboard.data.settings import (
     Settings,
-    settings_from_text,
     settings_to_text,
 )
 from dashboard.session import run_state
-from dashboard.session.notices import add_notice
+from dashboard.session.link_check import linked_settings
 from dashboard.session.state import DRAFT_KEY, session
-from dashboard.work import service
 from quant_engine.scheme import LayerScheme, Overrides, Recipe
 
 LayerBits = tuple[int, int | None]
@@ -50,9 +48,7 @@ def follow_draft_link() -> None:
     if here.is_draft_link_read or not text:
         return
     here.is_draft_link_read = True
-    settings, notices = settings_from_text(text, service.model_names(), service.layer_names)
-    for notice in notices:
-        add_notice(notice)
+    settings = linked_settings(text)
     if settings is not None:
         here.draft_base_id = run_state.wanted_settings().run_id
         set_draft(settings)

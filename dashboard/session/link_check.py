@@ -7,8 +7,18 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.data.link_words import shorten
+from dashboard.data.settings import Settings, settings_from_text
 from dashboard.session.notices import add_notice
 from dashboard.session.state import session
+from dashboard.work import service
+
+
+def linked_settings(text: str, *, is_told: bool = True) -> Settings | None:
+    """Return the settings that a link holds, None without any; say what made no sense in it."""
+    settings, notices = settings_from_text(text, service.model_names(), service.layer_names)
+    for notice in notices if is_told else ():
+        add_notice(notice)
+    return settings
 
 
 def check_link_word(key: str, valid: Sequence[str], *, allowed: str = "") -> None:

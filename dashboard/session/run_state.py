@@ -21,7 +21,6 @@ from dashboard.data.link_words import shorten
 from dashboard.data.runs import Run, now
 from dashboard.data.settings import (
     Settings,
-    settings_from_text,
     settings_to_text,
 )
 from dashboard.facts.diagnosis.culprit import (
@@ -40,6 +39,7 @@ from dashboard.session.jobs import (
     store,
     submit_analysis,
 )
+from dashboard.session.link_check import linked_settings
 from dashboard.session.link_widgets import (
     apply_pending,
     rerun_outside_callback,
@@ -74,9 +74,7 @@ def read_link() -> None:
             set_later(RUN_KEY, text)
         return
     here.link_seen = text
-    settings, notices = settings_from_text(text, service.model_names(), service.layer_names)
-    for notice in notices:
-        add_notice(notice)
+    settings = linked_settings(text)
     _adopt(settings)
     if settings is not None and settings_to_text(settings) != text:
         here.link_seen = settings_to_text(settings)

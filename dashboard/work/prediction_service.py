@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,6 @@ from dashboard.data.stories import example_stem, story_settings
 from dashboard.work import service
 from dashboard.work.service import Control
 from quant_engine import LogitResponse
-from quant_engine.errors import QuantizationError
 from quant_engine.progress import in_part
 from quant_engine.report import ConfigurationPoint
 from quant_engine.response import as_pairs
@@ -27,8 +25,6 @@ MAX_IN_MEMORY = 4
 FRONTIER_POINTS = 20
 CANDIDATES = 4  # configurations that are run to take the best measured
 MEASURED_SHARE = 0.85  # of the time that a prediction takes; the frontier takes the rest
-
-_LOG = logging.getLogger(__name__)
 
 
 def measure_prediction(settings: Settings, control: Control) -> Prediction:
@@ -141,9 +137,6 @@ def find_example(settings: Settings) -> Prediction | None:
 @lru_cache(maxsize=MAX_IN_MEMORY)
 def example_prediction(name: str) -> Prediction | None:
     """Return a stored prediction, or None if there is none that can be read."""
-    path = example_path(name)
-    try:
-        return unpack_prediction(path.read_bytes()) if path.exists() else None
-    except (OSError, QuantizationError) as error:
-        _LOG.warning("stored prediction %s cannot be read: %s", path, error)
-        return None
+    return service.read_stored(
+        example_path(name), lambda path: unpack_prediction(path.read_bytes())
+    )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ EXAMPLE_MODEL = "resnet"
 BATCH_SIZE = 100
 MAX_MODELS = 64
 
+T = TypeVar("T")
 IntImages = npt.NDArray[np.uint8]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -118,13 +119,7 @@ def model_info(name: str) -> SampleModel:
 @lru_cache(maxsize=MAX_MODELS)
 def model_card(name: str) -> ModelCard:
     """Return a sample model and the headline figures of its stored analysis."""
-    path = example_path(name)
-    try:
-        example = read_example_summary(path) if path.exists() else None
-    except QuantizationError as error:
-        _LOG.warning("stored example %s cannot be read: %s", path, error)
-        example = None
-    return ModelCard(model_info(name), example)
+    return ModelCard(model_info(name), read_stored(example_path(name), read_example_summary))
 
 
 @lru_cache(maxsize=MAX_MODELS)
@@ -134,10 +129,14 @@ def example_run(name: str) -> Run | None:
     Args:
         name: Name of a model, for its usual settings; else what `example_stem` says.
     """
-    path = example_path(name)
+    return read_stored(example_path(name), read_example)
+
+
+def read_stored(path: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what a file holds that comes with the dashboard; None without one that can be read."""
     try:
-        return read_example(path) if path.exists() else None
-    except QuantizationError as error:
+        return read(path) if path.exists() else None
+    except (OSError, QuantizationError) as error:
         _LOG.warning("stored example %s cannot be read: %s", path, error)
         return None
 
@@ -166,17 +165,11 @@ def stored_summaries() -> tuple[RunSummary, ...]:
     """Return the headline figures of every stored analysis that can be read, each once."""
     usual = (Settings(name) for name in model_names())
     wanted = {s.run_id: s for s in (*story_settings(), *usual)}.values()
-    found = []
-    for settings in wanted:
-        path = example_path(example_stem(settings))
-        try:
-            summary = read_example_summary(path) if path.exists() else None
-        except QuantizationError as error:
-            _LOG.warning("stored example %s cannot be read: %s", path, error)
-            continue
-        if summary is not None and summary.id == settings.run_id:
-            found.append(summary)
-    return tuple(found)
+    found = (
+        (read_stored(example_path(example_stem(settings)), read_example_summary), settings.run_id)
+        for settings in wanted
+    )
+    return tuple(run for run, run_id in found if run is not None and run.id == run_id)
 
 
 def first_settings() -> Settings:
