@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
 
+from dashboard.export.pages import TEMPLATES, render
 from dashboard.export.sections import (
     LAYER_COLUMNS,
     ON_INTEGERS,
@@ -35,25 +33,9 @@ from dashboard.words.recipes import (
 )
 from quant_engine.report import ModelReport, SensitivityReport
 
-STYLE = Path(__file__).parents[1] / "assets" / "report.css"
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-"""Everything that is put into a page is escaped, unless the template says it is safe."""
-
-
-def to_json(report: ModelReport) -> bytes:
-    """Return the whole report as JSON; `ModelReport.from_json` reads it back."""
-    return report.to_json().encode()
-
-
-def sensitivity_to_json(report: SensitivityReport) -> bytes:
-    """Return a sensitivity as JSON; `SensitivityReport.from_json` reads it back."""
+def to_json(report: ModelReport | SensitivityReport) -> bytes:
+    """Return the whole report as JSON; its class's `from_json` reads it back."""
     return report.to_json().encode()
 
 
@@ -82,9 +64,9 @@ def to_html(
     name = title or report.model_name or "model"
     measured = tuple(sensitivities)
     figures = sections(report, measured, predicted)
-    page = _TEMPLATES.get_template("report.html.j2").render(
-        style=STYLE.read_text(encoding="utf-8"),
-        library=get_plotlyjs() if figures else "",
+    return render(
+        "report",
+        has_figures=bool(figures),
         name=name,
         report=report,
         lead=_lead(report, created),
@@ -97,7 +79,6 @@ def to_html(
         treatments=treatment_table(report.treatments),
         conditions=_conditions(report),
     )
-    return page.encode()
 
 
 def pair_to_html(
@@ -125,9 +106,9 @@ def pair_to_html(
         (run, one) for run, report in zip("AB", runs, strict=True) for one in report.treatments
     ]
     treatments = treatment_table(one for _, one in treated)
-    page = _TEMPLATES.get_template("report.html.j2").render(
-        style=STYLE.read_text(encoding="utf-8"),
-        library=get_plotlyjs() if shown else "",
+    return render(
+        "report",
+        has_figures=bool(shown),
         name=name,
         report=next((report for report in runs if report.is_partial), runs[0]),
         lead=list(lead),
@@ -140,7 +121,6 @@ def pair_to_html(
         treatments=[{"Run": run, **row} for (run, _), row in zip(treated, treatments, strict=True)],
         conditions=[EXECUTION_NOTE],
     )
-    return page.encode()
 
 
 def _lead(report: ModelReport, created: str) -> list[str]:
@@ -176,4 +156,4 @@ def _breakable(text: str) -> Markup:
     return Markup(re.sub(r"\.(?!\d)", ".<wbr>", str(escape(text))))
 
 
-_TEMPLATES.filters["breakable"] = _breakable
+TEMPLATES.filters["breakable"] = _breakable

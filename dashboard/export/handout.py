@@ -8,15 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
 
+from dashboard.export.pages import TEMPLATES, render
 from dashboard.figures.kit.picture import Picture
-
-STYLE = Path(__file__).parents[1] / "assets" / "handout.css"
 
 _MARKS = (
     (re.compile(r"\*\*(.+?)\*\*"), r"<strong>\1</strong>"),
@@ -55,18 +51,7 @@ class Sheet:
 
 def handout_to_html(sheets: Sequence[Sheet]) -> bytes:
     """Return lessons as a file of HTML that prints one sheet a lesson."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["paragraphs"] = paragraphs
-    page = templates.get_template("handout.html.j2").render(
-        style=STYLE.read_text(encoding="utf-8"), library=get_plotlyjs(), sheets=list(sheets)
-    )
-    return page.encode()
+    return render("handout", sheets=list(sheets))
 
 
 def paragraphs(text: str) -> Markup:
@@ -83,3 +68,6 @@ def paragraphs(text: str) -> Markup:
             html = pattern.sub(replacement, html)
         found.append(f"<p>{html}</p>")
     return Markup("\n".join(found))
+
+
+TEMPLATES.filters["paragraphs"] = paragraphs

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import describe_sweep, sweep_of
-from dashboard.export.files import sensitivity_to_json, to_html, to_json, to_layer_csv
+from dashboard.export.files import to_html, to_json, to_layer_csv
 from dashboard.session import run_state
 from dashboard.widgets.chart import file_stem
 from dashboard.widgets.download import offer_file
@@ -43,7 +43,7 @@ def show_downloads(run: Run) -> None:
             offer_file(
                 f"Sensitivity, {describe_sweep(sweep)} (JSON)",
                 f"{stem}-{file_stem(sweep.key)}.json",
-                partial(sensitivity_to_json, sensitivity),
+                partial(to_json, sensitivity),
                 "SensitivityReport.from_json reads it back.",
             )
         offer_file(

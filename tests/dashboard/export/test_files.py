@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from dashboard.data.sweeps import Sweep
-from dashboard.export import files
-from dashboard.export.files import sensitivity_to_json, to_html, to_json, to_layer_csv
+from dashboard.export import pages
+from dashboard.export.files import to_html, to_json, to_layer_csv
 from dashboard.export.sections import key_numbers, layer_table, sections
 from dashboard.facts.diagnosis.culprit import OutputEffects
 from quant_engine.report import (
@@ -39,7 +39,7 @@ from tests.dashboard.option_reports import make_options
 def page(report: ModelReport, **settings: str) -> str:
     """The page without plotly.js, which names addresses it never asks for."""
     text = to_html(report, (make_sensitivity(),), **settings).decode()
-    return text.replace(files.get_plotlyjs(), "")
+    return text.replace(pages.get_plotlyjs(), "")
 
 
 def figures(text: str) -> list[dict[str, object]]:
@@ -52,7 +52,7 @@ def test_json_reads_back_to_the_same_report() -> None:
 
     assert ModelReport.from_json(to_json(report).decode()) == report
     sensitivity = make_sensitivity()
-    stored = sensitivity_to_json(sensitivity).decode()
+    stored = to_json(sensitivity).decode()
     assert SensitivityReport.from_json(stored) == sensitivity
 
 
@@ -306,4 +306,4 @@ def test_the_csv_has_columns_for_every_sweep_and_width() -> None:
 def test_several_widths_survive_as_json() -> None:
     measured = make_options(Sweep(bits=(8, 4)))
 
-    assert SensitivityReport.from_json(sensitivity_to_json(measured).decode()) == measured
+    assert SensitivityReport.from_json(to_json(measured).decode()) == measured
