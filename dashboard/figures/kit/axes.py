@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dashboard.figures.kit.marks import bars
-from dashboard.figures.kit.theme import HIGHLIGHT
+from dashboard.figures.kit.theme import HIGHLIGHT, note
 from dashboard.words.formatting import short_names
 
 SELECTED_MARK = "▶ "
@@ -25,17 +25,7 @@ def two_lines(title: str, detail: str) -> str:
 
 def beside(index: int, text: str, *, shift: int = 8) -> dict[str, Any]:
     """Return an annotation right of the plot, level with a row, where no bar can cover it."""
-    return {
-        "x": 1,
-        "xref": "paper",
-        "xshift": shift,
-        "xanchor": "left",
-        "y": index,
-        "yref": "y",
-        "text": text,
-        "showarrow": False,
-        "font": {"size": 12},
-    }
+    return note(text, 1, index, xref="paper", xshift=shift, xanchor="left", yref="y")
 
 
 def rows_axis(labels: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dashboard.figures.kit.theme import note
+
 _GAP_PIXELS = 10
 # Rough sizes as shares of the plot, for a narrow page: a name that fits there fits everywhere.
 _CHARACTER_WIDTH = 0.016
@@ -76,7 +78,13 @@ def point_labels(
                 continue
             named.add(points[index])
             boxes.append(box)
-            notes.append(_note(points[index], text, is_left=is_left, is_below=is_below))
+            x, y = points[index]
+            settings = {
+                "xshift": -_GAP_PIXELS if is_left else _GAP_PIXELS,
+                "xanchor": "right" if is_left else "left",
+                "yanchor": "top" if is_below else "bottom",
+            }
+            notes.append(note(text, x, y, **settings))
             break
     return notes
 
@@ -92,16 +100,3 @@ def _label_box(place: Point, length: int, *, is_left: bool, is_below: bool) -> _
     left = x - _GAP_WIDTH - width if is_left else x + _GAP_WIDTH
     bottom = y - _LINE_HEIGHT if is_below else y
     return _Box(left, left + width, bottom, bottom + _LINE_HEIGHT)
-
-
-def _note(point: Point, text: str, *, is_left: bool, is_below: bool) -> dict[str, Any]:
-    return {
-        "x": point[0],
-        "y": point[1],
-        "text": text,
-        "showarrow": False,
-        "xshift": -_GAP_PIXELS if is_left else _GAP_PIXELS,
-        "xanchor": "right" if is_left else "left",
-        "yanchor": "top" if is_below else "bottom",
-        "font": {"size": 12},
-    }

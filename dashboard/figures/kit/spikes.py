@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dashboard.figures.kit.theme import note
 from dashboard.words.formatting import format_count
 
 Axis = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -46,18 +47,6 @@ def count_axis(
     if top >= ordered[0][1]:
         return {"rangemode": "tozero"}, []
     cut = {x: count for x, count in reversed(ordered) if count > top}
-    return {"range": [0, top]}, [_note(x, count) for x, count in cut.items()]
-
-
-def _note(x: float, count: int) -> dict[str, Any]:
-    return {
-        "x": x,
-        "y": 1,
-        "yref": "paper",
-        "yanchor": "top",
-        "xanchor": "left",
-        "xshift": 6,
-        "text": f"▲ {format_count(count)} (cut)",
-        "showarrow": False,
-        "font": {"size": 12},
-    }
+    beside = {"yref": "paper", "yanchor": "top", "xanchor": "left", "xshift": 6}
+    notes = [note(f"▲ {format_count(count)} (cut)", x, 1, **beside) for x, count in cut.items()]
+    return {"range": [0, top]}, notes

@@ -155,16 +155,9 @@ def _legend(title: str, height: int) -> dict[str, Any]:
 def empty_figure(title: str, reason: str, *, height: int = 160) -> go.Figure:
     """Return a figure that says in words why there is nothing to draw."""
     hidden = {"visible": False}
-    note = {
-        "text": "<br>".join(textwrap.wrap(reason, 52)),
-        "xref": "paper",
-        "yref": "paper",
-        "x": 0.5,
-        "y": 0.5,
-        "showarrow": False,
-        "font": {"size": 14},
-    }
-    return new_figure(title, height=height, x_axis=hidden, y_axis=hidden, annotations=[note])
+    text = "<br>".join(textwrap.wrap(reason, 52))
+    words = note(text, 0.5, 0.5, size=14, xref="paper", yref="paper")
+    return new_figure(title, height=height, x_axis=hidden, y_axis=hidden, annotations=[words])
 
 
 def is_empty_figure(figure: go.Figure) -> bool:
@@ -180,13 +173,9 @@ def vertical_line(x: float, *, color: str = NEUTRAL, dash: str = "dot") -> dict[
 
 def label(x: float, text: str, *, anchor: str = "left", y: float = 1.0) -> dict[str, Any]:
     """Return an annotation beside a vertical line, inside the plot's upper edge."""
-    return {
-        "x": x,
-        "y": y,
-        "yref": "paper",
-        "yanchor": "top",
-        "xanchor": anchor,
-        "text": text,
-        "showarrow": False,
-        "font": {"size": 12},
-    }
+    return note(text, x, y, yref="paper", yanchor="top", xanchor=anchor)
+
+
+def note(text: str, x: float, y: float, *, size: float = 12, **more: Any) -> dict[str, Any]:
+    """Return an annotation without an arrow; `more` are Plotly's own settings, such as `xref`."""
+    return {"text": text, "x": x, "y": y, "showarrow": False, "font": {"size": size}, **more}

@@ -25,6 +25,7 @@ from dashboard.figures.kit.theme import (
     NEUTRAL,
     empty_figure,
     new_figure,
+    note,
 )
 from dashboard.words.degradation import KL
 from dashboard.words.formatting import format_percent, format_relative, percent
@@ -68,13 +69,9 @@ class ErrorRow:
     increase: float
 
     def value(self, column: str) -> float | None:
-        """Return the error of a column."""
-        return {
-            "weight": self.weight,
-            "local": self.local,
-            "accumulated": self.accumulated,
-            "output": self.output,
-        }[column]
+        """Return the error of a column, one of `COLUMNS`."""
+        found: float | None = getattr(self, column)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +187,15 @@ def four_errors_figure(
         for index, column in enumerate(COLUMNS)
     }
     bands = [row_band(r - 0.48, r + 0.48) for name, r in place.items() if name == selected]
-    notes = [] if first.effects is not None else [_not_measured()]
+    middle = sum(_domain(len(COLUMNS) - 1)) / 2
+    unmeasured = note("not measured yet", middle, 0.5, size=13, xref="paper", yref="paper")
     return new_figure(
         title,
         traces=traces,
         height=142 + ROW_HEIGHT * len(shown),
         y_axis=rows_axis(marked_names(shown, selected, 24)) | {"showgrid": True},
         shapes=bands,
-        annotations=notes,
+        annotations=[] if first.effects is not None else [unmeasured],
         layout={**layout, "margin": {"l": 16, "r": 16, "t": 122, "b": 16}},
     )
 
@@ -289,18 +287,6 @@ def _value_text(series: Series, column: str, name: str, value: float) -> str:
     if column == "output":
         return str(value) if series.effects is None else series.effects.text(name)
     return format_relative(value)
-
-
-def _not_measured() -> dict[str, Any]:
-    return {
-        "text": "not measured yet",
-        "xref": "paper",
-        "yref": "paper",
-        "x": sum(_domain(len(COLUMNS) - 1)) / 2,
-        "y": 0.5,
-        "showarrow": False,
-        "font": {"size": 13},
-    }
 
 
 def describe_four_errors(series: Sequence[Series]) -> str:

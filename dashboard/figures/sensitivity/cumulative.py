@@ -130,12 +130,7 @@ def cumulative_picture(
             f"sensitive first. Every point was really run, at {measured_counts(report)}: where the "
             "layers' own degradations let the most change be expected. Lines between points are "
             f"not measured.{folds}",
-            "Above: how far the output moved. Below: the accuracy, the float model's dashed."
-            + (
-                f" One of the {report.samples} samples is {one}."
-                if report.has_whole_answers
-                else ""
-            )
+            "Above: how far the output moved. Below: the accuracy, the float model's dashed." + one
             if has_accuracy(report)
             else "Upwards: how far the output moved.",
             "Look for the last point before the error jumps: the layers after it are worth "

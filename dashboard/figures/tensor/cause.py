@@ -14,7 +14,7 @@ from dashboard.facts.tensors import channel_grids, grid_owner
 from dashboard.figures.kit.binning import bins_of
 from dashboard.figures.kit.marks import bars, dots, line
 from dashboard.figures.kit.picture import Picture, Rows
-from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, INT8_EDGE, axis, new_figure
+from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, INT8_EDGE, axis, new_figure, note
 from dashboard.figures.tensor.distributions import value_rows
 from dashboard.words.formatting import format_number, plural
 from quant_engine.report import LayerReport, TensorReport
@@ -64,9 +64,10 @@ def cause_picture(
     layers = (broken, repaired)
     if kind == WEIGHT_VALUES:
         return _values(layers, labels)
-    sides = [_side(layer, kind) for layer in layers]
-    noun = "weight" if kind == WEIGHT_CHANNELS else "input"
-    what = "output channel" if kind == WEIGHT_CHANNELS else "input channel"
+    noun, what, side_of = "input", "input channel", input_side
+    if kind == WEIGHT_CHANNELS:
+        noun, what, side_of = "weight", "output channel", weight_side
+    sides = [side_of(layer) for layer in layers]
     title = f"{broken.name}: largest {noun} by {what}"
     text = (
         f"What lies below half a step becomes 0. {labels[0].capitalize()}: {sides[0].words}. "
@@ -107,12 +108,6 @@ class ChannelSide:
             return set()
         pairs = enumerate(zip(self.reach, self.half_step, strict=True))
         return {i for i, (reach, half) in pairs if reach <= half}
-
-
-def _side(layer: LayerReport, kind: str) -> ChannelSide:
-    if kind == WEIGHT_CHANNELS:
-        return weight_side(layer)
-    return input_side(layer)
 
 
 def weight_side(layer: LayerReport) -> ChannelSide:
@@ -218,7 +213,7 @@ def channel_panels(
             dtick=1,
             exponentformat="e",
         )
-        notes.append(_panel_title(f"<b>{label.capitalize()}</b>", domain))
+        notes.append(_panel_title(label, domain))
     return new_figure(
         title,
         traces=traces,
@@ -228,18 +223,9 @@ def channel_panels(
     )
 
 
-def _panel_title(text: str, domain: list[float]) -> dict[str, Any]:
-    return {
-        "text": text,
-        "xref": "paper",
-        "yref": "paper",
-        "x": domain[0],
-        "xanchor": "left",
-        "y": 1.0,
-        "yanchor": "bottom",
-        "showarrow": False,
-        "font": {"size": 14},
-    }
+def _panel_title(label: str, domain: list[float]) -> dict[str, Any]:
+    place = {"xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
+    return note(f"<b>{label.capitalize()}</b>", domain[0], 1.0, size=14, **place)
 
 
 def _panel(side: ChannelSide, order: list[int], index: int, low: float) -> list[dict[str, Any]]:
@@ -297,7 +283,7 @@ def _values(layers: Sequence[LayerReport], labels: Sequence[str]) -> Picture:
         layout[f"yaxis{name}"] = axis(
             "Share of the weights" if not index else "", anchor=f"x{name}"
         )
-        notes.append(_panel_title(f"<b>{label.capitalize()}</b>", domain))
+        notes.append(_panel_title(label, domain))
         if layer.weight is None:
             words.append(f"{label.capitalize()}: the weight stays float.")
             continue

@@ -20,6 +20,7 @@ from dashboard.figures.sensitivity.agreement import (
 )
 from dashboard.figures.sensitivity.cumulative import (
     cumulative_figure,
+    cumulative_picture,
     curve_rows,
     describe_curve,
     describe_point,
@@ -482,3 +483,11 @@ def test_the_first_step_of_the_curve_may_fold_batchnorms(more: int, expected: bo
     given = replace(given, model_bytes=given.model_bytes + more)
     assert is_folded_first(replace(report, cumulative=(given, *others))) is expected
     assert not is_folded_first(replace(report, cumulative=(given,)))
+
+
+def test_the_curve_says_once_what_one_sample_is_where_each_has_one_answer() -> None:
+    report = make_sensitivity()
+    said = " ".join(cumulative_picture(report).about)
+    assert said.count(f"One of the {report.samples} samples is") == 1
+    many = replace(report, has_whole_answers=False)
+    assert "samples is" not in " ".join(cumulative_picture(many).about)
