@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from quant_engine.errors import suggest
 from quant_engine.report.checks import check_layers
 from quant_engine.report.coverage import Coverage
 from quant_engine.report.layers import LayerReport
 from quant_engine.report.remedies import Treatment
-from quant_engine.report.serialization import (
-    SCHEMA_VERSION,
-    decode,
-    encode,
-    parse_report,
-    require_version,
-)
+from quant_engine.report.serialization import SCHEMA_VERSION, Report
 from quant_engine.report.tensors import ErrorMetrics
 from quant_engine.report.timing import Environment, TimingReport
 from quant_engine.scheme import Recipe
@@ -147,7 +138,7 @@ class SizeReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelReport:
+class ModelReport(Report):
     """The result of `analyze`.
 
     Attributes:
@@ -212,24 +203,6 @@ class ModelReport:
         """The layers that were quantized."""
         return tuple(layer for layer in self.layers if layer.is_quantized)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-ready values."""
-        result: dict[str, Any] = encode(self)
-        return result
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
-        """Rebuild a report; raises StorageError where `data` does not fit."""
-        require_version(data)
-        report = decode(cls, data)
-        check_layers(report.layers)
-        return report
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(self.to_dict(), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelReport:
-        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
-        return cls.from_dict(parse_report(text))
+    def check(self) -> None:
+        """Raise StorageError where a histogram is empty or has no range, or a grid is none."""
+        check_layers(self.layers)

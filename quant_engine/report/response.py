@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from quant_engine.report.serialization import (
-    SCHEMA_VERSION,
-    decode,
-    encode,
-    parse_report,
-    require_version,
-)
+from quant_engine.report.serialization import SCHEMA_VERSION, Report
 from quant_engine.scheme import Candidate, LayerScheme, Recipe
 
 LOGITS = "logits"
@@ -348,7 +340,7 @@ def score_outputs(
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseReport:
+class ResponseReport(Report):
     """All of a logit response but its arrays.
 
     Attributes:
@@ -404,14 +396,3 @@ class ResponseReport:
     def remedies(self) -> frozenset[str]:
         """Kinds of the remedies that options name."""
         return frozenset(kind for option in self.options for kind in option.remedies)
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(encode(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> ResponseReport:
-        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
-        data: Mapping[str, Any] = parse_report(text)
-        require_version(data)
-        return decode(cls, data)

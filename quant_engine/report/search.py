@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from quant_engine.report.response import ConfigurationScore
-from quant_engine.report.serialization import (
-    SCHEMA_VERSION,
-    decode,
-    encode,
-    parse_report,
-    require_version,
-)
+from quant_engine.report.serialization import SCHEMA_VERSION, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +31,7 @@ class ConfigurationPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class FrontierReport:
+class FrontierReport(Report):
     """Configurations none of which is both larger and predicted worse than another.
 
     Attributes:
@@ -51,14 +43,3 @@ class FrontierReport:
     points: tuple[ConfigurationPoint, ...]
     verdict: str
     schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(encode(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> FrontierReport:
-        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
-        data: Any = parse_report(text)
-        require_version(data)
-        return decode(cls, data)

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from quant_engine.report.serialization import (
-    SCHEMA_VERSION,
-    decode,
-    encode,
-    parse_report,
-    require_version,
-)
+from quant_engine.report.serialization import SCHEMA_VERSION, Report
 from quant_engine.scheme import LayerScheme, Recipe
 
 
@@ -152,7 +143,7 @@ class CumulativePoint:
 
 
 @dataclass(frozen=True, slots=True)
-class SensitivityReport:
+class SensitivityReport(Report):
     """The result of `measure_sensitivity`.
 
     Attributes:
@@ -240,23 +231,3 @@ class SensitivityReport:
             rankings=(self.rankings[index],),
             schemes=self.schemes[index : index + 1],
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-ready values."""
-        result: dict[str, Any] = encode(self)
-        return result
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SensitivityReport:
-        """Rebuild a report; raises StorageError where `data` does not fit."""
-        require_version(data)
-        return decode(cls, data)
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(self.to_dict(), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> SensitivityReport:
-        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
-        return cls.from_dict(parse_report(text))

@@ -8,12 +8,13 @@ infinity, so non-finite floats travel as the strings "inf", "-inf" and "nan".
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 import types
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Self, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from quant_engine.errors import SchemeError, StorageError, suggest
 from quant_engine.reading import parse_json
@@ -143,19 +144,39 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
 SCHEMA_VERSION = 1
 
 
-def parse_report(text: str) -> Mapping[str, Any]:
-    """Return the JSON object that `text` holds; raises StorageError for anything else."""
-    data = parse_json(text)
-    if not isinstance(data, Mapping):
-        raise StorageError(f"A report is a JSON object, got {type(data).__name__}.")
-    return data
+class Report:
+    """A result that travels as JSON; its class is a frozen dataclass with a `schema_version`."""
 
+    __slots__ = ()
 
-def require_version(data: Mapping[str, Any]) -> None:
-    """Raise StorageError unless the report has the version that this code reads."""
-    version = data.get("schema_version") if isinstance(data, Mapping) else None
-    if version != SCHEMA_VERSION:
-        raise StorageError(
-            f"The report has schema version {version!r}; this version reads {SCHEMA_VERSION}. "
-            "Run the analysis again."
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values."""
+        result: dict[str, Any] = encode(self)
+        return result
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a report; raises StorageError where `data` does not fit."""
+        if not isinstance(data, Mapping):
+            raise StorageError(f"A report is a JSON object, got {type(data).__name__}.")
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StorageError(
+                f"The report has schema version {version!r}; this version reads {SCHEMA_VERSION}. "
+                "Run the analysis again."
+            )
+        report = decode(cls, data)
+        report.check()
+        return report
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Rebuild a report from `to_json`'s text; raises StorageError where it does not fit."""
+        return cls.from_dict(parse_json(text))
+
+    def check(self) -> None:
+        """Raise StorageError where numbers cannot be right; what their types say holds already."""
