@@ -40,12 +40,14 @@ class Measurement:
 
     Attributes:
         seconds: Wall-clock time of a run.
+        cpu_seconds: Processor time of all threads of a run.
         ratio: Time of a run over the time of the reference in the same round.
         cpu_ratio: The same with the processor time of all threads, which other work on the
             machine disturbs less.
     """
 
     seconds: Spread
+    cpu_seconds: Spread
     ratio: Spread
     cpu_ratio: Spread
 
@@ -74,6 +76,7 @@ def measure_in_turn(
     return {
         name: Measurement(
             Spread.of(wall[name]),
+            Spread.of(cpu[name]),
             Spread.of(_ratios(wall[name], wall[reference])),
             Spread.of(_ratios(cpu[name], cpu[reference])),
         )

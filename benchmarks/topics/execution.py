@@ -45,12 +45,13 @@ def measure(options: Options) -> list[dict[str, Any]]:
         f"{'model':<12}{'batch':>6}  {'execution':<26}{'ms':>9}{'speed-up':>10}{'':19}{'logits':>9}"
     )
     result = []
-    for name, batch, model, x in _workloads():
+    for name, batch, model, x in workloads():
         result.append(_measure_one(name, batch, model, x, 3 * options.rounds))
     return result
 
 
-def _workloads() -> list[tuple[str, int, nn.Module, Tensor]]:
+def workloads() -> list[tuple[str, int, nn.Module, Tensor]]:
+    """Return the name, batch size, model and inputs of every measurement."""
     generator = torch.Generator().manual_seed(0)
     images, _ = get_model_info("resnet").load_inputs("test")
     found: list[tuple[str, int, nn.Module, Tensor]] = []

@@ -19,6 +19,8 @@ from quant_engine.model.modules import visible_names
 LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
 
 _LOGITS = "logits"
+_DECODED = "decoder_input_ids"  # of encoder-decoders of transformers
+_SHIFTING = "prepare_decoder_input_ids_from_labels"
 
 
 class PassEnded(BaseException):  # no model may catch it as an error
@@ -48,11 +50,16 @@ def run_in_place(model: nn.Module, batch: Batch) -> Any:
         module = _innermost_module(model, error.__traceback__)
         raise ModelForwardError(
             f"The model failed on {batch.where} ({_describe(batch)}) in {module}: "
-            f"{type(error).__name__}: {error}{_hint(batch, error)}"
+            f"{type(error).__name__}: {error}{_hint(model, batch, error)}"
         ) from error
 
 
-def _hint(batch: Batch, error: Exception) -> str:
+def _hint(model: nn.Module, batch: Batch, error: Exception) -> str:
+    if batch.labels is not None and hasattr(model, _SHIFTING) and _DECODED not in batch.kwargs:
+        return (
+            ". The labels are kept back for accuracy, so the decoder has no input: give "
+            f"{_DECODED} too, made by model.{_SHIFTING}(labels)."
+        )
     is_short_of_inputs = isinstance(error, TypeError) and "missing" in str(error)
     if batch.labels is None or not is_short_of_inputs:
         return ""

@@ -199,10 +199,9 @@ def _keep_in_float(codes: fx.Node) -> None:
     for reader, made in readers:
         source = cast(fx.Node, input_of(reader))
         if _layout(source) != _layout(reader):
+            laid_out = {"memory_format": _memory_format(reader)}
             with graph.inserting_before(reader):
-                source = graph.call_function(
-                    aten.contiguous.default, (source,), {"memory_format": torch.channels_last}
-                )
+                source = graph.call_function(aten.clone.default, (source,), laid_out)
             source.meta["val"] = made.meta["val"]
         for user in made.users:
             if user.target is aten.mul_.Tensor:
@@ -212,6 +211,12 @@ def _keep_in_float(codes: fx.Node) -> None:
             graph.erase_node(unused)
     for unused in dict.fromkeys((end, codes, view, moved)):
         graph.erase_node(unused)
+
+
+def _memory_format(conversion: fx.Node) -> torch.memory_format:
+    """Return the layout in which a conversion to another type writes its result."""
+    given = conversion.kwargs.get("memory_format")
+    return given if isinstance(given, torch.memory_format) else torch.preserve_format
 
 
 def _distances(codes: fx.Node, zero_point: int) -> list[tuple[fx.Node, fx.Node]] | None:

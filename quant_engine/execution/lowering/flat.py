@@ -8,6 +8,7 @@ called are written down.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -61,7 +62,9 @@ def leave_uncompiled(function: Callable[..., Any]) -> None:
     """Let `torch.compile` run a function as it is, and compile what that calls."""
     actions = eval_frame._FrameAction
     strategy = eval_frame._FrameExecStrategy(actions.SKIP, actions.DEFAULT)
-    eval_frame.set_code_exec_strategy(function.__code__, strategy)
+    inner = [c for c in function.__code__.co_consts if isinstance(c, CodeType)]  # comprehensions
+    for code in (function.__code__, *inner):
+        eval_frame.set_code_exec_strategy(code, strategy)
 
 
 def _is_more_than_operations(module: nn.Module) -> bool:

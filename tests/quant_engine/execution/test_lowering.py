@@ -497,7 +497,7 @@ def test_a_lowered_model_compiles_as_one_graph():
     expected = integer(x)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled = torch.compile(integer, dynamic=False)
+    compiled = torch.compile(integer, dynamic=False, fullgraph=True)
     torch.testing.assert_close(compiled(x), expected)
     counters = torch._dynamo.utils.counters
     assert (counters["stats"]["unique_graphs"], dict(counters["graph_break"])) == (1, {})

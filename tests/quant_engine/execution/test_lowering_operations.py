@@ -79,6 +79,20 @@ def test_codes_that_something_else_reads_stay_bytes():
     assert pool.args[0].meta["val"].dtype == torch.uint8
 
 
+@pytest.mark.parametrize("axes", [(4,), (4, 2)])
+@torch.no_grad()
+def test_a_part_of_what_is_rounded_lies_as_its_product_wants_it(axes):
+    model = fill(
+        Net(
+            lambda m, x: m.c(m.b(m.a(x)[:, 0])),
+            **{name: nn.Linear(6, 6) for name in "abc"},
+        )
+    )
+    x = seeded((5, *axes, 6))
+    lowered, _ = on_integers(model, x)
+    torch.testing.assert_close(lowered(x), lowered.model(x), rtol=1e-5, atol=1e-6)
+
+
 @torch.no_grad()
 def test_numbers_of_the_model_itself_are_read_at_every_call():
     model = fill(

@@ -359,6 +359,27 @@ def test_a_model_short_of_inputs_is_told_what_was_read_as_labels() -> None:
     assert analyze(Two(), [((X, X), Y)], measure_time=False).output is not None
 
 
+def test_an_encoder_decoder_whose_labels_are_kept_back_is_told_what_to_give() -> None:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+            return labels
+
+        def forward(self, x: Tensor, **others: Tensor) -> Tensor:
+            if not others:
+                raise ValueError("You must specify decoder_input_ids")
+            result: Tensor = self.fc(x)
+            return result
+
+    batch = {"x": torch.ones(3, 4), "labels": torch.zeros(3, dtype=torch.long)}
+    with pytest.raises(ModelForwardError, match=r"give decoder_input_ids too, made by model\.prep"):
+        quantize_model(Translator(), [batch])
+    quantize_model(Translator(), [{**batch, "decoder_input_ids": batch["labels"]}])
+
+
 class Paths(nn.Module):
     """Layers that reach the output in different ways, or not at all."""
 
