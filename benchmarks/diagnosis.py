@@ -21,8 +21,8 @@ from quant_engine.report import ModelReport
 from quant_engine.scheme import Recipe, Remedy, TensorScheme
 from sample_models import get_model_info, list_models
 
-SINGLE = {name: chain[0] for name, chain in CHAINS.items() if len(chain) == 1 and name != "AWQ"}
-"""Remedies that findings may point to; AWQ is for weights whose inputs stay float."""
+POINTED_TO = ("equalization", "smoothing", "GPTQ", "bias correction", "AdaRound")
+"""Remedies that findings may point to; the last one takes minutes."""
 
 HIT, UNCLEAR, ALARM, MISS, SILENT = "hit", "unclear", "false alarm", "miss", "rightly silent"
 """Unclear: the KL divergence falls by half or more, but not by more than its interval."""
@@ -33,16 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list_models())
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
+    parser.add_argument("--remedies", nargs="*", choices=POINTED_TO, default=POINTED_TO[:-1])
     options = parser.parse_args(arguments)
-    print(f"| model, weights | KL, nats | findings (layers) | {' | '.join(SINGLE)} |")
-    print(f"|---|---|---|{'---|' * len(SINGLE)}")
-    sums: dict[str, Counter[str]] = {name: Counter() for name in SINGLE}
+    print(f"| model, weights | KL, nats | findings (layers) | {' | '.join(options.remedies)} |")
+    print(f"|---|---|---|{'---|' * len(options.remedies)}")
+    sums: dict[str, Counter[str]] = {name: Counter() for name in options.remedies}
     for name in options.models:
         for bits in options.bits:
             for granularity in ("per_tensor", "per_channel"):
                 scheme = TensorScheme(bits=bits, granularity=granularity)
                 report = analyse(name, scheme)
-                found = outcomes(name, report)
+                found = outcomes(name, report, options.remedies)
                 for remedy, outcome in found.items():
                     sums[remedy][outcome] += 1
                 kl = report.output.kl_divergence if report.output else None
@@ -72,7 +73,7 @@ def analyse(name: str, weight: TensorScheme, remedies: tuple[Remedy, ...] = ()) 
     )
 
 
-def outcomes(name: str, report: ModelReport) -> dict[str, str]:
+def outcomes(name: str, report: ModelReport, remedies: Sequence[str]) -> dict[str, str]:
     """Return for each remedy whether it was proposed and whether it helps.
 
     What helps a model whose answers barely change (below `MATTERS`) is no miss.
@@ -83,7 +84,8 @@ def outcomes(name: str, report: ModelReport) -> dict[str, str]:
     before = report.output
     kl = None if before is None else before.kl_divergence
     found = {}
-    for title, remedy in SINGLE.items():
+    for title in remedies:
+        (remedy,) = CHAINS[title]
         treated = analyse(name, report.recipe.weight, (remedy,)).output
         helps = effect(before, treated) == "better"
         after = None if treated is None else treated.kl_divergence

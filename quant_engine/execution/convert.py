@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from quant_engine.execution.integer import KernelForm, why_not_integer
 from quant_engine.execution.kernels import AUTO, require_kernel
 from quant_engine.execution.lowering import LoweredModel, lower_model, lowered_steps
 from quant_engine.layers import (
+    PackedTensor,
     QuantizedConv2d,
     QuantizedConvTranspose2d,
     QuantizedEmbedding,
@@ -66,11 +68,12 @@ def convert_execution(
             they come. Batches of other kinds lower it again.
 
     Returns:
-        A copy that shares weights and codes with `model`. On integers, convolutions lay out their
-        results in channels_last, which their kernels write, so that images are turned round once
-        and not at every layer; results with four axes leave the model so too. Where a pass over
-        two zero samples of the example fails on that layout, as `view` may, every layer keeps the
-        layout of its input. Layers that cannot run on integers stay
+        A copy that shares weights and codes with `model`, but for codes of at most 4 bits in groups
+        where inputs stay float: on integers these lie two to a byte. On integers, convolutions lay
+        out their results in channels_last, which their kernels write, so that images are turned
+        round once and not at every layer; results with four axes leave the model so too. Where a
+        pass over two zero samples of the example fails on that layout, as `view` may, every layer
+        keeps the layout of its input. Layers that cannot run on integers stay
         simulated; `list_executions` says which and why.
 
     Raises:
@@ -97,16 +100,37 @@ def convert_execution(
     vars(result)[_NOTES] = notes
     if isinstance(result, LoweredModel):
         result.is_integer = execution == INTEGER
-    layers = [m for m in result.modules() if isinstance(m, QuantizedLayer) and m.is_quantized]
+    layers = _quantized_layers(result)
     for layer in layers:
         can_run = execution == INTEGER and not why_not_integer(layer)
         layer.integer_form = KernelForm(kernel) if can_run else None
+    if execution == INTEGER:
+        _pack_weights(result)
     if not isinstance(result, LoweredModel):
         has_images_last = _takes_images_last(result, _example_of(model, example))
         for form in (layer.integer_form for layer in layers):
             if isinstance(form, KernelForm):
                 form.has_images_last = has_images_last
     return result
+
+
+def _pack_weights(model: nn.Module) -> None:
+    """Hold codes of at most 4 bits in groups two to a byte where inputs stay float, in place.
+
+    Weights that several layers hold stay as they are, since others may read single rows of them.
+    """
+    holders = Counter(id(module.stored_weight) for module in _quantized_layers(model))
+    for layer in _quantized_layers(model):
+        stored = layer.stored_weight
+        if (
+            stored is not None
+            and layer.integer_form is not None
+            and not layer.rounds_input
+            and holders[id(stored)] == 1
+            and not isinstance(stored, PackedTensor)
+            and PackedTensor.can_hold(stored)
+        ):
+            layer.stored_weight = PackedTensor(stored)
 
 
 def _takes_images_last(model: nn.Module, example: Batch | None) -> bool:
@@ -192,6 +216,10 @@ def list_executions(model: nn.Module) -> tuple[LayerExecution, ...]:
     return tuple(found)
 
 
+def _quantized_layers(model: nn.Module) -> list[QuantizedLayer]:
+    return [m for m in model.modules() if isinstance(m, QuantizedLayer) and m.is_quantized]
+
+
 def _is_quantized(module: nn.Module) -> bool:
     return isinstance(module, QuantizedLayer) and module.is_quantized
 
@@ -207,7 +235,8 @@ def _execution_of(name: str, layer: QuantizedLayer) -> LayerExecution:
     if form is None:
         return LayerExecution(name, SIMULATED, reason=reason or "The model's execution.")
     if not layer.rounds_input:
-        return LayerExecution(
-            name, WEIGHTS_ONLY, reason="Its input stays float, so its products are float too."
-        )
+        reason = "Its input stays float, so its products are float too."
+        if isinstance(layer.stored_weight, PackedTensor):
+            reason += " Its codes lie two to a byte in memory."
+        return LayerExecution(name, WEIGHTS_ONLY, reason=reason)
     return LayerExecution(name, INTEGER, form.name if isinstance(form, KernelForm) else "")

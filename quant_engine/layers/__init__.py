@@ -15,6 +15,7 @@ from quant_engine.layers.embedding import (
 )
 from quant_engine.layers.functional_weight import QuantizedFunctionalWeight
 from quant_engine.layers.linear import QuantizedLinear
+from quant_engine.layers.packed_tensor import PackedTensor
 from quant_engine.layers.registry import (
     get_quantized_type,
     is_quantizable,
@@ -24,6 +25,7 @@ from quant_engine.layers.registry import (
 from quant_engine.layers.same_padding import QuantizedSameConv2d
 
 __all__ = [
+    "PackedTensor",
     "QuantizedConv1d",
     "QuantizedConv2d",
     "QuantizedConv3d",

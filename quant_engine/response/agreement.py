@@ -22,6 +22,8 @@ RATIO_ROUGH = 4.0
 FEWEST = 8
 
 MOST_SINGLE = 200
+MOST_MIXED = 6
+"""Options at most that a random configuration mixes, however many there are."""
 
 
 def draw_single(
@@ -39,13 +41,14 @@ def draw_random(
 ) -> list[Configuration]:
     """Draw configurations from mild to harsh.
 
-    For each one, two or more of the options and "float" are drawn, and every layer takes one of
-    them. If every layer could take every option, nearly all would hold the harshest one somewhere.
+    For each one, two to six of the options and "float" are drawn, and every layer takes one of
+    them. If every layer could take every option, or half of many, nearly all configurations would
+    hold the harshest one somewhere, and would hardly differ.
     """
     choices = [FLOAT_OPTION, *options]
     drawn: list[Configuration] = []
     for _ in range(count):
-        size = int(generator.integers(2, len(choices) + 1))
+        size = int(generator.integers(2, min(len(choices), MOST_MIXED) + 1))
         allowed = generator.choice(len(choices), size, replace=False)
         picks = generator.choice(allowed, len(layers))
         drawn.append({layer: choices[pick] for layer, pick in zip(layers, picks, strict=True)})

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
+from quant_engine.execution.integer.float_input import by_output_channel, run_on_float_input
 from quant_engine.execution.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
 from quant_engine.execution.kernels.epilogue import finish
 from quant_engine.execution.kernels.reference import LONGEST_SUM
@@ -68,7 +69,7 @@ def why_not_integer(layer: QuantizedLayer) -> str:
         return f"{type(layer).__name__} has no integer arithmetic; it stays simulated."
     if layer.quantized_weight is None:
         return "Its weight is still float."
-    if layer.scheme.weight.group_size is not None:
+    if layer.scheme.weight.group_size is not None and layer.rounds_input:
         return (
             f"Its weights have a scale for each group of {layer.scheme.weight.group_size}, so the "
             "products of an output cannot be summed as one int32 number; it stays simulated."
@@ -146,8 +147,7 @@ def _version(tensor: Tensor | None) -> tuple[int, int] | None:
 class KernelForm(IntegerForm):
     """Runs a layer on integers: rounds the input to codes, sums products of codes, scales once.
 
-    A layer whose input stays float has no products of codes: its codes are multiplied as float
-    numbers, and the scale is applied to the sums, which spares dequantizing the weight.
+    A layer whose input stays float has no products of codes; see `float_input`.
 
     Args:
         kernel: "auto" or the name of a kernel; see `kernels.list_kernels`.
@@ -267,35 +267,3 @@ def _has_channels_last(x: Tensor) -> bool:
     """Whether an image lies in memory with its channels last, and not also with them first."""
     is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return is_last and not x.is_contiguous()
-
-
-def run_on_float_input(layer: QuantizedLayer, x: Tensor, *arguments: Any) -> Tensor:
-    """Run a layer of int8 weights on a float input: y = scale · Σ x (q - z) + bias.
-
-    The codes enter the float operation as they are: scaling the sums instead of the weight spares
-    a pass over it.
-    """
-    codes = layer.quantized_weight
-    assert codes is not None
-    weight = codes.float()
-    grid = layer.weight_qparams
-    if not layer.scheme.weight.symmetric:
-        weight -= grid.aligned(grid.zero_point, codes.shape)
-    sums = layer.compute(x.float(), weight, None, *arguments)
-    channels = sums.shape[layer.output_axis]
-    scale, bias = by_output_channel(grid.scale, channels), layer.bias
-    shape = [1] * sums.dim()
-    shape[layer.output_axis] = channels
-    y = sums.mul_(scale.view(shape))
-    return y if bias is None else y.add_(bias.float().view(shape))
-
-
-def by_output_channel(values: Tensor, channels: int) -> Tensor:
-    """Return one entry for each output channel from a layer's grid, shape (channels,).
-
-    A grid has one entry, or one per channel, or, in a transposed convolution with groups, one for
-    each channel of a group.
-    """
-    if not values.dim():
-        return values.expand(channels).contiguous()
-    return values.repeat(channels // len(values))

@@ -92,5 +92,10 @@ def test_draws_repeat_with_their_seed_and_cover_mild_and_harsh():
     harshness = [sum(option == "four" for option in c.values()) for c in drawn]
     assert min(harshness) == 0
     assert max(harshness) >= 5
+    candidates = [f"option{n}" for n in range(26)]
+    mixed = [set(c.values()) for c in draw_random(layers, candidates, 60, np.random.default_rng(1))]
+    assert max(map(len, mixed)) == 6
+    assert len(set.union(*mixed)) == 27
+    assert sum("option25" in options for options in mixed) < 20  # the harshest, say
     many = [(f"{n}", option) for n in range(300) for option in options]
     assert len(draw_single(many, np.random.default_rng(0))) == 200
