@@ -65,19 +65,31 @@ def copy_module(module: nn.Module, copies: Mapping[int, Any] | None = None) -> n
         module: It is not changed.
         copies: id of an object in it -> what stands for that in the copy.
     """
-    scripted: dict[int, Any] = {}  # deepcopy refuses them, and they hold nothing to copy
+    memo = dict(copies or {})
+    try:
+        result = copy.deepcopy(module, memo)
+    except Exception:
+        compiled = _compiled_functions(module)
+        if not compiled:
+            raise
+        memo = compiled | dict(copies or {})
+        result = copy.deepcopy(module, memo)
+    rebind_attributes(result, memo)
+    return result
 
-    def keep(value: object) -> object:
+
+def _compiled_functions(module: nn.Module) -> dict[int, Any]:
+    """Return by id what a module keeps that deepcopy refuses, and that holds nothing to copy."""
+    found: dict[int, Any] = {}
+
+    def note(value: object) -> object:
         if isinstance(value, torch.jit.ScriptFunction):
-            scripted[id(value)] = value
+            found[id(value)] = value
         return value
 
     for part in module.modules():
-        map_nested(plain_attributes(part), keep)
-    memo = scripted | dict(copies or {})
-    result = copy.deepcopy(module, memo)
-    rebind_attributes(result, memo)
-    return result
+        map_nested(plain_attributes(part), note)
+    return found
 
 
 def share_tensors(model: nn.Module) -> nn.Module:

@@ -73,8 +73,6 @@ def rebind_attributes(root: nn.Module, replaced: Mapping[int, Any]) -> None:
     rebind = Rebinder(replaced)
     for module in root.modules():
         for key, value in plain_attributes(module).items():
-            if isinstance(value, dict | set) and not value:  # most attributes: tables of hooks
-                continue
             if key in _HOOKS:
                 for number, hook in value.items():
                     value[number] = rebind(hook)
