@@ -17,6 +17,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 import quant_engine
 import sample_models
@@ -34,8 +36,9 @@ from dashboard.data.sweeps import Sweep
 from dashboard.work.cluster import sweep_executor
 from quant_engine.errors import QuantizationError
 from quant_engine.preparation import LayerInfo, list_layers, prepare_for
-from quant_engine.remedies import Targets, find_targets
+from quant_engine.remedies import Targets, estimate_adaround_seconds, find_targets
 from quant_engine.report import UNSUPPORTED, ModelReport, SensitivityReport
+from quant_engine.scheme import AdaRound
 from sample_models import SampleModel, SampleModelError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -230,19 +233,55 @@ def calibration_available(name: str) -> int:
 def estimate_seconds(settings: Settings, runs: Iterable[RunSummary]) -> tuple[float, str] | None:
     """Estimate how long an analysis takes, and say in words where the estimate comes from.
 
+    AdaRound takes longer than all else: what it takes is computed from the sizes of the layers, and
+    added to runs without it.
+
     Args:
         settings: What would be analysed.
         runs: Runs of this machine, newest first; without one of this model, the stored analysis
             is taken.
     """
+    extra = sum(_adaround_seconds(settings, remedy) for remedy in _adaround(settings))
+    where = f", and AdaRound about {round(extra)} s of it" if extra >= 1 else ""
     for run in runs:
         same_model = run.settings.model_name == settings.model_name
         if same_model and run.seconds and not run.is_partial and not run.is_example:
-            return _scaled(run, settings), "from the last run of this model here"
+            source = "from the last run of this model here"
+            if _adaround(run.settings) == _adaround(settings):
+                return _scaled(run, settings), source
+            if not _adaround(run.settings):
+                return _scaled(run, settings) + extra, source + where
     example = model_card(settings.model_name).example
     if example is None or not example.seconds:
         return None
-    return _scaled(example, settings), f"measured on {example.environment.cpu}"
+    return _scaled(example, settings) + extra, f"measured on {example.environment.cpu}{where}"
+
+
+def _adaround(settings: Settings) -> tuple[AdaRound, ...]:
+    return tuple(r for r in settings.recipe.remedies if isinstance(r, AdaRound))
+
+
+def _adaround_seconds(settings: Settings, remedy: AdaRound) -> float:
+    sizes = [
+        size
+        for name, size in _rounded_sizes(settings.model_name)
+        if remedy.treats(name) and settings.recipe.layer_scheme(name) is not None
+    ]
+    return estimate_adaround_seconds(sizes, remedy.steps)
+
+
+@lru_cache(maxsize=MAX_MODELS)
+def _rounded_sizes(name: str) -> tuple[tuple[str, tuple[int, int]], ...]:
+    """Return the linear layers and convolutions, with their weights and inputs of one output."""
+    found = []
+    for layer in _prepared_layers(name):
+        module = layer.module
+        if layer.is_quantizable and isinstance(module, nn.Linear | _ConvNd):
+            weights, outputs = module.weight.numel(), module.weight.shape[0]
+            if isinstance(module, _ConvNd):
+                outputs = module.out_channels
+            found.append((layer.name, (weights, weights // outputs)))
+    return tuple(found)
 
 
 def _scaled(run: RunSummary, settings: Settings) -> float:

@@ -1,5 +1,6 @@
 """What repairs layers that quantization breaks, one remedy a file."""
 
+from quant_engine.remedies.adaround import estimate_adaround_seconds
 from quant_engine.remedies.apply import (
     remedies_left_out,
     treat_float_model,
@@ -12,6 +13,7 @@ from quant_engine.remedies.targets import SmoothingGroup, Targets, find_targets
 __all__ = [
     "SmoothingGroup",
     "Targets",
+    "estimate_adaround_seconds",
     "find_targets",
     "remedies_left_out",
     "treat_float_model",

@@ -46,6 +46,9 @@ LOWEST, HIGHEST = -0.1, 1.1
 STEPS_PER_LAYER = 100
 """Steps of progress for each layer on average; those that take longer have more of them."""
 
+SECONDS_PER_COST = 9e-11
+"""Of a step: 7.6e-11 to 1.03e-10 on the sample models, one thread (`docs/remedies.md`)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aim:
@@ -134,8 +137,27 @@ def _teller(meter: ProgressMeter, text: str, marks: int, steps: int) -> _Tell:
 
 
 def _cost(layer: QuantizedLayer) -> float:
-    """Return about how long a step of Adam takes, beside others; fits 9 to 2,304 columns."""
-    return layer.weight.numel() * (columns_of(layer)[1] + 600.0) + 7e6
+    """Return about how long a step of Adam takes, beside others."""
+    return _step_cost(layer.weight.numel(), columns_of(layer)[1])
+
+
+def _step_cost(weights: int, columns: int) -> float:
+    """Return about how long a step takes, in a unit of its own; fits 9 to 2,304 columns."""
+    return weights * (columns + 600.0) + 7e6
+
+
+def estimate_adaround_seconds(sizes: Iterable[tuple[int, int]], steps: int) -> float:
+    """Return about how long AdaRound takes on one core like the one that it was measured on.
+
+    Args:
+        sizes: Of each layer, its weights and the inputs of one output.
+        steps: Of Adam.
+
+    Example:
+        >>> round(estimate_adaround_seconds([(36_864, 576), (640, 64)], 1000))
+        5
+    """
+    return sum(_step_cost(*size) for size in sizes) * steps * SECONDS_PER_COST
 
 
 def _spread(total: int, costs: Mapping[str, float]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from dashboard.data.sweeps import Sweep
 from dashboard.work import prediction_service, service
 from quant_engine.errors import StorageError
 from quant_engine.report import TIMES_FOLLOW, ModelReport
-from quant_engine.scheme import PRESETS, Recipe
+from quant_engine.scheme import PRESETS, AdaRound, Recipe
 from sample_models import SampleModelError
 
 SMALL = "mlp"
@@ -233,6 +233,35 @@ def test_an_estimate_prefers_this_machines_last_run() -> None:
     fewer = service.estimate_seconds(replace(settings, calibration_samples=8), [here])
     assert fewer is not None
     assert fewer[0] < 8.0
+
+
+def test_an_estimate_knows_that_adaround_takes_long() -> None:
+    settings = Settings(SMALL)
+    example = service.model_card(SMALL).example
+    assert example is not None
+    here = replace(example, seconds=8.0, is_example=False)
+    learned = Settings(SMALL, recipe=settings.recipe.with_remedy(AdaRound()))
+    longer = Settings(SMALL, recipe=settings.recipe.with_remedy(AdaRound(steps=5000)))
+
+    found = service.estimate_seconds(learned, [here])
+    assert found is not None
+    more = found[0] - 8.0
+    assert more > 1
+    assert found[1] == (
+        f"from the last run of this model here, and AdaRound about {round(more)} s of it"
+    )
+    slow = service.estimate_seconds(longer, [here])
+    assert slow is not None
+    assert slow[0] - 8.0 == pytest.approx(5 * more)
+    again = replace(here, settings=learned, seconds=11.0)
+    assert service.estimate_seconds(learned, [again, here]) == (
+        11.0,
+        "from the last run of this model here",
+    )
+    assert service.estimate_seconds(settings, [again, here]) == (
+        8.0,
+        "from the last run of this model here",
+    )
 
 
 def test_an_example_can_be_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
