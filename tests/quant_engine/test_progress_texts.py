@@ -37,7 +37,12 @@ def verify(progress: Progress) -> None:
 
 WORK: dict[str, Callable[[Progress], object]] = {
     "analysis": lambda progress: analyze(
-        make_model(), make_batches(), RECIPE, evaluation_data=make_batches(), progress=progress
+        make_model(),
+        make_batches(),
+        RECIPE,
+        evaluation_data=make_batches(),
+        time_budget_s=1.0,
+        progress=progress,
     ),
     "quantizing": lambda progress: quantize_model(
         make_model(), make_batches(), RECIPE, progress=progress
