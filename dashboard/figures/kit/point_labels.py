@@ -79,7 +79,7 @@ def point_labels(
             named.add(points[index])
             boxes.append(box)
             x, y = points[index]
-            settings = {
+            settings: dict[str, Any] = {
                 "xshift": -_GAP_PIXELS if is_left else _GAP_PIXELS,
                 "xanchor": "right" if is_left else "left",
                 "yanchor": "top" if is_below else "bottom",

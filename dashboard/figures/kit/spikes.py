@@ -47,6 +47,6 @@ def count_axis(
     if top >= ordered[0][1]:
         return {"rangemode": "tozero"}, []
     cut = {x: count for x, count in reversed(ordered) if count > top}
-    beside = {"yref": "paper", "yanchor": "top", "xanchor": "left", "xshift": 6}
+    beside: dict[str, Any] = {"yref": "paper", "yanchor": "top", "xanchor": "left", "xshift": 6}
     notes = [note(f"▲ {format_count(count)} (cut)", x, 1, **beside) for x, count in cut.items()]
     return {"range": [0, top]}, notes
