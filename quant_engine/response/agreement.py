@@ -43,7 +43,7 @@ def draw_random(
 
     For each one, two to six of the options and "float" are drawn, and every layer takes one of
     them. If every layer could take every option, or half of many, nearly all configurations would
-    hold the harshest one somewhere, and would hardly differ.
+    hold the harshest one somewhere.
     """
     choices = [FLOAT_OPTION, *options]
     drawn: list[Configuration] = []
