@@ -73,13 +73,15 @@ def _torch(simulated: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return torch's product of float inputs with packed 4-bit weights."""
     assert isinstance(simulated, QuantizedLinear)
     codes, scale = simulated.quantized_weight, simulated.weight_qparams.scale
+    bias = simulated.bias
     assert codes is not None
+    assert bias is not None
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int() + 8, 1)
     grid = torch.stack([scale.T, torch.zeros_like(scale.T)], dim=-1).contiguous()
 
     def run(x: Tensor) -> Tensor:
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, grid)
-        return y + simulated.bias
+        return y + bias
 
     torch.testing.assert_close(
         run(torch.ones(1, codes.shape[1])), simulated(torch.ones(1, codes.shape[1]))

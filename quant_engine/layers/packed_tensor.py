@@ -79,6 +79,6 @@ class PackedTensor(QuantizedTensor):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[f"{prefix}nibbles"]
         destination[f"{prefix}codes"] = self.codes
