@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dashboard.facts.diagnosis import findings as rules
 from dashboard.facts.diagnosis.findings import Finding
@@ -146,7 +146,8 @@ def _scheme(remedy: str, part: str, what: str, **changes: object) -> tuple[str, 
         own = replace(scheme, **{part: _changed(getattr(scheme, part), change)})
         changed = recipe.with_override(layer.name, own) if own != scheme else recipe
         usual = getattr(recipe, part)
-        every = recipe if usual is None else replace(recipe, **{part: _changed(usual, change)})
+        new: dict[str, Any] = {} if usual is None else {part: _changed(usual, change)}
+        every = replace(recipe, **new)
         whole = every if every != recipe else None
         return [Offer(remedy, remedy, f"{label} and compare", changed, whole)]
 

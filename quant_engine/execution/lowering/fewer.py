@@ -7,7 +7,7 @@ models spend more time on calling operations than in them, so what need not be c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -199,7 +199,7 @@ def _keep_in_float(codes: fx.Node) -> None:
     for reader, made in readers:
         source = cast(fx.Node, input_of(reader))
         if _layout(source) != _layout(reader):
-            laid_out = {"memory_format": _memory_format(reader)}
+            laid_out: dict[str, Any] = {"memory_format": _memory_format(reader)}
             with graph.inserting_before(reader):
                 source = graph.call_function(aten.clone.default, (source,), laid_out)
             source.meta["val"] = made.meta["val"]
