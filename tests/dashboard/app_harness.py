@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,34 @@ def wait_for_jobs(app: AppTest, timeout: float = 120.0) -> AppTest:
             assert time.monotonic() < deadline, f"{key} did not end: {status.text}"
             time.sleep(0.02)
     return app.run()
+
+
+class Held:
+    """Work that stops where it calls `wait`, until the test has looked at the page."""
+
+    def __init__(self) -> None:
+        self._begun, self._go_on = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        """Stop here; in the work."""
+        self._begun.set()
+        assert self._go_on.wait(TIMEOUT_SECONDS)
+
+    def look(self, app: AppTest) -> AppTest:
+        """Draw the page again when the work has come to where it stops."""
+        assert self._begun.wait(TIMEOUT_SECONDS)
+        return app.run()
+
+    def end(self, app: AppTest) -> AppTest:
+        """Let the work go on to its end."""
+        self._go_on.set()
+        return wait_for_jobs(app)
+
+    def cancel(self, app: AppTest) -> AppTest:
+        """Press Cancel where the work has stopped, and let it find that out."""
+        self.look(app)
+        button(app, "Cancel").click().run()
+        return self.end(app)
 
 
 def texts(app: AppTest) -> str:

@@ -1,12 +1,9 @@
-"""Lessons 1 to 5: what they say is what the numbers say, and their figures change."""
+"""Lessons 1 to 5: what they say is what the numbers say."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from dashboard.views.learn.lesson import Lesson, Outcome
 from dashboard.views.learn.lessons import l04_range
 from dashboard.views.learn.lessons.l01_steps import LESSON as STEPS
 from dashboard.views.learn.lessons.l02_zero import LESSON as ZERO
@@ -19,40 +16,9 @@ from dashboard.work.lessons.numbers import read_numbers
 from dashboard.work.lessons.range_errors import range_errors
 from dashboard.work.lessons.zero_off_grid import KERNEL, run_convolution
 from quant_engine.scheme import TensorScheme
+from tests.dashboard.shown_lessons import shown
 
 RANGE = l04_range.LESSON
-LESSONS = (STEPS, ZERO, CODES, RANGE, RULER)
-each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.name for lesson in LESSONS])
-
-
-def shown(lesson: Lesson, **chosen: str) -> Outcome:
-    return lesson.show({control.name: control.default for control in lesson.controls} | chosen)
-
-
-def drawn(outcome: Outcome) -> list[dict[str, Any]]:
-    return [picture.figure.to_plotly_json() for picture in outcome.pictures]
-
-
-@each_lesson
-def test_every_control_changes_a_figure(lesson: Lesson) -> None:
-    for control in lesson.controls:
-        first, last = (
-            drawn(shown(lesson, **{control.name: option}))
-            for option in (control.options[0], control.options[-1])
-        )
-        assert first != last
-
-
-@each_lesson
-def test_the_same_choice_gives_the_same_words_and_figures(lesson: Lesson) -> None:
-    first, second = shown(lesson), shown(lesson)
-
-    assert (first.truth, first.insight, first.computed) == (
-        second.truth,
-        second.insight,
-        second.computed,
-    )
-    assert drawn(first) == drawn(second)
 
 
 def test_each_bit_is_worth_six_decibels_of_evenly_spread_numbers() -> None:

@@ -1,15 +1,12 @@
-"""Lessons 6 to 10: what they say is what the numbers say, and their figures change."""
+"""Lessons 6 to 10: what they say is what the numbers say."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from torch import nn
 
 from dashboard.facts.sensitivity.metrics import METRICS
 from dashboard.facts.sensitivity.proxies import PROXIES, measure_agreement, predicted_proxy
-from dashboard.views.learn.lesson import Lesson, Outcome
 from dashboard.views.learn.lessons.l06_loud import LESSON as LOUD
 from dashboard.views.learn.lessons.l06_loud import _plain_words
 from dashboard.views.learn.lessons.l06_loud import _right as right_of_loud
@@ -28,39 +25,7 @@ from dashboard.work.lessons import loud, rounding, sums
 from dashboard.work.lessons.numbers import read_numbers
 from quant_engine.scheme import TensorScheme
 from sample_models import load_model
-
-LESSONS = (LOUD, ROUNDING, FAULT, SUM, SIZE)
-each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.name for lesson in LESSONS])
-
-
-def shown(lesson: Lesson, **chosen: str) -> Outcome:
-    return lesson.show({control.name: control.default for control in lesson.controls} | chosen)
-
-
-def drawn(outcome: Outcome) -> list[dict[str, Any]]:
-    return [picture.figure.to_plotly_json() for picture in outcome.pictures]
-
-
-@each_lesson
-def test_every_control_changes_a_figure(lesson: Lesson) -> None:
-    for control in lesson.controls:
-        first, last = (
-            drawn(shown(lesson, **{control.name: option}))
-            for option in (control.options[0], control.options[-1])
-        )
-        assert first != last
-
-
-@each_lesson
-def test_the_same_choice_gives_the_same_words_and_figures(lesson: Lesson) -> None:
-    first, second = shown(lesson), shown(lesson)
-
-    assert (first.truth, first.insight, first.computed) == (
-        second.truth,
-        second.insight,
-        second.computed,
-    )
-    assert drawn(first) == drawn(second)
+from tests.dashboard.shown_lessons import shown
 
 
 @pytest.mark.parametrize("bits", [2, 4])

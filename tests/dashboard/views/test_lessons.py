@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,9 @@ from dashboard.data.settings import settings_to_text
 from dashboard.session import comparison
 from dashboard.session.state import LAYER_KEY, LESSON_KEY, PRESENT_KEY, RUN_KEY
 from dashboard.views.learn.catalogue import default_values, find_lessons
-from dashboard.views.learn.lesson import Control, Lesson
+from dashboard.views.learn.lesson import Control, Lesson, Outcome
 from tests.dashboard.app_harness import APP, assert_alive, open_app
+from tests.dashboard.shown_lessons import shown
 
 MOST_WORDS = 120
 MOST_COMBINATIONS = 12
@@ -57,6 +60,28 @@ def test_a_lesson_is_short_and_asks_well(lesson: Lesson) -> None:
         assert control.name not in TAKEN
         assert control.label
         assert control.about
+
+
+def drawn(outcome: Outcome) -> list[dict[str, Any]]:
+    return [picture.figure.to_plotly_json() for picture in outcome.pictures]
+
+
+@each_lesson
+def test_every_control_changes_a_figure(lesson: Lesson) -> None:
+    for control in lesson.controls:
+        first, last = (
+            drawn(shown(lesson, **{control.name: option}))
+            for option in (control.options[0], control.options[-1])
+        )
+        assert first != last
+
+
+@each_lesson
+def test_the_same_choice_gives_the_same_words_and_figures(lesson: Lesson) -> None:
+    first, second = shown(lesson), shown(lesson)
+
+    assert replace(first, pictures=()) == replace(second, pictures=())
+    assert drawn(first) == drawn(second)
 
 
 @each_lesson

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from quant_engine.errors import DataError
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import PRESETS
 from tests.dashboard.app_harness import (
+    Held,
     assert_alive,
     button,
     figure,
@@ -349,8 +349,7 @@ def test_measuring_shows_the_first_values_then_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keep_run()
-    go_on = threading.Event()
-    waits = threading.Event()
+    held = Held()
 
     def measure(settings: Settings, sweep: Sweep, control: Any) -> SensitivityReport:
         partial = replace(
@@ -359,23 +358,20 @@ def test_measuring_shows_the_first_values_then_the_result(
         control._last_update = 0.0
         control.on_update(lambda: partial)
         control.progress(3, 10, "layer head.0")
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         return make_sensitivity(sweep.direction)
 
     monkeypatch.setattr(service, "measure_settings", measure)
     app = open_app(LINK, page=PAGE)
     button(app, "Measure sensitivity").click().run()
-    assert waits.wait(60)
-    app.run()
+    held.look(app)
 
     assert_alive(app)
     assert "values from 32 samples so far" in texts(app)
     assert len(figures(app)) == 1
     assert "layer head.0" in "".join(bar.proto.text for bar in app.get("progress"))
 
-    go_on.set()
-    wait_for_jobs(app)
+    held.end(app)
     assert_alive(app)
     assert len(figures(app)) == 4
     assert not app.get("progress")
@@ -384,26 +380,21 @@ def test_measuring_shows_the_first_values_then_the_result(
 @pytest.mark.usefixtures("computes")
 def test_cancelling_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_run()
-    waits, go_on = threading.Event(), threading.Event()
+    held = Held()
 
     def measure(settings: Settings, sweep: Sweep, control: Any) -> SensitivityReport:
         partial = replace(
             make_sensitivity(sweep.direction), samples=32, is_partial=True, cumulative=()
         )
         control.on_update(lambda: partial)
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         control.progress(4, 10, "layer head.0")
         raise AssertionError("it was not cancelled")
 
     monkeypatch.setattr(service, "measure_settings", measure)
     app = open_app(LINK, page=PAGE)
     button(app, "Measure sensitivity").click().run()
-    assert waits.wait(60)
-    app.run()
-    button(app, "Cancel").click().run()
-    go_on.set()
-    wait_for_jobs(app)
+    held.cancel(app)
 
     assert_alive(app)
     assert "Stopped early: measured on 32 samples" in texts(app)

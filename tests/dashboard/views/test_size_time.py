@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from dashboard.work import service
 from quant_engine.report import ModelReport
 from quant_engine.scheme import PRESETS
 from tests.dashboard.app_harness import (
+    Held,
     assert_alive,
     figure,
     figures,
@@ -240,19 +240,17 @@ def test_unreliable_times_are_said_to_be_and_can_be_taken_again(
 def test_errors_are_shown_and_kept_while_times_are_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waits, go_on = threading.Event(), threading.Event()
+    held = Held()
 
     def analyze(settings: Settings, control: Any) -> ModelReport:
         control.progress(9, 10, "measure every layer's error: batch 1")
         control.on_update(lambda: replace(make_report(), timing=None))
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         return make_report()
 
     monkeypatch.setattr(service, "analyze_settings", analyze)
     app = open_page(LINK)
-    assert waits.wait(60)
-    app.run()
+    held.look(app)
 
     assert_alive(app)
     kept = store().get(SETTINGS.run_id)
@@ -260,8 +258,7 @@ def test_errors_are_shown_and_kept_while_times_are_measured(
     assert kept.report.output == make_report().output
     assert "Times are being measured and appear here; all else is known." in texts(app)
     assert titles(app) == ["Bytes of the model, step by step", "Bytes of each layer"]
-    go_on.set()
-    wait_for_jobs(app)
+    held.end(app)
     assert len(figures(app)) == 4
 
 
@@ -295,19 +292,17 @@ def test_a_partial_run_shows_its_layers_and_names_what_is_missing() -> None:
 
 
 def test_a_run_on_its_way_is_not_called_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits, go_on = threading.Event(), threading.Event()
+    held = Held()
 
     def analyze(settings: Settings, control: Any) -> ModelReport:
         control._last_update = 0.0
         control.on_update(make_partial_report)
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         return make_report()
 
     monkeypatch.setattr(service, "analyze_settings", analyze)
     app = open_page(LINK)
-    assert waits.wait(60)
-    app.run()
+    held.look(app)
 
     assert_alive(app)
     text = texts(app)
@@ -316,8 +311,7 @@ def test_a_run_on_its_way_is_not_called_stopped(monkeypatch: pytest.MonkeyPatch)
     assert "Stopped early" not in text
     assert titles(app) == ["Bytes of each layer"]
 
-    go_on.set()
-    wait_for_jobs(app)
+    held.end(app)
     assert_alive(app)
     assert len(figures(app)) == 4
 
@@ -404,10 +398,10 @@ def test_the_older_result_is_named_and_dimmed_while_another_one_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keep_run()
-    go_on = threading.Event()
+    held = Held()
 
     def analyze(settings: Settings, control: Any) -> ModelReport:
-        assert go_on.wait(60)
+        held.wait()
         return make_report()
 
     monkeypatch.setattr(service, "analyze_settings", analyze)
@@ -421,6 +415,5 @@ def test_the_older_result_is_named_and_dimmed_while_another_one_is_computed(
     assert "paler, the result before it: ResNet-20, Int8, smallest error." in text
     assert "Settings changed" not in text
     assert len(figures(app)) == 4
-    go_on.set()
-    wait_for_jobs(app)
+    held.end(app)
     assert "Being computed" not in texts(app)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from quant_engine import LogitResponse
 from quant_engine.errors import DataError
 from quant_engine.report import ConfigurationPoint
 from tests.dashboard.app_harness import (
+    Held,
     assert_alive,
     button,
     figures,
@@ -281,7 +281,7 @@ def test_the_best_few_are_run_and_the_best_measured_is_shown(
     monkeypatch: pytest.MonkeyPatch, example: Prediction
 ) -> None:
     """The prediction prefers the first; running prefers the second, so that one is taken."""
-    waits, go_on = threading.Event(), threading.Event()
+    held = Held()
     layers = example.response.layers
     preferred, better = dict.fromkeys(layers[1:], FOUR), dict.fromkeys(layers[:1], FOUR)
 
@@ -289,8 +289,7 @@ def test_the_best_few_are_run_and_the_best_measured_is_shown(
         settings, known, by, budget, control = given
         assert (settings, by, budget) == (SETTINGS, "bits", 4.5)
         control.progress(3, 10, "run the chosen models: batch 1")
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         points = []
         for configuration, measured in ((better, 0.02), (preferred, 0.03)):
             predicted = known.score(configuration)
@@ -308,14 +307,12 @@ def test_the_best_few_are_run_and_the_best_measured_is_shown(
     app.selectbox(key="what_if_by").set_value("Bits per weight, codes").run()
     app.number_input(key="what_if_bits").set_value(4.5).run()
     button(app, "Find and run the best").click().run()
-    assert waits.wait(60)
-    app.run()
+    held.look(app)
     assert button(app, "Find and run the best").disabled
     assert "run the chosen models" in "".join(bar.proto.text for bar in app.get("progress"))
     assert "whatif" not in link_of(app)
 
-    go_on.set()
-    wait_for_jobs(app)
+    held.end(app)
 
     assert_alive(app)
     assert link_of(app)["whatif"] == example.to_text(better)
@@ -333,22 +330,17 @@ def test_the_best_few_are_run_and_the_best_measured_is_shown(
 
 
 def test_a_search_that_is_cancelled_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits, go_on = threading.Event(), threading.Event()
+    held = Held()
 
     def search(*given: Any) -> tuple[ConfigurationPoint, ...]:
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         given[-1].progress(4, 10, "run the chosen models")
         raise AssertionError("it was not cancelled")
 
     monkeypatch.setattr(prediction_service, "search_measured", search)
     app = open_app(LINK, page=PAGE)
     button(app, "Find and run the best").click().run()
-    assert waits.wait(60)
-    app.run()
-    button(app, "Cancel").click().run()
-    go_on.set()
-    wait_for_jobs(app)
+    held.cancel(app)
 
     assert_alive(app)
     assert "was cancelled before it had a result" in texts(app)
@@ -521,25 +513,22 @@ def test_a_prediction_is_measured_shown_and_there_again(
     monkeypatch: pytest.MonkeyPatch, example: Prediction, tmp_path: Path
 ) -> None:
     keep_other_run()
-    waits, go_on = threading.Event(), threading.Event()
+    held = Held()
 
     def measure(settings: Settings, control: Any) -> Prediction:
         assert settings == OTHER
         control.progress(3, 10, "layer conv2")
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         return replace(example, measured=())
 
     monkeypatch.setattr(prediction_service, "measure_prediction", measure)
     app = open_app(OTHER_LINK, page=PAGE)
     button(app, "Learn to predict this model").click().run()
-    assert waits.wait(60)
-    app.run()
+    held.look(app)
     assert "appear here when the measurement is done" in texts(app)
     assert "layer conv2" in "".join(bar.proto.text for bar in app.get("progress"))
 
-    go_on.set()
-    wait_for_jobs(app)
+    held.end(app)
     assert_alive(app)
     assert len(figures(app)) == 2
 
@@ -551,23 +540,19 @@ def test_a_prediction_is_measured_shown_and_there_again(
 
 def test_cancelling_keeps_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_other_run()
-    waits, go_on = threading.Event(), threading.Event()
+    held = Held()
 
     def measure(settings: Settings, control: Any) -> Prediction:
-        waits.set()
-        assert go_on.wait(60)
+        held.wait()
         control.progress(4, 10, "layer conv2")
         raise AssertionError("it was not cancelled")
 
     monkeypatch.setattr(prediction_service, "measure_prediction", measure)
     app = open_app(OTHER_LINK, page=PAGE)
     button(app, "Learn to predict this model").click().run()
-    assert waits.wait(60)
-    app.run()
+    held.look(app)
     assert "what was measured is thrown away" in texts(app)
-    button(app, "Cancel").click().run()
-    go_on.set()
-    wait_for_jobs(app)
+    held.cancel(app)
 
     assert_alive(app)
     assert "was cancelled before it had a result" in texts(app)
