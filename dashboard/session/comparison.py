@@ -22,6 +22,7 @@ from dashboard.session.link_check import linked_settings
 from dashboard.session.link_widgets import open_next, rerun_outside_callback
 from dashboard.session.state import A_KEY, B_KEY, RUN_KEY, session
 from dashboard.work import service
+from dashboard.work.jobs import is_active
 from quant_engine.scheme import PRESETS
 
 PAGE = "views/compare/compare.py"
@@ -76,8 +77,7 @@ def _is_known(settings: Settings) -> bool:
 
 
 def _is_on_its_way(settings: Settings) -> bool:
-    status = analysis_status(settings)
-    return not _is_known(settings) and status is not None and status.is_active
+    return not _is_known(settings) and is_active(analysis_status(settings))
 
 
 def set_pair(pair: Pair) -> None:

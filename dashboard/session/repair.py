@@ -13,7 +13,7 @@ from dashboard.session import run_state
 from dashboard.session.jobs import describe_settings, jobs, store, submit_job
 from dashboard.session.state import RUN_KEY, session
 from dashboard.work import service
-from dashboard.work.jobs import JobControl, JobStatus
+from dashboard.work.jobs import JobControl, JobStatus, is_active
 
 
 def start_repair(run: Run) -> None:
@@ -95,8 +95,7 @@ def show_when_repaired() -> None:
     start = here.repairing
     if start is None:
         return
-    status = repair_status(start)
-    if status is not None and status.is_active:
+    if is_active(repair_status(start)):
         return
     here.repairing = None
     run = run_state.find_run(start)

@@ -51,6 +51,7 @@ from dashboard.session.predictions import find_prediction
 from dashboard.session.state import LAYER_KEY, RUN_KEY, session
 from dashboard.words.recipes import describe_recipe
 from dashboard.work import service
+from dashboard.work.jobs import is_active
 from quant_engine.report import ModelReport
 from quant_engine.scheme import Recipe
 
@@ -123,7 +124,7 @@ def shown_run() -> Run | None:
     status = analysis_status(wanted)
     if status is not None and isinstance(status.partial, ModelReport):
         return Run(wanted, replace(status.partial, is_partial=True), created=now())
-    if status is None or not status.is_active:
+    if not is_active(status):
         return service.example_run(wanted.model_name) or find_run(service.first_settings())
     return None
 
@@ -137,8 +138,7 @@ def require_run() -> Run:
 
 
 def _say_why_empty() -> NoReturn:
-    status = job_status()
-    if status is not None and status.is_active:
+    if is_active(job_status()):
         st.info(
             "The first figures appear here as soon as the analysis has some.",
             icon=":material/hourglass_top:",

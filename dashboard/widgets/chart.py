@@ -15,6 +15,7 @@ import streamlit as st
 from dashboard.export.tables import table, to_csv
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.presenting import HEIGHT, enlarge
+from dashboard.session import run_state
 from dashboard.widgets.lesson_links import show_lesson_links
 from dashboard.widgets.slides import is_on_screen, is_presenting
 from dashboard.words.markdown import escape_markdown
@@ -54,6 +55,12 @@ def show_figure(
     image = {**CONFIG["toImageButtonOptions"], "filename": file_name}
     config = {**CONFIG, "toImageButtonOptions": image}
     figure = picture.figure
+
+    def forward() -> None:
+        name = selected_name(st.session_state.get(key))
+        if name is not None and on_select is not None:
+            on_select(name)
+
     if is_presenting():
         figure = enlarge(figure, height=HEIGHT - taken)
     with st.container(key=f"figure_{key}", gap="xsmall"):
@@ -67,7 +74,7 @@ def show_figure(
                 key=key,
                 config=config,
                 alt=picture.alt,
-                on_select=lambda: _forward_selection(key, on_select),
+                on_select=forward,
                 selection_mode="points",
             )
         with st.container(
@@ -88,6 +95,11 @@ def show_figure(
                 icon=":material/download:",
                 key=f"{key}_csv",
             )
+
+
+def show_layer_figure(picture: Picture, key: str, stem: str) -> None:
+    """Show a figure whose marks are layers: clicking one selects it. Arguments as `show_figure`."""
+    show_figure(picture, key=key, stem=stem, on_select=run_state.select_layer)
 
 
 def file_stem(name: str) -> str:
@@ -117,9 +129,3 @@ def selected_name(event: Any) -> str | None:
         if isinstance(custom, str) and custom:
             return custom
     return None
-
-
-def _forward_selection(key: str, on_select: Callable[[str], None]) -> None:
-    name = selected_name(st.session_state.get(key))
-    if name is not None:
-        on_select(name)

@@ -19,6 +19,7 @@ from dashboard.session import run_state
 from dashboard.session.state import PRESENT_KEY
 from dashboard.widgets.judged import show_judged
 from dashboard.widgets.lesson_links import show_number_lessons
+from dashboard.widgets.number import show_number
 from dashboard.words.degradation import KL
 from dashboard.words.formatting import (
     MISSING,
@@ -63,12 +64,10 @@ def show_headline(run: Run, *, key: str) -> None:
         culprit = run_state.culprit_of(run)
         longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
         names = [layer.name for layer in run.report.layers]
-        st.metric(
+        show_number(
             f"Culprit ({culprit.label})" if culprit is not None else "Culprit",
             MISSING if culprit is None else short_name(culprit.name, names, longest),
             culprit.text if culprit is not None else None,
-            delta_color="off",
-            delta_arrow="off",
             help=f"{culprit.sentence} It is the layer that costs the output most: measured where "
             "a sensitivity was, else predicted, else the one with the largest error of its own."
             if culprit is not None
@@ -98,12 +97,10 @@ def _show_only_output(run: Run) -> None:
         )
     if output is not None and output.top1_agreement is None:
         return
-    st.metric(
+    show_number(
         "Same answer as float",
         format_accuracy(output.top1_agreement if output else None),
         KL.named(output.kl_divergence) if output else None,
-        delta_color="off",
-        delta_arrow="off",
         help="Share of test samples, or of their tokens or pixels that count, for which both "
         "models choose the same class, and the mean KL divergence of their outputs.",
     )
@@ -117,12 +114,10 @@ def _show_output(output: OutputReport, *, named: bool = False) -> None:
         before, after = output.accuracy_float, output.accuracy_quantized
         beside = f"accuracy {format_accuracy(before)} → {format_accuracy(after)}"
     about = f"Of the output {output.name} alone, which is read as {output.kind}. " if named else ""
-    st.metric(
+    show_number(
         f"{output.name}: {label}" if named else label,
         value,
         beside,
-        delta_color="off",
-        delta_arrow="off",
         help=f"{about}What the output is judged by. In brackets: the 95 % interval, by resampling "
         "whole samples.",
     )
@@ -137,12 +132,10 @@ def _show_size(run: Run) -> None:
         value = f"{format_bytes(before)} → {format_bytes(after)}"
         folded = "" if before == given else "; BatchNorm folded"
         change = format_shrinking(before, after) + folded
-    st.metric(
+    show_number(
         "Size, float → now",
         value,
         change,
-        delta_color="off",
-        delta_arrow="off",
         help="All parameters and buffers. 1 kB is 1,000 bytes. BatchNorms are folded into the "
         f"layers before them first; the float model as given has {format_bytes(given)}.",
     )

@@ -9,7 +9,7 @@ from dashboard.data.runs import Run
 from dashboard.figures.compare.pair import Flipped, Pair, Side
 from dashboard.session import run_state
 from dashboard.session.comparison import compare_with
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_figure, show_layer_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.slides import is_on_screen, is_presenting
 from dashboard.words.markdown import escape_markdown
@@ -51,9 +51,7 @@ def show_pair(found: Pair, run_a: Run, run_b: Run, *, key: str, is_whole: bool =
         if not is_presenting():
             with st.container(width=352):
                 _show_flipped(found, run_a, key)
-    show_figure(
-        found.errors, key=f"{key}_errors", stem=run_a.model_name, on_select=run_state.select_layer
-    )
+    show_layer_figure(found.errors, f"{key}_errors", run_a.model_name)
 
 
 @contained("The cause")

@@ -22,6 +22,7 @@ from dashboard.widgets.job_panel import show_job_panel
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import describe_age, describe_recipe
 from dashboard.work import service
+from dashboard.work.jobs import is_active
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
@@ -65,8 +66,7 @@ def show_shell() -> DeltaGenerator:
 def _dim_older_result(run: Run | None) -> str:
     """Draw the result from before paler while another one is computed; return what it is."""
     wanted = run_state.wanted_settings()
-    status = analysis_status(wanted)
-    if run is None or run.id == wanted.run_id or status is None or not status.is_active:
+    if run is None or run.id == wanted.run_id or not is_active(analysis_status(wanted)):
         return ""
     st.html(ASSETS / "older.css")
     return (
@@ -82,13 +82,12 @@ def show_draft(place: DeltaGenerator) -> None:
         return
     with place:
         st.badge("Settings changed, not run yet", icon=":material/edit:", color="orange")
-        status = analysis_status(draft)
         st.button(
             "Re-run",
             key="shell_rerun",
             icon=":material/play_arrow:",
             width="stretch",
-            disabled=status is not None and status.is_active,
+            disabled=is_active(analysis_status(draft)),
             on_click=run_state.start_settings,
             args=(draft,),
         )
@@ -120,8 +119,7 @@ def _show_origin(run: Run) -> None:
     if run.is_example:
         st.badge("Stored example", icon=":material/inventory_2:", color="blue")
     if run.report.is_partial:
-        status = analysis_status(run.settings)
-        if status is not None and status.is_active:
+        if is_active(analysis_status(run.settings)):
             st.badge("Still running", icon=":material/hourglass_top:", color="blue")
         else:
             st.badge(

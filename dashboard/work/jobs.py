@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from quant_engine.errors import QuantizationError
 
@@ -125,6 +125,11 @@ class JobStatus:
             return None
         left = (self.total - self.done) * self.step_seconds - self.idle_seconds
         return left if left >= 1.0 else None
+
+
+def is_active(status: JobStatus | None) -> TypeGuard[JobStatus]:
+    """Whether there is a job, and it waits or runs."""
+    return status is not None and status.is_active
 
 
 Progress = Callable[[int, int, str], None]

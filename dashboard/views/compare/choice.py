@@ -15,6 +15,7 @@ from dashboard.session.state import A_KEY, B_KEY
 from dashboard.words.formatting import format_accuracy
 from dashboard.words.recipes import describe_age, describe_recipe
 from dashboard.work import service
+from dashboard.work.jobs import is_active
 
 SIDES = ("A", "B")
 
@@ -100,8 +101,7 @@ def find_pair(pair: tuple[Settings, Settings]) -> tuple[Run, Run] | None:
 
 def _offer(side: str, settings: Settings) -> None:
     """Say that a run is not known, with the button that computes it."""
-    status = analysis_status(settings)
-    if status is not None and status.is_active:
+    if is_active(analysis_status(settings)):
         st.info(
             f"{side}: {describe_settings(settings)} is being computed. It stands here as soon as "
             "its errors are known.",

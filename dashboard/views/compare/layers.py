@@ -20,7 +20,8 @@ from dashboard.figures.compare.tensors import codes_picture, errors_picture, val
 from dashboard.figures.tensor.cause import INPUT_CHANNELS, WEIGHT_CHANNELS, cause_picture
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_figure, show_layer_figure
+from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
 from dashboard.words.formatting import MISSING, plural
 from quant_engine.report import LayerReport
@@ -62,20 +63,14 @@ def show_layers(a: Run, b: Run, effects: Effects) -> None:
             "shape, and are not compared."
         )
     stem = f"{a.model_name}-{b.model_name}"
-    show_figure(
-        dumbbells_picture(changes, metric, selected=selected),
-        key="compare_changes",
-        stem=stem,
-        on_select=run_state.select_layer,
+    show_layer_figure(
+        dumbbells_picture(changes, metric, selected=selected), "compare_changes", stem
     )
     with st.grid(2, min_column_width=420, gap="medium", key="compare_sorted"):
         _show_table(changes, metric)
         with st.container():
-            show_figure(
-                scatter_picture(changes, metric, selected=selected),
-                key="compare_scatter",
-                stem=stem,
-                on_select=run_state.select_layer,
+            show_layer_figure(
+                scatter_picture(changes, metric, selected=selected), "compare_scatter", stem
             )
 
 
@@ -115,18 +110,7 @@ def show_layer(a: Run, b: Run) -> None:
         return
     layers = a.report.layer(name), b.report.layer(name)
     st.subheader(f"`{name}` in both", anchor=False)
-    check_link_word(PART_KEY, list(PARTS))
-    subject = (
-        st.segmented_control(
-            "Look at",
-            list(PARTS),
-            default="Weights",
-            required=True,
-            key=PART_KEY,
-            bind="query-params",
-        )
-        or "Weights"
-    )
+    subject = choose("Look at", list(PARTS), PART_KEY)
     _show_tabs(layers, subject, f"{a.model_name}-{name}")
 
 

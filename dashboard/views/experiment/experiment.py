@@ -16,6 +16,7 @@ from dashboard.widgets.headline import samples_covered, show_headline
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import EXECUTION_NOTE, describe_age, describe_estimate, describe_recipe
 from dashboard.work import service
+from dashboard.work.jobs import is_active
 
 
 def _show_run_bar(settings: Settings) -> None:
@@ -23,8 +24,7 @@ def _show_run_bar(settings: Settings) -> None:
     known = run_state.find_run(settings)
     is_known = known is not None and not known.is_example and not known.report.is_partial
     is_shown = is_known and settings.run_id == run_state.wanted_settings().run_id
-    status = analysis_status(settings)
-    is_active = status is not None and status.is_active
+    is_busy = is_active(analysis_status(settings))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="run_bar"):
         st.button(
             "Run",
@@ -32,12 +32,12 @@ def _show_run_bar(settings: Settings) -> None:
             type="primary",
             icon=":material/play_arrow:",
             shortcut="Ctrl+Enter",
-            disabled=is_active,
+            disabled=is_busy,
             on_click=run_state.start_settings,
             args=(settings,),
             kwargs={"is_forced": is_shown or (known is not None and known.is_example)},
         )
-        if is_known and not is_shown and not is_active:
+        if is_known and not is_shown and not is_busy:
             st.button(
                 "Run again",
                 key="run_again_button",
@@ -47,11 +47,11 @@ def _show_run_bar(settings: Settings) -> None:
                 kwargs={"is_forced": True},
             )
         kept = known if is_known and not is_shown else None
-        st.caption(_estimate(settings, kept, is_active))
+        st.caption(_estimate(settings, kept, is_busy))
 
 
-def _estimate(settings: Settings, known: Run | None, is_active: bool) -> str:
-    if is_active:
+def _estimate(settings: Settings, known: Run | None, is_busy: bool) -> str:
+    if is_busy:
         return "Running. You can leave this page; progress shows on every page."
     if known is not None:
         return f"Computed {describe_age(known.created)}: Run shows the kept result at once."

@@ -14,6 +14,7 @@ from dashboard.session.jobs import analysis_status, poll_seconds
 from dashboard.widgets.lesson_links import show_column_lessons
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import MISSING, plural
+from dashboard.work.jobs import is_active
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
 
 GROW_SECONDS = 1.0
@@ -30,8 +31,7 @@ SHOWN = columns(
 
 def show_live_table() -> bool:
     """Draw what is known of the analysis on its way; return whether there is one."""
-    status = analysis_status(run_state.wanted_settings())
-    if status is None or not status.is_active:
+    if not is_active(analysis_status(run_state.wanted_settings())):
         return False
     st.subheader("Layers so far", anchor=False)
     seconds = max(GROW_SECONDS, poll_seconds())

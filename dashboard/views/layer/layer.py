@@ -20,9 +20,11 @@ from dashboard.views.layer.overview import show_overview
 from dashboard.views.layer.remedies import show_before_and_after, show_remedies
 from dashboard.views.layer.repair import show_repair
 from dashboard.views.layer.tensor import TABS, TensorView
+from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
 from dashboard.widgets.lesson_links import show_number_lessons
+from dashboard.widgets.number import show_number
 from dashboard.widgets.verdict_list import show_verdicts
 from dashboard.words.formatting import (
     format_bytes,
@@ -91,37 +93,22 @@ def _show_headline(layer: LayerReport) -> None:
     with st.grid(5, min_column_width=160, key="layer_headline"):
         for name, read, key in _ERRORS:
             share, sqnr = read(layer), COLUMNS[key]
-            st.metric(
+            show_number(
                 name,
                 "exact" if share == 0 else format_relative(share),
                 f"pooled SQNR {format_db(sqnr.read(layer))}",
-                delta_color="off",
-                delta_arrow="off",
                 help=f"{sqnr.about} {_POOLED if read is input_relative else _ALIKE}",
             )
-        st.metric(
+        show_number(
             "Bytes",
             format_bytes(size.quantized_bytes),
             f"from {format_bytes(size.float_bytes)}" if layer.is_quantized else "stays float",
-            delta_color="off",
-            delta_arrow="off",
         )
 
 
 def _show_tensor(layer: LayerReport, report: ModelReport) -> None:
-    check_link_word("part", list(PARTS))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        subject = (
-            st.segmented_control(
-                "Look at",
-                list(PARTS),
-                default=WEIGHTS,
-                required=True,
-                key="part",
-                bind="query-params",
-            )
-            or WEIGHTS
-        )
+        subject = choose("Look at", list(PARTS), "part")
         is_log = st.toggle(
             "Logarithmic counts",
             key="log_counts",

@@ -13,8 +13,8 @@ from dashboard.figures.layers.four_errors import four_errors_picture, run_series
 from dashboard.figures.layers.relative_errors import relative_errors_picture
 from dashboard.session import run_state
 from dashboard.session.jobs import start_sensitivity
-from dashboard.session.link_check import check_link_word
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_layer_figure
+from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
 from dashboard.widgets.slides import is_presenting
 from dashboard.words.recipes import measured_in_batches
@@ -32,21 +32,17 @@ def show_overview(run: Run) -> None:
 
     The rows scroll in a place of their own, so that the details of the layer are in sight below.
     """
-    check_link_word("overview", list(VIEWS))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        view = st.segmented_control(
+        view = choose(
             "Errors of",
             list(VIEWS),
-            default=FOUR,
-            required=True,
-            key="overview",
-            bind="query-params",
+            "overview",
             help="**Four errors**: weight, this layer alone, all layers so far, and the answer. "
             "**Relative error**: how much of each channel of the output is wrong. **Steps**: how "
             "far each value moved on its grid, which tells rounding from clipping, and nothing "
             "about how much it matters.",
         )
-        part = VIEWS.get(view or FOUR)
+        part = VIEWS[view]
         count = len(run.report.layers) if part is None else len(tensors_of(run.report, part))
         is_all = True
         if part is not None and count > MOST_ROWS:
@@ -71,11 +67,10 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     selected = run_state.selected_layer(run.report)
     if part == "input" and (batches := measured_in_batches(run.report)):
         st.caption(batches)
-    show_figure(
+    show_layer_figure(
         layer_errors_picture(run.report, part, selected=selected, worst=worst),
-        key=f"overview_{part}",
-        stem=run.model_name,
-        on_select=run_state.select_layer,
+        f"overview_{part}",
+        run.model_name,
     )
 
 
@@ -90,19 +85,17 @@ def _show_four(run: Run) -> None:
             on_click=start_sensitivity,
             args=(run, Sweep()),
         )
-    show_figure(
+    show_layer_figure(
         four_errors_picture(run_series(run.report, effects), selected=selected),
-        key="overview_four",
-        stem=run.model_name,
-        on_select=run_state.select_layer,
+        "overview_four",
+        run.model_name,
     )
 
 
 @contained("The relative errors")
 def _show_relative(run: Run) -> None:
-    show_figure(
+    show_layer_figure(
         relative_errors_picture(run.report, selected=run_state.selected_layer(run.report)),
-        key="overview_relative",
-        stem=run.model_name,
-        on_select=run_state.select_layer,
+        "overview_relative",
+        run.model_name,
     )

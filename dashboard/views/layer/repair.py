@@ -18,6 +18,7 @@ from dashboard.widgets.live import show_live
 from dashboard.words.formatting import plural
 from dashboard.words.markdown import escape_markdown
 from dashboard.work import service
+from dashboard.work.jobs import is_active
 
 
 @contained("The repair")
@@ -26,10 +27,9 @@ def show_repair(run: Run) -> None:
     if run.report.is_partial:
         return
     start = repair_start(run)
-    status = repair_status(start.settings)
-    is_active = status is not None and status.is_active
+    is_busy = is_active(repair_status(start.settings))
     planned = proposals(start.report, service.remedy_targets(run.model_name))
-    if is_active:
+    if is_busy:
         show_live(lambda: _draw_curve(start), key="live_repair", run_every=poll_seconds())
         return
     steps = known_steps(start)

@@ -18,8 +18,9 @@ from dashboard.data.sweeps import (
 )
 from dashboard.facts.sensitivity.metrics import SensitivityMetric, available_metrics
 from dashboard.session.link_check import check_link_word
+from dashboard.widgets.choice import choose
 from quant_engine.report import SensitivityReport
-from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS
+from quant_engine.variants import ACTIVATIONS, WEIGHTS
 
 DIRECTION_KEY, PARTS_KEY, WIDTHS_KEY, OPTION_KEY = "direction", "parts", "widths", "option"
 TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
@@ -30,28 +31,20 @@ _SWEEP_KEYS = (DIRECTION_KEY, PARTS_KEY, WIDTHS_KEY)
 def choose_sweep(run: Run) -> Sweep:
     """Draw what is switched, and the way to other measurements of this run; return the choice."""
     measured = [sweep_of(report) for report in run.sensitivities]
-    check_link_word(DIRECTION_KEY, list(DIRECTION_LABELS.values()))
-    check_link_word(PARTS_KEY, list(PARTS_LABELS.values()))
     check_link_word(WIDTHS_KEY, [str(width) for width in WIDTHS])
     _open_with_a_measurement(measured)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        direction = st.segmented_control(
+        direction = choose(
             "Mode",
             list(DIRECTION_LABELS.values()),
-            default=next(iter(DIRECTION_LABELS.values())),
-            required=True,
-            key=DIRECTION_KEY,
-            bind="query-params",
+            DIRECTION_KEY,
             help="**Single-layer**: only this layer is quantized, the rest is float. "
             "**Leave-one-out**: every layer is quantized but this one.",
         )
-        parts = st.segmented_control(
+        parts = choose(
             "What is quantized",
             list(PARTS_LABELS.values()),
-            default=PARTS_LABELS[BOTH],
-            required=True,
-            key=PARTS_KEY,
-            bind="query-params",
+            PARTS_KEY,
             help="Whether a layer is sensitive because of its weights or because of its inputs.",
         )
         is_inputs = parts == PARTS_LABELS[ACTIVATIONS]
@@ -157,14 +150,5 @@ def choose_option(options: Mapping[str, SensitivityReport]) -> str:
     labels = list(options)
     if len(labels) == 1:
         return labels[0]
-    check_link_word(OPTION_KEY, labels)
-    chosen = st.segmented_control(
-        "Ranked at",
-        labels,
-        default=labels[0],
-        required=True,
-        key=OPTION_KEY,
-        bind="query-params",
-        help="The width that everything below is about.",
-    )
-    return chosen if chosen in options else labels[0]
+    about = "The width that everything below is about."
+    return choose("Ranked at", labels, OPTION_KEY, help=about)

@@ -40,7 +40,8 @@ from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.session.predictions import find_prediction
 from dashboard.views.sensitivity.table import exclude_and_rerun
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_layer_figure
+from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
 from dashboard.words.formatting import (
     MISSING,
@@ -134,11 +135,10 @@ def show_tradeoff(
             icon=":material/balance:",
         )
         return
-    show_figure(
+    show_layer_figure(
         tradeoff_picture(report, ranked, metric, is_log=is_log, selected=selected),
-        key="sensitivity_tradeoff",
-        stem=stem,
-        on_select=run_state.select_layer,
+        "sensitivity_tradeoff",
+        stem,
     )
 
 
@@ -172,11 +172,10 @@ def show_curve(
         return
     last = max(point.count for point in report.cumulative)
     kept = _choose_split(run, report, last)
-    show_figure(
+    show_layer_figure(
         cumulative_picture(report, is_log=is_log, selected=selected, kept=kept),
-        key="sensitivity_curve",
-        stem=stem,
-        on_select=run_state.select_layer,
+        "sensitivity_curve",
+        stem,
     )
 
 
@@ -255,16 +254,11 @@ def show_agreement(
             icon=":material/tune:",
         )
     labels = [label for label, agreement in found.items() if agreement.pairs]
-    check_link_word("proxy", labels)
-    chosen = st.segmented_control(
-        "Proxy metric", labels, default=labels[0], required=True, key="proxy", bind="query-params"
-    )
-    agreement = found[chosen or labels[0]]
-    show_figure(
+    agreement = found[choose("Proxy metric", labels, "proxy")]
+    show_layer_figure(
         agreement_picture(agreement, metric, selected=selected),
-        key="sensitivity_agreement",
-        stem=run.model_name,
-        on_select=run_state.select_layer,
+        "sensitivity_agreement",
+        run.model_name,
     )
 
 

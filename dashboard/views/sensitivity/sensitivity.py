@@ -26,7 +26,7 @@ from dashboard.views.sensitivity.unmeasured import (
     show_running,
     show_stopped_notice,
 )
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_layer_figure
 from dashboard.widgets.guard import contain, contained
 from dashboard.widgets.judged import show_judged
 from dashboard.words.degradation import moved_text
@@ -54,18 +54,16 @@ def _show_measured(run: Run, measured: SensitivityReport) -> None:
         names = [row.name for row in rows]
         with contain("The table of widths"):
             st.subheader("Every layer at every width", anchor=False)
-            show_figure(
+            show_layer_figure(
                 grid_picture(options, names, metric, selected=selected, shown=option),
-                key="sensitivity_grid",
-                stem=stem,
-                on_select=run_state.select_layer,
+                "sensitivity_grid",
+                stem,
             )
     st.subheader("Which layers matter most", anchor=False)
-    show_figure(
+    show_layer_figure(
         ranking_picture(report, ranked, metric, rows=rows, is_log=is_log, selected=selected),
-        key="sensitivity_ranking",
-        stem=stem,
-        on_select=run_state.select_layer,
+        "sensitivity_ranking",
+        stem,
     )
     st.caption(describe_ties(report, metric))
     show_tradeoff(report, ranked, metric, is_log=is_log, selected=selected, stem=stem)

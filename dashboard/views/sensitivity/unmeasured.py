@@ -24,6 +24,7 @@ from dashboard.widgets.headline import show_headline
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import plural
 from dashboard.work import service
+from dashboard.work.jobs import is_active
 from quant_engine.report import SensitivityReport
 from quant_engine.variants import ACTIVATIONS
 
@@ -129,7 +130,7 @@ def show_running(run: Run, sweep: Sweep) -> bool:
     """Draw what is known of a measurement on its way; return whether there is one."""
     key = sensitivity_key(run.settings, sweep)
     status = jobs().status(key)
-    if status is None or not status.is_active:
+    if not is_active(status):
         return False
 
     def draw() -> None:

@@ -13,7 +13,8 @@ from dashboard.figures.cost.size import (
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.views.size_time.timing import is_on_its_way, show_timing
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_figure, show_layer_figure
+from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
 from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.words.formatting import format_bytes, format_number, plural
@@ -77,7 +78,6 @@ def _show_model_size(run: Run) -> None:
 def _choose_rows() -> tuple[int | None, str]:
     """How many layers the figures show, and in which order the bytes stand."""
     check_link_word("rows", list(TOPS))
-    check_link_word("order", [LARGEST_FIRST, AS_THEY_RUN])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         top = st.selectbox(
             "Layers shown",
@@ -89,29 +89,20 @@ def _choose_rows() -> tuple[int | None, str]:
             help="The largest ones, the rest added up in one row; and below, those whose time "
             "changes the most.",
         )
-        order = st.segmented_control(
-            "Order",
-            [LARGEST_FIRST, AS_THEY_RUN],
-            default=LARGEST_FIRST,
-            required=True,
-            key="order",
-            bind="query-params",
-        )
-    return TOPS[top], order or LARGEST_FIRST
+        return TOPS[top], choose("Order", [LARGEST_FIRST, AS_THEY_RUN], "order")
 
 
 @contained("The bytes of the layers")
 def _show_layer_sizes(run: Run, top: int | None, order: str) -> None:
-    show_figure(
+    show_layer_figure(
         layer_size_picture(
             run.report.layers,
             top=top,
             is_sorted=order != AS_THEY_RUN,
             selected=run_state.selected_layer(run.report),
         ),
-        key="size_layers",
-        stem=run.model_name,
-        on_select=run_state.select_layer,
+        "size_layers",
+        run.model_name,
     )
 
 

@@ -19,12 +19,13 @@ from dashboard.figures.cost.layer_times import layer_times_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, start_timing, timing_status
-from dashboard.session.link_check import check_link_word
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_figure, show_layer_figure
+from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
 from dashboard.widgets.verdict_list import show_verdicts
 from dashboard.words.formatting import plural
 from dashboard.words.markdown import escape_markdown
+from dashboard.work.jobs import is_active
 from quant_engine.report import TimingReport
 
 
@@ -52,14 +53,12 @@ def show_timing(run: Run, top: int | None) -> None:
 
 def is_on_its_way(run: Run) -> bool:
     """Whether the run is shown while it is still being computed."""
-    status = analysis_status(run.settings)
     is_whole = not run.report.is_partial and run.report.timing is not None
-    return not is_whole and status is not None and status.is_active
+    return not is_whole and is_active(analysis_status(run.settings))
 
 
 def _show_empty(run: Run) -> None:
-    status = timing_status(run.settings)
-    if is_on_its_way(run) or (status is not None and status.is_active):
+    if is_on_its_way(run) or is_active(timing_status(run.settings)):
         st.info(
             "Times are measured last and appear here; all errors and the accuracy are known "
             "before that."
@@ -90,12 +89,11 @@ def _show_empty(run: Run) -> None:
 
 def _show_again(run: Run, label: str) -> None:
     """A button that times the models and leaves the rest of the run as it is."""
-    status = timing_status(run.settings)
     st.button(
         label,
         key="measure_timing",
         icon=":material/timer:",
-        disabled=status is not None and status.is_active,
+        disabled=is_active(timing_status(run.settings)),
         on_click=start_timing,
         args=(run,),
     )
@@ -105,17 +103,8 @@ def _choose_batch(sizes: tuple[int, ...]) -> int | None:
     if len(sizes) <= 1:
         return sizes[0] if sizes else None
     labels = [str(size) for size in sizes]
-    check_link_word("batch", labels)
-    chosen = st.segmented_control(
-        "Batch size",
-        labels,
-        default=labels[-1],
-        required=True,
-        key="batch",
-        bind="query-params",
-        help="Samples in one forward pass.",
-    )
-    return int(chosen or labels[-1])
+    about = "Samples in one forward pass."
+    return int(choose("Batch size", labels, "batch", default=labels[-1], help=about))
 
 
 @contained("The times of the model")
@@ -165,9 +154,8 @@ def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
     if not timing.layers:
         st.info("Single layers were not timed in this run.", icon=":material/timer_off:")
         return
-    show_figure(
+    show_layer_figure(
         layer_times_picture(timing, top=top, selected=run_state.selected_layer(run.report)),
-        key="time_layers",
-        stem=run.model_name,
-        on_select=run_state.select_layer,
+        "time_layers",
+        run.model_name,
     )

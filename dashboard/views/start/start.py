@@ -11,7 +11,7 @@ from dashboard.figures.layers.four_errors import four_errors_picture, run_series
 from dashboard.session import run_state
 from dashboard.session.link_widgets import go_to
 from dashboard.views.start.model_table import show_model_table, show_recent_runs
-from dashboard.widgets.chart import show_figure
+from dashboard.widgets.chart import show_layer_figure
 from dashboard.widgets.guard import contained
 from dashboard.widgets.headline import show_headline
 from dashboard.widgets.judged import judged_markdown
@@ -56,15 +56,14 @@ def _show_run(run: Run) -> None:
     origin = "Stored example" if run.is_example else "Your run"
     st.subheader(f"{origin}: {title}, {escape_markdown(describe_recipe(run.recipe))}", anchor=False)
     show_headline(run, key="start")
-    show_figure(
+    show_layer_figure(
         four_errors_picture(
             run_series(run.report, run_state.effects_of(run)),
             selected=run_state.selected_layer(run.report),
             most=MOST_LAYERS,
         ),
-        key="start_errors",
-        stem=run.model_name,
-        on_select=run_state.select_layer,
+        "start_errors",
+        run.model_name,
     )
 
 

@@ -48,6 +48,7 @@ from dashboard.views.what_if.configuration import try_configuration, use_setting
 from dashboard.widgets.chart import file_stem
 from dashboard.widgets.download import offer_file
 from dashboard.widgets.lesson_links import show_number_lessons
+from dashboard.widgets.number import show_number
 from dashboard.words.formatting import (
     MISSING,
     format_accuracy,
@@ -57,6 +58,7 @@ from dashboard.words.formatting import (
     plural,
 )
 from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT
+from dashboard.work.jobs import is_active
 from dashboard.work.prediction_service import CANDIDATES
 
 BY_BYTES, BY_BITS, BY_FLOAT = "Bytes", CODE_BITS, "Layers in float"
@@ -106,7 +108,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
                 partial(_output_text, index),
                 None if known is None else format_within(known.degradation, known.interval),
             )
-        _metric(
+        show_number(
             "Model size",
             format_bytes(size.model_bytes),
             f"run {format_bytes(own_size.model_bytes)}, "
@@ -114,7 +116,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             "Exact, not predicted, with every BatchNorm folded into its layer, in float as well. "
             "1 kB is 1,000 bytes.",
         )
-        _metric(
+        show_number(
             BY_BITS,
             format_number(size.weight_bits),
             f"with scales {format_number(size.effective_bits)}; "
@@ -140,10 +142,10 @@ def _result_metric(
     samples = plural(prediction.response.report.samples, "test sample")
     if measured is not None:
         note = f"{beside}; predicted {predict(row)}" if beside else f"predicted {predict(row)}"
-        _metric(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
+        show_number(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
         return
     note = f"run {predict(own)}, float {predict(base)}, predicted too"
-    _metric(
+    show_number(
         f"{name}, predicted",
         predict(row),
         note if _holds(row, prediction) else f"not reliable; {note}",
@@ -173,15 +175,10 @@ def _change(rows: Sequence[ScoreRow], samples: int) -> AccuracyChange | None:
     return compare_accuracy(base.measured_accuracy, row.measured_accuracy, samples, changed=changed)
 
 
-def _metric(name: str, value: str, beside: str, about: str) -> None:
-    st.metric(name, value, beside, delta_color="off", delta_arrow="off", help=about)
-
-
 def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]) -> None:
     """Draw what can be done with the present choice."""
     configuration = row.configuration
-    status = verification_status(run.settings)
-    is_busy = status is not None and status.is_active
+    is_busy = is_active(verification_status(run.settings))
     is_known = row.measured_degradation is not None
     with st.container(horizontal=True, gap="small", key="what_if_actions"):
         settings = replace(run.settings, recipe=prediction.recipe_of(configuration))
@@ -299,12 +296,11 @@ def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
             help="The least predicted degradation within the budget, interactions between layers "
             "included. It fills the table; nothing is run.",
         )
-        status = search_status(run.settings)
         st.button(
             "Find and run the best",
             key="what_if_run_best",
             icon=":material/fact_check:",
-            disabled=status is not None and status.is_active,
+            disabled=is_active(search_status(run.settings)),
             on_click=start_search,
             args=(run, kind, budget, words),
             help=f"Runs the model under the {CANDIDATES} configurations predicted best within the "

@@ -16,6 +16,7 @@ from dashboard.words.degradation import RATIO
 from dashboard.words.formatting import format_count, plural
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import REMEDY_NAMES, no_effect_words
+from dashboard.work.jobs import is_active
 from quant_engine.report import LayerReport
 from quant_engine.scheme import Candidate
 from quant_engine.variants import FLOAT_OPTION
@@ -132,8 +133,7 @@ def _show_way_preset(run: Run, prediction: Prediction, configuration: Configurat
 
 def _offer_remedies(run: Run) -> None:
     """Say that a prediction knows plain rounding only, and offer to measure it again."""
-    status = prediction_status(run.settings)
-    is_busy = status is not None and status.is_active
+    is_busy = is_active(prediction_status(run.settings))
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.caption(
             "Remedies join the choices when the measurement is done."

@@ -28,6 +28,7 @@ from dashboard.figures.what_if.trust import trust_picture
 from dashboard.views.what_if.configuration import try_text
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
+from dashboard.widgets.number import show_number
 from dashboard.words.formatting import format_bytes, format_number, plural
 from dashboard.words.markdown import escape_markdown
 from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT
@@ -177,21 +178,17 @@ def show_trust(run: Run, prediction: Prediction) -> None:
             ("Rank correlation, single layers", agreement.single),
             ("Rank correlation, random choices", agreement.random),
         ):
-            st.metric(
+            show_number(
                 name,
                 f"ρ = {correlation_text(figures.rank_correlation)}",
                 f"{figures.count} compared",
-                delta_color="off",
-                delta_arrow="off",
                 help="Spearman's rank correlation ρ of predicted and measured values: 1 is the "
                 "same order, 0 no relation.",
             )
-        st.metric(
+        show_number(
             "Predicted ÷ measured, median",
             f"{format_number(agreement.random.median_ratio, 2)} ×",
             f"single layers {format_number(agreement.single.median_ratio, 2)} ×",
-            delta_color="off",
-            delta_arrow="off",
             help="Over all random choices, many of them harsher than where predictions hold. "
             "1 × is right; below, predictions make too little of the degradation.",
         )

@@ -7,12 +7,12 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.session.predictions import prediction_status, start_prediction
 from dashboard.widgets.headline import show_headline
+from dashboard.work.jobs import is_active
 
 
 def show_no_prediction(run: Run) -> None:
     """Say that nothing can be predicted yet, and offer to measure what it takes."""
     show_headline(run, key="what_if_empty")
-    status = prediction_status(run.settings)
     with st.container(border=True, key="what_if_empty"):
         if not run.report.quantized_layers and not run.recipe.exclude_layers:
             st.markdown("**This run quantizes no layer, so there is nothing to choose.**")
@@ -20,7 +20,7 @@ def show_no_prediction(run: Run) -> None:
                 "views/experiment/experiment.py", label="Set up a run", icon=":material/science:"
             )
             return
-        if status is not None and status.is_active:
+        if is_active(prediction_status(run.settings)):
             st.markdown("**The table and the frontier appear here when the measurement is done.**")
             st.markdown(
                 "You can leave this page meanwhile. If you cancel, what was measured is thrown "

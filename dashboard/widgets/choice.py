@@ -1,0 +1,29 @@
+"""A choice of one of a few words, which the link holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.session.link_check import check_link_word
+
+
+def choose(
+    label: str, words: Sequence[str], key: str, *, default: str = "", help: str | None = None
+) -> str:
+    """Draw the words side by side; return the chosen one.
+
+    Args:
+        label: What is chosen.
+        words: What can be; a link that names another one is told so.
+        key: Key of the widget, and of the link.
+        default: The usual one; the first if empty.
+        help: What the choice means.
+    """
+    check_link_word(key, words)
+    usual = default or words[0]
+    chosen = st.segmented_control(
+        label, words, default=usual, required=True, key=key, bind="query-params", help=help
+    )
+    return chosen if chosen in words else usual

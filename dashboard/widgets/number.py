@@ -1,0 +1,10 @@
+"""A number on a page: its name, its value, and what stands beside it without a verdict."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+
+def show_number(name: str, value: str, beside: str | None, help: str | None = None) -> None:
+    """Draw a number; what stands beside it gets neither colour nor arrow."""
+    st.metric(name, value, beside, delta_color="off", delta_arrow="off", help=help)
