@@ -134,8 +134,7 @@ class AgreementPoint:
         predicted: Predicted degradation: KL divergence in nats, NMSE or 1 - cosine; of several
             outputs the largest of their ratios.
         measured: The same, from running the model.
-        decided_by: Of several outputs, the one with the largest measured ratio; empty for one, and
-            in older files.
+        decided_by: Of several outputs, the one with the largest measured ratio; empty for one.
     """
 
     configuration: tuple[tuple[str, str], ...]

@@ -95,7 +95,7 @@ class ChannelRanges:
         became_zero: Values of each channel that were not 0 and became 0.
         channel_size: Values in each channel.
         lost_inputs: Input channels of the layer whose weights' error has at least half of their
-            energy; None where they are not told apart (groups, embeddings), and in older reports.
+            energy; None where they are not known (groups, embeddings).
     """
 
     axis: int
@@ -143,7 +143,7 @@ class RelativeErrors:
         rms: Root of the mean over channels of Σ(x̂-x)² / Σx².
         lost_channels: Channels whose error has at least half of their energy.
         shift: Mean over channels of mean(x̂-x)² / mean((x̂-x)²): the share of an error that is a
-            constant, 0 to 1; channels without error are not counted. None in older reports.
+            constant, 0 to 1; channels without error are not counted.
     """
 
     lowest_octave: int
@@ -155,7 +155,7 @@ class RelativeErrors:
     flat_channels: int
     rms: float
     lost_channels: int
-    shift: float | None = None
+    shift: float
 
 
 @dataclass(frozen=True, slots=True)

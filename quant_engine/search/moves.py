@@ -137,13 +137,13 @@ def rank_moves(
         gains = gains + np.where(is_single, 0.0, 2.0 * crossed[first, second])
         before.append(float(toward[current].sum()))
         after.append(before[-1] + gains)
-    # Of several outputs the one that is worse off counts, and none may be harmed.
+    # Of several outputs the one that is worse off counts, and none may get worse.
     gains = np.max(after, axis=0) - max(before)
-    harms = _harms(space, np.array(before), np.array(after))
+    worse = _is_worse(space, np.array(before), np.array(after))
     unit = np.repeat(np.arange(units), choices)
     moves_something = (first != old[first]) & (second != old[second])
     usable = moves_something & (is_single | (unit[first] != unit[second]))
-    usable[harms] = False
+    usable[worse] = False
     for limit in limits:
         costs = limit.costs.reshape(-1)
         added = costs - costs[old]
@@ -152,7 +152,7 @@ def rank_moves(
     return gains[usable], np.stack([first[usable], second[usable]], axis=1)
 
 
-def _harms(space: SearchSpace, before: FloatArray, after: FloatArray) -> npt.NDArray[np.bool_]:
+def _is_worse(space: SearchSpace, before: FloatArray, after: FloatArray) -> npt.NDArray[np.bool_]:
     """Return which moves take a protected output past its limit, or further past it.
 
     Args:

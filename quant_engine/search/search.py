@@ -44,7 +44,7 @@ def search_configuration(
 
     Of several outputs, none is predicted to be worse than with the same bits for all layers within
     the budgets: an output is not given up for another one whose ratio is larger. Run, one may be
-    worse nevertheless: `search_measured` runs these bits too, and puts what harms an output last.
+    worse nevertheless: `search_measured` runs these bits too, and puts what degrades one last.
 
     Args:
         response: What predicts.
@@ -115,8 +115,8 @@ def find_best(
         raise SchemeError(
             "No configuration keeps to all budgets at once, though to each one alone. Raise one."
         )
-    harmless = [end for end in found if not space.harms(end)]
-    chosen = (harmless or found)[:count]
+    no_worse = [end for end in found if not space.is_worse(end)]
+    chosen = (no_worse or found)[:count]
     place = None
     if space.alike is not None:
         same = [index for index, end in enumerate(chosen) if (end == space.alike).all()]

@@ -141,7 +141,7 @@ class SearchSpace:
         chosen = np.arange(len(self.units)) * self.choices + best
         self.limits = np.array([p[np.ix_(chosen, chosen)].sum() for p in self.products])
 
-    def harms(self, assignment: IntArray) -> bool:
+    def is_worse(self, assignment: IntArray) -> bool:
         """Whether an assignment takes a protected output past its limit."""
         return bool(self._excess(self.output_degradations([assignment]))[0])
 
@@ -153,7 +153,7 @@ class SearchSpace:
         """
         if self.most is None:
             return np.zeros(degradations.shape[1])
-        # The float model's limit is 0: whatever is above it is harmful.
+        # The float model's limit is 0: whatever is above it is worse.
         most = np.maximum(self.most, 1.0 / _HARMFUL)[:, None]
         worst = (degradations / most).max(axis=0)
         return np.where(worst > 1.0 + _SLACK, worst, 0.0)
@@ -161,7 +161,7 @@ class SearchSpace:
     def degradations(self, assignments: Sequence[IntArray]) -> FloatArray:
         """Return the predicted degradation of every assignment.
 
-        Those that harm a protected output come after all others, the least harmful first.
+        Those that degrade a protected output come after all others, the least degraded first.
         """
         found = self.output_degradations(assignments)
         degradations: FloatArray = self.response.joined(found) + _HARMFUL * self._excess(found)

@@ -172,13 +172,13 @@ def search_measured(
         progress=in_part(progress, _SEARCH_SHARE, 1.0),
     )
     run = [replace(point, measured=score) for point, score in zip(found, scores, strict=True)]
-    harms = [alike is not None and _harms(score, scores[alike]) for score in scores]
-    order = sorted(range(len(run)), key=lambda n: (harms[n], scores[n].degradation))
+    worse = [alike is not None and _is_worse(score, scores[alike]) for score in scores]
+    order = sorted(range(len(run)), key=lambda n: (worse[n], scores[n].degradation))
     best, *others = (run[number] for number in order)
     return replace(best, candidates=len(run)), *others
 
 
-def _harms(score: ConfigurationScore, other: ConfigurationScore) -> bool:
+def _is_worse(score: ConfigurationScore, other: ConfigurationScore) -> bool:
     """Whether some output that enters is worse than under another configuration."""
     pairs = zip(score.outputs, other.outputs, strict=True)
     return any(a.degradation > b.degradation for a, b in pairs if a.ratio is not None)

@@ -399,7 +399,7 @@ def make_relative(error: ErrorMetrics) -> RelativeErrors:
     rms = math.sqrt(error.nmse)
     octave = math.floor(math.log2(rms)) if rms else -1
     counts, exact = ((512,), 0) if rms else ((0,), 512)
-    return RelativeErrors(octave, counts, 0, 0, exact, 1, 0, rms, int(rms**2 >= 0.5))
+    return RelativeErrors(octave, counts, 0, 0, exact, 1, 0, rms, int(rms**2 >= 0.5), 0.0)
 
 
 def _weights(

@@ -32,7 +32,7 @@ def timing_verdicts(timing: TimingReport, batch_size: int) -> tuple[Verdict, ...
     """Return what the times at one batch size do and do not say.
 
     Args:
-        timing: Measured times; without integer ones, as older runs have them, that is said.
+        timing: Measured times; without integer ones, that is said.
         batch_size: The batch size in question.
     """
     integers = _integer_verdict(timing, batch_size)

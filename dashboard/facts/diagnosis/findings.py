@@ -150,10 +150,8 @@ def find_findings(
 def not_judged(layer: LayerReport, effects: OutputEffects | None) -> tuple[str, ...]:
     """Say which rules could not be applied to a quantized layer for want of data."""
     missing = []
-    if layer.local_relative is not None and layer.local_relative.shift is None:
-        missing.append("shift, and weights of single inputs: an older version made this run")
     if layer.input is not None and not input_reach(layer):
-        missing.append("input channels: this kind of layer has none that are told apart")
+        missing.append("input channels: this kind of layer has none")
     if layer.weight is not None and not layer.weight.range_choices:
         missing.append("outliers in the weights: every channel has a range of its own")
     if layer.input is not None and layer.input.is_dynamic:
@@ -301,7 +299,7 @@ def one_sided(layer: LayerReport) -> Finding | None:
 def shift(layer: LayerReport) -> Finding | None:
     """Find errors that have a mean: channels of the output are moved as a whole."""
     seen, local = layer.local_relative, layer.local_error
-    if seen is None or seen.shift is None or local is None or not layer.is_quantized:
+    if seen is None or local is None or not layer.is_quantized:
         return None
     if seen.shift < SHIFT or local.sqnr_db >= GOOD_DB:
         return None

@@ -73,6 +73,7 @@ class Verdict:
     opens: str = ""
 
 
+_ALIKE = "each channel counted alike"
 _DESTROYED = 0.3
 """From this share of the signal on, an error of the layer's own output is no detail."""
 
@@ -295,41 +296,34 @@ def dynamic_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
     return Verdict(INFO, title, text)
 
 
-def _wrong(relative: float | None, error: ErrorMetrics) -> float:
-    """Return which share of an output is wrong: channels alike, or, of an older run, pooled."""
-    return math.sqrt(error.nmse) if relative is None else relative
-
-
 def _tone_of_wrong(share: float) -> str:
     return tone_of_sqnr(math.inf if share == 0 else -20 * math.log10(share))
 
 
-def _counted(is_alike: bool) -> str:
-    """Say how a share of an output was counted."""
-    return "each channel counted alike" if is_alike else "all values pooled"
+def _wrong(relative: float | None, error: ErrorMetrics | None) -> float | None:
+    """Return which share of an output is wrong; infinite where only 0 was right."""
+    return math.inf if error is not None and error.nmse == math.inf else relative
 
 
 def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say whether the error at the output is the layer's own or came with its input."""
     total = layer.accumulated_error
-    if total is None:
-        return None
     title = "Own error or inherited?"
-    if is_exact(total):
+    if total is not None and is_exact(total):
         return Verdict(GOOD, title, "No error has reached this layer's output.")
     arriving = _wrong(accumulated_relative(layer), total)
-    tone = _tone_of_wrong(arriving)
-    how = _counted(layer.accumulated_relative is not None)
-    if layer.local_error is None:
+    if total is None or arriving is None:
+        return None
+    tone, own = _tone_of_wrong(arriving), _wrong(local_relative(layer), layer.local_error)
+    if own is None:
         text = (
             f"Inherited: the layer itself is float. {format_relative(arriving)} of its output is "
-            f"wrong in the quantized model ({how})."
+            f"wrong in the quantized model ({_ALIKE})."
         )
         return Verdict(tone, title, text)
-    own = _wrong(local_relative(layer), layer.local_error)
     numbers = (
         f"{format_relative(own)} of its output is wrong when quantized alone, "
-        f"{format_relative(arriving)} in the quantized model, {how}"
+        f"{format_relative(arriving)} in the quantized model, {_ALIKE}"
     )
     share = (own / arriving) ** 2 if 0 < arriving < math.inf else math.nan
     if not share <= 1.0:  # also where the share is not a number
@@ -348,13 +342,8 @@ def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
 
 def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
     """Say where the layer stands among all layers, and what it saves."""
-    measured = [other for other in report.layers if other.local_error is not None]
-    is_alike = all(other.local_relative is not None for other in measured)
-    local = {
-        other.name: _wrong(local_relative(other) if is_alike else None, other.local_error)
-        for other in measured
-        if other.local_error is not None
-    }
+    errors = {x.name: _wrong(local_relative(x), x.local_error) for x in report.layers}
+    local = {name: error for name, error in errors.items() if error is not None}
     if layer.name not in local or len(local) < 2:
         return None
     mine = local[layer.name]
@@ -362,7 +351,7 @@ def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
     saved = layer.size.float_bytes - layer.size.quantized_bytes
     text = (
         f"Rank {rank} of {len(local)} by its own error (1 is worst): {format_relative(mine)} of "
-        f"its output, {_counted(is_alike)}. "
+        f"its output, {_ALIKE}. "
         f"Quantizing it saves {format_bytes(saved)}, "
         f"{format_percent(saved / layer.size.float_bytes if layer.size.float_bytes else 0.0)} "
         "of its size."

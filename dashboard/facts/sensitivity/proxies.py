@@ -98,7 +98,7 @@ class LayerPair:
 
     Attributes:
         name: Name of the layer.
-        cheap: The proxy metric, in its own unit.
+        proxy_value: The proxy metric, in its own unit.
         measured: The measured one, in the measure's own unit.
         proxy_rank: 1 for the layer the proxy metric calls most sensitive; equal values share the
             mean of their ranks.
@@ -106,7 +106,7 @@ class LayerPair:
     """
 
     name: str
-    cheap: float
+    proxy_value: float
     measured: float
     proxy_rank: float
     measured_rank: float
@@ -154,17 +154,17 @@ def measure_agreement(
     for measured_layer in sensitivity.layers:
         measured = metric.value(measured_layer)
         layer = layers.get(measured_layer.name)
-        cheap = None if layer is None else proxy.value(layer)
-        if measured is not None and cheap is not None:
-            rows.append((measured_layer.name, cheap, measured))
+        proxy_value = None if layer is None else proxy.value(layer)
+        if measured is not None and proxy_value is not None:
+            rows.append((measured_layer.name, proxy_value, measured))
     turn = 1 if proxy.is_low_worst else -1
-    proxy_values = [turn * cheap for _, cheap, _ in rows]  # rank 1 is the lowest
+    proxy_values = [turn * proxy_value for _, proxy_value, _ in rows]  # rank 1 is the lowest
     goodness = [-sign * metric.badness(measured) for *_, measured in rows]
     proxy_ranks = rankdata(proxy_values) if rows else []
     measured_ranks = rankdata(goodness) if rows else []
     pairs = tuple(
-        LayerPair(name, cheap, measured, float(proxy_rank), float(measured_rank))
-        for (name, cheap, measured), proxy_rank, measured_rank in zip(
+        LayerPair(name, proxy_value, measured, float(proxy_rank), float(measured_rank))
+        for (name, proxy_value, measured), proxy_rank, measured_rank in zip(
             rows, proxy_ranks, measured_ranks, strict=True
         )
     )

@@ -104,7 +104,7 @@ def agreement_rows(agreement: Agreement, metric: SensitivityMetric) -> list[dict
     return [
         {
             "layer": pair.name,
-            agreement.proxy.column: pair.cheap,
+            agreement.proxy.column: pair.proxy_value,
             f"measured_{metric.key}": pair.measured,
             f"rank_by_{agreement.proxy.key}": pair.proxy_rank,
             "measured_rank": pair.measured_rank,
@@ -117,7 +117,7 @@ def _describe(pair: LayerPair, agreement: Agreement, metric: SensitivityMetric) 
     return "<br>".join(
         (
             f"<b>{pair.name}</b>",
-            f"{agreement.proxy.label}: {agreement.proxy.format(pair.cheap)}, "
+            f"{agreement.proxy.label}: {agreement.proxy.format(pair.proxy_value)}, "
             f"rank {pair.proxy_rank:g}",
             f"{metric.label}: {metric.format(pair.measured)}, rank {pair.measured_rank:g}",
         )

@@ -42,7 +42,7 @@ def error(sqnr_db: float, clipping: float = 0.0) -> ErrorMetrics:
 
 
 def relative(rms: float) -> RelativeErrors:
-    return RelativeErrors(-16, (0,), 0, 0, 0, 1, 0, rms, 0)
+    return RelativeErrors(-16, (0,), 0, 0, 0, 1, 0, rms, 0, 0.0)
 
 
 def healthy(preset: str = "int8_per_tensor") -> ModelReport:
@@ -174,8 +174,8 @@ def test_weights_of_single_inputs_are_lost_from_a_share_of_them_on(
     assert found(wide) == []
 
 
-@pytest.mark.parametrize("share", [None, rules.SHIFT - 0.001, rules.SHIFT])
-def test_a_shift_is_systematic_from_a_share_of_the_error_on(share: float | None) -> None:
+@pytest.mark.parametrize("share", [rules.SHIFT - 0.001, rules.SHIFT])
+def test_a_shift_is_systematic_from_a_share_of_the_error_on(share: float) -> None:
     seen = replace(relative(0.1), shift=share)
     fine = replace_layer(healthy(), NAME, local_relative=seen)
     report = replace_layer(fine, NAME, local_error=error(GOOD_DB - 0.1))

@@ -308,11 +308,12 @@ def test_no_accumulated_error_is_good_and_an_unknown_one_is_not_judged() -> None
     assert said(own_or_inherited(layer(accumulated_error=none), make_report())).tone == GOOD
     assert own_or_inherited(layer(accumulated_error=None), make_report()) is None
     hopeless = error(-math.inf, nmse=math.inf)
+    nothing = replace(make_relative(error(40.0)), rms=0.0, flat_channels=1)  # 0 all along in float
     odd = layer(
         local_error=hopeless,
         accumulated_error=hopeless,
-        local_relative=None,
-        accumulated_relative=None,
+        local_relative=nothing,
+        accumulated_relative=nothing,
     )
     assert said(own_or_inherited(odd, make_report())).tone == BAD
 

@@ -442,7 +442,7 @@ def test_agreement_figure_draws_ranks_and_names():
     assert list(points.customdata) == [layer.name for layer in sensitivity.layers]
     assert sorted(points.y) == list(range(1, len(sensitivity.layers) + 1))
     assert list(diagonal.x) == [1, len(sensitivity.layers)]
-    assert agreement_rows(agreement, KL)[0]["local_sqnr_db"] == agreement.pairs[0].cheap
+    assert agreement_rows(agreement, KL)[0]["local_sqnr_db"] == agreement.pairs[0].proxy_value
 
 
 def test_agreement_without_common_layers_says_so():

@@ -45,7 +45,7 @@ def show(values: Values) -> Outcome:
             f"In this network the two orders have a rank correlation of "
             f"{correlation_text(asked.spearman)}: +1 is the same order, 0 is none. The layer that "
             f"was measured to move the answers most, {first.name}, is number "
-            f"{pair.proxy_rank:.0f} of {layers} by its own error ({format_db(pair.cheap)})."
+            f"{pair.proxy_rank:.0f} of {layers} by its own error ({format_db(pair.proxy_value)})."
             + _ties(rivals)
         ),
         pictures=_pictures(agreement, report, ranked),
