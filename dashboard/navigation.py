@@ -7,6 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard.session.pages import PAGES, page_file
 from dashboard.session.state import SHOW_KEY
 from dashboard.widgets.lesson_links import register_lessons
 from dashboard.widgets.shell import show_bare_shell, show_draft, show_shell
@@ -17,29 +18,19 @@ ICON = Path(__file__).with_name("assets") / "icon.svg"
 
 st.set_page_config(page_title="Int8 quantization", page_icon=ICON, layout="wide")
 
-PAGES = {
-    "views/start/start.py": ("Start", ":material/home:"),
-    "views/experiment/experiment.py": ("Experiment", ":material/science:"),
-    "views/sensitivity/sensitivity.py": ("Sensitivity", ":material/leaderboard:"),
-    "views/what_if/what_if.py": ("What if", ":material/tune:"),
-    "views/layer/layer.py": ("Layer", ":material/layers:"),
-    "views/compare/compare.py": ("Compare", ":material/compare_arrows:"),
-    "views/size_time/size_time.py": ("Size & time", ":material/speed:"),
-    "views/learn/learn.py": ("Learn", ":material/school:"),
-}
 pages = [
     st.Page(
-        file,
+        page_file(name),
         title=title,
         icon=icon,
         default=title == "Start",
         url_path="size-time" if title == "Size & time" else None,
     )
-    for file, (title, icon) in PAGES.items()
+    for name, (title, icon) in PAGES.items()
 ]
 # By name, as the pages are: nothing imports a page.
 register_lessons(importlib.import_module("dashboard.views.learn.catalogue").lesson_terms())
-LEARN = list(PAGES).index("views/learn/learn.py")
+LEARN = list(PAGES).index("learn")
 is_bare = SHOW_KEY in st.query_params  # a link that a teacher hands out
 page = st.navigation(pages, position="hidden" if is_bare else "sidebar")
 index = pages.index(page)
@@ -51,6 +42,6 @@ elif is_bare:
     st.rerun()
 else:
     place = show_shell()
-    show_slide_bar(list(PAGES), index)
+    show_slide_bar([*map(page_file, PAGES)], index)
     page.run()
     show_draft(place)

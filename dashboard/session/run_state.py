@@ -47,6 +47,7 @@ from dashboard.session.link_widgets import (
     set_widget,
 )
 from dashboard.session.notices import add_notice, add_toast
+from dashboard.session.pages import show_page_link
 from dashboard.session.predictions import find_prediction
 from dashboard.session.state import LAYER_KEY, RUN_KEY, session
 from dashboard.words.recipes import describe_recipe
@@ -148,9 +149,7 @@ def _say_why_empty() -> NoReturn:
             "There is no run to show yet. Choose a model and a scheme, then press Run.",
             icon=":material/science:",
         )
-        st.page_link(
-            "views/experiment/experiment.py", label="Set up a run", icon=":material/science:"
-        )
+        show_page_link("experiment", "Set up a run")
     st.stop()
 
 

@@ -23,6 +23,7 @@ from dashboard.session.link_check import check_link_word
 from dashboard.widgets.chart import show_figure, show_layer_figure
 from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
+from dashboard.widgets.row_choice import select_row
 from dashboard.words.formatting import MISSING, plural
 from quant_engine.report import LayerReport
 
@@ -76,17 +77,11 @@ def show_layers(a: Run, b: Run, effects: Effects) -> None:
 
 def _show_table(changes: tuple[LayerChange, ...], metric: LayerMetric) -> None:
     key, names = "compare_table", [one.name for one in changes]
-
-    def forward() -> None:
-        rows = st.session_state[key]["selection"]["rows"]
-        if rows and rows[0] < len(names):
-            run_state.select_layer(names[rows[0]])
-
     number: dict[str, Any] = {"format": "%.3g"}
     st.dataframe(
         [{"Layer": one.name, "A": one.a, "B": one.b, "B − A": one.change} for one in changes],
         key=key,
-        on_select=forward,
+        on_select=select_row(key, names, run_state.select_layer),
         selection_mode="single-row",
         hide_index=True,
         width="stretch",

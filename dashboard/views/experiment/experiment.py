@@ -9,6 +9,7 @@ from dashboard.data.settings import Settings
 from dashboard.session import run_state
 from dashboard.session.draft import current_draft, follow_draft_link, write_draft_link
 from dashboard.session.jobs import analysis_status, store
+from dashboard.session.pages import show_page_link
 from dashboard.views.experiment.downloads import show_downloads
 from dashboard.views.experiment.live_table import show_layers, show_live_table
 from dashboard.views.experiment.recipe_form import show_recipe_form
@@ -76,20 +77,10 @@ def _show_result(run: Run, settings: Settings) -> None:
         )
     show_headline(run, key="experiment")
     with st.container(horizontal=True, gap="medium"):
-        st.page_link("views/layer/layer.py", label="Open the layer", icon=":material/layers:")
-        st.page_link(
-            "views/sensitivity/sensitivity.py",
-            label="Which layers matter",
-            icon=":material/leaderboard:",
-        )
-        st.page_link(
-            "views/compare/compare.py",
-            label="Compare with another run",
-            icon=":material/compare_arrows:",
-        )
-        st.page_link(
-            "views/size_time/size_time.py", label="Bytes and time", icon=":material/speed:"
-        )
+        show_page_link("layer", "Open the layer")
+        show_page_link("sensitivity", "Which layers matter")
+        show_page_link("compare", "Compare with another run")
+        show_page_link("size_time", "Bytes and time")
     show_layers(run.report, key="result_layers", on_select=run_state.select_layer)
     show_downloads(run)
     st.caption(EXECUTION_NOTE)

@@ -13,6 +13,7 @@ from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, poll_seconds
 from dashboard.widgets.lesson_links import show_column_lessons
 from dashboard.widgets.live import show_live
+from dashboard.widgets.row_choice import select_row
 from dashboard.words.formatting import MISSING, plural
 from dashboard.work.jobs import is_active
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
@@ -59,17 +60,10 @@ def is_finished(layer: LayerReport) -> bool:
 
 def show_layers(report: ModelReport, *, key: str, on_select: Callable[[str], None]) -> None:
     """Draw every layer of a report; choosing a row calls `on_select` with the layer's name."""
-    names = [layer.name for layer in report.layers]
-
-    def forward() -> None:
-        rows = st.session_state[key]["selection"]["rows"]
-        if rows and rows[0] < len(names):
-            on_select(names[rows[0]])
-
     st.dataframe(
         rows_of(report.layers),
         key=key,
-        on_select=forward,
+        on_select=select_row(key, [layer.name for layer in report.layers], on_select),
         selection_mode="single-row",
         **_table_settings(),
     )

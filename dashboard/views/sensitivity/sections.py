@@ -38,6 +38,7 @@ from dashboard.figures.sensitivity.cumulative import (
 from dashboard.figures.sensitivity.tradeoff import tradeoff_picture
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
+from dashboard.session.pages import show_page_link
 from dashboard.session.predictions import find_prediction
 from dashboard.views.sensitivity.table import exclude_and_rerun
 from dashboard.widgets.chart import show_layer_figure
@@ -248,11 +249,8 @@ def show_agreement(
         )
     _show_correlations(found)
     if prediction is None:
-        st.page_link(
-            "views/what_if/what_if.py",
-            label="Learn to predict this model, and the prediction is compared here as well",
-            icon=":material/tune:",
-        )
+        label = "Learn to predict this model, and the prediction is compared here as well"
+        show_page_link("what_if", label)
     labels = [label for label, agreement in found.items() if agreement.pairs]
     agreement = found[choose("Proxy metric", labels, "proxy")]
     show_layer_figure(

@@ -19,6 +19,7 @@ from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.session.jobs import jobs, poll_seconds, sensitivity_key, start_sensitivity
+from dashboard.session.pages import show_page_link
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.headline import show_headline
 from dashboard.widgets.live import show_live
@@ -45,9 +46,7 @@ def show_empty(run: Run, sweep: Sweep) -> None:
     with st.container(border=True, key="sensitivity_empty"):
         if not count:
             st.markdown("**This run quantizes no layer, so there is nothing to measure.**")
-            st.page_link(
-                "views/experiment/experiment.py", label="Set up a run", icon=":material/science:"
-            )
+            show_page_link("experiment", "Set up a run")
             return
         if sweep.parts == ACTIVATIONS and not rounds_inputs(run.recipe):
             st.markdown(

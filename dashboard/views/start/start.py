@@ -10,6 +10,7 @@ from dashboard.figures.compare.pair import MOST_LAYERS, pair
 from dashboard.figures.layers.four_errors import four_errors_picture, run_series
 from dashboard.session import run_state
 from dashboard.session.link_widgets import go_to
+from dashboard.session.pages import show_page_link
 from dashboard.views.start.model_table import show_model_table, show_recent_runs
 from dashboard.widgets.chart import show_layer_figure
 from dashboard.widgets.guard import contained
@@ -68,17 +69,10 @@ def _show_run(run: Run) -> None:
 
 
 def _show_links() -> None:
-    pages = (
-        ("views/layer/layer.py", "Layer", ":material/layers:"),
-        ("views/sensitivity/sensitivity.py", "Sensitivity", ":material/leaderboard:"),
-        ("views/what_if/what_if.py", "What if", ":material/tune:"),
-        ("views/compare/compare.py", "Compare", ":material/compare_arrows:"),
-        ("views/size_time/size_time.py", "Size & time", ":material/speed:"),
-    )
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="start_links"):
         st.markdown(":small[The run shown, in detail:]", width="content")
-        for page, label, icon in pages:
-            st.page_link(page, label=label, icon=icon)
+        for name in ("layer", "sensitivity", "what_if", "compare", "size_time"):
+            show_page_link(name)
         if st.button("Set up your own run", icon=":material/science:", key="start_experiment"):
             go_to("views/experiment/experiment.py")
 
@@ -128,9 +122,7 @@ def _show_story(story: Story) -> None:
 
 with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="start_head"):
     st.title("See what int8 does to a neural network", anchor=False, width="content")
-    st.page_link(
-        "views/learn/learn.py", label="New to this? Take the lessons", icon=":material/school:"
-    )
+    show_page_link("learn", "New to this? Take the lessons")
 st.markdown(
     "Quantization stores 32-bit numbers in 8 bits: a quarter of the bytes, a little less accuracy, "
     "unless one **layer** breaks:"

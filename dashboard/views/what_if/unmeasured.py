@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
+from dashboard.session.pages import show_page_link
 from dashboard.session.predictions import prediction_status, start_prediction
 from dashboard.widgets.headline import show_headline
 from dashboard.work.jobs import is_active
@@ -16,9 +17,7 @@ def show_no_prediction(run: Run) -> None:
     with st.container(border=True, key="what_if_empty"):
         if not run.report.quantized_layers and not run.recipe.exclude_layers:
             st.markdown("**This run quantizes no layer, so there is nothing to choose.**")
-            st.page_link(
-                "views/experiment/experiment.py", label="Set up a run", icon=":material/science:"
-            )
+            show_page_link("experiment", "Set up a run")
             return
         if is_active(prediction_status(run.settings)):
             st.markdown("**The table and the frontier appear here when the measurement is done.**")
