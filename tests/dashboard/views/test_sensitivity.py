@@ -39,23 +39,7 @@ from tests.dashboard.factories import (
 PAGE = "views/sensitivity/sensitivity.py"
 SETTINGS = Settings("resnet", PRESETS["int8_mse"])
 LINK = {"run": "resnet int8_mse"}
-
-
-@pytest.fixture
-def computes() -> None:
-    """Requested by tests in which the page may compute."""
-
-
-@pytest.fixture(autouse=True)
-def no_computing(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if "computes" in request.fixturenames:
-        return
-
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("the page computed something")
-
-    for name in ("analyze_settings", "measure_settings", "calibration_batches"):
-        monkeypatch.setattr(service, name, fail)
+pytestmark = pytest.mark.usefixtures("no_computing")
 
 
 def keep_run(*sensitivities: SensitivityReport, **changes: Any) -> Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from dashboard.words.formatting import format_bytes
 from dashboard.work import service
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import PRESETS
-from tests.dashboard.app_harness import assert_alive, open_app, texts, use_home, wait_for_jobs
+from tests.dashboard.app_harness import assert_alive, open_app, texts, wait_for_jobs
 from tests.dashboard.factories import make_report, make_sensitivity
 from tests.dashboard.option_reports import make_options
 from tests.dashboard.views.test_sensitivity import button, figure, figures
@@ -32,18 +31,7 @@ LINK: dict[str, Any] = {"run": "resnet int8_mse"}
 WIDE = Sweep(bits=(8, 4, 2))
 CURVE_RUNS = 6  # of its 8 counts two stand in the sweep
 WIDE_LINK = {**LINK, "widths": ["8", "4", "2"]}
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    use_home(monkeypatch, tmp_path)
-    for name in ("analyze_settings", "measure_settings", "calibration_batches"):
-        monkeypatch.setattr(service, name, _fail)
-    return tmp_path
-
-
-def _fail(*_: object, **__: object) -> None:
-    raise AssertionError("the page computed something")
+pytestmark = pytest.mark.usefixtures("no_computing")
 
 
 def keep_run(*sensitivities: SensitivityReport, settings: Settings = SETTINGS) -> Run:

@@ -35,15 +35,7 @@ from tests.dashboard.factories import (
 PAGE = "views/size_time/size_time.py"
 SETTINGS = Settings("resnet", PRESETS["int8_mse"])
 LINK = {"run": "resnet int8_mse"}
-
-
-@pytest.fixture(autouse=True)
-def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("the page computed something")
-
-    for name in ("analyze_settings", "measure_settings", "calibration_batches"):
-        monkeypatch.setattr(service, name, fail)
+pytestmark = pytest.mark.usefixtures("no_computing")
 
 
 def open_page(link: Mapping[str, str] | None = None) -> AppTest:

@@ -28,15 +28,6 @@ from tests.dashboard.factories import make_partial_report, make_report
 SMALL = "mlp"
 
 
-@pytest.fixture
-def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("the page computed something")
-
-    for name in ("analyze_settings", "measure_settings", "calibration_batches"):
-        monkeypatch.setattr(service, name, fail)
-
-
 @pytest.mark.usefixtures("no_computing")
 def test_the_first_paint_is_a_pair_without_computing() -> None:
     app = open_app()
