@@ -148,17 +148,17 @@ def scale_and_zero_point(lo: Any, hi: Any, scheme: TensorScheme, xp: ModuleType)
     """
     qmin, qmax = scheme.qmin, scheme.qmax
     if not scheme.symmetric:
-        lo, hi = xp.clip(lo, max=0.0), xp.clip(hi, min=0.0)
+        lo, hi = lo.clip(max=0.0), hi.clip(min=0.0)
         scale = (hi - lo) / (qmax - qmin)
     else:
         scale = xp.maximum(abs(lo), abs(hi)) / qmax
     # (code - zero_point) * scale must neither overflow nor vanish in float32.
-    scale = xp.where(scale == 0, 1.0, xp.clip(scale, min=_FLOAT32.tiny))
+    scale = xp.where(scale == 0, 1.0, scale.clip(min=_FLOAT32.tiny))
     if scheme.symmetric:
         zero_point = xp.zeros_like(scale)
         steps = zero_point + qmax
     else:
-        zero_point = xp.clip(xp.round(qmin - lo / scale), qmin, qmax)
+        zero_point = (qmin - lo / scale).round().clip(qmin, qmax)
         steps = xp.maximum(zero_point - qmin, qmax - zero_point)
     return xp.minimum(scale, _FLOAT32.max / steps * (1 - _FLOAT32.eps)), zero_point
 

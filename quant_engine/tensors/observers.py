@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from quant_engine.scheme import HQQ, OBSERVERS, WEIGHT_OBSERVERS, TensorScheme
 from quant_engine.tensors.affine import QParams, choose_qparams, scale_and_zero_point
 from quant_engine.tensors.half_quadratic import fit_half_quadratic
 from quant_engine.tensors.histogram import BinnedValues, FloatArray, Histogram, bin_channels
+from quant_engine.tensors.information_loss import InformationLoss
 from quant_engine.tensors.range_search import Range, search_range
 
 Observer: TypeAlias = Callable[[BinnedValues, TensorScheme], Range]
@@ -29,7 +31,6 @@ _OBSERVERS: dict[str, Observer] = {}
 _WEIGHT_BINS = 1024
 _CHANNELS_AT_ONCE = 1024
 _SEARCH_BINS = 2048
-_SMOOTHING = 1e-4
 
 
 def register_observer(name: str) -> Callable[[Observer], Observer]:
@@ -95,7 +96,7 @@ def mse_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
     Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 3.1.
     """
     coarse = binned.coarsened(_SEARCH_BINS)
-    return search_range(coarse, scheme, lambda lo, hi: expected_mse(coarse, lo, hi, scheme)[0])
+    return search_range(coarse, scheme, lambda lo, hi: _squared_errors(coarse, lo, hi, scheme)[0])
 
 
 @register_observer("entropy")
@@ -115,7 +116,8 @@ def entropy_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
     hundred in a channel of weights prefer "mse".
     """
     coarse = binned.coarsened(_SEARCH_BINS)
-    return search_range(coarse, scheme, lambda lo, hi: _information_loss(coarse, lo, hi, scheme))
+    loss = InformationLoss(coarse)
+    return search_range(coarse, scheme, lambda lo, hi: loss(*_grid(lo, hi, scheme), scheme))
 
 
 @register_observer(HQQ)
@@ -205,23 +207,37 @@ def expected_mse(
     Returns:
         Mean squared error and clipped share, each of shape (channels,).
     """
-    scale, zero_point = _grid(lo, hi, scheme)
-    centers = binned.centers
-    raw = np.rint(centers / scale) + zero_point
-    codes = np.clip(raw, scheme.qmin, scheme.qmax)
-    error = np.square(centers - (codes - zero_point) * scale)
-    is_inside = raw == codes
-    width = binned.width[:, None]
-    within = np.square(width) / 12
-    error = np.where(is_inside & (width >= scale), np.square(scale) / 12, error + within)
-    total = binned.counts.sum(axis=1)
+    mse, is_inside = _squared_errors(binned, lo, hi, scheme)
     clipped = (binned.counts * ~is_inside).sum(axis=1)
-    return (binned.nonzero_counts * error).sum(axis=1) / total, clipped / total
+    return mse, clipped / binned.counts.sum(axis=1)
+
+
+def _squared_errors(
+    binned: BinnedValues, lo: FloatArray, hi: FloatArray, scheme: TensorScheme
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Return the mean squared error of each range, and which bins are not clipped, (rows, bins)."""
+    scale, zero_point = _grid(lo, hi, scheme)
+    raw = binned.centers / scale
+    np.rint(raw, out=raw)
+    raw += zero_point
+    error = raw.clip(scheme.qmin, scheme.qmax)
+    is_inside = raw == error
+    # In place from here: codes, what they stand for, errors, squared errors, their shares.
+    error -= zero_point
+    error *= scale
+    np.subtract(binned.centers, error, out=error)
+    np.square(error, out=error)
+    width = binned.width[:, None]
+    error += np.square(width) / 12
+    is_coarse = width >= scale
+    if is_coarse.any():
+        np.copyto(error, np.square(scale) / 12, where=is_inside & is_coarse)
+    error *= binned.nonzero_counts
+    return error.sum(axis=1) / binned.counts.sum(axis=1), is_inside
 
 
 def _grid(lo: FloatArray, hi: FloatArray, scheme: TensorScheme) -> tuple[FloatArray, FloatArray]:
     """Return scale and zero point as columns, (channels, 1)."""
-    lo, hi = np.broadcast_arrays(lo, hi)
     scale, zero_point = scale_and_zero_point(lo, hi, scheme, np)
     return scale.astype(np.float32).astype(np.float64)[:, None], zero_point[:, None]
 
@@ -245,46 +261,3 @@ def _quantile(upper: FloatArray, counts: FloatArray, share: float) -> FloatArray
     end = np.take_along_axis(upper, index, axis=1)
     result: FloatArray = (end - (1.0 - np.clip(fraction, 0.0, 1.0)) * width)[:, 0]
     return result
-
-
-def _information_loss(
-    binned: BinnedValues, lo: FloatArray, hi: FloatArray, scheme: TensorScheme
-) -> FloatArray:
-    """Return KL(original || quantized) of each channel, in nats; inf where all is clipped."""
-    scale, zero_point = _grid(lo, hi, scheme)
-    raw = np.rint(binned.centers / scale) + zero_point
-    is_inside = (raw >= scheme.qmin) & (raw <= scheme.qmax)
-    counts = np.where(is_inside, binned.nonzero_counts, 0.0)
-    # Fold outliers into the outermost bins of the range: whole counts, so any order adds up.
-    channels, bins = raw.shape
-    rows = np.arange(channels)
-    first = np.where(is_inside.any(axis=1), is_inside.argmax(axis=1), 0)
-    last = bins - 1 - is_inside[:, ::-1].argmax(axis=1)
-    up_to = np.pad(np.cumsum(binned.nonzero_counts, axis=1), ((0, 0), (1, 0)))
-    up_to = np.broadcast_to(up_to, (channels, bins + 1))
-    original = counts.copy()
-    original[rows, first] += up_to[rows, first]
-    original[rows, last] += up_to[:, -1] - up_to[rows, last + 1]
-    # Merge the raw counts by code and spread them again over the bins that hold values.
-    levels = scheme.qmax - scheme.qmin + 1
-    codes = np.clip(raw, scheme.qmin, scheme.qmax).astype(np.int64) - scheme.qmin
-    slot = (codes + rows[:, None] * levels).reshape(-1)
-    merged = np.bincount(slot, counts.reshape(-1), channels * levels)
-    holds = counts > 0
-    holding = np.bincount(slot[holds.reshape(-1)], minlength=channels * levels)
-    mean = np.divide(merged, holding, out=np.zeros_like(merged), where=holding > 0)
-    quantized = np.where(holds, mean[slot].reshape(counts.shape), 0.0)
-    return np.where(is_inside.any(axis=1), _kl(original, quantized), np.inf)
-
-
-def _kl(p: FloatArray, q: FloatArray) -> FloatArray:
-    """Return KL(p || q) of each row of counts, with `_SMOOTHING` mixed into q on p's support."""
-    support = p > 0
-    p = p / np.maximum(p.sum(axis=1, keepdims=True), 1.0)
-    q = q / np.maximum(q.sum(axis=1, keepdims=True), 1.0)
-    even = support / np.maximum(support.sum(axis=1, keepdims=True), 1)
-    q = (1.0 - _SMOOTHING) * q + _SMOOTHING * even
-    terms = np.zeros_like(p)
-    terms[support] = p[support] * np.log(p[support] / q[support])
-    loss: FloatArray = terms.sum(axis=1)
-    return loss

@@ -95,15 +95,17 @@ def _improve(
     for stage in stages:
         middle = best if stage is _FINE else np.zeros_like(best)
         factors = np.clip(middle + stage[:, None], smallest, 1.0)
-        # Many are clipped to the same one: each is tried once, in the order of the stage.
-        factors = factors[np.sort(np.unique(factors, axis=0, return_index=True)[1])]
+        # Many are clipped to the same one, neighbours in a stage: each is tried once.
+        is_new = np.ones(len(factors), dtype=bool)
+        is_new[1:] = (factors[1:] != factors[:-1]).any(axis=1)
+        factors = factors[is_new]
         if best.size == 1:
             losses = loss(factors[:, 0])[:, None]  # one channel: all factors at once
         else:
             losses = np.stack([loss(factor) for factor in factors])
-        pick = losses.argmin(axis=0)[None]
-        found = np.take_along_axis(losses, pick, axis=0)[0]
+        pick = losses.argmin(axis=0), np.arange(best.size)
+        found = losses[pick]
         is_better = found < best_loss * (1.0 - 1e-9)
-        best = np.where(is_better, np.take_along_axis(factors, pick, axis=0)[0], best)
+        best = np.where(is_better, factors[pick], best)
         best_loss = np.where(is_better, found, best_loss)
     return best, best_loss
