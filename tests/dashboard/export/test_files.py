@@ -148,7 +148,7 @@ def test_the_last_picture_of_times_says_how_far_integers_lie_from_the_simulation
 
 
 def test_what_matters_stands_first_and_names_the_culprit() -> None:
-    kept = RelativeErrors(-10, (1, 3), 0, 0, 0, 0.5, 8, 1, 0.0)
+    kept = RelativeErrors(-10, (1, 3), 0, 0, 0, 0.5, 8, 1, 0.0, 0.0)
     report = replace_layer(make_report(), "conv1", local_relative=kept)
     predicted = OutputEffects("predicted", {"conv1": 2.0, "head.0": 1e-4})
     found = sections(report, (), predicted)
