@@ -127,8 +127,7 @@ class CumulativePoint:
         model_bytes: Bytes of the model; with no layer quantized, of the model as it was given.
         top1_agreement: Share of samples with float's largest logit, 0 to 1; None without logits.
         value: The report's `metric`.
-        added: Names of all layers added since the point before; empty in older files, which hold
-            every count.
+        added: Names of all layers added since the point before.
     """
 
     count: int
@@ -139,7 +138,7 @@ class CumulativePoint:
     model_bytes: int
     top1_agreement: float | None
     value: float
-    added: tuple[str, ...] = ()
+    added: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -672,6 +672,7 @@ def _cumulative(
             model_bytes=size,
             top1_agreement=None,
             value=0.0,
+            added=(),
         )
     ]
     total = 0.0
@@ -688,6 +689,7 @@ def _cumulative(
                 model_bytes=size,
                 top1_agreement=None,
                 value=total / 40 if has_logits else total,
+                added=(layer.name,),
             )
         )
     return tuple(points)

@@ -40,14 +40,9 @@ from dashboard.words.formatting import (
 from quant_engine.report import CumulativePoint, SensitivityReport
 
 
-def added_layers(point: CumulativePoint) -> tuple[str, ...]:
-    """Return the layers that a point quantizes and the one before it does not."""
-    return point.added or ((point.layer,) if point.layer else ())
-
-
 def float_layers(report: SensitivityReport, kept: int) -> tuple[str, ...]:
     """Return the `kept` most sensitive layers: those that the curve quantizes last."""
-    order = [name for point in report.cumulative for name in added_layers(point)]
+    order = [name for point in report.cumulative for name in point.added]
     return tuple(order[len(order) - kept :]) if kept > 0 else ()
 
 
@@ -98,7 +93,7 @@ def is_folded_first(report: SensitivityReport) -> bool:
     if len(report.cumulative) < 2:
         return False
     given, first = report.cumulative[:2]
-    added = added_layers(first)
+    added = first.added
     saved = sum(x.float_bytes - x.quantized_bytes for x in report.layers if x.name in added)
     return given.model_bytes - first.model_bytes > saved
 
@@ -147,7 +142,7 @@ def curve_rows(report: SensitivityReport) -> Rows:
         {
             "quantized_layers": point.count,
             "layer_added": point.layer,
-            "layers_added": ", ".join(added_layers(point)),
+            "layers_added": ", ".join(point.added),
             degradation_by(report.metric).column: _degradation(point, report),
             **(
                 {}
@@ -269,7 +264,7 @@ def describe_point(point: CumulativePoint, report: SensitivityReport) -> str:
     head = f"{plural(point.count, 'layer')} quantized" if point.count else "the float model"
     lines = [f"<b>{head}</b>"]
     if point.layer:
-        more = len(added_layers(point)) - 1
+        more = len(point.added) - 1
         lines.append(f"last one: {point.layer}" + (f", after {more} others" if more else ""))
     lines.append(f"model: {format_bytes(point.model_bytes)}")
     measure = degradation_by(report.metric)
@@ -383,7 +378,7 @@ def _marks(
     rings = []
     for index, point in enumerate(points):
         for is_wanted, symbol, name in (
-            (bool(selected) and selected in added_layers(point), "circle-open", "selected layer"),
+            (bool(selected) and selected in point.added, "circle-open", "selected layer"),
             (kept is not None and point.count == last - kept, "diamond-open", "chosen split"),
         ):
             if is_wanted and error["y"][index] is not None:

@@ -394,6 +394,7 @@ def curve(*accuracies):
             model_bytes=1000 - 100 * i,
             top1_agreement=None,
             value=i * 0.1,
+            added=(f"l{i}",) if i else (),
         )
         for i, accuracy in enumerate(accuracies)
     ]
