@@ -51,8 +51,8 @@ def seeded(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def fill(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw weights from a generator of its own, so that a case does not depend on those before."""
-    generator = torch.Generator().manual_seed(seed)
+    """A copy with weights drawn by a generator of its own: cases do not depend on those before."""
+    module, generator = copy.deepcopy(module), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -61,7 +61,8 @@ def fill(module: nn.Module, seed: int = 0) -> nn.Module:
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
             elif name.endswith("running_var"):
                 buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.2)
-    return module.eval()
+    module.eval()
+    return module
 
 
 def input_grid(x: Tensor, scheme: LayerScheme) -> QParams | None:

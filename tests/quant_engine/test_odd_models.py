@@ -81,8 +81,7 @@ class Frozen(nn.Module):
 
 @torch.no_grad()
 def test_train_may_return_nothing(tmp_path: Any) -> None:
-    images, model = seeded((5, 3, 6, 6)), Frozen()
-    fill(model)
+    images, model = seeded((5, 3, 6, 6)), fill(Frozen())
     quantized = quantize_model(model, images)
     save_quantized_model(quantized, tmp_path)
 

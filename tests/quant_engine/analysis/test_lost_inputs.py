@@ -24,7 +24,7 @@ from tests.quant_engine.layer_cases import fill, seeded
 def test_columns_far_below_a_step_are_lost(
     layer: nn.Module, shape: tuple[int, ...], expected: int | None, granularity: str
 ) -> None:
-    fill(layer)
+    layer = fill(layer)
     is_transposed = isinstance(layer, nn.ConvTranspose2d)
     with torch.no_grad():
         weight = layer.get_parameter("weight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -216,8 +217,7 @@ def hooked(layer: nn.Module) -> nn.Module:
 
 
 def patched(layer: nn.Module) -> nn.Module:
-    original = layer.forward
-    layer.forward = lambda x: original(x) + 1  # type: ignore[method-assign]
+    layer.forward = MethodType(lambda self, x: type(self).forward(self, x) + 1, layer)
     return layer
 
 

@@ -55,7 +55,7 @@ def model_with(activation: nn.Module, *, rest: nn.Module | None = None) -> nn.Se
     model = nn.Sequential(
         nn.Conv2d(2, 5, 1), nn.BatchNorm2d(5), activation, rest or nn.Conv2d(5, 3, 3, padding=1)
     )
-    fill(model)
+    model = fill(model)
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([1.0, -0.5, 2.0, 3.0, 1e-3]))
         model[1].bias.copy_(torch.tensor([0.0, 1.0, -3.0, 5.0, 0.2]))

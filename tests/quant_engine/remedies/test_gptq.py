@@ -106,7 +106,7 @@ def test_codes_are_those_of_the_published_algorithm_and_no_worse_than_rounding(
     kind: str, bits: int, symmetric: bool, group_size: int | None, seed: int
 ) -> None:
     module, shape = KINDS[kind]
-    module, x = fill(module.float(), seed), seeded(shape, seed) + 0.2
+    module, x = fill(module, seed), seeded(shape, seed) + 0.2
     granularity = {None: "per_tensor", 0: "per_channel"}.get(group_size, "per_group")
     recipe = Recipe(TensorScheme(bits, symmetric, granularity, group_size=group_size or None))
     model = nn.Sequential(module)

@@ -109,7 +109,7 @@ def test_ranges_are_the_best_of_all_shares_by_hand(
 @torch.no_grad()
 def test_every_kind_of_layer_is_narrowed_and_loses_less(kind: str, size: int | None) -> None:
     module, shape = KINDS[kind]
-    model, x = nn.Sequential(fill(module.float())), seeded(shape)
+    model, x = nn.Sequential(fill(module)), seeded(shape)
     granularity = "per_channel" if size is None else "per_group"
     recipe = Recipe(TensorScheme(3, False, granularity, group_size=size))
     treated_recipe = recipe.with_remedy(OutputMse())

@@ -229,8 +229,7 @@ def test_rounding_behind_a_quantized_layer_counts_as_noise():
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_every_preset_that_rounds_inputs_has_rounding_noise(preset):
     """Oracle: the float layer on its input rounded by the definition of the preset's grid."""
-    model, x = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), seeded((20, 6))
-    fill(model)
+    model, x = fill(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))), seeded((20, 6))
     response = measure(model, x, options={"preset": LayerScheme(preset.weight, preset.activation)})
     _, noise = response.arrays.effect(response.chosen({"0": "preset", "1": "preset"}))
     if preset.activation is None:
