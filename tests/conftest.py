@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Read by BLAS and OpenMP when torch and numpy load, so this stands before their imports. Under
@@ -34,6 +35,14 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 if IS_XDIST_WORKER:
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what all tests import: torch's objects, which never go away.
+
+    Each full collection would visit all of them; a graph's capture makes enough objects for many.
+    """
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
