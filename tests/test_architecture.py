@@ -69,6 +69,7 @@ ALLOWED = {
         *("jinja2", "markupsafe"),  # the HTML report; markupsafe is what jinja2 escapes with
     },
 }
+PURE = ("dashboard.figures", "dashboard.facts", "dashboard.words")
 ONLY_PANDAS_MODULE = "dashboard.export.tables"
 ONLY_CLUSTER_MODULE = "dashboard.work.cluster"
 ONLY_CLOCK_MODULE = "quant_engine.execution.clock"
@@ -126,9 +127,6 @@ def lines_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int
     return length
 
 
-each_module = pytest.mark.parametrize("module", MODULES.values(), ids=list(MODULES))
-
-
 def test_the_engine_was_found() -> None:
     assert of_package("quant_engine")
 
@@ -154,25 +152,20 @@ def test_imports_do_not_run_in_circles(package: str) -> None:
     assert not cycle, " -> ".join(cycle)
 
 
-@pytest.mark.parametrize(
-    "pure",
-    [
-        name
-        for name in MODULES
-        if name.startswith(("dashboard.figures", "dashboard.facts", "dashboard.words"))
-    ],
-)
-def test_figures_facts_and_words_never_reach_streamlit(pure: str) -> None:
+def test_figures_facts_and_words_never_reach_streamlit() -> None:
     dashboard = of_package("dashboard")
-    reached = reachable(internal_graph(dashboard), pure)
+    graph = internal_graph(dashboard)
+    pure = [n for n in dashboard if n.startswith(PURE)]
 
     guilty = [
-        name
-        for name in sorted(reached & dashboard.keys())
-        if any(found.top == "streamlit" for found in dashboard[name].imports)
+        f"{name} imports Streamlit by way of {reached}"
+        for name in pure
+        for reached in sorted(reachable(graph, name) & dashboard.keys())
+        if any(found.top == "streamlit" for found in dashboard[reached].imports)
     ]
 
-    assert not guilty, f"{pure} imports Streamlit by way of {guilty}"
+    assert pure
+    assert not guilty
 
 
 def test_only_tables_imports_pandas() -> None:
@@ -218,10 +211,9 @@ def test_dashboard_modules_hide_no_library() -> None:
     assert not names & (libraries | PROJECT)
 
 
-@pytest.mark.parametrize("package", ["quant_engine", "sample_models"])
-def test_importing_a_package_loads_no_dashboard_library(package: str) -> None:
+def test_importing_engine_and_models_loads_no_dashboard_library() -> None:
     code = (
-        f"import sys, {package}; "
+        "import sys, quant_engine, sample_models; "
         "print(*sorted({'streamlit', 'plotly', 'pandas', 'dashboard'} & sys.modules.keys()))"
     )
 
@@ -232,10 +224,10 @@ def test_importing_a_package_loads_no_dashboard_library(package: str) -> None:
     assert loaded.stdout.split() == []
 
 
-@each_module
-def test_no_project_import_hides_in_a_function(module: Module) -> None:
+def test_no_project_import_hides_in_a_function() -> None:
     hidden = [
         f"{place(module, found.line)} imports {found.target}"
+        for module in MODULES.values()
         for found in module.imports
         if found.is_inside_function and found.top in PROJECT
     ]
@@ -243,10 +235,10 @@ def test_no_project_import_hides_in_a_function(module: Module) -> None:
     assert not hidden
 
 
-@each_module
-def test_no_quantization_library_is_named(module: Module) -> None:
+def test_no_quantization_library_is_named() -> None:
     named = [
         f"{place(module, number)}: {line.strip()}"
+        for module in MODULES.values()
         for number, line in enumerate(module.source.splitlines(), start=1)
         if FORBIDDEN_NAMES.search(line)
     ]
@@ -254,17 +246,19 @@ def test_no_quantization_library_is_named(module: Module) -> None:
     assert not named
 
 
-@each_module
-def test_module_says_what_it_is(module: Module) -> None:
-    assert ast.get_docstring(module.tree), f"{place(module, 1)} has no module docstring"
+def test_modules_say_what_they_are() -> None:
+    silent = [place(m, 1) for m in MODULES.values() if not ast.get_docstring(m.tree)]
+
+    assert not silent, f"without a module docstring: {silent}"
 
 
-@pytest.mark.parametrize("package", [n for n, m in MODULES.items() if m.path.stem == "__init__"])
-def test_packages_export_nothing_named_like_a_module(package: str) -> None:
+def test_packages_export_nothing_named_like_a_module() -> None:
     # `from .search import search` would leave `package.search` a module or a function, by luck.
     clashes = [
-        f"{place(MODULES[package], node.lineno)} exports {alias.name}"
-        for node in MODULES[package].tree.body
+        f"{place(module, node.lineno)} exports {alias.name}"
+        for package, module in MODULES.items()
+        if module.path.stem == "__init__"
+        for node in module.tree.body
         if isinstance(node, ast.ImportFrom) and node.module not in {None, package}
         for alias in node.names
         if f"{package}.{alias.asname or alias.name}" in MODULES
@@ -357,10 +351,10 @@ def test_the_dashboard_imports_public_names_of_the_engine() -> None:
     assert not deep
 
 
-@each_module
-def test_functions_are_short(module: Module) -> None:
+def test_functions_are_short() -> None:
     long = [
         f"{place(module, node.lineno)} {node.name}: {length} lines"
+        for module in MODULES.values()
         for node in ast.walk(module.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (length := lines_without_docstring(node)) > MAX_FUNCTION_LINES
