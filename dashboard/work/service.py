@@ -241,7 +241,7 @@ def estimate_seconds(settings: Settings, runs: Iterable[RunSummary]) -> tuple[fl
         runs: Runs of this machine, newest first; without one of this model, the stored analysis
             is taken.
     """
-    extra = sum(_adaround_seconds(settings, remedy) for remedy in _adaround(settings))
+    extra = adaround_seconds(settings)
     where = f", and AdaRound about {round(extra)} s of it" if extra >= 1 else ""
     for run in runs:
         same_model = run.settings.model_name == settings.model_name
@@ -261,13 +261,19 @@ def _adaround(settings: Settings) -> tuple[AdaRound, ...]:
     return tuple(r for r in settings.recipe.remedies if isinstance(r, AdaRound))
 
 
-def _adaround_seconds(settings: Settings, remedy: AdaRound) -> float:
-    sizes = [
-        size
-        for name, size in _rounded_sizes(settings.model_name)
-        if remedy.treats(name) and settings.recipe.layer_scheme(name) is not None
-    ]
-    return estimate_adaround_seconds(sizes, remedy.steps)
+def adaround_seconds(settings: Settings) -> float:
+    """Estimate what AdaRound takes of an analysis, from the sizes of the layers; 0 without it."""
+    return sum(
+        estimate_adaround_seconds(
+            [
+                size
+                for name, size in _rounded_sizes(settings.model_name)
+                if remedy.treats(name) and settings.recipe.layer_scheme(name) is not None
+            ],
+            remedy.steps,
+        )
+        for remedy in _adaround(settings)
+    )
 
 
 @lru_cache(maxsize=MAX_MODELS)

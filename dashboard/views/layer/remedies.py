@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import streamlit as st
 
 from dashboard.data.runs import Run
+from dashboard.data.settings import Settings
 from dashboard.facts.comparison import effect_on_all
+from dashboard.facts.diagnosis import findings as rules
 from dashboard.facts.diagnosis.findings import Finding, find_findings, not_judged
 from dashboard.facts.diagnosis.remedies import (
     Offer,
@@ -21,6 +24,7 @@ from dashboard.widgets.guard import contained
 from dashboard.widgets.pair_section import show_pair
 from dashboard.widgets.verdict_list import open_channels
 from dashboard.words.markdown import escape_markdown
+from dashboard.words.recipes import describe_estimate
 from dashboard.work import service
 from quant_engine.report import LayerReport
 from quant_engine.scheme import Recipe
@@ -51,13 +55,16 @@ def show_remedies(run: Run, layer: LayerReport) -> None:
         if not found:
             st.caption("No rule finds anything wrong with this layer.")
         for finding in found:
-            _show_finding(finding, layer, offers(finding, layer, report.recipe, targets))
+            found_offers = offers(finding, layer, report.recipe, targets)
+            _show_finding(finding, layer, found_offers, run.settings)
         missing = not_judged(layer, effects) if layer.is_quantized else ()
         if missing:
             st.caption(escape_markdown(f"Not judged: {'; '.join(missing)}."))
 
 
-def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) -> None:
+def _show_finding(
+    finding: Finding, layer: LayerReport, found: Sequence[Offer], settings: Settings
+) -> None:
     st.markdown(
         f"**{escape_markdown(finding.title)}.** {escape_markdown(finding.figure)}.\n\n"
         f":small[{escape_markdown(finding.text)}]"
@@ -86,8 +93,23 @@ def _show_finding(finding: Finding, layer: LayerReport, found: Sequence[Offer]) 
                 on_click=run_state.select_layer,
                 args=(finding.origin,),
             )
+    for offer in found:
+        if offer.remedy == rules.ADAROUND:
+            st.caption(_adaround_time(offer, settings))
     if finding.will_not_help:
         st.caption(f"Will not help: {escape_markdown(finding.will_not_help)}")
+
+
+def _adaround_time(offer: Offer, settings: Settings) -> str:
+    """How long the one remedy that takes long will take, for this layer and for all."""
+    recipes = {"here": offer.recipe, "in all layers": offer.whole}
+    seconds = {
+        where: service.adaround_seconds(replace(settings, recipe=recipe))
+        for where, recipe in recipes.items()
+        if recipe is not None
+    }
+    times = ", ".join(f"{describe_estimate(taken)} {where}" for where, taken in seconds.items())
+    return f"AdaRound takes {times}, by the layers' sizes."
 
 
 def _show_button(label: str, key: str, layer: str, recipe: Recipe) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.facts.comparison import degradation_text
-from dashboard.facts.diagnosis.repair import STEPS, Step, is_repaired, proposals, repaired_run
+from dashboard.facts.diagnosis.repair import (
+    STEPS,
+    Proposal,
+    Step,
+    is_repaired,
+    proposals,
+    repaired_run,
+)
 from dashboard.figures.layers.repair import repair_picture, verdict_words
 from dashboard.session import run_state
 from dashboard.session.comparison import compare_with
@@ -17,6 +26,7 @@ from dashboard.widgets.guard import contained
 from dashboard.widgets.live import show_live
 from dashboard.words.formatting import plural
 from dashboard.words.markdown import escape_markdown
+from dashboard.words.recipes import describe_estimate
 from dashboard.work import service
 from dashboard.work.jobs import is_active
 
@@ -37,7 +47,7 @@ def show_repair(run: Run) -> None:
         return
     with st.container(border=True, key="repair", gap="small"):
         if not is_repaired(repaired_run(start, steps)):
-            names = ", ".join(STEPS[p.remedy] for p in planned)
+            names = ", ".join(_describe_planned(proposal, start) for proposal in planned)
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.button(
                     "Repair this model",
@@ -56,6 +66,13 @@ def show_repair(run: Run) -> None:
             _draw_curve(start)
             for number, step in enumerate(steps, start=1):
                 _show_step(number, step, start)
+
+
+def _describe_planned(proposal: Proposal, start: Run) -> str:
+    """Return a step's name, and for the one that takes long an estimate by the layers' sizes."""
+    name = STEPS[proposal.remedy]
+    seconds = service.adaround_seconds(replace(start.settings, recipe=proposal.recipe))
+    return f"{name} ({describe_estimate(seconds)})" if seconds >= 1 else name
 
 
 def _draw_curve(start: Run) -> None:

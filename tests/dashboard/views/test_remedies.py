@@ -9,8 +9,10 @@ import pytest
 import quant_engine
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.session import run_state
+from dashboard.work import service
 from quant_engine.scheme import (
     PRESETS,
+    AdaRound,
     CrossLayerEqualization,
     Recipe,
     SmoothQuant,
@@ -80,3 +82,28 @@ def test_both_teaching_variants_are_repaired_by_one_click(
     assert_alive(app)
     assert "Before | after" not in texts(app)
     assert "offer_compare" not in [button.key for button in app.button]
+
+
+def test_what_takes_long_says_how_long_before_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    four_bits = Settings("mobilenet", PRESETS["int4_weights"])
+
+    def estimated(settings: Settings) -> float:
+        return {0: 0.0, 1: 7.0}.get(layers_of(settings.recipe), 185.0)
+
+    monkeypatch.setattr(service, "adaround_seconds", estimated)
+
+    page = texts(open_app({"run": settings_to_text(four_bits), "layer": "stem"}, page=PAGE))
+
+    assert "AdaRound takes about 7 s here, about 3 min 5 s in all layers" in page
+    assert "Round by AdaRound (about 3 min 5 s)" in page
+    assert "Round by GPTQ," in page
+
+
+def layers_of(recipe: Recipe) -> int:
+    """Layers that AdaRound rounds; -1 for all of them."""
+    remedy = recipe.remedy(AdaRound)
+    if remedy is None:
+        return 0
+    return -1 if remedy.layers == ("*",) else len(remedy.layers)
