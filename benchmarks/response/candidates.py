@@ -16,7 +16,7 @@ from quant_engine import (
     treated,
     verify_configurations,
 )
-from quant_engine.scheme import BIAS_CORRECTION, GPTQ, OUTPUT_MSE
+from quant_engine.scheme import ADAROUND, BIAS_CORRECTION, GPTQ, OUTPUT_MSE
 from sample_models import load_model
 
 BITS = (4, 3)
@@ -84,12 +84,14 @@ def candidate_sets() -> dict[str, Mapping[str, LayerScheme | Candidate]]:
     }
     ranges = {**bias, **treated(narrow, OUTPUT_MSE), **treated(narrow, OUTPUT_MSE, GPTQ)}
     groups = in_groups(narrow, GROUP)
+    grouped = {**ranges, **groups, **treated(groups, GPTQ)}
     return {
         "rounding": plain,
         "and GPTQ": gptq,
         "and bias correction": bias,
         "and narrow ranges": ranges,
-        f"and groups of {GROUP}": {**ranges, **groups, **treated(groups, GPTQ)},
+        f"and groups of {GROUP}": grouped,
+        "and AdaRound": {**grouped, **treated(narrow, ADAROUND)},
     }
 
 

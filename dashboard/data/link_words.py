@@ -184,6 +184,7 @@ def remedy_to_text(remedy: Remedy) -> str:
         setting = f"-{remedy.damping!r}"
     elif isinstance(remedy, AdaRound) and remedy != AdaRound(layers=remedy.layers):
         setting = f"-{remedy.steps}_{remedy.learning_rate!r}_{remedy.regularization!r}"
+        setting += "" if remedy.is_sequential else f"_{BY_THEMSELVES}"
     elif isinstance(remedy, CrossLayerEqualization) and not remedy.absorb_bias:
         setting = f"-{KEEP_OFFSETS}"
     elif isinstance(remedy, BiasCorrection) and not remedy.is_sequential:
@@ -212,10 +213,15 @@ def remedy_from_text(text: str) -> Remedy:
         return SmoothQuant(layers, _number(setting))
     if cls is Gptq:
         return Gptq(layers, _number(setting))
-    if cls is AdaRound and setting.count("_") == 2:
-        steps, rate, weight = setting.split("_")
+    numbers = setting.removesuffix(f"_{BY_THEMSELVES}")
+    if cls is AdaRound and numbers.count("_") == 2:
+        steps, rate, weight = numbers.split("_")
         return AdaRound(
-            layers, _whole_number(steps, "a number of steps", 6), _number(rate), _number(weight)
+            layers,
+            _whole_number(steps, "a number of steps", 6),
+            _number(rate),
+            _number(weight),
+            is_sequential=numbers == setting,
         )
     if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
         return CrossLayerEqualization(layers, absorb_bias=False)

@@ -16,6 +16,7 @@ from quant_engine import LogitResponse, bit_options, in_groups, treated
 from quant_engine.report import ConfigurationPoint, ConfigurationScore, FrontierReport, TrustRegion
 from quant_engine.response import as_pairs, find_region
 from quant_engine.scheme import (
+    ADAROUND,
     BIAS_CORRECTION,
     GPTQ,
     LOCAL_REMEDIES,
@@ -45,10 +46,16 @@ LETTERS = {
     (True, (GPTQ,)): "nopqrst",
     (False, (OUTPUT_MSE,)): "abcdeuv",
     (False, (OUTPUT_MSE, GPTQ)): "wxyzWXY",
+    (False, (ADAROUND,)): "019AZ-_",
 }
 """What stands in a link for 2 to 8 bits: whether in groups that the recipe does not have, and kinds
 of remedies -> a letter for each width."""
-WAY_WORDS = {OUTPUT_MSE: "narrow ranges", GPTQ: "GPTQ", BIAS_CORRECTION: "bias"}
+WAY_WORDS = {
+    OUTPUT_MSE: "narrow ranges",
+    GPTQ: "GPTQ",
+    ADAROUND: "AdaRound",
+    BIAS_CORRECTION: "bias",
+}
 NEAREST = "nearest code"
 MAX_SCORES = 256
 
@@ -57,14 +64,18 @@ Configuration = Mapping[str, str]
 
 
 def bare_settings(settings: Settings) -> Settings:
-    """Return the settings without what they say about single layers."""
+    """Return the settings without what they say about single layers.
+
+    AdaRound stays, for all layers: it takes long, so it is a choice only where it was asked for.
+    """
     recipe = settings.recipe
     bare = Recipe(recipe.weight, recipe.activation, remedies=recipe.remedies)
     for kind, remedy in local_remedies(recipe).items():
         # Which layers it treats is chosen; how it does is not.
         everywhere = replace(remedy, layers=LOCAL_REMEDIES[kind].layers)
         bare = bare.without_remedy(type(remedy))
-        bare = bare if everywhere == LOCAL_REMEDIES[kind] else bare.with_remedy(everywhere)
+        if kind == ADAROUND or everywhere != LOCAL_REMEDIES[kind]:
+            bare = bare.with_remedy(everywhere)
     return replace(settings, recipe=bare)
 
 
@@ -97,7 +108,10 @@ class MeasuredSearch:
 
 
 def options_of(recipe: Recipe) -> dict[str, LayerScheme | Candidate]:
-    """Return what can be chosen for a layer: every width, the narrow ones in other ways too."""
+    """Return what can be chosen for a layer: every width, the narrow ones in other ways too.
+
+    AdaRound is among them where the recipe rounds layers by themselves by it.
+    """
     widths = widths_of(recipe)
     rounded = [bits for bits in widths if bits <= MOST_TREATED_BITS or bits == recipe.weight.bits]
     narrow = bit_options(recipe, [bits for bits in widths if bits <= MOST_TREATED_BITS])
@@ -111,6 +125,7 @@ def options_of(recipe: Recipe) -> dict[str, LayerScheme | Candidate]:
         **(treated(groups, GPTQ) if groups else {}),
         **treated(narrow, OUTPUT_MSE),
         **treated(narrow, OUTPUT_MSE, GPTQ),
+        **(treated(narrow, ADAROUND) if ADAROUND in local_remedies(recipe) else {}),
     }
 
 

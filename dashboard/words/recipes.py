@@ -9,7 +9,7 @@ from dashboard.data.settings import preset_of
 from dashboard.words.formatting import format_number, plural
 from quant_engine.judging import NO_PATH
 from quant_engine.report import LayerReport, ModelReport
-from quant_engine.scheme import PRESETS, BiasCorrection, Recipe, TensorScheme
+from quant_engine.scheme import PRESETS, AdaRound, BiasCorrection, Recipe, TensorScheme
 
 EXECUTION_NOTE = (
     "Errors and accuracy come from simulated int8: numbers are rounded to int8 and computed in "
@@ -172,8 +172,8 @@ def describe_remedies(recipe: Recipe) -> str:
     for remedy in recipe.remedies:
         name = REMEDY_NAMES[remedy.kind]
         name = f"{name[:1].lower()}{name[1:]}"
-        if isinstance(remedy, BiasCorrection) and not remedy.is_sequential:
-            name = "correct biases of layers by themselves"
+        if remedy.is_local and isinstance(remedy, BiasCorrection | AdaRound):
+            name += ", each layer by itself"
         every = remedy.layers == ("*",)
         count = plural(len(remedy.layers), "entry", "entries")
         parts.append(name if every else f"{name} ({count})")

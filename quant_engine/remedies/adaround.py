@@ -13,7 +13,7 @@ the whole of it, and costs the same for one sample as for a million.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from quant_engine.remedies.codes import (
     columns_of,
     find_layers,
     refused,
+    treat_codes,
     why_not,
 )
 from quant_engine.remedies.gptq import gptq_codes
@@ -81,7 +82,8 @@ def round_by_adaround(
     """Round the weights of a quantized model again, in place; their grids stay.
 
     Layers are rounded in the order in which they run, each for what the rounded ones before it
-    give, so each costs a pass of both models over the data up to it.
+    give, so each costs a pass of both models over the data up to it. Each by itself, the float
+    model's pass over the data serves all.
 
     Args:
         prepared: The float model that it was made from.
@@ -95,6 +97,8 @@ def round_by_adaround(
         One entry for each quantized layer that the remedy names. Codes change only where that does
         not make the output error on the calibration data larger.
     """
+    if not remedy.is_sequential:
+        return _round_alone(prepared, quantized, remedy, batches, meter)
     layers, shared = find_layers(quantized, remedy)
     reasons = {name: why_not(layer, name in shared) for name, layer in layers.items()}
     calls = count_calls(prepared, [name for name in layers if not reasons[name]], batches)
@@ -118,6 +122,47 @@ def round_by_adaround(
             else _round_layer(name, aim, remedy, tell)
         )
     return tuple(found[name] for name in layers)
+
+
+def _round_alone(
+    prepared: PreparedModel,
+    quantized: nn.Module,
+    remedy: AdaRound,
+    batches: Sequence[Batch],
+    meter: ProgressMeter,
+) -> tuple[Treatment, ...]:
+    """Round every layer by itself."""
+    told = 0
+
+    def treat(name: str, rows: OutputRows, remedy: AdaRound) -> Treatment:
+        nonlocal told
+        tell = _teller(meter, f"round by AdaRound: {name}", STEPS_PER_LAYER, remedy.steps)
+        told += STEPS_PER_LAYER
+        return round_layer_alone(name, rows, remedy, tell)
+
+    done = treat_codes(prepared, quantized, remedy, batches, treat)
+    meter.step("round by AdaRound", STEPS_PER_LAYER * len(done) - told)
+    return done
+
+
+def round_layer_alone(
+    name: str, rows: OutputRows, remedy: AdaRound, tell: Callable[[int], None]
+) -> Treatment:
+    """Round the weights of one layer, in place, by itself: for the inputs of the float model.
+
+    Args:
+        name: Its name.
+        rows: Its weights, and what they are multiplied with.
+        remedy: How to learn.
+        tell: Called with the number of steps of Adam that are done, after each.
+
+    Returns:
+        What was done.
+    """
+    target = rows.weight @ rows.hessian
+    aim = Aim(rows, target, (target * rows.weight).sum().item())
+    done = _round_layer(name, aim, remedy, tell)
+    return replace(done, error_of="layer outputs, from weights alone") if done.is_applied else done
 
 
 _Tell = Callable[[int], None]

@@ -8,12 +8,13 @@ from typing import Any
 from quant_engine.model.batches import Batch
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
+from quant_engine.remedies.adaround import round_layer_alone
 from quant_engine.remedies.bias_correction import correct_layer
 from quant_engine.remedies.codes import OutputRows, Step, TreatRows, treat_forms
 from quant_engine.remedies.gptq import round_layer
 from quant_engine.remedies.output_ranges import narrow_layer
 from quant_engine.report import Treatment
-from quant_engine.scheme import BiasCorrection, Gptq, OutputMse, Remedy
+from quant_engine.scheme import AdaRound, BiasCorrection, Gptq, OutputMse, Remedy
 
 _TREAT: Mapping[type[Remedy], TreatRows] = {
     OutputMse: narrow_layer,
@@ -43,8 +44,11 @@ def treat_locally(
     """
 
     def treat(name: str, rows: OutputRows, remedy: Any) -> Treatment:
+        text = f"{type(remedy).__name__} of {name}"
+        if isinstance(remedy, AdaRound):
+            return round_layer_alone(name, rows, remedy, lambda _: meter.say(text))
         done = _TREAT[type(remedy)](name, rows, remedy)
-        meter.say(f"{type(remedy).__name__} of {name}")
+        meter.say(text)
         return done
 
     return treat_forms(prepared, steps, shared, batches, treat)

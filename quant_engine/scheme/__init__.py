@@ -5,6 +5,7 @@ travel in a link, and be compared. `to_dict` and `from_dict` round-trip; unknown
 """
 
 from quant_engine.scheme.candidate import (
+    ADAROUND,
     BIAS_CORRECTION,
     GPTQ,
     LOCAL_REMEDIES,
@@ -44,6 +45,7 @@ from quant_engine.scheme.remedies import (
 )
 
 __all__ = [
+    "ADAROUND",
     "AUTO",
     "BATCH_NORM",
     "BIAS_CORRECTION",

@@ -7,12 +7,19 @@ from dataclasses import dataclass, replace
 
 from quant_engine.errors import SchemeError, require_choice
 from quant_engine.scheme.recipe import LayerScheme, Recipe
-from quant_engine.scheme.remedies import BiasCorrection, Gptq, OutputMse, Remedy
+from quant_engine.scheme.remedies import AdaRound, BiasCorrection, Gptq, OutputMse, Remedy
 
-OUTPUT_MSE, GPTQ, BIAS_CORRECTION = OutputMse.kind, Gptq.kind, BiasCorrection.kind
+OUTPUT_MSE, GPTQ, ADAROUND = OutputMse.kind, Gptq.kind, AdaRound.kind
+BIAS_CORRECTION = BiasCorrection.kind
 
 LOCAL_REMEDIES: Mapping[str, Remedy] = {
-    remedy.kind: remedy for remedy in (OutputMse(), Gptq(), BiasCorrection(is_sequential=False))
+    remedy.kind: remedy
+    for remedy in (
+        OutputMse(),
+        Gptq(),
+        AdaRound(is_sequential=False),
+        BiasCorrection(is_sequential=False),
+    )
 }
 """Remedies that look at one layer alone, by kind, in the order in which they are applied."""
 

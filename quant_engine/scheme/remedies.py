@@ -199,6 +199,8 @@ class AdaRound(Remedy):
         learning_rate: Of Adam.
         regularization: λ, how much weights are driven to one of their two codes, as a multiple of
             what one weight, off by a step, adds to the squared error of its output.
+        is_sequential: Whether each layer is rounded behind layers that are already rounded, for the
+            inputs that it gets from them. Otherwise each is by itself, on float inputs.
     """
 
     kind: ClassVar[str] = "adaround"
@@ -206,10 +208,12 @@ class AdaRound(Remedy):
     steps: int = 1000
     learning_rate: float = 0.01
     regularization: float = 1.0
+    is_sequential: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
         Remedy.__post_init__(self)
+        require_bool("is_sequential", self.is_sequential)
         if not is_whole_number(self.steps) or not 1 <= self.steps <= MOST_STEPS:
             raise SchemeError(
                 f"steps is {self.steps!r}. It must be an integer from 1 to {MOST_STEPS}; 1000 is "
@@ -219,6 +223,11 @@ class AdaRound(Remedy):
         _require_number("regularization", self.regularization, 1e-3, 1e3)
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
         object.__setattr__(self, "regularization", float(self.regularization))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it treats every layer by itself."""
+        return not self.is_sequential
 
 
 @dataclass(frozen=True, slots=True)

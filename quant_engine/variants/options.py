@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from quant_engine.errors import SchemeError
 from quant_engine.scheme import (
+    ADAROUND,
     BIAS_CORRECTION,
     GPTQ,
     LOCAL_REMEDIES,
@@ -27,7 +28,12 @@ Options: TypeAlias = Mapping[str, LayerScheme | Candidate] | Iterable[LayerSchem
 """What to try on every layer, with names of the caller's or with those of `describe_option`. A
 scheme stands for rounding to the nearest code."""
 
-REMEDY_WORDS = {OUTPUT_MSE: "narrow ranges", GPTQ: "GPTQ", BIAS_CORRECTION: "bias correction"}
+REMEDY_WORDS = {
+    OUTPUT_MSE: "narrow ranges",
+    GPTQ: "GPTQ",
+    ADAROUND: "AdaRound",
+    BIAS_CORRECTION: "bias correction",
+}
 """What remedies of single layers are called in names of options."""
 
 

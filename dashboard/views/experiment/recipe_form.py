@@ -31,6 +31,7 @@ from quant_engine.scheme import (
     MIN_BITS,
     PRESETS,
     REMEDIES,
+    AdaRound,
     BiasCorrection,
     Recipe,
     Remedy,
@@ -49,6 +50,7 @@ HQQ_HELP = (
     " HQQ fits scale and zero point to the weights, so it can be chosen where the range is not "
     "symmetric around zero."
 )
+ROUNDED_BEHIND = {True: "Behind rounded layers", False: "Each layer by itself"}
 MEANS_TITLES = {CALIBRATION: "Measured on the samples", BATCH_NORM: "Computed from BatchNorm"}
 RANGE_TITLES = ("Fixed by calibration", "Dynamic, per batch")
 GRANULARITY_TITLES = {
@@ -371,14 +373,31 @@ def _show_remedies(recipe: Recipe) -> tuple[Remedy, ...]:
                 key=versioned(f"remedy_{kind}{layers}"),
                 help=REMEDY_COSTS[kind],
             ):
-                chosen.append(_with_means(remedy))
+                chosen.append(_with_setting(remedy))
     return tuple(chosen)
 
 
-def _with_means(remedy: Remedy) -> Remedy:
-    """Ask where a correction of biases takes mean errors from; other remedies stay as they are."""
-    if not isinstance(remedy, BiasCorrection):
+def _with_setting(remedy: Remedy) -> Remedy:
+    """Ask what a remedy can be asked; most stay as they are."""
+    if isinstance(remedy, BiasCorrection):
+        return _with_means(remedy)
+    if not isinstance(remedy, AdaRound):
         return remedy
+    is_sequential = st.radio(
+        "AdaRound's inputs",
+        list(ROUNDED_BEHIND),
+        index=list(ROUNDED_BEHIND).index(remedy.is_sequential),
+        format_func=ROUNDED_BEHIND.__getitem__,
+        horizontal=True,
+        key=versioned("adaround_inputs"),
+        help="Behind rounded layers, each layer also makes up for what those before it got wrong. "
+        "By itself, on float inputs, AdaRound is one more choice for each layer on What if.",
+    )
+    return replace(remedy, is_sequential=is_sequential)
+
+
+def _with_means(remedy: BiasCorrection) -> BiasCorrection:
+    """Ask where a correction of biases takes mean errors from."""
     chosen = st.radio(
         "Mean errors of the biases",
         list(MEANS_TITLES),

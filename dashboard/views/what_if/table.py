@@ -27,7 +27,8 @@ WAY_WIDTH = 190
 WAYS_ABOUT = (
     "At the same bits. GPTQ: each weight makes up for the error of those before it. Bias: the mean "
     "error of the layer's own weights is taken out of its bias. Narrow ranges: as narrow as makes "
-    "the layer's output error smallest. Groups: a scale for each few weights, which costs bytes."
+    "the layer's output error smallest. Groups: a scale for each few weights, which costs bytes. "
+    "AdaRound takes long: it is a choice for runs whose recipe has it, each layer by itself."
 )
 IN_ORDER, BY_DEGRADATION = "In the order they run", "Largest degradation alone first"
 

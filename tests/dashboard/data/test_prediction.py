@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from dashboard.data.prediction import (
+    FLOAT_LETTER,
+    LETTERS,
     Prediction,
     bare_settings,
     options_of,
@@ -59,9 +61,11 @@ from quant_engine.errors import SchemeError, StorageError
 from quant_engine.report import ConfigurationPoint
 from quant_engine.response.agreement import as_pairs, draw_random
 from quant_engine.scheme import (
+    ADAROUND,
     BIAS_CORRECTION,
     GPTQ,
     OUTPUT_MSE,
+    AdaRound,
     BiasCorrection,
     Gptq,
     LayerScheme,
@@ -583,6 +587,23 @@ def test_choices_by_gptq_have_letters_words_and_a_twin() -> None:
     assert describe_choice(prediction, chosen) == "1 × float, 1 × 4 bits, 1 × 4 bits GPTQ"
     again = unpack_prediction(pack_prediction(prediction, is_small=True))
     assert again.letters == prediction.letters
+
+
+def test_adaround_is_a_choice_only_where_the_recipe_has_it_for_layers_by_themselves() -> None:
+    alone = AdaRound(layers=("fc1",), steps=50, is_sequential=False)
+    recipe = Recipe.default().with_remedy(alone)
+    others = options_of(Recipe.default())
+
+    assert {c.remedies for name, c in options_of(recipe).items() if name not in others} == {
+        (ADAROUND,)
+    }
+    assert options_of(Recipe.default().with_remedy(AdaRound())) == others
+    bare = bare_settings(Settings(MODEL, recipe)).recipe
+    assert bare.remedies == (replace(alone, layers=("*",)),)
+    usual = Recipe.default().with_remedy(AdaRound(is_sequential=False))
+    assert bare_settings(Settings(MODEL, usual)).recipe == usual
+    letters = "".join(LETTERS.values())
+    assert len(set(letters) - {FLOAT_LETTER}) == len(letters) == 7 * len(LETTERS)
 
 
 def test_a_choice_by_gptq_is_a_recipe_that_measures_what_verifying_does() -> None:

@@ -83,7 +83,14 @@ remedies = (
     st.builds(Awq, treated),
     st.builds(OutputMse, treated),
     st.builds(Gptq, treated, st.floats(0, 1)),
-    st.builds(AdaRound, treated, st.integers(1, 100_000), st.floats(1e-5, 1), st.floats(1e-3, 1e3)),
+    st.builds(
+        AdaRound,
+        treated,
+        st.integers(1, 100_000),
+        st.floats(1e-5, 1),
+        st.floats(1e-3, 1e3),
+        st.booleans(),
+    ),
     st.builds(BiasCorrection, treated, st.booleans())
     | st.builds(BiasCorrection, treated, means=st.just("batch_norm")),
 )

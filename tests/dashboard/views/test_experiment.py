@@ -471,6 +471,17 @@ def test_the_two_range_rules_are_separate() -> None:
     assert recipe.activation.observer == "entropy"
 
 
+def test_adaround_rounds_behind_rounded_layers_or_each_layer_by_itself() -> None:
+    app = open_experiment()
+    assert "AdaRound's inputs" not in [radio.label for radio in app.radio]
+
+    change(app, "toggle", "Round by AdaRound", True)
+    change(app, "radio", "AdaRound's inputs", False)
+
+    assert_alive(app)
+    assert draft(app).recipe.remedies == (AdaRound(is_sequential=False),)
+
+
 def test_biases_are_corrected_by_samples_or_by_batchnorm() -> None:
     app = open_experiment()
     assert "Mean errors of the biases" not in [radio.label for radio in app.radio]

@@ -174,6 +174,27 @@ def test_a_layer_is_rounded_for_what_the_rounded_ones_before_it_give() -> None:
     assert found[1].error_after == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_layer_by_itself_is_rounded_for_float_inputs_whatever_else_is_rounded() -> None:
+    model, x = fill(Twice()), seeded((50, 6))
+    recipe = Recipe(TensorScheme(3), TensorScheme(4, symmetric=False))
+    alone = replace(FAST, is_sequential=False)
+
+    result, found = treated(model, x, recipe, alone)
+    only, _ = treated(model, x, recipe, replace(alone, layers=("again",)))
+    behind, _ = treated(model, x, recipe)
+
+    assert torch.equal(result.again.quantized_weight, only.again.quantized_weight)
+    assert not torch.equal(result.again.quantized_weight, behind.again.quantized_weight)
+    inputs: list[Tensor] = []
+    model.again.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach().double()))
+    model(x)
+    rows = torch.cat(inputs)
+    weight, rounded = model.again.weight.double(), result.again.dequantized_weight().double()
+    expected = (rows @ (weight - rounded).T).norm() / (rows @ weight.T).norm()
+    assert found[1].error_after == pytest.approx(expected.item(), rel=1e-5)
+    assert found[1].error_of == "layer outputs, from weights alone"
+
+
 def test_where_gptq_rounds_too_the_codes_with_the_smaller_error_stay() -> None:
     model, x = fill(nn.Sequential(nn.Linear(12, 8))), seeded((40, 12))
     recipe = Recipe(TensorScheme(3)).with_remedy(Gptq())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ from quant_engine.errors import SchemeError, StorageError
 from quant_engine.remedies import codes
 from quant_engine.report import ResponseReport
 from quant_engine.scheme import (
+    ADAROUND,
     BIAS_CORRECTION,
     GPTQ,
+    AdaRound,
     BiasCorrection,
     Gptq,
     LayerScheme,
@@ -156,6 +159,26 @@ def test_biases_and_groups_are_predicted_as_the_recipe_makes_them(net):
     assert response.recipe({}).remedies == (BiasCorrection(),)
     few, grouped = (response.size({"head": o}).model_bytes for o in ("four", "three, groups of 4"))
     assert grouped - few == 5 * 4 - 5  # a scale of 4 bytes more for each row, a bit less a weight
+
+
+def test_adaround_of_layers_by_themselves_is_an_option_set_as_in_the_recipe(net):
+    learned = AdaRound(steps=60, learning_rate=0.05, is_sequential=False)
+    options = {"three": THREE, **treated({"three": THREE}, ADAROUND, BIAS_CORRECTION)}
+    recipe = RECIPE.with_remedy(learned)
+    response = LogitResponse.measure(net, [X], recipe, options=options, agreement_configurations=4)
+    configuration = {"stem": "three, AdaRound + bias correction", "mix": "three", "head": "three"}
+    recipe = response.recipe(configuration)
+    report = analyze(net, [X], recipe, measure_time=False)
+
+    assert recipe.remedies == (
+        replace(learned, layers=("stem",)), BiasCorrection(("stem",), is_sequential=False),
+    )  # fmt: skip
+    (measured,) = verify_configurations(net, [X], response, [configuration])
+    assert measured.kl_divergence == pytest.approx(report.output.kl_divergence, rel=1e-6)
+    assert 0.5 < response.score(configuration).degradation / measured.degradation < 2.0
+    everywhere = response.uniform("three, AdaRound + bias correction")
+    rounded = response.uniform("three")
+    assert response.score(everywhere).degradation < 0.7 * response.score(rounded).degradation
 
 
 def test_gptq_costs_no_bytes_and_is_chosen_where_it_is_predicted_better(net, response):
