@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._C._dynamo import eval_frame
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
@@ -46,7 +48,9 @@ def write_flat(
     with torch.inference_mode(False), torch.no_grad():
         try:
             lowered(*tensors)  # chooses the kernels; trying them is not to be written down
-            flat = make_fx(lowered, pre_dispatch=True)(*(tensor.detach() for tensor in tensors))
+            # Of every value a fake one is kept. Without a mode for all, torch makes one for each.
+            with tracing(TracingContext(FakeTensorMode())):
+                flat = make_fx(lowered, pre_dispatch=True)(*(t.detach() for t in tensors))
         except Exception:  # whatever it is, the steps run without this
             return None
     assert isinstance(flat, fx.GraphModule)
