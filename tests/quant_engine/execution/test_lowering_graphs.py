@@ -8,9 +8,8 @@ round apart, by one.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -273,22 +272,22 @@ def test_any_graph_is_lowered_to_the_same_numbers(middle: Spec, recipe: Recipe, 
     check(middle, recipe, seed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_lowered(kind: str) -> None:
-    parts = (Spec("shared", "linear"), Spec("layer", "convolution"))
-    recipe = Recipe(TensorScheme(granularity="per_channel"), TensorScheme(symmetric=False))
-    step = STEPS[KINDS.index(kind) % len(STEPS)]
-
-    assert is_lowered(check(Spec(kind, step, parts), recipe, seed=1))
+RECIPES = (
+    Recipe(TensorScheme(granularity="per_channel"), TensorScheme(symmetric=False)),
+    Recipe(TensorScheme(), TensorScheme(symmetric=False, bits=7)),
+)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_kinds_inside_each_other(kind: str) -> None:
-    """Over all cases, each kind is outside with a step of every sort."""
-    recipe = Recipe(TensorScheme(), replace(TensorScheme(), symmetric=False, bits=7))
-    middle = Spec(kind, "convolution", (Spec("shared", "convolution"),))
-    place = KINDS.index(kind)
-    for outer, step in zip((KINDS * 2)[place + 1 : place + len(KINDS) : 3], itertools.cycle(STEPS)):
-        middle = Spec(outer, step, (middle, Spec("shared", "linear")))
+@pytest.mark.parametrize("place", range(len(KINDS)), ids=KINDS)
+def test_kinds_inside_each_other(place: int) -> None:
+    """Each kind stands inside the next and inside the third after it.
 
-    assert is_lowered(check(middle, recipe, seed=2))
+    Over all cases it is innermost, between two and outermost, each time with a step of another
+    sort, and under both recipes.
+    """
+    parts: tuple[Spec, ...] = (Spec("shared", "linear"), Spec("layer", "convolution"))
+    for distance, step in zip((0, 1, 4), STEPS, strict=True):
+        middle = Spec(KINDS[(place + distance) % len(KINDS)], step, parts)
+        parts = (middle, Spec("shared", "linear"))
+
+    assert is_lowered(check(middle, RECIPES[place % 2], seed=place))
