@@ -131,6 +131,13 @@ class Residual(nn.Module):
         return self.after(self.relu(y))
 
 
+@pytest.fixture(scope="module")
+def residual():
+    """One with a residual quantized, lowered, and on integers; what a test changes it copies."""
+    with torch.no_grad():
+        return lowered_pair(fill(Residual()), IMAGES)
+
+
 @pytest.mark.parametrize("is_in_place", [False, True])
 @pytest.mark.parametrize("has_shortcut", [False, True])
 @torch.no_grad()
@@ -151,9 +158,8 @@ def test_a_residual_is_added_inside_the_layer(is_in_place, has_shortcut):
 
 
 @torch.no_grad()
-def test_the_residual_is_read_as_the_codes_its_other_reader_gets():
-    quantized = quantize_model(fill(Residual()), IMAGES)
-    simulated = convert_execution(quantized, "simulated", lowered=True)
+def test_the_residual_is_read_as_the_codes_its_other_reader_gets(residual):
+    quantized, simulated = residual[0], copy.deepcopy(residual[1])
     seen = {}
     lowered_steps(simulated)["c2"].register_forward_pre_hook(
         lambda m, args: seen.update(skip=args[1])
@@ -180,16 +186,23 @@ def test_a_value_behind_a_relu_is_not_read_as_codes_before_it():
     assert_within_codes(integer(IMAGES), quantized(IMAGES), quantized)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish()])
 @torch.no_grad()
-def test_activations_change_no_number(activation):
+def test_activations_change_no_number():
+    activations = {"relu6": nn.ReLU6(), "gelu": nn.GELU(), "tanh": nn.GELU("tanh")}
+    activations["hardswish"] = nn.Hardswish()  # the one that is not fused
+    branches = {
+        name: nn.Sequential(nn.Linear(10, 12), activation, nn.Linear(12, 3))
+        for name, activation in activations.items()
+    }
     x = 4 * seeded((16, 10))
-    model = fill(nn.Sequential(nn.Linear(10, 12), activation, nn.Linear(12, 3)))
-    quantized, simulated, integer = lowered_pair(model, x)
-    assert torch.equal(simulated(x), quantized(x))
-    assert_within_codes(integer(x), quantized(x), quantized)
-    is_fused = not isinstance(activation, nn.Hardswish)
-    assert list_executions(integer)[0].has_code_output is is_fused
+    model = Net(lambda m, x: tuple(m.get_submodule(n)(x) for n in activations), **branches)
+    quantized, simulated, integer = lowered_pair(fill(model), x)
+    has_code_output = {e.name: e.has_code_output for e in list_executions(integer)}
+    results = zip(activations, simulated(x), integer(x), quantized(x), strict=True)
+    for name, by_simulation, on_integers, expected in results:
+        assert torch.equal(by_simulation, expected), name
+        assert_within_codes(on_integers, expected, quantized.get_submodule(name))
+        assert has_code_output[f"{name}.0"] is (name != "hardswish"), name
 
 
 @torch.no_grad()
@@ -261,20 +274,23 @@ def test_a_pooling_used_on_codes_and_on_values_works_on_both():
     assert_within_codes(integer(IMAGES), quantized(IMAGES), quantized)
 
 
-@pytest.mark.parametrize("is_first", [True, False])
 @torch.no_grad()
-def test_what_is_spread_over_the_output_is_added_all_the_same(is_first):
+def test_what_is_spread_over_the_output_is_added_all_the_same():
     model = Net(
-        lambda m, x: m.b(m.a(x) + m.offset if is_first else m.offset + m.a(x)),
+        lambda m, x: (m.b(m.a(x) + m.offset), m.d(m.offset + m.c(x))),
         a=nn.Linear(6, 4),
         b=nn.Linear(4, 2),
+        c=nn.Linear(6, 4),
+        d=nn.Linear(4, 2),
     )
     model.offset = nn.Parameter(torch.randn(3, 1, 4))
     x = seeded((5, 6))
     quantized, simulated, integer = lowered_pair(fill(model), x)
-    assert torch.equal(simulated(x), quantized(x))
-    assert integer(x).shape == (3, 5, 2)
-    assert_within_codes(integer(x), quantized(x), quantized)
+    results = zip("bd", simulated(x), integer(x), quantized(x), strict=True)
+    for last, by_simulation, on_integers, expected in results:
+        assert torch.equal(by_simulation, expected)
+        assert on_integers.shape == (3, 5, 2)
+        assert_within_codes(on_integers, expected, quantized.get_submodule(last))
 
 
 @torch.no_grad()
@@ -291,16 +307,16 @@ def test_a_layer_read_before_its_input_is_overwritten():
     assert_within_codes(integer(IMAGES), quantized(IMAGES), quantized, codes=6)
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("batch_first", "layers"), [(True, 2), (False, 1)])
 @torch.no_grad()
-def test_attention_is_taken_apart(batch_first):
+def test_attention_is_taken_apart(batch_first, layers):
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=batch_first)
-    model = fill(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    model = fill(nn.TransformerEncoder(layer, layers, enable_nested_tensor=False))
     x = seeded((3, 5, 16))
     quantized, simulated, integer = lowered_pair(model, x)
     assert torch.allclose(simulated(x), quantized(x), atol=1e-5)
     executions = list_executions(integer)
-    assert len(executions) == 12
+    assert len(executions) == 6 * layers
     assert all(e.has_code_input for e in executions)
     assert torch.allclose(integer(x), simulated(x), atol=0.05)
 
@@ -319,9 +335,8 @@ def test_names_weights_and_model_stay():
 
 
 @torch.no_grad()
-def test_a_lowered_model_takes_other_batch_sizes():
-    model = fill(Residual())
-    _, simulated, integer = lowered_pair(model, IMAGES)
+def test_a_lowered_model_takes_other_batch_sizes(residual):
+    _, simulated, integer = residual
     for images in (IMAGES[:1], IMAGES[:3], torch.cat([IMAGES, IMAGES])):
         assert torch.allclose(integer(images), simulated(images), atol=0.5)
 
@@ -369,20 +384,16 @@ def test_a_layer_somebody_watches_is_left_alone():
 
 
 @torch.no_grad()
-def test_it_is_no_matter_which_way_the_model_came(tmp_path):
-    quantized = quantize_model(fill(Residual()), IMAGES)
-    straight = convert_execution(quantized, lowered=True)
+def test_it_is_no_matter_which_way_the_model_came(residual):
+    quantized, _, straight = residual
     detour = convert_execution(copy.deepcopy(convert_execution(quantized)), lowered=True)
     assert torch.equal(straight(IMAGES), detour(IMAGES))
 
 
 @torch.no_grad()
-def test_a_model_that_is_moved_or_given_other_numbers_is_lowered_for_them():
-    quantized = quantize_model(fill(Residual()), IMAGES)
-    other = quantize_model(fill(Residual(), seed=4), 3 * IMAGES)
-    for execution in ("simulated", "integer"):
-        expected = convert_execution(other, execution, lowered=True)
-        lowered = convert_execution(quantized, execution, lowered=True)
+def test_a_model_that_is_moved_or_given_other_numbers_is_lowered_for_them(residual):
+    other = lowered_pair(fill(Residual(), seed=4), 3 * IMAGES)
+    for lowered, expected in zip(copy.deepcopy(residual[1:]), other[1:], strict=True):
         assert not torch.equal(lowered(IMAGES), expected(IMAGES))
         lowered.load_state_dict(expected.state_dict())
         assert torch.equal(lowered(IMAGES), expected(IMAGES))
@@ -430,10 +441,9 @@ def test_layers_with_the_names_of_new_steps_stay():
 
 
 @torch.no_grad()
-def test_numbers_that_change_in_place_are_noticed():
-    quantized = quantize_model(fill(Residual()), IMAGES)
-    for execution in ("simulated", "integer"):
-        lowered = convert_execution(quantized, execution, lowered=True)
+def test_numbers_that_change_in_place_are_noticed(residual):
+    copies = copy.deepcopy(residual[1:])
+    for execution, lowered in zip(("simulated", "integer"), copies, strict=True):
         before = lowered(IMAGES)
         lowered.model.c1.input_grid.scale = 2 * lowered.model.c1.input_grid.scale
         coarser = lowered(IMAGES)
@@ -452,8 +462,8 @@ def test_numbers_that_change_in_place_are_noticed():
 
 
 @torch.no_grad()
-def test_on_integers_bare_operations_give_what_the_steps_give():
-    integer = convert_execution(quantize_model(fill(Residual()), IMAGES), lowered=True)
+def test_on_integers_bare_operations_give_what_the_steps_give(residual):
+    integer = copy.deepcopy(residual[2])
     for images in (
         IMAGES,
         IMAGES.contiguous(memory_format=torch.channels_last),
@@ -591,6 +601,7 @@ def test_a_watched_model_says_why_it_is_not_lowered():
 def test_a_lowered_model_runs_with_gradients_switched_on():
     images = seeded((1, 3, 330, 330)).requires_grad_()
     quantized = quantize_model(fill(Residual()), images.detach())
+    lowered = convert_execution(quantized, lowered=True)
     with torch.no_grad():
-        expected = convert_execution(quantized, lowered=True)(images)
-    assert torch.equal(convert_execution(quantized, lowered=True)(images), expected)
+        expected = copy.deepcopy(lowered)(images)  # each prepares its own operations
+    assert torch.equal(lowered(images), expected)
