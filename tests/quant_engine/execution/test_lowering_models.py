@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,6 @@ def test_a_language_model_lowers_with_and_without_a_mask() -> None:
     mask[1, 5:] = 0
     quantized = quantize_model(fill(Decoder()), [{"input_ids": WORDS}])
     simulated = convert_execution(quantized, "simulated", lowered=True)
-    integer = convert_execution(simulated)
     assert isinstance(simulated, LoweredModel)
     calls: list[dict[str, Any]] = [
         {"input_ids": WORDS},
@@ -68,6 +68,9 @@ def test_a_language_model_lowers_with_and_without_a_mask() -> None:
         assert type(found) is Answer
         torch.testing.assert_close(found.logits, expected.logits)
         torch.testing.assert_close(found.hidden_states[0], expected.hidden_states[0])
+    integer = convert_execution(simulated)  # with the graphs of all calls
+    for call in calls:
+        expected = quantized(**call)
         torch.testing.assert_close(integer(**call).logits, expected.logits, rtol=0.1, atol=0.1)
     assert not torch.equal(simulated(**calls[0]).logits[1], simulated(**calls[1]).logits[1])
     assert execution_notes(simulated) == ()
@@ -132,14 +135,29 @@ def test_a_folded_batchnorm_with_an_activation_and_a_join_run_on_codes() -> None
         assert (integer(x) - simulated(x)).abs().max() < 0.02 * scale
 
 
+_GRAPHS: dict[tuple[Any, ...], nn.Module] = {}
+
+
+def lower(quantized: nn.Module) -> nn.Module:
+    """Lower a model, one with tensors of the same shapes as another before by the graph of that."""
+    numbers = quantized.state_dict()
+    key = tuple((name, tensor.shape) for name, tensor in numbers.items())
+    if key not in _GRAPHS:
+        _GRAPHS[key] = convert_execution(quantized, "simulated", lowered=True)
+        return _GRAPHS[key]
+    lowered = copy.deepcopy(_GRAPHS[key])
+    lowered.model.load_state_dict(numbers)
+    return lowered
+
+
 @pytest.mark.parametrize("name", list_models())
 @torch.no_grad()
-def test_every_sample_model_lowers_with_the_numbers_it_had(name: str) -> None:
+def test_every_sample_model_answers_alike_simulated_on_integers_and_lowered(name: str) -> None:
     info, model = get_model_info(name), load_model(name)
     calibration, _ = info.load_inputs("calibration")
     x, _ = info.load_inputs("test")
     quantized = quantize_model(model, calibration)
-    simulated = convert_execution(quantized, "simulated", lowered=True)
+    simulated = lower(quantized)
     assert is_lowered(simulated)
     expected, found = quantized(x), simulated(x)
     if all(step._skip is None for step in lowered_steps(simulated).values()):
@@ -148,8 +166,14 @@ def test_every_sample_model_lowers_with_the_numbers_it_had(name: str) -> None:
         error = (expected - model(x)).norm()
         assert (found - expected).norm() < 1.5 * error
     for kernel in ("auto", "portable"):
-        integer = convert_execution(simulated, kernel=kernel)
-        answers = integer(x)
-        assert torch.equal(answers.argmax(dim=1), found.argmax(dim=1)), kernel
-        assert (answers - found).abs().max() < 0.02 * found.abs().max(), kernel
-        assert execution_notes(integer) == ()
+        kernels: set[str] = set()
+        for form, wanted, bound in ((quantized, expected, 0.05), (simulated, found, 0.02)):
+            # Codes next to a tie round apart: a share of the largest logit.
+            integer = convert_execution(form, kernel=kernel)
+            answers = integer(x)
+            assert torch.equal(answers.argmax(dim=1), wanted.argmax(dim=1)), kernel
+            assert (answers - wanted).abs().max() < bound * wanted.abs().max(), kernel
+            assert execution_notes(integer) == ()
+            kernels |= {execution.kernel for execution in list_executions(integer)}
+        if kernels <= {"", "portable"}:  # "auto" has taken what the other would
+            break
