@@ -252,7 +252,11 @@ def test_verify_notices_an_answer_that_differs() -> None:
     assert "recorded" in replay.reason
 
 
-@pytest.fixture(scope="module", params=list_models())
+# Replay looks at modules and tensors: these differ from other models in numbers only.
+VARIANTS = {"mobilenet_unequal_channels", "vit_outlier_channels"}
+
+
+@pytest.fixture(scope="module", params=sorted(set(list_models()) - VARIANTS))
 def calibrated(request: pytest.FixtureRequest) -> tuple[SampleModel, nn.Module, Calibration]:
     """A sample model, calibrated once for both directions."""
     info, model = get_model_info(request.param), load_model(request.param)
@@ -268,7 +272,9 @@ def test_sensitivity_equals_full_forwards(
     info, model, calibration = calibrated
     inputs, labels = info.load_inputs("test")
     data = [(inputs[:16], labels[:16]), (inputs[16:24], labels[16:24])]
+    # The curve, of many layers at once, needs no more than one of the two directions.
     arguments: dict[str, Any] = {"evaluation_data": data, "direction": direction}
+    arguments["with_cumulative"] = direction == "one_at_a_time"
     replayed = measure_sensitivity(model, calibration, **arguments)
     record = Replay.record
 

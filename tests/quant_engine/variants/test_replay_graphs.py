@@ -193,12 +193,12 @@ def make(middle: Spec, seed: int) -> tuple[nn.Module, dict[str, nn.Module], Batc
     return model, layers, Batch((x,), labels=torch.arange(5) % 3, samples=5)
 
 
-def choose_variants(names: Sequence[str]) -> list[Variant]:
-    """Each layer alone, all but each, all, every other one, and none."""
+def choose_variants(names: Sequence[str], left_out: Sequence[str]) -> list[Variant]:
+    """Each layer alone, all but each of those left out, all, every other one, and none."""
     everything = dict.fromkeys(names, "int4")
     return [
         *({name: "int4"} for name in names),
-        *({n: "int4" for n in names if n != name} for name in names),
+        *({n: "int4" for n in names if n != name} for name in left_out),
         everything,
         dict.fromkeys(names[::2], "int4"),
         {},
@@ -221,12 +221,12 @@ def run_plainly(
         return logits
 
 
-def check(middle: Spec, seed: int) -> BatchOutcome:
+def check(middle: Spec, seed: int, most_left_out: int | None = None) -> BatchOutcome:
     model, layers, batch = make(middle, seed)
     fresh = copy.deepcopy(layers)
     before = batch.args[0].clone()
     names = list(layers)
-    variants = choose_variants(names)
+    variants = choose_variants(names, names[:most_left_out])
     random_state = torch.random.get_rng_state()
     judged = Judged((JudgedOutput("the output", kind="logits", has_labels=True),))
     forms = {name: {"int4": layer} for name, layer in layers.items()}
@@ -247,7 +247,7 @@ def check(middle: Spec, seed: int) -> BatchOutcome:
     return found
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(specs(QUIET), st.integers(0, 2**31))
 def test_any_graph_is_replayed_and_equals_plain_passes(middle: Spec, seed: int) -> None:
     assert check(middle, seed).full_forwards_because == ""
@@ -269,10 +269,11 @@ def test_each_kind_is_replayed(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_inside_each_other(kind: str) -> None:
-    # The last layer is changed alone too: all that came before it is then replayed.
+    # The last layer is changed alone too: all that came before it is then replayed. Where all but
+    # one are changed, hardly anything is, so that only the first is left out.
     parts = (Spec(kind, (Spec("shared 1"), Spec("layer"))), Spec("shared 1"), Spec("layer"))
     for outer in QUIET:
-        found = check(Spec(outer, parts), seed=2)
+        found = check(Spec(outer, parts), seed=2, most_left_out=1)
         # A gate or a loop may not come to the noise.
         assert kind == "noise" or found.full_forwards_because == "", outer
 
