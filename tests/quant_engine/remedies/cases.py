@@ -6,7 +6,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from quant_engine import Recipe, quantize_model
+from quant_engine.metrics.functions import kl_divergence
 from quant_engine.model.batches import Batch, iterate_batches
+from sample_models import get_model_info, load_model
 from tests.quant_engine.layer_cases import fill, seeded
 
 ACTIVATIONS = {
@@ -133,3 +136,14 @@ def images(samples: int = 3) -> Tensor:
 
 def batch_of(x: Tensor) -> Batch:
     return next(iterate_batches(x))
+
+
+def accuracy_and_divergence(name: str, recipe: Recipe) -> tuple[float, float]:
+    """The accuracy of a sample model quantized by a recipe, and its KL from the float answers."""
+    info, model = get_model_info(name), load_model(name)
+    calibration, (x, labels) = info.load_inputs("calibration")[0][:200], info.load_inputs("test")
+    quantized = quantize_model(model, [calibration], recipe)
+    with torch.no_grad():
+        expected, found = model(x), quantized(x)
+    accuracy = (found.argmax(dim=1) == labels).double().mean()
+    return float(accuracy), kl_divergence(expected, found)

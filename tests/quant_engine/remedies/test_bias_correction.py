@@ -21,8 +21,8 @@ from quant_engine import (
 )
 from quant_engine.report import ModelReport, Treatment
 from quant_engine.scheme import BiasCorrection, Recipe, TensorScheme
-from sample_models import get_model_info
 from tests.quant_engine.layer_cases import fill, seeded
+from tests.quant_engine.remedies.cases import accuracy_and_divergence
 from tests.quant_engine.remedies.test_gptq import KINDS
 
 COARSE = Recipe(TensorScheme(bits=3), TensorScheme(bits=4, symmetric=False))
@@ -165,14 +165,10 @@ def test_a_bias_that_was_added_fits_only_a_layer_without_one(tmp_path: Path) -> 
 
 
 def test_the_unequal_mobilenet_gains_what_the_prototype_gained() -> None:
-    info = get_model_info("mobilenet_unequal_channels")
-    calibration, test = info.load_inputs("calibration")[0][:200], info.load_inputs("test")
     recipe = Recipe(TensorScheme(), remedies=(BiasCorrection(),))
+    accuracy, _ = accuracy_and_divergence("mobilenet_unequal_channels", recipe)
 
-    report = analyze(info.load(), [calibration], recipe, evaluation_data=[test], measure_time=False)
-
-    assert report.output is not None
-    assert report.output.accuracy_quantized == pytest.approx(0.34, abs=0.03)
+    assert accuracy == pytest.approx(0.34, abs=0.03)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ from quant_engine.report import ModelReport, Treatment
 from quant_engine.scheme import CrossLayerEqualization, LayerScheme, Recipe, TensorScheme
 from sample_models import get_model_info
 from tests.quant_engine.layer_cases import fill, seeded
-from tests.quant_engine.remedies.cases import chain, chains, images
+from tests.quant_engine.remedies.cases import accuracy_and_divergence, chain, chains, images
 from tests.quant_engine.unchanged import snapshot
 
 PER_TENSOR = Recipe(TensorScheme())
@@ -296,16 +296,9 @@ def test_a_pair_whose_layers_stay_float_has_no_error_to_tell() -> None:
 
 
 def test_the_unequal_mobilenet_is_repaired() -> None:
-    info = get_model_info("mobilenet_unequal_channels")
-    calibration, test = info.load_inputs("calibration")[0][:200], info.load_inputs("test")
-    accuracy = {}
-    for remedies in ((), (REMEDY,)):
-        recipe = replace(PER_TENSOR, remedies=remedies)
-        report = analyze(
-            info.load(), [calibration], recipe, evaluation_data=[test], measure_time=False
-        )
-        assert report.output is not None
-        accuracy[bool(remedies)] = report.output.accuracy_quantized
+    name = "mobilenet_unequal_channels"
+    before, _ = accuracy_and_divergence(name, PER_TENSOR)
+    after, _ = accuracy_and_divergence(name, PER_TENSOR.with_remedy(REMEDY))
 
-    assert accuracy[False] == pytest.approx(0.19, abs=0.02)
-    assert accuracy[True] >= info.accuracy - 0.005
+    assert before == pytest.approx(0.19, abs=0.02)
+    assert after >= get_model_info(name).accuracy - 0.005

@@ -21,8 +21,8 @@ from quant_engine.remedies.gptq import BLOCK, gptq_codes
 from quant_engine.report import ModelReport
 from quant_engine.scheme import BiasCorrection, Gptq, LayerScheme, Recipe, TensorScheme
 from quant_engine.tensors.affine import QParams
-from sample_models import get_model_info
 from tests.quant_engine.layer_cases import fill, seeded
+from tests.quant_engine.remedies.cases import accuracy_and_divergence
 
 Array = npt.NDArray[np.float64]
 
@@ -261,18 +261,13 @@ def test_hessians_that_do_not_fit_together_are_measured_in_turn(
 
 
 def test_three_bits_gain_what_the_prototype_gained() -> None:
-    info = get_model_info("mobilenet")
-    calibration, test = info.load_inputs("calibration")[0][:200], info.load_inputs("test")
     plain = Recipe(TensorScheme(bits=3, granularity="per_channel"))
     both = replace(plain, remedies=(Gptq(), BiasCorrection()))
-    outputs = []
-    for recipe in (plain, plain.with_remedy(Gptq()), both):
-        report = analyze(
-            info.load(), [calibration], recipe, evaluation_data=[test], measure_time=False
-        )
-        assert report.output is not None
-        outputs.append(report.output)
+    recipes = (plain, plain.with_remedy(Gptq()), both)
+    accuracies, divergences = zip(
+        *(accuracy_and_divergence("mobilenet", recipe) for recipe in recipes), strict=True
+    )
 
-    assert outputs[0].accuracy_quantized == pytest.approx(0.902, abs=0.02)
-    assert outputs[1].accuracy_quantized >= 0.96
-    assert outputs[2].kl_divergence < outputs[1].kl_divergence < outputs[0].kl_divergence
+    assert accuracies[0] == pytest.approx(0.902, abs=0.02)
+    assert accuracies[1] >= 0.96
+    assert divergences[2] < divergences[1] < divergences[0]
