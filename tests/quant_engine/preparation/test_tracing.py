@@ -24,22 +24,6 @@ X = seeded((5, 3, 6))
 Question = Callable[[Any, Tensor, Tensor], bool]
 
 
-class Asking(nn.Module):
-    """Takes one of two ways, as a question about the values says."""
-
-    def __init__(self, question: Question) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
-        self.memory, self.question = nn.LSTM(6, 6, batch_first=True), question
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        if self.question(self, x, y):
-            y = torch.tanh(y) * 3
-        z: Tensor = self.last(y)
-        return z
-
-
 QUESTIONS: dict[str, Question] = {
     "has it logits": lambda m, x, y: hasattr(y, "logits"),
     "has it a shape": lambda m, x, y: hasattr(y, "shape"),
@@ -56,15 +40,32 @@ QUESTIONS: dict[str, Question] = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+class Asking(nn.Module):
+    """Each question about a layer's output decides what is added; no two sums are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
+        self.memory = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        z: Tensor = self.last(y)
+        for number, question in enumerate(QUESTIONS.values()):
+            if question(self, x, y):
+                z = z + 2.0**number
+        return z
+
+
 @torch.no_grad()
-def test_a_question_is_answered_as_for_a_tensor(question: Question) -> None:
-    quantized = quantize_model(fill(Asking(question)), X)
+def test_questions_are_answered_as_for_a_tensor() -> None:
+    model = fill(Asking())
+    quantized = quantize_model(model, X)
     lowered = convert_execution(quantized, "simulated", lowered=True)
 
-    assert execution_notes(lowered) == ()
-    assert is_lowered(lowered)
     torch.testing.assert_close(lowered(X), quantized(X))
+    assert is_lowered(lowered)
+    assert execution_notes(lowered) == ()  # once it ran: a graph of other answers is given up
 
 
 class Reverse(torch.autograd.Function):
@@ -104,7 +105,7 @@ BELOW_PYTHON: dict[str, Callable[[Any], Any]] = {
     "autograd.Function": Reverse.apply,
     "scripted": lambda x: scripted(swish)(x),
     "as_tensor": torch.as_tensor,
-    "tensor": lambda x: torch.tensor(x.tolist()),
+    "tensor": lambda x: x + torch.tensor(x[0, 0, 0].tolist()),  # a number of its own for each
     "reentrant checkpoint": lambda x: checkpoint(torch.tanh, x, use_reentrant=True),
     "checkpoint": lambda x: checkpoint(torch.tanh, x, use_reentrant=False),
     "nested": lambda x: torch.nested.to_padded_tensor(torch.nested.nested_tensor([x]), 0.0)[0],
