@@ -49,6 +49,13 @@ def resize(page: Page, width: int, height: int = 900) -> None:
     )
 
 
+def forget(page: Page) -> None:
+    """Let the browser forget all that the dashboard left in it: what is loaded next is a link's."""
+    page.context.clear_cookies()
+    if page.url.startswith("http"):
+        page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+
+
 def open_from_menu(page: Page, name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
     expect(page.locator("h1")).to_have_text(name)

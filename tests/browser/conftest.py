@@ -10,10 +10,12 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser.actions import forget
 from tests.browser.harness import (
     CHROMIUM_FLAGS,
     CHROMIUM_NAMES,
@@ -51,19 +53,37 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def dashboard_url(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def dashboard_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the dashboard of the whole session saves its runs."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def dashboard_url(
+    chromium: str, dashboard_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The address of a dashboard started with the documented command, for the whole session."""
-    with run_server(tmp_path_factory.mktemp("server") / "server.log") as url:
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with run_server(log, home=dashboard_home) as url:
         yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
-    """A headless Chromium, one for each test file: its event loop ends with the file."""
+    """A headless Chromium, one for this folder: its event loop must end before other tests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="package")
+def kept_tabs() -> list[Page]:
+    """The tab that the last test left blank, if any.
+
+    A new tab compiles Streamlit and Plotly anew, which costs as much as all else in a page's load.
+    """
+    return []
 
 
 @pytest.fixture
@@ -74,31 +94,52 @@ def browser_log() -> BrowserLog:
 
 @pytest.fixture
 def open_page(
-    browser: Browser, browser_log: BrowserLog, request: pytest.FixtureRequest
+    browser: Browser,
+    kept_tabs: list[Page],
+    browser_log: BrowserLog,
+    request: pytest.FixtureRequest,
 ) -> Iterator[PageOpener]:
     """Open pages that share nothing: `open_page(color_scheme="dark", viewport=(390, 844))`."""
     pages: list[Page] = []
 
-    def open_one(*, color_scheme: str = "light", viewport: tuple[int, int] = VIEWPORT) -> Page:
-        context = browser.new_context(
-            color_scheme=color_scheme,  # type: ignore[arg-type]
-            viewport={"width": viewport[0], "height": viewport[1]},
-            reduced_motion="reduce",
-            accept_downloads=True,
-        )
-        context.set_default_timeout(DEFAULT_TIMEOUT_MS)
-        page = context.new_page()
+    def open_one(
+        *, color_scheme: Literal["light", "dark"] = "light", viewport: tuple[int, int] = VIEWPORT
+    ) -> Page:
+        page = kept_tabs.pop() if kept_tabs else _new_tab(browser)
+        page.emulate_media(color_scheme=color_scheme, reduced_motion="reduce")
+        page.set_viewport_size({"width": viewport[0], "height": viewport[1]})
         browser_log.watch(page)
         pages.append(page)
         return page
 
     failures_before = request.session.testsfailed
     yield open_one
-    if request.session.testsfailed > failures_before or browser_log.problems:
+    is_clean = request.session.testsfailed == failures_before and not browser_log.problems
+    if not is_clean:
         _keep_screenshots(request.node.name, pages)
     for page in pages:
-        page.context.close()
+        if is_clean and not kept_tabs:
+            _make_blank(page)
+            kept_tabs.append(page)
+        else:
+            page.context.close()
+    browser_log.stop()
     browser_log.assert_clean()
+
+
+def _new_tab(browser: Browser) -> Page:
+    context = browser.new_context(accept_downloads=True)
+    context.set_default_timeout(DEFAULT_TIMEOUT_MS)
+    return context.new_page()
+
+
+def _make_blank(page: Page) -> None:
+    """Leave nothing of a test in its tab: no page, storage, permission, or cut network."""
+    forget(page)
+    page.goto("about:blank")
+    page.context.clear_permissions()
+    page.context.set_offline(False)
+    page.emulate_media(media="null")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     ConsoleMessage,
+    Error,
     Page,
     Request,
     Response,
@@ -138,14 +139,29 @@ class BrowserLog:
     """What a clean page never reports: console errors, exceptions, failed or foreign requests."""
 
     problems: list[str] = field(default_factory=list)
-    is_closing: bool = False
+    watched: list[Page] = field(default_factory=list)
 
     def watch(self, page: Page) -> None:
-        page.on("console", self._on_console)
-        page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
-        page.on("requestfailed", self._on_request_failed)
-        page.on("response", self._on_response)
+        for event, listener in self._listeners().items():
+            page.on(event, listener)  # type: ignore[call-overload]
         page.context.on("request", self._on_request)
+        self.watched.append(page)
+
+    def stop(self) -> None:
+        """Hear no more from the pages watched, which the next test may go on with."""
+        for page in self.watched:
+            for event, listener in self._listeners().items():
+                page.remove_listener(event, listener)
+            page.context.remove_listener("request", self._on_request)
+        self.watched.clear()
+
+    def _listeners(self) -> dict[str, Callable[..., None]]:
+        return {
+            "console": self._on_console,
+            "pageerror": self._on_page_error,
+            "requestfailed": self._on_request_failed,
+            "response": self._on_response,
+        }
 
     def ignore(self, pattern: re.Pattern[str]) -> None:
         """Drop the problems a test provoked on purpose."""
@@ -158,6 +174,9 @@ class BrowserLog:
         source = message.location.get("url", "")
         if message.type == "error" and not DEEP_LINK_PROBE.search(source):
             self.problems.append(f"console: {message.text} ({source})")
+
+    def _on_page_error(self, error: Error) -> None:
+        self.problems.append(f"uncaught: {error}")
 
     def _on_request_failed(self, request: Request) -> None:
         # A page that is left or closed aborts what it was still loading.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.actions import (
@@ -12,6 +11,7 @@ from tests.browser.actions import (
     click_mark,
     expect_link,
     layer_picker,
+    open_from_menu,
     scroll_to,
     visit,
 )
@@ -40,32 +40,55 @@ def row_names(page: Page, figure: str) -> list[str]:
     return [re.sub(r"^(▶\s*)?(\d+\.\s)?", "", tick.replace("\xa0", " ")) for tick in ticks]
 
 
-@pytest.mark.parametrize("share", [0.03, 0.5])
-def test_bars_on_a_logarithmic_axis_can_be_clicked_anywhere(
-    dashboard_url: str, page: Page, share: float
-) -> None:
+def another(page: Page, names: list[str]) -> int:
+    """Index of the first of these layers that is not the one shown."""
+    return next(index for index, name in enumerate(names) if name != layer_shown(page))
+
+
+def test_every_mark_of_a_layer_selects_it(dashboard_url: str, page: Page) -> None:
     visit(page, f"{dashboard_url}/sensitivity?{RUN}")
+    # Read before the first click: each draws the figures anew, and for a moment labels twice.
     names = row_names(page, "sensitivity_ranking")
-    other = next(index for index, name in enumerate(names) if name != layer_shown(page))
+    click_bars_of_the_ranking(page, names)
+    click_a_point_of_the_curve(page, names[::-1])  # the least sensitive layer first
+    open_from_menu(page, "Size & time")
+    rows = {figure: row_names(page, figure) for figure in ("size_layers", "time_layers")}
+    for figure, names in rows.items():
+        click_row_of_the_size_page(page, figure, names)
 
-    bar = page.locator(".st-key-sensitivity_ranking .barlayer .point path").nth(other)
-    click_mark(page, bar, share)
 
-    expect_layer(page, names[other])
+def click_bars_of_the_ranking(page: Page, names: list[str]) -> None:
+    """A bar on a logarithmic axis can be clicked anywhere."""
+    bars = page.locator(".st-key-sensitivity_ranking .barlayer .point path")
     labels = page.locator(".st-key-sensitivity_ranking .ytick text")
-    expect(labels.nth(other)).to_have_text(re.compile("^▶"))
+    for share in (0.03, 0.5):
+        other = another(page, names)
+
+        click_mark(page, bars.nth(other), share)
+
+        expect_layer(page, names[other])
+        expect(labels.nth(other)).to_have_text(re.compile("^▶"))
 
 
-def test_points_of_the_curve_select_the_layer_they_added(dashboard_url: str, page: Page) -> None:
-    visit(page, f"{dashboard_url}/sensitivity?{RUN}")
-    added = row_names(page, "sensitivity_ranking")[::-1]  # the least sensitive layer first
+def click_a_point_of_the_curve(page: Page, added: list[str]) -> None:
+    """A point of the curve selects the layer that it added."""
     points = page.locator(".st-key-sensitivity_curve .scatterlayer .trace").first.locator(".point")
     expect(points).to_have_count(len(added))  # the float model, without error, has no place
-    other = next(index for index, name in enumerate(added) if name != layer_shown(page))
+    other = another(page, added)
 
     click_mark(page, points.nth(other))
 
     expect_layer(page, added[other])
+
+
+def click_row_of_the_size_page(page: Page, figure: str, names: list[str]) -> None:
+    other = another(page, names)
+
+    # The last trace covers whole rows, so that the shortest bar is as easy to hit as the longest.
+    row = page.locator(f".st-key-{figure} .barlayer .trace").last.locator(".point path").nth(other)
+    click_mark(page, row, 0.9)
+
+    expect_layer(page, names[other])
 
 
 def test_ticked_rows_select_their_layer_and_can_be_kept_in_float(
@@ -98,7 +121,7 @@ def test_widths_are_measured_and_given_to_a_layer(dashboard_url: str, page: Page
     expect(cells.first).to_be_visible(timeout=RUN_SECONDS * 1000)
     names = row_names(page, "sensitivity_grid")[1:]
     expect(cells).to_have_count(2 * (len(names) + 1))
-    other = next(index for index, name in enumerate(names) if name != layer_shown(page))
+    other = another(page, names)
     click_mark(page, cells.nth(2 * (other + 1)))  # at the left, where no toast covers it
     expect_layer(page, names[other])
 
@@ -112,18 +135,3 @@ def test_widths_are_measured_and_given_to_a_layer(dashboard_url: str, page: Page
     expect(page.get_by_text("Not measured yet for this run")).to_be_visible(
         timeout=RUN_SECONDS * 1000
     )
-
-
-@pytest.mark.parametrize("figure", ["size_layers", "time_layers"])
-def test_rows_of_the_size_page_select_their_layer(
-    dashboard_url: str, page: Page, figure: str
-) -> None:
-    visit(page, f"{dashboard_url}/size-time?{RUN}")
-    names = row_names(page, figure)
-    other = next(index for index, name in enumerate(names) if name != layer_shown(page))
-
-    # The last trace covers whole rows, so that the shortest bar is as easy to hit as the longest.
-    row = page.locator(f".st-key-{figure} .barlayer .trace").last.locator(".point path").nth(other)
-    click_mark(page, row, 0.9)
-
-    expect_layer(page, names[other])

@@ -38,13 +38,11 @@ def test_a_page_fits_a_narrow_window_and_is_accessible_in_both_themes(
     for theme in THEMES:
         show_theme(page, theme)
         assert_accessible(page)
+        if name == "size-time":
+            assert_figures_can_be_read(page)
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_the_text_of_figures_has_enough_contrast(
-    dashboard_url: str, open_page: Callable[..., Page], color_scheme: str
-) -> None:
-    page = visit(open_page(color_scheme=color_scheme), f"{dashboard_url}/size-time")
+def assert_figures_can_be_read(page: Page) -> None:
     back = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
     expect(page.locator(".main-svg .xtick text").first).to_be_visible()
     fills = page.eval_on_selector_all(

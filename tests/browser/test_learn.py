@@ -61,9 +61,10 @@ def test_from_the_teachers_link_to_the_dashboard(
     assert not re.search("answer|-0", learner.url)  # the browser keeps it, not the link
 
     assert slides is not None
-    presented = visit(open_page(viewport=(1920, 1080)), slides)
-    expect(presented.get_by_text("Class: 1 answer so far.")).to_be_visible()
-    assert_large_and_on_one_screen(presented)
+    teacher.set_viewport_size({"width": 1920, "height": 1080})
+    visit(teacher, slides)
+    expect(teacher.get_by_text("Class: 1 answer so far.")).to_be_visible()
+    assert_large_and_on_one_screen(teacher)
 
     wait_until_idle(learner)
     learner.keyboard.press("ArrowRight")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import pytest
 from playwright.sync_api import Page
 
 from dashboard.export.files import to_html
@@ -21,14 +19,17 @@ def open_file(page: Page, folder: Path, content: bytes) -> None:
     page.goto(file.as_uri())
 
 
-def test_the_report_draws_all_figures_without_a_network(
+def test_the_report_draws_all_figures_without_a_network_and_hides_no_number(
     open_page: PageOpener, tmp_path: Path
 ) -> None:
     page = open_page(viewport=(1100, 800))
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
+    report = make_report("int8_entropy")
+    reason = "Its output stays in float, since it goes to a layer that has no integer form. " * 3
+    layers = tuple(replace(x, reason=reason) if x.reason else x for x in report.layers)
     sensitivities = (make_sensitivity(), make_sensitivity("leave_one_out"))
-    open_file(page, tmp_path, to_html(make_report("int8_entropy"), sensitivities))
+    open_file(page, tmp_path, to_html(replace(report, layers=layers), sensitivities))
 
     figures = page.locator("figure")
     page.wait_for_function(
@@ -38,23 +39,18 @@ def test_the_report_draws_all_figures_without_a_network(
 
     assert figures.count() >= 8
     assert requests == [page.url], "only the file itself is read"
-    assert page.locator("tbody tr").count() == len(make_report().layers)
+    assert page.locator("tbody tr").count() == len(report.layers)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 1100, "nothing sticks out of the page"
 
-
-@pytest.mark.parametrize("medium", ["screen", "print"])
-def test_a_long_reason_hides_no_number(
-    open_page: PageOpener, tmp_path: Path, medium: Literal["screen", "print"]
-) -> None:
-    page = open_page(viewport=(1100, 800) if medium == "screen" else (720, 1000))
-    report = make_report()
-    reason = "Its output stays in float, since it goes to a layer that has no integer form. " * 3
-    layers = [replace(x, reason=reason) if x.reason else x for x in report.layers]
-    open_file(page, tmp_path, to_html(replace(report, layers=tuple(layers))))
-    page.emulate_media(media=medium)
-
     assert reason.strip() in page.locator("tbody").inner_text()
+    assert_every_number_is_in_sight(page)
+    page.set_viewport_size({"width": 720, "height": 1000})
+    page.emulate_media(media="print")
+    assert_every_number_is_in_sight(page)
+
+
+def assert_every_number_is_in_sight(page: Page) -> None:
     inner, outer = page.evaluate(
         "() => ['table', '.table']"
         ".map(x => document.querySelector(x).getBoundingClientRect().right)"

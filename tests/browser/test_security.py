@@ -24,18 +24,18 @@ def test_every_answer_keeps_the_page_to_itself(dashboard_url: str, path: str) ->
 
 
 LINKS = (
-    f"run={quote('mlp weight:' + quote(MARKUP))}",
-    f"run={quote(quote(MARKUP))}",
-    f"run={quote(quote('https://other.example/x', safe=''))}",
-    f"run={quote('www.other.example')}",
-    f"run={quote('me@other.example')}",
-    f"whatif={quote(MARKUP)}&layer={quote(MARKUP)}",
+    f"experiment?run={quote('mlp weight:' + quote(MARKUP))}",
+    f"experiment?run={quote(quote(MARKUP))}",
+    f"experiment?run={quote(quote('https://other.example/x', safe=''))}",
+    f"experiment?run={quote('www.other.example')}",
+    f"experiment?run={quote('me@other.example')}",
+    f"what_if?whatif={quote(MARKUP)}&layer={quote(MARKUP)}",
 )
 
 
 def test_text_from_a_link_becomes_neither_picture_nor_link(page: Page, dashboard_url: str) -> None:
     for link in LINKS:
-        page.goto(f"{dashboard_url}/what_if?{link}")  # asking another machine fails the test
+        page.goto(f"{dashboard_url}/{link}")  # asking another machine fails the test
         wait_until_idle(page)
         page.get_by_text("other.example").or_(page.get_by_text("!")).first.wait_for()
 

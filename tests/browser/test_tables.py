@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
+from playwright.sync_api import Page
 
-from tests.browser.actions import visit
+from tests.browser.actions import open_from_menu, visit
 from tests.browser.conftest import PageOpener
 
 SCROLLERS = "[data-testid=stDataFrame] .dvn-scroller"
-TABLES = {
-    "experiment?run=resnet+int8_per_channel": 1,
-    "what_if?run=resnet+int8_per_channel": 2,
-    "sensitivity?run=vit_outlier_channels+int8_per_channel": 1,
-}
+WIDTHS = "all => all.filter(x => x.checkVisibility()).map(x => [x.scrollWidth, x.clientWidth])"
 
 
-@pytest.mark.parametrize(("link", "count"), TABLES.items())
-def test_nothing_scrolls_sideways(
-    dashboard_url: str, open_page: PageOpener, link: str, count: int
-) -> None:
-    page = visit(open_page(viewport=(1440, 1000)), f"{dashboard_url}/{link}")
-    widths = "all => all.filter(x => x.checkVisibility()).map(x => [x.scrollWidth, x.clientWidth])"
+def assert_nothing_scrolls_sideways(page: Page, *, count: int) -> None:
     page.wait_for_selector(SCROLLERS)
-    found = page.locator(SCROLLERS).evaluate_all(widths)
+    found = page.locator(SCROLLERS).evaluate_all(WIDTHS)
     assert len(found) >= count
     assert [whole for whole, seen in found if whole > seen] == []
 
 
-def test_the_row_with_the_largest_degradation_is_as_high_as_all_others(
+def test_nothing_scrolls_sideways_and_all_rows_are_of_one_height(
     dashboard_url: str, open_page: PageOpener
 ) -> None:
-    link = "what_if?run=vit+int8_per_channel"
-    page = visit(open_page(viewport=(1440, 1000)), f"{dashboard_url}/{link}")
+    page = open_page(viewport=(1440, 1000))
+    visit(page, f"{dashboard_url}/sensitivity?run=vit_outlier_channels+int8_per_channel")
+    assert_nothing_scrolls_sideways(page, count=1)
+    visit(page, f"{dashboard_url}/experiment?run=resnet+int8_per_channel")
+    assert_nothing_scrolls_sideways(page, count=1)
+    open_from_menu(page, "What if")
+    assert_nothing_scrolls_sideways(page, count=2)
+
+    # The row with the largest degradation is as high as all others.
     page.get_by_text("worst", exact=True).wait_for()
     boxes = page.locator(".st-key-what_if_rows [data-testid=stButtonGroup]").evaluate_all(
         "all => all.map(x => x.getBoundingClientRect().top)"

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.actions import (
     RUN_SECONDS,
-    THEMES,
+    Theme,
     click_mark,
     expect_link,
     linked,
@@ -67,8 +67,23 @@ def test_choosing_finding_verifying_and_using(dashboard_url: str, page: Page) ->
     )
 
 
-def test_a_click_on_a_point_loads_its_configuration(dashboard_url: str, page: Page) -> None:
+def test_the_page_of_a_run_is_accessible_and_fits_and_its_points_can_be_clicked(
+    dashboard_url: str,
+    page: Page,
+    assert_accessible: Callable[..., None],
+) -> None:
     visit(page, f"{dashboard_url}/what_if?{RUN}")
+    looks: tuple[tuple[int, Theme], ...] = (
+        (800, "light"),
+        (800, "dark"),
+        (1440, "dark"),
+        (1440, "light"),
+    )
+    for width, theme in looks:
+        resize(page, width)
+        show_theme(page, theme)
+        assert_accessible(page)
+
     size = metric(page, "Model size")
     before = size.inner_text()
     chart = page.locator(".st-key-what_if_frontier .scatterlayer .trace").nth(2)
@@ -78,17 +93,3 @@ def test_a_click_on_a_point_loads_its_configuration(dashboard_url: str, page: Pa
 
     expect(size).not_to_have_text(before)
     expect_link(page, "whatif", lambda letters: set(letters or "") == {"4"})
-
-
-def test_the_page_of_a_run_is_accessible_and_fits(
-    dashboard_url: str,
-    page: Page,
-    assert_accessible: Callable[..., None],
-) -> None:
-    visit(page, f"{dashboard_url}/what_if?{RUN}")
-
-    for width in (1440, 800):
-        resize(page, width)
-        for theme in THEMES:
-            show_theme(page, theme)
-            assert_accessible(page)
