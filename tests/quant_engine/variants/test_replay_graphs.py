@@ -1,7 +1,7 @@
 """On module graphs drawn at random, every variant equals a plain pass of a really changed copy.
 
-The oracle knows nothing of switches or replay: it copies the model, puts the quantized layers in,
-and runs it on fresh data.
+The oracle knows nothing of switches or replay: it puts the quantized layers into a copy of the
+model, and runs it on fresh data.
 """
 
 from __future__ import annotations
@@ -212,18 +212,24 @@ def run_plainly(
     variant: Variant,
     random_state: Tensor,
 ) -> Tensor:
-    # A copy that meets a changed layer takes the quantized one, wherever the model keeps it.
-    memo = {id(model.get_submodule(name)): layers[name] for name in variant}
-    changed = copy.deepcopy(model, memo)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.random.set_rng_state(random_state)
-        logits: Tensor = changed(batch.args[0].clone())["logits"]
-        return logits
+    # Wherever the model keeps a changed layer, the quantized one stands for this run.
+    changed = {id(model.get_submodule(name)): layers[name] for name in variant}
+    kept = [(m._modules, key, part) for m in model.modules() for key, part in m._modules.items()]
+    for modules, key, part in kept:
+        modules[key] = changed.get(id(part), part)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.random.set_rng_state(random_state)
+            logits: Tensor = model(batch.args[0].clone())["logits"]
+            return logits
+    finally:
+        for modules, key, part in kept:
+            modules[key] = part
 
 
 def check(middle: Spec, seed: int, most_left_out: int | None = None) -> BatchOutcome:
     model, layers, batch = make(middle, seed)
-    fresh = copy.deepcopy(layers)
+    plain, fresh = copy.deepcopy((model, layers))
     before = batch.args[0].clone()
     names = list(layers)
     variants = choose_variants(names, names[:most_left_out])
@@ -234,11 +240,11 @@ def check(middle: Spec, seed: int, most_left_out: int | None = None) -> BatchOut
 
     found = runner.run(batch, variants, [dict.fromkeys(names, "int4")])
 
-    logits = run_plainly(model, fresh, batch, {}, random_state)
+    logits = run_plainly(plain, fresh, batch, {}, random_state)
     ((first,), *_) = found.variants
     assert np.array_equal(first["signal"], logits.double().square().sum(1).numpy())
     for variant, outcome in zip(variants, found.variants, strict=True):
-        output = run_plainly(model, fresh, batch, variant, random_state)
+        output = run_plainly(plain, fresh, batch, variant, random_state)
         (wanted,) = judged.compare((logits,), (output,), batch)
         assert set(outcome[0]) == set(wanted)
         for name, column in wanted.items():
