@@ -34,8 +34,9 @@ ifdef ADDRESS
 endif
 	$(BIN)/streamlit run dashboard/app.py $(SERVE)
 
+# In the order of the folders, so that one Chromium serves all browser tests of a worker, one after another.
 test: $(DEV_READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEV_READY)
 	@failed=0; \
