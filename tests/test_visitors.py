@@ -9,13 +9,13 @@ import pytest
 from tests.browser.harness import run_server
 from tests.visitors import visit
 
-VISITORS = 10
+VISITORS = 5
 LINK = "run=mlp+int8_per_channel+samples:64+seed:4711"
 TIMEOUT_SECONDS = 150.0  # seconds on a quiet machine; a bound for one that is not
 
 
 @pytest.mark.slow
-def test_ten_visitors_of_one_new_link_share_one_computation(tmp_path: Path) -> None:
+def test_visitors_of_one_new_link_share_one_computation(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with run_server(tmp_path / "server.log", home=home) as url:
         seen = visit(url, LINK, count=VISITORS, timeout=TIMEOUT_SECONDS)

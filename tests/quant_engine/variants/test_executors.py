@@ -272,9 +272,10 @@ def test_forked_processes_are_refused() -> None:
 
 @pytest.mark.slow
 def test_processes_give_the_same() -> None:
+    # One, as each imports torch anew; that tasks may end in any order is what threads show.
     context = multiprocessing.get_context("spawn")
     model, noisy = make_model(Branches), make_model(Noisy)
-    with ProcessPoolExecutor(2, mp_context=context) as executor:
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
         for settings in SETTINGS.values():
             assert measure(model, executor, **settings) == measure(model, None, **settings)
         assert measure(noisy, executor) == measure(noisy, None)
