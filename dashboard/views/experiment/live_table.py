@@ -81,11 +81,11 @@ def _table_settings() -> dict[str, Any]:
         "hide_index": True,
         "column_config": {
             c.title: st.column_config.NumberColumn(
-                width=round(7.3 * len(c.title) + 14), format="%.1f", help=c.about
+                width=round(7 * len(c.title) + 14), format="%.1f", help=c.about
             )
             if c.is_number
             else st.column_config.TextColumn(
-                width=185 if c.key == "layer" else None, pinned=c.key == "layer", help=c.about
+                width=175 if c.key == "layer" else None, pinned=c.key == "layer", help=c.about
             )
             for c in SHOWN
         },
