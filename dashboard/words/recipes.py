@@ -167,16 +167,19 @@ def describe_remedies(recipe: Recipe) -> str:
         >>> from quant_engine.scheme import SmoothQuant
         >>> describe_remedies(Recipe.default().with_remedy(SmoothQuant(layers=("a", "b"))))
         'smooth inputs (2 entries)'
+        >>> describe_remedies(Recipe.default().with_remedy(AdaRound(is_sequential=False)))
+        'round by AdaRound (each layer by itself)'
     """
     parts = []
     for remedy in recipe.remedies:
         name = REMEDY_NAMES[remedy.kind]
         name = f"{name[:1].lower()}{name[1:]}"
+        more = []
         if remedy.is_local and isinstance(remedy, BiasCorrection | AdaRound):
-            name += ", each layer by itself"
-        every = remedy.layers == ("*",)
-        count = plural(len(remedy.layers), "entry", "entries")
-        parts.append(name if every else f"{name} ({count})")
+            more.append("each layer by itself")
+        if remedy.layers != ("*",):
+            more.append(plural(len(remedy.layers), "entry", "entries"))
+        parts.append(f"{name} ({', '.join(more)})" if more else name)
     return ", ".join(parts)
 
 

@@ -247,9 +247,10 @@ def estimate_seconds(settings: Settings, runs: Iterable[RunSummary]) -> tuple[fl
         same_model = run.settings.model_name == settings.model_name
         if same_model and run.seconds and not run.is_partial and not run.is_example:
             source = "from the last run of this model here"
-            if _adaround(run.settings) == _adaround(settings):
+            learned = run.settings.recipe.remedy(AdaRound)
+            if learned == settings.recipe.remedy(AdaRound):
                 return _scaled(run, settings), source
-            if not _adaround(run.settings):
+            if learned is None:
                 return _scaled(run, settings) + extra, source + where
     example = model_card(settings.model_name).example
     if example is None or not example.seconds:
@@ -257,23 +258,17 @@ def estimate_seconds(settings: Settings, runs: Iterable[RunSummary]) -> tuple[fl
     return _scaled(example, settings) + extra, f"measured on {example.environment.cpu}{where}"
 
 
-def _adaround(settings: Settings) -> tuple[AdaRound, ...]:
-    return tuple(r for r in settings.recipe.remedies if isinstance(r, AdaRound))
-
-
 def adaround_seconds(settings: Settings) -> float:
     """Estimate what AdaRound takes of an analysis, from the sizes of the layers; 0 without it."""
-    return sum(
-        estimate_adaround_seconds(
-            [
-                size
-                for name, size in _rounded_sizes(settings.model_name)
-                if remedy.treats(name) and settings.recipe.layer_scheme(name) is not None
-            ],
-            remedy.steps,
-        )
-        for remedy in _adaround(settings)
-    )
+    remedy = settings.recipe.remedy(AdaRound)
+    if remedy is None:
+        return 0.0
+    sizes = [
+        size
+        for name, size in _rounded_sizes(settings.model_name)
+        if remedy.treats(name) and settings.recipe.layer_scheme(name) is not None
+    ]
+    return estimate_adaround_seconds(sizes, remedy.steps)
 
 
 @lru_cache(maxsize=MAX_MODELS)
