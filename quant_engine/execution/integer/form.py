@@ -17,7 +17,6 @@ from torch import Tensor
 from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
 from quant_engine.execution.integer.float_input import by_output_channel, run_on_float_input
 from quant_engine.execution.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
-from quant_engine.execution.kernels.epilogue import finish
 from quant_engine.execution.kernels.reference import LONGEST_SUM
 from quant_engine.layers import (
     QuantizedConvTranspose1d,
@@ -38,9 +37,6 @@ class PackedLayer(Protocol):
 
     def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any) -> Tensor:
         """Run on unsigned codes."""
-
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the output for codes of a shape."""
 
 
 Q = TypeVar("Q", bound=QuantizedLayer)
@@ -206,20 +202,18 @@ class KernelForm(IntegerForm):
         return y if is_kept else y.contiguous()
 
     def run_codes(
-        self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue, *arguments: Any
+        self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue
     ) -> Tensor:
         """Run a layer on unsigned codes; returns float32 values or codes, as the epilogue says.
+
+        What the epilogue adds has the shape of the layer's output.
 
         Raises:
             NotCalibratedError: If the codes are on another grid than the layer's input is by now.
         """
         built = self._build(layer)
         require_grid(built.grid, grid)
-        skip = epilogue.skip
-        shape = built.packed.output_shape(tuple(codes.shape))
-        if skip is None or _can_be_added(epilogue, shape):
-            return built.packed(codes, grid, epilogue, *arguments)
-        return finish(built.packed(codes, grid, PLAIN, *arguments), epilogue)
+        return built.packed(codes, grid, epilogue)
 
     def _build(self, layer: QuantizedLayer) -> _Built:
         if self._built is None or not self._built.fits(layer):
@@ -254,13 +248,6 @@ def require_grid(current: Grid | None, expected: Grid) -> None:
             "A layer's input grid is not what it was when the model was lowered, perhaps because "
             "other numbers were loaded. Lower the model again with convert_execution."
         )
-
-
-def _can_be_added(epilogue: Epilogue, shape: tuple[int, ...]) -> bool:
-    """Whether a kernel can add it: codes or float32 values, one for each value of the output."""
-    skip = epilogue.skip
-    dtype = torch.float32 if epilogue.skip_grid is None else torch.uint8
-    return isinstance(skip, Tensor) and skip.dtype == dtype and skip.shape == shape
 
 
 def _has_channels_last(x: Tensor) -> bool:

@@ -35,8 +35,4 @@ class PackedLinear:
         rows = codes.reshape(-1, codes.shape[-1])
         if epilogue.skip is not None:
             epilogue = replace(epilogue, skip=epilogue.skip.reshape(-1, self._width))
-        return self._operation(rows, grid, epilogue).view(self.output_shape(tuple(codes.shape)))
-
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the output for codes of a shape."""
-        return (*shape[:-1], self._width)
+        return self._operation(rows, grid, epilogue).view(*codes.shape[:-1], self._width)

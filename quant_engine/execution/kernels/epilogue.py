@@ -82,41 +82,36 @@ def finish(y: Tensor, epilogue: Epilogue) -> Tensor:
     return y if output is None else to_codes_of(y, output)
 
 
-def scaled_sums(sums: Tensor, x_scale: float, weights: IntegerWeights, axis: int) -> Tensor:
-    """Return x_scale · weight_scale · sums + bias in float32, output channels on `axis`."""
-    shape = [1] * sums.dim()
-    shape[axis] = -1
+def scaled_sums(sums: Tensor, x_scale: float, weights: IntegerWeights) -> Tensor:
+    """Return x_scale · weight_scale · sums + bias in float32, output channels on axis 1."""
+    shape = (-1, *[1] * (sums.dim() - 2))
     y = sums.float() * (weights.scale * x_scale).view(shape)
     return y if weights.bias is None else y.add_(weights.bias.view(shape))
 
 
-def with_counters(weights: IntegerWeights, groups: int = 1) -> IntegerWeights:
-    """Append to every group one output channel of ones, whose sums count its inputs.
+def with_counters(weights: IntegerWeights, groups: int) -> Tensor:
+    """Return the codes, each group with one output channel of ones if weights have zero points.
+
+    The sums of that channel count the inputs of the group.
 
     With a weight zero point z, Σ (q_x - z_x)(q_w - z) = Σ (q_x - z_x) q_w - z Σ (q_x - z_x), and
     the last sum is what the appended channel gives.
     """
-    parts = [
-        torch.cat([part, torch.ones_like(part[:1])]) for part in weights.codes.chunk(groups, dim=0)
-    ]
-    return replace(weights, codes=torch.cat(parts))
+    if weights.zero_point is None:
+        return weights.codes
+    parts = weights.codes.chunk(groups)
+    return torch.cat([torch.cat([part, torch.ones_like(part[:1])]) for part in parts])
 
 
-def without_counters(sums: Tensor, zero_point: Tensor, groups: int, axis: int) -> Tensor:
+def without_counters(sums: Tensor, zero_point: Tensor, groups: int) -> Tensor:
     """Take the appended channels' sums, times the zero points, off the others.
 
     Args:
-        sums: Sums of a layer built by `with_counters`, int32.
+        sums: Sums of codes `with_counters`, int32, output channels on axis 1.
         zero_point: Of the layer's own output channels, shape (out_channels,).
         groups: Of the layer.
-        axis: Where output channels lie, from the front.
     """
-    shape = [1] * (sums.dim() + 1)
-    shape[axis : axis + 2] = groups, -1
-    width = sums.shape[axis] // groups
-    split = (*sums.shape[:axis], groups, width, *sums.shape[axis + 1 :])
-    parts = sums.reshape(split)
-    own = parts.narrow(axis + 1, 0, width - 1)
-    counted = parts.narrow(axis + 1, width - 1, 1)
-    taken = zero_point.to(sums.dtype).view(shape) * counted
-    return (own - taken).flatten(axis, axis + 1)
+    parts = sums.reshape(len(sums), groups, sums.shape[1] // groups, *sums.shape[2:])
+    own, counted = parts[:, :, :-1], parts[:, :, -1:]
+    points = zero_point.to(sums.dtype).view(groups, -1, *[1] * (sums.dim() - 2))
+    return (own - points * counted).flatten(1, 2)

@@ -8,6 +8,7 @@ before its first use.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias
@@ -78,41 +79,64 @@ def _is_exact_window() -> bool:
     return layer.is_exact_on((2, 32, 9, 9), _UNIT, PLAIN)
 
 
-class OnednnLinear:
-    """y = epilogue(scale · Σ (q_x - z_x)(q_w - z_w) + bias) on matrices.
+class _Fused:
+    """y = epilogue(scale · Σ (q_x - z_x)(q_w - z_w) + bias)."""
+
+    name = NAME
+
+    def __init__(self, weights: IntegerWeights, groups: int = 1) -> None:
+        self._weights, self._groups = weights, groups
+        self._codes = with_counters(weights, groups).contiguous()
+        self._ones = torch.ones(len(self._codes), dtype=torch.float32)
+        self._zeros = torch.zeros(len(self._codes), dtype=torch.int32)
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
+        """Run on unsigned codes."""
+        weights = self._weights
+        if weights.zero_point is not None:
+            unscaled = replace(grid, scale=1.0)
+            sums = self._run(codes, unscaled, self._ones, None, PLAIN)
+            own = without_counters(sums, weights.zero_point, self._groups)
+            return finish(scaled_sums(own, grid.scale, weights), epilogue)
+        if not self._can_fuse(epilogue):
+            return finish(self._run(codes, grid, weights.scale, weights.bias, PLAIN), epilogue)
+        return self._run(codes, grid, weights.scale, weights.bias, epilogue)
+
+    @abstractmethod
+    def _can_fuse(self, epilogue: Epilogue) -> bool:
+        """Whether the kernel does it all."""
+
+    @abstractmethod
+    def _run(
+        self, codes: Tensor, grid: Grid, scale: Tensor, bias: Tensor | None, epilogue: Epilogue
+    ) -> Tensor:
+        """Run the kernel on all channels, also those of ones."""
+
+
+class OnednnLinear(_Fused):
+    """A fully connected layer on unsigned codes (rows, in_features).
 
     Args:
         weights: Codes of shape (out_features, in_features).
     """
 
-    name = NAME
-
     def __init__(self, weights: IntegerWeights) -> None:
-        self._weights = weights
-        counted = weights if weights.zero_point is None else with_counters(weights)
-        self._packed = torch.ops.onednn.qlinear_prepack(counted.codes.contiguous(), None)
-        self._zeros = torch.zeros(len(counted.codes), dtype=torch.int32)
-        self._ones = torch.ones(len(counted.codes), dtype=torch.float32)
+        super().__init__(weights)
+        self._packed = torch.ops.onednn.qlinear_prepack(self._codes, None)
 
-    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
-        """Run on unsigned codes (rows, in_features)."""
-        if self._weights.zero_point is not None:
-            sums = self._run(codes, _unscaled(grid), self._ones, None, PLAIN)
-            own = without_counters(sums, self._weights.zero_point, 1, axis=1)
-            return finish(scaled_sums(own, grid.scale, self._weights, axis=1), epilogue)
-        if not _can_fuse_into_product(epilogue):
-            y = self._run(codes, grid, self._weights.scale, self._weights.bias, PLAIN)
-            return finish(y, epilogue)
-        return self._run(codes, grid, self._weights.scale, self._weights.bias, epilogue)
+    def _can_fuse(self, epilogue: Epilogue) -> bool:
+        """Whether the kernel does it all: it adds values, not codes, and then only a ReLU."""
+        if epilogue.skip is None:
+            return epilogue.activation in _LINEAR_ACTIVATIONS
+        return epilogue.skip_grid is None and epilogue.activation in (NO_ACTIVATION, "relu")
 
     def _run(
         self, codes: Tensor, grid: Grid, scale: Tensor, bias: Tensor | None, epilogue: Epilogue
     ) -> Tensor:
         name, algorithm = _LINEAR_ACTIVATIONS[epilogue.activation]
-        output_scale, output_zero, dtype = _output(epilogue.output)
+        output = _output(epilogue.output)
         input_scale, scale = _scales(grid, scale)
         operands = (codes, input_scale, grid.zero_point, self._packed, scale, self._zeros)
-        output = (output_scale, output_zero, dtype)
         y: Tensor
         if epilogue.skip is None:
             y = torch.ops.onednn.qlinear_pointwise(*operands, bias, *output, name, [], algorithm)
@@ -123,40 +147,28 @@ class OnednnLinear:
         return _limited(y, epilogue.output)
 
 
-class OnednnConvolution:
-    """The same over the windows of a convolution.
+class OnednnConvolution(_Fused):
+    """A convolution on unsigned codes (N, C, H, W).
 
     Args:
         weights: Codes of shape (out_channels, C / groups, kernel height, kernel width).
         convolution: Everything else.
     """
 
-    name = NAME
-
     def __init__(self, weights: IntegerWeights, convolution: Convolution) -> None:
-        self._weights = weights
+        super().__init__(weights, convolution.groups)
         self._convolution = convolution
-        counted = weights
-        if weights.zero_point is not None:
-            counted = with_counters(weights, convolution.groups)
-        self._unit = IntegerWeights(
-            counted.codes, torch.ones(len(counted.codes), dtype=torch.float32)
-        )
-        self._padding = [0, 0]
-        if convolution.is_plainly_padded:
-            self._padding = [convolution.edges[2], convolution.edges[0]]
-        self._packed = torch.ops.onednn.qconv_prepack(
-            counted.codes.contiguous(),
-            self._unit.scale,
-            1.0,
-            0,
+        left, _, top, _ = convolution.edges
+        padding = [top, left] if convolution.is_plainly_padded else [0, 0]
+        self._geometry = (
             list(convolution.stride),
-            self._padding,
+            padding,
             list(convolution.dilation),
             convolution.groups,
-            None,
         )
-        self._zeros = torch.zeros(len(counted.codes), dtype=torch.int32)
+        self._packed = torch.ops.onednn.qconv_prepack(
+            self._codes, self._ones, 1.0, 0, *self._geometry, None
+        )
         self._exact: dict[_Variant, bool] = {}
 
     def is_exact_on(self, shape: tuple[int, ...], grid: Grid, epilogue: Epilogue) -> bool:
@@ -176,7 +188,7 @@ class OnednnConvolution:
 
     def _fused(self, epilogue: Epilogue) -> tuple[str, bool, bool]:
         """Return what of an epilogue the kernel does: activation, rounding, adding."""
-        if self._weights.zero_point is not None or not _can_fuse_into_convolution(epilogue):
+        if self._weights.zero_point is not None or not self._can_fuse(epilogue):
             return NO_ACTIVATION, False, False
         return epilogue.activation, epilogue.output is not None, epilogue.skip is not None
 
@@ -192,11 +204,12 @@ class OnednnConvolution:
         generator = torch.Generator().manual_seed(0)
         grid = Grid(1.0, zero_point, LOWEST, HIGHEST)
         codes = _random_codes(shape, generator)
-        sums = ReferenceConvolution(self._unit, convolution).sums(codes, zero_point).float()
+        unit = IntegerWeights(self._codes, self._ones)
+        sums = ReferenceConvolution(unit, convolution).sums(codes, zero_point).float()
         # Scales are powers of two and the bias whole, so the portable result has no rounding but
         # the last one.
         bias = self._weights.bias
-        if bias is not None and len(bias) == len(self._unit.scale):
+        if bias is not None and len(bias) == len(self._codes):
             bias = torch.randint(-999, 999, bias.shape, generator=generator).float()
             sums += bias.view(-1, 1, 1)
         else:
@@ -211,20 +224,14 @@ class OnednnConvolution:
                 if is_rounded
                 else replace(trial, skip=skip.float())
             )
-        found = self._run(codes, grid, self._unit.scale, bias, trial)
+        found = self._run(codes, grid, self._ones, bias, trial)
         return torch.equal(found, finish(sums, trial))
 
-    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
-        """Run on unsigned codes (N, C, H, W)."""
-        if self._weights.zero_point is not None:
-            sums = self._run(codes, _unscaled(grid), self._unit.scale, None, PLAIN)
-            groups = self._convolution.groups
-            own = without_counters(sums, self._weights.zero_point, groups, axis=1)
-            return finish(scaled_sums(own, grid.scale, self._weights, axis=1), epilogue)
-        if not _can_fuse_into_convolution(epilogue):
-            y = self._run(codes, grid, self._weights.scale, self._weights.bias, PLAIN)
-            return finish(y, epilogue)
-        return self._run(codes, grid, self._weights.scale, self._weights.bias, epilogue)
+    def _can_fuse(self, epilogue: Epilogue) -> bool:
+        """Whether the kernel does it all: codes are added to codes, values to values."""
+        if epilogue.activation not in _CONVOLUTION_ACTIVATIONS:
+            return False
+        return epilogue.skip is None or (epilogue.skip_grid is None) == (epilogue.output is None)
 
     def _run(
         self, codes: Tensor, grid: Grid, scale: Tensor, bias: Tensor | None, epilogue: Epilogue
@@ -235,18 +242,12 @@ class OnednnConvolution:
         codes = codes.contiguous(memory_format=torch.channels_last)
         input_scale, scale = _scales(grid, scale)
         operands = (codes, input_scale, grid.zero_point, self._packed, scale, self._zeros)
-        geometry = (
-            list(convolution.stride),
-            self._padding,
-            list(convolution.dilation),
-            convolution.groups,
-        )
         output = _output(epilogue.output)
         name = _CONVOLUTION_ACTIVATIONS[epilogue.activation]
         y: Tensor
         if epilogue.skip is None:
             y = torch.ops.onednn.qconv2d_pointwise(
-                *operands, bias, *geometry, *output, name, [None], ""
+                *operands, bias, *self._geometry, *output, name, [None], ""
             )
         else:
             # The kernel writes over what it adds.
@@ -254,36 +255,10 @@ class OnednnConvolution:
             grid = epilogue.skip_grid or _UNIT
             zero_point = 0 if epilogue.skip_grid is None else grid.zero_point
             y = torch.ops.onednn.qconv2d_pointwise.binary(
-                *operands,
-                skip,
-                bias,
-                *geometry,
-                *output,
-                grid.scale,
-                zero_point,
-                "sum",
-                1.0,
-                name,
-                [None],
-                "",
+                *(*operands, skip, bias, *self._geometry, *output),
+                *(grid.scale, zero_point, "sum", 1.0, name, [None], ""),
             )
         return _limited(y, epilogue.output)
-
-
-def _can_fuse_into_product(epilogue: Epilogue) -> bool:
-    """Whether the product kernel does it all: it adds values, not codes, and then only a ReLU."""
-    if epilogue.skip is None:
-        return epilogue.activation in _LINEAR_ACTIVATIONS
-    return epilogue.skip_grid is None and epilogue.activation in (NO_ACTIVATION, "relu")
-
-
-def _can_fuse_into_convolution(epilogue: Epilogue) -> bool:
-    """Whether the convolution kernel does it all: codes are added to codes, values to values."""
-    if epilogue.activation not in _CONVOLUTION_ACTIVATIONS:
-        return False
-    if epilogue.skip is None:
-        return True
-    return (epilogue.skip_grid is None) == (epilogue.output is None)
 
 
 def _random_codes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -295,10 +270,6 @@ def _scales(grid: Grid, scale: Tensor) -> tuple[float, Tensor]:
     if grid.scale < _LARGE_SCALE:
         return grid.scale, scale
     return 1.0, scale * grid.scale
-
-
-def _unscaled(grid: Grid) -> Grid:
-    return Grid(1.0, grid.zero_point, grid.lowest, grid.highest)
 
 
 def _output(grid: Grid | None) -> tuple[float, int, torch.dtype]:

@@ -8,6 +8,7 @@ those with groups on a CPU.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import lru_cache
 
 import torch
@@ -154,83 +155,75 @@ def _convolve_by_product(
     return sums.view(samples, height, width, -1).permute(0, 3, 1, 2)
 
 
-class ReferenceLinear:
-    """y = epilogue(scale · Σ (q_x - z_x)(q_w - z_w) + bias) on matrices.
+class _Reference:
+    """y = epilogue(scale · Σ (q_x - z_x)(q_w - z_w) + bias)."""
+
+    name = NAME
+
+    def __init__(self, weights: IntegerWeights, groups: int = 1) -> None:
+        self._weights, self._groups = weights, groups
+        self._codes = with_counters(weights, groups)
+
+    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
+        """Run on unsigned codes."""
+        sums = self._whole_sums(codes, grid.zero_point)
+        return finish(scaled_sums(sums, grid.scale, self._weights), epilogue)
+
+    def sums(self, codes: Tensor, zero_point: int) -> Tensor:
+        """Return Σ (q_x - z_x)(q_w - z_w), int32, exact, for unsigned codes."""
+        return self._whole_sums(codes, zero_point).to(torch.int32)
+
+    def _whole_sums(self, codes: Tensor, zero_point: int) -> Tensor:
+        """Return the sums as whole numbers, int32 or float32."""
+        sums = self._sums_of_codes(codes, zero_point)
+        points = self._weights.zero_point
+        if points is None:
+            return sums
+        return without_counters(sums.to(torch.int32), points, self._groups)
+
+    @abstractmethod
+    def _sums_of_codes(self, codes: Tensor, zero_point: int) -> Tensor:
+        """Return Σ (q_x - z_x) q_w as whole numbers, int32 or float32."""
+
+
+class ReferenceLinear(_Reference):
+    """A fully connected layer on unsigned codes (rows, in_features).
 
     Args:
         weights: Codes of shape (out_features, in_features).
     """
 
-    name = NAME
-
     def __init__(self, weights: IntegerWeights) -> None:
-        self._weights = weights
-        counted = weights if weights.zero_point is None else with_counters(weights)
-        self._codes = counted.codes
-        self._totals = counted.codes.sum(dim=1, dtype=torch.int32)
+        super().__init__(weights)
+        self._totals = self._codes.sum(dim=1, dtype=torch.int32)
         self._product = None
-        if counted.codes.shape[1] and not has_integer_products(counted.codes.device.type):
-            self._product = FloatProduct(counted.codes)
+        if self._codes.shape[1] and not has_integer_products(self._codes.device.type):
+            self._product = FloatProduct(self._codes)
 
-    def sums(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return Σ (q_x - z_x)(q_w - z_w), int32, exact, for unsigned codes (rows, terms)."""
-        return self._whole_sums(codes, zero_point).to(torch.int32)
-
-    def _whole_sums(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return the sums as whole numbers, int32 or float32."""
+    def _sums_of_codes(self, codes: Tensor, zero_point: int) -> Tensor:
         if self._product is not None:
-            sums = self._product(codes, zero_point)
-        else:
-            sums = multiply_codes(as_signed(codes), self._codes)
-            sums -= (zero_point - SHIFT) * self._totals
-        if self._weights.zero_point is None:
-            return sums
-        return without_counters(sums.to(torch.int32), self._weights.zero_point, 1, axis=1)
-
-    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
-        """Run on unsigned codes (rows, in_features)."""
-        sums = self._whole_sums(codes, grid.zero_point)
-        return finish(scaled_sums(sums, grid.scale, self._weights, axis=1), epilogue)
+            return self._product(codes, zero_point)
+        sums = multiply_codes(as_signed(codes), self._codes)
+        return sums.sub_((zero_point - SHIFT) * self._totals)
 
 
-class ReferenceConvolution:
-    """The same over the windows of a convolution.
+class ReferenceConvolution(_Reference):
+    """A convolution on unsigned codes (N, C, H, W).
 
     Args:
         weights: Codes of shape (out_channels, C / groups, kernel height, kernel width).
         convolution: Everything else.
     """
 
-    name = NAME
-
     def __init__(self, weights: IntegerWeights, convolution: Convolution) -> None:
-        self._weights = weights
+        super().__init__(weights, convolution.groups)
         self._convolution = convolution
-        counted = weights
-        if weights.zero_point is not None:
-            counted = with_counters(weights, convolution.groups)
-        self._codes = counted.codes
         self._product = None
         is_slow = convolution.groups > 1 or not has_integer_products("cpu")
-        if is_slow and counted.codes.device.type == "cpu" and counted.codes.numel():
-            self._product = FloatConvolution(counted.codes, convolution)
+        if is_slow and self._codes.device.type == "cpu" and self._codes.numel():
+            self._product = FloatConvolution(self._codes, convolution)
 
-    def sums(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return Σ (q_x - z_x)(q_w - z_w), int32, exact, for unsigned codes (N, C, H, W)."""
-        return self._whole_sums(codes, zero_point).to(torch.int32)
-
-    def _whole_sums(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return the sums as whole numbers, int32 or float32."""
+    def _sums_of_codes(self, codes: Tensor, zero_point: int) -> Tensor:
         if self._product is not None:
-            sums = self._product(codes, zero_point)
-        else:
-            sums = convolve_codes(codes, zero_point, self._codes, self._convolution)
-        if self._weights.zero_point is None:
-            return sums
-        groups = self._convolution.groups
-        return without_counters(sums.to(torch.int32), self._weights.zero_point, groups, axis=1)
-
-    def __call__(self, codes: Tensor, grid: Grid, epilogue: Epilogue) -> Tensor:
-        """Run on unsigned codes (N, C, H, W)."""
-        sums = self._whole_sums(codes, grid.zero_point)
-        return finish(scaled_sums(sums, grid.scale, self._weights, axis=1), epilogue)
+            return self._product(codes, zero_point)
+        return convolve_codes(codes, zero_point, self._codes, self._convolution)

@@ -97,11 +97,14 @@ def gelu_of(node: fx.Node) -> str:
 
 
 def added_nodes(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """Return the two nodes that a node adds, or None if it is no plain addition."""
+    """Return the two nodes that a node adds, float32 of one shape; None if it is no such sum."""
     if node.target is not aten.add.Tensor or node.kwargs:
         return None
     first, second = node.args
-    is_plain = is_tensor(first) and is_tensor(second) and first is not second
+    if not is_tensor(first) or not is_tensor(second) or first is second:
+        return None
+    forms = {(x.meta["val"].dtype, str(x.meta["val"].shape)) for x in (first, second)}  # type: ignore[union-attr]
+    is_plain = len(forms) == 1 and first.meta["val"].dtype == torch.float32  # type: ignore[union-attr]
     return (first, second) if is_plain else None  # type: ignore[return-value]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 
 from quant_engine.execution.kernels import Grid
@@ -135,7 +134,7 @@ def _find_fusions(graph: fx.Graph, placement: Placement) -> None:
     main = {}
     for node in graph.nodes:
         pair = added_nodes(node)
-        if pair is None or node.meta["val"].dtype != torch.float32:
+        if pair is None:
             continue
         layers = [n for n in pair if n in placement.layers and len(readers(n)) == 1]
         if layers:
