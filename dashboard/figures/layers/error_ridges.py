@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
-from dashboard.figures.kit.axes import FILL, floor_rows
-from dashboard.figures.kit.binning import Bin
-from dashboard.figures.kit.marks import bars, dots, key
+from dashboard.figures.kit.axes import FILL, floor_rows, row_band
+from dashboard.figures.kit.binning import Bin, bins_of, join_bins
+from dashboard.figures.kit.marks import Trace, bars, dots, key
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
     CLIPPED,
@@ -20,34 +20,47 @@ from dashboard.figures.kit.theme import (
     NEUTRAL,
     empty_figure,
     new_figure,
+    vertical_line,
 )
-from dashboard.figures.layers.ridge_rows import (
-    HEADROOM,
-    ROW_HEIGHT,
-    TALLEST,
-    Row,
-    guides,
-    numbers_axis,
-    reach_of,
-    right_axis_anchor,
-)
-from dashboard.figures.tensor.distributions import error_bin_rows, is_beyond
-from dashboard.words.formatting import format_db, plural
+from dashboard.figures.tensor.distributions import IDEAL_EDGE, error_bin_rows, is_beyond
+from dashboard.words.formatting import MISSING, format_db, format_percent, plural
 from dashboard.words.recipes import measured_in_batches
-from quant_engine.report import LayerReport, ModelReport, TensorReport
+from quant_engine.report import ErrorHistogram, ModelReport, TensorReport
 
 PARTS = {"weight": "weights", "input": "inputs"}
 _LEAST_CLIPPED = 0.16  # few clipped values do the damage, so they are never too small to see
+MOST_BINS = 48
+ROW_HEIGHT = 30
+HEADROOM = 0.55
+"""Rows that the heading of the numbers takes above the first."""
+
+TALLEST = 2.0
+"""Bars are cut at this multiple of the ideal density, or one spike would flatten the rest."""
 
 
-def tensor_of(layer: LayerReport, part: str) -> TensorReport | None:
-    """Return a layer's weight or input report."""
-    return layer.weight if part == "weight" else layer.input
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer's place in the figure: `base` is the height of its floor."""
+
+    base: int
+    name: str
+    tensor: TensorReport
+
+    @property
+    def histogram(self) -> ErrorHistogram:
+        """Its errors."""
+        return self.tensor.lsb_error
+
+    @property
+    def bins(self) -> list[Bin]:
+        """Its bins, joined until few enough to draw."""
+        counts = join_bins(self.histogram.counts, MOST_BINS)
+        return bins_of(self.histogram.lo, self.histogram.hi, counts)
 
 
 def tensors_of(report: ModelReport, part: str) -> dict[str, TensorReport]:
     """Return the quantized weights or inputs by layer, in the order the layers run."""
-    found = ((layer.name, tensor_of(layer, part)) for layer in report.layers)
+    found = ((x.name, x.weight if part == "weight" else x.input) for x in report.layers)
     return {name: tensor for name, tensor in found if tensor is not None}
 
 
@@ -109,12 +122,15 @@ def layer_error_histograms(
         Row(len(tensors) - 1 - index, name, tensor)
         for index, (name, tensor) in enumerate(tensors.items())
     ]
-    inside, outside, cut = _Marks(), _Marks(), _Marks()
-    for row in rows:
-        _add_row(row, inside, outside, cut)
-    reach = reach_of(rows)
-    traces = inside.bars("rounding", ERROR, ERROR_EDGE) + outside.bars("clipping", CLIPPED, None)
-    traces += [*cut.cuts(), key("ideal rounding", "dot"), right_axis_anchor(len(rows))]
+    marks = [mark for row in rows for mark in _marks(row)]
+    reach = _reach_of(rows)
+    traces = _bars([m for is_clipped, m in marks if not is_clipped], "rounding", ERROR, ERROR_EDGE)
+    traces += _bars([m for is_clipped, m in marks if is_clipped], "clipping", CLIPPED, None)
+    traces += [
+        *_cuts([mark for _, mark in marks]),
+        key("ideal rounding", "dot"),
+        _right_axis_anchor(len(rows)),
+    ]
     return new_figure(
         title,
         "(dequantized − float) / scale (LSB)",
@@ -123,13 +139,80 @@ def layer_error_histograms(
         height=130 + ROW_HEIGHT * len(rows),
         x_axis={"range": [-reach, reach], "zeroline": False},
         y_axis=floor_rows(list(tensors), selected, len(rows) + HEADROOM),
-        shapes=guides(rows, selected, reach),
+        shapes=_guides(rows, selected, reach),
         layout={
             "barmode": "overlay",
-            "yaxis2": numbers_axis(rows),
+            "yaxis2": _numbers_axis(rows),
             "margin": {"l": 16, "r": 16, "t": 76, "b": 52},
         },
     )
+
+
+def _reach_of(rows: Sequence[Row]) -> float:
+    """Half the width of the x axis: beyond half a step only where some value lies there."""
+    reach = 0.62
+    for row in rows:
+        histogram, bins = row.histogram, row.bins
+        far = [max(abs(x.lo), abs(x.hi)) for x in bins if x.count and is_beyond(x)]
+        if histogram.below or histogram.above:
+            width = (histogram.hi - histogram.lo) / len(bins)
+            far.append(max(abs(histogram.lo), abs(histogram.hi)) + 1.6 * width)
+        reach = max([reach, *(1.03 * x for x in far)])
+    return reach
+
+
+def _numbers_axis(rows: Sequence[Row]) -> dict[str, Any]:
+    """A second axis at the right that holds each row's two numbers, under a heading."""
+    texts = ["<b>RMS · clipped</b>"]
+    for row in rows:
+        error = row.tensor.error
+        rms = MISSING if error.rmse_over_scale is None else f"{error.rmse_over_scale:.2f}"
+        texts.append(f"{rms} · {format_percent(error.clipped_fraction)}")
+    return {
+        "overlaying": "y",
+        "side": "right",
+        "tickmode": "array",
+        "tickvals": [len(rows) + 0.25, *(row.base + FILL / 2 for row in rows)],
+        "ticktext": texts,
+        "range": [-0.15, len(rows) + HEADROOM],
+        "showgrid": False,
+        "zeroline": False,
+        "fixedrange": True,
+        "automargin": True,
+        "title": {"text": ""},
+    }
+
+
+def _right_axis_anchor(rows: int) -> dict[str, Any]:
+    """An invisible point: without a trace of its own, Plotly leaves the right axis out."""
+    return {
+        "type": "scatter",
+        "x": [0],
+        "y": [rows - 1],
+        "yaxis": "y2",
+        "mode": "markers",
+        "marker": {"opacity": 0},
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
+
+
+def _guides(rows: Sequence[Row], selected: str | None, reach: float) -> list[dict[str, Any]]:
+    """Half a step to both sides, the ideal height and the floor of each row."""
+    shapes = [vertical_line(-IDEAL_EDGE), vertical_line(IDEAL_EDGE)]
+    for row in rows:
+        height = row.base + FILL / TALLEST
+        ideal = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
+        floor = {"color": NEUTRAL, "width": 0.5}
+        shapes.append(_level(height, -IDEAL_EDGE, IDEAL_EDGE, ideal))
+        shapes.append(_level(row.base, -reach, reach, floor))
+        if row.name == selected:
+            shapes.append(row_band(row.base - 0.06, row.base + 0.94))
+    return shapes
+
+
+def _level(y: float, x0: float, x1: float, line: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "line", "x0": x0, "x1": x1, "y0": y, "y1": y, "line": line, "layer": "above"}
 
 
 def _worst_layers(
@@ -154,78 +237,60 @@ def why_empty(report: ModelReport, part: str) -> str:
     return "No layer is quantized, so there is no error to show."
 
 
+_Mark: TypeAlias = tuple[float, float, float, float, list[Any]]
+"""Place, height, floor and width of a bar, and its row's name with what hovering it says."""
 _HOVER = (
     "<b>%{customdata[0]}</b><br>%{customdata[1]}: %{customdata[2]:,} values"
     "<br>%{customdata[3]:.2f} × ideal density"
 )
 
 
-@dataclass(slots=True)
-class _Marks:
-    """Where marks stand, collected row by row."""
-
-    x: list[float] = field(default_factory=list)
-    y: list[float] = field(default_factory=list)
-    base: list[float] = field(default_factory=list)
-    width: list[float] = field(default_factory=list)
-    layers: list[list[Any]] = field(default_factory=list)
-
-    def bars(self, name: str, color: str, edge: str | None) -> list[dict[str, Any]]:
-        """One trace of all the bars; none without any."""
-        trace = bars(
-            self.x,
-            self.y,
-            color,
-            name=name,
-            layers=self.layers,
-            hover=_HOVER,
-            edge=edge,
-            edge_width=0.4,
-            base=self.base,
-            width=self.width,
-        )
-        return [trace] if self.x else []
-
-    def cuts(self) -> list[dict[str, Any]]:
-        """One trace of triangles, where bars are cut."""
-        trace = dots(
-            self.x,
-            self.y,
-            NEUTRAL,
-            name=f"cut at {TALLEST:g} × ideal",
-            layers=self.layers,
-            hover=f"{_HOVER}, drawn cut",
-            size=7,
-            symbol="triangle-up",
-        )
-        return [trace] if self.x else []
+def _bars(marks: Sequence[_Mark], name: str, color: str, edge: str | None) -> list[Trace]:
+    """Return one trace of all the bars; none without any."""
+    if not marks:
+        return []
+    x, heights, bases, widths, layers = zip(*marks, strict=True)
+    looks = {"edge": edge, "edge_width": 0.4, "base": bases, "width": widths}
+    return [bars(x, heights, color, name=name, layers=layers, hover=_HOVER, **looks)]
 
 
-def _add_row(row: Row, inside: _Marks, outside: _Marks, cut: _Marks) -> None:
+def _cuts(marks: Sequence[_Mark]) -> list[Trace]:
+    """Return one trace of triangles, where bars are cut; none without any."""
+    cut = [(x, base, layer) for x, _, base, _, layer in marks if layer[-1] > TALLEST]
+    if not cut:
+        return []
+    trace = dots(
+        [x for x, *_ in cut],
+        [base + FILL for _, base, _ in cut],
+        NEUTRAL,
+        name=f"cut at {TALLEST:g} × ideal",
+        layers=[layer for *_, layer in cut],
+        hover=f"{_HOVER}, drawn cut",
+        size=7,
+        symbol="triangle-up",
+    )
+    return [trace]
+
+
+def _marks(row: Row) -> list[tuple[bool, _Mark]]:
+    """Return the bars of a row, each with whether it is clipping."""
     histogram, bins = row.histogram, row.bins
     width = (histogram.hi - histogram.lo) / len(bins)
-    marks = [(x, f"{x.lo:.3f} to {x.hi:.3f} LSB", is_beyond(x)) for x in bins]
     below = Bin(histogram.lo - 1.5 * width, histogram.lo - 0.5 * width, histogram.below)
     above = Bin(histogram.hi + 0.5 * width, histogram.hi + 1.5 * width, histogram.above)
-    marks.append((below, f"below {histogram.lo:g} LSB", True))
-    marks.append((above, f"above {histogram.hi:g} LSB", True))
-    total = sum(mark[0].count for mark in marks)
-    for bin_, where, is_clipped in marks:
-        if not bin_.count:
-            continue
-        density = bin_.count / (total * width)
-        custom = [row.name, where, bin_.count, density]
-        height = min(density, TALLEST) / TALLEST
-        chosen = outside if is_clipped else inside
-        chosen.x.append(bin_.center)
-        chosen.y.append(FILL * (max(height, _LEAST_CLIPPED) if is_clipped else height))
-        chosen.base.append(row.base)
-        chosen.width.append(width)
-        chosen.layers.append(custom)
-        if density > TALLEST:
-            cut.x.append(bin_.center)
-            cut.y.append(row.base + FILL)
-            cut.layers.append(custom)
+    found = [(x, f"{x.lo:.3f} to {x.hi:.3f} LSB", is_beyond(x)) for x in bins]
+    found.append((below, f"below {histogram.lo:g} LSB", True))
+    found.append((above, f"above {histogram.hi:g} LSB", True))
+    total = sum(one.count for one, *_ in found)
+    marks = []
+    for one, where, is_clipped in found:
+        if one.count:
+            density = one.count / (total * width)
+            height = min(density, TALLEST) / TALLEST
+            height = FILL * (max(height, _LEAST_CLIPPED) if is_clipped else height)
+            layer = [row.name, where, one.count, density]
+            marks.append((is_clipped, (one.center, height, row.base, width, layer)))
+    return marks
 
 
 def describe_errors(report: ModelReport, part: str = "weight") -> str:

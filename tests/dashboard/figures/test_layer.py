@@ -20,13 +20,14 @@ from dashboard.facts.tensors import (
     why_no_choice,
     worst_channels,
 )
+from dashboard.figures.kit.axes import FILL
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, TEMPLATE, is_empty_figure
 from dashboard.figures.layers.error_ridges import (
+    TALLEST,
     describe_errors,
     layer_error_histograms,
     tensors_of,
 )
-from dashboard.figures.layers.ridge_rows import FILL, TALLEST
 from dashboard.figures.tensor.cause import weight_side
 from dashboard.figures.tensor.channels import (
     MOST_BARS,
