@@ -5,12 +5,6 @@ from dataclasses import replace
 import pytest
 
 from dashboard.figures.cost.size import (
-    layer_size_figure,
-    layer_size_rows,
-    reduction_text,
-    waterfall_figure,
-)
-from dashboard.figures.cost.size_items import (
     ITEMS,
     LEFTOVERS,
     WEIGHTS,
@@ -18,11 +12,15 @@ from dashboard.figures.cost.size_items import (
     describe_layers,
     describe_steps,
     float_weight_bytes,
-    has_narrow_weights,
     layer_bytes,
     layer_items,
+    layer_size_figure,
+    layer_size_rows,
+    model_size_picture,
+    reduction_text,
     size_steps,
     step_rows,
+    waterfall_figure,
 )
 from dashboard.figures.kit.theme import is_empty_figure
 from quant_engine.report import SizeReport
@@ -71,10 +69,10 @@ def test_the_float_weight_is_the_layer_without_its_bias():
 
 def test_widths_are_named():
     assert bits_text(REPORT) == "int8"
-    assert not has_narrow_weights(REPORT)
+    assert "packed" not in " ".join(model_size_picture(REPORT).about)
     narrow = make_report("int4_weights")
     assert bits_text(narrow) == "int4"
-    assert has_narrow_weights(narrow)
+    assert "packed without gaps" in " ".join(model_size_picture(narrow).about)
     mixed = replace(REPORT, layers=(*REPORT.layers[:2], *narrow.layers[2:]))
     assert bits_text(mixed) == "int4 to int8"
     assert bits_text(replace(REPORT, layers=())) == "integers"
