@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dashboard.facts.diagnosis.causes import input_reach, outlier_channels, zeros_of
 from dashboard.facts.tensors import channel_grids, grid_owner
 from dashboard.figures.kit.binning import bins_of
-from dashboard.figures.kit.marks import bars, dots, line
+from dashboard.figures.kit.marks import Trace, bars, dots, line
 from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, INT8_EDGE, axis, new_figure, note
 from dashboard.figures.tensor.distributions import value_rows
@@ -195,42 +195,41 @@ def channel_panels(
     seen = [v for side in sides for v in (*side.reach, *(side.half_step or ())) if v > 0]
     seen += [value for value in reached if value > 0]
     low, high = min(seen, default=0.1) / 2, max(seen, default=1.0) * 2
-    traces: list[dict[str, Any]] = []
-    for index, side in enumerate(sides):
-        traces += _panel(side, order, index, low)
-    width = (1 - 0.06 * (len(sides) - 1)) / len(sides)
-    layout: dict[str, Any] = {}
+    traces = [t for index, side in enumerate(sides) for t in _panel(side, order, index, low)]
+    ends = [math.log10(low), math.log10(high)]
+    y_axis = {"type": "log", "range": ends, "dtick": 1, "exponentformat": "e"}
+    return _panels(title, labels, f"{what.capitalize()} (widest first)", y_title, traces, y_axis)
+
+
+def _panels(
+    title: str,
+    labels: Sequence[str],
+    x_title: str,
+    y_title: str,
+    traces: Sequence[Trace],
+    y_axis: Mapping[str, Any],
+) -> go.Figure:
+    """Return one panel per run, side by side."""
+    width = (1 - 0.06 * (len(labels) - 1)) / len(labels)
+    layout: dict[str, Any] = {"margin": {"l": 64, "r": 16, "t": 84, "b": 44}}
+    place = {"xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
     notes = []
     for index, label in enumerate(labels):
-        domain = [index * (width + 0.06), index * (width + 0.06) + width]
-        name = "" if not index else str(index + 1)
-        layout[f"xaxis{name}"] = axis(f"{what.capitalize()} (widest first)", domain=domain)
-        layout[f"yaxis{name}"] = axis(
-            y_title if not index else "",
-            type="log",
-            range=[math.log10(low), math.log10(high)],
-            anchor=f"x{name}",
-            dtick=1,
-            exponentformat="e",
-        )
-        notes.append(_panel_title(label, domain))
-    return new_figure(
-        title,
-        traces=traces,
-        height=HEIGHT,
-        annotations=notes,
-        layout={**layout, "margin": {"l": 64, "r": 16, "t": 84, "b": 44}},
-    )
+        left, number = index * (width + 0.06), _number(index)
+        layout[f"xaxis{number}"] = axis(x_title, domain=[left, left + width])
+        anchor = f"x{number}"
+        layout[f"yaxis{number}"] = axis("" if index else y_title, anchor=anchor, **y_axis)
+        notes.append(note(f"<b>{label.capitalize()}</b>", left, 1.0, size=14, **place))
+    return new_figure(title, traces=traces, height=HEIGHT, annotations=notes, layout=layout)
 
 
-def _panel_title(label: str, domain: list[float]) -> dict[str, Any]:
-    place = {"xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
-    return note(f"<b>{label.capitalize()}</b>", domain[0], 1.0, size=14, **place)
+def _number(index: int) -> str:
+    """Return what Plotly adds to the names of a panel's axes."""
+    return str(index + 1) if index else ""
 
 
-def _panel(side: ChannelSide, order: list[int], index: int, low: float) -> list[dict[str, Any]]:
-    name = "" if not index else str(index + 1)
-    axes: dict[str, Any] = {"xaxis": f"x{name}", "yaxis": f"y{name}"}
+def _panel(side: ChannelSide, order: list[int], index: int, low: float) -> list[Trace]:
+    axes: dict[str, Any] = {"xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}"}
     lost = side.lost
     groups = (
         ("kept", [i for i in order if i not in lost], FLOAT, "circle"),
@@ -273,17 +272,9 @@ def _panel(side: ChannelSide, order: list[int], index: int, low: float) -> list[
 
 def _values(layers: Sequence[LayerReport], labels: Sequence[str]) -> Picture:
     title = f"Weights of {layers[0].name} and the values they became"
-    traces: list[dict[str, Any]] = []
-    layout: dict[str, Any] = {"barmode": "overlay"}
-    notes, words = [], []
+    traces: list[Trace] = []
+    words = []
     for index, (layer, label) in enumerate(zip(layers, labels, strict=True)):
-        name = "" if not index else str(index + 1)
-        domain = [0.53 * index, 0.53 * index + 0.47]
-        layout[f"xaxis{name}"] = axis("Weight", domain=domain)
-        layout[f"yaxis{name}"] = axis(
-            "Share of the weights" if not index else "", anchor=f"x{name}"
-        )
-        notes.append(_panel_title(label, domain))
         if layer.weight is None:
             words.append(f"{label.capitalize()}: the weight stays float.")
             continue
@@ -292,27 +283,22 @@ def _values(layers: Sequence[LayerReport], labels: Sequence[str]) -> Picture:
         zeros = zeros_of(layer.weight)
         lost = "" if zeros is None else f"; {zeros.sentence}"
         words.append(f"{label.capitalize()}: {plural(levels, 'value')} a scale{lost}.")
-    figure = new_figure(
-        title,
-        traces=traces,
-        height=HEIGHT,
-        annotations=notes,
-        layout={**layout, "margin": {"l": 64, "r": 16, "t": 84, "b": 44}},
+    figure = _panels(title, labels, "Weight", "Share of the weights", traces, {})
+    return Picture(
+        figure.update_layout(barmode="overlay"),
+        " ".join(words),
+        _ABOUT,
+        lambda: [
+            {"run": label, **row}
+            for layer, label in zip(layers, labels, strict=True)
+            if layer.weight is not None
+            for row in value_rows(layer.weight)
+        ],
+        "cause",
     )
-    return Picture(figure, " ".join(words), _ABOUT, lambda: _value_rows(layers, labels), "cause")
 
 
-def _value_rows(layers: Sequence[LayerReport], labels: Sequence[str]) -> Rows:
-    return [
-        {"run": label, **row}
-        for layer, label in zip(layers, labels, strict=True)
-        if layer.weight is not None
-        for row in value_rows(layer.weight)
-    ]
-
-
-def _value_bars(tensor: TensorReport, index: int) -> list[dict[str, Any]]:
-    name = "" if not index else str(index + 1)
+def _value_bars(tensor: TensorReport, index: int) -> list[Trace]:
     histogram = tensor.values
     bins = bins_of(histogram.lo, histogram.hi, histogram.float_counts)
     total = max(1, sum(histogram.float_counts))
@@ -334,8 +320,8 @@ def _value_bars(tensor: TensorReport, index: int) -> list[dict[str, Any]]:
             width=wide,
             legendgroup=kind,
             showlegend=not index,
-            xaxis=f"x{name}",
-            yaxis=f"y{name}",
+            xaxis=f"x{_number(index)}",
+            yaxis=f"y{_number(index)}",
         )
         for kind, counts, wide, color, edge in kinds
     ]
