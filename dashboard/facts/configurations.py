@@ -56,22 +56,13 @@ class ScoreRow:
         name: What to call it.
         configuration: Layer name -> option name; layers left out are float.
         predicted: What is predicted for it.
-        measured_degradation: What was measured, as `outputs.measure_of` says; None where it was not
-            run.
-        interval: Its 95 % interval; None where it is not known.
-        measured_agreement: Measured share of answers that stay the float model's.
-        measured_accuracy: Measured accuracy.
-        measured_outputs: What was measured of each output; empty where it was not run.
+        measured: What running it gave; None where it was not run.
     """
 
     name: str
     configuration: Configuration
     predicted: ConfigurationScore
-    measured_degradation: float | None = None
-    interval: tuple[float, float] | None = None
-    measured_agreement: float | None = None
-    measured_accuracy: float | None = None
-    measured_outputs: tuple[OutputScore, ...] = ()
+    measured: ConfigurationScore | None = None
 
 
 def is_trusted(prediction: Prediction) -> bool:
@@ -108,19 +99,8 @@ def predicted_text(degradation: float, prediction: Prediction) -> str:
 
 def make_row(name: str, configuration: Configuration, prediction: Prediction) -> ScoreRow:
     """Return a configuration with its prediction, and its measured figures if it was run."""
-    measured = prediction.measured_score(configuration)
-    if measured is None:
-        return ScoreRow(name, configuration, prediction.score(configuration))
-    return ScoreRow(
-        name,
-        configuration,
-        prediction.score(configuration),
-        measured.degradation,
-        measured.interval,
-        measured.top1_agreement,
-        measured.accuracy,
-        measured.outputs,
-    )
+    predicted, measured = prediction.score(configuration), prediction.measured_score(configuration)
+    return ScoreRow(name, configuration, predicted, measured)
 
 
 def compare_rows(
@@ -142,10 +122,11 @@ def compare_rows(
     is_folded = size is not None and size.float_bytes != floats.size.model_bytes
     name = "Float, BatchNorm folded" if is_folded else "Float model"
     same = tuple(replace(output, degradation=0.0) for output in floats.outputs)
-    float_row = ScoreRow(name, {}, floats, 0.0, None, 1.0, right, same)
+    exact = replace(floats, top1_agreement=1.0, accuracy=right, outputs=same, interval=None)
+    float_row = ScoreRow(name, {}, floats, exact)
     own_row = make_row("Run shown", own, prediction)
     if stand_ins:  # what was measured is about the options that stand in, not about the run
-        own_row = ScoreRow(own_row.name, own, own_row.predicted)
+        own_row = replace(own_row, measured=None)
     name = "This configuration"
     if not configuration:
         return float_row, own_row, replace(float_row, name=name)
@@ -212,9 +193,9 @@ def measured_text(row: ScoreRow) -> str:
 
     Example: "0.0147 (0.0121–0.0175)".
     """
-    if row.measured_degradation is None:
+    if row.measured is None:
         return MISSING
-    return format_within(row.measured_degradation, row.interval)
+    return format_within(row.measured.degradation, row.measured.interval)
 
 
 def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
@@ -226,7 +207,8 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
             return f"predicted {text}"
         return measured if measured == text else f"{measured}, predicted {text}"
 
-    right, same = row.measured_accuracy, row.measured_agreement
+    right = None if row.measured is None else row.measured.accuracy
+    same = None if row.measured is None else row.measured.top1_agreement
     cells = {"Configuration": row.name}
     if predicted.accuracy is not None:
         cells[accuracy_head(prediction)] = cell(
@@ -239,11 +221,11 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
             format_accuracy(predicted.top1_agreement),
         )
     cells[measure_of(prediction).head] = cell(
-        None if row.measured_degradation is None else measured_text(row),
+        None if row.measured is None else measured_text(row),
         predicted_text(predicted.degradation, prediction) + decided_by(predicted),
     )
     for index, name in enumerate(output_heads(prediction)):
-        known = row.measured_outputs[index] if row.measured_outputs else None
+        known = None if row.measured is None else row.measured.outputs[index]
         cells[name] = cell(
             None if known is None else format_within(known.degradation, known.interval),
             format_number(predicted.outputs[index].degradation, 2),
@@ -283,10 +265,9 @@ def search_text(search: MeasuredSearch, prediction: Prediction) -> str:
     )
     if not others:
         return f"{text} The search found no other."
-    high = best.interval[1] if best.interval else 0.0
-    near = sum(
-        row.measured_degradation is not None and row.measured_degradation <= high for row in others
-    )
+    interval = best.measured and best.measured.interval
+    high = interval[1] if interval else 0.0
+    near = sum(row.measured is not None and row.measured.degradation <= high for row in others)
     if near:
         text += (
             f" {near} of the others {'lies' if near == 1 else 'lie'} within its 95 % interval: "
@@ -300,33 +281,38 @@ def ratio_text(row: ScoreRow) -> str:
 
     Example: "0.8 ×".
     """
-    if not row.measured_degradation or not math.isfinite(row.measured_degradation):
+    measured = None if row.measured is None else row.measured.degradation
+    if not measured or not math.isfinite(measured):
         return MISSING
-    return f"{format_number(row.predicted.degradation / row.measured_degradation, 2)} ×"
+    return f"{format_number(row.predicted.degradation / measured, 2)} ×"
 
 
 def data_rows(rows: Sequence[ScoreRow], prediction: Prediction) -> list[dict[str, Any]]:
     """Return configurations as numbers, one row each, for a CSV file."""
     column = measure_of(prediction).column
-    return [
-        {
-            "name": row.name,
-            "configuration": prediction.to_text(row.configuration),
-            "model_bytes": row.predicted.size.model_bytes,
-            "weight_bits": row.predicted.size.weight_bits,
-            "effective_bits": row.predicted.size.effective_bits,
-            f"predicted_{column}": row.predicted.degradation,
-            f"measured_{column}": row.measured_degradation,
-            f"measured_{column}_low": row.interval and row.interval[0],
-            f"measured_{column}_high": row.interval and row.interval[1],
-            "predicted_top1_agreement": row.predicted.top1_agreement,
-            "measured_top1_agreement": row.measured_agreement,
-            "predicted_accuracy": row.predicted.accuracy,
-            "measured_accuracy": row.measured_accuracy,
-            **_output_data(row.predicted.outputs, row.measured_outputs),
-        }
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        predicted, measured = row.predicted, row.measured
+        low, high = (measured and measured.interval) or (None, None)
+        found.append(
+            {
+                "name": row.name,
+                "configuration": prediction.to_text(row.configuration),
+                "model_bytes": predicted.size.model_bytes,
+                "weight_bits": predicted.size.weight_bits,
+                "effective_bits": predicted.size.effective_bits,
+                f"predicted_{column}": predicted.degradation,
+                f"measured_{column}": measured and measured.degradation,
+                f"measured_{column}_low": low,
+                f"measured_{column}_high": high,
+                "predicted_top1_agreement": predicted.top1_agreement,
+                "measured_top1_agreement": measured and measured.top1_agreement,
+                "predicted_accuracy": predicted.accuracy,
+                "measured_accuracy": measured and measured.accuracy,
+                **_output_data(predicted.outputs, () if measured is None else measured.outputs),
+            }
+        )
+    return found
 
 
 def _output_data(
@@ -375,7 +361,7 @@ def _alone_data(prediction: Prediction, alone: Configuration) -> dict[str, float
 
 def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
     """Return a configuration with its prediction and what was measured, as JSON."""
-    agreement = prediction.response.agreement
+    agreement, measured = prediction.response.agreement, row.measured
     data = {
         "model": run.model_name,
         "configuration": {
@@ -385,11 +371,11 @@ def to_json(run: Run, row: ScoreRow, prediction: Prediction) -> bytes:
         "recipe": prediction.recipe_of(row.configuration).to_dict(),
         "predicted": encode(row.predicted),
         "measured": {
-            measure_of(prediction).key: row.measured_degradation,
-            "interval_95": row.interval,
-            "top1_agreement": row.measured_agreement,
-            "accuracy": row.measured_accuracy,
-            "outputs": encode(row.measured_outputs),
+            measure_of(prediction).key: measured and measured.degradation,
+            "interval_95": measured and measured.interval,
+            "top1_agreement": measured and measured.top1_agreement,
+            "accuracy": measured and measured.accuracy,
+            "outputs": encode(() if measured is None else measured.outputs),
         },
         "agreement_of_predictions": {
             "level": agreement.level,

@@ -72,7 +72,8 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
     """
     base, own, row = rows
     size, own_size, float_size = (r.predicted.size for r in (row, own, base))
-    right, same = row.measured_accuracy, row.measured_agreement
+    right = None if row.measured is None else row.measured.accuracy
+    same = None if row.measured is None else row.measured.top1_agreement
     samples = prediction.response.report.answering_samples
     degradation, _, interval = measured_text(row).partition(" (")
     folded = " (folded)" if "folded" in base.name else ""
@@ -97,11 +98,11 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             measure_of(prediction).head,
             degradation_about(prediction).removesuffix("."),
             lambda r: predicted_text(r.predicted.degradation, prediction) + decided_by(r.predicted),
-            None if row.measured_degradation is None else degradation,
+            None if row.measured is None else degradation,
             f"95 %: {interval.removesuffix(')')}" if interval else "",
         )
         for index, head in enumerate(output_heads(prediction)):
-            known = row.measured_outputs[index] if row.measured_outputs else None
+            known = None if row.measured is None else row.measured.outputs[index]
             draw(
                 head,
                 "Of this output alone, in its own unit; 0 is the float model's output",
@@ -170,16 +171,18 @@ def _share(row: ScoreRow, value: float | None, prediction: Prediction) -> str:
 
 def _change(rows: Sequence[ScoreRow], samples: int) -> AccuracyChange | None:
     """Compare the measured accuracy of the present choice with float's."""
-    base, row = rows[0], rows[-1]
-    changed = changed_answers(row.measured_agreement, samples)
-    return compare_accuracy(base.measured_accuracy, row.measured_accuracy, samples, changed=changed)
+    base, row = rows[0].measured, rows[-1].measured
+    if base is None or row is None:
+        return None
+    changed = changed_answers(row.top1_agreement, samples)
+    return compare_accuracy(base.accuracy, row.accuracy, samples, changed=changed)
 
 
 def show_actions(run: Run, prediction: Prediction, row: ScoreRow, rows: Sequence[ScoreRow]) -> None:
     """Draw what can be done with the present choice."""
     configuration = row.configuration
     is_busy = is_active(verification_status(run.settings))
-    is_known = row.measured_degradation is not None
+    is_known = row.measured is not None
     with st.container(horizontal=True, gap="small", key="what_if_actions"):
         settings = replace(run.settings, recipe=prediction.recipe_of(configuration))
         st.button(

@@ -45,9 +45,9 @@ def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
         st.error(agreement.verdict, icon=":material/dangerous:")
         return
     text = trust_text(prediction)
-    if row.measured_degradation is None:
+    if row.measured is None:
         text += " What a search found does worse than predicted: run it."
-    if row.measured_degradation is None and row.predicted.degradation > trust_limit(prediction):
+    if row.measured is None and row.predicted.degradation > trust_limit(prediction):
         st.warning(
             f"This choice lies {beyond_text(prediction, row.predicted)}: press “Verify” before you "
             "rely on it.",

@@ -424,15 +424,17 @@ def test_the_run_shown_is_measured_by_its_own_analysis(prediction: Prediction, r
     assert with_run(run, unmeasured) is known
     floats, shown, this = compare_rows(run, known, {**own, first: option(prediction, 2)})
     assert run.report.output is not None
-    assert floats.measured_degradation == 0
-    assert shown.measured_degradation == run.report.output.kl_divergence
+    assert floats.measured is not None
+    assert floats.measured.degradation == 0
+    assert shown.measured is not None
+    assert shown.measured.degradation == run.report.output.kl_divergence
     assert shown.predicted.size.model_bytes == run.report.size.quantized_bytes  # type: ignore[union-attr]
-    assert this.measured_degradation is None
+    assert this.measured is None
     partial = replace(run, report=replace(run.report, is_partial=True))
-    assert compare_rows(partial, with_run(partial, unmeasured), own)[1].measured_degradation is None
-    assert compare_rows(run, known, own)[2].measured_degradation == shown.measured_degradation
+    assert compare_rows(partial, with_run(partial, unmeasured), own)[1].measured is None
+    assert compare_rows(run, known, own)[2].measured == shown.measured
     (point,) = [p for p in chart_points(known, own, own) if p.group == CURRENT]
-    assert point.measured == shown.measured_degradation
+    assert point.measured == shown.measured.degradation
     assert "answers change (measured KL divergence" in describe_frontier(
         chart_points(known, own, own), METRIC
     ) or "no answer changes (measured KL divergence" in describe_frontier(
@@ -440,7 +442,7 @@ def test_the_run_shown_is_measured_by_its_own_analysis(prediction: Prediction, r
     )
     reference = run.sensitivities[0].reference
     assert reference is not None
-    assert shown.interval == pytest.approx(reference.interval, rel=1e-4)
+    assert shown.measured.interval == pytest.approx(reference.interval, rel=1e-4)
 
 
 def test_the_float_model_is_named_after_what_makes_it_smaller(
@@ -472,31 +474,32 @@ def test_amounts_carry_their_unit(prediction: Prediction) -> None:
 
 def test_rows_say_what_was_measured_and_how_surely(prediction: Prediction) -> None:
     row = make_row("x", prediction.frontier.points[0].as_dict(), prediction)
-    assert row.measured_accuracy is not None
-    assert row.measured_degradation
+    assert row.measured is not None
+    assert row.measured.accuracy is not None
+    assert row.measured.degradation
     cells = table_row(row, prediction)
-    interval = share_interval(row.measured_accuracy, prediction.response.report.samples)
+    interval = share_interval(row.measured.accuracy, prediction.response.report.samples)
     assert interval is not None
     low, high = interval
     measured, predicted = cells["Accuracy"].split(", predicted ")
     assert float(predicted.removesuffix(" %")) == pytest.approx(
         100 * row.predicted.accuracy, abs=0.01
     )
-    assert measured.startswith(f"{100 * row.measured_accuracy:.2f}".rstrip("0").rstrip("."))
+    assert measured.startswith(f"{100 * row.measured.accuracy:.2f}".rstrip("0").rstrip("."))
     ends = "–".join(f"{100 * edge:.1f}".removesuffix(".0") for edge in interval)
     assert measured.endswith(f" % ({ends})")
-    unknown = table_row(replace(row, measured_degradation=None, measured_accuracy=None), prediction)
+    unknown = table_row(replace(row, measured=None), prediction)
     assert unknown["KL (nats)"].startswith("predicted ")
     assert unknown["Accuracy"] == f"predicted {predicted}"
     # What was measured is rounded by its own interval, wherever predictions hold.
     measured, predicted = cells["KL (nats)"].split(", predicted ")
-    assert measured == format_within(row.measured_degradation, row.interval)
-    assert low < row.measured_accuracy < high
-    ratio = row.predicted.degradation / row.measured_degradation
+    assert measured == format_within(row.measured.degradation, row.measured.interval)
+    assert low < row.measured.accuracy < high
+    ratio = row.predicted.degradation / row.measured.degradation
     assert float(ratio_text(row).split()[0]) == pytest.approx(ratio, rel=0.06)
-    assert ratio_text(replace(row, measured_degradation=None)) == "–"
+    assert ratio_text(replace(row, measured=None)) == "–"
     (data,) = data_rows([row], prediction)
-    assert data["measured_kl_divergence_nats"] == row.measured_degradation
+    assert data["measured_kl_divergence_nats"] == row.measured.degradation
 
 
 def test_the_download_holds_a_recipe_that_does_the_same(prediction: Prediction, run: Run) -> None:

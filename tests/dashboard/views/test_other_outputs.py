@@ -120,10 +120,11 @@ def test_an_interval_belongs_to_the_number_it_stands_behind(name: str) -> None:
     own, _ = prediction.configuration_of(run.recipe)
     row = make_row("run", own, prediction)
 
-    assert row.measured_degradation is not None
-    if row.interval is not None:  # of an NMSE that was not judged there is none
-        assert row.interval[0] <= row.measured_degradation <= row.interval[1]
-    assert (row.interval is None) == (name == "function")
+    assert row.measured is not None
+    interval = row.measured.interval
+    if interval is not None:  # of an NMSE that was not judged there is none
+        assert interval[0] <= row.measured.degradation <= interval[1]
+    assert (interval is None) == (name == "function")
     for layer, option in own.items():
         found = layer_effects(run, prediction).of(layer, option)
         assert found.is_measured

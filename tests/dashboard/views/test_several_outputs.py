@@ -156,10 +156,11 @@ def test_the_own_analysis_counts_as_measured_for_every_output() -> None:
     row = make_row("run", own, prediction)
 
     values = [output.value for output in run.report.outputs]
-    assert [score.degradation for score in row.measured_outputs] == pytest.approx(values)
+    assert row.measured is not None
+    assert [score.degradation for score in row.measured.outputs] == pytest.approx(values)
     # It is the fully quantized model itself, which ratios are shares of.
-    assert row.measured_degradation == pytest.approx(1.0, rel=1e-6)
-    assert row.measured_accuracy == run.report.outputs[1].accuracy_quantized
+    assert row.measured.degradation == pytest.approx(1.0, rel=1e-6)
+    assert row.measured.accuracy == run.report.outputs[1].accuracy_quantized
 
 
 def test_files_have_a_column_for_each_output() -> None:
@@ -171,7 +172,7 @@ def test_files_have_a_column_for_each_output() -> None:
 
     assert data["measured_degradation_ratio"] == point.measured.degradation
     names = ("boxes_output_nmse", "scores_kl_divergence_nats")
-    for name, score in zip(names, row.measured_outputs, strict=True):
+    for name, score in zip(names, point.measured.outputs, strict=True):
         assert data[f"measured_{name}"] == score.degradation
         assert data[f"predicted_{name}"] > 0.0
     first = layer_data_rows(prediction, point.as_dict())[0]
