@@ -110,7 +110,6 @@ def _dots(
         color,
         name=execution_label(rows[0][1]),
         layers=[entry.layer for _, entry in rows],
-        edge=edge,
         size=9,
         symbol=symbol,
         error_x=whiskers(medians, ends, edge, width=3),

@@ -66,14 +66,8 @@ def floor_rows(names: Sequence[str], selected: str | None, top: float) -> dict[s
         selected: The one to mark.
         top: Where the axis ends.
     """
-    return {
-        "tickmode": "array",
-        "tickvals": [len(names) - 1 - index + FILL / 2 for index in range(len(names))],
-        "ticktext": marked_names(names, selected),
-        "range": [-0.15, top],
-        "showgrid": False,
-        "fixedrange": True,
-    }
+    middles = [len(names) - 1 - index + FILL / 2 for index in range(len(names))]
+    return rows_axis(marked_names(names, selected)) | {"tickvals": middles, "range": [-0.15, top]}
 
 
 def row_frame(row: int) -> dict[str, Any]:

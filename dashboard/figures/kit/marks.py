@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from dashboard.figures.kit.binning import Bin
-from dashboard.figures.kit.theme import HIGHLIGHT, NEUTRAL
+from dashboard.figures.kit.theme import EDGES, HIGHLIGHT, NEUTRAL
 
 Trace: TypeAlias = dict[str, Any]
 Hover: TypeAlias = Sequence[str] | str | None
@@ -79,7 +79,7 @@ def dots(
     is_selected: Sequence[bool] | None = None,
     **more: Any,
 ) -> Trace:
-    """Return dots; `edge` is their own colour if not given, and selected ones are ringed.
+    """Return dots; selected ones are ringed.
 
     Args:
         x: Where they stand.
@@ -88,14 +88,15 @@ def dots(
         name: See the module.
         layers: See the module.
         hover: See the module.
-        edge: Colour of their edge.
+        edge: Colour of their edge; what `EDGES` has for their colour, or the colour, if None.
         edge_width: Width of the edge in pixels.
         size: Pixels across.
         symbol: Plotly's symbol, of all or of each.
         is_selected: Which of them are pointed out; none if None.
         more: Plotly's own settings, such as `error_x`.
     """
-    edge = edge or color
+    if edge is None:
+        edge = EDGES.get(color, color) if isinstance(color, str) else color
     marker: dict[str, Any] = {"color": color, "size": size, "symbol": symbol}
     marker["line"] = {"color": edge, "width": edge_width}
     if is_selected is not None:

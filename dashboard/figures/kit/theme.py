@@ -29,6 +29,9 @@ INT8_EDGE = "#B87E00"
 ERROR_EDGE = "#A85A86"
 CLIPPED_EDGE = "#C04F00"
 
+EDGES = {INT8: INT8_EDGE, ERROR: ERROR_EDGE}
+"""The edge that a dot of a colour has by itself."""
+
 TEXT = "#1B2430"
 _GRID = "rgba(124, 134, 148, 0.28)"
 _FONT = (

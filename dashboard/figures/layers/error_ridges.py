@@ -250,7 +250,7 @@ def _bars(marks: Sequence[_Mark], name: str, color: str, edge: str | None) -> li
     if not marks:
         return []
     x, heights, bases, widths, layers = zip(*marks, strict=True)
-    looks = {"edge": edge, "edge_width": 0.4, "base": bases, "width": widths}
+    looks: dict[str, Any] = {"edge": edge, "edge_width": 0.4, "base": bases, "width": widths}
     return [bars(x, heights, color, name=name, layers=layers, hover=_HOVER, **looks)]
 
 

@@ -273,6 +273,7 @@ def _dots(series: Series, column: str, index: int, place: dict[str, int]) -> dic
         layers=[[name, _value_text(series, column, name, value)] for _, name, value in known],
         hover=f"<b>%{{customdata[0]}}</b><br>{_HEADS[index].lower()} error: "
         f"%{{customdata[1]}}<br>{series.label}",
+        edge=series.mark["color"],
         size=series.mark["size"],
         symbol=series.mark["symbol"],
         legendgroup=series.label,

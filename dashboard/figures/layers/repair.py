@@ -13,7 +13,7 @@ from dashboard.facts.outputs import answering_output, degradation_of, outputs_of
 from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.marks import Trace, dots, line, whiskers
 from dashboard.figures.kit.picture import Picture, Rows
-from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, FLOAT, INT8, INT8_EDGE, axis, new_figure
+from dashboard.figures.kit.theme import ERROR, FLOAT, INT8, axis, new_figure
 from dashboard.words.degradation import KL, NMSE
 from dashboard.words.formatting import format_accuracy, percent
 from quant_engine.report import ModelReport, OutputReport
@@ -84,15 +84,16 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
     labels = [label for label, _, _ in points]
     title_of_error, moved, spans = _moved([report for *_, report in points])
     answers = [answering_output(report) for *_, report in points]
+    shares = [_accuracy(output) for output in answers]
     hover = [
-        f"<b>{label}</b><br>{degradation_text(report)}<br>{_accuracy_words(output)}"
-        for (label, _, report), output in zip(points, answers, strict=True)
+        f"<b>{label}</b><br>{degradation_text(report)}<br>"
+        f"{'' if share is None else share_text(share, samples)}"
+        for (label, _, report), (share, samples) in zip(points, shares, strict=True)
     ]
     kept = [is_kept for _, is_kept, _ in points]
-    shares = [_accuracy(output) for output in answers]
     has_answers = any(share is not None for share, _ in shares)
     shown = [value if value else None for value in moved]  # 0 has no place on a logarithmic axis
-    traces = _panel(labels, shown, kept, hover, (ERROR, ERROR_EDGE), whiskers(shown, spans), "y")
+    traces = _panel(labels, shown, kept, hover, ERROR, whiskers(shown, spans), "y")
     ends = [value for span in spans if span for value in span] + [v for v in shown if v]
     layout: dict[str, Any] = {
         "yaxis": axis(
@@ -114,7 +115,7 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
         for pair in shares
     ]
     bars = whiskers(values, [(i[0], i[1]) if i else None for i in intervals])
-    traces += _panel(labels, values, kept, hover, (INT8, INT8_EDGE), bars, "y2")
+    traces += _panel(labels, values, kept, hover, INT8, bars, "y2")
     output = answers[0]
     if output is not None and output.accuracy_float is not None:
         goal = output.accuracy_float
@@ -123,7 +124,8 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
             line(labels, [100 * goal] * len(labels), FLOAT, name=name, dash="dash", yaxis="y2")
         )
     what = prefix_of(output, start.report)
-    what += "Accuracy (%)" if _is_labelled(answers) else "Same answer as float (%)"
+    is_labelled = all(o is not None and o.accuracy_quantized is not None for o in answers)
+    what += "Accuracy (%)" if is_labelled else "Same answer as float (%)"
     layout["yaxis2"] = axis(what, domain=[0.0, 0.36], anchor="x", rangemode="tozero")
     return new_figure(title, traces=traces, height=460, layout=layout)
 
@@ -133,31 +135,17 @@ def _panel(
     values: Sequence[float | None],
     kept: Sequence[bool],
     hover: Sequence[str],
-    colors: tuple[str, str],
+    color: str,
     bars: dict[str, Any],
     yaxis: str,
 ) -> list[Trace]:
     """Return a line through the points that were kept, and all points with their whiskers."""
-    color, edge = colors
     path = [index for index, is_kept in enumerate(kept) if is_kept]
     symbols = ["circle" if is_kept else "circle-open" for is_kept in kept]
     return [
         line([labels[i] for i in path], [values[i] for i in path], color, yaxis=yaxis),
-        dots(
-            labels,
-            values,
-            color,
-            hover=hover,
-            edge=edge,
-            symbol=symbols,
-            error_y=bars,
-            yaxis=yaxis,
-        ),
+        dots(labels, values, color, hover=hover, symbol=symbols, error_y=bars, yaxis=yaxis),
     ]
-
-
-def _is_labelled(outputs: Sequence[OutputReport | None]) -> bool:
-    return all(o is not None and o.accuracy_quantized is not None for o in outputs)
 
 
 def _accuracy(output: OutputReport | None) -> tuple[float | None, int]:
@@ -171,11 +159,6 @@ def _accuracy(output: OutputReport | None) -> tuple[float | None, int]:
     if output.accuracy_quantized is not None:
         return output.accuracy_quantized, output.labelled_samples if is_whole else 0
     return output.top1_agreement, output.samples if is_whole else 0
-
-
-def _accuracy_words(output: OutputReport | None) -> str:
-    share, samples = _accuracy(output)
-    return "" if share is None else share_text(share, samples)
 
 
 def _rows(start: Run, steps: Sequence[Step]) -> Rows:

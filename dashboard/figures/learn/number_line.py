@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import plotly.graph_objects as go
-
 from dashboard.figures.kit.axes import two_lines
-from dashboard.figures.kit.marks import Trace, dots, line
+from dashboard.figures.kit.marks import dots, line
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.kit.theme import FLOAT, INT8, INT8_EDGE, NEUTRAL, new_figure
+from dashboard.figures.kit.theme import FLOAT, INT8, NEUTRAL, new_figure
 from dashboard.words.formatting import format_number
 
 _BEFORE, _AFTER = 1.0, 0.0
@@ -68,13 +66,21 @@ def number_line_picture(moves: Sequence[Move], marks: Sequence[float], what: str
         name="rounded (dequantized)",
         layers=[[move.code] for move in moves],
         hover="code %{customdata[0]} stands for %{x:.4g}",
-        edge=INT8_EDGE,
         size=9,
     )
     paths = line(path_x, path_y, NEUTRAL, width=1)
     detail = f"{what}; {len(marks)} marks, {format_number(step)} apart"
+    heights = {"tickvals": [_AFTER, _BEFORE], "ticktext": ["rounded", "before"]}
+    figure = new_figure(
+        two_lines(f"Where {len(moves)} numbers go", detail),
+        "Value",
+        traces=[paths, grid, before, after],
+        height=270,
+        y_axis={**heights, "range": [-0.25, 1.2], "showgrid": False, "fixedrange": True},
+        layout={"margin": {"l": 64, "r": 16, "t": 92, "b": 48}},
+    )
     return Picture(
-        _figure(f"Where {len(moves)} numbers go", detail, [paths, grid, before, after]),
+        figure,
         f"{len(moves)} numbers move to {places} of {len(marks)} marks, which are "
         f"{format_number(step)} apart.",
         (
@@ -87,16 +93,4 @@ def number_line_picture(moves: Sequence[Move], marks: Sequence[float], what: str
             {"value": move.value, "code": move.code, "rounded": move.rounded} for move in moves
         ],
         "number-line",
-    )
-
-
-def _figure(title: str, detail: str, traces: list[Trace]) -> go.Figure:
-    heights = {"tickvals": [_AFTER, _BEFORE], "ticktext": ["rounded", "before"]}
-    return new_figure(
-        two_lines(title, detail),
-        "Value",
-        traces=traces,
-        height=270,
-        y_axis={**heights, "range": [-0.25, 1.2], "showgrid": False, "fixedrange": True},
-        layout={"margin": {"l": 64, "r": 16, "t": 92, "b": 48}},
     )

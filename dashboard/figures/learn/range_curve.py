@@ -15,7 +15,6 @@ from dashboard.figures.kit.theme import (
     CLIPPED,
     ERROR,
     INT8,
-    INT8_EDGE,
     NEUTRAL,
     label,
     new_figure,
@@ -61,15 +60,26 @@ def range_curve_picture(
     """
     seen = min(points, key=lambda point: abs(point.share - chosen))
     best = min(points, key=lambda point: point.total)
-    x = [100 * point.share for point in points]
     totals = [100 * point.total for point in points]
+    curves = (
+        ("rounding", [100 * point.rounding or None for point in points], ERROR, "dash"),
+        ("clipping", [100 * point.clipping or None for point in points], CLIPPED, "dot"),
+        ("both together", [total or None for total in totals], NEUTRAL, "solid"),
+    )
     traces: list[dict[str, Any]] = [
-        _curve("rounding", x, [100 * point.rounding for point in points], ERROR, "dash"),
-        _curve("clipping", x, [100 * point.clipping for point in points], CLIPPED, "dot"),
-        _curve("both together", x, totals, NEUTRAL, "solid"),
-        *(_rule_mark(choice, largest) for choice in choices),
-        ring(100 * seen.share, 100 * seen.total, "chosen"),
+        line(
+            [100 * point.share for point in points],
+            heights,
+            color,
+            name=name,
+            hover=f"{name} at %{{x:.0f}} %: %{{y:.3g}} % of the signal",
+            width=3,
+            dash=dash,
+        )
+        for name, heights, color, dash in curves
     ]
+    traces += [_rule_mark(choice, largest) for choice in choices]
+    traces.append(ring(100 * seen.share, 100 * seen.total, "chosen"))
     lowest, highest = 100 * best.total / _BELOW, 100 * max(_ABOVE * best.total, 2 * seen.total)
     side = "right" if best.share > 0.7 else "left"
     figure = new_figure(
@@ -106,14 +116,6 @@ def range_curve_picture(
     )
 
 
-def _curve(
-    name: str, x: Sequence[float], y: Sequence[float], color: str, dash: str
-) -> dict[str, Any]:
-    heights = [value or None for value in y]
-    hover = f"{name} at %{{x:.0f}} %: %{{y:.3g}} % of the signal"
-    return line(x, heights, color, name=name, hover=hover, width=3, dash=dash)
-
-
 def _rule_mark(choice: RangeChoice, largest: float) -> dict[str, Any]:
     error = 10 ** (-choice.sqnr_db / 10)
     return dots(
@@ -122,7 +124,6 @@ def _rule_mark(choice: RangeChoice, largest: float) -> dict[str, Any]:
         INT8,
         name=f"rule “{observer_name(choice.observer)}”",
         hover=f"ends at %{{x:.0f}} %: {format_percent(error)} of the signal",
-        edge=INT8_EDGE,
         size=12,
         symbol=_SYMBOLS.get(choice.observer, "circle"),
     )

@@ -11,7 +11,7 @@ from dashboard.facts.sensitivity.metrics import SensitivityMetric
 from dashboard.facts.sensitivity.proxies import Agreement, LayerPair, describe_correlation
 from dashboard.figures.kit.marks import dots, line
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, empty_figure, new_figure
+from dashboard.figures.kit.theme import ERROR, empty_figure, new_figure
 
 
 def correlation_text(value: float | None) -> str:
@@ -65,7 +65,6 @@ def agreement_figure(
         name="one layer",
         layers=[pair.name for pair in pairs],
         hover=[_describe(pair, agreement, metric) for pair in pairs],
-        edge=ERROR_EDGE,
         is_selected=[pair.name == selected for pair in pairs],
     )
     diagonal = line([1, count], [1, count], name="same rank in both", dash="dot")

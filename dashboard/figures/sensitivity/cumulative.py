@@ -18,16 +18,7 @@ from dashboard.facts.accuracy import (
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
 from dashboard.figures.kit.marks import dots, line, ring, whiskers
 from dashboard.figures.kit.picture import Picture, Rows
-from dashboard.figures.kit.theme import (
-    ERROR,
-    ERROR_EDGE,
-    FLOAT,
-    INT8,
-    INT8_EDGE,
-    axis,
-    empty_figure,
-    new_figure,
-)
+from dashboard.figures.kit.theme import ERROR, FLOAT, INT8, axis, empty_figure, new_figure
 from dashboard.words.degradation import KL, NMSE, RATIO, degradation_by
 from dashboard.words.formatting import (
     format_accuracy,
@@ -178,12 +169,11 @@ def cumulative_figure(
         return empty_figure(_title(report), "The curve was not measured.")
     title_of_error, allows_log = error_title(report)
     has_labels = has_accuracy(report)
-    bottom, gap = (0.36, 0.46) if has_labels else (0.0, 0.0)
     traces = [_error_trace(report, is_log)]
     layout: dict[str, Any] = {
         "yaxis": axis(
             title_of_error,
-            domain=[gap, 1.0],
+            domain=[0.46 if has_labels else 0.0, 1.0],
             **(log_axis(traces[0]["y"]) if allows_log and is_log else {"exponentformat": "e"}),
         ),
     }
@@ -192,7 +182,7 @@ def cumulative_figure(
         if report.accuracy_float is not None:
             traces.append(_float_accuracy(points, report.accuracy_float))
         layout["yaxis2"] = axis(
-            "Accuracy (%)", domain=[0.0, bottom], anchor="x", range=_accuracy_range(report)
+            "Accuracy (%)", domain=[0.0, 0.36], anchor="x", range=_accuracy_range(report)
         )
     traces += _marks(points, traces[0], selected, kept)
     layout["xaxis"] = axis(
@@ -293,7 +283,6 @@ def _points_trace(
     report: SensitivityReport,
     values: Sequence[float | None],
     color: str,
-    edge: str,
     **more: Any,
 ) -> dict[str, Any]:
     points = report.cumulative
@@ -303,7 +292,6 @@ def _points_trace(
         color,
         layers=[point.layer for point in points],
         hover=[describe_point(point, report) for point in points],
-        edge=edge,
         size=8,
         mode="lines+markers",
         **more,
@@ -322,7 +310,7 @@ def _error_trace(report: SensitivityReport, is_log: bool) -> dict[str, Any]:
 
     name = title.partition(" (")[0]
     values = [height(point) for point in report.cumulative]
-    trace = _points_trace(report, values, ERROR, ERROR_EDGE)
+    trace = _points_trace(report, values, ERROR)
     return trace | {"name": name, "showlegend": False}  # the axis says it
 
 
@@ -335,7 +323,6 @@ def _accuracy_trace(report: SensitivityReport) -> dict[str, Any]:
         report,
         values,
         INT8,
-        INT8_EDGE,
         symbol="square",
         name="accuracy of this mixed model"
         + (", 95 % interval" if report.has_whole_answers else ""),

@@ -29,7 +29,6 @@ from dashboard.figures.kit.marks import dots, key, whiskers
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
     ERROR,
-    ERROR_EDGE,
     MARGIN,
     NEUTRAL,
     empty_figure,
@@ -262,7 +261,6 @@ def _dots(
         name=metric.label,
         layers=[row.name for row in rows],
         hover=[describe_row(row, metric) for row in rows],
-        edge=ERROR_EDGE,
         is_selected=[row.name == selected for row in rows],
     )
     if all(interval is None for _, interval in drawn):

@@ -18,13 +18,7 @@ from dashboard.figures.kit.axes import BYTES_AXIS, log_axis
 from dashboard.figures.kit.marks import dots, line, ring, whiskers
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.point_labels import point_labels
-from dashboard.figures.kit.theme import (
-    ERROR,
-    ERROR_EDGE,
-    NEUTRAL,
-    empty_figure,
-    new_figure,
-)
+from dashboard.figures.kit.theme import ERROR, NEUTRAL, empty_figure, new_figure
 from dashboard.figures.sensitivity.ranking import describe_row, ranking_rows
 from dashboard.words.formatting import format_bytes, plural, short_names
 from quant_engine.report import SensitivityReport
@@ -194,7 +188,6 @@ def _points(
         name=name,
         layers=[row.name for row in found],
         hover=[describe_row(row, metric) for row in found],
-        edge=ERROR_EDGE,
         edge_width=2 if is_front else 1,
         size=13 if is_front else 9,
         symbol=[

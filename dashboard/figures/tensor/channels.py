@@ -210,7 +210,6 @@ def _sqnr_marks(channels: list[Channel], positions: list[int]) -> dict[str, Any]
         name="SQNR, dotted: median",
         layers=[[channel.index] for _, channel in kept],
         hover="channel %{customdata[0]}<br>SQNR %{y:.1f} dB",
-        edge=ERROR_EDGE,
         edge_width=0.5,
         size=8 if len(channels) <= MOST_BARS else 4,
         yaxis="y2",

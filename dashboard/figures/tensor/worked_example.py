@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from dashboard.figures.kit.marks import dots
 from dashboard.figures.kit.picture import Picture, Rows
-from dashboard.figures.kit.theme import FLOAT, INT8, INT8_EDGE, NEUTRAL, new_figure
+from dashboard.figures.kit.theme import FLOAT, INT8, NEUTRAL, new_figure
 from dashboard.words.formatting import format_number
 from quant_engine.report import TensorReport, WorkedExample
 
@@ -71,34 +71,31 @@ def worked_steps(tensor: TensorReport, example: WorkedExample | None = None) -> 
     lsb = error / example.scale if example.scale else 0.0
     codes = f"{_whole(scheme.qmin)} … {_whole(scheme.qmax)}"
     x, s = _number(example.value), _number(example.scale)
-    return (
-        Step(STEP_NAMES[0], f"{x} / {s}", _number(ratio), "how many steps from zero"),
-        Step(STEP_NAMES[1], f"round({_number(ratio)})", _whole(rounded), "to the nearest step"),
-        Step(
-            STEP_NAMES[2],
+    lines = (
+        (f"{x} / {s}", _number(ratio), "how many steps from zero"),
+        (f"round({_number(ratio)})", _whole(rounded), "to the nearest step"),
+        (
             f"{_whole(rounded)} + {_term(example.zero_point)}",
             _whole(shifted),
             "shifts the codes" if example.zero_point else "0 here: nothing is shifted",
         ),
-        Step(
-            STEP_NAMES[3],
+        (
             f"{_whole(shifted)} into {codes}",
             _whole(example.code),
             "outside the codes: clipped" if is_clipped else "already inside the codes",
         ),
-        Step(
-            STEP_NAMES[4],
+        (
             f"({_whole(example.code)} − {_term(example.zero_point)}) × {s}",
             _number(example.dequantized),
             "the value the layer computes with",
         ),
-        Step(
-            STEP_NAMES[5],
+        (
             f"{_number(example.dequantized)} − {f'({x})' if example.value < 0 else x}",
             _number(error),
             f"{format_number(lsb)} LSB" + ("" if is_clipped else "; rounding stays within ±0.5"),
         ),
     )
+    return tuple(Step(name, *line) for name, line in zip(STEP_NAMES, lines, strict=True))
 
 
 def step_rows(tensor: TensorReport, example: WorkedExample) -> Rows:
@@ -146,7 +143,7 @@ def worked_number_line(tensor: TensorReport, example: WorkedExample | None = Non
         "hovertemplate": "code %{customdata} stands for %{x:.5g}<extra></extra>",
     }
     before = _points("float value x", [example.value], 1.0, FLOAT, "diamond", 14)
-    after = _points("dequantized value", [example.dequantized], 0.0, INT8, "circle", 14, INT8_EDGE)
+    after = _points("dequantized value", [example.dequantized], 0.0, INT8, "circle", 14)
     arrow = {
         "x": example.dequantized,
         "y": 0.12,
@@ -175,22 +172,9 @@ def worked_number_line(tensor: TensorReport, example: WorkedExample | None = Non
 
 
 def _points(
-    name: str,
-    x: list[float],
-    y: float,
-    color: str,
-    symbol: str,
-    size: int,
-    edge: str | None = None,
+    name: str, x: list[float], y: float, color: str, symbol: str, size: int
 ) -> dict[str, Any]:
+    hover = f"{name}: %{{x:.5g}}"
     return dots(
-        x,
-        [y] * len(x),
-        color,
-        name=name,
-        hover=f"{name}: %{{x:.5g}}",
-        edge=edge,
-        edge_width=2,
-        size=size,
-        symbol=symbol,
+        x, [y] * len(x), color, name=name, hover=hover, edge_width=2, size=size, symbol=symbol
     )

@@ -19,7 +19,6 @@ from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.point_labels import point_labels
 from dashboard.figures.kit.theme import (
     ERROR,
-    ERROR_EDGE,
     GOOD,
     HIGHLIGHT,
     INT8,
@@ -203,12 +202,12 @@ def _traces(
     solid = {"color": ERROR, "width": 2}
     dotted = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
     return [
-        marks(held, ERROR, FRONTIER, edge=ERROR_EDGE, size=9, line=solid, **joined),
+        marks(held, ERROR, FRONTIER, size=9, line=solid, **joined),
         marks(beyond, NEUTRAL, BEYOND, size=8, symbol="circle-open", line=dotted, **joined),
         marks(group(UNIFORM), NEUTRAL, UNIFORM, size=11, symbol="diamond"),
         marks(group(OTHER), NEUTRAL, OTHER, size=9),
         *_measured_traces(points, metric, place),
-        marks(group(RUN), INT8, RUN, size=13, symbol="square-open", edge_width=2),
+        marks(group(RUN), INT8, RUN, edge=INT8, size=13, symbol="square-open", edge_width=2),
         marks(group(CURRENT), HIGHLIGHT, CURRENT, size=17, symbol="star", edge=TEXT),
     ]
 

@@ -14,10 +14,10 @@ from dashboard.facts.outputs import measure_of
 from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.marks import dots, line
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.kit.theme import ERROR, ERROR_EDGE, GOOD, NEUTRAL, empty_figure, new_figure
+from dashboard.figures.kit.theme import ERROR, GOOD, NEUTRAL, empty_figure, new_figure
 from dashboard.figures.what_if.frontier import untrusted_ground
 from dashboard.words.degradation import Degradation
-from quant_engine.report import AgreementPoint, ConfigurationPoint
+from quant_engine.report import AgreementPoint
 from quant_engine.variants import FLOAT_OPTION
 
 SINGLE = "one layer, one candidate"
@@ -52,37 +52,36 @@ def trust_figure(
     `customdata` of a point is its configuration as text. Above `limit`, up to which predictions
     hold, the ground is shaded.
     """
-    agreement = prediction.response.agreement
     title = two_lines("Predicted against measured", metric.title)
-    groups = [
-        (SINGLE, list(agreement.single_points), ERROR, ERROR_EDGE, "circle", 8),
-        (RANDOM, list(agreement.random_points), NEUTRAL, NEUTRAL, "diamond", 9),
-        (RUN, [_as_point(p) for p in prediction.measured], GOOD, GOOD, "x-thin", 9),
+    looks = [
+        (SINGLE, ERROR, "circle", 8),
+        (RANDOM, NEUTRAL, "diamond", 9),
+        (RUN, GOOD, "x-thin", 9),
     ]
-    shown = {name: [p for p in points if _can_show(p)] for name, points, *_ in groups}
+    shown = {
+        name: [p for p in points if all(0 < v < math.inf for v in (p.predicted, p.measured))]
+        for name, points in _groups(prediction).items()
+    }
     values = [v for points in shown.values() for p in points for v in (p.predicted, p.measured)]
     if not values:
         return empty_figure(title, "No configuration moved the output, so nothing compares.")
     ends = [min(values) / 2, max(values) * 2]
     traces = [line(ends, ends, name="predicted = measured", dash="dot")]
-    for name, _, color, edge, symbol, size in groups:
-        found = shown[name]
-        if not found:
-            continue
-        traces.append(
-            dots(
-                [p.measured for p in found],
-                [p.predicted for p in found],
-                color,
-                name=name,
-                layers=[prediction.to_text(dict(p.configuration)) for p in found],
-                hover=[_describe(p, name, metric) for p in found],
-                edge=edge,
-                edge_width=2 if symbol == "x-thin" else 1,
-                size=size,
-                symbol=symbol,
-            )
+    traces += [
+        dots(
+            [p.measured for p in found],
+            [p.predicted for p in found],
+            color,
+            name=name,
+            layers=[prediction.to_text(dict(p.configuration)) for p in found],
+            hover=[_describe(p, name, metric) for p in found],
+            edge_width=2 if symbol == "x-thin" else 1,
+            size=size,
+            symbol=symbol,
         )
+        for name, color, symbol, size in looks
+        if (found := shown[name])
+    ]
     axis = log_axis(ends)
     ground = [untrusted_ground(limit, ends, is_left=True)] if max(ends) > limit else []
     return new_figure(
@@ -99,12 +98,6 @@ def trust_figure(
 
 def trust_rows(prediction: Prediction) -> list[dict[str, Any]]:
     """Return the numbers of the figure, one row per configuration."""
-    agreement = prediction.response.agreement
-    groups = (
-        (SINGLE, agreement.single_points),
-        (RANDOM, agreement.random_points),
-        (RUN, tuple(_as_point(p) for p in prediction.measured)),
-    )
     return [
         {
             "what": name,
@@ -112,18 +105,20 @@ def trust_rows(prediction: Prediction) -> list[dict[str, Any]]:
             "predicted": point.predicted,
             "measured": point.measured,
         }
-        for name, points in groups
+        for name, points in _groups(prediction).items()
         for point in points
     ]
 
 
-def _as_point(point: ConfigurationPoint) -> AgreementPoint:
-    measured = math.nan if point.measured is None else point.measured.degradation
-    return AgreementPoint(point.configuration, point.predicted.degradation, measured)
-
-
-def _can_show(point: AgreementPoint) -> bool:
-    return all(v > 0 and math.isfinite(v) for v in (point.predicted, point.measured))
+def _groups(prediction: Prediction) -> dict[str, Sequence[AgreementPoint]]:
+    """Return all configurations that were run, by why they were."""
+    agreement = prediction.response.agreement
+    run = [
+        AgreementPoint(p.configuration, p.predicted.degradation, p.measured.degradation)
+        for p in prediction.measured
+        if p.measured is not None
+    ]
+    return {SINGLE: agreement.single_points, RANDOM: agreement.random_points, RUN: run}
 
 
 def _describe(point: AgreementPoint, name: str, metric: Degradation) -> str:
