@@ -236,21 +236,6 @@ def change_text(change: AccuracyChange | None) -> str:
         sign = "+" if net > 0 else "" if net else "±"
         count = f"{sign}{format_count(net)} of {format_count(change.samples)} samples"
         return f"{count}: {NO_DIFFERENCE}"
-    low, high = (format_points(edge).removesuffix(" points") for edge in _tenths(change.interval))
+    # Of the ends of an interval, more digits than tenths of a point say nothing.
+    low, high = (format_points(round(end, 3)).removesuffix(" points") for end in change.interval)
     return f"{format_points(change.difference)} ({low} to {high})"
-
-
-def _tenths(interval: Interval) -> Interval:
-    """Round an interval's ends to tenths of a point: more digits say nothing."""
-    low, high = interval
-    return round(low, 3), round(high, 3)
-
-
-def delta_color(change: AccuracyChange | None) -> Literal["normal", "off"]:
-    """Return how a metric colours a difference: green or red only where the samples show one."""
-    return "normal" if change is not None and change.is_clear else "off"
-
-
-def delta_arrow(change: AccuracyChange | None) -> Literal["auto", "off"]:
-    """Return whether a metric draws an arrow: only where the samples show a difference."""
-    return "auto" if change is not None and change.is_clear else "off"

@@ -58,8 +58,23 @@ def layer_row(layer: LayerReport, timing: TimingReport | None = None) -> dict[st
     if layer.input is None and scheme is not None and layer.has_dynamic_input:
         inputs |= {"bits": scheme.bits, "scheme": describe_scheme(scheme)}  # it was not measured
     entry = None if layer.input is None else layer.input.error
+    size = layer.size
     return {
-        **_identity(layer),
+        "layer": layer.name,
+        "kind": layer.kind,
+        "status": layer.status,
+        "reason": layer.reason,
+        "parameters": layer.parameters,
+        "weight_shape": "x".join(map(str, layer.weight_shape)),
+        "input_shape": "x".join(map(str, layer.input_shape)),
+        "output_shape": "x".join(map(str, layer.output_shape)),
+        "calls": layer.calls,
+        "float_bytes": size.float_bytes,
+        "quantized_bytes": size.quantized_bytes,
+        "weight_bytes": size.weight_bytes,
+        "scale_bytes": size.scale_bytes,
+        "zero_point_bytes": size.zero_point_bytes,
+        "bias_bytes": size.bias_bytes,
         **prefixed("weight", {**_read(_TENSOR, layer.weight), **_read(_ERROR, layer.weight_error)}),
         **prefixed("input", {**inputs, **_read(_ERROR, entry)}),
         **prefixed("local", _read(_ERROR, layer.local_error)),
@@ -73,60 +88,38 @@ def layer_row(layer: LayerReport, timing: TimingReport | None = None) -> dict[st
     }
 
 
-def _read(readings: Readings, source: object) -> dict[str, Any]:
-    """Return each column's value; None in all of them without a source."""
-    return {name: None if source is None else read(source) for name, read in readings.items()}
+def _read(readings: Readings, source: object, missing: str | None = None) -> dict[str, Any]:
+    """Return each column's value; `missing` in all of them without a source."""
+    return {name: missing if source is None else read(source) for name, read in readings.items()}
 
 
 def prefixed(prefix: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{name}": value for name, value in row.items()}
 
 
-def _identity(layer: LayerReport) -> dict[str, Any]:
-    return {
-        "layer": layer.name,
-        "kind": layer.kind,
-        "status": layer.status,
-        "reason": layer.reason,
-        "parameters": layer.parameters,
-        "weight_shape": "x".join(map(str, layer.weight_shape)),
-        "input_shape": "x".join(map(str, layer.input_shape)),
-        "output_shape": "x".join(map(str, layer.output_shape)),
-        "calls": layer.calls,
-        "float_bytes": layer.size.float_bytes,
-        "quantized_bytes": layer.size.quantized_bytes,
-        "weight_bytes": layer.size.weight_bytes,
-        "scale_bytes": layer.size.scale_bytes,
-        "zero_point_bytes": layer.size.zero_point_bytes,
-        "bias_bytes": layer.size.bias_bytes,
-    }
-
-
 Rows = list[dict[str, str]]
 
-_ERROR_ROWS: tuple[tuple[str, Callable[[ErrorMetrics], str]], ...] = (
-    ("SQNR (higher is better)", lambda e: format_db(e.sqnr_db)),
-    ("NMSE (error / signal energy)", lambda e: format_number(e.nmse)),
-    ("Cosine (1 is equal)", lambda e: format_number(e.cosine, 6)),
-    ("Largest error", lambda e: format_number(e.max_abs_error)),
-    ("Mean squared error", lambda e: format_number(e.mse)),
-    ("RMS error (LSB, ideal 0.289)", lambda e: format_number(e.rmse_over_scale)),
-    ("Error energy from rounding", lambda e: format_percent(_rounding_share(e))),
-    ("Error energy from clipping", lambda e: format_percent(clipping_share(e))),
-    ("Values clipped", lambda e: format_percent(e.clipped_fraction)),
-    ("Values compared", lambda e: format_count(e.count)),
-)
-
-
-_GRID_ROWS: tuple[tuple[str, Callable[[TensorReport], str]], ...] = (
-    ("Scheme", lambda t: describe_scheme(t.scheme)),
-    ("Shape", lambda t: format_shape(t.shape)),
-    ("Smallest value", lambda t: format_number(t.lo)),
-    ("Largest value", lambda t: format_number(t.hi)),
-    ("Scale (one step)", lambda t: _grid_number(t, t.scale)),
-    ("Zero point (code of 0.0)", lambda t: _grid_number(t, t.zero_point)),
-    ("Codes used", lambda t: f"{t.codes.codes_used} of {len(t.codes.counts)}"),
-)
+_ERROR_ROWS: Readings = {
+    "SQNR (higher is better)": lambda e: format_db(e.sqnr_db),
+    "NMSE (error / signal energy)": lambda e: format_number(e.nmse),
+    "Cosine (1 is equal)": lambda e: format_number(e.cosine, 6),
+    "Largest error": lambda e: format_number(e.max_abs_error),
+    "Mean squared error": lambda e: format_number(e.mse),
+    "RMS error (LSB, ideal 0.289)": lambda e: format_number(e.rmse_over_scale),
+    "Error energy from rounding": lambda e: format_percent(_rounding_share(e)),
+    "Error energy from clipping": lambda e: format_percent(clipping_share(e)),
+    "Values clipped": lambda e: format_percent(e.clipped_fraction),
+    "Values compared": lambda e: format_count(e.count),
+}
+_GRID_ROWS: Readings = {
+    "Scheme": lambda t: describe_scheme(t.scheme),
+    "Shape": lambda t: format_shape(t.shape),
+    "Smallest value": lambda t: format_number(t.lo),
+    "Largest value": lambda t: format_number(t.hi),
+    "Scale (one step)": lambda t: _grid_number(t, t.scale),
+    "Zero point (code of 0.0)": lambda t: _grid_number(t, t.zero_point),
+    "Codes used": lambda t: f"{t.codes.codes_used} of {len(t.codes.counts)}",
+}
 
 
 def error_rows(layer: LayerReport) -> Rows:
@@ -137,37 +130,25 @@ def error_rows(layer: LayerReport) -> Rows:
         "Local": layer.local_error,
         "Accumulated": layer.accumulated_error,
     }
-    return [
-        {
-            "Number": name,
-            **{
-                column: MISSING if error is None else text(error)
-                for column, error in columns.items()
-            },
-        }
-        for name, text in _ERROR_ROWS
-    ]
+    return _side_by_side(_ERROR_ROWS, columns, MISSING)
 
 
 def grid_rows(layer: LayerReport) -> Rows:
     """Return how weights and inputs were quantized, side by side."""
     columns = {"Weights": layer.weight, "Inputs": layer.input}
-    rows = [
-        {
-            "Number": name,
-            **{
-                column: "stays float" if tensor is None else text(tensor)
-                for column, tensor in columns.items()
-            },
-        }
-        for name, text in _GRID_ROWS
-    ]
+    rows = _side_by_side(_GRID_ROWS, columns, "stays float")
     if layer.input is None and layer.input_scheme is not None and layer.has_dynamic_input:
         for row in rows:
             row["Inputs"] = "not measured"
         rows[0]["Inputs"] = describe_scheme(layer.input_scheme)
         rows[1]["Inputs"] = format_shape(layer.input_shape)
     return rows
+
+
+def _side_by_side(readings: Readings, columns: Mapping[str, Any], missing: str) -> Rows:
+    """Return a row per reading, with what it says of the source of each column."""
+    read = {column: _read(readings, source, missing) for column, source in columns.items()}
+    return [{"Number": name, **{c: read[c][name] for c in columns}} for name in readings]
 
 
 def _rounding_share(error: ErrorMetrics) -> float | None:

@@ -99,6 +99,12 @@ def best_choice(choices: Sequence[RangeChoice]) -> RangeChoice | None:
     return max(choices, key=lambda choice: choice.sqnr_db, default=None)
 
 
+def used_choice(tensor: TensorReport) -> RangeChoice | None:
+    """Return the choice of the range estimator in use; None where it is not among them."""
+    rule = tensor.scheme.observer
+    return next((choice for choice in tensor.range_choices if choice.observer == rule), None)
+
+
 def why_no_choice(tensor: TensorReport) -> str:
     """Say why there is nothing to compare where a tensor has no range to choose."""
     if tensor.is_dynamic:

@@ -7,8 +7,6 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.facts.accuracy import (
     change_text,
-    delta_arrow,
-    delta_color,
     has_whole_answers,
     interval_suffix,
     output_change,
@@ -145,6 +143,7 @@ def _show_accuracy(output: OutputReport | None) -> None:
     if output is not None and output.accuracy_quantized is not None:
         before, after = output.accuracy_float, output.accuracy_quantized
         change, is_whole = output_change(output), has_whole_answers(output)
+        is_clear = change is not None and change.is_clear
         count = output.labelled_samples
         counted = plural(count, "test sample") if is_whole else f"{count:,} tokens or pixels"
         about = (
@@ -160,8 +159,9 @@ def _show_accuracy(output: OutputReport | None) -> None:
             f"{change_text(change)}; now{interval_suffix(after, count)}".replace("−", "-", 1)
             if is_whole
             else None,
-            delta_color=delta_color(change),
-            delta_arrow=delta_arrow(change),
+            # Green or red, and an arrow, only where the samples show a difference.
+            delta_color="normal" if is_clear else "off",
+            delta_arrow="auto" if is_clear else "off",
             help=f"On {counted}. {about}",
         )
     else:

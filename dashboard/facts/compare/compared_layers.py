@@ -26,19 +26,19 @@ class LayerMetric:
         key: Short name, used in links and files.
         label: Name shown to people.
         unit: Unit of the values, for titles.
-        is_higher_worse: Whether a larger value is a larger error.
-        is_log: Whether it stands on a logarithmic axis.
         read: Value of a layer, or None; the effects are those of the layer's run.
         text: A value with its unit.
+        is_higher_worse: Whether a larger value is a larger error.
+        is_log: Whether it stands on a logarithmic axis.
     """
 
     key: str
     label: str
     unit: str
-    is_higher_worse: bool
-    is_log: bool
     read: Callable[[LayerReport, OutputEffects | None], float | None]
-    text: Callable[[float], str]
+    text: Callable[[float], str] = format_number
+    is_higher_worse: bool = True
+    is_log: bool = True
 
     @property
     def title(self) -> str:
@@ -47,15 +47,8 @@ class LayerMetric:
 
 
 def _relative(key: str, label: str, read: Callable[[LayerReport], float | None]) -> LayerMetric:
-    return LayerMetric(
-        key,
-        f"Relative error, {label}",
-        "share of the signal",
-        is_higher_worse=True,
-        is_log=True,
-        read=lambda layer, _: read(layer),
-        text=format_percent,
-    )
+    name, unit = f"Relative error, {label}", "share of the signal"
+    return LayerMetric(key, name, unit, lambda layer, _: read(layer), format_percent)
 
 
 def _nmse(key: str, label: str, read: Callable[[LayerReport], ErrorMetrics | None]) -> LayerMetric:
@@ -63,15 +56,7 @@ def _nmse(key: str, label: str, read: Callable[[LayerReport], ErrorMetrics | Non
         error = read(layer)
         return None if error is None else error.nmse
 
-    return LayerMetric(
-        key,
-        f"NMSE, {label}",
-        "error energy / signal energy",
-        is_higher_worse=True,
-        is_log=True,
-        read=value,
-        text=format_number,
-    )
+    return LayerMetric(key, f"NMSE, {label}", "error energy / signal energy", value)
 
 
 def _sqnr(key: str) -> LayerMetric:
@@ -80,15 +65,11 @@ def _sqnr(key: str) -> LayerMetric:
         key,
         column.name,
         "dB",
+        lambda layer, _: column.read(layer),
+        format_db,
         is_higher_worse=False,
         is_log=False,
-        read=lambda layer, _: column.read(layer),
-        text=format_db,
     )
-
-
-def _effect(layer: LayerReport, effects: OutputEffects | None) -> float | None:
-    return None if effects is None else effects.values.get(layer.name)
 
 
 METRICS: Mapping[str, LayerMetric] = {
@@ -97,7 +78,12 @@ METRICS: Mapping[str, LayerMetric] = {
         _relative("accumulated", "accumulated", accumulated_relative),
         _relative("local", "local", local_relative),
         _relative("weight", "weight", weight_relative),
-        LayerMetric("output", "Output error", "KL, nats", True, True, _effect, format_number),
+        LayerMetric(
+            "output",
+            "Output error",
+            "KL, nats",
+            lambda layer, effects: effects and effects.values.get(layer.name),
+        ),
         _sqnr("accumulated_sqnr_db"),
         _sqnr("local_sqnr_db"),
         _sqnr("weight_sqnr_db"),

@@ -29,7 +29,7 @@ from dashboard.facts.diagnosis.verdicts import (
     clipping_share,
     is_exact,
 )
-from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name
+from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name, used_choice
 from dashboard.words.formatting import format_db, format_number, format_percent, plural
 from quant_engine.report import LayerReport, ModelReport, RangeChoice, TensorReport
 
@@ -234,7 +234,7 @@ def unequal_columns(layer: LayerReport) -> Finding | None:
 
 def outlier_values(tensor: TensorReport, part: str) -> Finding | None:
     """Find single values that stretch a range, where another range estimator cuts them off."""
-    best, used = best_choice(tensor.range_choices), _used_choice(tensor)
+    best, used = best_choice(tensor.range_choices), used_choice(tensor)
     if best is None or used is None or best.clipped_fraction <= used.clipped_fraction:
         return None
     gain = best.sqnr_db - used.sqnr_db
@@ -396,14 +396,9 @@ def inherited(
     )
 
 
-def _used_choice(tensor: TensorReport) -> RangeChoice | None:
-    rule = tensor.scheme.observer
-    return next((choice for choice in tensor.range_choices if choice.observer == rule), None)
-
-
 def wider_choice(tensor: TensorReport) -> RangeChoice | None:
     """Return the best range that cuts off less than the one in use; None where there is none."""
-    used = _used_choice(tensor)
+    used = used_choice(tensor)
     if used is None:
         return None
     return best_choice(

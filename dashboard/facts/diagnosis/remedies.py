@@ -57,13 +57,12 @@ def offers(
         recipe: The run's recipe; what it has already is not offered again.
         targets: What equalization and smoothing can treat in this model.
     """
-    found = [
+    return tuple(
         offer
         for remedy in finding.remedies
         for offer in _OFFERS[remedy](layer, recipe, targets)
         if offer.recipe != recipe
-    ]
-    return tuple(found)
+    )
 
 
 def _equalize(layer: LayerReport, recipe: Recipe, targets: Targets) -> list[Offer]:
@@ -286,11 +285,9 @@ def describe_treatment(found: Treatment) -> str:
     if found.alpha is not None:
         parts.append(f"α {found.alpha:g}, folded into {found.folded_into}")
     if found.error_before is not None and found.error_after is not None:
-        by_gptq = (
-            f" (GPTQ on the same inputs: {format_percent(found.error_by_gptq)})"
-            if found.error_by_gptq is not None
-            else ""
-        )
+        by_gptq = ""
+        if found.error_by_gptq is not None:
+            by_gptq = f" (GPTQ on the same inputs: {format_percent(found.error_by_gptq)})"
         parts.append(
             f"error of the {found.error_of} {format_percent(found.error_before)} → "
             f"{format_percent(found.error_after)}{by_gptq}"

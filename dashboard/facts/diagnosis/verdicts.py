@@ -7,8 +7,10 @@ is one function in `TENSOR_RULES` or `LAYER_RULES`.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from dashboard.facts.diagnosis.causes import accumulated_relative, local_relative, zeros_of
 from dashboard.facts.tensors import (
@@ -17,6 +19,7 @@ from dashboard.facts.tensors import (
     channels_of,
     median_sqnr,
     observer_name,
+    used_choice,
     worst_channels,
 )
 from dashboard.words.formatting import (
@@ -152,14 +155,10 @@ def _has_many_zeros(tensor: TensorReport) -> bool:
     return is_shared and counts[zero] >= 0.1 * sum(counts)
 
 
-def codes_for_most(tensor: TensorReport, share: float = 0.99) -> int:
-    """Return how many codes, the most frequent first, hold `share` of the values."""
-    needed, held = share * sum(tensor.codes.counts), 0
-    for codes, count in enumerate(sorted(tensor.codes.counts, reverse=True), start=1):
-        held += count
-        if held >= needed:
-            return codes
-    return len(tensor.codes.counts)
+def codes_for_most(tensor: TensorReport) -> int:
+    """Return how many codes, the most frequent first, hold 99 % of the values."""
+    held = list(accumulate(sorted(tensor.codes.counts, reverse=True)))
+    return bisect_left(held, 0.99 * held[-1]) + 1
 
 
 def code_use(tensor: TensorReport, subject: str) -> Verdict | None:
@@ -185,9 +184,7 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
     per_channel = _per_channel(tensor, subject)
     if per_channel is not None:
         return per_channel
-    best = best_choice(tensor.range_choices)
-    own = (c for c in tensor.range_choices if c.observer == tensor.scheme.observer)
-    used = next(own, None)
+    best, used = best_choice(tensor.range_choices), used_choice(tensor)
     if best is None or used is None:
         return None
     title = f"{subject}: range"

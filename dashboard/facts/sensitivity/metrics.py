@@ -39,7 +39,10 @@ ONE_AT_A_TIME = "one_at_a_time"
 LEAVE_ONE_OUT = "leave_one_out"
 
 
-@dataclass(frozen=True, slots=True)
+BOOTSTRAP = "95 % bootstrap interval over the samples"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SensitivityMetric:
     """One way to say how far the changed model's output is from the float model's.
 
@@ -52,8 +55,10 @@ class SensitivityMetric:
         is_higher_worse: Whether a larger value is a larger error.
         allows_log: Whether a logarithmic axis makes sense.
         interval_name: Where its interval comes from.
-        read: Value of one layer, or None where it was not measured.
-        read_interval: 95 % interval of that value, or None.
+        read: Value of one layer, or None where it was not measured; by default what the report
+            ranks by.
+        read_interval: 95 % interval of that value, or None; by default the report's own, where it
+            ranks by this metric.
         format: A value as text with its unit.
     """
 
@@ -62,12 +67,12 @@ class SensitivityMetric:
     unit: str
     axis: str
     about: str
-    is_higher_worse: bool
-    allows_log: bool
-    interval_name: str
-    read: Callable[[LayerSensitivity], float | None]
-    read_interval: Callable[[LayerSensitivity, SensitivityReport], Interval | None]
-    format: Callable[[float | None], str]
+    is_higher_worse: bool = True
+    allows_log: bool = False
+    interval_name: str = BOOTSTRAP
+    read: Callable[[LayerSensitivity], float | None] = lambda layer: layer.value
+    read_interval: Callable[[LayerSensitivity, SensitivityReport], Interval | None] | None = None
+    format: Callable[[float | None], str] = format_number
 
     @property
     def is_ranked_unit(self) -> bool:
@@ -90,7 +95,10 @@ class SensitivityMetric:
 
         The interval that a report holds belongs to the metric it ranks by.
         """
-        interval = self.read_interval(layer, report)
+        if self.read_interval is None:
+            interval = layer.interval if report.metric == self.key else None
+        else:
+            interval = self.read_interval(layer, report)
         if interval is None or any(math.isnan(end) for end in interval):
             return None
         return min(interval), max(interval)
@@ -100,15 +108,10 @@ class SensitivityMetric:
         return value if self.is_higher_worse else -value
 
 
-def _own_interval(layer: LayerSensitivity, report: SensitivityReport, key: str) -> Interval | None:
-    return layer.interval if report.metric == key else None
-
-
 def _sqnr_interval(layer: LayerSensitivity, report: SensitivityReport) -> Interval | None:
-    interval = _own_interval(layer, report, NMSE.key)
-    if interval is None:
-        return _own_interval(layer, report, "sqnr_db")
-    low, high = (math.inf if end <= 0 else -10 * math.log10(end) for end in interval)
+    if report.metric != NMSE.key:
+        return layer.interval if report.metric == "sqnr_db" else None
+    low, high = (math.inf if end <= 0 else -10 * math.log10(end) for end in layer.interval)
     return min(low, high), max(low, high)
 
 
@@ -152,9 +155,7 @@ _ALL = (
         axis="KL divergence of the output (nats)",
         about="How far the predicted probabilities move, mean over the samples; 0 is no change.",
         allows_log=True,
-        interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.kl_divergence,
-        read_interval=lambda layer, report: _own_interval(layer, report, "kl_divergence"),
         format=format_nats,
     ),
     SensitivityMetric(
@@ -163,18 +164,13 @@ _ALL = (
         axis="Output error energy / signal energy (NMSE, no unit)",
         about="Energy of the output error as a share of the output's own energy; 0 is no change.",
         allows_log=True,
-        interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.nmse,
-        read_interval=lambda layer, report: _own_interval(layer, report, NMSE.key),
-        format=format_number,
     ),
     SensitivityMetric(
         **_named("sqnr_db"),
         unit="dB",
         axis="Output signal-to-noise ratio (SQNR, dB): lower is worse",
         about="The same error in decibels; every 10 dB less is ten times the error energy.",
-        allows_log=False,
-        interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: layer.sqnr_db,
         read_interval=_sqnr_interval,
         format=format_db,
@@ -186,8 +182,6 @@ _ALL = (
         axis="Samples whose predicted class changes (%)",
         about="Share of samples whose most likely class is no longer the float model's "
         "(100 % minus the top-1 agreement).",
-        is_higher_worse=True,
-        allows_log=False,
         interval_name="95 % Wilson interval of the counted share",
         read=lambda layer: (
             None if layer.top1_agreement is None else 100 * (1 - layer.top1_agreement)
@@ -200,7 +194,6 @@ _ALL = (
         unit="percentage points",
         axis="Accuracy lost (percentage points)",
         about="Float accuracy minus the accuracy now. Below 0, the change happened to help.",
-        allows_log=False,
         interval_name="95 % interval of the difference in pairs",
         read=lambda layer: percent(layer.accuracy_drop),
         read_interval=_accuracy_drop_interval,
@@ -221,12 +214,7 @@ _RATIO = SensitivityMetric(
     unit="",
     axis="Share of the fully quantized model's degradation, largest of all outputs",
     about=RATIO_ABOUT,
-    is_higher_worse=True,
     allows_log=True,
-    interval_name="95 % bootstrap interval over the samples",
-    read=lambda layer: layer.value,
-    read_interval=lambda layer, _: layer.interval,
-    format=format_number,
 )
 
 
@@ -263,11 +251,6 @@ def _of_metric(key: str) -> SensitivityMetric:
         axis=f"{label} ({unit})" if unit else label,
         about="What the output is judged by, on the changed model.",
         is_higher_worse=metric is None or metric.is_larger_worse,
-        allows_log=False,
-        interval_name="95 % bootstrap interval over the samples",
-        read=lambda layer: layer.value,
-        read_interval=lambda layer, _: layer.interval,
-        format=format_number,
     )
 
 
@@ -279,9 +262,7 @@ def _of_likeness(measure: Degradation) -> SensitivityMetric:
         unit="",
         axis=measure.heading,
         about=f"{measure.about[0].upper()}{measure.about[1:]}.",
-        is_higher_worse=True,
         allows_log=True,
-        interval_name="95 % bootstrap interval over the samples",
         read=lambda layer: measure.of_value(layer.value),
         read_interval=lambda layer, _: degradation_interval(measure, layer.interval),
         format=measure.text,
@@ -293,7 +274,6 @@ def _of_output(index: int, effect: OutputEffect) -> SensitivityMetric:
     metric = METRICS.get(effect.metric) or _of_metric(effect.metric)
     if effect.metric == "top1_agreement":  # stored as a share that agrees
         metric = _of_metric(effect.metric)
-    name = effect.name
     is_likeness = effect.metric in _LIKENESSES
     measure = DEGRADATIONS[effect.metric] if is_likeness else NMSE  # NMSE leaves a value as it is
 
@@ -307,10 +287,10 @@ def _of_output(index: int, effect: OutputEffect) -> SensitivityMetric:
 
     return replace(
         metric,
-        key=f"{name}_{metric.key}",
-        label=f"{name}: {metric.label}",
-        axis=f"{name}: {metric.axis}",
-        about=f"Of the output {name} alone. {metric.about}",
+        key=f"{effect.name}_{metric.key}",
+        label=f"{effect.name}: {metric.label}",
+        axis=f"{effect.name}: {metric.axis}",
+        about=f"Of the output {effect.name} alone. {metric.about}",
         read=read,
         read_interval=read_interval,
     )

@@ -15,8 +15,6 @@ from dashboard.facts.accuracy import (
     AccuracyChange,
     change_text,
     compare_accuracy,
-    delta_arrow,
-    delta_color,
     output_change,
     share_interval,
     share_text,
@@ -48,8 +46,6 @@ def test_a_handful_of_samples_is_no_difference(net: int, sign: int) -> None:
     assert not change.is_clear
     assert change_text(change).endswith(NO_DIFFERENCE)
     assert change_text(change).startswith(f"{'+' if sign > 0 else '−'}{net} of 400 samples")
-    assert delta_color(change) == "off"
-    assert delta_arrow(change) == "off"
 
 
 @pytest.mark.parametrize(("lost", "won", "verdict"), [(0, 6, "better"), (6, 0, "worse")])
@@ -60,7 +56,7 @@ def test_six_samples_that_all_changed_one_way_are_a_difference(
 
     assert change.verdict == verdict
     assert change_text(change).startswith("+1.5 points (" if won else "−1.5 points (")
-    assert (delta_color(change), delta_arrow(change)) == ("normal", "auto")
+    assert change.is_clear
 
 
 def test_the_verdict_is_that_of_mcnemars_exact_test_but_for_its_edge() -> None:
@@ -140,5 +136,4 @@ def test_a_broken_model_is_worse() -> None:
 def test_nothing_is_compared_without_labels() -> None:
     assert output_change(None) is None
     assert output_change(replace(output(0.9, 0.9, 1.0), accuracy_float=None)) is None
-    assert delta_color(None) == "off"
     assert share_text(0.985, SAMPLES) == "98.5 % (96.8–99.3)"

@@ -172,7 +172,7 @@ def test_codes_in_even_use_are_fine_and_few_values_are_not_judged() -> None:
 
 def test_codes_for_most_counts_the_most_frequent_first() -> None:
     assert codes_for_most(tensor(codes=CodeUsage(0, (1, 98, 1, 900)))) == 2
-    assert codes_for_most(tensor(codes=CodeUsage(0, (25, 25, 25, 25))), 0.5) == 2
+    assert codes_for_most(tensor(codes=CodeUsage(0, (25, 25, 25, 25)))) == 4
 
 
 # --- Ranges ---------------------------------------------------------------------------------------
