@@ -8,6 +8,23 @@ import streamlit as st
 
 from dashboard.session.link_check import check_link_word
 
+TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
+
+
+def choose_top(key: str, default: str, help: str) -> int | None:
+    """Draw a list of how many layers are shown; return the number, None for all."""
+    check_link_word(key, list(TOPS))
+    chosen = st.selectbox(
+        "Layers shown",
+        list(TOPS),
+        index=list(TOPS).index(default),
+        key=key,
+        bind="query-params",
+        width=140,
+        help=help,
+    )
+    return TOPS[chosen]
+
 
 def choose(
     label: str, words: Sequence[str], key: str, *, default: str = "", help: str | None = None

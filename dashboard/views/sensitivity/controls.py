@@ -18,13 +18,11 @@ from dashboard.data.sweeps import (
 )
 from dashboard.facts.sensitivity.metrics import SensitivityMetric, available_metrics
 from dashboard.session.link_check import check_link_word
-from dashboard.widgets.choice import choose
+from dashboard.widgets.choice import choose, choose_top
 from quant_engine.report import SensitivityReport
 from quant_engine.variants import ACTIVATIONS, WEIGHTS
 
 DIRECTION_KEY, PARTS_KEY, WIDTHS_KEY, OPTION_KEY = "direction", "parts", "widths", "option"
-TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
-DEFAULT_TOP = "20"
 _SWEEP_KEYS = (DIRECTION_KEY, PARTS_KEY, WIDTHS_KEY)
 
 
@@ -110,19 +108,11 @@ def choose_view(
     """Draw the controls of the ranking; return measure, number of layers, log axis, filter."""
     metrics = {metric.label: metric for metric in available_metrics(report)}
     check_link_word("metric", list(metrics))
-    check_link_word("top", list(TOPS))
     check_link_word("log", ["true", "false"])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         label = st.selectbox("Measure", list(metrics), key="metric", bind="query-params", width=220)
-        top = st.selectbox(
-            "Layers shown",
-            list(TOPS),
-            index=list(TOPS).index(DEFAULT_TOP),
-            key="top",
-            bind="query-params",
-            width=140,
-            help="The most sensitive ones. The trade-off and the table always hold all layers.",
-        )
+        about = "The most sensitive ones. The trade-off and the table always hold all layers."
+        top = choose_top("top", "20", about)
         text = st.text_input(
             "Name contains",
             key="find",
@@ -142,7 +132,7 @@ def choose_view(
             if metric.allows_log
             else "This measure is shown on a linear axis.",
         )
-    return metric, TOPS[top], is_log, text
+    return metric, top, is_log, text
 
 
 def choose_option(options: Mapping[str, SensitivityReport]) -> str:

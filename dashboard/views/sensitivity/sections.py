@@ -44,6 +44,7 @@ from dashboard.views.sensitivity.table import exclude_and_rerun
 from dashboard.widgets.chart import show_layer_figure
 from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
+from dashboard.widgets.number import show_number
 from dashboard.words.formatting import (
     MISSING,
     format_bytes,
@@ -60,53 +61,53 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     metric = available_metrics(report)[0]
     ranked = rank_layers(report, metric)
     rivals = len(rivals_of_first(ranked))
-    box = st.container(horizontal=True, gap="medium", key="sensitivity_headline")
     culprit = run_state.culprit_of(run)
     is_culprit = culprit is not None and culprit.name == ranked[0].name
     first, _ = ranked[0].drawn
-    box.metric(
-        "Culprit (measured)" if is_culprit else "Most sensitive in this measurement",
-        short_name(ranked[0].name, [row.name for row in ranked], 24),
-        metric.format(first)
-        + (" gained without it" if ranked[0].gain is not None else decided_by(ranked[0], metric)),
-        help=None
-        if is_culprit or culprit is None
-        else f"The run's culprit, by its own schemes and one layer at a time: {culprit.sentence}",
-        delta_color="off",
-        delta_arrow="off",
-        width="content",
-    )
-    box.metric(
-        "Could be the first as well",
-        plural(rivals, "layer") if rivals else "no other",
-        help=f"Layers that are statistically tied with the first by {metric.label}. "
-        + describe_ties(report, metric),
-        width="content",
-    )
+    gained = " gained without it" if ranked[0].gain is not None else decided_by(ranked[0], metric)
     value = None if report.reference is None else metric.value(report.reference)
-    box.metric(
-        "All layers quantized",
-        MISSING if value is None else metric.format(value),
-        _reference_text(report) or None,
-        delta_color="off",
-        delta_arrow="off",
-        help=f"{metric.label} with every layer of the recipe quantized. {metric.about}",
-        width="content",
-    )
-    if not report.cumulative and any(report.options):
-        return  # the curve belongs to another option
-    if report.accuracy_float is None or is_joint(report):
-        return  # there is none, or that of one output, which says nothing of the others
-    best = most_quantized_without_loss(report)
-    last = max((point.count for point in report.cumulative), default=0)
-    box.metric(
-        "Quantized without a loss of accuracy",
-        MISSING if best is None else f"{best.count} of {plural(last, 'layer')}",
-        help="The most layers, least sensitive first, up to which the "
-        f"{report.samples} test samples show no loss against float"
-        + (f"; measured at {measured_counts(report)}." if report.cumulative else "."),
-        width="content",
-    )
+    numbers = [
+        (
+            "Culprit (measured)" if is_culprit else "Most sensitive in this measurement",
+            short_name(ranked[0].name, [row.name for row in ranked], 24),
+            metric.format(first) + gained,
+            None
+            if is_culprit or culprit is None
+            else "The run's culprit, by its own schemes and one layer at a time: "
+            f"{culprit.sentence}",
+        ),
+        (
+            "Could be the first as well",
+            plural(rivals, "layer") if rivals else "no other",
+            None,
+            f"Layers that are statistically tied with the first by {metric.label}. "
+            + describe_ties(report, metric),
+        ),
+        (
+            "All layers quantized",
+            MISSING if value is None else metric.format(value),
+            _reference_text(report) or None,
+            f"{metric.label} with every layer of the recipe quantized. {metric.about}",
+        ),
+    ]
+    # The curve may belong to another option; the accuracy of one output says nothing of others.
+    has_curve = bool(report.cumulative) or not any(report.options)
+    if has_curve and report.accuracy_float is not None and not is_joint(report):
+        best = most_quantized_without_loss(report)
+        last = max((point.count for point in report.cumulative), default=0)
+        numbers.append(
+            (
+                "Quantized without a loss of accuracy",
+                MISSING if best is None else f"{best.count} of {plural(last, 'layer')}",
+                None,
+                "The most layers, least sensitive first, up to which the "
+                f"{report.samples} test samples show no loss against float"
+                + (f"; measured at {measured_counts(report)}." if report.cumulative else "."),
+            )
+        )
+    with st.container(horizontal=True, gap="medium", key="sensitivity_headline"):
+        for number in numbers:
+            show_number(*number, width="content")
 
 
 def _reference_text(report: SensitivityReport) -> str:

@@ -11,62 +11,49 @@ from dashboard.figures.cost.size import (
     reduction_text,
 )
 from dashboard.session import run_state
-from dashboard.session.link_check import check_link_word
 from dashboard.views.size_time.timing import is_on_its_way, show_timing
 from dashboard.widgets.chart import show_figure, show_layer_figure
-from dashboard.widgets.choice import choose
+from dashboard.widgets.choice import choose, choose_top
 from dashboard.widgets.guard import contained
 from dashboard.widgets.lesson_links import show_number_lessons
+from dashboard.widgets.number import show_number
 from dashboard.words.formatting import format_bytes, format_number, plural
 from dashboard.words.recipes import CODE_BITS, CODE_BITS_ABOUT, SCALED_BITS, SCALED_BITS_ABOUT
 from dashboard.work import service
 from quant_engine.report import SizeReport
 
-TOPS = {"10": 10, "20": 20, "50": 50, "all": None}
-DEFAULT_TOP = "10"
 LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
 
 
 @contained("The headline")
 def _show_headline(size: SizeReport, given_bytes: int) -> None:
-    box = st.container(horizontal=True, gap="medium", key="size_headline")
-    box.metric(
-        "Quantized model",
-        format_bytes(size.quantized_bytes),
-        reduction_text(size),
-        delta_color="off",
-        delta_arrow="off",
-        help="All parameters and buffers, counted. 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes.",
-        width="content",
+    folded = ", BatchNorm folded" if size.float_bytes != given_bytes else ""
+    numbers = (
+        (
+            "Quantized model",
+            format_bytes(size.quantized_bytes),
+            reduction_text(size),
+            "All parameters and buffers, counted. 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes.",
+        ),
+        (
+            f"Float model{folded}",
+            format_bytes(size.float_bytes),
+            None,
+            f"As given it has {format_bytes(given_bytes)}.",
+        ),
+        (CODE_BITS, format_number(size.weight_bits), None, CODE_BITS_ABOUT),
+        (SCALED_BITS, format_number(size.effective_bits), None, SCALED_BITS_ABOUT),
+        (
+            "Quantized file, measured",
+            format_bytes(size.quantized_file_bytes),
+            f"float file {format_bytes(size.float_file_bytes)}",
+            "Length of the model written as a safetensors file, whose header lists every tensor's "
+            "name, type and shape: that is what it has more than the counted bytes.",
+        ),
     )
-    box.metric(
-        "Float model, BatchNorm folded" if size.float_bytes != given_bytes else "Float model",
-        format_bytes(size.float_bytes),
-        help=f"As given it has {format_bytes(given_bytes)}.",
-        width="content",
-    )
-    box.metric(
-        CODE_BITS,
-        format_number(size.weight_bits),
-        help=CODE_BITS_ABOUT,
-        width="content",
-    )
-    box.metric(
-        SCALED_BITS,
-        format_number(size.effective_bits),
-        help=SCALED_BITS_ABOUT,
-        width="content",
-    )
-    box.metric(
-        "Quantized file, measured",
-        format_bytes(size.quantized_file_bytes),
-        f"float file {format_bytes(size.float_file_bytes)}",
-        delta_color="off",
-        delta_arrow="off",
-        help="Length of the model written as a safetensors file, whose header lists every "
-        "tensor's name, type and shape: that is what it has more than the counted bytes.",
-        width="content",
-    )
+    with st.container(horizontal=True, gap="medium", key="size_headline"):
+        for number in numbers:
+            show_number(*number, width="content")
     show_number_lessons("", key="size", labels=f"Model size, {SCALED_BITS_ABOUT}")
 
 
@@ -77,19 +64,10 @@ def _show_model_size(run: Run) -> None:
 
 def _choose_rows() -> tuple[int | None, str]:
     """How many layers the figures show, and in which order the bytes stand."""
-    check_link_word("rows", list(TOPS))
+    about = "The largest ones, the rest added up in one row; and below, those whose time changes "
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        top = st.selectbox(
-            "Layers shown",
-            list(TOPS),
-            index=list(TOPS).index(DEFAULT_TOP),
-            key="rows",
-            bind="query-params",
-            width=140,
-            help="The largest ones, the rest added up in one row; and below, those whose time "
-            "changes the most.",
-        )
-        return TOPS[top], choose("Order", [LARGEST_FIRST, AS_THEY_RUN], "order")
+        top = choose_top("rows", "10", f"{about}the most.")
+        return top, choose("Order", [LARGEST_FIRST, AS_THEY_RUN], "order")
 
 
 @contained("The bytes of the layers")
