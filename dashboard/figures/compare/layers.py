@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -68,29 +69,34 @@ def dumbbells_picture(
 _NONE = "No layer has this number in both runs."
 
 
-def _ends(one: LayerChange, least: float) -> tuple[float, float]:
-    """Both values; 0 has no place on a logarithmic axis and stands at its edge."""
-    assert one.a is not None
-    assert one.b is not None
-    return max(one.a, least), max(one.b, least)
-
-
-def _least(changes: Sequence[LayerChange], metric: LayerMetric) -> float:
+def _ends(changes: Sequence[LayerChange], metric: LayerMetric) -> list[tuple[float, float]]:
+    """Return both values of each; 0 has no place on a logarithmic axis and stands at its edge."""
+    pairs = [(one.a, one.b) for one in changes if one.a is not None and one.b is not None]
     if not metric.is_log:
-        return -math.inf
-    positive = [v for one in changes for v in (one.a, one.b) if v is not None and v > 0]
-    return min(positive, default=1.0) / 3
+        return pairs
+    least = min((value for pair in pairs for value in pair if value > 0), default=1.0) / 3
+    return [(max(a, least), max(b, least)) for a, b in pairs]
+
+
+def _axis(
+    ends: Sequence[tuple[float, float]], metric: LayerMetric
+) -> tuple[tuple[float, float], dict[str, Any]]:
+    """Return how far an axis of these values reaches, and its settings."""
+    low, high = min(map(min, ends)), max(map(max, ends))
+    if not metric.is_log:
+        return (low - 1, high + 1), {"range": [low - 1, high + 1]}
+    reach = (low / 2, high * 2)
+    settings = log_axis(value for pair in ends for value in pair)
+    return reach, settings | {"range": [math.log10(value) for value in reach]}
 
 
 def _dumbbells(
     title: str, shown: Sequence[LayerChange], metric: LayerMetric, selected: str
 ) -> go.Figure:
-    least = _least(shown, metric)
-    ends = [_ends(one, least) for one in shown]
+    ends = _ends(shown, metric)
     names = [one.name for one in shown]
     hover = [_hover(one, metric) for one in shown]
-    low, high = min(map(min, ends)), max(map(max, ends))
-    reach = (low / 2, high * 2) if metric.is_log else (low - 1, high + 1)
+    reach, axis = _axis(ends, metric)
     traces = [row_targets(names, hover, *reach)]
     for text, color, is_of in (("B is better", GOOD, True), ("B is worse", CLIPPED, False)):
         chosen = [
@@ -121,8 +127,6 @@ def _dumbbells(
                 edge_width=2,
             )
         )
-    axis = log_axis(v for pair in ends for v in pair) if metric.is_log else {}
-    axis["range"] = [math.log10(x) for x in reach] if metric.is_log else list(reach)
     bands = [row_band(i - 0.48, i + 0.48) for i, name in enumerate(names) if name == selected]
     return new_figure(
         title,
@@ -167,13 +171,8 @@ def _describe_sides(known: Sequence[LayerChange], metric: LayerMetric) -> str:
 def _scatter(
     title: str, known: Sequence[LayerChange], metric: LayerMetric, selected: str
 ) -> go.Figure:
-    least = _least(known, metric)
-    ends = [_ends(one, least) for one in known]
-    values = [v for pair in ends for v in pair]
-    low, high = min(values), max(values)
-    reach = (low / 2, high * 2) if metric.is_log else (low - 1, high + 1)
-    axis = log_axis(values) if metric.is_log else {}
-    axis["range"] = [math.log10(x) for x in reach] if metric.is_log else list(reach)
+    ends = _ends(known, metric)
+    reach, axis = _axis(ends, metric)
     marks: Trace = dots(
         [a for a, _ in ends],
         [b for _, b in ends],

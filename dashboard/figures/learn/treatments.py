@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from dashboard.figures.kit.axes import rows_axis, two_lines
 from dashboard.figures.kit.marks import bars
@@ -12,70 +11,59 @@ from dashboard.figures.kit.theme import FLOAT, GOOD, HIGHLIGHT, INT8, new_figure
 from dashboard.words.formatting import format_accuracy, percent
 
 
-@dataclass(frozen=True, slots=True)
-class Treated:
-    """A model under one repair.
-
-    Attributes:
-        name: What was done, in a few words.
-        accuracy: Share of the answers that are right, 0 to 1.
-    """
-
-    name: str
-    accuracy: float
-
-
 def treatments_picture(
-    treated: Sequence[Treated], chosen: str, float_accuracy: float, images: int
+    accuracies: Mapping[str, float], chosen: str, float_accuracy: float, images: int
 ) -> Picture:
     """Return the accuracy under every repair as bars, the chosen one framed.
 
     Args:
-        treated: The repairs, in the order they are drawn.
+        accuracies: What was done, in a few words, and the share of the answers that are right, 0
+            to 1; in the order they are drawn.
         chosen: Name of the repair that is looked at.
         float_accuracy: Share of the answers that are right before quantization, dotted.
         images: How many images were asked.
     """
-    names = [one.name for one in treated]
-    is_chosen = [name == chosen for name in names]
+    is_chosen = [name == chosen for name in accuracies]
+    shares = list(accuracies.values())
     title = two_lines(
         "Right answers of the quantized network",
         f"share of {images:,} test digits; dotted: {format_accuracy(float_accuracy)} in float",
     )
     trace = bars(
-        [percent(one.accuracy) for one in treated],
-        range(len(treated)),
-        [GOOD if one.accuracy > float_accuracy - 0.01 else INT8 for one in treated],
-        hover=[f"{one.name}: {format_accuracy(one.accuracy)}" for one in treated],
+        [percent(share) for share in shares],
+        range(len(shares)),
+        [GOOD if share > float_accuracy - 0.01 else INT8 for share in shares],
+        hover=[f"{name}: {format_accuracy(share)}" for name, share in accuracies.items()],
         edge=[HIGHLIGHT if is_it else "rgba(0,0,0,0)" for is_it in is_chosen],
         edge_width=[4 if is_it else 0 for is_it in is_chosen],
         is_level=True,
         width=0.66,
-        text=[format_accuracy(one.accuracy) for one in treated],
-        textposition=["inside" if one.accuracy > 0.5 else "outside" for one in treated],
+        text=[format_accuracy(share) for share in shares],
+        textposition=["inside" if share > 0.5 else "outside" for share in shares],
         cliponaxis=False,
     )
-    labels = [f"<b>▶ {n}</b>" if is_it else n for n, is_it in zip(names, is_chosen, strict=True)]
+    labels = [
+        f"<b>▶ {n}</b>" if is_it else n for n, is_it in zip(accuracies, is_chosen, strict=True)
+    ]
     figure = new_figure(
         title,
         "Right answers (%)",
         traces=[trace],
-        height=110 + 34 * len(treated),
+        height=110 + 34 * len(shares),
         x_axis={"range": [0, 115], "tickvals": [0, 25, 50, 75, 100]},
         y_axis=rows_axis(labels),
         shapes=[vertical_line(100 * float_accuracy, color=FLOAT)],
         layout={"margin": {"l": 64, "r": 16, "t": 60, "b": 48}},
     )
-    seen = next(one for one in treated if one.name == chosen)
     return Picture(
         figure,
-        f"With “{chosen}”, {format_accuracy(seen.accuracy)} of the answers are right; in float "
-        f"{format_accuracy(float_accuracy)}.",
+        f"With “{chosen}”, {format_accuracy(accuracies[chosen])} of the answers are right; in "
+        f"float {format_accuracy(float_accuracy)}.",
         (
             "One bar for each repair; the framed one is chosen. The model, its bits and the test "
             "digits are the same for all.",
             "Green: within one point of the float network.",
         ),
-        lambda: [{"repair": one.name, "right_percent": percent(one.accuracy)} for one in treated],
+        lambda: [{"repair": n, "right_percent": percent(s)} for n, s in accuracies.items()],
         "repairs",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from dashboard.data.settings import settings_to_text
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.learn.treatments import Treated, treatments_picture
+from dashboard.figures.learn.treatments import treatments_picture
 from dashboard.figures.tensor.cause import ChannelSide, channel_panels, channel_rows
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_accuracy, format_number
@@ -55,7 +55,7 @@ def show(values: Values) -> Outcome:
         ),
         pictures=(
             treatments_picture(
-                [Treated(text, accuracy[name]) for text, name in _TREATMENTS.items()],
+                {text: accuracy[name] for text, name in _TREATMENTS.items()},
                 label,
                 float_accuracy,
                 images,
