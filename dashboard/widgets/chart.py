@@ -65,18 +65,15 @@ def show_figure(
         figure = enlarge(figure, height=HEIGHT - taken)
     with st.container(key=f"figure_{key}", gap="xsmall"):
         st.markdown(f"**{escape_markdown(picture.alt)}**")
-        if on_select is None:
-            st.plotly_chart(figure, width="stretch", key=key, config=config, alt=picture.alt)
-        else:
-            st.plotly_chart(
-                figure,
-                width="stretch",
-                key=key,
-                config=config,
-                alt=picture.alt,
-                on_select=forward,
-                selection_mode="points",
-            )
+        st.plotly_chart(
+            figure,
+            width="stretch",
+            key=key,
+            config=config,
+            alt=picture.alt,
+            on_select="ignore" if on_select is None else forward,
+            selection_mode="points",
+        )
         with st.container(
             horizontal=True, gap="small", vertical_alignment="center", key=f"aside_{key}"
         ):

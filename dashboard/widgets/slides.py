@@ -10,6 +10,11 @@ import streamlit as st
 from dashboard.session.link_widgets import open_next
 from dashboard.session.state import PRESENT_KEY, session
 
+ARROWS = (
+    ("Previous", "Left", ":material/chevron_left:", -1),
+    ("Next", "Right", ":material/chevron_right:", 1),
+)
+"""The two buttons that go back and on: label, key of the keyboard, icon, step."""
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 
@@ -33,10 +38,7 @@ def show_slide_bar(files: Sequence[str], index: int) -> None:
     here.slides, here.slides_turn = [], None
     st.html(ASSETS / "present.css")
     with st.container(horizontal=True, key="slide_bar", vertical_alignment="center"):
-        for label, key, icon, step in (
-            ("Previous", "Left", ":material/chevron_left:", -1),
-            ("Next", "Right", ":material/chevron_right:", 1),
-        ):
+        for label, key, icon, step in ARROWS:
             st.button(
                 label,
                 key=f"slide_{label.lower()}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -26,7 +26,6 @@ from dashboard.work import service
 from quant_engine.scheme import (
     BATCH_NORM,
     CALIBRATION,
-    GRANULARITIES,
     MAX_BITS,
     MIN_BITS,
     PRESETS,
@@ -60,6 +59,8 @@ GRANULARITY_TITLES = {
 }
 GROUP_SIZES = (32, 64, 128)
 BITS = tuple(range(MAX_BITS, MIN_BITS - 1, -1))
+
+T = TypeVar("T")
 
 
 def show_recipe_form() -> Settings:
@@ -158,14 +159,12 @@ def _show_model(draft: Settings) -> tuple[str, int, int]:
 
 def _show_weight(scheme: TensorScheme) -> TensorScheme:
     bits = _bits_slider("Weight bits", scheme.bits, "weight_bits")
-    granularity = st.radio(
+    granularity = _radio(
         "Scales",
-        GRANULARITIES,
-        index=GRANULARITIES.index(scheme.granularity),
-        format_func=lambda value: GRANULARITY_TITLES.get(value, value),
-        horizontal=True,
-        key=versioned("weight_granularity"),
-        help="Per tensor: one scale for a whole weight. Per channel: one for each output channel. "
+        GRANULARITY_TITLES,
+        scheme.granularity,
+        "weight_granularity",
+        "Per tensor: one scale for a whole weight. Per channel: one for each output channel. "
         "Per group: one for each 32, 64 or 128 consecutive weights of a channel, so a large weight "
         "costs only its neighbours resolution.",
     )
@@ -208,8 +207,16 @@ def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:
         return None
     bits = _bits_slider("Input bits", shown.bits, "input_bits")
     symmetric = _symmetric_toggle(shown.symmetric, "input_symmetric")
-    is_dynamic = _range_radio(shown.is_dynamic)
-    if is_dynamic:
+    chosen = st.radio(
+        "Range of the inputs",
+        RANGE_TITLES,
+        index=int(shown.is_dynamic),
+        key=versioned("input_range"),
+        help="Fixed: the range comes from the calibration samples and stays; values beyond it are "
+        "clipped. Dynamic: each batch has its own range, found while the layer runs, which costs "
+        "time in every layer and keeps values from staying int8 between layers.",
+    )
+    if chosen == RANGE_TITLES[1]:
         st.caption(
             "From the smallest to the largest value of each batch; nothing is clipped. Errors are "
             f"measured in batches of up to {service.BATCH_SIZE} samples."
@@ -219,17 +226,18 @@ def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:
     return TensorScheme(bits, symmetric, "per_tensor", observer, percentile)
 
 
-def _range_radio(is_dynamic: bool) -> bool:
-    chosen = st.radio(
-        "Range of the inputs",
-        RANGE_TITLES,
-        index=int(is_dynamic),
-        key=versioned("input_range"),
-        help="Fixed: the range comes from the calibration samples and stays; values beyond it are "
-        "clipped. Dynamic: each batch has its own range, found while the layer runs, which costs "
-        "time in every layer and keeps values from staying int8 between layers.",
+def _radio(label: str, titles: Mapping[T, str], value: T, key: str, help: str) -> T:
+    """Draw a choice of one of a few values by their titles."""
+    values = list(titles)
+    return st.radio(
+        label,
+        values,
+        index=values.index(value),
+        format_func=titles.__getitem__,
+        horizontal=True,
+        key=versioned(key),
+        help=help,
     )
-    return chosen == RANGE_TITLES[1]
 
 
 def _bits_slider(label: str, bits: int, key: str) -> int:
@@ -383,14 +391,12 @@ def _with_setting(remedy: Remedy) -> Remedy:
         return _with_means(remedy)
     if not isinstance(remedy, AdaRound):
         return remedy
-    is_sequential = st.radio(
+    is_sequential = _radio(
         "AdaRound's inputs",
-        list(ROUNDED_BEHIND),
-        index=list(ROUNDED_BEHIND).index(remedy.is_sequential),
-        format_func=ROUNDED_BEHIND.__getitem__,
-        horizontal=True,
-        key=versioned("adaround_inputs"),
-        help="Behind rounded layers, each layer also makes up for what those before it got wrong. "
+        ROUNDED_BEHIND,
+        remedy.is_sequential,
+        "adaround_inputs",
+        "Behind rounded layers, each layer also makes up for what those before it got wrong. "
         "By itself, on float inputs, AdaRound is one more choice for each layer on What if.",
     )
     return replace(remedy, is_sequential=is_sequential)
@@ -398,14 +404,12 @@ def _with_setting(remedy: Remedy) -> Remedy:
 
 def _with_means(remedy: BiasCorrection) -> BiasCorrection:
     """Ask where a correction of biases takes mean errors from."""
-    chosen = st.radio(
+    chosen = _radio(
         "Mean errors of the biases",
-        list(MEANS_TITLES),
-        index=list(MEANS_TITLES).index(remedy.means),
-        format_func=MEANS_TITLES.__getitem__,
-        horizontal=True,
-        key=versioned("bias_means"),
-        help="Measured: on the samples, each layer behind corrected ones. Computed: for "
+        MEANS_TITLES,
+        remedy.means,
+        "bias_means",
+        "Measured: on the samples, each layer behind corrected ones. Computed: for "
         "weights alone, from the mean input that BatchNorm's statistics tell; where they do not, a "
         "layer stays as it is, and the report says why.",
     )

@@ -25,6 +25,7 @@ from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
 from dashboard.widgets.lesson_links import show_number_lessons
 from dashboard.widgets.number import show_number
+from dashboard.widgets.slides import ARROWS
 from dashboard.widgets.verdict_list import show_verdicts
 from dashboard.words.formatting import (
     format_bytes,
@@ -64,10 +65,7 @@ def _show_head(layer: LayerReport, report: ModelReport) -> None:
         st.subheader(f"`{layer.name}`", anchor=False, width="content")
         color, icon = _BADGES.get(layer.status, ("orange", ":material/help:"))
         st.badge(layer.status, color=color, icon=icon)  # type: ignore[arg-type]
-        for text, icon, step in (
-            ("Previous", ":material/chevron_left:", -1),
-            ("Next", ":material/chevron_right:", 1),
-        ):
+        for text, _, icon, step in ARROWS:
             is_end = not 0 <= index + step < len(names)
             st.button(
                 text,

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard.export import tables
 from dashboard.facts.diagnosis.verdicts import (
+    TensorRule,
     better_range,
     cause,
     code_use,
@@ -17,6 +18,7 @@ from dashboard.facts.diagnosis.verdicts import (
 )
 from dashboard.facts.layer_rows import error_rows, grid_rows
 from dashboard.facts.tensors import channels_of, why_no_choice
+from dashboard.figures.kit.picture import Picture
 from dashboard.figures.tensor.cause import input_channels_picture
 from dashboard.figures.tensor.channels import channels_picture, worst_channels_picture
 from dashboard.figures.tensor.codes import codes_picture
@@ -58,19 +60,26 @@ class TensorView:
         return f"{self.report.model_name}-{self.layer.name}-{self.part}"
 
 
-@contained("The values")
-def show_values(view: TensorView) -> None:
-    """Draw the values before and after."""
-    picture = values_picture(view.tensor, view.subject, is_log=view.is_log)
-    show_figure(picture, key="layer_values", stem=view.stem)
+def counts_tab(
+    what: str, key: str, draw: Callable[..., Picture], rule: TensorRule | None = None
+) -> Callable[[TensorView], None]:
+    """Return a tab that draws counts, under what a rule says of them.
 
+    Args:
+        what: The tab, as a sentence begins with it.
+        key: Key of its figure.
+        draw: Returns the picture.
+        rule: Says what to think of it.
+    """
 
-@contained("The errors")
-def show_error(view: TensorView) -> None:
-    """Draw the error in LSB."""
-    show_verdicts((without_tick(cause(view.tensor, view.subject), view.layer),))
-    picture = lsb_picture(view.tensor, view.subject, is_log=view.is_log)
-    show_figure(picture, key="layer_lsb", stem=view.stem)
+    @contained(what)
+    def show(view: TensorView) -> None:
+        if rule is not None:
+            show_verdicts((without_tick(rule(view.tensor, view.subject), view.layer),))
+        picture = draw(view.tensor, view.subject, is_log=view.is_log)
+        show_figure(picture, key=key, stem=view.stem)
+
+    return show
 
 
 @contained("The channels")
@@ -91,14 +100,6 @@ def show_channels(view: TensorView) -> None:
     show_verdicts((without_tick(weak_channel(tensor, view.subject), view.layer),))
     show_figure(channels_picture(tensor), key="layer_channels", stem=view.stem)
     show_figure(worst_channels_picture(tensor), key="layer_worst_channels", stem=view.stem)
-
-
-@contained("The codes")
-def show_codes(view: TensorView) -> None:
-    """Draw how often each code occurs."""
-    show_verdicts((without_tick(code_use(view.tensor, view.subject), view.layer),))
-    picture = codes_picture(view.tensor, view.subject, is_log=view.is_log)
-    show_figure(picture, key="layer_codes", stem=view.stem)
 
 
 @contained("The ranges")
@@ -175,10 +176,10 @@ def show_numbers(view: TensorView) -> None:
 
 
 TABS: dict[str, Callable[[TensorView], None]] = {
-    "Values": show_values,
-    "Error": show_error,
+    "Values": counts_tab("The values", "layer_values", values_picture),
+    "Error": counts_tab("The errors", "layer_lsb", lsb_picture, cause),
     "Channels": show_channels,
-    "Codes": show_codes,
+    "Codes": counts_tab("The codes", "layer_codes", codes_picture, code_use),
     "Ranges": show_ranges,
     "One value": show_example,
     "All numbers": show_numbers,

@@ -16,6 +16,7 @@ from dashboard.views.learn.paper import handout
 from dashboard.views.learn.place import choose_values, open_lesson
 from dashboard.widgets.chart import show_figure
 from dashboard.widgets.guard import contained
+from dashboard.widgets.slides import ARROWS
 from dashboard.words.markdown import escape_sentence
 
 RIGHT, WRONG, OPEN = "right", "wrong", "not yet"
@@ -66,10 +67,7 @@ def show_path(lessons: Sequence[Lesson], index: int, answers: Mapping[str, int])
 def show_steps(lessons: Sequence[Lesson], index: int) -> None:
     """Draw the buttons to the lessons before and after; the arrow keys press them."""
     with st.container(horizontal=True, gap="small", width="content", key="learn_steps"):
-        for label, key, icon, step in (
-            ("Previous", "Left", ":material/chevron_left:", -1),
-            ("Next", "Right", ":material/chevron_right:", 1),
-        ):
+        for label, key, icon, step in ARROWS:
             is_end = not 0 <= index + step < len(lessons)
             st.button(
                 label,

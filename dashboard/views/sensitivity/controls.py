@@ -108,7 +108,6 @@ def choose_view(
     """Draw the controls of the ranking; return measure, number of layers, log axis, filter."""
     metrics = {metric.label: metric for metric in available_metrics(report)}
     check_link_word("metric", list(metrics))
-    check_link_word("log", ["true", "false"])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         label = st.selectbox("Measure", list(metrics), key="metric", bind="query-params", width=220)
         about = "The most sensitive ones. The trade-off and the table always hold all layers."
@@ -120,6 +119,7 @@ def choose_view(
             placeholder="such as conv2",
             width=200,
         )
+        check_link_word("log", ["true", "false"])
         metric = metrics[label]
         is_log = st.toggle(
             "Logarithmic axis",

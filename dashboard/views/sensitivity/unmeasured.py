@@ -98,12 +98,7 @@ def show_partial_notice(run: Run, sweep: Sweep, report: SensitivityReport) -> No
         "wider than they could be.",
         icon=":material/hourglass_bottom:",
     )
-    st.button(
-        "Measure again in full",
-        icon=":material/refresh:",
-        on_click=start_sensitivity,
-        args=(run, sweep),
-    )
+    _offer_again("Measure again in full", run, sweep)
 
 
 def show_stopped_notice(run: Run, sweep: Sweep, report: SensitivityReport) -> None:
@@ -111,18 +106,17 @@ def show_stopped_notice(run: Run, sweep: Sweep, report: SensitivityReport) -> No
     stopped = [layer for layer in report.layers if layer.samples is not None]
     if not stopped:
         return
-    names = plural(len({layer.name for layer in stopped}), "layer")
+    found, known = ({layer.name for layer in layers} for layers in (stopped, report.layers))
     st.info(
-        f"Stopped where it was clear: {names} of {len({layer.name for layer in report.layers})} "
+        f"Stopped where it was clear: {plural(len(found), 'layer')} of {len(known)} "
         f"judged on fewer than all {report.samples} samples; the table says on how many.",
         icon=":material/speed:",
     )
-    st.button(
-        "Measure all layers on all samples",
-        icon=":material/refresh:",
-        on_click=start_sensitivity,
-        args=(run, sweep),
-    )
+    _offer_again("Measure all layers on all samples", run, sweep)
+
+
+def _offer_again(label: str, run: Run, sweep: Sweep) -> None:
+    st.button(label, icon=":material/refresh:", on_click=start_sensitivity, args=(run, sweep))
 
 
 def show_running(run: Run, sweep: Sweep) -> bool:

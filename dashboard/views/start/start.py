@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from dashboard.data.runs import Run
@@ -32,6 +34,7 @@ STORY_KEY = "story"
 
 
 def _show_presets(run: Run) -> None:
+    wanted = replace(run_state.wanted_settings(), model_name=run.model_name)
     with st.container(horizontal=True, gap="small", key="start_presets"):
         for name, recipe in PRESETS.items():
             is_shown = (
@@ -45,8 +48,8 @@ def _show_presets(run: Run) -> None:
                 help=preset_about(name),
                 disabled=is_shown,
                 icon=":material/check:" if is_shown else ":material/play_arrow:",
-                on_click=run_state.start_analysis,
-                args=(run.model_name, recipe),
+                on_click=run_state.start_settings,
+                args=(replace(wanted, recipe=recipe),),
             )
 
 

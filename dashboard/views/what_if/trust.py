@@ -75,25 +75,23 @@ def show_comparison(prediction: Prediction, rows: Sequence[ScoreRow]) -> None:
 def _column_settings(prediction: Prediction, bits_width: int) -> dict[str, Any]:
     """Widths that leave no column out of sight on a usual screen; what the rest leaves to bits."""
     texts = {
-        "Configuration": (160, "", True),
-        measure_of(prediction).head: (275, degradation_about(prediction), False),
+        "Configuration": (160, ""),
+        measure_of(prediction).head: (275, degradation_about(prediction)),
         **dict.fromkeys(
             output_heads(prediction),
-            (180, "Of this output alone, in its own unit. 0 is the float model's.", False),
+            (180, "Of this output alone, in its own unit. 0 is the float model's."),
         ),
-        RATIO: (70, "Predicted ÷ measured: 1 × is right; below, it makes too little of it.", False),
-        accuracy_head(prediction): (235, "Share of the test samples that are right.", False),
-        "Same answer": (180, "Share of answers that stay the float model's.", False),
-        "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes.", False),
-        CODE_BITS: (
-            bits_width,
-            f"{CODE_BITS_ABOUT} Then the same with scales and zero points.",
-            False,
-        ),
+        RATIO: (70, "Predicted ÷ measured: 1 × is right; below, it makes too little of it."),
+        accuracy_head(prediction): (235, "Share of the test samples that are right."),
+        "Same answer": (180, "Share of answers that stay the float model's."),
+        "Bytes": (75, "Of the whole model; exact. 1 kB is 1,000 bytes."),
+        CODE_BITS: (bits_width, f"{CODE_BITS_ABOUT} Then the same with scales and zero points."),
     }
     return {
-        name: st.column_config.TextColumn(name, width=width, help=about or None, pinned=pinned)
-        for name, (width, about, pinned) in texts.items()
+        name: st.column_config.TextColumn(
+            name, width=width, help=about or None, pinned=name == "Configuration"
+        )
+        for name, (width, about) in texts.items()
     }
 
 
