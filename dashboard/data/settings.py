@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import quote, unquote
 
 from dashboard.data.link_words import (
@@ -256,20 +257,16 @@ def _schemes(params: Params, notices: list[str]) -> Recipe:
                 f"The link names the preset “{shorten(preset)}”, which does not exist. "
                 f"{suggest(preset, PRESETS)} Using {recipe.name}."
             )
-    weight, activation = _last(params, "weight"), _last(params, "activation")
-    try:
-        if weight is not None:
-            recipe = replace(recipe, weight=scheme_from_text(weight))
-    except (LinkError, QuantizationError) as error:
-        notices.append(f"The link's weight scheme was not understood: {error} Using the usual one.")
-    try:
-        if activation is not None:
-            recipe = replace(recipe, activation=activation_from_text(activation))
-    except (LinkError, QuantizationError) as error:
-        notices.append(
-            f"The link's activation scheme was not understood: {error} Using the usual one."
-        )
-    return recipe
+    changes: dict[str, Any] = {}
+    for key, read in (("weight", scheme_from_text), ("activation", activation_from_text)):
+        text = _last(params, key)
+        try:
+            changes |= {} if text is None else {key: read(text)}
+        except (LinkError, QuantizationError) as error:
+            notices.append(
+                f"The link's {key} scheme was not understood: {error} Using the usual one."
+            )
+    return replace(recipe, **changes)
 
 
 def _layers(params: Params, recipe: Recipe, notices: list[str]) -> Recipe:

@@ -6,7 +6,7 @@ that a downloaded file explains itself. A missing value is an empty cell, no err
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -17,11 +17,7 @@ from dashboard.facts.layer_rows import layer_row, prefixed
 from dashboard.words.degradation import KL, NMSE, RATIO
 from dashboard.words.formatting import percent
 from quant_engine.errors import is_whole_number
-from quant_engine.report import (
-    LayerSensitivity,
-    ModelReport,
-    SensitivityReport,
-)
+from quant_engine.report import LayerSensitivity, ModelReport, SensitivityReport
 from quant_engine.variants import BOTH
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -31,13 +27,13 @@ Table: TypeAlias = pd.DataFrame
 """What a figure's data comes as; other modules name the type without importing pandas."""
 
 
-def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Table:
-    """Return rows as a table; `columns` gives the order, and the names of an empty table.
+def table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Return rows as a table.
 
     Whole numbers stay whole where some are missing, which pandas by itself turns into fractions.
     """
     kept = list(rows)
-    data = pd.DataFrame(kept, columns=None if columns is None else list(columns))
+    data = pd.DataFrame(kept)
     for name in data.columns:
         values = [row.get(name) for row in kept]
         known = [value for value in values if value is not None]
@@ -89,24 +85,14 @@ def _sensitivity_columns(name: str, measured: Iterable[SensitivityReport]) -> di
         for label, report in split_options(sensitivity).items():
             words = (sweep.direction, *(() if sweep.parts == BOTH else (sweep.parts,)), label)
             prefix = "_".join(word.replace(" ", "_") for word in words if word)
-            # The bytes under the run's own scheme stand with the layer already.
-            known = ("layer", "parameters", "float_bytes", *(() if label else ("quantized_bytes",)))
             for layer in report.layers:
                 if layer.name == name:
-                    row = _sensitivity_row(layer, report)
-                    columns |= prefixed(prefix, {k: v for k, v in row.items() if k not in known})
+                    row = {"option": layer.option}
+                    row |= _output_columns(layer) if layer.outputs else _only_output(layer, report)
+                    if label:  # the bytes under the run's own scheme stand with the layer already
+                        row["quantized_bytes"] = layer.quantized_bytes
+                    columns |= prefixed(prefix, row)
     return columns
-
-
-def _sensitivity_row(layer: LayerSensitivity, report: SensitivityReport) -> dict[str, Any]:
-    return {
-        "layer": layer.name,
-        "option": layer.option,
-        **(_output_columns(layer) if layer.outputs else _only_output(layer, report)),
-        "parameters": layer.parameters,
-        "float_bytes": layer.float_bytes,
-        "quantized_bytes": layer.quantized_bytes,
-    }
 
 
 def _only_output(layer: LayerSensitivity, report: SensitivityReport) -> dict[str, Any]:

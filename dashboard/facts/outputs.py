@@ -52,17 +52,11 @@ def degradation_about(prediction: Prediction) -> str:
     return f"{about[0].upper()}{about[1:]}."
 
 
-def labelled_output(prediction: Prediction) -> str:
-    """Return which of several outputs a predicted accuracy is about; empty for a single one."""
-    pairs = zip(prediction.response.report.outputs, prediction.response.output_arrays, strict=True)
-    names = [output.name for output, arrays in pairs if arrays.labels is not None]
-    return names[0] if names and measure_of(prediction) is RATIO else ""
-
-
 def accuracy_head(prediction: Prediction) -> str:
     """Return the heading of an accuracy, with the output it is about where there are several."""
-    output = labelled_output(prediction)
-    return f"Accuracy of {output}" if output else "Accuracy"
+    pairs = zip(prediction.response.report.outputs, prediction.response.output_arrays, strict=True)
+    names = [output.name for output, arrays in pairs if arrays.labels is not None]
+    return f"Accuracy of {names[0]}" if names and measure_of(prediction) is RATIO else "Accuracy"
 
 
 def outputs_of(report: ModelReport) -> tuple[OutputReport, ...]:
@@ -113,16 +107,10 @@ def degradation_of(
     interval = output.interval if output.metric == measure.key else None
     if measure is NMSE:
         return measure, output.error.nmse, interval
-    value = output.value if output.metric == measure.key else _unjudged_value(output, measure)
+    known = {COSINE: output.cosine, MEAN_IOU: output.mean_iou, PEAK_ERROR: output.psnr_db}
+    value = output.value if output.metric == measure.key else known.get(measure)
     degradation = None if value is None else measure.of_value(value)
     return measure, degradation, interval and degradation_interval(measure, interval)
-
-
-def _unjudged_value(output: OutputReport, measure: Degradation) -> float | None:
-    """Return a number that a report holds of an output which is judged by another one."""
-    return {COSINE: output.cosine, MEAN_IOU: output.mean_iou, PEAK_ERROR: output.psnr_db}.get(
-        measure
-    )
 
 
 def measured_degradation(layer: LayerSensitivity, measure: Degradation) -> float | None:

@@ -11,10 +11,7 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard.data.runs import Run, RunSummary
-from dashboard.data.settings import (
-    Settings,
-    settings_to_text,
-)
+from dashboard.data.settings import Settings, settings_to_text
 from dashboard.data.stories import story_of
 from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, store, submit_analysis

@@ -12,10 +12,7 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard.data.link_words import override_to_text
-from dashboard.data.settings import (
-    Settings,
-    settings_to_text,
-)
+from dashboard.data.settings import Settings, settings_to_text
 from dashboard.session import run_state
 from dashboard.session.link_check import linked_settings
 from dashboard.session.state import DRAFT_KEY, session

@@ -19,10 +19,7 @@ import streamlit as st
 
 from dashboard.data.link_words import shorten
 from dashboard.data.runs import Run, now
-from dashboard.data.settings import (
-    Settings,
-    settings_to_text,
-)
+from dashboard.data.settings import Settings, settings_to_text
 from dashboard.facts.diagnosis.culprit import (
     Culprit,
     OutputEffects,
@@ -227,25 +224,6 @@ def settle_layer(run: Run) -> str:
 
 
 # --- Starting work --------------------------------------------------------------------------------
-
-
-def start_analysis(
-    model_name: str,
-    recipe: Recipe,
-    *,
-    calibration_samples: int | None = None,
-    seed: int | None = None,
-) -> None:
-    """Show this run: at once where it is known, otherwise when its analysis has finished."""
-    base = wanted_settings()
-    start_settings(
-        Settings(
-            model_name,
-            recipe,
-            base.calibration_samples if calibration_samples is None else calibration_samples,
-            base.seed if seed is None else seed,
-        )
-    )
 
 
 def start_settings(settings: Settings, *, is_forced: bool = False, is_kept: bool = False) -> None:

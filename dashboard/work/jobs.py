@@ -132,7 +132,6 @@ def is_active(status: JobStatus | None) -> TypeGuard[JobStatus]:
     return status is not None and status.is_active
 
 
-Progress = Callable[[int, int, str], None]
 Snapshot = Callable[[], Any]
 Finish = Callable[[Any, float], Any]
 Keep = Callable[[Any, float], None]
