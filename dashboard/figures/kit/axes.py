@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dashboard.figures.kit.marks import bars
-from dashboard.figures.kit.theme import HIGHLIGHT, note
+from dashboard.figures.kit.theme import HIGHLIGHT, NEUTRAL, note
 from dashboard.words.formatting import short_names
 
 SELECTED_MARK = "▶ "
 
 BYTES_AXIS: dict[str, Any] = {"tickformat": "~s", "ticksuffix": "B"}
 """Ticks such as 20kB and 1.5MB; decimal, as everywhere."""
+
+ZERO_LINE: dict[str, Any] = {"zeroline": True, "zerolinecolor": NEUTRAL}
+"""For axes on which values lie on both sides of 0."""
 
 _MOST_LABELS = 8
 

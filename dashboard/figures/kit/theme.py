@@ -174,6 +174,12 @@ def vertical_line(x: float, *, color: str = NEUTRAL, dash: str = "dot") -> dict[
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line}
 
 
+def shade(x0: float, x1: float, opacity: float, **more: Any) -> dict[str, Any]:
+    """Return a shape: red ground between two places, over the whole height of the plot."""
+    place = {"type": "rect", "x0": x0, "x1": x1, "yref": "paper", "y0": 0, "y1": 1}
+    return {**place, "fillcolor": CLIPPED, "opacity": opacity, "line": {"width": 0}, **more}
+
+
 def label(x: float, text: str, *, anchor: str = "left", y: float = 1.0) -> dict[str, Any]:
     """Return an annotation beside a vertical line, inside the plot's upper edge."""
     return note(text, x, y, yref="paper", yanchor="top", xanchor=anchor)

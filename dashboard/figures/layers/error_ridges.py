@@ -282,7 +282,7 @@ def _marks(row: Row) -> list[tuple[bool, _Mark]]:
     found.append((below, f"below {histogram.lo:g} LSB", True))
     found.append((above, f"above {histogram.hi:g} LSB", True))
     total = sum(one.count for one, *_ in found)
-    marks = []
+    marks: list[tuple[bool, _Mark]] = []
     for one, where, is_clipped in found:
         if one.count:
             density = one.count / (total * width)

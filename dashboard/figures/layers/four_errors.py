@@ -95,16 +95,8 @@ def error_rows(report: ModelReport, effects: OutputEffects | None = None) -> tup
         increase = 0.0 if accumulated is None else accumulated - before
         before = before if accumulated is None else accumulated
         output = None if effects is None else effects.values.get(layer.name)
-        rows.append(
-            ErrorRow(
-                layer.name,
-                weight_relative(layer),
-                local_relative(layer),
-                accumulated,
-                output,
-                increase,
-            )
-        )
+        errors = (weight_relative(layer), local_relative(layer), accumulated, output)
+        rows.append(ErrorRow(layer.name, *errors, increase))
     if effects is None:
         return tuple(sorted(rows, key=lambda row: -row.increase))
     return tuple(sorted(rows, key=lambda row: math.inf if row.output is None else -row.output))
@@ -217,9 +209,8 @@ def _domain(index: int) -> list[float]:
 def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]:
     effects = series[0].effects
     if column == "output":
-        values = [
-            v for one in series for row in one.rows if (v := row.output) is not None and v > 0
-        ]
+        found = (row.output for one in series for row in one.rows)
+        values = [value for value in found if value is not None and value > 0]
         low = max(_LEAST_EFFECT, min(values, default=1e-3)) / 3
         high = max(values, default=1.0) * 3
         return _column_axis(
@@ -229,13 +220,8 @@ def _x_axis(series: Sequence[Series], column: str, index: int) -> dict[str, Any]
             dtick=max(1, math.ceil(math.log10(high / low) / 2)),
             exponentformat="e",
         )
-    values = [
-        value
-        for one in series
-        for row in one.rows
-        for part in COLUMNS[:3]
-        if (value := row.value(part)) is not None and value > 0
-    ]
+    parts = (row.value(part) for one in series for row in one.rows for part in COLUMNS[:3])
+    values = [value for value in parts if value is not None and value > 0]
     low = max(_LEAST, min(values, default=1e-3)) / 2
     high = max(2.0, *values) * 1.3 if values else 2.0
     ticks = [t for t in (1e-4, 1e-2, 1.0, 100.0) if low <= t <= high]
@@ -296,19 +282,14 @@ def describe_four_errors(series: Sequence[Series]) -> str:
     if not first.rows:
         return "No layer has a measured error yet."
     row = first.rows[0]
-    parts = [_sentence(series[0], row)]
+    why = "costs the output most" if row.output is not None else "adds most error"
+    label = f" ({first.label})" if first.label else ""
+    parts = [f"{row.name} {why}{label}: {_numbers(first, row)}."]
     for other in series[1:]:
         same = next((r for r in other.rows if r.name == row.name), None)
         if same is not None:
             parts.append(f"{other.label.capitalize()}: {_numbers(other, same)}.")
     return " ".join(parts)
-
-
-def _sentence(series: Series, row: ErrorRow) -> str:
-    why = "costs the output most" if row.output is not None else "adds most error"
-    return f"{row.name} {why}{f' ({series.label})' if series.label else ''}: " + (
-        f"{_numbers(series, row)}."
-    )
 
 
 def _numbers(series: Series, row: ErrorRow) -> str:

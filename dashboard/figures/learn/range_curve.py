@@ -61,24 +61,7 @@ def range_curve_picture(
     seen = min(points, key=lambda point: abs(point.share - chosen))
     best = min(points, key=lambda point: point.total)
     totals = [100 * point.total for point in points]
-    curves = (
-        ("rounding", [100 * point.rounding or None for point in points], ERROR, "dash"),
-        ("clipping", [100 * point.clipping or None for point in points], CLIPPED, "dot"),
-        ("both together", [total or None for total in totals], NEUTRAL, "solid"),
-    )
-    traces: list[dict[str, Any]] = [
-        line(
-            [100 * point.share for point in points],
-            heights,
-            color,
-            name=name,
-            hover=f"{name} at %{{x:.0f}} %: %{{y:.3g}} % of the signal",
-            width=3,
-            dash=dash,
-        )
-        for name, heights, color, dash in curves
-    ]
-    traces += [_rule_mark(choice, largest) for choice in choices]
+    traces = [*_curves(points), *(_rule_mark(choice, largest) for choice in choices)]
     traces.append(ring(100 * seen.share, 100 * seen.total, "chosen"))
     lowest, highest = 100 * best.total / _BELOW, 100 * max(_ABOVE * best.total, 2 * seen.total)
     side = "right" if best.share > 0.7 else "left"
@@ -114,6 +97,22 @@ def range_curve_picture(
         ],
         "range-curve",
     )
+
+
+def _curves(points: Sequence[CurvePoint]) -> list[dict[str, Any]]:
+    x = [100 * point.share for point in points]
+    curves = (
+        ("rounding", [point.rounding for point in points], ERROR, "dash"),
+        ("clipping", [point.clipping for point in points], CLIPPED, "dot"),
+        ("both together", [point.total for point in points], NEUTRAL, "solid"),
+    )
+    hover = " at %{x:.0f} %: %{y:.3g} % of the signal"
+    return [
+        line(
+            x, [100 * y or None for y in shares], color, name=n, hover=n + hover, width=3, dash=dash
+        )
+        for n, shares, color, dash in curves
+    ]
 
 
 def _rule_mark(choice: RangeChoice, largest: float) -> dict[str, Any]:

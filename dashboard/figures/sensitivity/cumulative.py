@@ -345,15 +345,9 @@ def _accuracy_range(report: SensitivityReport) -> list[float]:
 
 
 def _float_accuracy(points: Sequence[CumulativePoint], accuracy: float) -> dict[str, Any]:
-    places = _places(points)
-    return line(
-        [max(places), min(places)],
-        [100 * accuracy] * 2,
-        FLOAT,
-        name=f"float accuracy: {format_accuracy(accuracy)}",
-        dash="dash",
-        yaxis="y2",
-    )
+    x, y = [max(_places(points)), min(_places(points))], [100 * accuracy] * 2
+    name = f"float accuracy: {format_accuracy(accuracy)}"
+    return line(x, y, FLOAT, name=name, dash="dash", yaxis="y2")
 
 
 def _marks(
@@ -361,13 +355,10 @@ def _marks(
 ) -> list[dict[str, Any]]:
     """Rings around the step of the selected layer and around the chosen split."""
     last = max(point.count for point in points)
-    places = _places(points)
     rings = []
-    for index, point in enumerate(points):
-        for is_wanted, symbol, name in (
-            (bool(selected) and selected in point.added, "circle-open", "selected layer"),
-            (kept is not None and point.count == last - kept, "diamond-open", "chosen split"),
-        ):
-            if is_wanted and error["y"][index] is not None:
-                rings.append(ring(places[index], error["y"][index], name, symbol))
+    for point, place, height in zip(points, _places(points), error["y"], strict=True):
+        if height is not None and selected and selected in point.added:
+            rings.append(ring(place, height, "selected layer"))
+        if height is not None and kept is not None and point.count == last - kept:
+            rings.append(ring(place, height, "chosen split", "diamond-open"))
     return rings

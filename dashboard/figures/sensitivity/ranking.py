@@ -19,6 +19,7 @@ from dashboard.facts.sensitivity.ranking import (
 )
 from dashboard.figures.kit.axes import (
     SELECTED_MARK,
+    ZERO_LINE,
     beside,
     log_axis,
     row_targets,
@@ -154,9 +155,7 @@ def ranking_figure(
         annotations=[
             beside(index, metric.format(row.drawn[0]), shift=16) for index, row in enumerate(rows)
         ],
-        layout={
-            "margin": {**MARGIN, "r": 108},
-        },
+        layout={"margin": {**MARGIN, "r": 108}},
     )
 
 
@@ -218,10 +217,7 @@ def describe_ranking(
 
 def describe_row(row: RankedLayer, metric: SensitivityMetric) -> str:
     """Return what a layer's hover shows."""
-    lines = [
-        f"<b>{row.name}</b>",
-        f"Rank {row.rank_text}",
-    ]
+    lines = [f"<b>{row.name}</b>", f"Rank {row.rank_text}"]
     value, interval = row.drawn
     if row.gain is not None:
         lines.append(f"Sparing it gains {metric.format(value)}")
@@ -233,15 +229,9 @@ def describe_row(row: RankedLayer, metric: SensitivityMetric) -> str:
         source = "95 % paired bootstrap interval" if row.gain is not None else metric.interval_name
         lines.append(f"{source}: {low} to {high}")
     if row.is_tied:
-        neighbours = [
-            word
-            for word, is_tied in (
-                ("above", row.is_tied_with_previous),
-                ("below", row.is_tied_with_next),
-            )
-            if is_tied
-        ]
-        lines.append(f"Statistically tied with the layer {' and '.join(neighbours)}")
+        ties = {"above": row.is_tied_with_previous, "below": row.is_tied_with_next}
+        neighbours = " and ".join(word for word, is_tied in ties.items() if is_tied)
+        lines.append(f"Statistically tied with the layer {neighbours}")
     lines.append(f"Saves {format_bytes(row.saved_bytes)} ({row.layer.option})")
     return "<br>".join(lines)
 
@@ -253,7 +243,8 @@ def _dots(
     selected: str,
 ) -> dict[str, Any]:
     drawn = [row.drawn for row in rows]
-    x = [_drawable(value, floor) for value, _ in drawn]
+    # What the axis cannot show is infinite, or 0 on a logarithmic axis.
+    x = [v if math.isfinite(v) and (floor is None or v > 0) else None for v, _ in drawn]
     trace = dots(
         x,
         range(len(rows)),
@@ -286,21 +277,9 @@ def _targets(
     return row_targets([row.name for row in rows], texts, low, max([*ends, low]))
 
 
-def _drawable(value: float, floor: float | None) -> float | None:
-    """The value, or None where the axis cannot show it: infinite, or 0 on a logarithmic axis."""
-    if not math.isfinite(value) or (floor is not None and value <= 0):
-        return None
-    return value
-
-
 def _x_axis(rows: Sequence[RankedLayer], is_log: bool) -> dict[str, Any]:
     if not is_log:
-        return {
-            "rangemode": "tozero",
-            "zeroline": True,
-            "zerolinecolor": NEUTRAL,
-            "exponentformat": "e",
-        }
+        return {"rangemode": "tozero", "exponentformat": "e", **ZERO_LINE}
     values = [row.value for row in rows if row.value > 0 and math.isfinite(row.value)]
     if not values:  # nothing can be drawn; the numbers beside the plot say so
         return {"type": "log", "range": [-6.0, 0.0]}

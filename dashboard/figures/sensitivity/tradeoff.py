@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 
 from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
 from dashboard.facts.sensitivity.ranking import RankedLayer, pareto_front
-from dashboard.figures.kit.axes import BYTES_AXIS, log_axis
-from dashboard.figures.kit.marks import dots, line, ring, whiskers
+from dashboard.figures.kit.axes import BYTES_AXIS, ZERO_LINE, log_axis
+from dashboard.figures.kit.marks import Trace, dots, line, ring, whiskers
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.point_labels import point_labels
-from dashboard.figures.kit.theme import ERROR, NEUTRAL, empty_figure, new_figure
+from dashboard.figures.kit.theme import ERROR, empty_figure, new_figure
 from dashboard.figures.sensitivity.ranking import describe_row, ranking_rows
 from dashboard.words.formatting import format_bytes, plural, short_names
 from quant_engine.report import SensitivityReport
@@ -113,42 +112,42 @@ def tradeoff_figure(
     is_gain = any(row.gain is not None for row in rows)
     what = f"what sparing a layer gains in {metric.label}" if is_gain else metric.label
     title = f"Bytes {'given back' if is_left_out else 'saved'} against {what}"
+    saved = "saved by quantizing the layer"
     if not rows:
         return empty_figure(title, "No layer has a value to show.")
     is_log = is_log and metric.allows_log and not is_gain
-    front = layer_front(report, rows, metric)
+    front, names = layer_front(report, rows, metric), [row.name for row in rows]
     heights = _heights([row.drawn[0] for row in rows], is_log)
     is_on_edge = [height != row.drawn[0] for height, row in zip(heights, rows, strict=True)]
     on_front = [i for i in front if not is_on_edge[i]]
-    others = [i for i in range(len(rows)) if not is_on_edge[i] and i not in set(front)]
-    on_edge = [i for i in range(len(rows)) if is_on_edge[i]]
-    traces = [
-        _front_line(rows, heights, front),
-        _points(rows, heights, others, metric, "other layers"),
-        _points(rows, heights, on_front, metric, "on the front"),
-        _points(rows, heights, on_edge, metric, "beyond the axis"),
-        _selected_ring(rows, heights, selected),
+    groups = {
+        "other layers": [i for i in range(len(rows)) if not is_on_edge[i] and i not in set(front)],
+        "on the front": on_front,
+        "beyond the axis": [i for i in range(len(rows)) if is_on_edge[i]],
+    }
+    traces = _front_line(rows, heights, front)
+    traces += [
+        _points(rows, heights, found, metric, name) for name, found in groups.items() if found
     ]
+    for row, name, height in zip(rows, short_names(names, 24), heights, strict=True):
+        if row.name == selected:
+            traces.append(ring(row.saved_bytes, height, f"selected: {name}"))
     notes = point_labels(
         [
             (r.saved_bytes, math.log10(h) if is_log else h)
             for r, h in zip(rows, heights, strict=True)
         ],
-        short_names([row.name for row in rows], 22),
+        short_names(names, 22),
         on_front[::-1],  # the largest saving first
     )
     return new_figure(
         title,
-        "Bytes given back when the layer stays float"
-        if is_left_out
-        else "Bytes saved by quantizing the layer",
+        f"Bytes {'given back when the layer stays float' if is_left_out else saved}",
         f"{metric.label} gained ({metric.unit})" if is_gain else metric.title,
-        traces=[trace for trace in traces if trace is not None],
+        traces=traces,
         height=440,
         x_axis={**BYTES_AXIS, "range": _byte_range(rows)},
-        y_axis=log_axis(heights)
-        if is_log
-        else {"zeroline": True, "zerolinecolor": NEUTRAL, "exponentformat": "e"},
+        y_axis=log_axis(heights) if is_log else {**ZERO_LINE, "exponentformat": "e"},
         annotations=notes,
     )
 
@@ -175,9 +174,7 @@ def _points(
     chosen: Sequence[int],
     metric: SensitivityMetric,
     name: str,
-) -> dict[str, Any] | None:
-    if not chosen:
-        return None
+) -> Trace:
     is_front = name == "on the front"
     heights = [heights[i] for i in chosen]
     found = [rows[i] for i in chosen]
@@ -217,22 +214,7 @@ def _byte_range(rows: Sequence[RankedLayer]) -> list[float]:
 
 def _front_line(
     rows: Sequence[RankedLayer], heights: Sequence[float], front: Sequence[int]
-) -> dict[str, Any] | None:
-    if len(front) < 2:
-        return None
-    return line(
-        [rows[i].saved_bytes for i in front],
-        [heights[i] for i in front],
-        name="Pareto front: no layer is better in both",
-        dash="dash",
-    )
-
-
-def _selected_ring(
-    rows: Sequence[RankedLayer], heights: Sequence[float], selected: str
-) -> dict[str, Any] | None:
-    names = short_names([row.name for row in rows], 24)
-    for row, name, height in zip(rows, names, heights, strict=True):
-        if row.name == selected:
-            return ring(row.saved_bytes, height, f"selected: {name}")
-    return None
+) -> list[Trace]:
+    bytes_of, costs = [rows[i].saved_bytes for i in front], [heights[i] for i in front]
+    name = "Pareto front: no layer is better in both"
+    return [line(bytes_of, costs, name=name, dash="dash")] if len(front) > 1 else []

@@ -18,6 +18,7 @@ from dashboard.facts.tensors import (
     median_sqnr,
     worst_channels,
 )
+from dashboard.figures.kit.axes import ZERO_LINE
 from dashboard.figures.kit.marks import bars, dots, line
 from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import (
@@ -133,7 +134,7 @@ def channel_ranges(tensor: TensorReport) -> go.Figure:
         x_axis={"range": edges, "anchor": "y2", "rangemode": "nonnegative"},
         shapes=shapes,
         layout={
-            "yaxis": axis("Weight value", domain=[0.42, 1.0], zeroline=True, zerolinecolor=NEUTRAL),
+            "yaxis": axis("Weight value", domain=[0.42, 1.0], **ZERO_LINE),
             "yaxis2": axis("SQNR (dB)", domain=[0.0, 0.34]),
             "barmode": "overlay",
         },
@@ -259,7 +260,7 @@ def worst_channel_bars(tensor: TensorReport) -> go.Figure:
         y_axis={"autorange": "reversed", "showgrid": False},
         shapes=shapes,
         layout={
-            "xaxis": axis("Weight value", domain=[0.0, 0.46], zeroline=True, zerolinecolor=NEUTRAL),
+            "xaxis": axis("Weight value", domain=[0.0, 0.46], **ZERO_LINE),
             "xaxis2": axis("SQNR (dB), dotted: median", domain=[0.54, 1.0], anchor="y"),
             "margin": {"l": 16, "r": 16, "t": 44, "b": 52},
         },

@@ -23,6 +23,7 @@ from dashboard.figures.kit.theme import (
     INT8_EDGE,
     label,
     new_figure,
+    shade,
     vertical_line,
 )
 from dashboard.words.formatting import format_count, format_number, format_percent
@@ -128,10 +129,7 @@ def _grid_marks(
         if not is_clipped:
             continue
         shapes.append(vertical_line(edge, dash="dash"))
-        shade = {"type": "rect", "x0": edge, "x1": outer, "yref": "paper", "y0": 0, "y1": 1}
-        shapes.append(
-            {**shade, "layer": "below", "fillcolor": CLIPPED, "opacity": 0.12, "line": {"width": 0}}
-        )
+        shapes.append(shade(edge, outer, 0.12, layer="below"))
         anchor = "left" if outer < edge else "right"  # towards the middle, where there is room
         notes.append(label(edge, f"grid ends at {edge:.3g}", anchor=anchor))
     return shapes, notes
@@ -143,9 +141,8 @@ def _lost_zone(tensor: TensorReport) -> tuple[list[dict[str, Any]], list[dict[st
     if zeros is None or not zeros.count or len(tensor.scale) != 1:
         return [], []
     half = tensor.scale[0] / 2
-    zone = {"type": "rect", "x0": -half, "x1": half, "yref": "paper", "y0": 0, "y1": 1}
     note = label(-half, f"{format_count(zeros.count)} became 0 ", anchor="right")
-    return [{**zone, "fillcolor": CLIPPED, "opacity": 0.35, "line": {"width": 0}}], [note]
+    return [shade(-half, half, 0.35)], [note]
 
 
 def values_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:
@@ -246,14 +243,11 @@ def lsb_histogram(
         name = "clipped: beyond ±0.5 LSB"
         traces.append(bin_bars(name, outside, width, CLIPPED, edge=CLIPPED_EDGE, **style))
     open_counts = ((histogram.below, histogram.lo, -width), (histogram.above, histogram.hi, width))
-    for count, edge, step in open_counts:
-        if count:
-            traces.append(_open_error_bar(count, edge, step))
+    traces += [_open_error_bar(*one) for one in open_counts if one[0]]
     total = sum(histogram.counts) + histogram.below + histogram.above
     traces.append(_ideal_line(total * width))
     has_outside = any(bin_.count for bin_ in outside) or histogram.below or histogram.above
-    reach = 4 * width
-    wide = [min(histogram.lo - reach, -0.75), max(histogram.hi + reach, 0.75)]
+    wide = [min(histogram.lo - 4 * width, -0.75), max(histogram.hi + 4 * width, 0.75)]
     y_axis, cuts = count_axis(
         is_log, [(bin_.center, bin_.count) for bin_ in bins], least=total * width
     )

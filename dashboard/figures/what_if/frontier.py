@@ -217,14 +217,16 @@ def _measured_traces(
 ) -> list[dict[str, Any]]:
     """Return measured values, and the lines from the predictions to them."""
     run = [point for point in points if point.measured is not None]
-    joints: dict[str, list[float | None]] = {"x": [], "y": []}
-    for point in run:
-        joints["x"] += [point.model_bytes, point.model_bytes, None]
-        joints["y"] += [place(point.predicted), place(point.measured or 0.0), None]
     heights = [place(p.measured or 0.0) for p in run]
+    x = [value for p in run for value in (p.model_bytes, p.model_bytes, None)]
+    y = [
+        v
+        for p, height in zip(run, heights, strict=True)
+        for v in (place(p.predicted), height, None)
+    ]
     spans = [p.interval and (place(p.interval[0]), place(p.interval[1])) for p in run]
     return [
-        line(joints["x"], joints["y"], GOOD, name="predicted to measured", showlegend=False),
+        line(x, y, GOOD, name="predicted to measured", showlegend=False),
         dots(
             [p.model_bytes for p in run],
             heights,
