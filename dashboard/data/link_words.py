@@ -15,6 +15,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from quant_engine.errors import suggest
 from quant_engine.scheme import (
@@ -102,10 +103,8 @@ def scheme_from_text(text: str) -> TensorScheme:
         elif part in GRANULARITIES:
             granularity, group_size = part, None
         elif part.startswith(GROUPS):
-            granularity, group_size = (
-                GROUPS,
-                _whole_number(part.removeprefix(GROUPS), "a group size, such as 32", 5),
-            )
+            size, granularity = part.removeprefix(GROUPS), GROUPS
+            group_size = _whole_number(size, "a group size, such as 32", 5)
         elif part in _RULES:
             observer = part
         elif part == DYNAMIC:
@@ -215,14 +214,9 @@ def remedy_from_text(text: str) -> Remedy:
         return Gptq(layers, _number(setting))
     numbers = setting.removesuffix(f"_{BY_THEMSELVES}")
     if cls is AdaRound and numbers.count("_") == 2:
-        steps, rate, weight = numbers.split("_")
-        return AdaRound(
-            layers,
-            _whole_number(steps, "a number of steps", 6),
-            _number(rate),
-            _number(weight),
-            is_sequential=numbers == setting,
-        )
+        steps, *rates = numbers.split("_")
+        count = _whole_number(steps, "a number of steps", 6)
+        return AdaRound(layers, count, *map(_number, rates), is_sequential=numbers == setting)
     if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
         return CrossLayerEqualization(layers, absorb_bias=False)
     if cls is BiasCorrection and setting == BY_THEMSELVES:
@@ -300,18 +294,12 @@ def drop_unknown_layers(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, t
             if pattern not in layers
         ]
         remedies += [replace(remedy, layers=layers)] if layers else []
-    if len(notices) > MOST_NOTICES:
-        more = len(notices) - MOST_NOTICES
-        notices[MOST_NOTICES:] = [
-            f"The link names {more} more layers that this model does not have."
-        ]
-    kept = replace(
-        recipe,
-        exclude_layers=excluded,
-        overrides=Overrides(overrides),
-        remedies=tuple(remedies),
-    )
-    return kept, tuple(notices)
+    more = len(notices) - MOST_NOTICES
+    if more > 0:
+        rest = f"The link names {more} more layers that this model does not have."
+        notices[MOST_NOTICES:] = [rest]
+    layers: dict[str, Any] = {"exclude_layers": excluded, "overrides": Overrides(overrides)}
+    return replace(recipe, **layers, remedies=tuple(remedies)), tuple(notices)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

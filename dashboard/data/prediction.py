@@ -260,13 +260,12 @@ class Prediction:
         The response's own `trust_region` goes by its agreement check alone.
         """
         agreement = self.response.report.agreement
-        checks = [
-            (p.predicted, p.measured) for p in (*agreement.single_points, *agreement.random_points)
-        ]
-        runs = [
-            (p.predicted.degradation, p.measured.degradation) for p in self.measured if p.measured
-        ]
-        return find_region([*checks, *runs])
+        points = (*agreement.single_points, *agreement.random_points)
+        runs = [(p.predicted, p.measured) for p in self.measured if p.measured]
+        return find_region(
+            [(p.predicted, p.measured) for p in points]
+            + [(predicted.degradation, measured.degradation) for predicted, measured in runs]
+        )
 
     def score(self, configuration: Configuration) -> ConfigurationScore:
         """Return what is predicted for a configuration; nothing is run."""
@@ -339,9 +338,5 @@ def _nearest(wanted: Candidate, options: Iterable[Candidate]) -> Candidate:
     """Return the candidate with the nearest bits, of several one with the same remedies."""
     bits = wanted.scheme.weight.bits
     return min(
-        options,
-        key=lambda known: (
-            abs(known.scheme.weight.bits - bits),
-            known.remedies != wanted.remedies,
-        ),
+        options, key=lambda o: (abs(o.scheme.weight.bits - bits), o.remedies != wanted.remedies)
     )

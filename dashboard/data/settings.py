@@ -112,12 +112,8 @@ def canonical(recipe: Recipe) -> Recipe:
     """Return the one way to write a recipe: called after its preset, idle percentiles usual."""
     overrides = {name: _canonical_layer(scheme) for name, scheme in recipe.overrides.items()}
     plain = _canonical_layer(LayerScheme(recipe.weight, recipe.activation))
-    result = replace(
-        recipe,
-        weight=plain.weight,
-        activation=plain.activation,
-        overrides=Overrides(overrides),
-    )
+    schemes = replace(recipe, weight=plain.weight, activation=plain.activation)
+    result = replace(schemes, overrides=Overrides(overrides))
     return replace(result, name=preset_of(result) or "")
 
 
@@ -216,13 +212,8 @@ def settings_from_params(
     if layers_of is not None and is_naming_layers:
         recipe, unknown = drop_unknown_layers(recipe, layers_of(model_name))
         notices += unknown
-    samples = _number(
-        params,
-        "samples",
-        DEFAULT_CALIBRATION_SAMPLES,
-        (MIN_CALIBRATION_SAMPLES, MAX_CALIBRATION_SAMPLES),
-        notices,
-    )
+    allowed = (MIN_CALIBRATION_SAMPLES, MAX_CALIBRATION_SAMPLES)
+    samples = _number(params, "samples", DEFAULT_CALIBRATION_SAMPLES, allowed, notices)
     seed = _number(params, "seed", 0, (0, MAX_SEED), notices)
     return Settings(model_name, recipe, samples, seed), tuple(notices)
 
@@ -247,26 +238,23 @@ def _model(params: Params, models: Sequence[str], notices: list[str]) -> str:
 
 
 def _schemes(params: Params, notices: list[str]) -> Recipe:
-    recipe = Recipe.default()
-    preset = _last(params, "preset")
-    if preset is not None:
-        if preset in PRESETS:
-            recipe = PRESETS[preset]
-        else:
-            notices.append(
-                f"The link names the preset “{shorten(preset)}”, which does not exist. "
-                f"{suggest(preset, PRESETS)} Using {recipe.name}."
-            )
-    changes: dict[str, Any] = {}
+    preset, usual = _last(params, "preset"), Recipe.default()
+    recipe = usual if preset is None else PRESETS.get(preset, usual)
+    if preset is not None and preset not in PRESETS:
+        notices.append(
+            f"The link names the preset “{shorten(preset)}”, which does not exist. "
+            f"{suggest(preset, PRESETS)} Using {recipe.name}."
+        )
     for key, read in (("weight", scheme_from_text), ("activation", activation_from_text)):
         text = _last(params, key)
         try:
-            changes |= {} if text is None else {key: read(text)}
+            change: dict[str, Any] = {} if text is None else {key: read(text)}
+            recipe = replace(recipe, **change)
         except (LinkError, QuantizationError) as error:
             notices.append(
                 f"The link's {key} scheme was not understood: {error} Using the usual one."
             )
-    return replace(recipe, **changes)
+    return recipe
 
 
 def _layers(params: Params, recipe: Recipe, notices: list[str]) -> Recipe:

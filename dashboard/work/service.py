@@ -158,29 +158,32 @@ def find_example(settings: Settings) -> Run | None:
 
 def find_stored(run_id: str) -> Run | None:
     """Return the stored analysis with this id, or None."""
-    usual = (Settings(name) for name in model_names())
-    known = (settings for settings in (*story_settings(), *usual) if settings.run_id == run_id)
+    known = (settings for settings in _stored_settings() if settings.run_id == run_id)
     return next((run for run in map(find_example, known) if run is not None), None)
+
+
+def _stored_settings() -> tuple[Settings, ...]:
+    """Return the settings that an analysis may be stored of: of stories, and of every model."""
+    return (*story_settings(), *map(Settings, model_names()))
 
 
 @lru_cache(maxsize=1)
 def stored_summaries() -> tuple[RunSummary, ...]:
     """Return the headline figures of every stored analysis that can be read, each once."""
-    usual = (Settings(name) for name in model_names())
-    wanted = {s.run_id: s for s in (*story_settings(), *usual)}.values()
-    found = (
-        (read_stored(example_path(example_stem(settings)), read_example_summary), settings.run_id)
-        for settings in wanted
-    )
-    return tuple(run for run, run_id in found if run is not None and run.id == run_id)
+    wanted = {settings.run_id: settings for settings in _stored_settings()}
+    found = {
+        run_id: read_stored(example_path(example_stem(settings)), read_example_summary)
+        for run_id, settings in wanted.items()
+    }
+    return tuple(run for run_id, run in found.items() if run is not None and run.id == run_id)
 
 
 def first_settings() -> Settings:
     """Return what a new visitor sees: the first story, else a stored model, else any model."""
     names = model_names()
-    stored = (story.broken for story in STORIES if find_example(story.broken) is not None)
-    for settings in stored:
-        return settings
+    told = next((s.broken for s in STORIES if find_example(s.broken) is not None), None)
+    if told is not None:
+        return told
     for name in (EXAMPLE_MODEL, *names):
         if name in names and (example := model_card(name).example) is not None:
             return example.settings

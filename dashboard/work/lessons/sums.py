@@ -109,10 +109,7 @@ def plan_by_arrows(prediction: Prediction) -> dict[str, str]:
 
 def measure() -> LessonNumbers:
     """Run the model with every layer of the sets alone, and with every set; takes seconds."""
-    run, prediction = (
-        service.example_run(MODEL),
-        prediction_service.example_prediction(MODEL),
-    )
+    run, prediction = service.example_run(MODEL), prediction_service.example_prediction(MODEL)
     if run is None or prediction is None:
         raise FileNotFoundError(f"the stored run and prediction of {MODEL} are needed")
     option, sets = option_of(prediction), choose_sets(prediction)
