@@ -82,7 +82,7 @@ METRICS: Mapping[str, LayerMetric] = {
             "output",
             "Output error",
             "KL, nats",
-            lambda layer, effects: effects and effects.values.get(layer.name),
+            lambda layer, effects: None if effects is None else effects.values.get(layer.name),
         ),
         _sqnr("accumulated_sqnr_db"),
         _sqnr("local_sqnr_db"),

@@ -80,10 +80,8 @@ def _remedy_words(settings: Settings) -> str:
     """The remedies by name, with what is set in them where that is not the usual."""
     texts = []
     for remedy in settings.recipe.remedies:
-        usual = remedy_to_text(type(remedy)())
-        text = remedy_to_text(remedy)
-        name = REMEDY_NAMES[remedy.kind]
-        texts.append(name if text == usual else f"{name} ({text})")
+        name, text = REMEDY_NAMES[remedy.kind], remedy_to_text(remedy)
+        texts.append(name if text == remedy_to_text(type(remedy)()) else f"{name} ({text})")
     return ", ".join(texts) or "none"
 
 
@@ -229,9 +227,8 @@ def _times(a: ModelReport, b: ModelReport) -> list[Difference]:
         change, verdict = _time_change(entry, other)
         if is_same_float and verdict in ("better", "worse"):
             drift = _drift(first, second, entry.batch_size)
-            if max(entry.median_ms, other.median_ms) <= drift * min(
-                entry.median_ms, other.median_ms
-            ):
+            faster, slower = sorted((entry.median_ms, other.median_ms))
+            if slower <= drift * faster:
                 change, verdict = f"{change}: float, the same in both, varies as much", "none"
         if first.environment != second.environment:
             change, verdict = "other machine or threads: not compared", "unknown"

@@ -7,13 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from dashboard.words.formatting import (
-    MISSING,
-    format_ms,
-    format_number,
-    format_percent,
-    plural,
-)
+from dashboard.words.formatting import MISSING, format_ms, format_number, format_percent, plural
 from quant_engine.report import LayerExecution, TimingEntry, TimingReport
 
 FLOAT_EXECUTION = "float"
@@ -230,8 +224,12 @@ def execution_words(entry: LayerExecution | None) -> str:
     """
     if entry is None:
         return MISSING
-    words = WORDS.get(entry.execution, entry.execution.replace("_", " "))
+    words = _computed_on(entry)
     return f"{words}, {kernel_name(entry.kernel)}" if entry.kernel else words
+
+
+def _computed_on(entry: LayerExecution) -> str:
+    return WORDS.get(entry.execution, entry.execution.replace("_", " "))
 
 
 def kernel_name(kernel: str) -> str:
@@ -278,7 +276,7 @@ def execution_rows(timing: TimingReport) -> list[dict[str, Any]]:
     return [
         {
             "Layer": entry.name,
-            "Computed on": WORDS.get(entry.execution, entry.execution.replace("_", " ")),
+            "Computed on": _computed_on(entry),
             "Kernel": kernel_name(entry.kernel) or MISSING,
             "Input arrives as": "int8" if entry.has_code_input else "float32",
             "Output leaves as": "int8" if entry.has_code_output else "float32",
@@ -294,11 +292,11 @@ def execution_columns(name: str, timing: TimingReport | None) -> dict[str, Any]:
         return {}
     entry = execution_of(timing, name)
     return {
-        "integer_execution": None if entry is None else entry.execution,
-        "integer_kernel": None if entry is None else entry.kernel or None,
-        "integer_reason": None if entry is None else entry.reason or None,
-        "lowered_int8_input": None if entry is None else entry.has_code_input,
-        "lowered_int8_output": None if entry is None else entry.has_code_output,
+        "integer_execution": entry and entry.execution,
+        "integer_kernel": (entry and entry.kernel) or None,
+        "integer_reason": (entry and entry.reason) or None,
+        "lowered_int8_input": entry and entry.has_code_input,
+        "lowered_int8_output": entry and entry.has_code_output,
     }
 
 
@@ -317,6 +315,10 @@ def time_columns(entry: TimingEntry) -> dict[str, Any]:
 
 def time_rows(timing: TimingReport) -> list[dict[str, Any]]:
     """Return every measured time, whole models first, as the rows of a file."""
+    shares: dict[tuple[str, int, str], float] = {}
+    for gap in timing.gaps:
+        key = (gap.execution, gap.samples, "")
+        shares[key] = max(gap.share, shares.get(key, gap.share))
     return [
         {
             **time_columns(entry),
@@ -324,14 +326,8 @@ def time_rows(timing: TimingReport) -> list[dict[str, Any]]:
             "warmup_runs": timing.warmup_runs,
             "ratio_to_baseline": None if entry.layer else ratio_to_baseline(timing, entry),
             "is_baseline": not entry.layer and is_baseline(timing, entry),
-            "largest_difference_from_simulated_share": max(
-                (
-                    gap.share
-                    for gap in timing.gaps
-                    if not entry.layer
-                    and (gap.execution, gap.samples) == (entry.execution, entry.batch_size)
-                ),
-                default=None,
+            "largest_difference_from_simulated_share": shares.get(
+                (entry.execution, entry.batch_size, entry.layer)
             ),
             "threads": timing.environment.threads,
             "cpu": timing.environment.cpu,

@@ -149,7 +149,7 @@ def why_slower(timing: TimingReport, batch_size: int) -> Verdict | None:
     if not pairs:
         return None
     losers = [time for time in reversed(times) if time.kind == LOSES]
-    parts = [*(_fixed_cost(pairs) if losers else ()), *_losers(losers, len(pairs)), _total(pairs)]
+    parts = [*(_fixed_cost(pairs) if losers else ()), _losers(losers, len(pairs)), _total(pairs)]
     layers_at = times[0].before.batch_size
     if layers_at > batch_size:
         parts.append(
@@ -170,13 +170,13 @@ def _fixed_cost(pairs: Sequence[tuple[float, float]]) -> list[str]:
     ]
 
 
-def _losers(losers: list[LayerTime], count: int) -> list[str]:
+def _losers(losers: list[LayerTime], count: int) -> str:
     if not losers:
-        return ["No single layer is clearly slower."]
+        return "No single layer is clearly slower."
     worst = ", ".join(f"{g.name} ({format_ms(-g.gain_ms)})" for g in losers[:_NAMED_LAYERS])
     lose = "loses" if len(losers) == 1 else "lose"
     most = "; most of it" if len(losers) > _NAMED_LAYERS else ""
-    return [f"{len(losers)} of {count} layers {lose} time{most}: {worst}."]
+    return f"{len(losers)} of {count} layers {lose} time{most}: {worst}."
 
 
 def _total(pairs: Sequence[tuple[float, float]]) -> str:

@@ -74,7 +74,7 @@ class Culprit:
     basis: str
     value: float
     text: str
-    tied: tuple[str, ...] = field(default=())
+    tied: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -156,15 +156,11 @@ def find_culprit(
         values = {n: v for n, v in effects.values.items() if not math.isnan(v)}
         name = max(values, key=lambda layer: values[layer], default=None)
         if name is not None:
-            tied: tuple[str, ...] = ()
-            if effects.basis == MEASURED:
-                tied = _tied_with(name, measured, effects.measure)
+            is_measured = effects.basis == MEASURED
+            tied = _tied_with(name, measured, effects.measure) if is_measured else ()
             return Culprit(name, effects.basis, values[name], effects.text(name), tied)
-    local = {
-        layer.name: layer.local_error.sqnr_db
-        for layer in (() if report is None else report.layers)
-        if layer.local_error is not None
-    }
+    layers = () if report is None else report.layers
+    local = {x.name: x.local_error.sqnr_db for x in layers if x.local_error is not None}
     if not local:
         return None
     name = min(local, key=lambda layer: local[layer])
@@ -174,9 +170,8 @@ def find_culprit(
 def _is_of_the_run(measured: SensitivityReport) -> bool:
     """Whether a measurement switched each layer alone to the run's own scheme."""
     is_own = measured.direction == ONE_AT_A_TIME and measured.parts == BOTH
-    return (
-        is_own and not any(measured.options) and not measured.is_partial and bool(measured.layers)
-    )
+    is_plain = not any(measured.options) and not measured.is_partial
+    return is_own and is_plain and bool(measured.layers)
 
 
 def _tied_with(

@@ -50,13 +50,7 @@ class Proxy:
 
 
 PROXIES: dict[str, Proxy] = {
-    key: Proxy(
-        key,
-        column.name,
-        column.about,
-        column.read,
-        column.key,
-    )
+    key: Proxy(key, column.name, column.about, column.read, column.key)
     for key in ("local", "weight", "input")
     for column in columns(f"{key}_sqnr_db")
 }
@@ -160,13 +154,10 @@ def measure_agreement(
     turn = 1 if proxy.is_low_worst else -1
     proxy_values = [turn * proxy_value for _, proxy_value, _ in rows]  # rank 1 is the lowest
     goodness = [-sign * metric.badness(measured) for *_, measured in rows]
-    proxy_ranks = rankdata(proxy_values) if rows else []
-    measured_ranks = rankdata(goodness) if rows else []
+    proxy_ranks, measured_ranks = rankdata(proxy_values), rankdata(goodness)
     pairs = tuple(
-        LayerPair(name, proxy_value, measured, float(proxy_rank), float(measured_rank))
-        for (name, proxy_value, measured), proxy_rank, measured_rank in zip(
-            rows, proxy_ranks, measured_ranks, strict=True
-        )
+        LayerPair(*row, float(proxy_rank), float(measured_rank))
+        for row, proxy_rank, measured_rank in zip(rows, proxy_ranks, measured_ranks, strict=True)
     )
     is_defined = len(rows) >= _MINIMUM_LAYERS and all(
         len(set(values)) > 1 for values in (proxy_values, goodness)

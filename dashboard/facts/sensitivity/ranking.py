@@ -82,8 +82,8 @@ class RankedLayer:
     @property
     def rank_text(self) -> str:
         """Position as text, with the range that it may lie in."""
-        is_sure = self.first_possible == self.last_possible
-        return str(self.position) if is_sure else f"{self.position} ({self.could_be})"
+        only = str(self.position)
+        return only if self.could_be == only else f"{only} ({self.could_be})"
 
     def is_tied_with(self, other: RankedLayer) -> bool:
         """Whether it is statistically tied with any other layer of the same ranking."""
