@@ -87,7 +87,7 @@ def _sensitivity_columns(name: str, measured: Iterable[SensitivityReport]) -> di
             prefix = "_".join(word.replace(" ", "_") for word in words if word)
             for layer in report.layers:
                 if layer.name == name:
-                    row = {"option": layer.option}
+                    row: dict[str, Any] = {"option": layer.option}
                     row |= _output_columns(layer) if layer.outputs else _only_output(layer, report)
                     if label:  # the bytes under the run's own scheme stand with the layer already
                         row["quantized_bytes"] = layer.quantized_bytes

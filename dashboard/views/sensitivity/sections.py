@@ -66,7 +66,7 @@ def show_headline(run: Run, report: SensitivityReport) -> None:
     first, _ = ranked[0].drawn
     gained = " gained without it" if ranked[0].gain is not None else decided_by(ranked[0], metric)
     value = None if report.reference is None else metric.value(report.reference)
-    numbers = [
+    numbers: list[tuple[str, str, str | None, str | None]] = [
         (
             "Culprit (measured)" if is_culprit else "Most sensitive in this measurement",
             short_name(ranked[0].name, [row.name for row in ranked], 24),

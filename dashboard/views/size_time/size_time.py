@@ -28,7 +28,7 @@ LARGEST_FIRST, AS_THEY_RUN = "Largest first", "As they run"
 @contained("The headline")
 def _show_headline(size: SizeReport, given_bytes: int) -> None:
     folded = ", BatchNorm folded" if size.float_bytes != given_bytes else ""
-    numbers = (
+    numbers: tuple[tuple[str, str, str | None, str], ...] = (
         (
             "Quantized model",
             format_bytes(size.quantized_bytes),
