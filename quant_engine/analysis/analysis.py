@@ -251,12 +251,14 @@ class _Analysis:
                 if isinstance(layer, QuantizedLayer)
                 else None
             ),
-            local_error=stats.local.metrics() if has_run and is_quantized else None,
-            accumulated_error=(stats.accumulated.metrics() if stats.accumulated.count else None),
+            local_error=stats.local.pooled.metrics() if has_run and is_quantized else None,
+            accumulated_error=(
+                stats.accumulated.pooled.metrics() if stats.accumulated.pooled.count else None
+            ),
             input_scheme=layer.scheme.activation if isinstance(layer, QuantizedLayer) else None,
             input_channels=input_channels(stats),
-            local_relative=stats.local_relative.report() if is_quantized else None,
-            accumulated_relative=stats.accumulated_relative.report(),
+            local_relative=stats.local.relative() if is_quantized else None,
+            accumulated_relative=stats.accumulated.relative(),
         )
 
     def _notes(self) -> list[str]:

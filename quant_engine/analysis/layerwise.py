@@ -14,10 +14,9 @@ from quant_engine.analysis.output_statistics import OutputStats
 from quant_engine.errors import DataError
 from quant_engine.judging.judged import Judged
 from quant_engine.layers import QuantizedLayer
+from quant_engine.metrics.channel_errors import ChannelErrorStats, input_axis, output_axis
 from quant_engine.metrics.dynamic import DynamicGridStats
-from quant_engine.metrics.energies import ErrorStats
 from quant_engine.metrics.grid import GridStats
-from quant_engine.metrics.relative_errors import RelativeErrorStats, input_axis, output_axis
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import layer_input, primary_output, watched_layers
 from quant_engine.model.pass_state import PassState
@@ -33,8 +32,6 @@ class LayerStats:
             it stays float.
         local: This layer quantized and fed the float input, against its float output.
         accumulated: Its output inside the quantized model, against its float output.
-        local_relative: The local error channel by channel.
-        accumulated_relative: The accumulated error channel by channel.
         input_axis: Axis of the input's channels, from the end; None where it has none.
         input_lo: Smallest value of each channel of the input; None before the first.
         input_hi: Largest value, likewise.
@@ -47,10 +44,8 @@ class LayerStats:
     """
 
     input: GridStats | DynamicGridStats | None = None
-    local: ErrorStats = field(default_factory=ErrorStats)
-    accumulated: ErrorStats = field(default_factory=ErrorStats)
-    local_relative: RelativeErrorStats = field(default_factory=lambda: RelativeErrorStats(-1))
-    accumulated_relative: RelativeErrorStats = field(default_factory=lambda: RelativeErrorStats(-1))
+    local: ChannelErrorStats = field(default_factory=lambda: ChannelErrorStats(-1))
+    accumulated: ChannelErrorStats = field(default_factory=lambda: ChannelErrorStats(-1))
     input_axis: int | None = None
     input_lo: Tensor | None = None
     input_hi: Tensor | None = None
@@ -176,8 +171,7 @@ class LayerwiseComparison:
         if not isinstance(quantized, QuantizedLayer):
             return
         alone = self._local_output(name, quantized, x, args, kwargs)
-        stats.local.update(y, alone)
-        stats.local_relative.update(y, alone)
+        _count(name, stats.local, y, alone)
 
     def _local_output(
         self,
@@ -210,17 +204,23 @@ class LayerwiseComparison:
             return
         y = waiting.pop(0)
         if y.shape == changed.shape:
-            self.layers[name].accumulated.update(y, changed)
-            self.layers[name].accumulated_relative.update(y, changed)
+            _count(name, self.layers[name].accumulated, y, changed)
         else:
             self.layers[name].unmatched += 1
+
+
+def _count(name: str, errors: ChannelErrorStats, y: Tensor, changed: Tensor) -> None:
+    try:
+        errors.update(y, changed)
+    except DataError:
+        raise DataError(f"The output of layer {name!r} holds NaN or Inf.") from None
 
 
 def _layer_stats(layer: nn.Module) -> LayerStats:
     axis = output_axis(layer)
     return LayerStats(
-        local_relative=RelativeErrorStats(axis),
-        accumulated_relative=RelativeErrorStats(axis),
+        local=ChannelErrorStats(axis),
+        accumulated=ChannelErrorStats(axis),
         input_axis=input_axis(layer),
     )
 

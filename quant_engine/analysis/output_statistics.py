@@ -83,7 +83,8 @@ class _OneOutput:
         output, counts = self._output, SampleCounts.join(self._parts)
         totals = counts.totals()
         labelled = int(totals.get("labelled", np.zeros(())))
-        value, interval = measure(output.measure, counts, totals)
+        resampling = Resampling(counts.samples)
+        value, interval = measure(output.measure, counts, totals, resampling)
         return OutputReport(
             samples=counts.samples,
             error=self._errors.metrics(),
@@ -94,7 +95,7 @@ class _OneOutput:
             accuracy_float=_share(totals, "correct_float", labelled),
             accuracy_quantized=_share(totals, "correct", labelled),
             answers=self._answer_report(),
-            kl_interval=measure(METRICS[KL_DIVERGENCE], counts, totals)[1],
+            kl_interval=measure(METRICS[KL_DIVERGENCE], counts, totals, resampling)[1],
             name=output.name,
             kind=output.kind,
             metric=output.metric,
@@ -118,15 +119,16 @@ class _OneOutput:
 
 
 def measure(
-    metric: Metric, counts: SampleCounts, totals: Mapping[str, FloatArray] | None = None
+    metric: Metric,
+    counts: SampleCounts,
+    totals: Mapping[str, FloatArray],
+    resampling: Resampling,
 ) -> tuple[float | None, tuple[float, float] | None]:
     """Return a metric's value and its 95 % interval over samples; None if it is not known."""
     if not metric.is_known(counts):
         return None, None
-    value = float(metric.value(counts.totals() if totals is None else totals))
-    resampling = Resampling(counts.samples)
     resampled = metric.value({name: resampling.totals(counts[name]) for name in metric.columns})
-    return value, percentile_interval(resampled)
+    return float(metric.value(totals)), percentile_interval(resampled)
 
 
 def _share(totals: Mapping[str, FloatArray], name: str, labelled: int) -> float | None:

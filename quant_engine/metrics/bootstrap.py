@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from quant_engine.metrics.counts import SampleCounts
 from quant_engine.tensors.histogram import FloatArray
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-_CHUNK_VALUES = 4_000_000
+_CHUNK_VALUES = 1_000_000
 
 
 class Resampling:
@@ -32,11 +33,9 @@ class Resampling:
     def __init__(self, samples: int, *, seed: int = 0) -> None:
         """Draw as many samples as there are, many times."""
         generator = np.random.default_rng(seed)
-        chunk = max(1, _CHUNK_VALUES // max(samples, 1))
-        share = np.full(samples, 1.0 / samples)
-        kind = np.uint8 if samples < 256 else np.uint16
+        chunk = max(1, _CHUNK_VALUES // samples)
         self._draws = [
-            generator.multinomial(samples, share, size=min(chunk, RESAMPLES - start)).astype(kind)
+            _draw(generator, min(chunk, RESAMPLES - start), samples)
             for start in range(0, RESAMPLES, chunk)
         ]
 
@@ -63,6 +62,14 @@ class Resampling:
         """
         stacked = {name: np.stack([count[name] for count in counts], axis=1) for name in columns}
         return {name: np.moveaxis(self.totals(values), 1, 0) for name, values in stacked.items()}
+
+
+def _draw(generator: np.random.Generator, rows: int, samples: int) -> npt.NDArray[np.uint16]:
+    """Return how often each sample was drawn, shape (rows, samples)."""
+    drawn = generator.integers(samples, size=(rows, samples))
+    drawn += samples * np.arange(rows)[:, None]
+    counts = np.bincount(drawn.reshape(-1), minlength=rows * samples)
+    return counts.reshape(rows, samples).astype(np.uint16)
 
 
 def percentile_interval(resampled: FloatArray) -> tuple[float, float]:

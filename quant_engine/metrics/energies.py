@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,18 +89,20 @@ class ErrorStats:
             pieces: Energies of each; at least one.
         """
         signal, noise, other = (
-            torch.cat([getattr(piece, name) for piece in pieces])
+            torch.cat([getattr(piece, name) for piece in pieces]).cpu().numpy()
             for name in ("signal", "noise", "other")
         )
         # The inner product follows from the three energies: 2<x, x̂> = |x|² + |x̂|² - |x-x̂|².
-        norms = torch.sqrt(signal * other)
-        cosine = torch.where(norms > 0, (signal + other - noise) / (2 * norms), 0.0)
-        cosine = torch.where((signal == 0) & (other == 0), 1.0, cosine).clamp(-1.0, 1.0)
+        norms = np.sqrt(signal * other)
+        cosine = np.divide(
+            *(signal + other - noise, 2 * norms), out=np.zeros_like(norms), where=norms > 0
+        )
+        cosine[(signal == 0) & (other == 0)] = 1.0
         self.count += count
-        self.samples += signal.numel()
+        self.samples += signal.size
         self.signal += float(signal.sum())
         self.noise += float(noise.sum())
-        self.cosine_sum += float(cosine.sum())
+        self.cosine_sum += float(cosine.clip(-1.0, 1.0).sum())
         self.max_abs = max(self.max_abs, *(piece.max_abs for piece in pieces))
 
     def merge(self, other: ErrorStats) -> None:

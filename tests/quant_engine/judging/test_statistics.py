@@ -28,6 +28,7 @@ from quant_engine import (
 from quant_engine.analysis.output_statistics import OutputStats, measure
 from quant_engine.errors import SchemeError
 from quant_engine.judging.judged import Judged, JudgedOutput
+from quant_engine.metrics.bootstrap import Resampling
 from quant_engine.metrics.catalogue import METRICS
 from quant_engine.metrics.counts import SampleCounts
 from quant_engine.model.batches import Batch
@@ -394,7 +395,7 @@ def test_intervals_cover_at_their_level_on_correlated_positions() -> None:
         lengths = rng.integers(10, 31, 60)
         sums = np.array([rng.gamma(n, h / n) * n for n, h in zip(lengths, hard, strict=True)])
         counts = SampleCounts({"divergence": sums, "positions": lengths.astype(float)})
-        value, interval = measure(metric, counts)
+        value, interval = measure(metric, counts, counts.totals(), Resampling(60))
         assert interval is not None
         hits += interval[0] <= 1.0 <= interval[1]
         # What resampling positions would give, from their own spread.

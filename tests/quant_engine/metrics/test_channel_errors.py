@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import quant_engine
 from quant_engine import Recipe, TensorScheme
-from quant_engine.metrics.relative_errors import (
+from quant_engine.errors import DataError
+from quant_engine.metrics.channel_errors import (
     HIGHEST,
     LOWEST,
-    RelativeErrorStats,
+    ChannelErrorStats,
     input_axis,
     output_axis,
 )
@@ -31,8 +32,8 @@ def signal_and_error(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return x, x + noise
 
 
-def counted(x: Tensor, x_hat: Tensor, sizes: tuple[int, ...]) -> RelativeErrorStats:
-    stats = RelativeErrorStats(-3)
+def counted(x: Tensor, x_hat: Tensor, sizes: tuple[int, ...]) -> ChannelErrorStats:
+    stats = ChannelErrorStats(-3)
     for a, b in zip(x.split(list(sizes)), x_hat.split(list(sizes)), strict=True):
         stats.update(a, b)
     return stats
@@ -49,17 +50,17 @@ def test_shift_is_the_share_of_the_error_that_is_constant(generator: torch.Gener
     expected = (error.mean(axis=1) ** 2 / (error**2).mean(axis=1)).mean()
 
     for stats in (whole, cut, merged):
-        report = stats.report()
+        report = stats.relative()
         assert report is not None
         assert report.shift == pytest.approx(expected, rel=1e-4)
-    assert counted(x, x, (40,)).report().shift == 0.0  # type: ignore[union-attr]
-    assert counted(x, x + 1.0, (40,)).report().shift == pytest.approx(1.0, abs=1e-5)  # type: ignore[union-attr]
+    assert counted(x, x, (40,)).relative().shift == 0.0  # type: ignore[union-attr]
+    assert counted(x, x + 1.0, (40,)).relative().shift == pytest.approx(1.0, abs=1e-5)  # type: ignore[union-attr]
 
 
 def test_counts_agree_with_numpy_on_the_whole_data(generator: torch.Generator) -> None:
     x, x_hat = signal_and_error(generator)
 
-    report = counted(x, x_hat, (40,)).report()
+    report = counted(x, x_hat, (40,)).relative()
 
     assert report is not None
     values, error = (t.double().movedim(1, 0).flatten(1).numpy() for t in (x, x_hat - x))
@@ -85,9 +86,9 @@ def test_a_known_error_falls_into_its_bin() -> None:
     x = torch.ones(8, 2)
     x_hat = x + torch.tensor([2.0**-3 * 1.1, 2.0**-6 * 1.1])
 
-    stats = RelativeErrorStats(-1)
+    stats = ChannelErrorStats(-1)
     stats.update(x, x_hat)
-    report = stats.report()
+    report = stats.relative()
 
     assert report is not None
     places = {2 * (-3 - LOWEST): 8, 2 * (-6 - LOWEST): 8}
@@ -97,28 +98,93 @@ def test_a_known_error_falls_into_its_bin() -> None:
 @pytest.mark.parametrize("sizes", [(7, 33), (1, 1, 38), (20, 20)])
 def test_parts_merge_into_the_whole(generator: torch.Generator, sizes: tuple[int, ...]) -> None:
     x, x_hat = signal_and_error(generator)
-    whole = counted(x, x_hat, (40,)).report()
-    parts = RelativeErrorStats(-3)
+    whole = counted(x, x_hat, (40,)).relative()
+    parts = ChannelErrorStats(-3)
     for a, b in zip(x.split(list(sizes)), x_hat.split(list(sizes)), strict=True):
-        other = RelativeErrorStats(-3)
+        other = ChannelErrorStats(-3)
         other.update(a, b)
         parts.merge(other)
 
-    merged = parts.report()
+    merged = parts.relative()
 
     assert whole is not None
     assert merged is not None
     assert (
-        merged.counts == whole.counts == getattr(counted(x, x_hat, sizes).report(), "counts", None)
+        merged.counts
+        == whole.counts
+        == getattr(counted(x, x_hat, sizes).relative(), "counts", None)
     )
     assert merged.rms == pytest.approx(whole.rms, rel=1e-12)
 
 
 def test_nothing_seen_has_no_report_and_an_empty_batch_counts_nothing() -> None:
-    stats = RelativeErrorStats(-1)
+    stats = ChannelErrorStats(-1)
     stats.update(torch.zeros(0, 3), torch.zeros(0, 3))
 
-    assert stats.report() is None
+    assert stats.relative() is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "samples", "channels"),
+    [
+        ((30, 7), -1, 30, 7),
+        ((5, 11, 7), -1, 5, 7),
+        ((3, 4, 9, 400), -3, 3, 4),
+        ((3, 9, 4), -2, 3, 9),
+        ((6, 8, 8), -3, 1, 6),  # one image without an axis of samples
+        ((7,), -1, 1, 7),
+        ((5, 3, 4), None, 5, 1),
+        ((200, 50, 30), -1, 200, 30),  # several pieces
+    ],
+)
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e20])
+def test_figures_equal_numpys_in_float64(
+    shape: tuple[int, ...],
+    axis: int | None,
+    samples: int,
+    channels: int,
+    size: float,
+    generator: torch.Generator,
+) -> None:
+    x = torch.randn(shape, generator=generator) * size
+    x_hat = x + 0.01 * size * torch.randn(shape, generator=generator)
+    x_hat.reshape(-1)[::5] = x.reshape(-1)[::5]
+
+    stats = ChannelErrorStats(axis)
+    stats.update(x, x_hat)
+
+    found, relative = stats.pooled.metrics(), stats.relative()
+    before, after = x.double().numpy(), x_hat.double().numpy()
+    assert relative is not None
+    assert found.nmse == pytest.approx(((after - before) ** 2).sum() / (before**2).sum(), rel=1e-5)
+    assert found.mse == pytest.approx(((after - before) ** 2).mean(), rel=1e-5)
+    assert found.max_abs_error == pytest.approx(np.abs(after - before).max(), rel=1e-5)
+    rows = [t.reshape(samples, -1) for t in (before, after)]
+    cosines = (rows[0] * rows[1]).sum(1) / np.sqrt((rows[0] ** 2).sum(1) * (rows[1] ** 2).sum(1))
+    assert found.cosine == pytest.approx(cosines.mean(), abs=1e-6)
+    assert stats.pooled.samples == samples
+    assert (relative.channels, relative.exact) == (channels, x.reshape(-1)[::5].numel())
+    whole = x.dim() if axis is None else -axis
+    own = [
+        np.moveaxis(t, x.dim() - whole, 0).reshape(channels, -1) if axis else t.reshape(1, -1)
+        for t in (before, after)
+    ]
+    nmse = ((own[1] - own[0]) ** 2).sum(1) / (own[0] ** 2).sum(1)
+    assert relative.rms == pytest.approx(math.sqrt(nmse.mean()), rel=1e-5)
+
+
+def test_values_that_are_no_numbers_are_refused_and_the_layer_is_named() -> None:
+    class Overflowing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loud, self.last = nn.Linear(2, 2, bias=False), nn.Linear(2, 2)
+            nn.init.constant_(self.loud.weight, 3e38)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.loud(x).clamp(-1.0, 1.0))  # type: ignore[no-any-return]
+
+    with pytest.raises(DataError, match="output of layer 'loud' holds NaN or Inf"):
+        quant_engine.analyze(Overflowing(), torch.full((4, 2), 9.0), measure_time=False)
 
 
 def test_axes_of_layers() -> None:
