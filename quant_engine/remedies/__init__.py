@@ -4,10 +4,10 @@ from quant_engine.remedies.adaround import estimate_adaround_seconds
 from quant_engine.remedies.apply import (
     remedies_left_out,
     treat_float_model,
+    treat_locally,
     treat_quantized_model,
     treatment_steps,
 )
-from quant_engine.remedies.local import treat_locally
 from quant_engine.remedies.targets import SmoothingGroup, Targets, find_targets
 
 __all__ = [

@@ -29,7 +29,6 @@ from quant_engine.remedies.codes import (
     columns_of,
     find_layers,
     refused,
-    treat_codes,
     why_not,
 )
 from quant_engine.remedies.gptq import gptq_codes
@@ -82,8 +81,7 @@ def round_by_adaround(
     """Round the weights of a quantized model again, in place; their grids stay.
 
     Layers are rounded in the order in which they run, each for what the rounded ones before it
-    give, so each costs a pass of both models over the data up to it. Each by itself, the float
-    model's pass over the data serves all.
+    give, so each costs a pass of both models over the data up to it.
 
     Args:
         prepared: The float model that it was made from.
@@ -97,8 +95,6 @@ def round_by_adaround(
         One entry for each quantized layer that the remedy names. Codes change only where that does
         not make the output error on the calibration data larger.
     """
-    if not remedy.is_sequential:
-        return _round_alone(prepared, quantized, remedy, batches, meter)
     layers, shared = find_layers(quantized, remedy)
     reasons = {name: why_not(layer, name in shared) for name, layer in layers.items()}
     calls = count_calls(prepared, [name for name in layers if not reasons[name]], batches)
@@ -110,7 +106,7 @@ def round_by_adaround(
     }
     for number, (name, count) in enumerate(calls.items(), start=1):
         text = f"round by AdaRound: {name} (layer {number} of {len(calls)})"
-        tell = _teller(meter, text, marks[name], remedy.steps)
+        tell = teller(meter, text, marks[name], remedy.steps)
         pairs = paired_rows(
             prepared, quantized, name, layers[name], batches, stops=count == len(batches)
         )
@@ -122,27 +118,6 @@ def round_by_adaround(
             else _round_layer(name, aim, remedy, tell)
         )
     return tuple(found[name] for name in layers)
-
-
-def _round_alone(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    remedy: AdaRound,
-    batches: Sequence[Batch],
-    meter: ProgressMeter,
-) -> tuple[Treatment, ...]:
-    """Round every layer by itself."""
-    told = 0
-
-    def treat(name: str, rows: OutputRows, remedy: AdaRound) -> Treatment:
-        nonlocal told
-        tell = _teller(meter, f"round by AdaRound: {name}", STEPS_PER_LAYER, remedy.steps)
-        told += STEPS_PER_LAYER
-        return round_layer_alone(name, rows, remedy, tell)
-
-    done = treat_codes(prepared, quantized, remedy, batches, treat)
-    meter.step("round by AdaRound", STEPS_PER_LAYER * len(done) - told)
-    return done
 
 
 def round_layer_alone(
@@ -168,8 +143,15 @@ def round_layer_alone(
 _Tell = Callable[[int], None]
 
 
-def _teller(meter: ProgressMeter, text: str, marks: int, steps: int) -> _Tell:
-    """Return what reports that so many steps of Adam are done, out of `steps`, as `marks` steps."""
+def teller(meter: ProgressMeter, text: str, marks: int, steps: int) -> _Tell:
+    """Return what reports that so many steps of Adam are done, out of `steps`, as `marks` steps.
+
+    Args:
+        meter: What it reports to.
+        text: What is going on.
+        marks: Steps of progress that all steps of Adam make; 0 says the text alone.
+        steps: Steps of Adam.
+    """
     told = 0
 
     def tell(done: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -16,12 +16,18 @@ from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.preparation.folding_check import outputs_of
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
-from quant_engine.remedies.adaround import STEPS_PER_LAYER, round_by_adaround
+from quant_engine.remedies.adaround import (
+    STEPS_PER_LAYER,
+    round_by_adaround,
+    round_layer_alone,
+    teller,
+)
 from quant_engine.remedies.awq import scale_by_inputs
-from quant_engine.remedies.bias_correction import correct_biases
+from quant_engine.remedies.bias_correction import correct_biases, correct_layer
+from quant_engine.remedies.codes import OutputRows, Step, TreatRows, find_layers, treat_forms
 from quant_engine.remedies.equalization import equalize
-from quant_engine.remedies.gptq import round_by_gptq
-from quant_engine.remedies.output_ranges import narrow_ranges
+from quant_engine.remedies.gptq import round_layer
+from quant_engine.remedies.output_ranges import narrow_layer
 from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
 from quant_engine.scheme import (
@@ -51,10 +57,73 @@ _ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
     SmoothQuant: smooth,
     Awq: scale_by_inputs,
 }
+_ON_ONE_LAYER: dict[type[Remedy], tuple[TreatRows, str]] = {
+    Awq: (narrow_layer, "narrow the ranges of {}"),
+    OutputMse: (narrow_layer, "narrow the ranges of {}"),
+    Gptq: (round_layer, "round the weights of {} by GPTQ"),
+    BiasCorrection: (correct_layer, "correct the bias of {}"),
+}
+"""What treats one layer by itself, and what progress says then."""
+
+
+def treat_locally(
+    prepared: PreparedModel,
+    steps: Mapping[str, Sequence[Step]],
+    shared: Collection[str],
+    batches: Sequence[Batch],
+    meter: ProgressMeter,
+    *,
+    marks: int = 0,
+) -> dict[str, list[Treatment]]:
+    """Treat quantized layers, each by itself and in several forms, in place; see `treat_forms`.
+
+    Args:
+        prepared: The float model.
+        steps: Layer name -> what to do to its forms, in this order; at least one step.
+        shared: Layers that share their weight with another one, which are left alone.
+        batches: Calibration data.
+        meter: Told after every step.
+        marks: Steps of progress for each layer that AdaRound rounds.
+
+    Returns:
+        Layer name -> what each step did.
+    """
+
+    def treat(name: str, rows: OutputRows, remedy: Any) -> Treatment:
+        if isinstance(remedy, AdaRound):
+            text = f"round by AdaRound: {name}"
+            return round_layer_alone(name, rows, remedy, teller(meter, text, marks, remedy.steps))
+        treat_rows, text = _ON_ONE_LAYER[type(remedy)]
+        done = treat_rows(name, rows, remedy)
+        meter.say(text.format(name))
+        return done
+
+    return treat_forms(prepared, steps, shared, batches, treat)
+
+
+def _treat_alone(
+    prepared: PreparedModel,
+    quantized: nn.Module,
+    remedy: Remedy,
+    batches: Sequence[Batch],
+    meter: ProgressMeter,
+) -> tuple[Treatment, ...]:
+    """Treat every quantized layer that a remedy names by itself; one entry for each."""
+    layers, shared = find_layers(quantized, remedy)
+    steps = {name: [(layer, remedy)] for name, layer in layers.items()}
+    marks = STEPS_PER_LAYER if isinstance(remedy, AdaRound) else 0
+    end = meter.done + marks * len(layers)
+    found = treat_locally(prepared, steps, shared, batches, meter, marks=marks)
+    if marks:
+        meter.step("round by AdaRound", end - meter.done)
+    step = "ranges" if isinstance(remedy, Awq) else ""
+    return tuple(replace(entry, step=step) for name in layers for entry in found[name])
+
+
 _ON_QUANTIZED_MODEL: dict[type[Remedy], _ChangeCodes] = {
-    Awq: narrow_ranges,
-    OutputMse: narrow_ranges,
-    Gptq: round_by_gptq,
+    Awq: _treat_alone,
+    OutputMse: _treat_alone,
+    Gptq: _treat_alone,
     AdaRound: round_by_adaround,
     BiasCorrection: correct_biases,
 }
@@ -114,7 +183,7 @@ def treat_quantized_model(
     batches = list(iterate_batches(data)) if remedies else []
     done: tuple[Treatment, ...] = ()
     for remedy in remedies:
-        treat = _ON_QUANTIZED_MODEL[type(remedy)]
+        treat = _treat_alone if remedy.is_local else _ON_QUANTIZED_MODEL[type(remedy)]
         done += treat(prepared, quantized, remedy, batches, meter)
     return done
 

@@ -18,19 +18,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from quant_engine.graph import LayerCalls
 from quant_engine.model.batches import Batch
 from quant_engine.preparation.prepared_model import PreparedModel
-from quant_engine.remedies.readers import (
-    Reader,
-    Seen,
-    Source,
-    find_groups,
-    move_best,
-    refusal,
-    rounded_layer,
-    watch_inputs,
-)
+from quant_engine.remedies.readers import Reader, Seen, move_factors, rounded_layer
 from quant_engine.report import Treatment
 from quant_engine.scheme import Awq, Recipe
 
@@ -61,26 +51,27 @@ def scale_by_inputs(
         One entry for each tensor that layers read; its errors are those of the outputs of all
         quantized layers that read it. Or the reason why it is left alone.
     """
-    calls = LayerCalls(prepared.model, graph)
-    groups, left_alone = find_groups(calls, graph, remedy, recipe)
-    seen = watch_inputs(prepared, [reader for _, readers in groups for reader in readers], batches)
-    done = [_scale_group(remedy, source, readers, seen) for source, readers in groups]
-    return tuple(replace(entry, step="factors") for entry in (*done, *left_alone))
 
+    def choose(
+        readers: Sequence[Reader], rounded: Sequence[Reader], seen: Mapping[str, Seen]
+    ) -> list[tuple[Tensor, float]]:
+        sizes = [seen[r.layer.name].mean.view(-1, r.times).mean(dim=1) for r in readers]
+        mean = torch.stack(sizes).mean(dim=0)
+        use = torch.stack([_range_use(reader) for reader in rounded]).mean(dim=0)
+        tried = [(awq_factors(mean, alpha), alpha) for alpha in ALPHAS]
+        return tried + [(awq_factors(mean, alpha, use), alpha) for alpha in (0.0, *ALPHAS)]
 
-def _scale_group(
-    remedy: Awq, source: Source, readers: Sequence[Reader], seen: Mapping[str, Seen]
-) -> Treatment:
-    rounded = [reader for reader in readers if reader.scheme is not None]
-    found = refusal(remedy.kind, readers, seen, "" if rounded else "the layers stay float")
-    if found is not None:
-        return found
-    sizes = [seen[r.layer.name].mean.view(-1, r.times).mean(dim=1) for r in readers]
-    mean = torch.stack(sizes).mean(dim=0)
-    use = torch.stack([_range_use(reader) for reader in rounded]).mean(dim=0)
-    tried = [(awq_factors(mean, alpha), alpha) for alpha in ALPHAS]
-    tried += [(awq_factors(mean, alpha, use), alpha) for alpha in (0.0, *ALPHAS)]
-    return move_best(remedy.kind, source, readers, rounded, seen, tried)
+    done = move_factors(
+        prepared,
+        graph,
+        remedy,
+        recipe,
+        batches,
+        choose,
+        is_judged=lambda reader: reader.scheme is not None,
+        unjudged="the layers stay float",
+    )
+    return tuple(replace(entry, step="factors") for entry in done)
 
 
 def _range_use(reader: Reader) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,13 +23,14 @@ from quant_engine.errors import UnsupportedLayerError
 from quant_engine.graph import LAYERS, LayerCalls, capture_graph, module_path
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import PassEnded, primary_output, run_model, watched_layers
+from quant_engine.model.forward import PassEnded, primary_output
 from quant_engine.model.modules import add_bias, count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.chains import NotFollowedError
-from quant_engine.remedies.codes import OutputRows, refused, treat_codes
+from quant_engine.remedies.codes import OutputRows, refused
 from quant_engine.remedies.expected_inputs import expected_input, known_statistics
+from quant_engine.remedies.passes import watch_passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import BATCH_NORM, BiasCorrection, LayerScheme
 
@@ -74,8 +74,8 @@ def correct_biases(
 ) -> tuple[Treatment, ...]:
     """Correct the biases of a quantized model, in place.
 
-    In order, every layer costs a pass over the data up to it; each by itself, all cost one pass. By
-    BatchNorm's statistics all cost three, for the errors in the entries.
+    In order, every layer costs a pass over the data up to it. By BatchNorm's statistics all cost
+    three, for the errors in the entries.
 
     Args:
         prepared: The float model that it was made from.
@@ -86,11 +86,8 @@ def correct_biases(
 
     Returns:
         One entry for each layer that the remedy names and that is quantized. Its errors are the
-        mean shifts of the channels, over the values' root mean square; of layers by themselves they
-        are those of the layer's output, weights alone rounded.
+        mean shifts of the channels, over the values' root mean square.
     """
-    if not remedy.is_sequential:
-        return treat_codes(prepared, quantized, remedy, batches, correct_layer)
     layers = {
         name: module
         for name, module in quantized.named_modules()
@@ -194,12 +191,7 @@ def _channel_means(
         if stops:
             raise PassEnded
 
-    prepared.state.write(model)
-    with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
-        for batch in batches:
-            with suppress(PassEnded), prepared.state.same_numbers():
-                run_model(model, batch)
-    prepared.state.write(model)
+    watch_passes(prepared, model, watched, batches, observe)
     return found
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,10 +25,10 @@ from quant_engine.layers import (
 )
 from quant_engine.layers.convolution import edge_padding
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import layer_input, run_model, watched_layers
 from quant_engine.model.modules import count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.channels import Layer
+from quant_engine.remedies.passes import watch_inputs
 from quant_engine.report import Treatment
 from quant_engine.scheme import Remedy
 from quant_engine.tensors.affine import QParams
@@ -154,31 +153,6 @@ Step: TypeAlias = tuple[QuantizedLayer, Remedy]
 """A quantized form of a layer, and a remedy for it."""
 
 
-def treat_codes(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    remedy: Remedy,
-    batches: Sequence[Batch],
-    treat: TreatRows,
-) -> tuple[Treatment, ...]:
-    """Treat the weights of every quantized layer that a remedy names.
-
-    Args:
-        prepared: The float model that it was made from.
-        quantized: The quantized model.
-        remedy: Which layers.
-        batches: Calibration data.
-        treat: Does it.
-
-    Returns:
-        One entry for each of the layers.
-    """
-    layers, shared = find_layers(quantized, remedy)
-    steps = {name: [(layer, remedy)] for name, layer in layers.items()}
-    found = treat_forms(prepared, steps, shared, batches, treat)
-    return tuple(treatment for name in layers for treatment in found[name])
-
-
 def find_layers(
     quantized: nn.Module, remedy: Remedy
 ) -> tuple[dict[str, QuantizedLayer], frozenset[str]]:
@@ -295,23 +269,14 @@ def _see_inputs(
     """Return what is known of each layer's float inputs."""
     found: dict[str, SeenInputs] = {}
 
-    def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
-        x = layer_input(args, kwargs)
-        if x is None or not x.numel():
-            return
-        seen = SeenInputs.of(input_rows(layers[name], x.detach().double()))
+    def observe(name: str, x: Tensor) -> None:
+        seen = SeenInputs.of(input_rows(layers[name], x.double()))
         if name in found:
             found[name].update(seen)
         else:
             found[name] = seen
 
-    watched = {name: prepared.model.get_submodule(name) for name in layers}
-    prepared.state.write(prepared.model)
-    with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
-        for batch in batches:
-            with prepared.state.same_numbers():
-                run_model(prepared.model, batch)
-    prepared.state.write(prepared.model)
+    watch_inputs(prepared, layers, batches, observe)
     return found
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, fx
 from quant_engine.graph import LAYERS, LayerCalls, module_path
 from quant_engine.layers import get_quantized_type, is_quantizable
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import primary_output, run_model, watched_layers
+from quant_engine.model.forward import primary_output
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.chains import NotFollowedError, follow, output_channels
-from quant_engine.remedies.channels import Layer, gathered, spread
-from quant_engine.remedies.members import describe_refusal, layer_of
+from quant_engine.remedies.channels import Layer, describe_refusal, gathered, layer_of, spread
+from quant_engine.remedies.passes import watch_passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import CrossLayerEqualization, Recipe
 from quant_engine.tensors.affine import fake_quantize
@@ -198,10 +198,7 @@ def _absorb(
         axis = get_quantized_type(modules[name]).output_axis
         seen[name].update(y.detach().movedim(axis, 0).flatten(1).double())
 
-    with watched_layers(modules, observe):
-        for batch in batches:
-            run_model(prepared.model, batch)
-    prepared.state.write(prepared.model)
+    watch_passes(prepared, prepared.model, modules, batches, observe)
     shifts: dict[tuple[str, ...], list[float]] = {}
     for pair in able:
         shift = seen[pair.first.name].offset()

@@ -11,15 +11,10 @@ et al., ICLR 2023; computed in float64, a group of a convolution at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quant_engine.model.batches import Batch
-from quant_engine.preparation.prepared_model import PreparedModel
-from quant_engine.progress import ProgressMeter
-from quant_engine.remedies.codes import OutputRows, refused, treat_codes
+from quant_engine.remedies.codes import OutputRows, refused
 from quant_engine.report import Treatment
 from quant_engine.scheme import Gptq
 from quant_engine.tensors.affine import QParams
@@ -29,35 +24,6 @@ MOST_DAMPINGS = 4
 
 BLOCK = 128
 """Columns that are rounded before the rest of the weight is brought up to date."""
-
-
-def round_by_gptq(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    remedy: Gptq,
-    batches: Sequence[Batch],
-    meter: ProgressMeter,
-) -> tuple[Treatment, ...]:
-    """Round the weights of a quantized model again, in place; their grids stay.
-
-    Args:
-        prepared: The float model that it was made from.
-        quantized: The quantized model.
-        remedy: Which layers, and the damping.
-        batches: Calibration data.
-        meter: Told after every layer.
-
-    Returns:
-        One entry for each quantized layer that the remedy names. Its errors are those of the
-        layer's output on the calibration data, weights alone rounded.
-    """
-
-    def treat(name: str, rows: OutputRows, remedy: Gptq) -> Treatment:
-        done = round_layer(name, rows, remedy)
-        meter.say(f"round the weights of {name} by GPTQ")
-        return done
-
-    return treat_codes(prepared, quantized, remedy, batches, treat)
 
 
 def round_layer(name: str, rows: OutputRows, remedy: Gptq) -> Treatment:

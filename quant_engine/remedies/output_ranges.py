@@ -10,52 +10,15 @@ others make. AIMET calls a search like this sequential MSE; AWQ ends with one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quant_engine.model.batches import Batch
-from quant_engine.preparation.prepared_model import PreparedModel
-from quant_engine.progress import ProgressMeter
-from quant_engine.remedies.codes import OutputRows, by_outputs, refused, treat_codes
+from quant_engine.remedies.codes import OutputRows, by_outputs, refused
 from quant_engine.report import Treatment
-from quant_engine.scheme import Awq, Remedy
+from quant_engine.scheme import Remedy
 
 SHARES = tuple(1 - number / 20 for number in range(1, 20))
 """Shares that a range is narrowed to, besides the whole of it."""
-
-
-def narrow_ranges(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    remedy: Remedy,
-    batches: Sequence[Batch],
-    meter: ProgressMeter,
-) -> tuple[Treatment, ...]:
-    """Narrow the ranges of a quantized model's weights, in place; zero points stay.
-
-    Args:
-        prepared: The float model that it was made from.
-        quantized: The quantized model.
-        remedy: Which layers.
-        batches: Calibration data.
-        meter: Told after every layer.
-
-    Returns:
-        One entry for each quantized layer that the remedy names. Its errors are those of the
-        layer's output on the calibration data, weights alone rounded.
-    """
-
-    def narrow(name: str, rows: OutputRows, remedy: Remedy) -> Treatment:
-        done = narrow_layer(name, rows, remedy)
-        meter.say(f"narrow the ranges of {name}")
-        return done
-
-    done = treat_codes(prepared, quantized, remedy, batches, narrow)
-    step = "ranges" if isinstance(remedy, Awq) else ""
-    return tuple(replace(entry, step=step) for entry in done)
 
 
 def narrow_layer(name: str, rows: OutputRows, remedy: Remedy) -> Treatment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from quant_engine.model.batches import Batch
 from quant_engine.model.forward import PassEnded, layer_input, run_model, watched_layers
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.codes import input_rows
+from quant_engine.remedies.passes import watch_inputs
 
 
 def count_calls(
@@ -23,20 +25,8 @@ def count_calls(
 
     A layer that nothing enters is left out.
     """
-    calls: dict[str, int] = {}
-
-    def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
-        x = layer_input(args, kwargs)
-        if x is not None and x.numel():
-            calls[name] = calls.get(name, 0) + 1
-
-    watched = {name: prepared.model.get_submodule(name) for name in names}
-    prepared.state.write(prepared.model)
-    with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
-        for batch in batches:
-            with prepared.state.same_numbers():
-                run_model(prepared.model, batch)
-    prepared.state.write(prepared.model)
+    calls: Counter[str] = Counter()
+    watch_inputs(prepared, names, batches, lambda name, _: calls.update([name]))
     return calls
 
 

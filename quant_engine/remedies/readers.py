@@ -8,9 +8,9 @@ layer or of a convolution. All layers that read a tensor share its s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,7 +18,6 @@ from torch import Tensor, fx, nn
 from quant_engine.graph import LAYERS, LayerCalls, attribute_of, module_path
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import layer_input, run_model, watched_layers
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.chains import (
     NotFollowedError,
@@ -28,8 +27,8 @@ from quant_engine.remedies.chains import (
     output_channels,
     passes_factors,
 )
-from quant_engine.remedies.channels import Layer, gathered, spread
-from quant_engine.remedies.members import describe_refusal, layer_of
+from quant_engine.remedies.channels import Layer, describe_refusal, gathered, layer_of, spread
+from quant_engine.remedies.passes import watch_inputs
 from quant_engine.report import Treatment
 from quant_engine.scheme import LayerScheme, Recipe, Remedy
 from quant_engine.tensors.histogram import Histogram
@@ -119,6 +118,12 @@ class Seen:
     def mean(self) -> Tensor:
         """Mean magnitude of each input channel."""
         return self.total / max(self.count, 1)
+
+
+ChooseFactors: TypeAlias = Callable[
+    [Sequence[Reader], Sequence[Reader], Mapping[str, Seen]], list[tuple[Tensor, float]]
+]
+"""(readers, judged ones of them, what entered them) -> factors of each channel, and their α."""
 
 
 def find_groups(
@@ -219,49 +224,70 @@ def _reader(calls: LayerCalls, reading: Reading, recipe: Recipe) -> Reader:
     return Reader(layer, reading.spread, axis, recipe.layer_scheme(layer.name))
 
 
-def watch_inputs(
+def move_factors(
+    prepared: PreparedModel,
+    graph: fx.GraphModule,
+    remedy: Remedy,
+    recipe: Recipe,
+    batches: Sequence[Batch],
+    choose: ChooseFactors,
+    *,
+    is_judged: Callable[[Reader], bool],
+    unjudged: str,
+    is_forced: bool = False,
+) -> list[Treatment]:
+    """Move factors from the tensors that layers read into these layers, in place.
+
+    Args:
+        prepared: The model.
+        graph: What it computes, captured from it.
+        remedy: Which layers.
+        recipe: How the layers will be quantized.
+        batches: Data on which inputs and errors are measured.
+        choose: Returns the factors to try, each with the α that they come from.
+        is_judged: Whether a reader's output error counts.
+        unjudged: Why a tensor is left alone of which no reader counts.
+        is_forced: Whether factors are moved even if the error becomes larger.
+
+    Returns:
+        One entry for each tensor. Its errors are those of the outputs of all judged layers that
+        read it, or it says why the tensor is left alone.
+    """
+    groups, left_alone = find_groups(LayerCalls(prepared.model, graph), graph, remedy, recipe)
+    seen = _watch(prepared, [reader for _, readers in groups for reader in readers], batches)
+    done = []
+    for source, readers in groups:
+        names = tuple(reader.layer.name for reader in readers)
+        judged = [reader for reader in readers if is_judged(reader)]
+        reason = "" if judged else unjudged
+        if not reason and any(seen[name].first is None for name in names):
+            reason = "nothing entered the layers on the calibration data"
+        if reason:
+            done.append(Treatment(remedy.kind, names, is_applied=False, reason=reason))
+            continue
+        tried = choose(readers, judged, seen)
+        done.append(move_best(remedy.kind, source, readers, judged, seen, tried, is_forced))
+    return [*done, *left_alone]
+
+
+def _watch(
     prepared: PreparedModel, readers: Sequence[Reader], batches: Sequence[Batch]
 ) -> dict[str, Seen]:
     """Return what enters the readers on all data."""
     axes = {reader.layer.name: reader.axis for reader in readers}
     seen = {name: Seen() for name in axes}
 
-    def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _: Any) -> None:
-        x = layer_input(args, kwargs)
-        if x is None or not x.numel():
-            return
-        found, rows = seen[name], x.detach().movedim(axes[name], 0).flatten(1).abs()
+    def observe(name: str, x: Tensor) -> None:
+        found, rows = seen[name], x.movedim(axes[name], 0).flatten(1).abs()
         found.largest = torch.maximum(found.largest, rows.amax(dim=1).double())
         found.total = found.total + rows.sum(dim=1, dtype=torch.float64)
         found.count += rows.shape[1]
         if found.first is None:
-            found.first = x.detach()[:MOST_SAMPLES].clone()
+            found.first = x[:MOST_SAMPLES].clone()
 
     if axes:
-        watched = {reader.layer.name: reader.layer.module for reader in readers}
-        with watched_layers(watched, observe), torch.random.fork_rng(devices=[]):
-            for batch in batches:
-                run_model(prepared.model, batch)
-        prepared.state.write(prepared.model)
+        watch_inputs(prepared, axes, batches, observe)
     return seen
-
-
-def refusal(
-    kind: str, readers: Sequence[Reader], seen: Mapping[str, Seen], unjudged: str
-) -> Treatment | None:
-    """Say why factors of a tensor cannot be chosen, or return None.
-
-    Args:
-        kind: Of the remedy.
-        readers: The layers that read the tensor.
-        seen: What entered them.
-        unjudged: Why no reader counts; empty if one does.
-    """
-    names = tuple(reader.layer.name for reader in readers)
-    if not unjudged and all(seen[name].first is not None for name in names):
-        return None
-    reason = unjudged or "nothing entered the layers on the calibration data"
-    return Treatment(kind, names, is_applied=False, reason=reason)
 
 
 def move_best(
@@ -271,8 +297,7 @@ def move_best(
     judged: Sequence[Reader],
     seen: Mapping[str, Seen],
     tried: Sequence[tuple[Tensor, float]],
-    *,
-    is_forced: bool = False,
+    is_forced: bool,
 ) -> Treatment:
     """Move the factors with the smallest output error, if that is smaller than without.
 

@@ -13,19 +13,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from quant_engine.graph import LayerCalls
 from quant_engine.model.batches import Batch
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.channels import gathered
-from quant_engine.remedies.readers import (
-    Reader,
-    Seen,
-    Source,
-    find_groups,
-    move_best,
-    refusal,
-    watch_inputs,
-)
+from quant_engine.remedies.readers import Reader, Seen, move_factors
 from quant_engine.report import Treatment
 from quant_engine.scheme import AUTO, Recipe, SmoothQuant
 
@@ -53,29 +44,28 @@ def smooth(
         One entry for each tensor that is smoothed; its errors are those of the outputs of all
         layers that read it. And one for each tensor that is not, with the reason.
     """
-    calls = LayerCalls(prepared.model, graph)
-    groups, refused = find_groups(calls, graph, remedy, recipe)
-    seen = watch_inputs(prepared, [reader for _, readers in groups for reader in readers], batches)
-    done = [_smooth_group(remedy, source, readers, seen) for source, readers in groups]
-    return (*done, *refused)
 
+    def choose(
+        readers: Sequence[Reader], _: Sequence[Reader], seen: Mapping[str, Seen]
+    ) -> list[tuple[Tensor, float]]:
+        inputs = [gathered(seen[r.layer.name].largest, r.times) for r in readers]
+        largest = torch.stack(inputs).amax(dim=0)
+        reach = torch.stack([reader.reach() for reader in readers]).amax(dim=0)
+        alphas = ALPHAS if remedy.alpha == AUTO else (float(remedy.alpha),)
+        return [(smoothing_factors(largest, reach, alpha), alpha) for alpha in alphas]
 
-def _smooth_group(
-    remedy: SmoothQuant, source: Source, readers: Sequence[Reader], seen: Mapping[str, Seen]
-) -> Treatment:
-    """Smooth the tensor that the readers read, if that is good."""
-    rounding = [r for r in readers if r.scheme is not None and r.scheme.activation is not None]
-    unjudged = "" if rounding else "the inputs stay float"
-    if (refused := refusal(remedy.kind, readers, seen, unjudged)) is not None:
-        return refused
-    inputs = [gathered(seen[r.layer.name].largest, r.times) for r in readers]
-    largest = torch.stack(inputs).amax(dim=0)
-    reach = torch.stack([reader.reach() for reader in readers]).amax(dim=0)
-    alphas = ALPHAS if remedy.alpha == AUTO else (float(remedy.alpha),)
-    tried = [(smoothing_factors(largest, reach, alpha), alpha) for alpha in alphas]
-    return move_best(
-        remedy.kind, source, readers, rounding, seen, tried, is_forced=remedy.alpha != AUTO
+    done = move_factors(
+        prepared,
+        graph,
+        remedy,
+        recipe,
+        batches,
+        choose,
+        is_judged=lambda r: r.scheme is not None and r.scheme.activation is not None,
+        unjudged="the inputs stay float",
+        is_forced=remedy.alpha != AUTO,
     )
+    return tuple(done)
 
 
 def smoothing_factors(largest: Tensor, reach: Tensor, alpha: float) -> Tensor:

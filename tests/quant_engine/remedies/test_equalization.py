@@ -302,3 +302,26 @@ def test_the_unequal_mobilenet_is_repaired() -> None:
 
     assert before == pytest.approx(0.19, abs=0.02)
     assert after >= get_model_info(name).accuracy - 0.005
+
+
+class Drawing(nn.Module):
+    """Two layers, and a random number that changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + 0.0 * torch.rand(())
+        y: Tensor = self.second(torch.relu(self.first(x)))
+        return y
+
+
+def test_looking_for_offsets_leaves_random_numbers_alone() -> None:
+    prepared, data, _ = prepare_for(fill(Drawing(), 0), seeded((8, 4), 1))
+    before = torch.random.get_rng_state()
+
+    treated = treat_float_model(prepared, replace(PER_TENSOR, remedies=(REMEDY,)), data)
+
+    assert treated.treatments[0].is_applied
+    assert torch.equal(before, torch.random.get_rng_state())
