@@ -29,10 +29,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmarks.model_zoo import DRAWN, LIST, Entry, build, make_batch, read_list
 from quant_engine import Recipe, convert_execution
 from quant_engine.execution.convert import execution_notes
-from quant_engine.execution.kernels import Grid
-from quant_engine.execution.lowering import LoweredLayer, LoweredModel, LoweredStep
-from quant_engine.execution.lowering.steps import ClampCodes, MaxPoolCodes, RoundToCodes
-from quant_engine.graph import take_apart
+from quant_engine.execution.kernels.codes import Grid
+from quant_engine.execution.lowering.lower import LoweredModel
+from quant_engine.execution.lowering.steps import (
+    ClampCodes,
+    LoweredLayer,
+    LoweredStep,
+    MaxPoolCodes,
+    RoundToCodes,
+)
+from quant_engine.graph.forms import take_apart
 from quant_engine.layers import QuantizedLayer
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.preparation.selection import list_layers

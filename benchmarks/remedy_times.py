@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.remedies import CALIBRATION_SAMPLES, CHAINS
 from quant_engine import quantize_model
-from quant_engine.graph import capture_graph
+from quant_engine.graph.capture import capture_graph
 from quant_engine.preparation import folding_check
 from quant_engine.remedies import apply
 from quant_engine.scheme import Recipe, Remedy, TensorScheme

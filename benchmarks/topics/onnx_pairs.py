@@ -16,7 +16,7 @@ from benchmarks.onnx_models import onnx_runs
 from benchmarks.registry import Options, register_topic
 from benchmarks.topics.execution import workloads
 from quant_engine import Recipe, convert_execution, quantize_model
-from quant_engine.execution.lowering import LoweredModel
+from quant_engine.execution.lowering.lower import LoweredModel
 from quant_engine.preparation.folding_check import prepare_for
 
 PAIRS = 20

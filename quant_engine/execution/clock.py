@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import DataError, ModelForwardError
-from quant_engine.execution.lowering import watchable
+from quant_engine.execution.lowering.lower import watchable
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import copy_module
 from quant_engine.model.forward import eval_mode, run_in_place, run_model

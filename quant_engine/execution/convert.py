@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from quant_engine.errors import QuantizationError, UnsupportedLayerError, require_choice
 from quant_engine.execution.integer import KernelForm, why_not_integer
-from quant_engine.execution.kernels import AUTO, require_kernel
-from quant_engine.execution.lowering import LoweredModel, lower_model, lowered_steps
+from quant_engine.execution.kernels.dispatch import AUTO, require_kernel
+from quant_engine.execution.lowering.lower import LoweredModel, lower_model, lowered_steps
 from quant_engine.layers import (
     PackedTensor,
     QuantizedConv2d,

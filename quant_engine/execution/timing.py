@@ -29,7 +29,7 @@ from quant_engine.execution.convert import (
     execution_notes,
     list_executions,
 )
-from quant_engine.execution.lowering import is_lowered
+from quant_engine.execution.lowering.lower import is_lowered
 from quant_engine.model.batches import Batch, first_samples
 from quant_engine.model.forward import run_model
 from quant_engine.progress import Progress

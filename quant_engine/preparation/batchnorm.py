@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from quant_engine.graph import LAYERS, LINEAR, TRANSPOSED, LayerCalls, module_path, value_readers
+from quant_engine.graph.layer_calls import LAYERS, LINEAR, TRANSPOSED, LayerCalls, value_readers
+from quant_engine.graph.nodes import module_path
 from quant_engine.model.modules import (
     count_parameter_uses,
     has_hooks,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from quant_engine.errors import DataError, ModelForwardError, UnsupportedLayerError
-from quant_engine.graph import capture_graph
+from quant_engine.graph.capture import capture_graph
 from quant_engine.model.batches import Batch, as_tensor, first_samples, iterate_batches
 from quant_engine.model.copying import share_parameters
 from quant_engine.model.forward import primary_output, run_model

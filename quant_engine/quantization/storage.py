@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import SchemeError, StorageError
-from quant_engine.execution.lowering import is_lowered
+from quant_engine.execution.lowering.lower import is_lowered
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.layers.quantized_tensor import StoredGrid
 from quant_engine.model.copying import copy_model

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.graph import capture_graph
+from quant_engine.graph.capture import capture_graph
 from quant_engine.model.batches import Batch, iterate_batches
 from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.preparation.folding_check import outputs_of

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.graph import LAYERS, LayerCalls, capture_graph, module_path
+from quant_engine.graph.capture import capture_graph
+from quant_engine.graph.layer_calls import LAYERS, LayerCalls
+from quant_engine.graph.nodes import module_path
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import PassEnded, primary_output

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from quant_engine.graph import CONVOLUTIONS, LAYERS, LINEAR, TRANSPOSED, value_readers
+from quant_engine.graph.layer_calls import CONVOLUTIONS, LAYERS, LINEAR, TRANSPOSED, value_readers
 
 aten = torch.ops.aten
 

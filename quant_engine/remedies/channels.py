@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from quant_engine.graph import TRANSPOSED, LayerCalls, module_path
+from quant_engine.graph.layer_calls import TRANSPOSED, LayerCalls
+from quant_engine.graph.nodes import module_path
 from quant_engine.model.modules import add_bias
 from quant_engine.remedies.chains import NotFollowedError, groups_of
 from quant_engine.report import Treatment

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from quant_engine.graph import LAYERS, LayerCalls, module_path
+from quant_engine.graph.layer_calls import LAYERS, LayerCalls
+from quant_engine.graph.nodes import module_path
 from quant_engine.layers import get_quantized_type, is_quantizable
 from quant_engine.model.batches import Batch
 from quant_engine.model.forward import primary_output

@@ -17,7 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
-from quant_engine.graph import LAYERS, LayerCalls, module_path
+from quant_engine.graph.layer_calls import LAYERS, LayerCalls
+from quant_engine.graph.nodes import module_path
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.chains import (
     AVERAGES,

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from quant_engine.graph import LAYERS, LayerCalls, attribute_of, module_path
+from quant_engine.graph.layer_calls import LAYERS, LayerCalls
+from quant_engine.graph.nodes import attribute_of, module_path
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.model.batches import Batch
 from quant_engine.preparation.prepared_model import PreparedModel

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.graph import LayerCalls, capture_graph, module_path
+from quant_engine.graph.capture import capture_graph
+from quant_engine.graph.layer_calls import LayerCalls
+from quant_engine.graph.nodes import module_path
 from quant_engine.model.batches import Data, iterate_batches
 from quant_engine.preparation import list_layers
 from quant_engine.preparation.folding_check import prepare_for

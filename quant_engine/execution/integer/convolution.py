@@ -12,15 +12,10 @@ import torch
 from torch import Tensor
 
 from quant_engine.execution.integer.form import register_packed_layer, weights_of
-from quant_engine.execution.kernels import (
-    Convolution,
-    Epilogue,
-    Grid,
-    IntegerOperation,
-    make_convolution,
-)
-from quant_engine.execution.kernels.epilogue import finish, scaled_sums
-from quant_engine.execution.kernels.geometry import pad_codes
+from quant_engine.execution.kernels.codes import Grid
+from quant_engine.execution.kernels.dispatch import IntegerOperation, make_convolution
+from quant_engine.execution.kernels.epilogue import Epilogue, finish, scaled_sums
+from quant_engine.execution.kernels.geometry import Convolution, pad_codes
 from quant_engine.execution.kernels.reference import ReferenceConvolution
 from quant_engine.layers import (
     QuantizedConv1d,

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
 from quant_engine.execution.integer.float_input import by_output_channel, run_on_float_input
-from quant_engine.execution.kernels import AUTO, PLAIN, Epilogue, Grid, IntegerWeights, to_codes
+from quant_engine.execution.kernels.codes import Grid, to_codes
+from quant_engine.execution.kernels.dispatch import AUTO
+from quant_engine.execution.kernels.epilogue import PLAIN, Epilogue, IntegerWeights
 from quant_engine.execution.kernels.reference import LONGEST_SUM
 from quant_engine.layers import (
     QuantizedConvTranspose1d,

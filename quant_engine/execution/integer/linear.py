@@ -7,7 +7,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from quant_engine.execution.integer.form import register_packed_layer, weights_of
-from quant_engine.execution.kernels import Epilogue, Grid, make_linear
+from quant_engine.execution.kernels.codes import Grid
+from quant_engine.execution.kernels.dispatch import make_linear
+from quant_engine.execution.kernels.epilogue import Epilogue
 from quant_engine.layers import QuantizedLinear
 
 

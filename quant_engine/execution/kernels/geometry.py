@@ -80,23 +80,7 @@ def pad_codes(codes: Tensor, convolution: Convolution, zero: int) -> Tensor:
         return codes
     if convolution.padding_mode == ZEROS:
         return torch.nn.functional.pad(codes, convolution.edges, value=zero)
-    left, right, top, bottom = convolution.edges
-    mode = convolution.padding_mode
-    codes = _extend(codes, 2, top, bottom, mode)
-    return _extend(codes, 3, left, right, mode)
-
-
-def _extend(codes: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
-    """Repeat, mirror or wrap the values along one axis; works for every dtype."""
-    if not before and not after:
-        return codes
-    size = codes.shape[axis]
-    places = torch.arange(-before, size + after, device=codes.device)
-    if mode == "replicate":
-        places = places.clamp(0, size - 1)
-    elif mode == "circular":
-        places = places % size
-    else:
-        places = places.abs()
-        places = torch.where(places >= size, 2 * (size - 1) - places, places)
-    return codes.index_select(axis, places)
+    # torch repeats, mirrors and wraps no bytes.
+    return torch.nn.functional.pad(
+        codes.float(), convolution.edges, mode=convolution.padding_mode
+    ).to(codes.dtype)

@@ -120,22 +120,10 @@ def convolve_codes(
         Sums, int32, shape (N, out_channels, height, width), channels_last.
     """
     codes = pad_codes(codes, convolution, zero_point)
-    size = _output_size(codes, weight, convolution)
-    if not codes.shape[0]:
-        return torch.zeros(0, weight.shape[0], *size, dtype=torch.int32, device=codes.device)
     groups = convolution.groups
     parts = zip(codes.chunk(groups, dim=1), weight.chunk(groups), strict=True)
     sums = [_convolve_by_product(x, zero_point, w, convolution) for x, w in parts]
     return sums[0] if groups == 1 else torch.cat(sums, dim=1)
-
-
-def _output_size(padded: Tensor, weight: Tensor, convolution: Convolution) -> list[int]:
-    return [
-        (padded.shape[2 + axis] - convolution.dilation[axis] * (weight.shape[2 + axis] - 1) - 1)
-        // convolution.stride[axis]
-        + 1
-        for axis in (0, 1)
-    ]
 
 
 def _convolve_by_product(
@@ -147,12 +135,11 @@ def _convolve_by_product(
         step = convolution.dilation[axis]
         reach = step * (weight.shape[2 + axis] - 1) + 1
         windows = windows.unfold(1 + axis, reach, convolution.stride[axis])[..., ::step]
-    samples, height, width = windows.shape[:3]
-    rows = windows.permute(0, 1, 2, 4, 5, 3).reshape(samples * height * width, -1)
-    columns = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
+    rows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+    columns = weight.permute(0, 2, 3, 1).flatten(1)
     sums = multiply_codes(rows, columns)
     sums -= (zero_point - SHIFT) * columns.sum(dim=1, dtype=torch.int32)
-    return sums.view(samples, height, width, -1).permute(0, 3, 1, 2)
+    return sums.view(*windows.shape[:3], len(columns)).permute(0, 3, 1, 2)
 
 
 class _Reference:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.execution.kernels import Grid
+from quant_engine.execution.kernels.codes import Grid
 from quant_engine.execution.lowering.marking import LAYER
 from quant_engine.execution.lowering.patterns import (
     aten,
@@ -29,7 +29,7 @@ from quant_engine.execution.lowering.steps import (
     MaxPoolCodes,
     RoundToCodes,
 )
-from quant_engine.graph import Program
+from quant_engine.graph.capture import Program
 from quant_engine.graph.nodes import ROOT
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.modules import has_hooks

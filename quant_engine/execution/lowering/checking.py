@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.execution.lowering.build import build_plain
-from quant_engine.graph import Program, take_apart
+from quant_engine.graph.capture import Program
+from quant_engine.graph.forms import take_apart
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_parameters

@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from quant_engine.execution.lowering.fewer import simplify
-from quant_engine.graph import Program
+from quant_engine.graph.capture import Program
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.modules import has_hooks
 

@@ -17,15 +17,9 @@ from quant_engine.execution.lowering.checking import computes_the_same
 from quant_engine.execution.lowering.flat import Freshness, leave_uncompiled, write_flat
 from quant_engine.execution.lowering.marking import marked
 from quant_engine.execution.lowering.steps import LoweredLayer
-from quant_engine.graph import (
-    Program,
-    capture_attempts,
-    capture_program,
-    kind_of,
-    put_together,
-    structure_of,
-    take_apart,
-)
+from quant_engine.graph.capture import Program, capture_program
+from quant_engine.graph.forms import put_together, take_apart
+from quant_engine.graph.kinds import capture_attempts, kind_of, structure_of
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors

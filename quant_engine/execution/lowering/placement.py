@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from quant_engine.execution.kernels import Grid
+from quant_engine.execution.kernels.codes import Grid
 from quant_engine.execution.lowering.patterns import (
     added_nodes,
     clamp_of,

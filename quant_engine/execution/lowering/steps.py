@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from quant_engine.execution.integer import KernelForm
 from quant_engine.execution.integer.form import require_grid
-from quant_engine.execution.kernels import Epilogue, Grid, to_codes
-from quant_engine.execution.kernels.epilogue import ACTIVATIONS, NO_ACTIVATION
+from quant_engine.execution.kernels.codes import Grid, to_codes
+from quant_engine.execution.kernels.epilogue import ACTIVATIONS, NO_ACTIVATION, Epilogue
 from quant_engine.execution.kernels.pooling import max_pool_codes
 from quant_engine.layers import QuantizedLayer
 from quant_engine.layers.precision import full_precision

@@ -9,14 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from quant_engine.execution.kernels import (
-    Convolution,
-    Epilogue,
-    Grid,
-    IntegerWeights,
-    make_convolution,
-    make_linear,
-)
+from quant_engine.execution.kernels.codes import Grid
+from quant_engine.execution.kernels.dispatch import make_convolution, make_linear
+from quant_engine.execution.kernels.epilogue import Epilogue, IntegerWeights
+from quant_engine.execution.kernels.geometry import Convolution
 from quant_engine.scheme import TensorScheme
 from quant_engine.tensors.affine import choose_qparams, quantize
 from tests.quant_engine.strategies import tensors

@@ -7,27 +7,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quant_engine.errors import SchemeError
-from quant_engine.execution.kernels import (
-    PLAIN,
-    Convolution,
-    Epilogue,
-    Grid,
-    IntegerWeights,
+from quant_engine.execution.kernels import onednn, pooling, reference
+from quant_engine.execution.kernels.codes import Grid, as_signed, from_codes, to_codes
+from quant_engine.execution.kernels.dispatch import (
     list_kernels,
     make_convolution,
     make_linear,
-    onednn,
-    pooling,
-    reference,
     require_kernel,
 )
-from quant_engine.execution.kernels.codes import as_signed, from_codes, to_codes
-from quant_engine.execution.kernels.epilogue import finish
+from quant_engine.execution.kernels.epilogue import PLAIN, Epilogue, IntegerWeights, finish
 from quant_engine.execution.kernels.float_sums import (
     FloatConvolution,
     FloatProduct,
     exact_pieces,
 )
+from quant_engine.execution.kernels.geometry import Convolution
 from quant_engine.execution.kernels.pooling import max_pool_codes
 from quant_engine.execution.kernels.reference import (
     ReferenceConvolution,

@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_leaves
 from quant_engine import LayerScheme, Recipe, TensorScheme, quantize_model
 from quant_engine.errors import NotCalibratedError, UnsupportedLayerError
 from quant_engine.execution.convert import convert_execution, execution_notes, list_executions
-from quant_engine.execution.lowering import (
+from quant_engine.execution.lowering.lower import is_lowered, lower_model, lowered_steps
+from quant_engine.execution.lowering.steps import (
+    ClampCodes,
     LoweredLayer,
-    is_lowered,
-    lower_model,
-    lowered_steps,
+    MaxPoolCodes,
+    RoundToCodes,
 )
-from quant_engine.execution.lowering.steps import ClampCodes, MaxPoolCodes, RoundToCodes
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
 from tests.quant_engine.layer_cases import fill, seeded

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quant_engine import analyze, quantize_model
 from quant_engine.execution.convert import convert_execution, execution_notes
-from quant_engine.execution.lowering import is_lowered
+from quant_engine.execution.lowering.lower import is_lowered
 from tests.quant_engine.layer_cases import fill, seeded
 
 X = seeded((12, 8))

@@ -21,9 +21,14 @@ from torch import Tensor, nn
 
 from quant_engine import Recipe, TensorScheme, quantize_model
 from quant_engine.execution.convert import convert_execution
-from quant_engine.execution.kernels import Grid
-from quant_engine.execution.lowering import LoweredLayer, LoweredStep, is_lowered
-from quant_engine.execution.lowering.steps import ClampCodes, MaxPoolCodes
+from quant_engine.execution.kernels.codes import Grid
+from quant_engine.execution.lowering.lower import is_lowered
+from quant_engine.execution.lowering.steps import (
+    ClampCodes,
+    LoweredLayer,
+    LoweredStep,
+    MaxPoolCodes,
+)
 from quant_engine.scheme import LayerScheme
 from tests.quant_engine.layer_cases import fill, seeded
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quant_engine import quantize_model
 from quant_engine.execution.convert import convert_execution, execution_notes
-from quant_engine.execution.lowering import LoweredModel, is_lowered
+from quant_engine.execution.lowering.lower import LoweredModel, is_lowered
 from tests.quant_engine.layer_cases import fill, seeded
 
 X, MASK = seeded((3, 6)), torch.ones(3, 5)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quant_engine import quantize_model
 from quant_engine.execution.convert import convert_execution, execution_notes, list_executions
-from quant_engine.execution.lowering import LoweredModel, is_lowered, lowered_steps
+from quant_engine.execution.lowering.lower import LoweredModel, is_lowered, lowered_steps
 from sample_models import get_model_info, list_models, load_model
 from tests.quant_engine.layer_cases import fill, seeded
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensor
 
 from quant_engine import UnsupportedLayerError, analyze, quantize_model
-from quant_engine.graph import capture_graph
+from quant_engine.graph.capture import capture_graph
 from quant_engine.model.batches import Batch
 from tests.quant_engine.layer_cases import fill, seeded
 

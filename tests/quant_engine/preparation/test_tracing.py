@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from quant_engine import quantize_model
 from quant_engine.execution.convert import convert_execution, execution_notes
-from quant_engine.execution.lowering import is_lowered
+from quant_engine.execution.lowering.lower import is_lowered
 from quant_engine.preparation.folding_check import prepare_for
 from tests.quant_engine.layer_cases import fill, seeded
 

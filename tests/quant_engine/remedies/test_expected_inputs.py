@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from quant_engine import analyze, quantize_model
 from quant_engine.errors import SchemeError
-from quant_engine.graph import LayerCalls, capture_graph, module_path
+from quant_engine.graph.capture import capture_graph
+from quant_engine.graph.layer_calls import LayerCalls
+from quant_engine.graph.nodes import module_path
 from quant_engine.model.batches import iterate_batches
 from quant_engine.preparation import prepare_for
 from quant_engine.remedies import treat_float_model
