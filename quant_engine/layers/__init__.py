@@ -7,6 +7,7 @@ from quant_engine.layers.convolution import (
     QuantizedConv3d,
     QuantizedConvTranspose1d,
     QuantizedConvTranspose2d,
+    QuantizedSameConv2d,
 )
 from quant_engine.layers.embedding import (
     QuantizedEmbedding,
@@ -22,7 +23,6 @@ from quant_engine.layers.registry import (
     list_quantizable_types,
     register_quantized_layer,
 )
-from quant_engine.layers.same_padding import QuantizedSameConv2d
 
 __all__ = [
     "PackedTensor",

@@ -20,9 +20,9 @@ from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from quant_engine.layers import QuantizedLayer, is_quantizable, list_quantizable_types
+from quant_engine.layers.convolution import SameConv2d
 from quant_engine.layers.embedding import ScaledEmbedding
 from quant_engine.layers.functional_weight import can_hold, hold_weights
-from quant_engine.layers.same_padding import SameConv2d
 from quant_engine.model.copying import share_parameters
 from quant_engine.model.modules import (
     copy_hooks,

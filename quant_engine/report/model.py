@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quant_engine.errors import suggest
-from quant_engine.report.checks import check_layers
 from quant_engine.report.coverage import Coverage
 from quant_engine.report.layers import LayerReport
 from quant_engine.report.remedies import Treatment
@@ -205,4 +204,7 @@ class ModelReport(Report):
 
     def check(self) -> None:
         """Raise StorageError where a histogram is empty or has no range, or a grid is none."""
-        check_layers(self.layers)
+        for layer in self.layers:
+            for part, tensor in (("weight", layer.weight), ("input", layer.input)):
+                if tensor is not None:
+                    tensor.check(f"{layer.name}: the {part}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quant_engine.errors import StorageError
 from quant_engine.scheme import TensorScheme
 
 
@@ -281,3 +284,32 @@ class TensorReport:
     def is_dynamic(self) -> bool:
         """Whether each batch had a grid of its own, so that there is no single one to draw."""
         return self.scheme.is_dynamic
+
+    def check(self, where: str) -> None:
+        """Raise StorageError where a histogram is empty or has no range, or a grid is none."""
+        values, errors, codes = self.values, self.lsb_error, self.codes
+        counts = (values.float_counts, values.quantized_counts)
+        _check_histogram(f"{where}'s values", values.lo, values.hi, *counts)
+        _check_histogram(f"{where}'s errors", errors.lo, errors.hi, errors.counts)
+        _check_histogram(f"{where}'s codes", codes.qmin, codes.qmin + 1, codes.counts)
+        if not self.scale or len(self.scale) != len(self.zero_point):
+            raise StorageError(
+                f"{where} has {len(self.scale)} scales and {len(self.zero_point)} zero points."
+            )
+        if not all(0 < scale < math.inf for scale in self.scale):
+            raise StorageError(f"{where} has scales that are not above 0 and finite.")
+        scheme = self.scheme
+        if not all(scheme.qmin <= point <= scheme.qmax for point in self.zero_point):
+            raise StorageError(
+                f"{where} has zero points outside its codes, [{scheme.qmin}, {scheme.qmax}]."
+            )
+
+
+def _check_histogram(where: str, lo: float, hi: float, *counts: Sequence[int]) -> None:
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo <= hi):
+        raise StorageError(f"{where} are counted from {lo} to {hi}.")
+    lengths = {len(found) for found in counts}
+    if lengths == {0} or len(lengths) > 1:
+        raise StorageError(f"{where} are counted in {sorted(lengths)} bins.")
+    if min(min(found) for found in counts) < 0:
+        raise StorageError(f"{where} have negative counts.")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quant_engine.layers import QuantizedLayer, get_quantized_type
+from quant_engine.layers.convolution import SameConv2d
 from quant_engine.layers.embedding import ScaledEmbedding
-from quant_engine.layers.same_padding import SameConv2d
 from quant_engine.scheme import GRANULARITIES, LayerScheme, TensorScheme
 from quant_engine.tensors.affine import QParams, choose_qparams, fake_quantize
 

@@ -25,8 +25,7 @@ from quant_engine.layers import (
     QuantizedConvTranspose2d,
     QuantizedSameConv2d,
 )
-from quant_engine.layers.convolution import edge_padding
-from quant_engine.layers.same_padding import same_edges
+from quant_engine.layers.convolution import edge_padding, same_edges
 
 Pair = tuple[int, int]
 
