@@ -83,7 +83,7 @@ def convert_execution(
     """
     require_choice("execution", execution, EXECUTIONS)
     require_kernel(kernel)
-    if not any(_is_quantized(module) for module in model.modules()):
+    if not _quantized_layers(model):
         raise UnsupportedLayerError(
             f"The {type(model).__name__} holds no quantized layer. Give the result of "
             "quantize_model."
@@ -218,10 +218,6 @@ def list_executions(model: nn.Module) -> tuple[LayerExecution, ...]:
 
 def _quantized_layers(model: nn.Module) -> list[QuantizedLayer]:
     return [m for m in model.modules() if isinstance(m, QuantizedLayer) and m.is_quantized]
-
-
-def _is_quantized(module: nn.Module) -> bool:
-    return isinstance(module, QuantizedLayer) and module.is_quantized
 
 
 def _execution_of(name: str, layer: QuantizedLayer) -> LayerExecution:

@@ -139,7 +139,10 @@ def _executions(
 ) -> tuple[dict[str, nn.Module], list[str]]:
     """Return every way to run the model by its name, and why others are missing."""
     models: dict[str, nn.Module] = {FLOAT: float_model}
-    if _has_layouts(float_model, batch) and runs_in_channels_last(float_model, batch):
+    inputs = (*batch.args, *batch.kwargs.values())
+    has_images = any(isinstance(value, Tensor) and value.dim() == 4 for value in inputs)
+    has_kernels = any(parameter.dim() == 4 for parameter in float_model.parameters())
+    if has_images and has_kernels and runs_in_channels_last(float_model, batch):
         models[FLOAT_CHANNELS_LAST] = float_model
     models[SIMULATED] = quantized
     try:
@@ -150,13 +153,6 @@ def _executions(
     if is_lowered(lowered):
         models[INTEGER_LOWERED] = lowered
     return models, list(execution_notes(lowered))
-
-
-def _has_layouts(model: nn.Module, batch: Batch) -> bool:
-    """Whether the model convolves images, whose channels may lie in memory first or last."""
-    inputs = (*batch.args, *batch.kwargs.values())
-    has_images = any(isinstance(value, Tensor) and value.dim() == 4 for value in inputs)
-    return has_images and any(parameter.dim() == 4 for parameter in model.parameters())
 
 
 def _one_sample(batch: Batch, float_model: nn.Module) -> tuple[Batch | None, list[str]]:

@@ -107,7 +107,7 @@ def capture_program(
             _require_no_autocast(program.graph)
             module = _module_of(program.run_decompositions({}), check_guards=True)
         _require_nothing_kept(holder.model)
-    guards = getattr(module, _GUARDS, _no_guards)
+    guards = getattr(module, _GUARDS, lambda *_: None)
     for node in module.graph.find_nodes(op="call_module", target=_GUARDS):
         module.graph.erase_node(node)
     return Program(module.graph, holder.answer.form, _constants(module, holder), guards)
@@ -188,10 +188,6 @@ def _constants(module: fx.GraphModule, holder: _FlatHolder) -> dict[str, Any]:
             value = getattr(value, part)
         found[name] = value
     return found
-
-
-def _no_guards(*tensors: Tensor) -> None:
-    """Take any tensors."""
 
 
 class _Holder(nn.Module):

@@ -166,8 +166,10 @@ def _read_all(
         key = output.select if isinstance(output.select, str) else keys.get(id(tensor), "")
         name = _name(output.select, key, number if len(chosen) > 1 else 0)
         origin = by_id.get(id(tensor), Origin())
-        labels = _labels_of(batch.labels, name)
-        is_free = owner is None or owner == tuple(tensor.shape) or isinstance(batch.labels, Mapping)
+        labels, is_named = batch.labels, isinstance(batch.labels, Mapping)
+        if isinstance(labels, Mapping):
+            labels = labels.get(name)
+        is_free = owner is None or owner == tuple(tensor.shape) or is_named
         seen = _Seen(name, key, tensor.detach(), origin)
         judged = _read(output, seen, batch, labels if is_free else None)
         if judged.has_labels:
@@ -187,12 +189,6 @@ def _name(select: object, key: str, number: int) -> str:
         if name != "<lambda>":
             return str(name)
     return key or (f"output {number}" if number else "the output")
-
-
-def _labels_of(labels: Any, name: str) -> Tensor | None:
-    if isinstance(labels, Mapping):
-        labels = labels.get(name)
-    return labels if isinstance(labels, Tensor) else None
 
 
 def _read(output: Output, seen: _Seen, batch: Batch, labels: Tensor | None) -> JudgedOutput:
@@ -221,8 +217,10 @@ def _read(output: Output, seen: _Seen, batch: Batch, labels: Tensor | None) -> J
     tensor = JudgedOutput.find(replace(judged, select=lambda _: tensor), None)
     positions = tensor.shape if judged.is_binary else tensor.shape[:-1]
     if found.kind in (*WITH_CLASSES, EMBEDDINGS) and len(positions) > 1:
-        masks = [name for name in _MASKS if _has_shape(batch.kwargs.get(name), positions)]
-        judged = replace(judged, mask=masks[0] if masks else "")
+        for name in reversed(_MASKS):
+            mask = batch.kwargs.get(name)
+            if isinstance(mask, Tensor) and mask.shape == positions:
+                judged = replace(judged, mask=name)
     if found.kind in WITH_CLASSES and labels is not None and tensor.dim():
         shape = (*tensor.shape, 2) if judged.is_binary else tensor.shape
         fitting = fit_labels(labels, shape, judged.class_axis, judged.ignore_labels)
@@ -241,10 +239,6 @@ def _is_binary(output: Output, tensor: Tensor, labels: Tensor | None) -> bool:
     if output.class_axis != -1:
         return tensor.shape[output.class_axis] < 2
     return labelled_axis(tensor, labels) != -1
-
-
-def _has_shape(value: object, shape: Sequence[int]) -> bool:
-    return isinstance(value, Tensor) and tuple(value.shape) == tuple(shape)
 
 
 def _are_inputs(labels: Tensor, batch: Batch) -> bool:
@@ -289,7 +283,11 @@ def _with_metric(
 
 
 def _headline(outputs: Sequence[JudgedOutput]) -> str:
-    parts = [f"{_quoted(o.name)} as {_as_words(o)} by {_metric_words(o)}" for o in outputs]
+    parts = []
+    for output in outputs:
+        kind = _WORDS.get(output.kind, output.kind + (" of yes" if output.is_binary else ""))
+        metric = output.metric if output.function is not None else output.measure.short
+        parts.append(f"{_quoted(output.name)} as {kind} by {metric}")
     if len(parts) > 1:
         return f"judged: {len(parts)} outputs, {', '.join(parts)}"
     return f"judged: {parts[0]}"
@@ -297,18 +295,6 @@ def _headline(outputs: Sequence[JudgedOutput]) -> str:
 
 def _quoted(name: str) -> str:
     return name if name.startswith(("the ", "output ")) else f"`{name}`"
-
-
-def _as_words(output: JudgedOutput) -> str:
-    if output.kind in _WORDS:
-        return _WORDS[output.kind]
-    if output.is_binary:
-        return f"{output.kind} of yes"
-    return output.kind
-
-
-def _metric_words(output: JudgedOutput) -> str:
-    return output.metric if output.function is not None else output.measure.short
 
 
 def _caveats(

@@ -239,7 +239,13 @@ class JudgedOutput:
             found |= count_logits(logits, other, labels, counted)
             if self.kind == MASK:
                 found |= _overlaps(logits, other, labels, counted)
-            if labels is None or labels.dim() != 2 or not self._has_tokens(batch, labels):
+            # Tokens are labels for which the model reads one integer each.
+            inputs = (*batch.args, *batch.kwargs.values())
+            has_tokens = labels is not None and any(
+                isinstance(x, Tensor) and x.shape == labels.shape and not x.is_floating_point()
+                for x in inputs
+            )
+            if labels is None or labels.dim() != 2 or not has_tokens:
                 found.pop("nll", None)
                 found.pop("nll_float", None)
         elif self.kind == EMBEDDINGS:
@@ -249,14 +255,6 @@ class JudgedOutput:
         if self.function is not None:
             found["custom"] = _apply(self.function, expected, changed)
         return SampleCounts(found)
-
-    def _has_tokens(self, batch: Batch, labels: Tensor) -> bool:
-        """Whether the model reads one integer for each labelled position."""
-        inputs = (*batch.args, *batch.kwargs.values())
-        return any(
-            isinstance(x, Tensor) and x.shape == labels.shape and not x.is_floating_point()
-            for x in inputs
-        )
 
 
 @dataclass(frozen=True, slots=True)

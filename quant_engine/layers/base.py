@@ -185,12 +185,6 @@ class QuantizedLayer(nn.Module):
         self._parameters.pop("weight", None)
         self.stored_weight = weight
 
-    def can_share_codes(self, other: QuantizedLayer) -> bool:
-        """Whether the same float weight gives the same codes and grid in both layers."""
-        return self.scheme.weight == other.scheme.weight and (
-            self.scheme.weight.has_one_scale or self.channel_axis == other.channel_axis
-        )
-
     def share_codes(self, other: QuantizedLayer) -> None:
         """Use the codes of a layer with the same weight and scheme, so that tied stays tied.
 
@@ -202,7 +196,10 @@ class QuantizedLayer(nn.Module):
         stored = other.stored_weight
         if stored is None:
             raise NotCalibratedError("The other layer is still float. Quantize its weight first.")
-        if not self.can_share_codes(other) or stored.codes.shape != self._weight_shape():
+        has_same_scales = self.scheme.weight == other.scheme.weight and (
+            self.scheme.weight.has_one_scale or self.channel_axis == other.channel_axis
+        )
+        if not has_same_scales or stored.codes.shape != self._weight_shape():
             raise SchemeError(
                 f"{type(self).__name__} {tuple(self._weight_shape())} cannot share the codes of "
                 f"{type(other).__name__} {tuple(stored.codes.shape)}: shape, scheme and channel "

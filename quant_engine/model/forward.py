@@ -136,21 +136,15 @@ def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator
         for name, layer in layers.items():
             if isinstance(layer, torch.jit.ScriptModule):
                 continue
-            call = _named(name, hook)
+
+            def call(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+                hook(name, args, kwargs, output)
+
             handles.append(layer.register_forward_hook(call, with_kwargs=True, prepend=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _named(name: str, hook: LayerHook) -> Callable[..., None]:
-    def call(
-        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        hook(name, args, kwargs, output)
-
-    return call
 
 
 def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

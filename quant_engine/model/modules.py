@@ -22,11 +22,6 @@ _ADDED_BIAS = "has_added_bias"
 _MODULE_STATE = frozenset({"_parameters", "_buffers", "_modules"})
 
 
-def replace_module(root: nn.Module, name: str, new: nn.Module) -> nn.Module:
-    """Put `new` where the module called `name` is; see `replace_modules`."""
-    return replace_modules(root, {name: new})
-
-
 def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
     """Put modules where those of the given names are, in place, and return the root.
 

@@ -37,11 +37,6 @@ def _is_leaf(part: object) -> bool:
     return not isinstance(part, dict | list | tuple)
 
 
-def _is_empty(value: object) -> bool:
-    """Whether a container holds nothing, as most of what a module keeps: its tables of hooks."""
-    return isinstance(value, dict | list | tuple) and not value
-
-
 def map_nested(
     value: Any, change: Callable[[object], object], within: frozenset[int] = frozenset()
 ) -> Any:
@@ -60,8 +55,10 @@ def map_nested(
         [1, (2, {'a': -3})]
     """
     changed = change(value)
-    if changed is not value or type(value) in _ATOMS or id(value) in within or _is_empty(value):
+    if changed is not value or type(value) in _ATOMS or id(value) in within:
         return changed
+    if isinstance(value, dict | list | tuple) and not value:  # as most tables of hooks
+        return value
     within |= {id(value)}
     parts, structure = pytree.tree_flatten(value, is_leaf=lambda part: part is not value)
     if not structure.is_leaf():

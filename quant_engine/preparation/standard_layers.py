@@ -29,7 +29,7 @@ from quant_engine.model.modules import (
     count_parameter_uses,
     has_own_forward,
     named_parameters_of,
-    replace_module,
+    replace_modules,
 )
 
 FUNCTIONAL = "functional weights"
@@ -87,7 +87,7 @@ def standardize(
             continue
         layer = _FORMS[entry.form](module)
         copy_hooks(module, layer)
-        model = replace_module(model, entry.name, layer.train(module.training))
+        model = replace_modules(model, {entry.name: layer.train(module.training)})
         groups[type(module).__name__, type(layer).__name__].append(entry.name or "the model")
     vars(model)[_STANDARDIZED] = (*standard_layers(model), *found)
     notes = []

@@ -23,7 +23,7 @@ from quant_engine.execution.lowering.lower import is_lowered
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.layers.quantized_tensor import StoredGrid
 from quant_engine.model.copying import copy_model
-from quant_engine.model.modules import add_bias, has_added_bias, replace_module
+from quant_engine.model.modules import add_bias, has_added_bias, replace_modules
 from quant_engine.preparation.batchnorm import Folding
 from quant_engine.preparation.prepared_model import (
     fold,
@@ -309,7 +309,7 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
         layer = _empty_layer(module, stored)
         key = tensor_name(stored.name, "input_grid.scale")
         layer.expect_codes(has_input_grid=aliases.get(key, key) in tensors)
-        model = replace_module(model, stored.name, layer)
+        model = replace_modules(model, {stored.name: layer})
     _add_biases(model, structure, tensors)
     expected = {aliases.get(name, name) for name in model.state_dict()}
     stored_names = tensors.keys() | {extra.name for extra in structure.extra_states}

@@ -65,27 +65,21 @@ def why_not_integer(layer: QuantizedLayer) -> str:
     """Return why a layer cannot compute on integers, or "" if it can."""
     if type(layer) not in _PACKERS:
         return f"{type(layer).__name__} has no integer arithmetic; it stays simulated."
-    if layer.quantized_weight is None:
+    codes = layer.quantized_weight
+    if codes is None:
         return "Its weight is still float."
     if layer.scheme.weight.group_size is not None and layer.rounds_input:
         return (
             f"Its weights have a scale for each group of {layer.scheme.weight.group_size}, so the "
             "products of an output cannot be summed as one int32 number; it stays simulated."
         )
-    terms = _terms(layer)
+    groups = layer.groups if isinstance(layer, _TRANSPOSED) else 1
+    terms = codes.numel() // (codes.shape[layer.channel_axis] * groups)  # at most, if transposed
     if layer.rounds_input and terms > LONGEST_SUM:
         return (
             f"Its sums have {terms} products, and int32 is sure to hold only {LONGEST_SUM} of them."
         )
     return ""
-
-
-def _terms(layer: QuantizedLayer) -> int:
-    """Return the products in one output, in a transposed convolution at most so many."""
-    codes = layer.quantized_weight
-    assert codes is not None
-    groups = layer.groups if isinstance(layer, _TRANSPOSED) else 1
-    return codes.numel() // (codes.shape[layer.channel_axis] * groups)
 
 
 def weights_of(layer: QuantizedLayer, codes: Tensor) -> IntegerWeights:
@@ -200,8 +194,9 @@ class KernelForm(IntegerForm):
             if rounded is not None:
                 rounded[id(x), grid] = codes
         y = built.packed(codes, grid, PLAIN, *arguments)
-        is_kept = y.dim() == 4 and (self.has_images_last or _has_channels_last(x))
-        return y if is_kept else y.contiguous()
+        has_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        is_kept = self.has_images_last or (has_last and not x.is_contiguous())
+        return y if y.dim() == 4 and is_kept else y.contiguous()
 
     def run_codes(
         self, layer: QuantizedLayer, codes: Tensor, grid: Grid, epilogue: Epilogue
@@ -232,9 +227,6 @@ class KernelForm(IntegerForm):
             )
         return self._built
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KernelForm:
-        return KernelForm(self.kernel, has_images_last=self.has_images_last)
-
     def __reduce__(self) -> tuple[Callable[..., KernelForm], tuple[str]]:
         return partial(KernelForm, has_images_last=self.has_images_last), (self.kernel,)
 
@@ -250,9 +242,3 @@ def require_grid(current: Grid | None, expected: Grid) -> None:
             "A layer's input grid is not what it was when the model was lowered, perhaps because "
             "other numbers were loaded. Lower the model again with convert_execution."
         )
-
-
-def _has_channels_last(x: Tensor) -> bool:
-    """Whether an image lies in memory with its channels last, and not also with them first."""
-    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return is_last and not x.is_contiguous()

@@ -14,11 +14,10 @@ from quant_engine.execution.lowering.patterns import (
     aten,
     clamp_of,
     input_of,
-    is_choosing,
     is_idle,
     is_length,
-    is_reshaping,
     operands_of,
+    passed_nodes,
 )
 from quant_engine.execution.lowering.placement import Fusion, Placement, place_codes
 from quant_engine.execution.lowering.steps import (
@@ -135,7 +134,9 @@ class _Builder:
             fusion = self.placement.fusions.get(node)
             if fusion is not None:
                 self._add_fusion(fusion)
-            elif node in self.placement.codes_only and self._passes_codes(node):
+            elif node in self.placement.codes_only and any(
+                source in self.placement.codes_only for source in passed_nodes(node)
+            ):
                 self._add_codes_step(node)
             elif node.target is LAYER:
                 self._values[node] = self._add_layer(node)
@@ -145,10 +146,6 @@ class _Builder:
                 self._values[node] = self._graph.node_copy(node, self._any_of)
         self._graph.lint()
         return fx.GraphModule(self._root, self._graph, "LoweredGraph")
-
-    def _passes_codes(self, node: fx.Node) -> bool:
-        is_passing = is_reshaping(node) or is_choosing(node) or clamp_of(node)
-        return bool(is_passing) and any(s in self.placement.codes_only for s in operands_of(node))
 
     def _any_of(self, node: fx.Node) -> fx.Node:
         """Return a value in any form, which is float unless only its length is asked for."""

@@ -64,8 +64,10 @@ def simplify(flat: fx.GraphModule, shared: Iterable[Tensor]) -> None:
         if node.target in _SHAPING and source is not None and _form(source) == _form(node):
             node.replace_all_uses_with(source)
             flat.graph.erase_node(node)
-        else:
-            _call_directly(node)
+        elif node.target in _CALLS:  # by the way that takes Python least time
+            node.target = _CALLS[node.target]
+        elif node.target in _METHODS:
+            node.op, node.target = "call_method", _METHODS[node.target]
     flat.graph.eliminate_dead_code()
     flat.recompile()
 
@@ -199,7 +201,8 @@ def _keep_in_float(codes: fx.Node) -> None:
     for reader, made in readers:
         source = cast(fx.Node, input_of(reader))
         if _layout(source) != _layout(reader):
-            laid_out: dict[str, Any] = {"memory_format": _memory_format(reader)}
+            layout = reader.kwargs.get("memory_format") or torch.preserve_format
+            laid_out: dict[str, Any] = {"memory_format": layout}
             with graph.inserting_before(reader):
                 source = graph.call_function(aten.clone.default, (source,), laid_out)
             source.meta["val"] = made.meta["val"]
@@ -211,12 +214,6 @@ def _keep_in_float(codes: fx.Node) -> None:
             graph.erase_node(unused)
     for unused in dict.fromkeys((end, codes, view, moved)):
         graph.erase_node(unused)
-
-
-def _memory_format(conversion: fx.Node) -> torch.memory_format:
-    """Return the layout in which a conversion to another type writes its result."""
-    given = conversion.kwargs.get("memory_format")
-    return given if isinstance(given, torch.memory_format) else torch.preserve_format
 
 
 def _distances(codes: fx.Node, zero_point: int) -> list[tuple[fx.Node, fx.Node]] | None:
@@ -243,11 +240,3 @@ def _distances(codes: fx.Node, zero_point: int) -> list[tuple[fx.Node, fx.Node]]
         else:
             return None
     return found
-
-
-def _call_directly(node: fx.Node) -> None:
-    """Call an operation by the way that takes Python least time."""
-    if node.target in _CALLS:
-        node.target = _CALLS[node.target]
-    elif node.target in _METHODS:
-        node.op, node.target = "call_method", _METHODS[node.target]

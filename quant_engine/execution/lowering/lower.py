@@ -58,9 +58,6 @@ class _Bound:
     last: fx.GraphModule | None = None
     freshness: Freshness | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Bound:
-        return _Bound()
-
     def __reduce__(self) -> tuple[type[_Bound], tuple[()]]:
         return _Bound, ()
 

@@ -78,6 +78,12 @@ def operands_of(node: fx.Node) -> list[fx.Node]:
     return joined_nodes(node) or ([] if source is None else [source])
 
 
+def passed_nodes(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes whose codes a node moves, chooses from or clamps; none if it does else."""
+    is_passing = is_reshaping(node) or is_choosing(node) or clamp_of(node)
+    return operands_of(node) if is_passing else []
+
+
 def clamp_of(node: fx.Node) -> str:
     """Return "relu" or "relu6" where a node is one of them, else ""."""
     if node.target is aten.relu.default:

@@ -21,7 +21,7 @@ from quant_engine.execution.lowering.patterns import (
     is_length,
     is_reshaping,
     lowerable_layer,
-    operands_of,
+    passed_nodes,
 )
 from quant_engine.layers import QuantizedLayer, QuantizedLinear
 from quant_engine.tensors.affine import QParams
@@ -123,10 +123,8 @@ def _wanted_by(user: fx.Node, node: fx.Node, placement: Placement) -> Grid | Non
         grid = Grid.of(layer.input_qparams)
         placement.qparams[grid] = layer.input_qparams
         return grid
-    passes_codes = is_reshaping(user) or is_choosing(user) or clamp_of(user)
-    if not passes_codes or node not in operands_of(user) or user not in placement.codes_only:
-        return None
-    return placement.grids[user]
+    is_passed = node in passed_nodes(user) and user in placement.codes_only
+    return placement.grids[user] if is_passed else None
 
 
 def _find_fusions(graph: fx.Graph, placement: Placement) -> None:

@@ -13,7 +13,7 @@ from quant_engine.model.modules import (
     has_own_forward,
     named_parameters_of,
     names_of_modules,
-    replace_module,
+    replace_modules,
 )
 
 
@@ -37,7 +37,7 @@ def test_nested_name() -> None:
     model = nn.Sequential(nn.ModuleDict({"deep": nn.Sequential(nn.Linear(2, 2))}))
     new = nn.Identity()
 
-    assert replace_module(model, "0.deep.0", new) is model
+    assert replace_modules(model, {"0.deep.0": new}) is model
 
     assert model[0]["deep"][0] is new
 
@@ -45,7 +45,7 @@ def test_nested_name() -> None:
 def test_the_root() -> None:
     new = nn.Identity()
 
-    assert replace_module(nn.Linear(2, 2), "", new) is new
+    assert replace_modules(nn.Linear(2, 2), {"": new}) is new
 
 
 def test_all_names_of_a_shared_module() -> None:
@@ -53,7 +53,7 @@ def test_all_names_of_a_shared_module() -> None:
     model = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared))
     new = nn.Identity()
 
-    replace_module(model, "0", new)
+    replace_modules(model, {"0": new})
 
     assert model[0] is model[2][0] is new
 
@@ -62,7 +62,7 @@ def test_plain_containers_and_attributes_are_followed() -> None:
     model = Listed()
     first, second = nn.Identity(), nn.Identity()
 
-    replace_module(replace_module(model, "first", first), "second", second)
+    replace_modules(replace_modules(model, {"first": first}), {"second": second})
 
     x = torch.ones(1, 2)
     assert torch.equal(model(x), x)
@@ -73,7 +73,7 @@ def test_other_modules_stay_where_they_are() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     other = model[1]
 
-    replace_module(model, "0", nn.Identity())
+    replace_modules(model, {"0": nn.Identity()})
 
     assert model[1] is other
     assert len(model) == 2
@@ -81,7 +81,7 @@ def test_other_modules_stay_where_they_are() -> None:
 
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="nowhere"):
-        replace_module(nn.Sequential(nn.ReLU()), "nowhere", nn.Identity())
+        replace_modules(nn.Sequential(nn.ReLU()), {"nowhere": nn.Identity()})
 
 
 def test_hooks_are_copied_with_their_options() -> None:
