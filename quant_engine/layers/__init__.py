@@ -16,7 +16,7 @@ from quant_engine.layers.embedding import (
 )
 from quant_engine.layers.functional_weight import QuantizedFunctionalWeight
 from quant_engine.layers.linear import QuantizedLinear
-from quant_engine.layers.packed_tensor import PackedTensor
+from quant_engine.layers.quantized_tensor import PackedTensor
 from quant_engine.layers.registry import (
     get_quantized_type,
     is_quantizable,

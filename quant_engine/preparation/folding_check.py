@@ -32,9 +32,9 @@ from quant_engine.preparation.batchnorm import (
     has_batchnorm,
     sequential_foldings,
 )
-from quant_engine.preparation.functional_weights import find_functional_weights
 from quant_engine.preparation.prepared_model import PreparedModel, fold, prepare, standardized
 from quant_engine.preparation.standard_layers import StandardLayer
+from quant_engine.preparation.weight_readers import find_functional_weights
 
 _NOT_PLAIN = (
     "Layers of classes of their own stay as they are: on the data, the model would compute "

@@ -12,18 +12,23 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant_engine.errors import UnsupportedLayerError
-from quant_engine.execution.lowering.build import build_lowered
-from quant_engine.execution.lowering.checking import computes_the_same
+from quant_engine.execution.lowering.build import build_lowered, build_plain
 from quant_engine.execution.lowering.flat import Freshness, leave_uncompiled, write_flat
 from quant_engine.execution.lowering.marking import marked
 from quant_engine.execution.lowering.steps import LoweredLayer
 from quant_engine.graph.capture import Program, capture_program
-from quant_engine.graph.forms import put_together, take_apart
-from quant_engine.graph.kinds import capture_attempts, kind_of, structure_of
+from quant_engine.graph.forms import (
+    capture_attempts,
+    kind_of,
+    put_together,
+    structure_of,
+    take_apart,
+)
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
-from quant_engine.model.copying import share_tensors
+from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.model.inputs import copy_inputs
+from quant_engine.model.randomness import SOURCE
 
 _MOST_PROGRAMS = 8
 _MOST_FAILURES = 2
@@ -248,6 +253,58 @@ class LoweredModel(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._programs, self._bound = _Programs(), _Bound()
         return self
+
+
+_TOLERANCE = 1e-2  # a graph that leaves something out is off by far more, ties of codes by less
+
+
+def computes_the_same(
+    program: Program, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> bool:
+    """Run a program and its model, layers simulated, and compare what they return.
+
+    Args:
+        program: The program.
+        model: The quantized model; a copy of it runs, as a forward may change buffers.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+    """
+    batch = Batch(tuple(args), kwargs)
+    expected = _run(_simulated(model), batch)
+    plain, tensors = build_plain(program, _simulated(model)), take_apart((args, dict(kwargs)))[0]
+    try:
+        found = _run(plain, Batch(tuple(tensors)))
+    except Exception:  # whatever it is, the model itself does not raise it
+        return False
+    return len(found) == len(expected) and all(map(_is_near, found, expected))
+
+
+def _simulated(model: nn.Module) -> nn.Module:
+    copied = share_parameters(model)
+    for module in copied.modules():
+        if isinstance(module, QuantizedLayer):
+            module.integer_form = None
+            module._forward_hooks.clear()  # what watches a layer sees real calls only
+            module._forward_pre_hooks.clear()
+    return copied
+
+
+def _run(model: nn.Module, batch: Batch) -> list[Any]:
+    batch = copy_inputs(batch)
+    with SOURCE, torch.random.fork_rng(devices=[]), torch.no_grad():
+        return take_apart(model(*batch.args, **batch.kwargs))[0]
+
+
+def _is_near(found: Any, expected: Any) -> bool:
+    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
+        return bool(found == expected)
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if not found.is_floating_point():
+        return torch.equal(found, expected)
+    is_same = (found == expected) | (found.isnan() & expected.isnan())
+    difference = torch.where(is_same, 0.0, found - expected).double().norm()
+    return bool(difference <= _TOLERANCE * expected[expected.isfinite()].double().norm())
 
 
 def lower_model(model: nn.Module, example: Batch | None = None) -> LoweredModel:

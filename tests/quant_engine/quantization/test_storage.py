@@ -20,17 +20,17 @@ from quant_engine.analysis.analysis import analyze
 from quant_engine.errors import DataError, StorageError
 from quant_engine.execution.convert import convert_execution
 from quant_engine.layers import QuantizedEmbedding, QuantizedLinear
-from quant_engine.model.modules import replace_module
+from quant_engine.model.modules import replace_modules
 from quant_engine.preparation.prepared_model import prepare
 from quant_engine.preparation.selection import list_layers
 from quant_engine.quantization.calibration import calibrate
 from quant_engine.quantization.quantize import quantize_model
 from quant_engine.quantization.storage import (
+    file_bytes,
     load_quantized_model,
     save_quantized_model,
     serialized_bytes,
 )
-from quant_engine.quantization.tensor_file import file_bytes
 from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.tensors.packing import packed_length
 from tests.quant_engine.layer_cases import (
@@ -67,7 +67,7 @@ def quantize_all(model: nn.Module, scheme: LayerScheme, *inputs: Tensor) -> nn.M
         handle.remove()
     for layer in layers:
         new = quantized(layer.module, seen[layer.name], scheme)
-        result = replace_module(result, layer.name, new)
+        result = replace_modules(result, {layer.name: new})
     return result.eval()
 
 

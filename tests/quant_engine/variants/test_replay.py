@@ -18,7 +18,7 @@ from quant_engine import Calibration, Recipe, calibrate, measure_sensitivity, qu
 from quant_engine.judging.judged import Judged
 from quant_engine.model.batches import Batch
 from quant_engine.model.copying import share_tensors
-from quant_engine.model.modules import replace_module
+from quant_engine.model.modules import replace_modules
 from quant_engine.variants.replay import Replay
 from quant_engine.variants.runner import VariantRunner
 from sample_models import SampleModel, get_model_info, list_models, load_model
@@ -400,7 +400,7 @@ def test_a_model_that_fails_on_what_replay_leaves_out_runs_in_full() -> None:
 
     assert "cannot run" in reason
     for number, name in enumerate(names):
-        changed = replace_module(copy.deepcopy(model), name, forms[name]["other"])
+        changed = replace_modules(copy.deepcopy(model), {name: forms[name]["other"]})
         with torch.no_grad():
             assert torch.equal(found[number], changed(x))
 
