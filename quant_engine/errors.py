@@ -106,6 +106,12 @@ def is_whole_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def require_at_least(lowest: int, what: str, value: object) -> None:
+    """Raise SchemeError unless `value` is an integer from `lowest` up."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise SchemeError(f"{what} is {value!r}. It must be an integer from {lowest} up.")
+
+
 def require_keys(what: str, data: Any, allowed: Iterable[str]) -> Mapping[str, Any]:
     """Return `data` as a mapping; raise SchemeError for a key that does not belong."""
     if not isinstance(data, Mapping):

@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,28 +316,19 @@ def _time_layers_once(
     started: dict[str, float] = {}
     spent: dict[str, float] = {}
 
-    def start(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            started[name] = time.perf_counter()
-
-        return hook
-
-    def stop(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, _output: Any) -> None:
-            elapsed = time.perf_counter() - started[name]
-            spent[name] = spent.get(name, 0.0) + elapsed * 1e3
-
-        return hook
-
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, layer in layers.items():
-            handles.append(layer.register_forward_pre_hook(start(name)))
-            handles.append(layer.register_forward_hook(stop(name), prepend=True))
+
+            def start(_module: nn.Module, _args: Any, name: str = name) -> None:
+                started[name] = time.perf_counter()
+
+            def stop(_module: nn.Module, _args: Any, _output: Any, name: str = name) -> None:
+                elapsed = time.perf_counter() - started[name]
+                spent[name] = spent.get(name, 0.0) + elapsed * 1e3
+
+            hooks.enter_context(layer.register_forward_pre_hook(start))
+            hooks.enter_context(layer.register_forward_hook(stop, prepend=True))
         run_model(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: spent[name] for name in layers if name in spent}
 
 

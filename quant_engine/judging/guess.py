@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,6 @@ class Guess:
 def find_origins(prepared: PreparedModel, batch: Batch, count: int) -> list[Origin]:
     """Return what made each float tensor of the answer, in the order of `named_tensors`."""
     model, zeros = prepared.model, {}
-    handles = []
 
     def hook(name: str) -> Any:
         def add_zero(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -106,20 +105,21 @@ def find_origins(prepared: PreparedModel, batch: Batch, count: int) -> list[Orig
 
     origins: list[Origin] = []
     # A model that autograd cannot take has no origins; values and names decide then.
-    with suppress(Exception), prepared.state.leaving_no_trace(model), torch.inference_mode(False):
-        try:
-            for name, module in model.named_modules():
-                weight = named_parameters_of(module).get("weight")
-                if weight is not None and weight.dim() > 1:
-                    handles.append(module.register_forward_hook(hook(name)))
-            inputs = copy_inputs(batch)
-            with torch.enable_grad():
-                answer = model(*inputs.args, **inputs.kwargs)
-                owners = {key: name for key, (_, name) in zeros.items()}
-                origins = [_origin(tensor.grad_fn, owners) for _, tensor in named_tensors(answer)]
-        finally:
-            for handle in handles:
-                handle.remove()
+    with (
+        suppress(Exception),
+        prepared.state.leaving_no_trace(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        ExitStack() as hooks,
+    ):
+        for name, module in model.named_modules():
+            weight = named_parameters_of(module).get("weight")
+            if weight is not None and weight.dim() > 1:
+                hooks.enter_context(module.register_forward_hook(hook(name)))
+        inputs = copy_inputs(batch)
+        answer = model(*inputs.args, **inputs.kwargs)
+        owners = {key: name for key, (_, name) in zeros.items()}
+        origins = [_origin(tensor.grad_fn, owners) for _, tensor in named_tensors(answer)]
     return origins if len(origins) == count else [Origin()] * count
 
 

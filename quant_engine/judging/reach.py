@@ -6,7 +6,7 @@ A difference of zero does not tell: rounding may have hit every value, or no sam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -102,15 +102,11 @@ def _changed_output(
 
 @contextmanager
 def _hooked(layers: Mapping[str, nn.Module], act: Callable[[str, Any], Any]) -> Iterator[None]:
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, layer in layers.items():
 
             def hook(_: nn.Module, _args: Any, output: Any, name: str = name) -> Any:
                 return act(name, output)
 
-            handles.append(layer.register_forward_hook(hook, prepend=True))
+            hooks.enter_context(layer.register_forward_hook(hook, prepend=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -101,15 +101,11 @@ class QuantizedEmbedding(QuantizedLayer):
         """Look up the rows `input`; output in the dtype of the float table."""
         if self.stored_weight is None:
             return self.compute(input, self.weight)
-        table = self.stored_weight.qparams
-        rows = F.embedding(input, self.stored_weight.codes)
-        if table.axis is None:
-            return shortened(dequantize(rows, table), self.max_norm, self.norm_type).to(
-                self.weight_dtype
-            )
-        chosen = input.reshape(-1)
-        grid = replace(table, scale=table.scale[chosen], zero_point=table.zero_point[chosen])
-        values = dequantize(rows.reshape(chosen.numel(), self.embedding_dim), grid).view(rows.shape)
+        grid, chosen = self.stored_weight.qparams, input.reshape(-1)
+        if grid.axis is not None:
+            grid = replace(grid, scale=grid.scale[chosen], zero_point=grid.zero_point[chosen])
+        rows = F.embedding(chosen, self.stored_weight.codes)
+        values = dequantize(rows, grid).view(*input.shape, self.embedding_dim)
         return shortened(values, self.max_norm, self.norm_type).to(self.weight_dtype)
 
     def extra_repr(self) -> str:

@@ -218,25 +218,25 @@ def first_samples(batch: Batch, count: int) -> Batch | None:
         count: How many samples, at most.
     """
     count = min(count, batch.samples)
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     if batch.args and _are_images(batch.args[0]):
-        images = [image.clone() for image in batch.args[0][:count]]
-        labels = map_labels(batch.labels, lambda tensor: tensor[:count])
-        where = f"{count} images of {batch.where}"
-        return Batch((images,), {}, labels, count, where, reading=batch.reading)
-    tensors = nested_tensors((batch.args, batch.kwargs))
-    if any(tensor.dim() == 0 or len(tensor) != batch.samples for tensor in tensors):
-        return None
+        args, kwargs = ([image.clone() for image in batch.args[0][:count]],), {}
+        what = f"{count} images"
+    else:
+        tensors = nested_tensors((batch.args, batch.kwargs))
+        if any(tensor.dim() == 0 or len(tensor) != batch.samples for tensor in tensors):
+            return None
 
-    def cut(value: object) -> object:
-        return value[:count].clone() if isinstance(value, Tensor) else value
+        def cut(value: object) -> object:
+            return value[:count].clone() if isinstance(value, Tensor) else value
 
-    args, kwargs = map_nested((batch.args, dict(batch.kwargs)), cut)
-    if any(len(tensor) != count for tensor in nested_tensors((args, kwargs))):
-        return None  # one lies in a container that cannot be rebuilt
+        args, kwargs = map_nested((batch.args, dict(batch.kwargs)), cut)
+        if any(len(tensor) != count for tensor in nested_tensors((args, kwargs))):
+            return None  # one lies in a container that cannot be rebuilt
+        what = "one sample" if count == 1 else f"{count} samples"
     labels = map_labels(batch.labels, lambda tensor: tensor[:count])
-    samples = "one sample" if count == 1 else f"{count} samples"
-    where = f"{samples} of {batch.where}"
-    return Batch(args, kwargs, labels, count, where, reading=batch.reading)
+    return Batch(args, kwargs, labels, count, f"{what} of {batch.where}", reading=batch.reading)
 
 
 def is_rereadable(data: Data) -> bool:

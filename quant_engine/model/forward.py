@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -131,8 +131,7 @@ def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator
     have been run, those that change the output have not. Layers compiled by TorchScript take no
     hooks and are passed over.
     """
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, layer in layers.items():
             if isinstance(layer, torch.jit.ScriptModule):
                 continue
@@ -140,11 +139,9 @@ def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator
             def call(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
                 hook(name, args, kwargs, output)
 
-            handles.append(layer.register_forward_hook(call, with_kwargs=True, prepend=True))
+            handle = layer.register_forward_hook(call, with_kwargs=True, prepend=True)
+            hooks.enter_context(handle)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

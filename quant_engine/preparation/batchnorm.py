@@ -71,7 +71,7 @@ def find_foldings(
         What can be folded, in the order it runs; and one sentence for each reason that keeps
         BatchNorms as they are.
     """
-    search = _Search(model, graph)
+    calls = LayerCalls(model, graph)
     found: list[Folding] = []
     kept: defaultdict[str, list[str]] = defaultdict(list)
     seen = set()
@@ -82,7 +82,7 @@ def find_foldings(
         if name in seen:
             continue
         seen.add(name)
-        result = search.folding_of(name, node)
+        result = _folding_of(name, node, calls)
         if isinstance(result, Folding):
             found.append(result)
         else:
@@ -98,37 +98,31 @@ def _why(names: Sequence[str], reason: str) -> str:
     return f"BatchNorms not folded ({len(names)}), because {reason}: {listed}."
 
 
-class _Search:
-    """What is asked of every BatchNorm of one graph."""
-
-    def __init__(self, model: nn.Module, graph: fx.GraphModule) -> None:
-        self._calls = LayerCalls(model, graph)
-
-    def folding_of(self, name: str, node: fx.Node) -> Folding | str:
-        """Return what a BatchNorm folds into, or why it stays."""
-        statistics, is_training = node.args[3:5], node.args[5]
-        if is_training or None in statistics:
-            return "they use the statistics of each batch"
-        source = _source(node)
-        if source.target not in LAYERS:
-            return "they do not stand right behind a convolution or linear layer"
-        if len(value_readers(source)) > 1:
-            return "something else reads the output of the layer before them too"
-        layer, calls = module_path(source), self._calls
-        if calls.module(layer) is None or calls.module(name) is None:
-            return "their values are not those of a BatchNorm module"
-        if not (calls.is_called_once(layer) and calls.is_called_once(name)):
-            return "they, or the layer before them, are called several times"
-        if not (calls.is_plain(layer) and calls.is_plain(name)):
-            return "they, or the layer before them, have hooks or a forward of their own"
-        keys = ("weight", "bias", "running_mean", "running_var")
-        if not calls.reads_own(name, dict(zip(keys, node.args[1:5], strict=True))):
-            return "their values are not those of a BatchNorm module"
-        if not calls.has_own_weight(layer, source):
-            return "the weight of the layer before them is computed or shared"
-        if source.target is LINEAR and _dimensions(node.args[0]) != 2:
-            return "their channels are not the features of the linear layer before them"
-        return Folding(name, layer, source.target in TRANSPOSED)
+def _folding_of(name: str, node: fx.Node, calls: LayerCalls) -> Folding | str:
+    """Return what a BatchNorm folds into, or why it stays."""
+    statistics, is_training = node.args[3:5], node.args[5]
+    if is_training or None in statistics:
+        return "they use the statistics of each batch"
+    source = _source(node)
+    if source.target not in LAYERS:
+        return "they do not stand right behind a convolution or linear layer"
+    if len(value_readers(source)) > 1:
+        return "something else reads the output of the layer before them too"
+    layer = module_path(source)
+    if calls.module(layer) is None or calls.module(name) is None:
+        return "their values are not those of a BatchNorm module"
+    if not (calls.is_called_once(layer) and calls.is_called_once(name)):
+        return "they, or the layer before them, are called several times"
+    if not (calls.is_plain(layer) and calls.is_plain(name)):
+        return "they, or the layer before them, have hooks or a forward of their own"
+    keys = ("weight", "bias", "running_mean", "running_var")
+    if not calls.reads_own(name, dict(zip(keys, node.args[1:5], strict=True))):
+        return "their values are not those of a BatchNorm module"
+    if not calls.has_own_weight(layer, source):
+        return "the weight of the layer before them is computed or shared"
+    if source.target is LINEAR and _dimensions(node.args[0]) != 2:
+        return "their channels are not the features of the linear layer before them"
+    return Folding(name, layer, source.target in TRANSPOSED)
 
 
 def _source(batchnorm: fx.Node) -> fx.Node:

@@ -90,9 +90,7 @@ def prepare_for(
     if is_lazy:
         return prepared, calibration_data, evaluation_data
     plain = standardized(prepared)
-    if plain is prepared or all(
-        _computes_the_same(plain.model, prepared.model, batch) for batch in batches
-    ):
+    if _computes_the_same(plain, prepared, batches):
         prepared = plain
     else:
         prepared = replace(prepared, notes=(*prepared.notes, _NOT_PLAIN))
@@ -101,9 +99,7 @@ def prepare_for(
     if functional is None:
         functional = find_functional_weights(prepared, batches[0] if batches else None)
     held = standardized(prepared, functional)
-    if held is prepared or all(
-        _computes_the_same(held.model, prepared.model, batch) for batch in batches
-    ):
+    if _computes_the_same(held, prepared, batches):
         prepared = held
     if batches:
         state = find_pass_state(prepared.model, batches[0])
@@ -125,7 +121,7 @@ def _fold_for(
     if foldings is None:
         foldings, notes = _foldings(prepared.model, batches)
     folded = fold(prepared, foldings)
-    if not all(_computes_the_same(folded.model, prepared.model, batch) for batch in batches):
+    if not _computes_the_same(folded, prepared, batches):
         folded, notes = prepared, (*notes, _NOTE)
     return replace(folded, notes=(*folded.notes, *notes))
 
@@ -183,7 +179,15 @@ def _as_batch(item: Any) -> Batch | None:
         return None
 
 
-def _computes_the_same(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> bool:
+def _computes_the_same(
+    changed: PreparedModel, prepared: PreparedModel, batches: Sequence[Batch]
+) -> bool:
+    """Whether a changed model computes on all batches what it computed before."""
+    pairs = ((changed.model, prepared.model, batch) for batch in batches)
+    return changed is prepared or all(_agree_on(*pair) for pair in pairs)
+
+
+def _agree_on(folded: nn.Module, unfolded: nn.Module, batch: Batch) -> bool:
     """Whether a model computes on a batch what it does without folded BatchNorms."""
     for samples in (first_samples(batch, _SAMPLES), batch):
         if samples is None:

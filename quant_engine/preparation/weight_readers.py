@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -137,12 +137,11 @@ def _name_of(function: Any) -> str:
 @contextmanager
 def _running_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Keep the names of the modules that are running in a list, the innermost one last."""
-    handles = []
 
     def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
         running.pop()
 
-    try:
+    with ExitStack() as hooks:
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
@@ -150,12 +149,9 @@ def _running_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
             def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
                 running.append(name)
 
-            handles.append(module.register_forward_pre_hook(enter, prepend=True))
-            handles.append(module.register_forward_hook(leave, always_call=True))
+            hooks.enter_context(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.enter_context(module.register_forward_hook(leave, always_call=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 _PRODUCTS = (

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quant_engine.errors import UnsupportedLayerError
@@ -30,6 +29,7 @@ from quant_engine.model.modules import add_bias, count_parameter_uses
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.chains import NotFollowedError
+from quant_engine.remedies.channels import ChannelValues
 from quant_engine.remedies.codes import OutputRows, refused
 from quant_engine.remedies.expected_inputs import expected_input, known_statistics
 from quant_engine.remedies.passes import watch_passes
@@ -37,34 +37,6 @@ from quant_engine.report import Treatment
 from quant_engine.scheme import BATCH_NORM, BiasCorrection, LayerScheme
 
 _SHARES_BIAS = "it shares its bias with another layer"
-
-
-class ChannelMeans:
-    """Mean of each output channel, and energy, of what a layer answers on all data."""
-
-    def __init__(self) -> None:
-        """Start with no values."""
-        self.calls = self.count = 0
-        self.total: Tensor = torch.zeros(())
-        self.energy = 0.0
-
-    def update(self, y: Tensor, axis: int) -> None:
-        """Count an output, channels on `axis`."""
-        rows = y.detach().double().movedim(axis, 0).flatten(1)
-        self.calls += 1
-        self.count += rows.shape[1]
-        self.total = self.total + rows.sum(dim=1)
-        self.energy += rows.square().mean(dim=0).sum().item()
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of each channel, float64, (channels,)."""
-        return self.total / self.count
-
-    @property
-    def rms(self) -> float:
-        """Root mean square of all values."""
-        return float((self.energy / self.count) ** 0.5)
 
 
 def correct_biases(
@@ -173,7 +145,7 @@ def _channel_means(
     batches: Sequence[Batch],
     *,
     stops: bool = False,
-) -> dict[str, ChannelMeans]:
+) -> dict[str, ChannelValues]:
     """Run a model on all data, and return the means of layers in the order in which they ran.
 
     Args:
@@ -184,12 +156,12 @@ def _channel_means(
         batches: The data.
         stops: Whether to end every pass behind the first layer that is watched.
     """
-    found: dict[str, ChannelMeans] = {}
+    found: dict[str, ChannelValues] = {}
 
     def observe(name: str, _args: Any, _kwargs: Any, output: Any) -> None:
         y = primary_output(output)
         if y is not None and y.numel():
-            found.setdefault(name, ChannelMeans()).update(y, layers[name].output_axis)
+            found.setdefault(name, ChannelValues()).update(y, layers[name].output_axis)
         if stops:
             raise PassEnded
 
@@ -231,7 +203,7 @@ def _expected_shifts(
     return found
 
 
-def _why_not(layer: QuantizedLayer, aim: ChannelMeans | None, uses: Mapping[int, int]) -> str:
+def _why_not(layer: QuantizedLayer, aim: ChannelValues | None, uses: Mapping[int, int]) -> str:
     """Return why a layer cannot be corrected; empty if it can."""
     if not layer.takes_float_input:
         return "it looks rows up and adds no bias"

@@ -7,7 +7,7 @@ one group and one tap, a depthwise convolution as many groups as channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
@@ -82,6 +82,51 @@ class Layer:
         """Return the output, (out,), for inputs that are constant in each channel, (in,)."""
         inputs = constants.view(self.groups, 1, -1)
         return (self.blocks(weight).sum(dim=3) * inputs).sum(dim=2).flatten()
+
+
+@dataclass(slots=True, eq=False)
+class ChannelValues:
+    """What is known of each output channel of a layer, over all its answers, in float64.
+
+    Attributes:
+        calls: Answers.
+        count: Values of each channel.
+        lo: Smallest value of each channel, (channels,).
+        total: Sum of each channel's values, (channels,).
+        squares: Sum of their squares, (channels,).
+    """
+
+    calls: int = 0
+    count: int = 0
+    lo: Tensor = field(default_factory=lambda: torch.tensor(torch.inf).double())
+    total: Tensor = field(default_factory=lambda: torch.zeros(()).double())
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()).double())
+
+    def update(self, y: Tensor, axis: int) -> None:
+        """Count an output with values, channels on `axis`."""
+        rows = y.detach().double().movedim(axis, 0).flatten(1)
+        self.calls += 1
+        self.count += rows.shape[1]
+        self.lo = torch.minimum(self.lo, rows.amin(dim=1))
+        self.total = self.total + rows.sum(dim=1)
+        self.squares = self.squares + rows.square().sum(dim=1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each channel, (channels,)."""
+        return self.total / self.count
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of all values."""
+        return float((self.squares.mean() / self.count).sqrt())
+
+    def offset(self) -> Tensor:
+        """Return what can be taken from each channel and added behind a ReLU, (channels,)."""
+        if not self.count:
+            return torch.zeros(())
+        deviation = (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
+        return torch.minimum(self.lo, self.mean - 3 * deviation).clamp(min=0.0)
 
 
 def spread(factors: Tensor, times: int) -> Tensor:

@@ -12,7 +12,7 @@ and 4.1.3).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,14 @@ from quant_engine.model.batches import Batch
 from quant_engine.model.forward import primary_output
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.chains import NotFollowedError, follow, output_channels
-from quant_engine.remedies.channels import Layer, describe_refusal, gathered, layer_of, spread
+from quant_engine.remedies.channels import (
+    ChannelValues,
+    Layer,
+    describe_refusal,
+    gathered,
+    layer_of,
+    spread,
+)
 from quant_engine.remedies.passes import watch_passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import CrossLayerEqualization, Recipe
@@ -191,13 +198,13 @@ def _absorb(
     if not able:
         return {}
     modules = {pair.first.name: pair.first.module for pair in able}
-    seen = {name: _Outputs() for name in modules}
+    seen = {name: ChannelValues() for name in modules}
 
     def observe(name: str, _args: Any, _kwargs: Any, output: Any) -> None:
         y = primary_output(output)
         assert y is not None
-        axis = get_quantized_type(modules[name]).output_axis
-        seen[name].update(y.detach().movedim(axis, 0).flatten(1).double())
+        if y.numel():
+            seen[name].update(y, get_quantized_type(modules[name]).output_axis)
 
     watch_passes(prepared, prepared.model, modules, batches, observe)
     shifts: dict[tuple[str, ...], list[float]] = {}
@@ -213,32 +220,6 @@ def _absorb(
         second.assign(second.weight, moved if next_bias is None else next_bias + moved)
         shifts[pair.names] = shift.tolist()
     return shifts
-
-
-@dataclass(slots=True, eq=False)
-class _Outputs:
-    """Smallest value, sum and sum of squares of each output channel."""
-
-    count: int = 0
-    lo: Tensor = field(default_factory=lambda: torch.tensor(torch.inf).double())
-    total: Tensor = field(default_factory=lambda: torch.zeros(()).double())
-    squares: Tensor = field(default_factory=lambda: torch.zeros(()).double())
-
-    def update(self, rows: Tensor) -> None:
-        """Count values, (channels, values)."""
-        if rows.shape[1]:
-            self.count += rows.shape[1]
-            self.lo = torch.minimum(self.lo, rows.amin(dim=1))
-            self.total = self.total + rows.sum(dim=1)
-            self.squares = self.squares + rows.square().sum(dim=1)
-
-    def offset(self) -> Tensor:
-        """Return what can be taken from each channel, (channels,)."""
-        if not self.count:
-            return torch.zeros(())
-        mean = self.total / self.count
-        deviation = (self.squares / self.count - mean.square()).clamp(min=0).sqrt()
-        return torch.minimum(self.lo, mean - 3 * deviation).clamp(min=0.0)
 
 
 def _weight_error(layer: Layer, recipe: Recipe) -> float | None:

@@ -11,7 +11,7 @@ soon as the input is, while the weight's part stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,19 +181,16 @@ def _find_sources(calls: Mapping[str, list[_Call]]) -> dict[str, frozenset[str]]
 def _hooks(
     model: nn.Module, names: Mapping[str, object], watch: Callable[..., Any]
 ) -> Iterator[None]:
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name in names:
 
             def hook(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> Any:
                 return watch(name, args, kwargs, output)
 
             layer = model.get_submodule(name)
-            handles.append(layer.register_forward_hook(hook, with_kwargs=True, prepend=True))
+            handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
+            hooks.enter_context(handle)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _sum_up(

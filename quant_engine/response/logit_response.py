@@ -23,7 +23,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from quant_engine.errors import DataError, SchemeError, StorageError, suggest
+from quant_engine.errors import (
+    DataError,
+    SchemeError,
+    StorageError,
+    require_at_least,
+    suggest,
+)
 from quant_engine.judging.output import OutputChoice
 from quant_engine.metrics.catalogue import COSINE, KL_DIVERGENCE
 from quant_engine.metrics.energies import to_sqnr_db
@@ -135,16 +141,14 @@ class LogitResponse:
             ModelForwardError: If the model raises on the data.
             UnsupportedLayerError: If there is no layer to choose for.
         """
-        settings = ResponseSettings(
-            plan=PlanSettings(
-                classes=_at_least(1, "classes", classes),
-                top_k=_at_least(1, "top_k", top_k),
-                projections=_at_least(2, "projections", projections),
-            ),
-            configurations=_at_least(1, "agreement_configurations", agreement_configurations),
-            agreement_samples=_at_least(1, "agreement_samples", agreement_samples),
-            seed=_at_least(0, "seed", seed),
-        )
+        require_at_least(1, "classes", classes)
+        require_at_least(1, "top_k", top_k)
+        require_at_least(2, "projections", projections)
+        require_at_least(1, "agreement_configurations", agreement_configurations)
+        require_at_least(1, "agreement_samples", agreement_samples)
+        require_at_least(0, "seed", seed)
+        plan = PlanSettings(classes=classes, top_k=top_k, projections=projections)
+        settings = ResponseSettings(plan, agreement_configurations, agreement_samples, seed)
         if metric not in PREDICTED:
             raise SchemeError(
                 f"metric is {metric!r}. Predictions follow gradients of the KL divergence, the "
@@ -466,9 +470,3 @@ class LogitResponse:
     @cached_property
     def _option_places(self) -> dict[str, int]:
         return {option.name: index for index, option in enumerate(self.report.options)}
-
-
-def _at_least(lowest: int, what: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise SchemeError(f"{what} is {value!r}. It must be an integer from {lowest} up.")
-    return value

@@ -383,8 +383,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
         return {
-            "weight": self.weight.to_dict(),
-            "activation": None if self.activation is None else self.activation.to_dict(),
+            **LayerScheme(self.weight, self.activation).to_dict(),
             "exclude_layers": list(self.exclude_layers),
             "overrides": {name: scheme.to_dict() for name, scheme in self.overrides.items()},
             "name": self.name,
@@ -398,16 +397,13 @@ class Recipe:
         schemes = LayerScheme.from_dict(
             {k: v for k, v in data.items() if k in ("weight", "activation")}
         )
-        excluded = data.get("exclude_layers", ())
-        if isinstance(excluded, str) or not isinstance(excluded, Iterable):
-            raise SchemeError(f"exclude_layers is {excluded!r}. It must be a list of layer names.")
         overrides = data.get("overrides", {})
         if not isinstance(overrides, Mapping):
             raise SchemeError(f"overrides is {overrides!r}. It must be a mapping by layer name.")
         return cls(
             weight=schemes.weight,
             activation=schemes.activation,
-            exclude_layers=tuple(excluded),
+            exclude_layers=tuple(_listed(data, "exclude_layers")),
             overrides=Overrides({k: LayerScheme.from_dict(v) for k, v in overrides.items()}),
             name=data.get("name", ""),
             remedies=tuple(Remedy.from_dict(remedy) for remedy in _listed(data, "remedies")),

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from quant_engine.errors import BudgetError, SchemeError
+from quant_engine.errors import BudgetError, SchemeError, require_at_least
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.report import ConfigurationPoint, FrontierReport
 from quant_engine.response.agreement import as_pairs
@@ -152,8 +152,7 @@ def pareto_frontier(
     Raises:
         SchemeError: If points is below 2.
     """
-    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise SchemeError(f"points is {points!r}. It must be an integer from 2 up.")
+    require_at_least(2, "points", points)
     space = SearchSpace(response)
     any_size = _bytes_limit(space, 0)
     least = any_size.fixed + any_size.costs.min(axis=1).sum()

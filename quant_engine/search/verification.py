@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from quant_engine.errors import DataError, SchemeError
+from quant_engine.errors import DataError, require_at_least
 from quant_engine.judging.judged import Judged
 from quant_engine.judging.output import Output, OutputChoice
 from quant_engine.metrics.bootstrap import Resampling, percentile_interval
@@ -157,8 +157,7 @@ def search_measured(
         BudgetError: If no configuration keeps to one of the budgets.
         DataError: As in `verify_configurations`.
     """
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
-        raise SchemeError(f"candidates is {candidates!r}. It must be an integer from 1 up.")
+    require_at_least(1, "candidates", candidates)
     budgets = (model_bytes, effective_bits, weight_bits, float_layers)
     searching = in_part(progress, 0.0, _SEARCH_SHARE)
     found, alike = find_best(response, *budgets, count=candidates, progress=searching)
