@@ -118,12 +118,12 @@ def _capturing() -> Iterator[None]:
     """Take a turn, and turn whatever goes wrong into a reason."""
     with (
         _TURN,
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="ignore"),
         torch.inference_mode(False),
         torch.no_grad(),
-        _without_autocast(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
     ):
-        warnings.simplefilter("ignore")
         try:
             yield
         except UnsupportedLayerError:
@@ -133,19 +133,6 @@ def _capturing() -> Iterator[None]:
             raise UnsupportedLayerError(
                 f"The forward could not be captured: {type(error).__name__}: {reason}"
             ) from error
-
-
-@contextmanager
-def _without_autocast() -> Iterator[None]:
-    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    enabled = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
-    for kind in enabled:
-        torch.set_autocast_enabled(kind, False)
-    try:
-        yield
-    finally:
-        for kind in enabled:
-            torch.set_autocast_enabled(kind, True)
 
 
 def _module_of(program: ExportedProgram, *, check_guards: bool) -> fx.GraphModule:

@@ -7,8 +7,9 @@ folded into the layers before them. The caller's model is read only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ from quant_engine.preparation.standard_layers import (
 from quant_engine.report import Treatment
 
 _FOLDED = "folded_batchnorms"
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,11 +109,22 @@ def fold(
         SchemeError: If the model has no such layers.
     """
     try:
-        model, folded, notes = _fold_batchnorms(share_tensors(prepared.model), foldings, is_checked)
+        model, foldings = share_tensors(prepared.model), tuple(foldings)
+        kinds = {
+            name: type(model.get_submodule(name)).__name__
+            for found in foldings
+            for name in (found.layer, found.batchnorm)
+        }
+        model, folded = fold_batchnorms(model, foldings, is_checked=is_checked)
     except AttributeError as error:
         raise SchemeError(
             f"The calibration is of another model: {error}. Calibrate this model."
         ) from error
+    notes = (
+        f"{found.batchnorm} ({kinds[found.batchnorm]}) was folded into {_label(found.layer)} "
+        f"({kinds[found.layer]})."
+        for found in folded
+    )
     vars(model)[_FOLDED] = folded
     statistics = {
         found.layer: output_statistics(prepared.model.get_submodule(found.batchnorm))
@@ -166,67 +180,41 @@ def _split_attention(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     kept = {
         id(layer.self_attn)
         for layer in model.modules()
-        if isinstance(layer, nn.TransformerEncoderLayer) and not _is_plain_encoder_layer(layer)
+        if isinstance(layer, nn.TransformerEncoderLayer)
+        and (type(layer) is not nn.TransformerEncoderLayer or has_own_forward(layer))
     }
     uses = count_parameter_uses(model)
-    replacements: dict[str, nn.Module] = {}
-    for name, module in list(model.named_modules()):
-        if type(module) is not nn.MultiheadAttention or id(module) in kept:
-            continue
+
+    def is_whole(module: nn.MultiheadAttention) -> bool:
         own = {**named_parameters_of(module), **named_parameters_of(module.out_proj)}
         is_complete = "in_proj_weight" in own or "q_proj_weight" in own
-        if has_own_forward(module) or not is_complete or any(uses[id(p)] > 1 for p in own.values()):
-            continue
-        replacements[name] = SplitMultiheadAttention(module)
-        copy_hooks(module, replacements[name])
-    return replace_modules(model, replacements), tuple(replacements)
+        is_shared = any(uses[id(p)] > 1 for p in own.values())
+        return id(module) not in kept and is_complete and not is_shared
 
-
-def _is_plain_encoder_layer(module: nn.Module) -> bool:
-    return (
-        type(module) is nn.TransformerEncoderLayer
-        and type(module.self_attn) is nn.MultiheadAttention
-        and not has_own_forward(module)
-    )
+    return _rebuilt(model, nn.MultiheadAttention, is_whole, SplitMultiheadAttention)
 
 
 def _rebuild_encoders(model: nn.Module) -> nn.Module:
-    layers: dict[str, nn.Module] = {}
-    for name, module in list(model.named_modules()):
-        if (
-            type(module) is nn.TransformerEncoderLayer
-            and isinstance(module.self_attn, SplitMultiheadAttention)
-            and not has_own_forward(module)
-        ):
-            layers[name] = SplitTransformerEncoderLayer(module)
-            copy_hooks(module, layers[name])
-    model = replace_modules(model, layers)
-    encoders: dict[str, nn.Module] = {}
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.TransformerEncoder and not has_own_forward(module):
-            if not all(isinstance(x, SplitTransformerEncoderLayer) for x in module.layers):
-                continue
-            encoders[name] = SplitTransformerEncoder(module)
-            copy_hooks(module, encoders[name])
-    return replace_modules(model, encoders)
+    def is_split(layer: nn.TransformerEncoderLayer) -> bool:
+        return isinstance(layer.self_attn, SplitMultiheadAttention)
+
+    def is_rebuilt(encoder: nn.TransformerEncoder) -> bool:
+        return all(isinstance(layer, SplitTransformerEncoderLayer) for layer in encoder.layers)
+
+    model, _ = _rebuilt(model, nn.TransformerEncoderLayer, is_split, SplitTransformerEncoderLayer)
+    return _rebuilt(model, nn.TransformerEncoder, is_rebuilt, SplitTransformerEncoder)[0]
 
 
-def _fold_batchnorms(
-    model: nn.Module, foldings: Iterable[Folding], is_checked: bool
-) -> tuple[nn.Module, tuple[Folding, ...], list[str]]:
-    foldings = tuple(foldings)
-    kinds = {
-        name: type(model.get_submodule(name)).__name__
-        for found in foldings
-        for name in (found.layer, found.batchnorm)
-    }
-    model, folded = fold_batchnorms(model, foldings, is_checked=is_checked)
-    notes = [
-        f"{found.batchnorm} ({kinds[found.batchnorm]}) was folded into {_label(found.layer)} "
-        f"({kinds[found.layer]})."
-        for found in folded
-    ]
-    return model, folded, notes
+def _rebuilt(
+    model: nn.Module, kind: type[M], is_able: Callable[[M], bool], build: Callable[[M], nn.Module]
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Replace modules of a class, hooks and all, in place; returns the model and their names."""
+    new: dict[str, nn.Module] = {}
+    for name, module in list(model.named_modules()):
+        if type(module) is kind and not has_own_forward(module) and is_able(module):
+            new[name] = build(module)
+            copy_hooks(module, new[name])
+    return replace_modules(model, new), tuple(new)
 
 
 def _shorten_embeddings(model: nn.Module) -> list[str]:

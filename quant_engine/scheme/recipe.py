@@ -403,10 +403,12 @@ class Recipe:
         return cls(
             weight=schemes.weight,
             activation=schemes.activation,
-            exclude_layers=tuple(_listed(data, "exclude_layers")),
+            exclude_layers=tuple(_listed(data, "exclude_layers", "layer names")),
             overrides=Overrides({k: LayerScheme.from_dict(v) for k, v in overrides.items()}),
             name=data.get("name", ""),
-            remedies=tuple(Remedy.from_dict(remedy) for remedy in _listed(data, "remedies")),
+            remedies=tuple(
+                Remedy.from_dict(remedy) for remedy in _listed(data, "remedies", "remedies")
+            ),
         )
 
 
@@ -428,11 +430,11 @@ def _in_order(remedies: object) -> tuple[Remedy, ...]:
     return tuple(sorted(given, key=lambda remedy: order.index(remedy.kind)))
 
 
-def _listed(data: Mapping[str, Any], key: str) -> Iterable[Any]:
+def _listed(data: Mapping[str, Any], key: str, of: str) -> Iterable[Any]:
     """Return a list from a recipe's settings, empty where it is missing."""
     values = data.get(key, ())
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise SchemeError(f"{key} is {values!r}. It must be a list.")
+        raise SchemeError(f"{key} is {values!r}. It must be a list of {of}.")
     return values
 
 
