@@ -63,11 +63,7 @@ from quant_engine.scheme import (
     TensorScheme,
 )
 from quant_engine.search.search import pareto_frontier, search_configuration
-from quant_engine.search.verification import (
-    search_measured,
-    verify_configurations,
-    verify_frontier,
-)
+from quant_engine.search.verification import search_measured, verify_configurations, verify_frontier
 from quant_engine.sensitivity.measure import measure_sensitivity
 from quant_engine.tensors.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
 from quant_engine.tensors.quantizer import Int8Quantizer

@@ -9,11 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from quant_engine.errors import (
-    ModelForwardError,
-    QuantizationError,
-    UnsupportedLayerError,
-)
+from quant_engine.errors import ModelForwardError, QuantizationError, UnsupportedLayerError
 from quant_engine.execution.clock import (
     Stopwatch,
     measure_timing,

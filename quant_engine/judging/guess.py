@@ -18,14 +18,7 @@ from torch import Tensor, nn
 
 from quant_engine.judging.answers import named_tensors
 from quant_engine.judging.labels import fit_labels
-from quant_engine.judging.output import (
-    EMBEDDINGS,
-    IMAGE,
-    LOGITS,
-    MASK,
-    PROBABILITIES,
-    VALUES,
-)
+from quant_engine.judging.output import EMBEDDINGS, IMAGE, LOGITS, MASK, PROBABILITIES, VALUES
 from quant_engine.model.batches import Batch
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.model.modules import named_parameters_of

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from quant_engine.errors import require_choice
-from quant_engine.execution.convert import (
-    EXECUTIONS,
-    SIMULATED,
-    convert_execution,
-    remember_inputs,
-)
+from quant_engine.execution.convert import EXECUTIONS, SIMULATED, convert_execution, remember_inputs
 from quant_engine.model.batches import Data, count_batches
 from quant_engine.model.copying import share_tensors
 from quant_engine.preparation.folding_check import prepare_for

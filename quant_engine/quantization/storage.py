@@ -25,12 +25,7 @@ from quant_engine.layers.quantized_tensor import QuantizedTensor, StoredGrid
 from quant_engine.model.copying import copy_model
 from quant_engine.model.modules import add_bias, has_added_bias, replace_modules
 from quant_engine.preparation.batchnorm import Folding
-from quant_engine.preparation.prepared_model import (
-    fold,
-    folded_batchnorms,
-    prepare,
-    standardized,
-)
+from quant_engine.preparation.prepared_model import fold, folded_batchnorms, prepare, standardized
 from quant_engine.preparation.standard_layers import FUNCTIONAL, StandardLayer, standard_layers
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.report.serialization import decode, encode

@@ -10,13 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import (
-    LayerHook,
-    PassEnded,
-    layer_input,
-    run_model,
-    watched_layers,
-)
+from quant_engine.model.forward import LayerHook, PassEnded, layer_input, run_model, watched_layers
 from quant_engine.preparation.prepared_model import PreparedModel
 
 

@@ -6,24 +6,9 @@ round-trip through JSON exactly. Only what a report may truly lack has a default
 changes whenever a field is added, is taken away or means something else.
 """
 
-from quant_engine.report.coverage import (
-    Coverage,
-    LeftOut,
-)
-from quant_engine.report.layers import (
-    EXCLUDED,
-    QUANTIZED,
-    UNSUPPORTED,
-    LayerReport,
-    LayerSize,
-)
-from quant_engine.report.model import (
-    TIMES_FOLLOW,
-    Answers,
-    ModelReport,
-    OutputReport,
-    SizeReport,
-)
+from quant_engine.report.coverage import Coverage, LeftOut
+from quant_engine.report.layers import EXCLUDED, QUANTIZED, UNSUPPORTED, LayerReport, LayerSize
+from quant_engine.report.model import TIMES_FOLLOW, Answers, ModelReport, OutputReport, SizeReport
 from quant_engine.report.remedies import Treatment
 from quant_engine.report.response import (
     GOOD,
@@ -41,10 +26,7 @@ from quant_engine.report.response import (
     StoredTensor,
     TrustRegion,
 )
-from quant_engine.report.search import (
-    ConfigurationPoint,
-    FrontierReport,
-)
+from quant_engine.report.search import ConfigurationPoint, FrontierReport
 from quant_engine.report.sensitivity import (
     CumulativePoint,
     LayerSensitivity,

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quant_engine.report.tensors import (
-    ErrorMetrics,
-    InputChannels,
-    RelativeErrors,
-    TensorReport,
-)
+from quant_engine.report.tensors import ErrorMetrics, InputChannels, RelativeErrors, TensorReport
 from quant_engine.scheme import TensorScheme
 
 QUANTIZED = "quantized"

@@ -23,13 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from quant_engine.errors import (
-    DataError,
-    SchemeError,
-    StorageError,
-    require_at_least,
-    suggest,
-)
+from quant_engine.errors import DataError, SchemeError, StorageError, require_at_least, suggest
 from quant_engine.judging.output import OutputChoice
 from quant_engine.metrics.catalogue import COSINE, KL_DIVERGENCE
 from quant_engine.metrics.energies import to_sqnr_db

@@ -12,13 +12,7 @@ from quant_engine.errors import DataError, require_at_least
 from quant_engine.judging.judged import Judged
 from quant_engine.judging.output import Output, OutputChoice
 from quant_engine.metrics.bootstrap import Resampling, percentile_interval
-from quant_engine.metrics.catalogue import (
-    KL_DIVERGENCE,
-    NMSE,
-    SQNR_DB,
-    TOP1_AGREEMENT,
-    value_of,
-)
+from quant_engine.metrics.catalogue import KL_DIVERGENCE, NMSE, SQNR_DB, TOP1_AGREEMENT, value_of
 from quant_engine.model.batches import Data, iterate_batches
 from quant_engine.progress import Progress, ProgressMeter, in_part
 from quant_engine.quantization.calibration import Calibration

@@ -20,11 +20,7 @@ from quant_engine.execution.kernels.codes import Grid, to_codes
 from quant_engine.execution.kernels.dispatch import AUTO
 from quant_engine.execution.kernels.epilogue import PLAIN, Epilogue, IntegerWeights
 from quant_engine.execution.kernels.reference import LONGEST_SUM
-from quant_engine.layers import (
-    QuantizedConvTranspose1d,
-    QuantizedConvTranspose2d,
-    QuantizedLayer,
-)
+from quant_engine.layers import QuantizedConvTranspose1d, QuantizedConvTranspose2d, QuantizedLayer
 from quant_engine.layers.base import IntegerForm
 from quant_engine.layers.precision import full_precision
 from quant_engine.tensors.affine import QParams, choose_dynamic_qparams
