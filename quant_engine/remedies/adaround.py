@@ -27,11 +27,13 @@ from quant_engine.model.forward import PassEnded, layer_input, run_model, watche
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.codes import (
+    FROM_WEIGHTS,
     NOTHING_ENTERED,
     OutputRows,
     SeenInputs,
     columns_of,
     find_layers,
+    improved,
     input_rows,
     refused,
     why_not,
@@ -142,7 +144,7 @@ def round_layer_alone(
     target = rows.weight @ rows.hessian
     aim = Aim(rows, target, (target * rows.weight).sum().item())
     done = _round_layer(name, aim, remedy, tell)
-    return replace(done, error_of="layer outputs, from weights alone") if done.is_applied else done
+    return replace(done, error_of=FROM_WEIGHTS) if done.is_applied else done
 
 
 _Tell = Callable[[int], None]
@@ -246,16 +248,12 @@ def _round_layer(name: str, aim: Aim, remedy: AdaRound, tell: _Tell) -> Treatmen
         rows.weight, rows.hessian, rows.scale, rows.points, rows.grid, Gptq().damping
     )
     rows.write(codes)
-    return Treatment(
-        remedy.kind,
-        (name,),
-        is_applied=True,
-        reason=f"{undecided:,} of {codes.numel():,} weights had not settled, and took the nearer "
-        "of their two codes"
-        if undecided
-        else "",
-        error_before=before,
-        error_after=after,
+    unsettled = (
+        f"{undecided:,} of {codes.numel():,} weights had not settled, and took the nearer of their "
+        "two codes"
+    )
+    return replace(
+        improved(remedy, name, before, after, unsettled if undecided else ""),
         error_of="layer outputs behind rounded layers",
         error_by_gptq=None if by_gptq is None else aim.error(by_gptq),
     )
@@ -398,42 +396,29 @@ def paired_rows(
         model, and those in the quantized one.
     """
     models = (prepared.model, quantized)
-    for model in models:
-        prepared.state.write(model)
-    for batch in batches:
-        with torch.random.fork_rng(devices=[]):
-            random_state = torch.random.get_rng_state()
-            found = []
-            for model in models:
-                torch.random.set_rng_state(random_state)
-                found.append(_rows_on(prepared, model, name, layer, batch, stops))
-        yield found[0], found[1]
-    for model in models:
-        prepared.state.write(model)
-
-
-def _rows_on(
-    prepared: PreparedModel,
-    model: nn.Module,
-    name: str,
-    layer: QuantizedLayer,
-    batch: Batch,
-    stops: bool,
-) -> list[Tensor]:
-    found: list[Tensor] = []
+    rows: list[Tensor] = []
 
     def observe(_: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], __: Any) -> None:
         x = layer_input(args, kwargs)
         if x is not None and x.numel():
             # A copy: what the model does in place afterwards would change it.
-            found.append(input_rows(layer, x.detach().to(torch.float64, copy=True)))
+            rows.append(input_rows(layer, x.detach().to(torch.float64, copy=True)))
         if stops:
             raise PassEnded
 
-    with (
-        watched_layers({name: model.get_submodule(name)}, observe),
-        suppress(PassEnded),
-        prepared.state.same_numbers(),
-    ):
-        run_model(model, batch)
-    return found
+    for model in models:
+        prepared.state.write(model)
+    for batch in batches:
+        found = []
+        with torch.random.fork_rng(devices=[]):
+            random_state = torch.random.get_rng_state()
+            for model in models:
+                torch.random.set_rng_state(random_state)
+                watched = watched_layers({name: model.get_submodule(name)}, observe)
+                with watched, suppress(PassEnded), prepared.state.same_numbers():
+                    run_model(model, batch)
+                found.append(list(rows))
+                rows.clear()
+        yield found[0], found[1]
+    for model in models:
+        prepared.state.write(model)

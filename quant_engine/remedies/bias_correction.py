@@ -30,7 +30,7 @@ from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.chains import NotFollowedError
 from quant_engine.remedies.channels import ChannelValues
-from quant_engine.remedies.codes import OutputRows, refused
+from quant_engine.remedies.codes import OutputRows, improved, refused
 from quant_engine.remedies.expected_inputs import expected_input, known_statistics
 from quant_engine.remedies.passes import watch_passes
 from quant_engine.report import Treatment
@@ -79,7 +79,7 @@ def correct_biases(
         told = computed.get(name, "")
         reason = _why_not(layer, aim, uses) or (told if isinstance(told, str) else "")
         if aim is None or reason:
-            found[name] = Treatment(remedy.kind, (name,), is_applied=False, reason=reason)
+            found[name] = refused(remedy, name, reason)
             continue
         if not is_computed:
             stops = aim.calls == len(batches)
@@ -126,15 +126,8 @@ def correct_layer(name: str, rows: OutputRows, remedy: BiasCorrection) -> Treatm
     before = rows.output_error(rows.codes)
     removed = rows.share_of_output(rows.seen.count * shift.square().sum())
     _add_to_bias(rows.layer, -shift)
-    return Treatment(
-        remedy.kind,
-        (name,),
-        is_applied=True,
-        shift=tuple(shift.tolist()),
-        error_before=before,
-        error_after=math.sqrt(max(before**2 - removed, 0.0)),
-        error_of="layer outputs, from weights alone",
-    )
+    after = math.sqrt(max(before**2 - removed, 0.0))
+    return replace(improved(remedy, name, before, after), shift=tuple(shift.tolist()))
 
 
 def _channel_means(

@@ -36,6 +36,9 @@ from quant_engine.tensors.affine import QParams
 MOST_HESSIAN_VALUES = 32_000_000
 """Values of H = XXᵀ that are held at once (256 MB), unless one layer alone has more."""
 
+FROM_WEIGHTS = "layer outputs, from weights alone"
+"""What errors of a layer by itself are errors of."""
+
 NOTHING_ENTERED = "nothing entered it on the calibration data"
 
 
@@ -215,6 +218,21 @@ def treat_forms(
 def refused(remedy: Remedy, layer: str, reason: str) -> Treatment:
     """Return the entry of a layer that a remedy left alone."""
     return Treatment(remedy.kind, (layer,), is_applied=False, reason=reason)
+
+
+def improved(
+    remedy: Remedy, layer: str, before: float, after: float, reason: str = ""
+) -> Treatment:
+    """Return the entry of a layer that a remedy treated by itself, with its errors."""
+    return Treatment(
+        remedy.kind,
+        (layer,),
+        is_applied=True,
+        reason=reason,
+        error_before=before,
+        error_after=after,
+        error_of=FROM_WEIGHTS,
+    )
 
 
 def by_outputs(layer: QuantizedLayer, values: Tensor) -> Tensor:

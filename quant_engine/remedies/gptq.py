@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_engine.remedies.codes import OutputRows, refused
+from quant_engine.remedies.codes import OutputRows, improved, refused
 from quant_engine.report import Treatment
 from quant_engine.scheme import Gptq
 from quant_engine.tensors.affine import QParams
@@ -42,15 +42,8 @@ def round_layer(name: str, rows: OutputRows, remedy: Gptq) -> Treatment:
     if after > before:
         return refused(remedy, name, "its output error would be larger than that of plain rounding")
     rows.write(codes)
-    return Treatment(
-        remedy.kind,
-        (name,),
-        is_applied=True,
-        reason=f"damping was raised to {damping:g}" if damping > remedy.damping else "",
-        error_before=before,
-        error_after=after,
-        error_of="layer outputs, from weights alone",
-    )
+    raised = f"damping was raised to {damping:g}" if damping > remedy.damping else ""
+    return improved(remedy, name, before, after, raised)
 
 
 def gptq_codes(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_engine.remedies.codes import OutputRows, by_outputs, refused
+from quant_engine.remedies.codes import OutputRows, by_outputs, improved, refused
 from quant_engine.report import Treatment
 from quant_engine.scheme import Remedy
 
@@ -33,16 +33,11 @@ def narrow_layer(name: str, rows: OutputRows, remedy: Remedy) -> Treatment:
     before, after = rows.output_error(rows.codes), rows.output_error(codes, scale[owner])
     rows.write(codes)
     grid.scale.copy_(scale.view(grid.scale.shape))
-    return Treatment(
-        remedy.kind,
-        (name,),
-        is_applied=True,
-        reason=f"{narrowed} of {len(shares)} ranges narrowed, one of them to "
-        f"{100 * shares.min().item():.0f} % of its width",
-        error_before=before,
-        error_after=after,
-        error_of="layer outputs, from weights alone",
+    how = (
+        f"{narrowed} of {len(shares)} ranges narrowed, one of them to "
+        f"{100 * shares.min().item():.0f} % of its width"
     )
+    return improved(remedy, name, before, after, how)
 
 
 def owners(rows: OutputRows) -> Tensor:
