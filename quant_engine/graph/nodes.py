@@ -18,6 +18,13 @@ def module_path(node: fx.Node) -> str:
     return path.removeprefix(ROOT).removeprefix(".")
 
 
+def source_of(node: fx.Node) -> fx.Node:
+    """Return the node whose value an operation works on: its first argument."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
 def attribute_of(argument: object) -> str | None:
     """Return the dotted name of the parameter or buffer that an argument is, or None."""
     if not isinstance(argument, fx.Node) or argument.op != "get_attr":

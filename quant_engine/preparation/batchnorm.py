@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from quant_engine.graph.layer_calls import LAYERS, LINEAR, TRANSPOSED, LayerCalls, value_readers
-from quant_engine.graph.nodes import module_path
+from quant_engine.graph.nodes import module_path, source_of
 from quant_engine.model.modules import (
     count_parameter_uses,
     has_hooks,
@@ -127,11 +127,9 @@ def _folding_of(name: str, node: fx.Node, calls: LayerCalls) -> Folding | str:
 
 def _source(batchnorm: fx.Node) -> fx.Node:
     """Return what a BatchNorm normalizes: a linear layer's rows may have been put in one axis."""
-    source = batchnorm.args[0]
-    assert isinstance(source, fx.Node)
+    source = source_of(batchnorm)
     while source.target in _RESHAPING and _dimensions(batchnorm.args[0]) == 2:
-        before = source.args[0]
-        assert isinstance(before, fx.Node)
+        before = source_of(source)
         if (
             len(value_readers(source)) > 1
             or before.meta["val"].shape[-1] != source.meta["val"].shape[-1]

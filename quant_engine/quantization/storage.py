@@ -365,6 +365,10 @@ def _check_grid(
                     raise StorageError(f"{name} is not 0, and the scheme is symmetric.")
 
 
+def _misfit(what: str) -> StorageError:
+    return StorageError(f"{what} Give a model of the architecture that was saved.")
+
+
 def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) -> nn.Module:
     """Put empty quantized layers where the stored model has them, and check that all names fit."""
     aliases = {alias.name: alias.stored for alias in structure.aliases}
@@ -372,9 +376,8 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
         try:
             module = model.get_submodule(stored.name)
         except AttributeError:
-            raise StorageError(
-                f"The stored layer {stored.name!r} is not in this {type(model).__name__}. "
-                "Give a model of the architecture that was saved."
+            raise _misfit(
+                f"The stored layer {stored.name!r} is not in this {type(model).__name__}."
             ) from None
         layer = _empty_layer(module, stored)
         key = tensor_name(stored.name, "input_grid.scale")
@@ -389,10 +392,7 @@ def _skeleton(model: nn.Module, structure: StoredModel, tensors: dict[str, Tenso
     ):
         if names:
             some = ", ".join(sorted(names)[:3])
-            raise StorageError(
-                f"The stored model {what} {len(names)} tensors ({some}). "
-                "Give a model of the architecture that was saved."
-            )
+            raise _misfit(f"The stored model {what} {len(names)} tensors ({some}).")
     return model
 
 
@@ -404,9 +404,8 @@ def _add_biases(model: nn.Module, structure: StoredModel, tensors: Mapping[str, 
         width = getattr(module, "out_features", getattr(module, "out_channels", None))
         has_none = module is not None and module._parameters.get("bias", bias) is None
         if not has_none or bias is None or bias.shape != (width,) or not bias.is_floating_point():
-            raise StorageError(
-                f"The stored model adds a bias to {name!r}, which does not fit the model. Give a "
-                "model of the architecture that was saved."
+            raise _misfit(
+                f"The stored model adds a bias to {name!r}, which does not fit the model."
             )
         add_bias(modules[name], torch.zeros_like(bias))
 
@@ -419,23 +418,22 @@ def _empty_layer(module: nn.Module, stored: StoredLayer) -> QuantizedLayer:
     elif is_quantizable(module):
         layer = get_quantized_type(module).like(module, stored.scheme)
     else:
-        raise StorageError(
+        raise _misfit(
             f"The stored layer {stored.name!r} is a {stored.kind}, the model has a "
-            f"{type(module).__name__} there. Give a model of the architecture that was saved."
+            f"{type(module).__name__} there."
         )
     dtype = str(layer.weight_dtype).removeprefix("torch.")
     have = (type(layer).__name__, tuple(layer.weight.shape), dtype)
     want = (stored.kind, stored.weight_shape, stored.weight_dtype)
     if have != want:
-        raise StorageError(
+        raise _misfit(
             f"The stored layer {stored.name!r} is a {want[0]} with weight {want[1]} {want[2]}, "
-            f"the model's a {have[0]} with {have[1]} {have[2]}. "
-            "Give a model of the architecture that was saved."
+            f"the model's a {have[0]} with {have[1]} {have[2]}."
         )
     if _arguments(layer) != stored.arguments:
-        raise StorageError(
+        raise _misfit(
             f"The stored layer {stored.name!r} has {', '.join(stored.arguments)}; the model's has "
-            f"{', '.join(_arguments(layer))}. Give a model of the architecture that was saved."
+            f"{', '.join(_arguments(layer))}."
         )
     return layer
 
@@ -466,10 +464,7 @@ def _fill(model: nn.Module, structure: StoredModel, tensors: dict[str, Tensor]) 
                 f"{target.dtype} {tuple(target.shape)}."
             )
         if filled.setdefault(id(target), source) != source:
-            raise StorageError(
-                f"The model ties {name!r} to another tensor, the stored model does not. "
-                "Give a model of the architecture that was saved."
-            )
+            raise _misfit(f"The model ties {name!r} to another tensor, the stored model does not.")
         with torch.no_grad():
             target.copy_(value)
     for name, source in aliases.items():

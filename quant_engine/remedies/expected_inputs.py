@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from quant_engine.graph.layer_calls import LAYERS, LayerCalls
-from quant_engine.graph.nodes import module_path
+from quant_engine.graph.nodes import module_path, source_of
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.chains import (
     AVERAGES,
@@ -77,8 +77,7 @@ def expected_input(
     Raises:
         NotFollowedError: If BatchNorm does not tell; the message says why.
     """
-    given = node.args[0]
-    assert isinstance(given, fx.Node)
+    given = source_of(node)
     path: list[fx.Node] = []
     origin = given
     while origin.target not in LAYERS:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant_engine.graph.layer_calls import LAYERS, LayerCalls
-from quant_engine.graph.nodes import attribute_of, module_path
+from quant_engine.graph.nodes import attribute_of, module_path, source_of
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
 from quant_engine.model.batches import Batch
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -140,7 +140,9 @@ def find_groups(
             continue
         names = [module_path(node)]
         try:
-            origin = _origin(node)
+            origin = source_of(node)
+            while passes_factors(origin):
+                origin = source_of(origin)
             source = _source(calls, origin, recipe)
             try:
                 readings = follow(origin, output_channels(origin))
@@ -157,17 +159,6 @@ def find_groups(
         except NotFollowedError as error:
             refused.append(describe_refusal(remedy.kind, names, error))
     return groups, list(dict.fromkeys(refused))
-
-
-def _origin(node: fx.Node) -> fx.Node:
-    """Go back from a layer to what computes the channels that it reads."""
-    origin = node.args[0]
-    assert isinstance(origin, fx.Node)
-    while passes_factors(origin):
-        before = origin.args[0]
-        assert isinstance(before, fx.Node)
-        origin = before
-    return origin
 
 
 def _source(calls: LayerCalls, node: fx.Node, recipe: Recipe) -> Source:
@@ -219,9 +210,7 @@ def _reader(calls: LayerCalls, reading: Reading, recipe: Recipe) -> Reader:
     if not is_quantizable(layer.module):
         kind = type(layer.module).__name__
         raise NotFollowedError(f"{layer.name!r} is a {kind}, which has no quantized form")
-    inputs = reading.node.args[0]
-    assert isinstance(inputs, fx.Node)
-    axis = reading.axis - inputs.meta["val"].dim()
+    axis = reading.axis - source_of(reading.node).meta["val"].dim()
     return Reader(layer, reading.spread, axis, recipe.layer_scheme(layer.name))
 
 
