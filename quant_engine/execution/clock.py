@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from quant_engine.errors import DataError, ModelForwardError
 from quant_engine.execution.lowering.lower import watchable
-from quant_engine.model.batches import Batch
+from quant_engine.model.batches import Batch, map_tensors
 from quant_engine.model.copying import copy_module
 from quant_engine.model.forward import eval_mode, run_in_place, run_model
 from quant_engine.model.inputs import copy_inputs
@@ -277,16 +276,10 @@ def _with_channels_last(model: nn.Module) -> nn.Module:
 
 
 def _in_channels_last(batch: Batch) -> Batch:
-    def lay_out(value: object) -> object:
-        if isinstance(value, Tensor) and value.dim() == 4:
-            return value.contiguous(memory_format=torch.channels_last)
-        return value
+    def lay_out(value: Tensor) -> Tensor:
+        return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
-    return replace(
-        batch,
-        args=tuple(map(lay_out, batch.args)),
-        kwargs={key: lay_out(value) for key, value in batch.kwargs.items()},
-    )
+    return map_tensors(batch, lay_out)
 
 
 def _time_layers(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quant_engine.errors import QuantizationError, UnsupportedLayerError, require_choice
 from quant_engine.execution.integer import KernelForm, why_not_integer
@@ -22,10 +22,9 @@ from quant_engine.layers import (
     QuantizedLayer,
 )
 from quant_engine.layers.functional_weight import QuantizedFunctionalWeight
-from quant_engine.model.batches import Batch, first_samples, iterate_batches
+from quant_engine.model.batches import Batch, first_samples, iterate_batches, map_tensors
 from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.model.forward import run_in_place
-from quant_engine.model.nesting import map_nested
 from quant_engine.report import LayerExecution
 
 SIMULATED = "simulated"
@@ -154,12 +153,8 @@ def _takes_images_last(model: nn.Module, example: Batch | None) -> bool:
 
 def remember_inputs(model: nn.Module, batch: Batch) -> None:
     """Keep the types and shapes of a batch with a model, to lower it for them."""
-
-    def blank(value: object) -> object:
-        return value.new_zeros(()).expand(value.shape) if isinstance(value, Tensor) else value
-
-    args, kwargs = map_nested((batch.args, dict(batch.kwargs)), blank)
-    vars(model)[_INPUTS] = Batch(args, kwargs, samples=batch.samples)
+    blank = map_tensors(batch, lambda tensor: tensor.new_zeros(()).expand(tensor.shape))
+    vars(model)[_INPUTS] = Batch(blank.args, blank.kwargs, samples=batch.samples)
 
 
 def _example_of(model: nn.Module, example: Any) -> Batch | None:
@@ -171,11 +166,7 @@ def _example_of(model: nn.Module, example: Any) -> Batch | None:
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
     if known is None or device is None:
         return known
-
-    def move(value: object) -> object:
-        return value.to(device) if isinstance(value, Tensor) else value
-
-    return replace(known, **map_nested({"args": known.args, "kwargs": dict(known.kwargs)}, move))
+    return map_tensors(known, lambda tensor: tensor.to(device))
 
 
 def execution_notes(model: nn.Module) -> tuple[str, ...]:

@@ -290,7 +290,7 @@ class Judged:
             )
             raise DataError(
                 f"The outputs that are judged have different numbers of samples on {where}: "
-                f"{shapes}. Choose those with one entry a sample by output=."
+                f"{shapes}. Choose those with one entry per sample by output=."
             )
         return found
 

@@ -203,6 +203,16 @@ def _check_labels(labels: Any, samples: int, where: str) -> Tensor | None:
     return checked
 
 
+def map_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Apply `change` to every tensor among the arguments, also within containers."""
+
+    def on_tensor(value: object) -> object:
+        return change(value) if isinstance(value, Tensor) else value
+
+    args, kwargs = map_nested((batch.args, dict(batch.kwargs)), on_tensor)
+    return replace(batch, args=args, kwargs=kwargs)
+
+
 def map_labels(labels: Labels | None, change: Callable[[Tensor], Tensor]) -> Labels | None:
     """Apply `change` to every tensor of labels."""
     if isinstance(labels, Mapping):
@@ -228,10 +238,8 @@ def first_samples(batch: Batch, count: int) -> Batch | None:
         if any(tensor.dim() == 0 or len(tensor) != batch.samples for tensor in tensors):
             return None
 
-        def cut(value: object) -> object:
-            return value[:count].clone() if isinstance(value, Tensor) else value
-
-        args, kwargs = map_nested((batch.args, dict(batch.kwargs)), cut)
+        part = map_tensors(batch, lambda tensor: tensor[:count].clone())
+        args, kwargs = part.args, dict(part.kwargs)
         if any(len(tensor) != count for tensor in nested_tensors((args, kwargs))):
             return None  # one lies in a container that cannot be rebuilt
         what = "one sample" if count == 1 else f"{count} samples"

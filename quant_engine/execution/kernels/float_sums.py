@@ -79,7 +79,7 @@ class FloatProduct:
         self._pieces = [piece.float() for piece in exact_pieces(weight)]
 
     def __call__(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return whole numbers, float32 or int32, shape (rows, columns).
+        """Return integers, held in float32 or int32, shape (rows, columns).
 
         Args:
             codes: Unsigned codes, uint8, shape (rows, terms).
@@ -110,7 +110,7 @@ class FloatConvolution:
         self._padding = (top, left) if convolution.is_plainly_padded else (0, 0)
 
     def __call__(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return whole numbers, float32 or int32, shape (N, out_channels, height, width).
+        """Return integers, held in float32 or int32, shape (N, out_channels, height, width).
 
         Args:
             codes: Unsigned codes, uint8, shape (N, C, H, W).

@@ -161,7 +161,7 @@ class _Reference:
         return self._whole_sums(codes, zero_point).to(torch.int32)
 
     def _whole_sums(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return the sums as whole numbers, int32 or float32."""
+        """Return the sums as integers, held in int32 or float32."""
         sums = self._sums_of_codes(codes, zero_point)
         points = self._weights.zero_point
         if points is None:
@@ -170,7 +170,7 @@ class _Reference:
 
     @abstractmethod
     def _sums_of_codes(self, codes: Tensor, zero_point: int) -> Tensor:
-        """Return Σ (q_x - z_x) q_w as whole numbers, int32 or float32."""
+        """Return Σ (q_x - z_x) q_w as integers, held in int32 or float32."""
 
 
 class ReferenceLinear(_Reference):
