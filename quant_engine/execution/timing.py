@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import nn
 
 from quant_engine.errors import ModelForwardError, QuantizationError, UnsupportedLayerError
 from quant_engine.execution.clock import (
@@ -135,8 +135,7 @@ def _executions(
 ) -> tuple[dict[str, nn.Module], list[str]]:
     """Return every way to run the model by its name, and why others are missing."""
     models: dict[str, nn.Module] = {FLOAT: float_model}
-    inputs = (*batch.args, *batch.kwargs.values())
-    has_images = any(isinstance(value, Tensor) and value.dim() == 4 for value in inputs)
+    has_images = any(tensor.dim() == 4 for tensor in batch.tensors)
     has_kernels = any(parameter.dim() == 4 for parameter in float_model.parameters())
     if has_images and has_kernels and runs_in_channels_last(float_model, batch):
         models[FLOAT_CHANNELS_LAST] = float_model

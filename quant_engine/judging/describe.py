@@ -246,13 +246,7 @@ def _are_inputs(labels: Tensor, batch: Batch) -> bool:
     if labels.dim() != 2 or labels.shape[1] < 2:
         return False
     is_label = labels != IGNORED
-    return any(
-        isinstance(x, Tensor)
-        and x.shape == labels.shape
-        and not x.is_floating_point()
-        and bool((x == labels)[is_label].all())
-        for x in (*batch.args, *batch.kwargs.values())
-    )
+    return any(bool((x == labels)[is_label].all()) for x in batch.tokens(labels.shape))
 
 
 def _with_metric(

@@ -226,7 +226,6 @@ def is_distribution(tensor: Tensor, axis: int) -> bool:
 
 def _is_image(tensor: Tensor, batch: Batch) -> bool:
     """Whether an output has the channels of an image that came in, and at least its size."""
-    inputs = [x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor)]
     return tensor.dim() == 4 and any(
         x.dim() == 4
         and x.is_floating_point()
@@ -234,7 +233,7 @@ def _is_image(tensor: Tensor, batch: Batch) -> bool:
         and x.shape[1] in _IMAGE_CHANNELS
         and x.shape[2] <= tensor.shape[2]
         and x.shape[3] <= tensor.shape[3]
-        for x in inputs
+        for x in batch.tensors
     )
 
 
@@ -251,12 +250,8 @@ def _by_shape(tensor: Tensor, origin: Origin, batch: Batch) -> str:
     if tensor.dim() == 2:
         is_logits = origin.is_linear or origin.operation.startswith(("LogSoftmax", "Add", "Mul"))
         return LOGITS if is_logits else VALUES
-    tokens = [
-        x
-        for x in (*batch.args, *batch.kwargs.values())
-        if isinstance(x, Tensor) and not x.is_floating_point() and x.shape == tensor.shape[:2]
-    ]
-    return LOGITS if tokens and origin.operation == _LINEAR_OP else VALUES
+    has_tokens = bool(batch.tokens(tensor.shape[:2]))
+    return LOGITS if has_tokens and origin.operation == _LINEAR_OP else VALUES
 
 
 def find_peak(tensor: Tensor) -> float:

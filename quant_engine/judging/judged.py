@@ -239,13 +239,8 @@ class JudgedOutput:
             found |= count_logits(logits, other, labels, counted)
             if self.kind == MASK:
                 found |= _overlaps(logits, other, labels, counted)
-            # Tokens are labels for which the model reads one integer each.
-            inputs = (*batch.args, *batch.kwargs.values())
-            has_tokens = labels is not None and any(
-                isinstance(x, Tensor) and x.shape == labels.shape and not x.is_floating_point()
-                for x in inputs
-            )
-            if labels is None or labels.dim() != 2 or not has_tokens:
+            # Labels are of tokens where the model reads one integer for each.
+            if labels is None or labels.dim() != 2 or not batch.tokens(labels.shape):
                 found.pop("nll", None)
                 found.pop("nll_float", None)
         elif self.kind == EMBEDDINGS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -44,6 +44,16 @@ class Batch:
     where: str = "batch 0"
     number: int = 0
     reading: str = ""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, but for those within containers."""
+        return [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor)]
+
+    def tokens(self, shape: Sequence[int]) -> list[Tensor]:
+        """Return the integers of a shape among them."""
+        wanted = torch.Size(shape)
+        return [x for x in self.tensors if x.shape == wanted and not x.is_floating_point()]
 
 
 def iterate_batches(data: Data, what: str = "calibration_data") -> Iterator[Batch]:
