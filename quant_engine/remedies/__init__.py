@@ -8,9 +8,11 @@ from quant_engine.remedies.apply import (
     treat_quantized_model,
     treatment_steps,
 )
+from quant_engine.remedies.passes import Passes
 from quant_engine.remedies.targets import SmoothingGroup, Targets, find_targets
 
 __all__ = [
+    "Passes",
     "SmoothingGroup",
     "Targets",
     "estimate_adaround_seconds",

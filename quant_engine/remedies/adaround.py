@@ -13,7 +13,7 @@ the whole of it, and costs the same for one sample as for a million.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,9 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_engine.layers import QuantizedLayer
-from quant_engine.model.batches import Batch
 from quant_engine.model.forward import PassEnded, layer_input, run_model, watched_layers
-from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.codes import (
     FROM_WEIGHTS,
@@ -39,7 +37,7 @@ from quant_engine.remedies.codes import (
     why_not,
 )
 from quant_engine.remedies.gptq import gptq_codes
-from quant_engine.remedies.passes import watch_inputs
+from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import AdaRound, Gptq
 
@@ -79,11 +77,7 @@ class Aim:
 
 
 def round_by_adaround(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    remedy: AdaRound,
-    batches: Sequence[Batch],
-    meter: ProgressMeter,
+    passes: Passes, quantized: nn.Module, remedy: AdaRound, meter: ProgressMeter
 ) -> tuple[Treatment, ...]:
     """Round the weights of a quantized model again, in place; their grids stay.
 
@@ -91,10 +85,9 @@ def round_by_adaround(
     give, so each costs a pass of both models over the data up to it.
 
     Args:
-        prepared: The float model that it was made from.
+        passes: Over calibration data, of the float model that it was made from.
         quantized: The quantized model.
         remedy: Which layers, and how to learn.
-        batches: Calibration data.
         meter: Told after every step of Adam, with `STEPS_PER_LAYER` steps of its own for each layer
             that is named.
 
@@ -104,7 +97,7 @@ def round_by_adaround(
     """
     layers, shared = find_layers(quantized, remedy)
     reasons = {name: why_not(layer, name in shared) for name, layer in layers.items()}
-    calls = count_calls(prepared, [name for name in layers if not reasons[name]], batches)
+    calls = count_calls(passes, [name for name in layers if not reasons[name]])
     marks = _spread(STEPS_PER_LAYER * len(layers), {name: _cost(layers[name]) for name in calls})
     found = {
         name: refused(remedy, name, reason or NOTHING_ENTERED)
@@ -115,9 +108,9 @@ def round_by_adaround(
         text = f"round by AdaRound: {name} (layer {number} of {len(calls)})"
         tell = teller(meter, text, marks[name], remedy.steps)
         pairs = paired_rows(
-            prepared, quantized, name, layers[name], batches, stops=count == len(batches)
+            passes, quantized, name, layers[name], stops=count == len(passes.batches)
         )
-        module = prepared.model.get_submodule(name)
+        module = passes.prepared.model.get_submodule(name)
         aim = _aim_of(layers[name], module, pairs, tell)
         found[name] = (
             refused(remedy, name, "its inputs have other shapes once the model is quantized")
@@ -358,43 +351,35 @@ class Objective:
         return gradient.mul_(sigmoid.mul(1 - sigmoid).mul_(HIGHEST - LOWEST).mul_(h == stretched))
 
 
-def count_calls(
-    prepared: PreparedModel, names: Iterable[str], batches: Sequence[Batch]
-) -> dict[str, int]:
+def count_calls(passes: Passes, names: Iterable[str]) -> dict[str, int]:
     """Return how often layers run on all data, in the order in which they first do.
 
     A layer that nothing enters is left out.
     """
     calls: Counter[str] = Counter()
-    watch_inputs(prepared, names, batches, lambda name, _: calls.update([name]))
+    passes.watch_inputs(names, lambda name, _: calls.update([name]))
     return calls
 
 
 def paired_rows(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    name: str,
-    layer: QuantizedLayer,
-    batches: Sequence[Batch],
-    *,
-    stops: bool,
+    passes: Passes, quantized: nn.Module, name: str, layer: QuantizedLayer, *, stops: bool
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Yield what a layer's weights are multiplied with on each batch, in both models.
 
     Both draw the same random numbers, and each keeps from batch to batch what it keeps.
 
     Args:
-        prepared: The float model.
+        passes: Over the data, of the float model.
         quantized: The quantized model, as it is by now.
         name: Name of the layer.
         layer: The layer of the quantized model.
-        batches: The data.
         stops: Whether to end every pass behind the layer, which then may run once in a pass only.
 
     Yields:
         For each call of the layer its rows as `input_rows` gives them, float64: those in the float
         model, and those in the quantized one.
     """
+    prepared = passes.prepared
     models = (prepared.model, quantized)
     rows: list[Tensor] = []
 
@@ -408,7 +393,7 @@ def paired_rows(
 
     for model in models:
         prepared.state.write(model)
-    for batch in batches:
+    for batch in passes.batches:
         found = []
         with torch.random.fork_rng(devices=[]):
             random_state = torch.random.get_rng_state()

@@ -28,6 +28,7 @@ from quant_engine.remedies.codes import OutputRows, Step, TreatRows, find_layers
 from quant_engine.remedies.equalization import equalize
 from quant_engine.remedies.gptq import round_layer
 from quant_engine.remedies.output_ranges import narrow_layer
+from quant_engine.remedies.passes import Passes
 from quant_engine.remedies.smoothing import smooth
 from quant_engine.report import Treatment
 from quant_engine.scheme import (
@@ -46,12 +47,8 @@ from quant_engine.scheme import (
 LARGEST_CHANGE = 1e-5
 """Largest change of a float32 output that a remedy may make, as a share of its largest value."""
 
-_MoveFactors: TypeAlias = Callable[
-    [PreparedModel, fx.GraphModule, Any, Recipe, Sequence[Batch]], tuple[Treatment, ...]
-]
-_ChangeCodes: TypeAlias = Callable[
-    [PreparedModel, nn.Module, Any, Sequence[Batch], ProgressMeter], tuple[Treatment, ...]
-]
+_MoveFactors: TypeAlias = Callable[[Passes, fx.GraphModule, Any, Recipe], tuple[Treatment, ...]]
+_ChangeCodes: TypeAlias = Callable[[Passes, nn.Module, Any, ProgressMeter], tuple[Treatment, ...]]
 _ON_FLOAT_MODEL: dict[type[Remedy], _MoveFactors] = {
     CrossLayerEqualization: equalize,
     SmoothQuant: smooth,
@@ -67,10 +64,9 @@ _ON_ONE_LAYER: dict[type[Remedy], tuple[TreatRows, str]] = {
 
 
 def treat_locally(
-    prepared: PreparedModel,
+    passes: Passes,
     steps: Mapping[str, Sequence[Step]],
     shared: Collection[str],
-    batches: Sequence[Batch],
     meter: ProgressMeter,
     *,
     marks: int = 0,
@@ -78,10 +74,9 @@ def treat_locally(
     """Treat quantized layers, each by itself and in several forms, in place; see `treat_forms`.
 
     Args:
-        prepared: The float model.
+        passes: Over calibration data, of the float model.
         steps: Layer name -> what to do to its forms, in this order; at least one step.
         shared: Layers that share their weight with another one, which are left alone.
-        batches: Calibration data.
         meter: Told after every step.
         marks: Steps of progress for each layer that AdaRound rounds.
 
@@ -98,22 +93,18 @@ def treat_locally(
         meter.say(text.format(name))
         return done
 
-    return treat_forms(prepared, steps, shared, batches, treat)
+    return treat_forms(passes, steps, shared, treat)
 
 
 def _treat_alone(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    remedy: Remedy,
-    batches: Sequence[Batch],
-    meter: ProgressMeter,
+    passes: Passes, quantized: nn.Module, remedy: Remedy, meter: ProgressMeter
 ) -> tuple[Treatment, ...]:
     """Treat every quantized layer that a remedy names by itself; one entry for each."""
     layers, shared = find_layers(quantized, remedy)
     steps = {name: [(layer, remedy)] for name, layer in layers.items()}
     marks = STEPS_PER_LAYER if isinstance(remedy, AdaRound) else 0
     end = meter.done + marks * len(layers)
-    found = treat_locally(prepared, steps, shared, batches, meter, marks=marks)
+    found = treat_locally(passes, steps, shared, meter, marks=marks)
     if marks:
         meter.step("round by AdaRound", end - meter.done)
     step = "ranges" if isinstance(remedy, Awq) else ""
@@ -151,7 +142,7 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
             refusal = Treatment(remedy.kind, (), is_applied=False, reason=str(error))
             prepared = replace(prepared, treatments=(*prepared.treatments, refusal))
             continue
-        done = _ON_FLOAT_MODEL[type(remedy)](treated, graph, remedy, recipe, batches)
+        done = _ON_FLOAT_MODEL[type(remedy)](Passes(treated, batches), graph, remedy, recipe)
         change = output_change(treated.model, prepared.model, batches[0])
         if change > LARGEST_CHANGE:
             treated = prepared
@@ -180,11 +171,11 @@ def treat_quantized_model(
         What was done, in order.
     """
     remedies = [remedy for remedy in recipe.remedies if type(remedy) in _ON_QUANTIZED_MODEL]
-    batches = list(iterate_batches(data)) if remedies else []
+    passes = Passes(prepared, list(iterate_batches(data)) if remedies else [])
     done: tuple[Treatment, ...] = ()
     for remedy in remedies:
         treat = _treat_alone if remedy.is_local else _ON_QUANTIZED_MODEL[type(remedy)]
-        done += treat(prepared, quantized, remedy, batches, meter)
+        done += treat(passes, quantized, remedy, meter)
     return done
 
 

@@ -18,8 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from quant_engine.model.batches import Batch
-from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.remedies.passes import Passes
 from quant_engine.remedies.readers import Reader, Seen, move_factors, rounded_layer
 from quant_engine.report import Treatment
 from quant_engine.scheme import Awq, Recipe
@@ -32,20 +31,15 @@ SMALLEST_USE = 1e-4
 
 
 def scale_by_inputs(
-    prepared: PreparedModel,
-    graph: fx.GraphModule,
-    remedy: Awq,
-    recipe: Recipe,
-    batches: Sequence[Batch],
+    passes: Passes, graph: fx.GraphModule, remedy: Awq, recipe: Recipe
 ) -> tuple[Treatment, ...]:
     """Scale the weights of all layers that a remedy names, in place.
 
     Args:
-        prepared: The model.
+        passes: Over calibration data, of the model.
         graph: What it computes, captured from it.
         remedy: Which layers.
         recipe: How the layers will be quantized.
-        batches: Data on which inputs and errors are measured.
 
     Returns:
         One entry for each tensor that layers read; its errors are those of the outputs of all
@@ -62,12 +56,7 @@ def scale_by_inputs(
         return tried + [(awq_factors(mean, alpha, use), alpha) for alpha in (0.0, *ALPHAS)]
 
     done = move_factors(
-        prepared,
-        graph,
-        remedy,
-        recipe,
-        batches,
-        choose,
+        *(passes, graph, remedy, recipe, choose),
         is_judged=lambda reader: reader.scheme is not None,
         unjudged="the layers stay float",
     )

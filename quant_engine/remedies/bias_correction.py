@@ -12,7 +12,7 @@ corrected on float inputs, for its weights alone: b → b - (Ŵ - W) E[x]. Where
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from quant_engine.remedies.chains import NotFollowedError
 from quant_engine.remedies.channels import ChannelValues
 from quant_engine.remedies.codes import OutputRows, improved, refused
 from quant_engine.remedies.expected_inputs import expected_input, known_statistics
-from quant_engine.remedies.passes import watch_passes
+from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import BATCH_NORM, BiasCorrection, LayerScheme
 
@@ -40,11 +40,7 @@ _SHARES_BIAS = "it shares its bias with another layer"
 
 
 def correct_biases(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    remedy: BiasCorrection,
-    batches: Sequence[Batch],
-    meter: ProgressMeter,
+    passes: Passes, quantized: nn.Module, remedy: BiasCorrection, meter: ProgressMeter
 ) -> tuple[Treatment, ...]:
     """Correct the biases of a quantized model, in place.
 
@@ -52,10 +48,9 @@ def correct_biases(
     three, for the errors in the entries.
 
     Args:
-        prepared: The float model that it was made from.
+        passes: Over calibration data, of the float model that it was made from.
         quantized: The quantized model.
         remedy: Which layers.
-        batches: Calibration data.
         meter: Told after every layer.
 
     Returns:
@@ -68,11 +63,12 @@ def correct_biases(
         if isinstance(module, QuantizedLayer) and remedy.treats(name)
     }
     uses = count_parameter_uses(quantized)
+    prepared = passes.prepared
     floats = {name: prepared.model.get_submodule(name) for name in layers}
-    aims = _channel_means(prepared, prepared.model, floats, layers, batches)
+    aims = _channel_means(passes, prepared.model, floats, layers)
     is_computed = remedy.means == BATCH_NORM
-    computed = _expected_shifts(prepared, layers, batches[0]) if is_computed else {}
-    measured = _channel_means(prepared, quantized, layers, layers, batches) if is_computed else {}
+    computed = _expected_shifts(prepared, layers, passes.batches[0]) if is_computed else {}
+    measured = _channel_means(passes, quantized, layers, layers) if is_computed else {}
     found: dict[str, Treatment] = {}
     for name in [*aims, *(name for name in layers if name not in aims)]:
         layer, aim = layers[name], aims.get(name)
@@ -82,10 +78,8 @@ def correct_biases(
             found[name] = refused(remedy, name, reason)
             continue
         if not is_computed:
-            stops = aim.calls == len(batches)
-            measured = _channel_means(
-                prepared, quantized, {name: layer}, layers, batches, stops=stops
-            )
+            stops = aim.calls == len(passes.batches)
+            measured = _channel_means(passes, quantized, {name: layer}, layers, stops=stops)
         before = measured[name].mean - aim.mean
         shift = told if isinstance(told, Tensor) else before
         _add_to_bias(layer, -shift)
@@ -99,7 +93,7 @@ def correct_biases(
         )
         meter.say(f"correct the bias of {name}")
     corrected = {name: layers[name] for name, treatment in found.items() if treatment.is_applied}
-    left = _channel_means(prepared, quantized, corrected, layers, batches)
+    left = _channel_means(passes, quantized, corrected, layers)
     return tuple(
         replace(treatment, error_after=_share(left[name].mean - aims[name].mean, aims[name].rms))
         if name in left
@@ -131,22 +125,20 @@ def correct_layer(name: str, rows: OutputRows, remedy: BiasCorrection) -> Treatm
 
 
 def _channel_means(
-    prepared: PreparedModel,
+    passes: Passes,
     model: nn.Module,
     watched: Mapping[str, nn.Module],
     layers: Mapping[str, QuantizedLayer],
-    batches: Sequence[Batch],
     *,
     stops: bool = False,
 ) -> dict[str, ChannelValues]:
     """Run a model on all data, and return the means of layers in the order in which they ran.
 
     Args:
-        prepared: Knows the state that passes begin in.
+        passes: Over the data.
         model: The float model or the quantized one.
         watched: Layer name -> the layer of it to watch.
         layers: Layer name -> the quantized layer, which knows the axis of the channels.
-        batches: The data.
         stops: Whether to end every pass behind the first layer that is watched.
     """
     found: dict[str, ChannelValues] = {}
@@ -158,7 +150,7 @@ def _channel_means(
         if stops:
             raise PassEnded
 
-    watch_passes(prepared, model, watched, batches, observe)
+    passes.watch(model, watched, observe)
     return found
 
 

@@ -24,11 +24,9 @@ from quant_engine.layers import (
     QuantizedLinear,
 )
 from quant_engine.layers.convolution import edge_padding
-from quant_engine.model.batches import Batch
 from quant_engine.model.modules import count_parameter_uses
-from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.channels import Layer
-from quant_engine.remedies.passes import watch_inputs
+from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import Remedy
 from quant_engine.tensors.affine import QParams
@@ -175,19 +173,17 @@ def find_layers(
 
 
 def treat_forms(
-    prepared: PreparedModel,
+    passes: Passes,
     steps: Mapping[str, Sequence[Step]],
     shared: Collection[str],
-    batches: Sequence[Batch],
     treat: TreatRows,
 ) -> dict[str, list[Treatment]]:
     """Treat quantized layers, each in several forms; the data is read once for all.
 
     Args:
-        prepared: The float model.
+        passes: Over calibration data, of the float model.
         steps: Layer name -> what to do to its forms, in this order; at least one step.
         shared: Layers that share their weight with another one, which are left alone.
-        batches: Calibration data.
         treat: Does one step.
 
     Returns:
@@ -195,15 +191,16 @@ def treat_forms(
     """
     reasons = {name: why_not(todo[0][0], name in shared) for name, todo in steps.items()}
     able = {name: todo[0][0] for name, todo in steps.items() if not reasons[name]}
-    uses = count_parameter_uses(prepared.model)
+    model = passes.prepared.model
+    uses = count_parameter_uses(model)
     found: dict[str, list[Treatment]] = {}
     for names in _portions(able):
-        seen = _see_inputs(prepared, {name: able[name] for name in names}, batches)
+        seen = _see_inputs(passes, {name: able[name] for name in names})
         for name in names:
             if name not in seen:
                 reasons[name] = NOTHING_ENTERED
                 continue
-            module = prepared.model.get_submodule(name)
+            module = model.get_submodule(name)
             is_own = uses[id(module._parameters["bias"])] <= 1
             found[name] = [
                 treat(name, OutputRows.of(layer, module, seen[name], has_own_bias=is_own), remedy)
@@ -281,9 +278,7 @@ def _portions(layers: Mapping[str, QuantizedLayer]) -> Iterator[list[str]]:
         yield portion
 
 
-def _see_inputs(
-    prepared: PreparedModel, layers: Mapping[str, QuantizedLayer], batches: Sequence[Batch]
-) -> dict[str, SeenInputs]:
+def _see_inputs(passes: Passes, layers: Mapping[str, QuantizedLayer]) -> dict[str, SeenInputs]:
     """Return what is known of each layer's float inputs."""
     found: dict[str, SeenInputs] = {}
 
@@ -294,7 +289,7 @@ def _see_inputs(
         else:
             found[name] = seen
 
-    watch_inputs(prepared, layers, batches, observe)
+    passes.watch_inputs(layers, observe)
     return found
 
 

@@ -21,9 +21,7 @@ from torch import Tensor, fx
 from quant_engine.graph.layer_calls import LAYERS, LayerCalls
 from quant_engine.graph.nodes import module_path
 from quant_engine.layers import get_quantized_type, is_quantizable
-from quant_engine.model.batches import Batch
 from quant_engine.model.forward import primary_output
-from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.chains import NotFollowedError, follow, output_channels
 from quant_engine.remedies.channels import (
     ChannelValues,
@@ -33,7 +31,7 @@ from quant_engine.remedies.channels import (
     layer_of,
     spread,
 )
-from quant_engine.remedies.passes import watch_passes
+from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import CrossLayerEqualization, Recipe
 from quant_engine.tensors.affine import fake_quantize
@@ -66,25 +64,20 @@ class Pair:
 
 
 def equalize(
-    prepared: PreparedModel,
-    graph: fx.GraphModule,
-    remedy: CrossLayerEqualization,
-    recipe: Recipe,
-    batches: Sequence[Batch],
+    passes: Passes, graph: fx.GraphModule, remedy: CrossLayerEqualization, recipe: Recipe
 ) -> tuple[Treatment, ...]:
     """Equalize all pairs of layers that a remedy names, in place.
 
     Args:
-        prepared: The model.
+        passes: Over calibration data, of the model.
         graph: What it computes, captured from it.
         remedy: Which layers.
         recipe: How the layers will be quantized, for the errors before and after.
-        batches: Data on which offsets are measured.
 
     Returns:
         One entry for each pair, and for each layer that has no partner.
     """
-    pairs, refused = find_pairs(LayerCalls(prepared.model, graph), graph, remedy)
+    pairs, refused = find_pairs(LayerCalls(passes.prepared.model, graph), graph, remedy)
     layers = {layer.name: layer for pair in pairs for layer in (pair.first, pair.second)}
     weights = {name: layer.weight for name, layer in layers.items()}
     biases = {name: layer.bias for name, layer in layers.items()}
@@ -95,7 +88,7 @@ def equalize(
         biases[pair.first.name] = None if bias is None else bias / scales
     for name, layer in layers.items():
         layer.assign(weights[name], biases[name])
-    shifts = _absorb(prepared, pairs, batches) if remedy.absorb_bias else {}
+    shifts = _absorb(passes, pairs) if remedy.absorb_bias else {}
     after = {name: _weight_error(layer, recipe) for name, layer in layers.items()}
     done = (
         Treatment(
@@ -182,9 +175,7 @@ def equalizing_factors(first: Tensor, second: Tensor) -> Tensor:
     return ratio.sqrt()
 
 
-def _absorb(
-    prepared: PreparedModel, pairs: Sequence[Pair], batches: Sequence[Batch]
-) -> dict[tuple[str, ...], list[float]]:
+def _absorb(passes: Passes, pairs: Sequence[Pair]) -> dict[tuple[str, ...], list[float]]:
     """Move offsets that channels have on all data into the next bias, in place.
 
     A channel that is never below c gives c + f(x - c), whatever ReLU f stands behind it. c is the
@@ -206,7 +197,7 @@ def _absorb(
         if y.numel():
             seen[name].update(y, get_quantized_type(modules[name]).output_axis)
 
-    watch_passes(prepared, prepared.model, modules, batches, observe)
+    passes.watch(passes.prepared.model, modules, observe)
     shifts: dict[tuple[str, ...], list[float]] = {}
     for pair in able:
         shift = seen[pair.first.name].offset()

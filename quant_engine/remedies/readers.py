@@ -18,8 +18,6 @@ from torch import Tensor, fx, nn
 from quant_engine.graph.layer_calls import LAYERS, LayerCalls
 from quant_engine.graph.nodes import attribute_of, module_path, source_of
 from quant_engine.layers import QuantizedLayer, get_quantized_type, is_quantizable
-from quant_engine.model.batches import Batch
-from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.chains import (
     NotFollowedError,
     Reading,
@@ -29,7 +27,7 @@ from quant_engine.remedies.chains import (
     passes_factors,
 )
 from quant_engine.remedies.channels import Layer, describe_refusal, gathered, layer_of, spread
-from quant_engine.remedies.passes import watch_inputs
+from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import LayerScheme, Recipe, Remedy
 from quant_engine.tensors.histogram import Histogram
@@ -215,11 +213,10 @@ def _reader(calls: LayerCalls, reading: Reading, recipe: Recipe) -> Reader:
 
 
 def move_factors(
-    prepared: PreparedModel,
+    passes: Passes,
     graph: fx.GraphModule,
     remedy: Remedy,
     recipe: Recipe,
-    batches: Sequence[Batch],
     choose: ChooseFactors,
     *,
     is_judged: Callable[[Reader], bool],
@@ -229,11 +226,10 @@ def move_factors(
     """Move factors from the tensors that layers read into these layers, in place.
 
     Args:
-        prepared: The model.
+        passes: Over the data on which inputs and errors are measured, of the model.
         graph: What it computes, captured from it.
         remedy: Which layers.
         recipe: How the layers will be quantized.
-        batches: Data on which inputs and errors are measured.
         choose: Returns the factors to try, each with the α that they come from.
         is_judged: Whether a reader's output error counts.
         unjudged: Why a tensor is left alone of which no reader counts.
@@ -243,8 +239,9 @@ def move_factors(
         One entry for each tensor. Its errors are those of the outputs of all judged layers that
         read it, or it says why the tensor is left alone.
     """
-    groups, left_alone = find_groups(LayerCalls(prepared.model, graph), graph, remedy, recipe)
-    seen = _watch(prepared, [reader for _, readers in groups for reader in readers], batches)
+    calls = LayerCalls(passes.prepared.model, graph)
+    groups, left_alone = find_groups(calls, graph, remedy, recipe)
+    seen = _watch(passes, [reader for _, readers in groups for reader in readers])
     done = []
     for source, readers in groups:
         names = tuple(reader.layer.name for reader in readers)
@@ -260,9 +257,7 @@ def move_factors(
     return [*done, *left_alone]
 
 
-def _watch(
-    prepared: PreparedModel, readers: Sequence[Reader], batches: Sequence[Batch]
-) -> dict[str, Seen]:
+def _watch(passes: Passes, readers: Sequence[Reader]) -> dict[str, Seen]:
     """Return what enters the readers on all data."""
     axes = {reader.layer.name: reader.axis for reader in readers}
     seen = {name: Seen() for name in axes}
@@ -276,7 +271,7 @@ def _watch(
             found.first = x[:MOST_SAMPLES].clone()
 
     if axes:
-        watch_inputs(prepared, axes, batches, observe)
+        passes.watch_inputs(axes, observe)
     return seen
 
 

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from quant_engine.model.batches import Batch
-from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.remedies.channels import gathered
+from quant_engine.remedies.passes import Passes
 from quant_engine.remedies.readers import Reader, Seen, move_factors
 from quant_engine.report import Treatment
 from quant_engine.scheme import AUTO, Recipe, SmoothQuant
@@ -25,20 +24,15 @@ ALPHAS = (0.25, 0.4, 0.5, 0.65, 0.8)
 
 
 def smooth(
-    prepared: PreparedModel,
-    graph: fx.GraphModule,
-    remedy: SmoothQuant,
-    recipe: Recipe,
-    batches: Sequence[Batch],
+    passes: Passes, graph: fx.GraphModule, remedy: SmoothQuant, recipe: Recipe
 ) -> tuple[Treatment, ...]:
     """Smooth the inputs of all layers that a remedy names, in place.
 
     Args:
-        prepared: The model.
+        passes: Over calibration data, of the model.
         graph: What it computes, captured from it.
         remedy: Which layers, and α.
         recipe: How the layers will be quantized.
-        batches: Data on which ranges and errors are measured.
 
     Returns:
         One entry for each tensor that is smoothed; its errors are those of the outputs of all
@@ -55,12 +49,7 @@ def smooth(
         return [(smoothing_factors(largest, reach, alpha), alpha) for alpha in alphas]
 
     done = move_factors(
-        prepared,
-        graph,
-        remedy,
-        recipe,
-        batches,
-        choose,
+        *(passes, graph, remedy, recipe, choose),
         is_judged=lambda r: r.scheme is not None and r.scheme.activation is not None,
         unjudged="the inputs stay float",
         is_forced=remedy.alpha != AUTO,

@@ -25,7 +25,7 @@ from quant_engine.quantization.conversion import (
     quantize_layer,
 )
 from quant_engine.quantization.size import total_bytes
-from quant_engine.remedies import treat_locally
+from quant_engine.remedies import Passes, treat_locally
 from quant_engine.scheme import (
     BIAS_CORRECTION,
     Candidate,
@@ -307,7 +307,7 @@ def _treat(
     weights = [id(prepared.model.get_submodule(name).weight) for name in forms]
     shared = {n for n, weight in zip(forms, weights, strict=True) if weights.count(weight) > 1}
     assert not isinstance(data, Calibration)
-    done = treat_locally(prepared, steps, shared, list(iterate_batches(data)), meter)
+    done = treat_locally(Passes(prepared, list(iterate_batches(data))), steps, shared, meter)
     refused = {
         place: treatment.reason
         for name in steps
