@@ -80,22 +80,21 @@ class Program:
 
 
 def capture_program(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], free: Sequence[Sequence[int]]
+    model: nn.Module, tensors: Sequence[Tensor], template: Any, free: Sequence[Sequence[int]]
 ) -> Program:
     """Capture what a model computes as operations that make new tensors.
 
     Args:
         model: A model in eval mode that is thrown away afterwards, with whatever forward set in it.
-        args: Positional arguments; of their tensors only shape, type and device matter.
-        kwargs: Keyword arguments.
-        free: For each tensor of the inputs the axes whose length may change, unless the forward
+        tensors: Those of its inputs; only shape, type and device matter.
+        template: Its arguments, (positional, by keyword), without them; see `take_apart`.
+        free: For each of the tensors the axes whose length may change, unless the forward
             depends on it.
 
     Raises:
         UnsupportedLayerError: If the forward cannot be captured, computes under autocast, or keeps
             a value for later; the message says why.
     """
-    tensors, template = take_apart((tuple(args), dict(kwargs)))
     holder = _FlatHolder(model, template)
     shapes = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in free)
     with _capturing():

@@ -250,9 +250,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.operands: list[tuple[Tensor, Any]] = []
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _OPERATIONS:
             named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs

@@ -100,13 +100,7 @@ class _ReadWatch(TorchFunctionMode):
         self._running = running
         self._views: dict[int, tuple[Tensor, int]] = {id(p): (p, id(p)) for p in parameters}
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         made = list(nested_tensors(result))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch.nn.functional as F
@@ -65,14 +65,7 @@ class OutputRows:
     has_own_bias: bool = True
 
     @classmethod
-    def of(
-        cls,
-        layer: QuantizedLayer,
-        module: nn.Module,
-        seen: SeenInputs,
-        *,
-        has_own_bias: bool = True,
-    ) -> OutputRows:
+    def of(cls, layer: QuantizedLayer, module: nn.Module, seen: SeenInputs) -> OutputRows:
         """Read them from a layer, the float layer it was made from, and what entered that."""
         grid = layer.weight_qparams
         codes = layer.quantized_weight
@@ -87,7 +80,6 @@ class OutputRows:
             points=by_outputs(layer, points),
             codes=by_outputs(layer, codes),
             seen=seen,
-            has_own_bias=has_own_bias,
         )
 
     @property
@@ -202,10 +194,10 @@ def treat_forms(
                 continue
             module = model.get_submodule(name)
             is_own = uses[id(module._parameters["bias"])] <= 1
-            found[name] = [
-                treat(name, OutputRows.of(layer, module, seen[name], has_own_bias=is_own), remedy)
-                for layer, remedy in steps[name]
-            ]
+            found[name] = []
+            for layer, remedy in steps[name]:
+                rows = OutputRows.of(layer, module, seen[name])
+                found[name].append(treat(name, replace(rows, has_own_bias=is_own), remedy))
     for name, todo in steps.items():
         if reasons[name]:
             found[name] = [refused(remedy, name, reasons[name]) for _, remedy in todo]

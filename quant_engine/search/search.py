@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -67,18 +68,15 @@ def search_configuration(
         BudgetError: If no configuration keeps to one of them; it says what the least is.
     """
     budgets = (model_bytes, effective_bits, weight_bits, float_layers)
-    return find_best(response, *budgets, count=1, progress=progress)[0][0]
+    return find_best(response, budgets, count=1, progress=progress)[0][0]
+
+
+Budgets: TypeAlias = tuple[int | None, float | None, float | None, int | None]
+"""Most bytes, effective bits, bits per weight and float layers; None for no limit."""
 
 
 def find_best(
-    response: LogitResponse,
-    model_bytes: int | None,
-    effective_bits: float | None,
-    weight_bits: float | None,
-    float_layers: int | None,
-    *,
-    count: int,
-    progress: Progress | None = None,
+    response: LogitResponse, budgets: Budgets, *, count: int, progress: Progress | None = None
 ) -> tuple[list[ConfigurationPoint], int | None]:
     """Find up to `count` configurations, the best predicted first; see `search_configuration`.
 
@@ -86,6 +84,7 @@ def find_best(
         The configurations, and the index of the one that all others must not be worse than in any
         of several outputs; None for a single output, or where no such one keeps to the budgets.
     """
+    model_bytes, effective_bits, weight_bits, float_layers = budgets
     space = SearchSpace(response)
     limits = []
     if model_bytes is not None:

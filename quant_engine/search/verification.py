@@ -154,7 +154,7 @@ def search_measured(
     require_at_least(1, "candidates", candidates)
     budgets = (model_bytes, effective_bits, weight_bits, float_layers)
     searching = in_part(progress, 0.0, _SEARCH_SHARE)
-    found, alike = find_best(response, *budgets, count=candidates, progress=searching)
+    found, alike = find_best(response, budgets, count=candidates, progress=searching)
     scores = verify_configurations(
         model,
         calibration_data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +49,9 @@ def pair(value: Sequence[int]) -> Pair:
     return (value[0], value[-1])
 
 
-def _pool_as_int16(
-    codes: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> Tensor:
+def _pool_as_int16(codes: Tensor, *arguments: Any) -> Tensor:
     # torch's own max pooling of bytes counts positions in a byte too, and refuses larger images.
-    wide = F.max_pool2d(codes.to(torch.int16), kernel, stride, padding, dilation, ceil_mode)
+    wide: Tensor = F.max_pool2d(codes.to(torch.int16), *arguments)
     return wide.to(torch.uint8)
 
 

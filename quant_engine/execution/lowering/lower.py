@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -127,13 +127,12 @@ class LoweredModel(nn.Module):
                 return put_together(call.output, run(*tensors))
         return put_together(call.output, run(*tensors))
 
-    def _prepare(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
-    ) -> _Call:
+    def _prepare(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> _Call:
         """Decide what runs for inputs of which none had the same kind, shapes and layouts."""
-        entry = self.lower_for(args, kwargs)
+        batch = Batch(args, kwargs)
+        entry = self.lower_for(batch)
         if entry.program is not None:
-            self._check(entry, entry.program, args, kwargs)
+            self._check(entry, entry.program, batch)
         if entry.program is None:
             return _Call()
         steps = self._bound.graphs[id(entry)]
@@ -167,14 +166,14 @@ class LoweredModel(nn.Module):
                 self._bind(entry, entry.program)
         return self._bound.last
 
-    def lower_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Lowered:
+    def lower_for(self, batch: Batch) -> _Lowered:
         """Find or make the lowered graph for inputs; of the tensors only types and shapes matter.
 
         Raises:
             UnsupportedLayerError: If an argument is of a kind that no graph stands for.
         """
         tensors: list[Tensor] = []
-        structure = structure_of(kind_of((args, kwargs), tensors, {}))
+        structure = structure_of(kind_of((batch.args, batch.kwargs), tensors, {}))
         with _LOWERING:
             alike = [entry for entry in self._programs if entry.structure == structure]
             failed = [entry for entry in alike if entry.program is None]
@@ -182,18 +181,16 @@ class LoweredModel(nn.Module):
                 if _accepts(entry, tensors) or failed[_MOST_FAILURES - 1 :] == [entry]:
                     break
             else:
-                entry = self._capture(structure, args, kwargs, tensors, alike)
+                entry = self._capture(structure, batch, tensors, alike)
                 self._programs.append(entry)
             if entry.program is not None and id(entry) not in self._bound.graphs:
                 self._bind(entry, entry.program)
         return entry
 
-    def _check(
-        self, entry: _Lowered, program: Program, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
+    def _check(self, entry: _Lowered, program: Program, batch: Batch) -> None:
         """Give a program up that does not compute what the model does, the layers as they are."""
         with _LOWERING:
-            if not computes_the_same(program, self.model, args, kwargs):
+            if not computes_the_same(program, self.model, batch):
                 entry.program = None
                 entry.reason = (
                     "The graph of the forward gives other numbers than the model: the forward does "
@@ -210,12 +207,7 @@ class LoweredModel(nn.Module):
         self._bound.last = self._bound.last or graph
 
     def _capture(
-        self,
-        structure: Hashable,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        tensors: list[Tensor],
-        alike: Sequence[_Lowered],
+        self, structure: Hashable, batch: Batch, tensors: list[Tensor], alike: Sequence[_Lowered]
     ) -> _Lowered:
         shapes = [tensor.shape for tensor in tensors]
         found = _Lowered(structure, shapes)
@@ -224,13 +216,12 @@ class LoweredModel(nn.Module):
                 f"Inputs of more than {_MOST_PROGRAMS} kinds came; the model runs the others."
             )
             return found
-        _, template = take_apart((tuple(args), dict(kwargs)))
+        _, template = take_apart((batch.args, dict(batch.kwargs)))
         for sizes, free in capture_attempts(shapes, [entry.shapes for entry in alike]):
             blanks = [t.new_zeros(size) for t, size in zip(tensors, sizes, strict=True)]
-            given_args, given_kwargs = put_together(template, blanks)
             try:
                 with marked(self.model) as copied:
-                    program = capture_program(copied, given_args, given_kwargs, free)
+                    program = capture_program(copied, blanks, template, free)
             except UnsupportedLayerError as error:
                 found.reason = found.reason or str(error)
                 continue
@@ -258,20 +249,17 @@ class LoweredModel(nn.Module):
 _TOLERANCE = 1e-2  # a graph that leaves something out is off by far more, ties of codes by less
 
 
-def computes_the_same(
-    program: Program, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> bool:
+def computes_the_same(program: Program, model: nn.Module, batch: Batch) -> bool:
     """Run a program and its model, layers simulated, and compare what they return.
 
     Args:
         program: The program.
         model: The quantized model; a copy of it runs, as a forward may change buffers.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
+        batch: What they run on.
     """
-    batch = Batch(tuple(args), kwargs)
     expected = _run(_simulated(model), batch)
-    plain, tensors = build_plain(program, _simulated(model)), take_apart((args, dict(kwargs)))[0]
+    plain = build_plain(program, _simulated(model))
+    tensors, _ = take_apart((batch.args, dict(batch.kwargs)))
     try:
         found = _run(plain, Batch(tuple(tensors)))
     except Exception:  # whatever it is, the model itself does not raise it
@@ -339,7 +327,7 @@ def lower_model(model: nn.Module, example: Batch | None = None) -> LoweredModel:
             )
     lowered = LoweredModel(share_tensors(model)).eval()
     if example is not None:
-        entry = lowered.lower_for(example.args, example.kwargs)
+        entry = lowered.lower_for(example)
         if entry.program is None:
             raise UnsupportedLayerError(entry.reason)
     return lowered
