@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,11 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 # Of the time that is left, so that the layers get a quarter of the whole.
 _SHARE_OF_SMALLER, _SHARE_OF_LARGEST = 1 / 4, 2 / 3
+
+# By execution: models, what they run on, and the names of their layers to time.
+_Models: TypeAlias = Mapping[str, nn.Module]
+_Inputs: TypeAlias = Mapping[str, Batch]
+_Layers: TypeAlias = Mapping[str, Collection[str]]
 
 _TRIALS = 3
 _CLEARLY, _LONG_S = 2.0, 0.2
@@ -84,12 +89,12 @@ def benchmark_inference(
 
 
 def measure_timing(
-    models: Mapping[str, nn.Module],
+    models: _Models,
     batches: Mapping[int, Batch],
     *,
     runs: int = 20,
     warmup_runs: int = 3,
-    layers: Mapping[str, Collection[str]] | None = None,
+    layers: _Layers | None = None,
     channels_last: Collection[str] = (),
     images_last: Collection[str] = (),
     seconds: float = math.inf,
@@ -158,11 +163,7 @@ def measure_timing(
 
 
 def _time_models(
-    models: Mapping[str, nn.Module],
-    inputs: Mapping[str, Batch],
-    runs: int,
-    warmup_runs: int,
-    seconds: float,
+    models: _Models, inputs: _Inputs, runs: int, warmup_runs: int, seconds: float
 ) -> tuple[dict[str, list[float]], int]:
     """Return the times of every model, and how often each was warmed up."""
     watch = Stopwatch()
@@ -283,11 +284,7 @@ def _in_channels_last(batch: Batch) -> Batch:
 
 
 def _time_layers(
-    models: Mapping[str, nn.Module],
-    layers: Mapping[str, Collection[str]],
-    inputs: Mapping[str, Batch],
-    runs: int,
-    seconds: float,
+    models: _Models, layers: _Layers, inputs: _Inputs, runs: int, seconds: float
 ) -> dict[tuple[str, str], list[float]]:
     """Return the times of each (execution, layer) that runs, the executions in turn."""
     times: dict[tuple[str, str], list[float]] = {}

@@ -2,6 +2,4 @@
 
 from quant_engine.judging.reach import NO_PATH
 
-__all__ = [
-    "NO_PATH",
-]
+__all__ = ["NO_PATH"]

@@ -66,9 +66,7 @@ def check_metric(metric: str | MetricFunction | None) -> None:
 
 
 def describe_judged(
-    prepared: PreparedModel,
-    output: OutputChoice = None,
-    metric: str | MetricFunction | None = None,
+    prepared: PreparedModel, output: OutputChoice = None, metric: str | MetricFunction | None = None
 ) -> Judged:
     """Run a prepared model on the samples it was prepared with, and say what of it is judged.
 
@@ -122,9 +120,7 @@ def _unseen(chosen: tuple[Output, ...] | None, metric: str | MetricFunction | No
     return Judged(tuple(outputs))
 
 
-def _split(
-    metric: str | MetricFunction | None,
-) -> tuple[str | None, MetricFunction | None]:
+def _split(metric: str | MetricFunction | None) -> tuple[str | None, MetricFunction | None]:
     """Return the name of a metric, and its function where it is the caller's."""
     if metric is None or isinstance(metric, str):
         return metric, None

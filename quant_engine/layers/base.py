@@ -291,17 +291,9 @@ class QuantizedLayer(nn.Module):
         codes = self.quantized_weight
         return self.weight.shape if codes is None else codes.shape
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take on the form of what is loaded, codes or float; the scheme says which shapes fit."""
+        _metadata, strict, _missing_keys, unexpected_keys, _error_msgs = rest
         if f"{prefix}stored_weight.codes" in state_dict:
             self.expect_codes(has_input_grid=f"{prefix}input_grid.scale" in state_dict)
         elif f"{prefix}weight" in state_dict and self.is_quantized:
@@ -310,9 +302,7 @@ class QuantizedLayer(nn.Module):
         for part in ("stored_weight", "input_grid"):
             if strict and self._modules[part] is None:  # torch would take any key under it
                 unexpected_keys += [k for k in state_dict if k.startswith(f"{prefix}{part}.")]
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def expect_codes(self, has_input_grid: bool) -> None:
         """Make room for codes and grids, of the shapes that weight and scheme give them."""

@@ -288,11 +288,7 @@ class _TransposedConvolution(QuantizedLayer, Generic[Size]):
         )
 
     def compute(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        output_padding: Size | None = None,
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, output_padding: Size | None = None
     ) -> Tensor:
         """Convolve transposed; `output_padding` stands in for the layer's own."""
         return self.operation(

@@ -212,10 +212,7 @@ class QuantizedEmbeddingBag(QuantizedLayer):
         return bags
 
     def forward(
-        self,
-        input: Tensor,
-        offsets: Tensor | None = None,
-        per_sample_weights: Tensor | None = None,
+        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
     ) -> Tensor:
         """Combine the rows of every bag; arguments and output as in torch."""
         stored = self.stored_weight

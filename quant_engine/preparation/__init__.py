@@ -3,8 +3,4 @@
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.preparation.selection import LayerInfo, list_layers
 
-__all__ = [
-    "LayerInfo",
-    "list_layers",
-    "prepare_for",
-]
+__all__ = ["LayerInfo", "list_layers", "prepare_for"]

@@ -131,11 +131,7 @@ def fold(
         for found in folded
     }
     return replace(
-        prepared,
-        model=model,
-        folded=folded,
-        notes=(*prepared.notes, *notes),
-        statistics=statistics,
+        prepared, model=model, folded=folded, notes=(*prepared.notes, *notes), statistics=statistics
     )
 
 

@@ -152,11 +152,7 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
 
 
 def treat_quantized_model(
-    prepared: PreparedModel,
-    quantized: nn.Module,
-    recipe: Recipe,
-    data: Any,
-    meter: ProgressMeter,
+    prepared: PreparedModel, quantized: nn.Module, recipe: Recipe, data: Any, meter: ProgressMeter
 ) -> tuple[Treatment, ...]:
     """Apply the remedies that change codes and biases, in place.
 

@@ -165,10 +165,7 @@ def find_layers(
 
 
 def treat_forms(
-    passes: Passes,
-    steps: Mapping[str, Sequence[Step]],
-    shared: Collection[str],
-    treat: TreatRows,
+    passes: Passes, steps: Mapping[str, Sequence[Step]], shared: Collection[str], treat: TreatRows
 ) -> dict[str, list[Treatment]]:
     """Treat quantized layers, each in several forms; the data is read once for all.
 

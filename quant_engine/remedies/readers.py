@@ -324,10 +324,7 @@ def move_best(
 
 
 def output_error(
-    readers: Sequence[Reader],
-    factors: Tensor,
-    seen: Mapping[str, Seen],
-    expected: Sequence[Tensor],
+    readers: Sequence[Reader], factors: Tensor, seen: Mapping[str, Seen], expected: Sequence[Tensor]
 ) -> float:
     """Return √(Σ(y - ŷ)² / Σy²) over the outputs of layers quantized behind a smoothing.
 

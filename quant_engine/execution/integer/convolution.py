@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from quant_engine.layers import (
 from quant_engine.layers.convolution import edge_padding, same_edges
 
 Pair = tuple[int, int]
+_Operation: TypeAlias = Callable[[Tensor, Grid, Epilogue], Tensor]
 
 
 @register_packed_layer(QuantizedConv1d)
@@ -214,11 +216,7 @@ def _pair(values: tuple[int, ...], of_height: int) -> Pair:
 
 
 def _run_on_images(
-    operation: Callable[[Tensor, Grid, Epilogue], Tensor],
-    axes: int,
-    codes: Tensor,
-    grid: Grid,
-    epilogue: Epilogue,
+    operation: _Operation, axes: int, codes: Tensor, grid: Grid, epilogue: Epilogue
 ) -> Tensor:
     """Give codes the axes of a batch of images that they lack, and take them off the result."""
     added = [0] if codes.dim() == axes + 1 else []

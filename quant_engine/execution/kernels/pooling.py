@@ -31,13 +31,7 @@ def max_pool_codes(
         dilation: Distance between the elements of a window.
         ceil_mode: Whether windows may begin inside and end outside.
     """
-    arguments = (
-        pair(kernel),
-        pair(stride or kernel),
-        pair(padding),
-        pair(dilation),
-        ceil_mode,
-    )
+    arguments = (pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), ceil_mode)
     if codes.dim() == 4 and codes.numel() and codes.device.type == "cpu" and _has_byte_kernel():
         result: Tensor = torch.ops.quantized.max_pool2d(codes, *arguments)
         return result
