@@ -102,9 +102,9 @@ class QuantizedEmbedding(QuantizedLayer):
         if self.stored_weight is None:
             return self.compute(input, self.weight)
         grid, chosen = self.stored_weight.qparams, input.reshape(-1)
+        rows = F.embedding(chosen, self.stored_weight.codes)
         if grid.axis is not None:
             grid = replace(grid, scale=grid.scale[chosen], zero_point=grid.zero_point[chosen])
-        rows = F.embedding(chosen, self.stored_weight.codes)
         values = dequantize(rows, grid).view(*input.shape, self.embedding_dim)
         return shortened(values, self.max_norm, self.norm_type).to(self.weight_dtype)
 
