@@ -12,14 +12,13 @@ shares). Form and α are those of a grid that give the smallest output error. Af
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
 
 from quant_engine.remedies.passes import Passes
-from quant_engine.remedies.readers import Reader, Seen, move_factors, rounded_layer
+from quant_engine.remedies.readers import Reader, Readers, Tried, move_factors, rounded_layer
 from quant_engine.report import Treatment
 from quant_engine.scheme import Awq, Recipe
 
@@ -46,10 +45,8 @@ def scale_by_inputs(
         quantized layers that read it. Or the reason why it is left alone.
     """
 
-    def choose(
-        readers: Sequence[Reader], rounded: Sequence[Reader], seen: Mapping[str, Seen]
-    ) -> list[tuple[Tensor, float]]:
-        sizes = [seen[r.layer.name].mean.view(-1, r.times).mean(dim=1) for r in readers]
+    def choose(readers: Readers, rounded: Readers) -> Tried:
+        sizes = [r.seen.mean.view(-1, r.times).mean(dim=1) for r in readers]
         mean = torch.stack(sizes).mean(dim=0)
         use = torch.stack([_range_use(reader) for reader in rounded]).mean(dim=0)
         tried = [(awq_factors(mean, alpha), alpha) for alpha in ALPHAS]

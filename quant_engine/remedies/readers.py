@@ -70,33 +70,6 @@ class Source:
             setattr(self.module, key, nn.Parameter(new, old.requires_grad))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reader:
-    """A layer that reads the channels.
-
-    Attributes:
-        layer: The layer.
-        times: Input channels of the layer for each of the channels.
-        axis: Axis of its input that they lie on, from the end.
-        scheme: How it will be quantized; None if it stays float.
-    """
-
-    layer: Layer
-    times: int
-    axis: int
-    scheme: LayerScheme | None
-
-    def reach(self) -> Tensor:
-        """Return the largest weight that reads each channel, (channels,)."""
-        return gathered(self.layer.input_reach(self.layer.weight), self.times)
-
-    def multiplied_weight(self, factors: Tensor) -> Tensor:
-        """Return the weight with each channel's column multiplied by its factor, float64."""
-        weight = self.layer.weight
-        self.layer.multiply_inputs(weight, spread(factors, self.times))
-        return weight
-
-
 @dataclass(slots=True, eq=False)
 class Seen:
     """What entered a reader: magnitudes of each input channel, and the first samples.
@@ -119,10 +92,41 @@ class Seen:
         return self.total / max(self.count, 1)
 
 
-ChooseFactors: TypeAlias = Callable[
-    [Sequence[Reader], Sequence[Reader], Mapping[str, Seen]], list[tuple[Tensor, float]]
-]
-"""(readers, judged ones of them, what entered them) -> factors of each channel, and their α."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """A layer that reads the channels.
+
+    Attributes:
+        layer: The layer.
+        times: Input channels of the layer for each of the channels.
+        axis: Axis of its input that they lie on, from the end.
+        scheme: How it will be quantized; None if it stays float.
+        seen: What entered it; nothing before the data was passed.
+    """
+
+    layer: Layer
+    times: int
+    axis: int
+    scheme: LayerScheme | None
+    seen: Seen = field(default_factory=Seen)
+
+    def reach(self) -> Tensor:
+        """Return the largest weight that reads each channel, (channels,)."""
+        return gathered(self.layer.input_reach(self.layer.weight), self.times)
+
+    def multiplied_weight(self, factors: Tensor) -> Tensor:
+        """Return the weight with each channel's column multiplied by its factor, float64."""
+        weight = self.layer.weight
+        self.layer.multiply_inputs(weight, spread(factors, self.times))
+        return weight
+
+
+Readers: TypeAlias = Sequence[Reader]
+Tried: TypeAlias = list[tuple[Tensor, float]]
+"""Factors of each channel, and the α that they come from."""
+
+ChooseFactors: TypeAlias = Callable[[Readers, Readers], Tried]
+"""(readers, judged ones of them) -> what is tried."""
 
 
 def find_groups(
@@ -241,48 +245,40 @@ def move_factors(
     """
     calls = LayerCalls(passes.prepared.model, graph)
     groups, left_alone = find_groups(calls, graph, remedy, recipe)
-    seen = _watch(passes, [reader for _, readers in groups for reader in readers])
+    _watch(passes, {r.layer.name: r for _, readers in groups for r in readers})
     done = []
     for source, readers in groups:
         names = tuple(reader.layer.name for reader in readers)
         judged = [reader for reader in readers if is_judged(reader)]
         reason = "" if judged else unjudged
-        if not reason and any(seen[name].first is None for name in names):
+        if not reason and any(reader.seen.first is None for reader in readers):
             reason = "nothing entered the layers on the calibration data"
         if reason:
             done.append(Treatment(remedy.kind, names, is_applied=False, reason=reason))
             continue
-        tried = choose(readers, judged, seen)
-        done.append(move_best(remedy.kind, source, readers, judged, seen, tried, is_forced))
+        tried = choose(readers, judged)
+        done.append(move_best(remedy.kind, source, readers, judged, tried, is_forced))
     return [*done, *left_alone]
 
 
-def _watch(passes: Passes, readers: Sequence[Reader]) -> dict[str, Seen]:
-    """Return what enters the readers on all data."""
-    axes = {reader.layer.name: reader.axis for reader in readers}
-    seen = {name: Seen() for name in axes}
+def _watch(passes: Passes, readers: Mapping[str, Reader]) -> None:
+    """Note what enters readers on all data."""
 
     def observe(name: str, x: Tensor) -> None:
-        found, rows = seen[name], x.movedim(axes[name], 0).flatten(1).abs()
+        reader = readers[name]
+        found, rows = reader.seen, x.movedim(reader.axis, 0).flatten(1).abs()
         found.largest = torch.maximum(found.largest, rows.amax(dim=1).double())
         found.total = found.total + rows.sum(dim=1, dtype=torch.float64)
         found.count += rows.shape[1]
         if found.first is None:
             found.first = x[:MOST_SAMPLES].clone()
 
-    if axes:
-        passes.watch_inputs(axes, observe)
-    return seen
+    if readers:
+        passes.watch_inputs(readers, observe)
 
 
 def move_best(
-    kind: str,
-    source: Source,
-    readers: Sequence[Reader],
-    judged: Sequence[Reader],
-    seen: Mapping[str, Seen],
-    tried: Sequence[tuple[Tensor, float]],
-    is_forced: bool,
+    kind: str, source: Source, readers: Readers, judged: Readers, tried: Tried, is_forced: bool
 ) -> Treatment:
     """Move the factors with the smallest output error, if that is smaller than without.
 
@@ -291,7 +287,6 @@ def move_best(
         source: What is divided.
         readers: What is multiplied.
         judged: Those of them whose output errors count: they will be quantized.
-        seen: What enters the readers.
         tried: Factors of each channel, and the α that they come from.
         is_forced: Whether they are moved even if the error becomes larger.
 
@@ -299,9 +294,9 @@ def move_best(
         What was done; its errors are those of the outputs of the judged readers.
     """
     names = tuple(reader.layer.name for reader in readers)
-    expected = [_float_output(reader, seen) for reader in judged]
-    before = output_error(judged, torch.ones_like(tried[0][0]), seen, expected)
-    errors = [output_error(judged, factors, seen, expected) for factors, _ in tried]
+    expected = [_float_output(reader) for reader in judged]
+    before = output_error(judged, torch.ones_like(tried[0][0]), expected)
+    errors = [output_error(judged, factors, expected) for factors, _ in tried]
     best = min(range(len(tried)), key=lambda number: errors[number])
     factors, alpha = tried[best]
     is_applied = is_forced or errors[best] < before
@@ -323,20 +318,17 @@ def move_best(
     )
 
 
-def output_error(
-    readers: Sequence[Reader], factors: Tensor, seen: Mapping[str, Seen], expected: Sequence[Tensor]
-) -> float:
+def output_error(readers: Readers, factors: Tensor, expected: Sequence[Tensor]) -> float:
     """Return √(Σ(y - ŷ)² / Σy²) over the outputs of layers quantized behind a smoothing.
 
     Args:
         readers: The layers.
         factors: What their inputs are divided by, (channels,).
-        seen: What enters them.
         expected: y, the output of each float layer, float64.
     """
     noise = signal = 0.0
     for reader, y in zip(readers, expected, strict=True):
-        x = seen[reader.layer.name].first
+        x = reader.seen.first
         assert x is not None
         spread_factors = spread(factors, reader.times).to(x.dtype)
         shape = [1] * x.dim()
@@ -348,8 +340,8 @@ def output_error(
     return float((noise / signal) ** 0.5) if signal else 0.0
 
 
-def _float_output(reader: Reader, seen: Mapping[str, Seen]) -> Tensor:
-    x = seen[reader.layer.name].first
+def _float_output(reader: Reader) -> Tensor:
+    x = reader.seen.first
     assert reader.scheme is not None and x is not None  # noqa: PT018
     kind = get_quantized_type(reader.layer.module)
     y: Tensor = kind.like(reader.layer.module, reader.scheme)(x)

@@ -8,14 +8,12 @@ and who shares them, is in `readers`. Xiao et al., ICML 2023.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor, fx
 
 from quant_engine.remedies.channels import gathered
 from quant_engine.remedies.passes import Passes
-from quant_engine.remedies.readers import Reader, Seen, move_factors
+from quant_engine.remedies.readers import Readers, Tried, move_factors
 from quant_engine.report import Treatment
 from quant_engine.scheme import AUTO, Recipe, SmoothQuant
 
@@ -39,10 +37,8 @@ def smooth(
         layers that read it. And one for each tensor that is not, with the reason.
     """
 
-    def choose(
-        readers: Sequence[Reader], _: Sequence[Reader], seen: Mapping[str, Seen]
-    ) -> list[tuple[Tensor, float]]:
-        inputs = [gathered(seen[r.layer.name].largest, r.times) for r in readers]
+    def choose(readers: Readers, _: Readers) -> Tried:
+        inputs = [gathered(r.seen.largest, r.times) for r in readers]
         largest = torch.stack(inputs).amax(dim=0)
         reach = torch.stack([reader.reach() for reader in readers]).amax(dim=0)
         alphas = ALPHAS if remedy.alpha == AUTO else (float(remedy.alpha),)

@@ -47,13 +47,8 @@ class ConfigurationSize:
     @property
     def model_bytes(self) -> int:
         """Bytes of the whole model, the sum of the items."""
-        return (
-            self.weight_bytes
-            + self.scale_bytes
-            + self.zero_point_bytes
-            + self.bias_bytes
-            + self.float_leftover_bytes
-        )
+        grids = self.scale_bytes + self.zero_point_bytes
+        return self.weight_bytes + grids + self.bias_bytes + self.float_leftover_bytes
 
 
 @dataclass(frozen=True, slots=True)
