@@ -40,13 +40,7 @@ class OutputPlan:
 
     @classmethod
     def choose(
-        cls,
-        output: Tensor,
-        bound: int,
-        top: int,
-        projections: int,
-        *,
-        has_logits: bool,
+        cls, output: Tensor, bound: int, top: int, projections: int, *, has_logits: bool
     ) -> OutputPlan:
         """Decide by the first output; up to `bound` values per row are all kept."""
         shape = tuple(output.shape[1:]) if output.dim() > 1 else ()

@@ -93,33 +93,7 @@ def linear_response(
     calls: dict[str, list[_Call]] = {name: [] for name in forms}
     reasons: dict[str, str] = {}
     results = []
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            outputs = read(_run_watched(model, forms, roundings, batch, calls, reasons))
-            sources = _find_sources(calls)
-            for output, along in zip(outputs, directions, strict=True):
-                if not output.requires_grad:
-                    raise RuntimeError("the output does not depend on any layer by a gradient")
-                result = LinearResponse(reasons=dict(reasons), sources=sources)
-                _sum_up(output.reshape(along.rows, -1), calls, along, result, on_pass)
-                results.append(result)
-    except QuantizationError:
-        raise
-    except Exception as error:
-        # Whatever autograd cannot do with this model: the caller runs it instead, and says so.
-        reason = f"gradients could not be taken ({type(error).__name__}: {_first_line(error)})"
-        return [LinearResponse({}, dict.fromkeys(forms, reason)) for _ in directions]
-    return results
 
-
-def _run_watched(
-    model: nn.Module,
-    forms: Mapping[str, Mapping[str, QuantizedLayer]],
-    roundings: Sequence[str],
-    batch: Batch,
-    calls: dict[str, list[_Call]],
-    reasons: dict[str, str],
-) -> Any:
     # Layers are watched inside the caller's hooks, which forms have too; `forward` leaves them out.
     def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
@@ -135,9 +109,26 @@ def _run_watched(
         calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
         return output + zero
 
-    inputs = copy_inputs(batch)
-    with _hooks(model, forms, watch):
-        return model(*inputs.args, **inputs.kwargs)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            inputs = copy_inputs(batch)
+            with _hooks(model, forms, watch):
+                answer = model(*inputs.args, **inputs.kwargs)
+            outputs = read(answer)
+            sources = _find_sources(calls)
+            for output, along in zip(outputs, directions, strict=True):
+                if not output.requires_grad:
+                    raise RuntimeError("the output does not depend on any layer by a gradient")
+                result = LinearResponse(reasons=dict(reasons), sources=sources)
+                _sum_up(output.reshape(along.rows, -1), calls, along, result, on_pass)
+                results.append(result)
+    except QuantizationError:
+        raise
+    except Exception as error:
+        # Whatever autograd cannot do with this model: the caller runs it instead, and says so.
+        reason = f"gradients could not be taken ({type(error).__name__}: {_first_line(error)})"
+        return [LinearResponse({}, dict.fromkeys(forms, reason)) for _ in directions]
+    return results
 
 
 def _rounding(

@@ -172,11 +172,7 @@ class OutputMeasurement:
             has_logits=plan.has_logits,
             is_complete=plan.is_complete,
             labels=None if labels is None else labels.long().cpu().numpy(),
-            output=(
-                None
-                if classes is None
-                else torch.cat([part.output for part in parts]).cpu().numpy()
-            ),
+            output=None if classes is None else torch.cat([p.output for p in parts]).cpu().numpy(),
             classes=None if classes is None else classes.cpu().numpy(),
             positions=_as_array(_joined([part.positions for part in parts])),
             counted=torch.cat(counted).cpu().numpy() if is_counted and plan.kept else None,

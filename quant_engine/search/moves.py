@@ -94,10 +94,7 @@ def improve(
 
 
 def _descend(
-    space: SearchSpace,
-    start: IntArray,
-    limits: Sequence[Limit],
-    on_round: Callable[[], None],
+    space: SearchSpace, start: IntArray, limits: Sequence[Limit], on_round: Callable[[], None]
 ) -> IntArray:
     """Make the best move to second order until none helps; of both ends, keep the better one."""
     assignment = start

@@ -3,9 +3,4 @@
 from quant_engine.variants.layers import ACTIVATIONS, BOTH, WEIGHTS
 from quant_engine.variants.options import FLOAT_OPTION
 
-__all__ = [
-    "ACTIVATIONS",
-    "BOTH",
-    "FLOAT_OPTION",
-    "WEIGHTS",
-]
+__all__ = ["ACTIVATIONS", "BOTH", "FLOAT_OPTION", "WEIGHTS"]
