@@ -238,7 +238,11 @@ class JudgedOutput:
             logits, other = self.as_logits(expected), self.as_logits(changed)
             found |= count_logits(logits, other, labels, counted)
             if self.kind == MASK:
-                found |= _overlaps(logits, other, labels, counted)
+                best, best_other, classes = logits.argmax(-1), other.argmax(-1), logits.shape[-1]
+                found |= count_overlap(best, best_other, classes, counted)
+                if labels is not None:
+                    found |= count_overlap(best, labels, classes, counted, "labelled_float_")
+                    found |= count_overlap(best_other, labels, classes, counted, "labelled_")
             # Labels are of tokens where the model reads one integer for each.
             if labels is None or labels.dim() != 2 or not batch.tokens(labels.shape):
                 found.pop("nll", None)
@@ -333,18 +337,6 @@ class Judged:
                         "the top level of a module that workers can import, or measure without "
                         "an executor."
                     ) from error
-
-
-def _overlaps(
-    logits: Tensor, changed: Tensor, labels: Tensor | None, counted: Tensor | None
-) -> dict[str, FloatArray]:
-    """Count how masks overlap with the float model's, and both with the labels."""
-    best, best_changed, classes = logits.argmax(-1), changed.argmax(-1), logits.shape[-1]
-    found = count_overlap(best, best_changed, classes, counted)
-    if labels is not None:
-        found |= count_overlap(best, labels, classes, counted, "labelled_float_")
-        found |= count_overlap(best_changed, labels, classes, counted, "labelled_")
-    return found
 
 
 def _apply(metric: MetricFunction, expected: Tensor, changed: Tensor) -> FloatArray:

@@ -119,25 +119,17 @@ def _fold_for(
     notes: tuple[str, ...] = ()
     foldings = known
     if foldings is None:
-        foldings, notes = _foldings(prepared.model, batches)
+        foldings = sequential_foldings(prepared.model)
+        if batches:
+            try:
+                graph = capture_graph(prepared.model, batches[0])
+                foldings, notes = find_foldings(prepared.model, graph)
+            except UnsupportedLayerError as error:
+                notes = (f"BatchNorms were folded only inside nn.Sequential. {error}",)
     folded = fold(prepared, foldings)
     if not _computes_the_same(folded, prepared, batches):
         folded, notes = prepared, (*notes, _NOTE)
     return replace(folded, notes=(*folded.notes, *notes))
-
-
-def _foldings(
-    model: nn.Module, batches: Sequence[Batch]
-) -> tuple[tuple[Folding, ...], tuple[str, ...]]:
-    """Find what can be folded, and say why the rest cannot."""
-    if not batches:
-        return sequential_foldings(model), ()
-    try:
-        graph = capture_graph(model, batches[0])
-        return find_foldings(model, graph)
-    except UnsupportedLayerError as error:
-        note = f"BatchNorms were folded only inside nn.Sequential. {error}"
-        return sequential_foldings(model), (note,)
 
 
 class _ReadAhead(Iterable[Any]):

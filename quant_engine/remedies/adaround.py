@@ -98,7 +98,9 @@ def round_by_adaround(
     layers, shared = find_layers(quantized, remedy)
     reasons = {name: why_not(layer, name in shared) for name, layer in layers.items()}
     calls = count_calls(passes, [name for name in layers if not reasons[name]])
-    marks = _spread(STEPS_PER_LAYER * len(layers), {name: _cost(layers[name]) for name in calls})
+    sizes = {name: (layers[name].weight.numel(), columns_of(layers[name])[1]) for name in calls}
+    costs = {name: _step_cost(*size) for name, size in sizes.items()}
+    marks = _spread(STEPS_PER_LAYER * len(layers), costs)
     found = {
         name: refused(remedy, name, reason or NOTHING_ENTERED)
         for name, reason in reasons.items()
@@ -161,11 +163,6 @@ def teller(meter: ProgressMeter, text: str, marks: int, steps: int) -> _Tell:
         told = due
 
     return tell
-
-
-def _cost(layer: QuantizedLayer) -> float:
-    """Return about how long a step of Adam takes, beside others."""
-    return _step_cost(layer.weight.numel(), columns_of(layer)[1])
 
 
 def _step_cost(weights: int, columns: int) -> float:

@@ -52,18 +52,12 @@ class Convolution:
         axes = zip(
             kernel, size, self.stride, self.dilation, ((top, bottom), (left, right)), strict=True
         )
-        return any(_some_window_misses(*axis) for axis in axes)
-
-
-def _some_window_misses(
-    kernel: int, size: int, stride: int, dilation: int, edges: tuple[int, int]
-) -> bool:
-    before, after = edges
-    last = before + size + after - dilation * (kernel - 1) - 1
-    for start in range(-before, last - before + 1, stride):
-        if not any(0 <= start + dilation * index < size for index in range(kernel)):
-            return True
-    return False
+        for taps, length, stride, dilation, (before, after) in axes:
+            last = length + after - dilation * (taps - 1) - 1
+            for start in range(-before, last + 1, stride):
+                if not any(0 <= start + dilation * index < length for index in range(taps)):
+                    return True
+        return False
 
 
 def pad_codes(codes: Tensor, convolution: Convolution, zero: int) -> Tensor:

@@ -132,7 +132,13 @@ class LoweredModel(nn.Module):
         batch = Batch(args, kwargs)
         entry = self.lower_for(batch)
         if entry.program is not None:
-            self._check(entry, entry.program, batch)
+            with _LOWERING:
+                if not computes_the_same(entry.program, self.model, batch):
+                    entry.program = None
+                    entry.reason = (
+                        "The graph of the forward gives other numbers than the model: the forward "
+                        "does something that a graph does not show, such as assigning to `.data`."
+                    )
         if entry.program is None:
             return _Call()
         steps = self._bound.graphs[id(entry)]
@@ -186,16 +192,6 @@ class LoweredModel(nn.Module):
             if entry.program is not None and id(entry) not in self._bound.graphs:
                 self._bind(entry, entry.program)
         return entry
-
-    def _check(self, entry: _Lowered, program: Program, batch: Batch) -> None:
-        """Give a program up that does not compute what the model does, the layers as they are."""
-        with _LOWERING:
-            if not computes_the_same(program, self.model, batch):
-                entry.program = None
-                entry.reason = (
-                    "The graph of the forward gives other numbers than the model: the forward does "
-                    "something that a graph does not show, such as assigning to `.data`."
-                )
 
     def _bind(self, entry: _Lowered, program: Program) -> None:
         try:
