@@ -81,17 +81,14 @@ def parse_json(text: str | bytes) -> Any:
         raise StorageError(f"Not JSON: a {type(text).__name__}. Give text.")
     if len(text) > MAX_JSON_BYTES:
         raise StorageError(f"The text has {len(text)} bytes; at most {MAX_JSON_BYTES} are read.")
-    values = _count(text, ",") + _count(text, "[") + _count(text, "{")
+    marks = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
+    values = sum(map(text.count, marks))  # type: ignore[arg-type]
     if values > MAX_JSON_VALUES:
         raise StorageError(f"The text holds {values} values; at most {MAX_JSON_VALUES} are read.")
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError, MemoryError) as error:
         raise StorageError(f"The text is not JSON: {error}.") from error
-
-
-def _count(text: str | bytes, mark: str) -> int:
-    return text.count(mark) if isinstance(text, str) else text.count(mark.encode())
 
 
 def _refuse_constant(name: str) -> Any:

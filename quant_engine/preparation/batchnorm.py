@@ -191,14 +191,12 @@ def _fold(model: nn.Module, folding: Folding, is_checked: bool) -> bool:
 
 def _make_neutral(batchnorm: nn.Module) -> None:
     """Let a BatchNorm pass its input on."""
-    buffers, own = dict(batchnorm.named_buffers(recurse=False)), named_parameters_of(batchnorm)
-    values = {**buffers, **own}
-    with torch.no_grad():
-        for name, value in (("running_mean", 0), ("running_var", 1), ("weight", 1), ("bias", 0)):
-            if name in values:
-                neutral = torch.full_like(values[name], value)
-                is_parameter = name in own
-                setattr(batchnorm, name, nn.Parameter(neutral) if is_parameter else neutral)
+    for name, value in (("running_mean", 0), ("running_var", 1), ("weight", 1), ("bias", 0)):
+        old = getattr(batchnorm, name, None)
+        if isinstance(old, Tensor):
+            neutral = torch.full_like(old.detach(), value)
+            is_parameter = isinstance(old, nn.Parameter)
+            setattr(batchnorm, name, nn.Parameter(neutral) if is_parameter else neutral)
     vars(batchnorm)["eps"] = 0.0
 
 

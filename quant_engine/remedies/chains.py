@@ -56,7 +56,7 @@ class NotFollowedError(Exception):
 
 def output_channels(node: fx.Node) -> Channels:
     """Return where the output channels of a layer's operation, or of a normalization, lie."""
-    dimensions = _shape(node)
+    dimensions = shape_of(node)
     if node.target in (*CONVOLUTIONS, *TRANSPOSED):
         return Channels(len(dimensions) - _spatial(node) - 1)
     return Channels(len(dimensions) - 1)
@@ -148,19 +148,19 @@ def name_operation(node: fx.Node) -> str:
     return _NAMES.get(name, name)
 
 
-def _shape(node: object) -> Sequence[int]:
+def shape_of(node: object) -> tuple[int, ...]:
+    """Return the shape of what an operation computes."""
     assert isinstance(node, fx.Node)
-    shape: Sequence[int] = node.meta["val"].shape
-    return shape
+    return tuple(node.meta["val"].shape)
 
 
 def _spatial(node: fx.Node) -> int:
     """Return the number of axes that a convolution's kernel has."""
-    return len(_shape(node.args[1])) - 2
+    return len(shape_of(node.args[1])) - 2
 
 
 def _input_axis(node: fx.Node) -> int:
-    dimensions = len(_shape(node.args[0]))
+    dimensions = len(shape_of(node.args[0]))
     return dimensions - 1 if node.target is LINEAR else dimensions - _spatial(node) - 1
 
 
@@ -185,7 +185,7 @@ def _pooled(axes: int) -> Callable[[fx.Node, Channels], Channels | None]:
     """Pooling over the last axes, which must not be those of the channels."""
 
     def rule(node: fx.Node, channels: Channels) -> Channels | None:
-        return channels if channels.axis < len(_shape(node.args[0])) - axes else None
+        return channels if channels.axis < len(shape_of(node.args[0])) - axes else None
 
     return rule
 
@@ -196,12 +196,12 @@ def _padded(node: fx.Node, channels: Channels) -> Channels | None:
     value = node.args[3] if len(node.args) > 3 else None
     if mode == "constant" and value:
         return None
-    return channels if channels.axis < len(_shape(node.args[0])) - len(edges) // 2 else None
+    return channels if channels.axis < len(shape_of(node.args[0])) - len(edges) // 2 else None
 
 
 def _averaged(node: fx.Node, channels: Channels) -> Channels | None:
     """`mean` over some axes, kept or not."""
-    dimensions = len(_shape(node.args[0]))
+    dimensions = len(shape_of(node.args[0]))
     listed = node.args[1] if len(node.args) > 1 else None
     if not isinstance(listed, list | tuple):
         return None
@@ -215,7 +215,7 @@ def _averaged(node: fx.Node, channels: Channels) -> Channels | None:
 
 def _reshaped(node: fx.Node, channels: Channels) -> Channels | None:
     """Find the axis on which the channels lie in the new shape, alone or flattened with others."""
-    old, new = _shape(node.args[0]), _shape(node)
+    old, new = shape_of(node.args[0]), shape_of(node)
     size, inner = old[channels.axis], math.prod(old[channels.axis + 1 :])
     for axis, width in enumerate(new):
         behind = math.prod(new[axis + 1 :])
@@ -227,14 +227,14 @@ def _reshaped(node: fx.Node, channels: Channels) -> Channels | None:
 
 
 def _transposed(node: fx.Node, channels: Channels) -> Channels | None:
-    dimensions = len(_shape(node))
+    dimensions = len(shape_of(node))
     first, second = (int(axis) % dimensions for axis in node.args[1:3])  # type: ignore[arg-type]
     moved = {first: second, second: first}
     return Channels(moved.get(channels.axis, channels.axis), channels.spread)
 
 
 def _permuted(node: fx.Node, channels: Channels) -> Channels | None:
-    dimensions = len(_shape(node))
+    dimensions = len(shape_of(node))
     order = [int(axis) % dimensions for axis in node.args[1]]  # type: ignore[union-attr, arg-type]
     return Channels(order.index(channels.axis), channels.spread)
 

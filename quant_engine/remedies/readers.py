@@ -25,6 +25,7 @@ from quant_engine.remedies.chains import (
     name_operation,
     output_channels,
     passes_factors,
+    shape_of,
 )
 from quant_engine.remedies.channels import Layer, describe_refusal, gathered, layer_of, spread
 from quant_engine.remedies.passes import Passes
@@ -186,7 +187,8 @@ def _source(calls: LayerCalls, node: fx.Node, recipe: Recipe) -> Source:
     elif node.target in (aten.mul.Tensor, aten.mul_.Tensor):
         vector = next((n for n in map(attribute_of, node.args) if n is not None), None)
         factor = next((a for a in node.args if attribute_of(a) is not None), None)
-        if vector is not None and factor is not None and _is_vector(factor, node):
+        width = tuple(node.meta["val"].shape[-1:])
+        if vector is not None and isinstance(factor, fx.Node) and shape_of(factor) == width:
             given = {vector.rpartition(".")[2]: factor}
     name = module_path(node)
     module = calls.module(name)
@@ -198,13 +200,6 @@ def _source(calls: LayerCalls, node: fx.Node, recipe: Recipe) -> Source:
     if not calls.is_plain(name):
         raise NotFollowedError(f"{name!r} has hooks or a forward of its own")
     return Source(name, None, module, tuple(given))
-
-
-def _is_vector(factor: object, node: fx.Node) -> bool:
-    """Whether a factor has one value for each channel on the last axis of a product."""
-    assert isinstance(factor, fx.Node)
-    shape: Sequence[int] = factor.meta["val"].shape
-    return tuple(shape) == tuple(node.meta["val"].shape[-1:])
 
 
 def _reader(calls: LayerCalls, reading: Reading, recipe: Recipe) -> Reader:
