@@ -7,9 +7,8 @@ folded into the layers before them. The caller's model is read only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +35,6 @@ from quant_engine.preparation.standard_layers import (
 from quant_engine.report import Treatment
 
 _FOLDED = "folded_batchnorms"
-
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +86,7 @@ def prepare(model: nn.Module) -> PreparedModel:
     notes += materialize_weights(result)
     result, split = _split_attention(result)
     notes += [f"{_label(name)} was split into plain Linears." for name in split]
-    result = _rebuild_encoders(result)
+    _leave_fast_paths(result)
     notes += _shorten_embeddings(result)
     return PreparedModel(result, tuple(notes), split=split)
 
@@ -165,7 +162,9 @@ def folded_batchnorms(model: nn.Module) -> tuple[Folding, ...]:
 
 def reads_children_directly(module: nn.Module) -> bool:
     """Whether the module may read the weights of its children instead of calling them."""
-    return isinstance(module, nn.TransformerEncoderLayer | nn.MultiheadAttention)
+    is_encoder = isinstance(module, nn.TransformerEncoderLayer)
+    is_split = isinstance(module, SplitTransformerEncoderLayer)
+    return isinstance(module, nn.MultiheadAttention) or (is_encoder and not is_split)
 
 
 def _label(name: str) -> str:
@@ -180,37 +179,32 @@ def _split_attention(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         and (type(layer) is not nn.TransformerEncoderLayer or has_own_forward(layer))
     }
     uses = count_parameter_uses(model)
-
-    def is_whole(module: nn.MultiheadAttention) -> bool:
+    replacements: dict[str, nn.Module] = {}
+    for name, module in list(model.named_modules()):
+        if type(module) is not nn.MultiheadAttention or id(module) in kept:
+            continue
         own = {**named_parameters_of(module), **named_parameters_of(module.out_proj)}
         is_complete = "in_proj_weight" in own or "q_proj_weight" in own
-        is_shared = any(uses[id(p)] > 1 for p in own.values())
-        return id(module) not in kept and is_complete and not is_shared
-
-    return _rebuilt(model, nn.MultiheadAttention, is_whole, SplitMultiheadAttention)
-
-
-def _rebuild_encoders(model: nn.Module) -> nn.Module:
-    def is_split(layer: nn.TransformerEncoderLayer) -> bool:
-        return isinstance(layer.self_attn, SplitMultiheadAttention)
-
-    def is_rebuilt(encoder: nn.TransformerEncoder) -> bool:
-        return all(isinstance(layer, SplitTransformerEncoderLayer) for layer in encoder.layers)
-
-    model, _ = _rebuilt(model, nn.TransformerEncoderLayer, is_split, SplitTransformerEncoderLayer)
-    return _rebuilt(model, nn.TransformerEncoder, is_rebuilt, SplitTransformerEncoder)[0]
+        if has_own_forward(module) or not is_complete or any(uses[id(p)] > 1 for p in own.values()):
+            continue
+        replacements[name] = SplitMultiheadAttention(module)
+        copy_hooks(module, replacements[name])
+    return replace_modules(model, replacements), tuple(replacements)
 
 
-def _rebuilt(
-    model: nn.Module, kind: type[M], is_able: Callable[[M], bool], build: Callable[[M], nn.Module]
-) -> tuple[nn.Module, tuple[str, ...]]:
-    """Replace modules of a class, hooks and all, in place; returns the model and their names."""
-    new: dict[str, nn.Module] = {}
-    for name, module in list(model.named_modules()):
-        if type(module) is kind and not has_own_forward(module) and is_able(module):
-            new[name] = build(module)
-            copy_hooks(module, new[name])
-    return replace_modules(model, new), tuple(new)
+def _leave_fast_paths(model: nn.Module) -> None:
+    """Let encoders call their layers, where torch's own may read weights past them, in place."""
+    plain = [module for module in model.modules() if not has_own_forward(module)]
+    for module in plain:
+        if type(module) is nn.TransformerEncoderLayer and isinstance(
+            module.self_attn, SplitMultiheadAttention
+        ):
+            module.__class__ = SplitTransformerEncoderLayer
+    for module in plain:
+        if type(module) is nn.TransformerEncoder and all(
+            isinstance(layer, SplitTransformerEncoderLayer) for layer in module.layers
+        ):
+            module.__class__ = SplitTransformerEncoder
 
 
 def _shorten_embeddings(model: nn.Module) -> list[str]:
