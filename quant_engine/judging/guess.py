@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_engine.judging.answers import named_tensors
 from quant_engine.judging.labels import fit_labels
 from quant_engine.judging.output import EMBEDDINGS, IMAGE, LOGITS, MASK, PROBABILITIES, VALUES
 from quant_engine.model.batches import Batch
+from quant_engine.model.forward import watched_layers
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.model.modules import named_parameters_of
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -86,16 +87,18 @@ def find_origins(prepared: PreparedModel, batch: Batch, count: int) -> list[Orig
     """Return what made each float tensor of the answer, in the order of `named_tensors`."""
     model, zeros = prepared.model, {}
 
-    def hook(name: str) -> Any:
-        def add_zero(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if not isinstance(output, Tensor) or not output.is_floating_point():
-                return output
-            zero = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
-            zeros[id(zero)] = (zero, name)
-            return output + zero
+    def add_zero(name: str, _args: Any, _kwargs: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        zero = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
+        zeros[id(zero)] = (zero, name)
+        return output + zero
 
-        return add_zero
-
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if (weight := named_parameters_of(module).get("weight")) is not None and weight.dim() > 1
+    }
     origins: list[Origin] = []
     # A model that autograd cannot take has no origins; values and names decide then.
     with (
@@ -103,12 +106,8 @@ def find_origins(prepared: PreparedModel, batch: Batch, count: int) -> list[Orig
         prepared.state.leaving_no_trace(model),
         torch.inference_mode(False),
         torch.enable_grad(),
-        ExitStack() as hooks,
+        watched_layers(layers, add_zero),
     ):
-        for name, module in model.named_modules():
-            weight = named_parameters_of(module).get("weight")
-            if weight is not None and weight.dim() > 1:
-                hooks.enter_context(module.register_forward_hook(hook(name)))
         inputs = copy_inputs(batch)
         answer = model(*inputs.args, **inputs.kwargs)
         owners = {key: name for key, (_, name) in zeros.items()}

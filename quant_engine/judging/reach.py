@@ -5,8 +5,7 @@ A difference of zero does not tell: rounding may have hit every value, or no sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from quant_engine.errors import QuantizationError
 from quant_engine.judging.judged import Answer, Judged
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import run_model
+from quant_engine.model.forward import run_model, watched_layers
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.preparation.prepared_model import PreparedModel
 
@@ -61,7 +60,7 @@ def _gradients(
     zeros: list[tuple[str, Tensor]] = []
     called: set[str] = set()
 
-    def watch(name: str, output: Any) -> Any:
+    def watch(name: str, _args: Any, _kwargs: Any, output: Any) -> Any:
         called.add(name)
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return output
@@ -70,7 +69,7 @@ def _gradients(
 
     inputs = copy_inputs(batch)
     try:
-        with torch.enable_grad(), _hooked(layers, watch):
+        with torch.enable_grad(), watched_layers(layers, watch):
             answer = judged.find(model(*inputs.args, **inputs.kwargs))
             total = torch.stack([x.double().sum() for x in answer if x.requires_grad]).sum()
             found = torch.autograd.grad(total, [z for _, z in zeros], allow_unused=True)
@@ -85,7 +84,7 @@ def _changed_output(
 ) -> Answer | None:
     """Return the output where layers answer something else; None if the model fails on it."""
 
-    def change(_name: str, output: Any) -> Any:
+    def change(_name: str, _args: Any, _kwargs: Any, output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return output
         slope = torch.linspace(-1.0, 1.0, output.numel(), device=output.device)
@@ -93,20 +92,8 @@ def _changed_output(
 
     model = prepared.model
     try:
-        with prepared.state.leaving_no_trace(model), _hooked(layers, change):
+        with prepared.state.leaving_no_trace(model), watched_layers(layers, change):
             answer = judged.find(run_model(model, batch))
     except QuantizationError:
         return None
     return tuple(x.detach() for x in answer)
-
-
-@contextmanager
-def _hooked(layers: Mapping[str, nn.Module], act: Callable[[str, Any], Any]) -> Iterator[None]:
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-
-            def hook(_: nn.Module, _args: Any, output: Any, name: str = name) -> Any:
-                return act(name, output)
-
-            hooks.enter_context(layer.register_forward_hook(hook, prepend=True))
-        yield

@@ -16,7 +16,7 @@ from quant_engine.model.batches import Batch
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.model.modules import visible_names
 
-LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
+LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], Any]
 
 _LOGITS = "logits"
 _DECODED = "decoder_input_ids"  # of encoder-decoders of transformers
@@ -128,7 +128,8 @@ def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator
     """Call `hook(name, args, kwargs, output)` after each of `layers` ran, inside the context.
 
     It sees what the layer itself reads and answers: hooks of the caller's that change the input
-    have been run, those that change the output have not. Layers compiled by TorchScript take no
+    have been run, those that change the output have not. What it returns, if not None, takes the
+    place of the output. Layers compiled by TorchScript take no
     hooks and are passed over.
     """
     with ExitStack() as hooks:
@@ -136,8 +137,8 @@ def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator
             if isinstance(layer, torch.jit.ScriptModule):
                 continue
 
-            def call(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
-                hook(name, args, kwargs, output)
+            def call(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> Any:
+                return hook(name, args, kwargs, output)
 
             handle = layer.register_forward_hook(call, with_kwargs=True, prepend=True)
             hooks.enter_context(handle)

@@ -10,8 +10,7 @@ soon as the input is, while the weight's part stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from quant_engine.errors import QuantizationError
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import layer_input
+from quant_engine.model.forward import layer_input, watched_layers
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.response.directions import Directions
 
@@ -90,20 +89,20 @@ def linear_response(
     Returns:
         For each output the shifts of the layers it could tell them for, and reasons for the others.
     """
+    layers = {name: model.get_submodule(name) for name in forms}
     calls: dict[str, list[_Call]] = {name: [] for name in forms}
     reasons: dict[str, str] = {}
     results = []
 
     # Layers are watched inside the caller's hooks, which forms have too; `forward` leaves them out.
-    def watch(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def watch(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             reasons[name] = NO_TENSOR
             return output
         with torch.no_grad():
             deltas = [form.forward(*args, **kwargs) - output for form in forms[name].values()]
-            layer = model.get_submodule(name)
             for option in roundings:
-                deltas.append(_rounding(layer, forms[name][option], args, kwargs))
+                deltas.append(_rounding(layers[name], forms[name][option], args, kwargs))
         zero = torch.zeros_like(output, requires_grad=True)
         source = layer_input(args, kwargs)
         calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
@@ -112,7 +111,7 @@ def linear_response(
     try:
         with torch.inference_mode(False), torch.enable_grad():
             inputs = copy_inputs(batch)
-            with _hooks(model, forms, watch):
+            with watched_layers(layers, watch):
                 answer = model(*inputs.args, **inputs.kwargs)
             outputs = read(answer)
             sources = _find_sources(calls)
@@ -132,7 +131,7 @@ def linear_response(
 
 
 def _rounding(
-    layer: nn.Module, form: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    layer: nn.Module, form: QuantizedLayer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Tensor:
     """Return what rounding the input alone does to the output of the float layer."""
     x = layer_input(args, kwargs)
@@ -166,22 +165,6 @@ def _find_sources(calls: Mapping[str, list[_Call]]) -> dict[str, frozenset[str]]
             waiting.extend(following)
         found[name] = frozenset(names)
     return found
-
-
-@contextmanager
-def _hooks(
-    model: nn.Module, names: Mapping[str, object], watch: Callable[..., Any]
-) -> Iterator[None]:
-    with ExitStack() as hooks:
-        for name in names:
-
-            def hook(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> Any:
-                return watch(name, args, kwargs, output)
-
-            layer = model.get_submodule(name)
-            handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=True)
-            hooks.enter_context(handle)
-        yield
 
 
 def _sum_up(
