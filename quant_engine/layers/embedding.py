@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from quant_engine.layers.base import QuantizedLayer
 from quant_engine.layers.registry import register_quantized_layer
 from quant_engine.scheme import LayerScheme
-from quant_engine.tensors.affine import dequantize
 
 
 def shortened(rows: Tensor, max_norm: float | None, norm_type: float) -> Tensor:
@@ -101,11 +99,8 @@ class QuantizedEmbedding(QuantizedLayer):
         """Look up the rows `input`; output in the dtype of the float table."""
         if self.stored_weight is None:
             return self.compute(input, self.weight)
-        grid, chosen = self.stored_weight.qparams, input.reshape(-1)
-        rows = F.embedding(chosen, self.stored_weight.codes)
-        if grid.axis is not None:
-            grid = replace(grid, scale=grid.scale[chosen], zero_point=grid.zero_point[chosen])
-        values = dequantize(rows, grid).view(*input.shape, self.embedding_dim)
+        rows = self.stored_weight.dequantize_rows(input.reshape(-1))
+        values = rows.view(*input.shape, self.embedding_dim)
         return shortened(values, self.max_norm, self.norm_type).to(self.weight_dtype)
 
     def extra_repr(self) -> str:
@@ -221,14 +216,11 @@ class QuantizedEmbeddingBag(QuantizedLayer):
                 input, self.weight, None, offsets, per_sample_weights, self.padding_idx
             )
         used, ids = torch.unique(input, return_inverse=True)
-        rows, grid = stored.codes[used], stored.qparams
-        if grid.axis is not None:
-            grid = replace(grid, scale=grid.scale[used], zero_point=grid.zero_point[used])
         left_out = None
         if self.padding_idx is not None:
             (found,) = (used == self.padding_idx).nonzero(as_tuple=True)
             left_out = int(found[0]) if len(found) else None
-        values = dequantize(rows, grid)
+        values = stored.dequantize_rows(used)
         if per_sample_weights is not None:
             per_sample_weights = per_sample_weights.float()
         bags = self.compute(ids, values, None, offsets, per_sample_weights, left_out)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant_engine.scheme import TensorScheme
@@ -118,6 +120,23 @@ class QuantizedTensor(StoredGrid):
     def dequantize(self) -> Tensor:
         """Return the float32 values that the codes stand for."""
         return dequantize(self.codes, self.qparams)
+
+    def dequantize_rows(self, rows: Tensor) -> Tensor:
+        """Return the values of rows of a matrix, whose channels lie on the first axis.
+
+        Args:
+            rows: Indices, shape (n,).
+
+        Returns:
+            float32, shape (n, columns).
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        codes, grid = F.embedding(rows, self.codes), self.qparams
+        if grid.axis is not None:
+            grid = replace(grid, scale=grid.scale[rows], zero_point=grid.zero_point[rows])
+        return dequantize(codes, grid)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert, as `.to()` and `.half()` do; the scale stays in float32."""

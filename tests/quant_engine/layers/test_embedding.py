@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import quant_engine.layers.embedding as embedding_module
-from quant_engine.layers import QuantizedEmbedding, QuantizedEmbeddingBag
+import quant_engine.layers.quantized_tensor as stored_module
+from quant_engine.layers import QuantizedEmbedding, QuantizedEmbeddingBag, get_quantized_type
 from quant_engine.scheme import LayerScheme, TensorScheme
 from quant_engine.tensors.affine import QParams, dequantize
 from tests.quant_engine.layer_cases import (
@@ -112,18 +112,20 @@ def test_only_the_rows_asked_for_are_dequantized(monkeypatch: pytest.MonkeyPatch
         sizes.append(codes.numel())
         return dequantize(codes, grid)
 
-    monkeypatch.setattr(embedding_module, "dequantize", counting)
+    monkeypatch.setattr(stored_module, "dequantize", counting)
     layer(torch.tensor([5, 0]))
 
     assert sizes == [8]
 
 
 @pytest.mark.parametrize("bad", [-1, ROWS])
-def test_ids_outside_the_table_are_an_error(bad: int) -> None:
-    layer = QuantizedEmbedding.from_float(fill(nn.Embedding(ROWS, 4)), WEIGHTS_ONLY)
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_ids_outside_the_table_are_an_error(kind: type[nn.Module], bad: int) -> None:
+    module = fill(kind(ROWS, 4))
+    layer = get_quantized_type(module).from_float(module, WEIGHTS_ONLY)
 
     with pytest.raises(IndexError, match="out of range"):
-        layer(torch.tensor([0, bad]))
+        layer(torch.tensor([[0, bad]]))
 
 
 def test_there_is_no_input_to_quantize() -> None:
