@@ -62,11 +62,6 @@ class Origin:
     operation: str = ""
     layer: str = ""
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether it is a product with weights; also where nothing is known."""
-        return self.operation in ("", _LINEAR_OP)
-
 
 @dataclass(frozen=True, slots=True)
 class Guess:
@@ -247,7 +242,8 @@ def _by_shape(tensor: Tensor, origin: Origin, batch: Batch) -> str:
     if is_long and _POOLED.search(origin.operation):
         return EMBEDDINGS
     if tensor.dim() == 2:
-        is_logits = origin.is_linear or origin.operation.startswith(("LogSoftmax", "Add", "Mul"))
+        is_product = origin.operation in ("", _LINEAR_OP)  # or nothing is known of it
+        is_logits = is_product or origin.operation.startswith(("LogSoftmax", "Add", "Mul"))
         return LOGITS if is_logits else VALUES
     has_tokens = bool(batch.tokens(tensor.shape[:2]))
     return LOGITS if has_tokens and origin.operation == _LINEAR_OP else VALUES

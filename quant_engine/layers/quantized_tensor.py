@@ -112,11 +112,6 @@ class QuantizedTensor(StoredGrid):
         codes = torch.zeros_like(values, dtype=torch.int8, requires_grad=False)
         return cls(codes, qparams, scheme, values.dtype)
 
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of the codes at their true width, rounded up."""
-        return -(-self.codes.numel() * self.scheme.bits // 8)
-
     def dequantize(self) -> Tensor:
         """Return the float32 values that the codes stand for."""
         return dequantize(self.codes, self.qparams)

@@ -62,7 +62,7 @@ def list_tensors(
         if isinstance(module, QuantizedTensor):
             size, bits = module.codes.numel(), module.scheme.bits
             key = keys.key(module.codes)
-            yield StoredTensor(key, WEIGHT, module.packed_bytes, size * bits, size)
+            yield StoredTensor(key, WEIGHT, -(-size * bits // 8), size * bits, size)
         for item, grid in ((SCALE, module.scale), (ZERO_POINT, module.zero_point)):
             if grid is not None:
                 yield StoredTensor(keys.key(grid), item, grid.nbytes, 8 * grid.nbytes * is_weight)
