@@ -216,7 +216,8 @@ def remedy_from_text(text: str) -> Remedy:
     if cls is AdaRound and numbers.count("_") == 2:
         steps, *rates = numbers.split("_")
         count = _whole_number(steps, "a number of steps", 6)
-        return AdaRound(layers, count, *map(_number, rates), is_sequential=numbers == setting)
+        rate, weight = map(_number, rates)
+        return AdaRound(layers, count, rate, weight, is_sequential=numbers == setting)
     if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
         return CrossLayerEqualization(layers, absorb_bias=False)
     if cls is BiasCorrection and setting == BY_THEMSELVES:
@@ -298,8 +299,8 @@ def drop_unknown_layers(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, t
     if more > 0:
         rest = f"The link names {more} more layers that this model does not have."
         notices[MOST_NOTICES:] = [rest]
-    layers: dict[str, Any] = {"exclude_layers": excluded, "overrides": Overrides(overrides)}
-    return replace(recipe, **layers, remedies=tuple(remedies)), tuple(notices)
+    kept: dict[str, Any] = {"exclude_layers": excluded, "overrides": Overrides(overrides)}
+    return replace(recipe, **kept, remedies=tuple(remedies)), tuple(notices)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

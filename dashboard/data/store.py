@@ -229,12 +229,8 @@ class PredictionStore(DiskStore[Prediction]):
     max_bytes, max_in_memory = 256 * 2**20, 4
 
     def __init__(self, home: Path, max_files: int = 20) -> None:
-        super().__init__(
-            home / "predictions",
-            max_files,
-            pack_prediction,
-            lambda _, data: unpack_prediction(data),
-        )
+        folder = home / "predictions"
+        super().__init__(folder, max_files, pack_prediction, lambda _, b: unpack_prediction(b))
 
     def put(self, key: str, prediction: Prediction) -> str | None:
         """Keep a prediction; return a plain sentence if it could only be kept in memory."""

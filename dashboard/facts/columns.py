@@ -54,20 +54,32 @@ class Column:
         return value if value is not None and math.isfinite(value) else None
 
 
-def _sqnr_db(error: ErrorMetrics | None) -> float | None:
-    return None if error is None or math.isnan(error.sqnr_db) else error.sqnr_db
+def _clipped(part: str, read: Callable[[LayerReport], TensorReport | None]) -> Column:
+    def value(layer: LayerReport) -> float | None:
+        tensor = read(layer)
+        return None if tensor is None else percent(tensor.error.clipped_fraction)
+
+    def text(value: float) -> str:
+        return format_percent(value / 100).removesuffix(" %")
+
+    title, about = f"{part.capitalize()}s clipped (%)", f"Share of the {part}s beyond the grid."
+    return Column(f"{part}_clipped_percent", title, about, value, text)
 
 
-def _clipped(tensor: TensorReport | None) -> float | None:
-    return None if tensor is None else percent(tensor.error.clipped_fraction)
+def _status(layer: LayerReport) -> str:
+    return layer.status if layer.is_quantized else f"{layer.status}: {layer.reason}"
 
 
-def _sqnr(key: str, title: str, about: str, read: Callable[[LayerReport], Any]) -> Column:
+def _sqnr(part: str, about: str, read: Callable[[LayerReport], ErrorMetrics | None]) -> Column:
+    def value(layer: LayerReport) -> float | None:
+        error = read(layer)
+        return None if error is None or math.isnan(error.sqnr_db) else error.sqnr_db
+
     def text(value: float) -> str:
         return format_db(value).removesuffix(" dB")
 
-    about = f"{about} Higher is better."
-    return Column(key, f"{title} (dB)", about, lambda layer: _sqnr_db(read(layer)), text)
+    title, about = f"{part.capitalize()} SQNR (dB)", f"{about} Higher is better."
+    return Column(f"{part}_sqnr_db", title, about, value, text)
 
 
 def _input_bits(layer: LayerReport) -> str | None:
@@ -88,22 +100,12 @@ def _kind_and_bits(layer: LayerReport) -> str:
     return text if layer.input is None else f"{text}, int{layer.input.scheme.bits} input"
 
 
-def _share(value: float) -> str:
-    return format_percent(value / 100).removesuffix(" %")
-
-
 COLUMNS = {
     column.key: column
     for column in (
         Column("layer", "Layer", "Dotted name.", lambda x: x.name, is_number=False),
         Column("kind", "Kind", "Type of the module.", lambda x: x.kind, is_number=False),
-        Column(
-            "status",
-            "Status",
-            "Quantized, or float and why.",
-            lambda x: x.status if x.is_quantized else f"{x.status}: {x.reason}",
-            is_number=False,
-        ),
+        Column("status", "Status", "Quantized, or float and why.", _status, is_number=False),
         Column(
             "kind_and_bits",
             "Kind and bits",
@@ -124,44 +126,24 @@ COLUMNS = {
             _input_bits,
             is_number=False,
         ),
+        _sqnr("weight", "The weights alone, before and after rounding.", lambda x: x.weight_error),
         _sqnr(
-            "weight_sqnr_db",
-            "Weight SQNR",
-            "The weights alone, before and after rounding.",
-            lambda x: x.weight_error,
-        ),
-        _sqnr(
-            "input_sqnr_db",
-            "Input SQNR",
+            "input",
             "The layer's input alone, before and after rounding.",
             lambda x: None if x.input is None else x.input.error,
         ),
         _sqnr(
-            "local_sqnr_db",
-            "Local SQNR",
+            "local",
             "The layer's output when it alone is quantized, against its float output.",
             lambda x: x.local_error,
         ),
         _sqnr(
-            "accumulated_sqnr_db",
-            "Accumulated SQNR",
+            "accumulated",
             "Its output when every layer before it is quantized too.",
             lambda x: x.accumulated_error,
         ),
-        Column(
-            "weight_clipped_percent",
-            "Weights clipped (%)",
-            "Share of the weights beyond the grid.",
-            lambda x: _clipped(x.weight),
-            _share,
-        ),
-        Column(
-            "input_clipped_percent",
-            "Inputs clipped (%)",
-            "Share of the inputs beyond the grid.",
-            lambda x: _clipped(x.input),
-            _share,
-        ),
+        _clipped("weight", lambda x: x.weight),
+        _clipped("input", lambda x: x.input),
         Column(
             "quantized_kb",
             "Quantized (kB)",

@@ -31,6 +31,7 @@ from dashboard.work.jobs import (
     JobStatus,
     QueueFullError,
 )
+from quant_engine.report import ModelReport
 
 POLL_SECONDS = 0.5
 SECONDS_PER_WATCHER = 0.1
@@ -135,13 +136,10 @@ def submit_analysis(settings: Settings) -> None:
         if not report.is_partial:
             finish(report, seconds)
 
-    submit_job(
-        key,
-        f"Analysing {describe_settings(settings)}",
-        lambda control: service.analyze_settings(settings, control),
-        finish,
-        keep,
-    )
+    def work(control: JobControl) -> ModelReport:
+        return service.analyze_settings(settings, control)
+
+    submit_job(key, f"Analysing {describe_settings(settings)}", work, finish, keep)
 
 
 def describe_settings(settings: Settings) -> str:
@@ -161,12 +159,10 @@ def start_timing(run: Run) -> None:
         runs.put(finished)
         return finished
 
-    submit_job(
-        timing_key(settings),
-        f"Timing {describe_settings(settings)}",
-        lambda control: service.time_report(run.report, settings, control),
-        finish,
-    )
+    def work(control: JobControl) -> ModelReport:
+        return service.time_report(run.report, settings, control)
+
+    submit_job(timing_key(settings), f"Timing {describe_settings(settings)}", work, finish)
     rerun_outside_callback()
 
 

@@ -69,8 +69,4 @@ def show_copy_link(run: str) -> None:
         run: The run shown, in the words of the link: an address that names none gets these, for
             what is shown without being asked for may be another run tomorrow.
     """
-    _copy_link(
-        key="copy_link",
-        data={"run": run},
-        height="content",
-    )
+    _copy_link(key="copy_link", data={"run": run}, height="content")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from dashboard.data.runs import Run
@@ -36,11 +38,8 @@ def show_job_panel(*, is_empty: bool, remark: str = "") -> None:
         return
     active = frozenset(status.key for status in statuses if status.is_active)
     seconds, shown = poll_seconds(), _shown_version()
-    show_live(
-        lambda: _draw(active, shown, seconds, remark),
-        key="live_jobs",
-        run_every=seconds if active else None,
-    )
+    draw = partial(_draw, active, shown, seconds, remark)
+    show_live(draw, key="live_jobs", run_every=seconds if active else None)
 
 
 def _shown_version() -> object:

@@ -122,11 +122,8 @@ def _show_origin(run: Run) -> None:
         if is_active(analysis_status(run.settings)):
             st.badge("Still running", icon=":material/hourglass_top:", color="blue")
         else:
-            st.badge(
-                f"Partial: {samples_covered(run)}",
-                icon=":material/hourglass_bottom:",
-                color="orange",
-            )
+            covered = f"Partial: {samples_covered(run)}"
+            st.badge(covered, icon=":material/hourglass_bottom:", color="orange")
     if not run.is_example:
         st.caption(f"Computed {describe_age(run.created)}")
 

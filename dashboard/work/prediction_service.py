@@ -40,11 +40,8 @@ def measure_prediction(settings: Settings, control: Control) -> Prediction:
         seed=settings.seed,
         progress=in_part(control.progress, 0.0, MEASURED_SHARE),
     )
-    frontier = quant_engine.pareto_frontier(
-        response,
-        points=FRONTIER_POINTS,
-        progress=in_part(control.progress, MEASURED_SHARE, 1.0),
-    )
+    progress = in_part(control.progress, MEASURED_SHARE, 1.0)
+    frontier = quant_engine.pareto_frontier(response, points=FRONTIER_POINTS, progress=progress)
     return Prediction(response, frontier)
 
 

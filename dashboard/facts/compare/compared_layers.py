@@ -133,14 +133,12 @@ def common_layers(a: Run, b: Run) -> tuple[str, ...]:
 
 def layer_changes(a: Run, b: Run, metric: LayerMetric, effects: Effects) -> tuple[LayerChange, ...]:
     """Return every layer that both runs have, the largest change first, unknown ones last."""
-    found = [
-        LayerChange(
-            name,
-            metric.read(a.report.layer(name), effects[0]),
-            metric.read(b.report.layer(name), effects[1]),
-        )
-        for name in common_layers(a, b)
-    ]
+    names = common_layers(a, b)
+    before, after = (
+        [metric.read(run.report.layer(name), known) for name in names]
+        for run, known in zip((a, b), effects, strict=True)
+    )
+    found = map(LayerChange, names, before, after)
     return tuple(
         sorted(found, key=lambda one: math.inf if one.change is None else -abs(one.change))
     )

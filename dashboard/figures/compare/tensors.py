@@ -112,26 +112,18 @@ def values_picture(a: TensorReport, b: TensorReport, subject: str) -> Picture:
         Outline.of(s, v.lo, v.hi, v.quantized_counts, v.quantized_below + v.quantized_above)
         for s, v in zip(SIDES, (a.values, b.values), strict=True)
     ]
-    seen = a.values
-    floats = [
-        Outline.of(
-            "float (A)", seen.lo, seen.hi, seen.float_counts, seen.float_below + seen.float_above
-        )
-    ]
+    seen, label = a.values, "float (A)"
+    beyond = seen.float_below + seen.float_above
+    floats = [Outline.of(label, seen.lo, seen.hi, seen.float_counts, beyond)]
     texts = [
         f"{label}: from {format_number(tensor.lo)} to {format_number(tensor.hi)} in steps of "
         f"{format_number(min(tensor.scale))}"
         + (f" to {format_number(max(tensor.scale))}" if len(set(tensor.scale)) > 1 else "")
         for label, tensor in zip(SIDES, (a, b), strict=True)
     ]
+    title = f"{subject}: what the values became"
     return Picture(
-        _overlay(
-            f"{subject}: what the values became",
-            "Value (units of the tensor)",
-            "unit",
-            outlines,
-            floats,
-        ),
+        _overlay(title, "Value (units of the tensor)", "unit", outlines, floats),
         f"{'; '.join(texts)}.",
         (
             "Shaded: the float values. Solid: what they became in A. Dashed: in B.",
@@ -145,19 +137,12 @@ def values_picture(a: TensorReport, b: TensorReport, subject: str) -> Picture:
 
 def codes_picture(a: TensorReport, b: TensorReport, subject: str) -> Picture:
     """Return how often each code occurs, in both runs."""
+    codes = dict(zip(SIDES, (a.codes, b.codes), strict=True))
     outlines = [
-        Outline.of(
-            label,
-            tensor.codes.qmin - 0.5,
-            tensor.codes.qmin + len(tensor.codes.counts) - 0.5,
-            tensor.codes.counts,
-        )
-        for label, tensor in zip(SIDES, (a, b), strict=True)
+        Outline.of(label, x.qmin - 0.5, x.qmin + len(x.counts) - 0.5, x.counts)
+        for label, x in codes.items()
     ]
-    texts = [
-        f"{label} uses {tensor.codes.codes_used} of {len(tensor.codes.counts)} codes"
-        for label, tensor in zip(SIDES, (a, b), strict=True)
-    ]
+    texts = [f"{s} uses {x.codes_used} of {len(x.counts)} codes" for s, x in codes.items()]
     return Picture(
         _overlay(f"{subject}: values with each code", "Integer code", "code", outlines),
         f"{'; '.join(texts)}.",

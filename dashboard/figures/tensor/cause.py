@@ -73,13 +73,8 @@ def cause_picture(
         f"What lies below half a step becomes 0. {labels[0].capitalize()}: {sides[0].words}. "
         f"{labels[1].capitalize()}: {sides[1].words}."
     )
-    return Picture(
-        channel_panels(title, sides, labels, what, f"Largest |{noun}|"),
-        text,
-        _ABOUT,
-        lambda: channel_rows(sides, labels),
-        "cause",
-    )
+    figure = channel_panels(title, sides, labels, what, f"Largest |{noun}|")
+    return Picture(figure, text, _ABOUT, lambda: channel_rows(sides, labels), "cause")
 
 
 _ABOUT = (

@@ -106,18 +106,14 @@ def _show_presets(settings: Settings) -> None:
 
 def _apply_preset(settings: Settings, name: str) -> None:
     """Take the preset's schemes; layers in float stay so, bits of single layers are kept."""
-    preset = PRESETS[name]
+    old = settings.recipe
     bits = {
         layer: pair
-        for layer, scheme in settings.recipe.overrides.items()
-        if (pair := bits_of_override(scheme, settings.recipe)) is not None
+        for layer, scheme in old.overrides.items()
+        if (pair := bits_of_override(scheme, old)) is not None
     }
-    recipe = replace(
-        preset,
-        exclude_layers=settings.recipe.exclude_layers,
-        remedies=settings.recipe.remedies,
-    )
-    set_draft(replace(settings, recipe=with_layer_bits(recipe, bits, settings.recipe)))
+    recipe = replace(PRESETS[name], exclude_layers=old.exclude_layers, remedies=old.remedies)
+    set_draft(replace(settings, recipe=with_layer_bits(recipe, bits, old)))
 
 
 def _show_model(draft: Settings) -> tuple[str, int, int]:
@@ -183,14 +179,12 @@ def _show_weight(scheme: TensorScheme) -> TensorScheme:
 
 def _group_size(size: int | None) -> int:
     sizes = sorted({*GROUP_SIZES, *(() if size is None else (size,))})
-    return int(
-        st.selectbox(
-            "Weights in a group",
-            sizes,
-            index=sizes.index(GROUP_SIZES[0] if size is None else size),
-            key=versioned("weight_group_size"),
-            help="Counted along the inputs of an output channel; the last group may be shorter.",
-        )
+    return st.selectbox(
+        "Weights in a group",
+        sizes,
+        index=sizes.index(GROUP_SIZES[0] if size is None else size),
+        key=versioned("weight_group_size"),
+        help="Counted along the inputs of an output channel; the last group may be shorter.",
     )
 
 
@@ -241,27 +235,17 @@ def _radio(label: str, titles: Mapping[T, str], value: T, key: str, help: str) -
 
 
 def _bits_slider(label: str, bits: int, key: str) -> int:
-    return int(
-        st.slider(
-            label,
-            MIN_BITS,
-            MAX_BITS,
-            bits,
-            key=versioned(key),
-            help="8 bits give 256 codes, 4 bits 16, 2 bits 4.",
-        )
-    )
+    about = "8 bits give 256 codes, 4 bits 16, 2 bits 4."
+    return st.slider(label, MIN_BITS, MAX_BITS, bits, key=versioned(key), help=about)
 
 
 def _symmetric_toggle(symmetric: bool, key: str) -> bool:
-    return bool(
-        st.toggle(
-            "Symmetric around zero",
-            symmetric,
-            key=versioned(key),
-            help="On: 0.0 has code 0, no zero point. Off: a zero point shifts the range, which "
-            "suits values that are never negative, such as those after a ReLU.",
-        )
+    return st.toggle(
+        "Symmetric around zero",
+        symmetric,
+        key=versioned(key),
+        help="On: 0.0 has code 0, no zero point. Off: a zero point shifts the range, which suits "
+        "values that are never negative, such as those after a ReLU.",
     )
 
 
@@ -328,10 +312,10 @@ def _show_layers(
             placeholder="as above",
             column_config={
                 "Parameters": st.column_config.NumberColumn("Parameters", format="localized"),
-            }
-            | {
-                name: st.column_config.SelectboxColumn(name, options=list(BITS), width="small")
-                for name in ("Weight bits", "Input bits")
+                **{
+                    name: st.column_config.SelectboxColumn(name, options=list(BITS), width="small")
+                    for name in ("Weight bits", "Input bits")
+                },
             },
         )
     return list(excluded), list(edited)
@@ -419,16 +403,10 @@ def _with_means(remedy: BiasCorrection) -> BiasCorrection:
 
 def _row(option: service.LayerOption, base: Recipe, has_inputs: bool) -> dict[str, Any]:
     scheme = base.overrides.get(option.name)
-    pair = bits_of_override(scheme, base) if scheme is not None else None
-    row: dict[str, Any] = {
-        "Layer": option.name,
-        "Kind": option.kind,
-        "Parameters": option.parameters,
-        "Weight bits": pair[0] if pair is not None else None,
-    }
-    if has_inputs:
-        row["Input bits"] = pair[1] if pair is not None else None
-    return row
+    own = None if scheme is None else bits_of_override(scheme, base)
+    bits, input_bits = own or (None, None)
+    row = {"Layer": option.name, "Kind": option.kind, "Parameters": option.parameters}
+    return row | {"Weight bits": bits} | ({"Input bits": input_bits} if has_inputs else {})
 
 
 def _bits_of_rows(rows: list[Mapping[str, Any]], weight_bits: int) -> dict[str, LayerBits]:

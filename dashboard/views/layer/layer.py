@@ -97,11 +97,8 @@ def _show_headline(layer: LayerReport) -> None:
                 f"pooled SQNR {format_db(sqnr.read(layer))}",
                 help=f"{sqnr.about} {_POOLED if read is input_relative else _ALIKE}",
             )
-        show_number(
-            "Bytes",
-            format_bytes(size.quantized_bytes),
-            f"from {format_bytes(size.float_bytes)}" if layer.is_quantized else "stays float",
-        )
+        before = f"from {format_bytes(size.float_bytes)}" if layer.is_quantized else "stays float"
+        show_number("Bytes", format_bytes(size.quantized_bytes), before)
 
 
 def _show_tensor(layer: LayerReport, report: ModelReport) -> None:

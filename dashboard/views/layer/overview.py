@@ -67,11 +67,8 @@ def _show_ridges(run: Run, part: str, worst: int | None) -> None:
     selected = run_state.selected_layer(run.report)
     if part == "input" and (batches := measured_in_batches(run.report)):
         st.caption(batches)
-    show_layer_figure(
-        layer_errors_picture(run.report, part, selected=selected, worst=worst),
-        f"overview_{part}",
-        run.model_name,
-    )
+    picture = layer_errors_picture(run.report, part, selected=selected, worst=worst)
+    show_layer_figure(picture, f"overview_{part}", run.model_name)
 
 
 @contained("The four errors")
@@ -85,17 +82,11 @@ def _show_four(run: Run) -> None:
             on_click=start_sensitivity,
             args=(run, Sweep()),
         )
-    show_layer_figure(
-        four_errors_picture(run_series(run.report, effects), selected=selected),
-        "overview_four",
-        run.model_name,
-    )
+    picture = four_errors_picture(run_series(run.report, effects), selected=selected)
+    show_layer_figure(picture, "overview_four", run.model_name)
 
 
 @contained("The relative errors")
 def _show_relative(run: Run) -> None:
-    show_layer_figure(
-        relative_errors_picture(run.report, selected=run_state.selected_layer(run.report)),
-        "overview_relative",
-        run.model_name,
-    )
+    picture = relative_errors_picture(run.report, selected=run_state.selected_layer(run.report))
+    show_layer_figure(picture, "overview_relative", run.model_name)

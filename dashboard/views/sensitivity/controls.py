@@ -32,19 +32,11 @@ def choose_sweep(run: Run) -> Sweep:
     check_link_word(WIDTHS_KEY, [str(width) for width in WIDTHS])
     _open_with_a_measurement(measured)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        direction = choose(
-            "Mode",
-            list(DIRECTION_LABELS.values()),
-            DIRECTION_KEY,
-            help="**Single-layer**: only this layer is quantized, the rest is float. "
-            "**Leave-one-out**: every layer is quantized but this one.",
-        )
-        parts = choose(
-            "What is quantized",
-            list(PARTS_LABELS.values()),
-            PARTS_KEY,
-            help="Whether a layer is sensitive because of its weights or because of its inputs.",
-        )
+        about = "**Single-layer**: only this layer is quantized, the rest is float. "
+        about += "**Leave-one-out**: every layer is quantized but this one."
+        direction = choose("Mode", list(DIRECTION_LABELS.values()), DIRECTION_KEY, help=about)
+        about = "Whether a layer is sensitive because of its weights or because of its inputs."
+        parts = choose("What is quantized", list(PARTS_LABELS.values()), PARTS_KEY, help=about)
         is_inputs = parts == PARTS_LABELS[ACTIVATIONS]
         widths = st.pills(
             "Weight bits to try",

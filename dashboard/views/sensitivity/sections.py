@@ -137,11 +137,8 @@ def show_tradeoff(
             icon=":material/balance:",
         )
         return
-    show_layer_figure(
-        tradeoff_picture(report, ranked, metric, is_log=is_log, selected=selected),
-        "sensitivity_tradeoff",
-        stem,
-    )
+    picture = tradeoff_picture(report, ranked, metric, is_log=is_log, selected=selected)
+    show_layer_figure(picture, "sensitivity_tradeoff", stem)
 
 
 @contained("The curve")
@@ -174,11 +171,8 @@ def show_curve(
         return
     last = max(point.count for point in report.cumulative)
     kept = _choose_split(run, report, last)
-    show_layer_figure(
-        cumulative_picture(report, is_log=is_log, selected=selected, kept=kept),
-        "sensitivity_curve",
-        stem,
-    )
+    picture = cumulative_picture(report, is_log=is_log, selected=selected, kept=kept)
+    show_layer_figure(picture, "sensitivity_curve", stem)
 
 
 def _choose_split(run: Run, report: SensitivityReport, last: int) -> int:
@@ -254,11 +248,8 @@ def show_agreement(
         show_page_link("what_if", label)
     labels = [label for label, agreement in found.items() if agreement.pairs]
     agreement = found[choose("Proxy metric", labels, "proxy")]
-    show_layer_figure(
-        agreement_picture(agreement, metric, selected=selected),
-        "sensitivity_agreement",
-        run.model_name,
-    )
+    picture = agreement_picture(agreement, metric, selected=selected)
+    show_layer_figure(picture, "sensitivity_agreement", run.model_name)
 
 
 def _show_correlations(found: Mapping[str, Agreement]) -> None:

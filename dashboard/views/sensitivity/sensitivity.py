@@ -54,17 +54,11 @@ def _show_measured(run: Run, measured: SensitivityReport) -> None:
         names = [row.name for row in rows]
         with contain("The table of widths"):
             st.subheader("Every layer at every width", anchor=False)
-            show_layer_figure(
-                grid_picture(options, names, metric, selected=selected, shown=option),
-                "sensitivity_grid",
-                stem,
-            )
+            picture = grid_picture(options, names, metric, selected=selected, shown=option)
+            show_layer_figure(picture, "sensitivity_grid", stem)
     st.subheader("Which layers matter most", anchor=False)
-    show_layer_figure(
-        ranking_picture(report, ranked, metric, rows=rows, is_log=is_log, selected=selected),
-        "sensitivity_ranking",
-        stem,
-    )
+    picture = ranking_picture(report, ranked, metric, rows=rows, is_log=is_log, selected=selected)
+    show_layer_figure(picture, "sensitivity_ranking", stem)
     st.caption(describe_ties(report, metric))
     show_tradeoff(report, ranked, metric, is_log=is_log, selected=selected, stem=stem)
     show_curve(run, measured, option, is_log=is_log, selected=selected, stem=stem)

@@ -74,17 +74,17 @@ def _other_measures(
 ) -> dict[str, SensitivityMetric]:
     """Return what stands beside the measure, by its heading: of several outputs, each one."""
     outputs = ranked[0].layer.outputs if ranked else ()
-    if not outputs:
-        answers = {
-            "Answers changed (%)": METRICS["top1_agreement"],
-            "Accuracy lost (points)": METRICS["accuracy_drop"],
-        }
-        return {
-            title: other
-            for title, other in answers.items()
-            if any(other.value(row.layer) is not None for row in ranked)
-        }
-    return {other.title: other for other in output_metrics(outputs) if other.key != metric.key}
+    if outputs:
+        return {other.title: other for other in output_metrics(outputs) if other.key != metric.key}
+    answers = {
+        "Answers changed (%)": METRICS["top1_agreement"],
+        "Accuracy lost (points)": METRICS["accuracy_drop"],
+    }
+    return {
+        title: other
+        for title, other in answers.items()
+        if any(other.value(row.layer) is not None for row in ranked)
+    }
 
 
 def show_sensitivity_table(
@@ -143,10 +143,11 @@ def _output_settings(ranked: Sequence[RankedLayer], metric: SensitivityMetric) -
 
 def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -> dict[str, Any]:
     """Return how each column is drawn: numbers with bars in their cells, each with its meaning."""
+    saved = "Bytes that quantizing the layer saves; 1 kB is 1,000."
     settings: dict[str, Any] = {
         "Layer": st.column_config.TextColumn(width=175, pinned=True),
         metric.title: _bar(
-            rows, metric.title, _measured_format(rows, metric), ERROR, metric.about, width=140
+            rows, metric.title, _measured_format(rows, metric), ERROR, metric.about, 140
         ),
         "Rank": st.column_config.NumberColumn(width=55, help="1 is the most sensitive layer."),
         "Could be": st.column_config.TextColumn(
@@ -169,14 +170,7 @@ def column_settings(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) -
             format="%.2f",
             help="Float accuracy minus this accuracy; below 0 it happened to help.",
         ),
-        "Saved (kB)": _bar(
-            rows,
-            "Saved (kB)",
-            "%.1f",
-            INT8,
-            "Bytes that quantizing the layer saves; 1 kB is 1,000.",
-            width=95,
-        ),
+        "Saved (kB)": _bar(rows, "Saved (kB)", "%.1f", INT8, saved, 95),
     }
     for column in _SQNRS:
         settings[column.title] = st.column_config.NumberColumn(
@@ -198,21 +192,15 @@ def _measured_format(rows: Sequence[dict[str, Any]], metric: SensitivityMetric) 
 
 
 def _bar(
-    rows: Sequence[dict[str, Any]],
-    title: str,
-    number_format: str,
-    color: str,
-    about: str,
-    *,
-    width: int,
+    rows: Sequence[dict[str, Any]], title: str, form: str, color: str, about: str, width: int
 ) -> Any:
     """A column of bars from 0 to its largest value; plain numbers where a bar has no sense."""
     values = [row[title] for row in rows if row[title] is not None]
     if not values or min(values) < 0 or max(values) <= 0:
-        return st.column_config.NumberColumn(width=width, format=number_format, help=about)
+        return st.column_config.NumberColumn(width=width, format=form, help=about)
     return st.column_config.ProgressColumn(
         width=width,
-        format=number_format,
+        format=form,
         min_value=0.0,
         max_value=float(max(values)),
         color=color,

@@ -143,10 +143,8 @@ def show_running(run: Run, sweep: Sweep) -> bool:
             show_figure(grid_picture(options, names, metric), key="sensitivity_partial_grid")
             return
         ranked = rank_layers(report, metric)
-        show_figure(
-            ranking_picture(report, ranked, metric, rows=ranked[:20], is_log=True),
-            key="sensitivity_partial",
-        )
+        picture = ranking_picture(report, ranked, metric, rows=ranked[:20], is_log=True)
+        show_figure(picture, key="sensitivity_partial")
 
     show_live(draw, key="live_ranking", run_every=max(LIVE_SECONDS, poll_seconds()))
     return True

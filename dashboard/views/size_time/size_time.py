@@ -72,16 +72,10 @@ def _choose_rows() -> tuple[int | None, str]:
 
 @contained("The bytes of the layers")
 def _show_layer_sizes(run: Run, top: int | None, order: str) -> None:
-    show_layer_figure(
-        layer_size_picture(
-            run.report.layers,
-            top=top,
-            is_sorted=order != AS_THEY_RUN,
-            selected=run_state.selected_layer(run.report),
-        ),
-        "size_layers",
-        run.model_name,
-    )
+    selected, is_sorted = run_state.selected_layer(run.report), order != AS_THEY_RUN
+    layers = run.report.layers
+    picture = layer_size_picture(layers, top=top, is_sorted=is_sorted, selected=selected)
+    show_layer_figure(picture, "size_layers", run.model_name)
 
 
 st.title("Size & time", anchor=False)

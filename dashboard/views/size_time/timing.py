@@ -154,8 +154,5 @@ def _show_layers(run: Run, timing: TimingReport, top: int | None) -> None:
     if not timing.layers:
         st.info("Single layers were not timed in this run.", icon=":material/timer_off:")
         return
-    show_layer_figure(
-        layer_times_picture(timing, top=top, selected=run_state.selected_layer(run.report)),
-        "time_layers",
-        run.model_name,
-    )
+    picture = layer_times_picture(timing, top=top, selected=run_state.selected_layer(run.report))
+    show_layer_figure(picture, "time_layers", run.model_name)

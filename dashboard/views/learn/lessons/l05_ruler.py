@@ -37,6 +37,7 @@ def show(values: Values) -> Outcome:
     measured: Mapping[str, Any] = stored.values["treatments"]
     accuracy = {name: float(one["accuracy"]) for name, one in measured.items()}
     label = values["repair"]
+    shares = {text: accuracy[name] for text, name in _TREATMENTS.items()}
     images, float_accuracy = stored.values["test_images"], stored.values["float_accuracy"]
     best = max(range(len(_ASKED)), key=lambda index: accuracy[_ASKED[index]])
     others = [accuracy[name] for name in _ASKED if name != _ASKED[best]]
@@ -54,12 +55,7 @@ def show(values: Values) -> Outcome:
             f"is allowed, {format_accuracy(accuracy[ruler.OWN_SCALES])}."
         ),
         pictures=(
-            treatments_picture(
-                {text: accuracy[name] for text, name in _TREATMENTS.items()},
-                label,
-                float_accuracy,
-                images,
-            ),
+            treatments_picture(shares, label, float_accuracy, images),
             _channels_picture(measured, label),
         ),
         insight=(

@@ -31,6 +31,7 @@ def show(values: Values) -> Outcome:
     asked, plain = cases[loud.LOUD]["moves"], cases[loud.PLAIN]["moves"]
     case, move = cases[_CASES[values["case"]]], values["move"]
     before, after = asked[loud.NOTHING], asked[_MOVES[_ASKED]]
+    shares = {text: case["moves"][name]["right"] / images for text, name in _MOVES.items()}
     worst = max(before["inputs"])
     loudest = before["inputs"].index(worst)
     return Outcome(
@@ -45,12 +46,7 @@ def show(values: Values) -> Outcome:
             f"{format_number(after['weights'][loudest], 2)}. {_other_words(asked, images)}"
         ),
         pictures=(
-            treatments_picture(
-                {text: case["moves"][name]["right"] / images for text, name in _MOVES.items()},
-                move,
-                case["float_right"] / images,
-                images,
-            ),
+            treatments_picture(shares, move, case["float_right"] / images, images),
             _channels_picture(case["moves"], move),
         ),
         insight=(
@@ -101,21 +97,13 @@ def _plain_words(moves: Mapping[str, Mapping[str, Any]]) -> str:
 def _channels_picture(moves: Mapping[str, Mapping[str, Any]], name: str) -> Picture:
     """Both sides of the layer after a move, on axes that stay the same for all moves."""
     move = moves[_MOVES[name]]
-    inputs = tuple(move["inputs"])
-    weights = tuple(move["weights"])
+    inputs, weights = tuple(move["inputs"]), tuple(move["weights"])
     ratio = format_number(max(inputs) / sorted(inputs)[len(inputs) // 2], 2)
     sides = [ChannelSide(inputs, None, ""), ChannelSide(weights, None, "")]
-    labels = ["Inputs", "Weights that read them"]
+    title, labels = "Largest value of each channel", ["Inputs", "Weights that read them"]
     reached = [v for one in moves.values() for side in ("inputs", "weights") for v in one[side]]
     return Picture(
-        channel_panels(
-            "Largest value of each channel",
-            sides,
-            labels,
-            "channel",
-            "Largest |value|",
-            reached=reached,
-        ),
+        channel_panels(title, sides, labels, "channel", "Largest |value|", reached=reached),
         f"With “{name}” the loudest input channel is {ratio} times the median channel.",
         (
             "Each mark is one channel: left its largest input, right the largest weight that "
