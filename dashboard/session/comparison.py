@@ -50,7 +50,9 @@ def compute_linked(words: Mapping[str, str]) -> None:
 def is_ready_to_compare() -> bool:
     """Whether the pair that was asked for can be shown, or can no longer be."""
     pair = session().to_compare
-    return pair is not None and not any(_is_on_its_way(settings) for settings in pair)
+    return pair is not None and all(
+        _is_known(settings) or not is_active(analysis_status(settings)) for settings in pair
+    )
 
 
 def open_when_ready() -> None:
@@ -71,10 +73,6 @@ def open_when_ready() -> None:
 def _is_known(settings: Settings) -> bool:
     run = run_state.find_run(settings)
     return run is not None and not run.report.is_partial
-
-
-def _is_on_its_way(settings: Settings) -> bool:
-    return not _is_known(settings) and is_active(analysis_status(settings))
 
 
 def set_pair(pair: Pair) -> None:

@@ -62,15 +62,17 @@ def show_headline(run: Run, *, key: str) -> None:
         culprit = run_state.culprit_of(run)
         longest = LONGEST_PRESENTED if st.session_state.get(PRESENT_KEY) else LONGEST_NAME
         names = [layer.name for layer in run.report.layers]
-        show_number(
-            f"Culprit ({culprit.label})" if culprit is not None else "Culprit",
-            MISSING if culprit is None else short_name(culprit.name, names, longest),
-            culprit.text if culprit is not None else None,
-            help=f"{culprit.sentence} It is the layer that costs the output most: measured where "
-            "a sensitivity was, else predicted, else the one with the largest error of its own."
-            if culprit is not None
-            else "No layer is quantized, or none was measured.",
-        )
+        if culprit is None:
+            about = "No layer is quantized, or none was measured."
+            show_number("Culprit", MISSING, help=about)
+        else:
+            show_number(
+                f"Culprit ({culprit.label})",
+                short_name(culprit.name, names, longest),
+                culprit.text,
+                f"{culprit.sentence} It is the layer that costs the output most: measured where a "
+                "sensitivity was, else predicted, else the one with the largest error of its own.",
+            )
     # Of a single output with answers the KL divergence stands beside them.
     has_kl = any(o.metric == KL.key or (len(outputs) == 1 and o.top1_agreement) for o in outputs)
     terms = gloss("SQNR", *(("KL",) if has_kl else ()))

@@ -115,10 +115,8 @@ def _show_flipped(found: Pair, run: Run, key: str) -> None:
                     alt=f"Test sample {sample.index}: {found.a.label} says {sample.a}, "
                     f"{found.b.label} says {sample.b}",
                 )
-                st.markdown(
-                    f"{_answer(found.a.label, sample.a, sample)}  \n"
-                    f"{_answer(found.b.label, sample.b, sample)}"
-                )
+                sides = ((found.a.label, sample.a), (found.b.label, sample.b))
+                st.markdown("  \n".join(_answer(*side, sample) for side in sides))
 
 
 def _answer(label: str, answer: int, sample: Flipped) -> str:

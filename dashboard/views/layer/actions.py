@@ -11,7 +11,7 @@ from dashboard.session import run_state
 from dashboard.words.formatting import plural
 from dashboard.words.markdown import escape_markdown
 from quant_engine.report import EXCLUDED, LayerReport, ModelReport
-from quant_engine.scheme import MAX_BITS, MIN_BITS, LayerScheme, Recipe, observers_for
+from quant_engine.scheme import MAX_BITS, MIN_BITS, Recipe, observers_for
 
 
 def show_actions(layer: LayerReport, report: ModelReport) -> None:
@@ -115,11 +115,8 @@ def show_rule_change(layer: LayerReport, report: ModelReport, part: str) -> None
             width=220,
         )
         changed = replace(tensor_scheme, observer=chosen or others[0], is_dynamic=False)
-        own = (
-            LayerScheme(changed, scheme.activation)
-            if part == "weight"
-            else LayerScheme(scheme.weight, changed)
-        )
+        field = "weight" if part == "weight" else "activation"
+        own = replace(scheme, **{field: changed})
         st.button(
             "Use it and re-run",
             key=f"use_rule_{part}",

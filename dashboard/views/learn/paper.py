@@ -16,17 +16,8 @@ def handout(pairs: Sequence[tuple[Lesson, Values]]) -> bytes:
     sheets = []
     for lesson, values in pairs:
         outcome, asked = find_outcome(lesson, values), catalogue.answered_by(lesson)
-        sheets.append(
-            Sheet(
-                f"{numbers[lesson.name]}. {lesson.title}",
-                lesson.text,
-                lesson.question,
-                lesson.answers,
-                asked.right,
-                asked.truth,
-                outcome.pictures,
-                outcome.insight,
-                outcome.computed,
-            )
-        )
+        title = f"{numbers[lesson.name]}. {lesson.title}"
+        question = (lesson.text, lesson.question, lesson.answers, asked.right, asked.truth)
+        answer = (outcome.pictures, outcome.insight, outcome.computed)
+        sheets.append(Sheet(title, *question, *answer))
     return handout_to_html(sheets)

@@ -142,12 +142,8 @@ def show_outcome(lesson: Lesson, offered: Sequence[Control]) -> None:
     values = choose_values(lesson, offered)
     outcome = find_outcome(lesson, values)
     for number, picture in enumerate(outcome.pictures):
-        show_figure(
-            picture,
-            key=f"learn_{lesson.name}_{number}",
-            stem=f"lesson-{lesson.name}",
-            is_lesson=True,
-        )
+        key = f"learn_{lesson.name}_{number}"
+        show_figure(picture, key=key, stem=f"lesson-{lesson.name}", is_lesson=True)
     st.caption(escape_sentence(outcome.computed))
     st.info(escape_sentence(outcome.insight), icon=":material/lightbulb:")
     with st.container(horizontal=True, gap="small", key="learn_onward"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -90,34 +91,11 @@ def choose_values(lesson: Lesson, offered: Sequence[Control]) -> dict[str, str]:
 def _choose(control: Control) -> str:
     if st.session_state.get(control.name, control.default) not in control.options:
         st.session_state[control.name] = control.default
-    index = control.options.index(control.default)
-    if all(option[:1].isdigit() for option in control.options):
-        return st.select_slider(
-            control.label,
-            control.options,
-            control.default,
-            key=control.name,
-            bind="query-params",
-            help=control.about,
-            width=720 if is_presenting() else 420,
-        )
-    if sum(map(len, control.options)) <= MOST_IN_A_ROW:
-        chosen = st.segmented_control(
-            control.label,
-            control.options,
-            default=control.default,
-            required=True,
-            key=control.name,
-            bind="query-params",
-            help=control.about,
-        )
-        return chosen or control.default
-    return st.selectbox(
-        control.label,
-        control.options,
-        index,
-        key=control.name,
-        bind="query-params",
-        help=control.about,
-        width=720 if is_presenting() else 420,
-    )
+    label, options, usual = control.label, control.options, control.default
+    held: dict[str, Any] = {"key": control.name, "bind": "query-params", "help": control.about}
+    width = 720 if is_presenting() else 420
+    if all(option[:1].isdigit() for option in options):
+        return st.select_slider(label, options, usual, width=width, **held)
+    if sum(map(len, options)) <= MOST_IN_A_ROW:
+        return st.segmented_control(label, options, default=usual, required=True, **held) or usual
+    return st.selectbox(label, options, options.index(usual), width=width, **held)

@@ -155,19 +155,13 @@ def show_curve(
     st.subheader("How far can you go", anchor=False)
     first, report = next(iter(split_options(measured).items()))
     if report.cumulative and option != first:
-        st.info(
-            f"The curve was measured at {first}, the first of the widths. Rank at {first} to see "
-            "it.",
-            icon=":material/show_chart:",
-        )
+        text = f"The curve was measured at {first}, the first of the widths. Rank at {first} to "
+        st.info(f"{text}see it.", icon=":material/show_chart:")
         return
     if not report.cumulative:
-        st.info(
-            "The curve is measured last; this measurement was stopped before it."
-            if report.is_partial
-            else "This measurement has no curve.",
-            icon=":material/show_chart:",
-        )
+        stopped = "The curve is measured last; this measurement was stopped before it."
+        text = stopped if report.is_partial else "This measurement has no curve."
+        st.info(text, icon=":material/show_chart:")
         return
     last = max(point.count for point in report.cumulative)
     kept = _choose_split(run, report, last)

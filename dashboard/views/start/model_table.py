@@ -26,7 +26,10 @@ def show_model_table(shown: Run | None) -> None:
     """Draw one row per model; its button shows the stored result, or analyses the model."""
     names = service.model_names()
     with st.container(gap=None, key="model_table"):
-        _row([f":small[**{head}**]" if head else "" for head in HEADS])
+        columns = st.columns(COLUMNS, gap="small", vertical_alignment="center")
+        for column, head in zip(columns, HEADS, strict=True):
+            if head:
+                column.markdown(f":small[**{head}**]")
         for name in names:
             _show_model(service.model_card(name), shown)
     examples = [e for name in names if (e := service.model_card(name).example) is not None]
@@ -43,27 +46,18 @@ def show_model_table(shown: Run | None) -> None:
         )
 
 
-def _row(cells: list[str]) -> None:
-    columns = st.columns(COLUMNS, gap="small", vertical_alignment="center")
-    for column, text in zip(columns, cells, strict=True):
-        if text:
-            column.markdown(text)
-
-
 def _show_model(card: service.ModelCard, shown: Run | None) -> None:
     info, example = card.info, card.example
     settings = example.settings if example is not None else Settings(info.name)
     is_shown = shown is not None and shown.id == settings.run_id
-    after = example.quantized_bytes if example is not None else None
-    accuracy = example.accuracy_quantized if example is not None else None
-    cells = [
-        f"**{info.title}**",
-        format_count(info.parameters),
-        format_bytes(info.float_bytes) + (f" → {format_bytes(after)}" if after else ""),
-        format_accuracy(info.accuracy)
-        + (f" → {share_text(accuracy, info.test_samples)}" if accuracy is not None else ""),
-        describe_seconds(example.seconds) if example is not None else MISSING,
-    ]
+    size, right, seconds = format_bytes(info.float_bytes), format_accuracy(info.accuracy), MISSING
+    if example is not None:
+        seconds = describe_seconds(example.seconds)
+        if example.quantized_bytes:
+            size += f" → {format_bytes(example.quantized_bytes)}"
+        if example.accuracy_quantized is not None:
+            right += f" → {share_text(example.accuracy_quantized, info.test_samples)}"
+    cells = [f"**{info.title}**", format_count(info.parameters), size, right, seconds]
     columns = st.columns(COLUMNS, gap="small", vertical_alignment="center")
     sample = enlarged(service.sample_images(info.name)[0], 4)
     columns[0].image(sample, width=24, alt=f"A sample that {info.title} reads")

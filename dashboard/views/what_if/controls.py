@@ -106,7 +106,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             draw(
                 head,
                 "Of this output alone, in its own unit; 0 is the float model's output",
-                partial(_output_text, index),
+                lambda r, i=index: format_number(r.predicted.outputs[i].degradation, 2),
                 None if known is None else format_within(known.degradation, known.interval),
             )
         show_number(
@@ -146,16 +146,9 @@ def _result_metric(
         show_number(f"{name}, measured", measured, note, f"{about}, measured on {samples}.")
         return
     note = f"run {predict(own)}, float {predict(base)}, predicted too"
-    show_number(
-        f"{name}, predicted",
-        predict(row),
-        note if _holds(row, prediction) else f"not reliable; {note}",
-        f"{about}, predicted on {samples}; nothing was run for it. {trust_text(prediction)}",
-    )
-
-
-def _output_text(index: int, row: ScoreRow) -> str:
-    return format_number(row.predicted.outputs[index].degradation, 2)
+    note = note if _holds(row, prediction) else f"not reliable; {note}"
+    about += f", predicted on {samples}; nothing was run for it. {trust_text(prediction)}"
+    show_number(f"{name}, predicted", predict(row), note, about)
 
 
 def _holds(row: ScoreRow, prediction: Prediction) -> bool:
@@ -237,16 +230,13 @@ def _show_downloads(
         lambda: to_json(run, row, prediction),
         "The choice for each layer as a recipe, with predicted and measured figures.",
     )
-    offer_file(
-        "Comparison (CSV)",
-        f"{stem}-comparison.csv",
-        lambda: to_csv(table(data_rows(rows, prediction))),
-    )
-    offer_file(
-        "Layers (CSV)",
-        f"{stem}-layers.csv",
-        lambda: to_csv(table(layer_data_rows(prediction, row.configuration))),
-    )
+    tables = {
+        "Comparison": lambda: data_rows(rows, prediction),
+        "Layers": lambda: layer_data_rows(prediction, row.configuration),
+    }
+    for name, read in tables.items():
+        file_name = f"{stem}-{name.lower()}.csv"
+        offer_file(f"{name} (CSV)", file_name, lambda read=read: to_csv(table(read())))
 
 
 def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:

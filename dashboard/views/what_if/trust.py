@@ -48,11 +48,9 @@ def show_verdict(prediction: Prediction, row: ScoreRow) -> None:
     if row.measured is None:
         text += " What a search found does worse than predicted: run it."
     if row.measured is None and row.predicted.degradation > trust_limit(prediction):
-        st.warning(
-            f"This choice lies {beyond_text(prediction, row.predicted)}: press “Verify” before you "
-            "rely on it.",
-            icon=":material/warning:",
-        )
+        where = beyond_text(prediction, row.predicted)
+        text = f"This choice lies {where}: press “Verify” before you rely on it."
+        st.warning(text, icon=":material/warning:")
     elif agreement.level == GOOD:
         st.success(text, icon=":material/verified:")
     else:
@@ -137,14 +135,11 @@ def show_measured(run: Run, prediction: Prediction) -> None:
     texts = [prediction.to_text(row.configuration) for row in rows]
     cells = []
     for row in rows:
-        known = table_row(row, prediction)
+        known = table_row(row, prediction) | {CODE_BITS: bits_text(row.predicted.size)}
+        first = (accuracy_head(prediction), "Same answer", measure_of(prediction).head)
+        results = {name: known[name] for name in first if name in known} | {RATIO: ratio_text(row)}
         del known["Configuration"]
-        results: dict[str, str] = {
-            n: known.pop(n) for n in (accuracy_head(prediction), "Same answer") if n in known
-        }
-        known[CODE_BITS] = bits_text(row.predicted.size)
-        metric = measure_of(prediction).head
-        cells.append({**results, metric: known.pop(metric), RATIO: ratio_text(row), **known})
+        cells.append(results | known)
     key = f"what_if_measured_{len(rows)}"
 
     def choose() -> None:
@@ -171,18 +166,15 @@ def show_trust(run: Run, prediction: Prediction) -> None:
     """Draw the check of the predictions against measurements on this very model."""
     agreement = prediction.response.agreement
     st.subheader("Can the prediction be trusted here?", anchor=False)
+    about = "Spearman's rank correlation ρ of predicted and measured values: 1 is the same order, "
+    about += "0 no relation."
     with st.grid(3, min_column_width=200, gap="small", key="headline_what_if_trust"):
-        for name, figures in (
-            ("Rank correlation, single layers", agreement.single),
-            ("Rank correlation, random choices", agreement.random),
+        for name, found in (
+            ("single layers", agreement.single),
+            ("random choices", agreement.random),
         ):
-            show_number(
-                name,
-                f"ρ = {correlation_text(figures.rank_correlation)}",
-                f"{figures.count} compared",
-                help="Spearman's rank correlation ρ of predicted and measured values: 1 is the "
-                "same order, 0 no relation.",
-            )
+            value = f"ρ = {correlation_text(found.rank_correlation)}"
+            show_number(f"Rank correlation, {name}", value, f"{found.count} compared", about)
         show_number(
             "Predicted ÷ measured, median",
             f"{format_number(agreement.random.median_ratio, 2)} ×",
