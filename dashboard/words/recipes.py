@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dashboard.data.settings import preset_of
@@ -21,40 +20,26 @@ DYNAMIC_INPUT = "dynamic (per batch)"
 """Said of inputs that no calibration fixes the range of."""
 
 
-@dataclass(frozen=True, slots=True)
-class PresetText:
-    """What to call a preset, and what it is good for."""
-
-    title: str
-    about: str
-
-
-PRESET_TEXTS = {
-    "int8_per_channel": PresetText(
-        "Int8 per channel", "The usual first choice: one scale for each output channel."
-    ),
-    "int8_per_tensor": PresetText(
-        "Int8 per tensor", "One scale for a whole weight. Fails where channels differ a lot."
-    ),
-    "int8_symmetric": PresetText(
-        "Int8 symmetric", "No zero points at all. Wastes half the codes after a ReLU."
-    ),
-    "int8_mse": PresetText(
-        "Int8, smallest error", "Ranges that make rounding and clipping error smallest together."
-    ),
-    "int8_entropy": PresetText(
-        "Int8, entropy",
-        "TensorRT's rule for inputs. Clips rare large values: helps or harms, by what they carry.",
-    ),
-    "int8_dynamic": PresetText(
-        "Int8 dynamic", "Dynamic input ranges, computed per batch: they always fit, at some time."
-    ),
-    "int8_weights_only": PresetText(
-        "Int8 weights only", "Layer inputs stay float: same size, hardly any error."
-    ),
-    "int4_weights": PresetText(
-        "Int4 weights", "4-bit weights, 8-bit inputs: half the size again, visible error."
-    ),
+PRESET_TITLES = {
+    "int8_per_channel": "Int8 per channel",
+    "int8_per_tensor": "Int8 per tensor",
+    "int8_symmetric": "Int8 symmetric",
+    "int8_mse": "Int8, smallest error",
+    "int8_entropy": "Int8, entropy",
+    "int8_dynamic": "Int8 dynamic",
+    "int8_weights_only": "Int8 weights only",
+    "int4_weights": "Int4 weights",
+}
+PRESET_ABOUTS = {
+    "int8_per_channel": "The usual first choice: one scale for each output channel.",
+    "int8_per_tensor": "One scale for a whole weight. Fails where channels differ a lot.",
+    "int8_symmetric": "No zero points at all. Wastes half the codes after a ReLU.",
+    "int8_mse": "Ranges that make rounding and clipping error smallest together.",
+    "int8_entropy": "TensorRT's rule for inputs. Clips rare large values: helps or harms, by what "
+    "they carry.",
+    "int8_dynamic": "Dynamic input ranges, computed per batch: they always fit, at some time.",
+    "int8_weights_only": "Layer inputs stay float: same size, hardly any error.",
+    "int4_weights": "4-bit weights, 8-bit inputs: half the size again, visible error.",
 }
 
 
@@ -72,14 +57,12 @@ REMEDY_NAMES = {
 
 def preset_title(name: str) -> str:
     """Return a preset's name for people; a preset without a text is called by its name."""
-    text = PRESET_TEXTS.get(name)
-    return text.title if text is not None else name.replace("_", " ")
+    return PRESET_TITLES.get(name) or name.replace("_", " ")
 
 
 def preset_about(name: str) -> str:
     """Return in one sentence what a preset is good for."""
-    text = PRESET_TEXTS.get(name)
-    return text.about if text is not None else describe_schemes(PRESETS[name])
+    return PRESET_ABOUTS.get(name) or describe_schemes(PRESETS[name])
 
 
 def describe_scheme(scheme: TensorScheme) -> str:

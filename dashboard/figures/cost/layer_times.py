@@ -119,12 +119,9 @@ def _dots(
 def _joins(kind: str, times: Sequence[LayerTime]) -> dict[str, Any]:
     """One trace of short lines, with a gap after each."""
     color, dash = _LINES[kind]
-    x: list[float | None] = []
-    y: list[int | None] = []
-    for row, time in enumerate(times):
-        if time.kind == kind and time.after is not None:
-            x += [time.before.median_ms, time.after.median_ms, None]
-            y += [row, row, None]
+    pairs = [(row, t.before, t.after) for row, t in enumerate(times) if t.kind == kind and t.after]
+    x = [v for _, before, after in pairs for v in (before.median_ms, after.median_ms, None)]
+    y = [v for row, *_ in pairs for v in (row, row, None)]
     return line(x, y, color, name=kind, width=3, dash=dash)
 
 

@@ -68,17 +68,14 @@ FOLDED = "BatchNorm folded away"
 
 def layer_items(layer: LayerReport) -> dict[str, int]:
     """Return the bytes of one layer after quantization, by item."""
-    size = layer.size
+    nothing, size = dict.fromkeys((item.key for item in ITEMS), 0), layer.size
     if not layer.is_quantized:
-        return dict.fromkeys((item.key for item in ITEMS), 0) | {
-            LEFTOVERS.key: size.quantized_bytes
-        }
-    return {
+        return nothing | {LEFTOVERS.key: size.quantized_bytes}
+    return nothing | {
         WEIGHTS.key: size.weight_bytes,
         SCALES.key: size.scale_bytes,
         ZERO_POINTS.key: size.zero_point_bytes,
         BIASES.key: size.bias_bytes,
-        LEFTOVERS.key: 0,
     }
 
 
@@ -219,7 +216,7 @@ def layer_bytes(
         parts = [layer_items(layer) for layer in rest]
         rows.append(
             LayerBytes(
-                label=f"{len(rest)} smaller layer{'s' if len(rest) > 1 else ''}",
+                label=plural(len(rest), "smaller layer"),
                 name="",
                 float_bytes=sum(layer.size.float_bytes for layer in rest),
                 items={item.key: sum(part[item.key] for part in parts) for item in ITEMS},
@@ -297,14 +294,9 @@ def layer_size_figure(rows: Sequence[LayerBytes], *, selected: str = "") -> go.F
         height=170 + 6 * len(traces) + ROW_HEIGHT * max(len(rows), 4),
         x_axis={**BYTES_AXIS, "rangemode": "tozero"},
         y_axis=layer_rows([row.label for row in rows], selected),
-        shapes=[
-            row_frame(index) for index, row in enumerate(rows) if row.name and row.name == selected
-        ],
+        shapes=[row_frame(i) for i, row in enumerate(rows) if row.name and row.name == selected],
         annotations=[beside(index, _change_text(row)) for index, row in enumerate(rows)],
-        layout={
-            "barmode": "stack",
-            "margin": {**MARGIN, "r": 140},
-        },
+        layout={"barmode": "stack", "margin": {**MARGIN, "r": 140}},
     )
     return figure.update_layout(legend_traceorder="normal")
 
@@ -394,14 +386,8 @@ def _step_text(step: SizeStep) -> str:
 
 
 def _connector(index: int, level: int) -> dict[str, Any]:
-    return {
-        "type": "line",
-        "x0": level,
-        "x1": level,
-        "y0": index + 0.31,
-        "y1": index + 0.69,
-        "line": {"color": NEUTRAL, "width": 1, "dash": "dot"},
-    }
+    ends = {"x0": level, "x1": level, "y0": index + 0.31, "y1": index + 0.69}
+    return {"type": "line", **ends, "line": {"color": NEUTRAL, "width": 1, "dash": "dot"}}
 
 
 def reduction_text(size: SizeReport) -> str:
@@ -417,6 +403,4 @@ def reduction_text(size: SizeReport) -> str:
     if before == after:
         return "same size"
     share = format_percent(abs(1 - after / before))
-    if after >= before:
-        return f"+{share}"
-    return f"{before / after:.3g} × smaller (−{share})"
+    return f"+{share}" if after > before else f"{before / after:.3g} × smaller (−{share})"

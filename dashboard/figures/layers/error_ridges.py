@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
-from dashboard.figures.kit.axes import FILL, floor_rows, row_band
+from dashboard.figures.kit.axes import FILL, floor_rows, row_band, rows_axis
 from dashboard.figures.kit.binning import Bin, bins_of, join_bins
 from dashboard.figures.kit.marks import Trace, bars, dots, key
 from dashboard.figures.kit.picture import Picture
@@ -168,19 +168,10 @@ def _numbers_axis(rows: Sequence[Row]) -> dict[str, Any]:
         error = row.tensor.error
         rms = MISSING if error.rmse_over_scale is None else f"{error.rmse_over_scale:.2f}"
         texts.append(f"{rms} · {format_percent(error.clipped_fraction)}")
-    return {
-        "overlaying": "y",
-        "side": "right",
-        "tickmode": "array",
-        "tickvals": [len(rows) + 0.25, *(row.base + FILL / 2 for row in rows)],
-        "ticktext": texts,
-        "range": [-0.15, len(rows) + HEADROOM],
-        "showgrid": False,
-        "zeroline": False,
-        "fixedrange": True,
-        "automargin": True,
-        "title": {"text": ""},
-    }
+    places = [len(rows) + 0.25, *(row.base + FILL / 2 for row in rows)]
+    settings = rows_axis(texts) | {"tickvals": places, "range": [-0.15, len(rows) + HEADROOM]}
+    settings |= {"overlaying": "y", "side": "right", "zeroline": False, "automargin": True}
+    return settings | {"title": {"text": ""}}
 
 
 def _right_axis_anchor(rows: int) -> dict[str, Any]:

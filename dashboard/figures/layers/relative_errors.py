@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -80,7 +81,7 @@ def relative_error_histograms(
             octave + 0.25,
             FILL * count / max(kept.counts),
             last - index,
-            [name, *_words(kept, octave, count)],
+            _custom(name, kept, octave, count),
         )
         for index, (name, kept) in enumerate(rows)
         for half_octave, count in enumerate(kept.counts)
@@ -123,11 +124,12 @@ def relative_error_histograms(
     )
 
 
-def _words(kept: RelativeErrors, octave: float, count: int) -> tuple[str, float]:
-    """What hovering a bin says: its ends, and the share of the values in it."""
+def _custom(name: str, kept: RelativeErrors, octave: float, count: int) -> list[Any]:
+    """A layer's name, and what hovering a bin says: its ends, and the share of values in it."""
     total = sum(kept.counts) + kept.below + kept.above + kept.exact
     left = 2.0**octave
-    return f"{format_relative(left)} to {format_relative(left * 2**0.5)}", count / total
+    ends = f"{format_relative(left)} to {format_relative(left * 2**0.5)}"
+    return [name, ends, count / total]
 
 
 def describe_relative_errors(report: ModelReport, kind: str = "local") -> str:
@@ -137,9 +139,8 @@ def describe_relative_errors(report: ModelReport, kind: str = "local") -> str:
     if not found:
         return NOTHING_MEASURED
     layer, kept = max(found, key=lambda item: item[1].rms)
-    text = (
-        f"{layer.name} is furthest off, {KINDS[kind]}: {format_relative(value(layer))} of the RMS"
-    )
+    off = format_relative(value(layer))
+    text = f"{layer.name} is furthest off, {KINDS[kind]}: {off} of the RMS"
     if kept.lost_channels:
         text += f", {kept.lost_channels} of {plural(kept.channels, 'channel')} mostly lost"
     flat = sum(k.flat_channels for _, k in found)

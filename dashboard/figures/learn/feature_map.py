@@ -34,11 +34,7 @@ def feature_map_picture(
         "xgap": 1,
         "ygap": 1,
         "hovertemplate": "row %{y}, column %{x}: off by %{customdata:.2f} steps<extra></extra>",
-        "colorbar": {
-            "title": {"text": "off by<br>(steps)"},
-            "thickness": 12,
-            "nticks": 5,
-        },
+        "colorbar": {"title": {"text": "off by<br>(steps)"}, "thickness": 12, "nticks": 5},
     }
     hidden = {"showgrid": False, "showticklabels": False, "ticks": "", "fixedrange": True}
     figure = new_figure(

@@ -53,11 +53,9 @@ def agreement_figure(
     """
     title = f"Ranks: {metric.label} against {agreement.proxy.label}"
     if not agreement.pairs:
-        return empty_figure(
-            title, f"No layer has both a {agreement.proxy.label} and a measurement."
-        )
-    pairs = agreement.pairs
-    count = len(pairs)
+        reason = f"No layer has both a {agreement.proxy.label} and a measurement."
+        return empty_figure(title, reason)
+    pairs, count = agreement.pairs, len(agreement.pairs)
     points = dots(
         [pair.proxy_rank for pair in pairs],
         [pair.measured_rank for pair in pairs],
@@ -113,11 +111,9 @@ def agreement_rows(agreement: Agreement, metric: SensitivityMetric) -> list[dict
 
 
 def _describe(pair: LayerPair, agreement: Agreement, metric: SensitivityMetric) -> str:
-    return "<br>".join(
-        (
-            f"<b>{pair.name}</b>",
-            f"{agreement.proxy.label}: {agreement.proxy.format(pair.proxy_value)}, "
-            f"rank {pair.proxy_rank:g}",
-            f"{metric.label}: {metric.format(pair.measured)}, rank {pair.measured_rank:g}",
-        )
+    proxy = agreement.proxy
+    return (
+        f"<b>{pair.name}</b>"
+        f"<br>{proxy.label}: {proxy.format(pair.proxy_value)}, rank {pair.proxy_rank:g}"
+        f"<br>{metric.label}: {metric.format(pair.measured)}, rank {pair.measured_rank:g}"
     )

@@ -139,27 +139,21 @@ def describe_grid(options: Options, metric: SensitivityMetric) -> str:
     """Return the takeaway in a sentence: the largest cell, and all layers at each width."""
     labels = list(options)
     names = dict.fromkeys(layer.name for report in options.values() for layer in report.layers)
-    values = {
-        cell: value
-        for cell, value in _values(options, ["", *names], metric).items()
-        if value is not None
-    }
+    found = _values(options, ["", *names], metric).items()
+    values = {cell: value for cell, value in found if value is not None}
     layers = {cell: value for cell, value in values.items() if cell[0]}
     if not layers:
         return f"No layer has a {metric.label}."
-    together = ", ".join(
-        f"{metric.format(values['', label])} at {label}"
-        for label in labels
-        if ("", label) in values
-    )
+    whole = {label: values["", label] for label in labels if ("", label) in values}
+    together = ", ".join(f"{metric.format(value)} at {label}" for label, value in whole.items())
     if _is_gain(options):
         name, label = max(layers, key=lambda cell: layers[cell])
         text = f"sparing {name} gains most at {label}: {metric.format(layers[name, label])}"
     else:
         name, label = max(layers, key=lambda cell: metric.badness(layers[cell]))
         text = f"{name} is the most sensitive at {label}: {metric.format(layers[name, label])}"
-    whole = f"; all layers together: {together}" if together else ""
-    return f"Of {plural(len(names), 'layer')}, {text} of {metric.label}{whole}."
+    ends = f"; all layers together: {together}" if together else ""
+    return f"Of {plural(len(names), 'layer')}, {text} of {metric.label}{ends}."
 
 
 def _values(options: Options, rows: Sequence[str], metric: SensitivityMetric) -> Values:
@@ -241,11 +235,8 @@ def _shades(options: Options, values: Values, metric: SensitivityMetric) -> Valu
             value = math.log10(value) if value > 0 else -math.inf
         return metric.badness(value)
 
-    heights = {
-        cell: height(value)
-        for cell, value in values.items()
-        if value is not None and (cell[0] or not is_gain)
-    }
+    known = {cell: value for cell, value in values.items() if value is not None}
+    heights = {cell: height(value) for cell, value in known.items() if cell[0] or not is_gain}
     columns = [[label] for label in options] if is_gain else [list(options)]
     found: Values = dict.fromkeys(values)
     for labels in columns:
@@ -264,10 +255,8 @@ def _color(shade: float | None) -> tuple[int, int, int]:
     place = shade * (len(_SHADES) - 1)
     index = min(int(place), len(_SHADES) - 2)
     share = place - index
-    red, green, blue = (
-        round(one + share * (other - one))
-        for one, other in zip(_SHADES[index], _SHADES[index + 1], strict=True)
-    )
+    ends = zip(_SHADES[index], _SHADES[index + 1], strict=True)
+    red, green, blue = (round(one + share * (other - one)) for one, other in ends)
     return red, green, blue
 
 
@@ -294,7 +283,5 @@ def _text(value: float | None, metric: SensitivityMetric) -> str:
 def _ticks(rows: Sequence[str], selected: str, whole: str) -> list[str]:
     """The layers' names, which stay apart where they are shortened; first all layers together."""
     labels = [f"<b>{whole}</b>", *short_names(rows[1:])]
-    return [
-        (SELECTED_MARK if name and name == selected else "") + label
-        for name, label in zip(rows, labels, strict=True)
-    ]
+    marks = [SELECTED_MARK if name and name == selected else "" for name in rows]
+    return [mark + label for mark, label in zip(marks, labels, strict=True)]

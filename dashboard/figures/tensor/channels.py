@@ -112,19 +112,10 @@ def channel_ranges(tensor: TensorReport) -> go.Figure:
     if not channels:
         return empty_figure(title, "Only weights are looked at channel by channel.")
     positions = list(range(1, len(channels) + 1))
-    traces = (
-        _range_bars(channels, positions)
-        if len(channels) <= MOST_BARS
-        else _range_band(channels, positions)
-    )
+    draw = _range_bars if len(channels) <= MOST_BARS else _range_band
+    traces = draw(channels, positions)
     traces += _grid_lines(tensor, channels, positions)
     traces.append(_sqnr_marks(channels, positions))
-    middle = median_sqnr(tensor)
-    shapes = []
-    if middle is not None and math.isfinite(middle):
-        style = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
-        ends = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y2", "y0": middle, "y1": middle}
-        shapes.append({"type": "line", **ends, "line": style})
     edges = [0.5, len(channels) + 0.5]
     return new_figure(
         title,
@@ -132,13 +123,23 @@ def channel_ranges(tensor: TensorReport) -> go.Figure:
         traces=traces,
         height=460,
         x_axis={"range": edges, "anchor": "y2", "rangemode": "nonnegative"},
-        shapes=shapes,
+        shapes=_median_line(tensor, "y", 1.5),
         layout={
             "yaxis": axis("Weight value", domain=[0.42, 1.0], **ZERO_LINE),
             "yaxis2": axis("SQNR (dB)", domain=[0.0, 0.34]),
             "barmode": "overlay",
         },
     )
+
+
+def _median_line(tensor: TensorReport, along: str, width: float) -> list[dict[str, Any]]:
+    """Return a line across the plot of the SQNRs, which stand along its second x or y axis."""
+    middle, across = median_sqnr(tensor), "x" if along == "y" else "y"
+    if middle is None or not math.isfinite(middle):
+        return []
+    ends = {f"{along}ref": f"{along}2", f"{along}0": middle, f"{along}1": middle}
+    ends |= {f"{across}ref": "paper", f"{across}0": 0, f"{across}1": 1}
+    return [{"type": "line", **ends, "line": {"color": NEUTRAL, "width": width, "dash": "dot"}}]
 
 
 def _custom(channels: Sequence[Channel]) -> list[list[float]]:
@@ -226,16 +227,9 @@ def worst_channel_bars(tensor: TensorReport) -> go.Figure:
         return empty_figure("Channels with the lowest SQNR (dB)", reason)
     names = [f"channel {channel.index}<br>{format_db(channel.sqnr_db)}" for channel in worst]
     custom = _custom(worst)
-    ranges = bars(
-        [channel.hi - channel.lo for channel in worst],
-        names,
-        FLOAT,
-        layers=custom,
-        hover=_HOVER,
-        is_level=True,
-        base=[channel.lo for channel in worst],
-        width=0.66,
-    )
+    lengths, lows = [channel.hi - channel.lo for channel in worst], [c.lo for c in worst]
+    looks: dict[str, Any] = {"is_level": True, "width": 0.66}
+    ranges = bars(lengths, names, FLOAT, layers=custom, hover=_HOVER, base=lows, **looks)
     sqnrs = bars(
         [channel.sqnr_db for channel in worst],
         names,
@@ -243,22 +237,15 @@ def worst_channel_bars(tensor: TensorReport) -> go.Figure:
         layers=custom,
         hover="SQNR %{x:.1f} dB<br>" + _HOVER,
         edge=ERROR_EDGE,
-        is_level=True,
-        width=0.66,
         xaxis="x2",
+        **looks,
     )
-    middle = median_sqnr(tensor)
-    shapes = []
-    if middle is not None and math.isfinite(middle):
-        style = {"color": NEUTRAL, "width": 2, "dash": "dot"}
-        ends = {"xref": "x2", "x0": middle, "x1": middle, "yref": "paper", "y0": 0, "y1": 1}
-        shapes.append({"type": "line", **ends, "line": style})
     return new_figure(
         f"{plural(len(worst), 'channel')} with the lowest SQNR (dB)",
         traces=[ranges, sqnrs],
         height=120 + 36 * max(3, len(worst)),
         y_axis={"autorange": "reversed", "showgrid": False},
-        shapes=shapes,
+        shapes=_median_line(tensor, "x", 2),
         layout={
             "xaxis": axis("Weight value", domain=[0.0, 0.46], **ZERO_LINE),
             "xaxis2": axis("SQNR (dB), dotted: median", domain=[0.54, 1.0], anchor="y"),

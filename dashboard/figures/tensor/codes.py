@@ -79,10 +79,7 @@ def code_usage(
     name, color, edge = "end codes: clipped values land here", CLIPPED, CLIPPED_EDGE
     if tensor.is_dynamic:
         name, color, edge = "end codes: extremes of a batch", INT8, INT8_EDGE
-    traces = [
-        _bars("values", inner, INT8, INT8_EDGE, 0.4),
-        _bars(name, ends, color, edge, 1),
-    ]
+    traces = [_bars("values", inner, INT8, INT8_EDGE, 0.4), _bars(name, ends, color, edge, 1)]
     y_axis, cuts = count_axis(is_log, [*inner, *ends])
     shapes, notes = [], []
     zeros = sorted(set(tensor.zero_point))

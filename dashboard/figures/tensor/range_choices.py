@@ -25,6 +25,8 @@ from dashboard.figures.kit.theme import (
 from dashboard.words.formatting import format_db, format_number, format_percent, percent
 from quant_engine.report import RangeChoice, TensorReport
 
+_ALIKE = ("one scale, each channel alike", "per channel, each channel alike")
+
 
 def ranges_picture(tensor: TensorReport, subject: str) -> Picture:
     """Return the range every observer would choose for a weight or an input."""
@@ -70,10 +72,9 @@ def range_rows(tensor: TensorReport) -> Rows:
         for choice in tensor.range_choices
     ]
     if (by_channel := channel_sqnrs(tensor)) is not None:
-        names = ("one scale, each channel alike", "per channel, each channel alike")
         rows += [
-            {"observer": name, "is_used": name == names[0], "estimated_sqnr_db": sqnr_db}
-            for name, sqnr_db in zip(names, by_channel, strict=True)
+            {"observer": name, "is_used": name == _ALIKE[0], "estimated_sqnr_db": sqnr_db}
+            for name, sqnr_db in zip(_ALIKE, by_channel, strict=True)
         ]
     return rows
 
@@ -123,18 +124,13 @@ def _name(choice: RangeChoice, used: str) -> str:
     return f"{observer_name(choice.observer)}{mark}<br>{numbers}"
 
 
-def _custom(choices: Sequence[RangeChoice]) -> list[list[str]]:
+def _custom(choice: RangeChoice) -> list[str]:
     return [
-        [
-            observer_name(choice.observer),
-            format_number(choice.lo),
-            format_number(choice.hi),
-            format_number(choice.scale),
-            str(choice.zero_point),
-            format_db(choice.sqnr_db),
-            format_percent(choice.clipped_fraction),
-        ]
-        for choice in choices
+        observer_name(choice.observer),
+        *map(format_number, (choice.lo, choice.hi, choice.scale)),
+        str(choice.zero_point),
+        format_db(choice.sqnr_db),
+        format_percent(choice.clipped_fraction),
     ]
 
 
@@ -159,7 +155,7 @@ def _choice_bars(
         lengths,
         names,
         color,
-        layers=_custom(choices),
+        layers=[_custom(choice) for choice in choices],
         hover=_HOVER,
         edge=edge,
         is_level=True,
@@ -179,10 +175,10 @@ def _choice_bars(
 
 def _channel_bars(own: float, promised: float) -> dict[str, Any]:
     """One scale against one per channel, whose ranges differ and are not drawn."""
-    rows = (("one scale, each channel alike", own), ("per channel, each channel alike", promised))
+    rows = dict(zip(_ALIKE, (own, promised), strict=True))
     return bars(
-        [sqnr_db if math.isfinite(sqnr_db) else 0.0 for _, sqnr_db in rows],
-        [f"{name}<br>{format_db(sqnr_db)}" for name, sqnr_db in rows],
+        [sqnr_db if math.isfinite(sqnr_db) else 0.0 for sqnr_db in rows.values()],
+        [f"{name}<br>{format_db(sqnr_db)}" for name, sqnr_db in rows.items()],
         NEUTRAL,
         hover="%{y}",
         edge=NEUTRAL,

@@ -144,21 +144,9 @@ def worked_number_line(tensor: TensorReport, example: WorkedExample | None = Non
     }
     before = _points("float value x", [example.value], 1.0, FLOAT, "diamond", 14)
     after = _points("dequantized value", [example.dequantized], 0.0, INT8, "circle", 14)
-    arrow = {
-        "x": example.dequantized,
-        "y": 0.12,
-        "ax": example.value,
-        "ay": 0.9,
-        "xref": "x",
-        "yref": "y",
-        "axref": "x",
-        "ayref": "y",
-        "showarrow": True,
-        "arrowhead": 2,
-        "arrowwidth": 2,
-        "arrowcolor": NEUTRAL,
-        "text": "",
-    }
+    ends = {"x": example.dequantized, "y": 0.12, "ax": example.value, "ay": 0.9}
+    axes = {"xref": "x", "yref": "y", "axref": "x", "ayref": "y"}
+    looks = {"showarrow": True, "arrowhead": 2, "arrowwidth": 2, "arrowcolor": NEUTRAL}
     whose = " of its batch" if tensor.is_dynamic else ""
     return new_figure(
         f"One value on the grid{whose} (marks: integer codes)",
@@ -167,7 +155,7 @@ def worked_number_line(tensor: TensorReport, example: WorkedExample | None = Non
         height=260,
         x_axis={"range": [min(reach) - pad, max(reach) + pad]},
         y_axis={"visible": False, "range": [-0.75, 1.4], "fixedrange": True},
-        annotations=[arrow],
+        annotations=[{**ends, **axes, **looks, "text": ""}],
     )
 
 

@@ -13,7 +13,7 @@ from dashboard.data.prediction import Configuration, Prediction
 from dashboard.facts.accuracy import answers_text, changed_answers
 from dashboard.facts.configurations import trust_limit
 from dashboard.facts.outputs import has_classes, measure_of
-from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
+from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, row_band, two_lines
 from dashboard.figures.kit.marks import dots, line, whiskers
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.point_labels import point_labels
@@ -246,21 +246,13 @@ def untrusted_ground(
     limit: float, ends: Sequence[float], *, is_left: bool = False
 ) -> dict[str, Any]:
     """Return a shape: the ground beyond where predictions hold, up to the largest of `ends`."""
+    where = f"above {format_number(limit)}" if limit else "here"
     return {
-        "type": "rect",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": limit or min(ends),
-        "y1": max(ends) * 1.5,
-        "line": {"width": 0},
+        **row_band(limit or min(ends), max(ends) * 1.5),
         "fillcolor": NEUTRAL,
         "opacity": 0.16,
-        "layer": "below",
         "label": {
-            "text": f"predictions do not hold above {format_number(limit)}"
-            if limit
-            else "predictions do not hold here",
+            "text": f"predictions do not hold {where}",
             "textposition": "top left" if is_left else "top right",
             "font": {"size": 12},
         },
@@ -309,8 +301,7 @@ def describe_frontier(points: Sequence[ChartPoint], metric: Degradation) -> str:
     value, best = min(better, key=lambda pair: pair[0])
     return (
         f"{text} On the frontier {format_bytes(best.model_bytes)} do better, {kind}: "
-        f"{metric.text(value, 2)} against "
-        f"{metric.text(own or 0.0, 2)}."
+        f"{metric.text(value, 2)} against {metric.text(own or 0.0, 2)}."
     )
 
 
@@ -329,11 +320,8 @@ def _describe(point: ChartPoint, metric: Degradation) -> str:
     if point.interval is not None:
         low, high = (format_number(edge) for edge in point.interval)
         measured += f" (95 %: {low} to {high})"
-    return "<br>".join(
-        (
-            f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}",
-            f"measured {metric.label}: {measured}",
-            f"predicted: {metric.text(point.predicted)}",
-            "click to try it",
-        )
+    return (
+        f"<b>{point.name}</b>, {format_bytes(point.model_bytes)}"
+        f"<br>measured {metric.label}: {measured}"
+        f"<br>predicted: {metric.text(point.predicted)}<br>click to try it"
     )

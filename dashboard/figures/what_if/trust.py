@@ -122,15 +122,9 @@ def _groups(prediction: Prediction) -> dict[str, Sequence[AgreementPoint]]:
 
 
 def _describe(point: AgreementPoint, name: str, metric: Degradation) -> str:
-    layers: Sequence[tuple[str, str]] = [
-        pair for pair in point.configuration if pair[1] != FLOAT_OPTION
-    ]
+    layers = [pair for pair in point.configuration if pair[1] != FLOAT_OPTION]
     what = f"{layers[0][0]}: {layers[0][1]}" if len(layers) == 1 else name
-    return "<br>".join(
-        (
-            f"<b>{what}</b>",
-            f"predicted {metric.text(point.predicted)}",
-            f"measured {metric.text(point.measured)}",
-            "click to try it",
-        )
+    return (
+        f"<b>{what}</b><br>predicted {metric.text(point.predicted)}"
+        f"<br>measured {metric.text(point.measured)}<br>click to try it"
     )
