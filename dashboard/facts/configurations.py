@@ -230,12 +230,9 @@ def table_row(row: ScoreRow, prediction: Prediction) -> dict[str, str]:
             None if known is None else format_within(known.degradation, known.interval),
             format_number(predicted.outputs[index].degradation, 2),
         )
-    return {
-        **cells,
-        "Bytes": format_bytes(predicted.size.model_bytes),
-        CODE_BITS: f"{bits_text(predicted.size)} "
-        f"({describe_choice(prediction, row.configuration)})",
-    }
+    choice = describe_choice(prediction, row.configuration)
+    cells["Bytes"] = format_bytes(predicted.size.model_bytes)
+    return cells | {CODE_BITS: f"{bits_text(predicted.size)} ({choice})"}
 
 
 def output_heads(prediction: Prediction) -> tuple[str, ...]:
@@ -332,17 +329,15 @@ def layer_data_rows(prediction: Prediction, configuration: Configuration) -> lis
     column = measure_of(prediction).column
     rows = []
     for layer in prediction.response.layers:
-        option = configuration.get(layer, FLOAT_OPTION)
-        choice = (layer, option)
-        is_float = option == FLOAT_OPTION
+        choice = (layer, configuration.get(layer, FLOAT_OPTION))
+        is_float = choice[1] == FLOAT_OPTION
+        measured = 0.0 if is_float else prediction.measured_alone.get(choice)
         rows.append(
             {
                 "layer": layer,
-                "choice": option,
+                "choice": choice[1],
                 f"predicted_{column}_alone": prediction.alone.get(choice, 0.0),
-                f"measured_{column}_alone": 0.0
-                if is_float
-                else prediction.measured_alone.get(choice),
+                f"measured_{column}_alone": measured,
                 **_alone_data(prediction, {} if is_float else dict([choice])),
             }
         )
@@ -392,11 +387,6 @@ def describe_choice(prediction: Prediction, configuration: Configuration) -> str
 
     Example: "3 × float, 17 × 8 bits, 2 × 4 bits GPTQ".
     """
-    parts = []
-    for option in prediction.letters:
-        count = sum(
-            configuration.get(layer, FLOAT_OPTION) == option for layer in prediction.response.layers
-        )
-        if count:
-            parts.append(f"{count} × {prediction.words(option)}")
-    return ", ".join(parts)
+    chosen = [configuration.get(layer, FLOAT_OPTION) for layer in prediction.response.layers]
+    counts = {option: chosen.count(option) for option in prediction.letters}
+    return ", ".join(f"{n} × {prediction.words(option)}" for option, n in counts.items() if n)

@@ -76,16 +76,11 @@ class LayerEffects:
 def layer_effects(run: Run, prediction: Prediction) -> LayerEffects:
     """Return what each layer alone costs under each option of a prediction."""
     checked = {
-        point.configuration[0]: LayerEffect(
-            point.measured, is_measured=True, decided_by=point.decided_by
-        )
+        point.configuration[0]: LayerEffect(point.measured, True, decided_by=point.decided_by)
         for point in prediction.response.report.agreement.single_points
         if len(point.configuration) == 1
     }
-    predicted = {
-        choice: LayerEffect(degradation, is_measured=False)
-        for choice, degradation in prediction.alone.items()
-    }
+    predicted = {choice: LayerEffect(cost, False) for choice, cost in prediction.alone.items()}
     return LayerEffects((_from_sensitivities(run, prediction), checked, predicted))
 
 
@@ -105,7 +100,5 @@ def _from_sensitivities(run: Run, prediction: Prediction) -> dict[Choice, LayerE
                     # The interval is of what the report ranks by.
                     is_same = report.metric == measure.key and measure is not RATIO
                     interval = degradation_interval(measure, layer.interval) if is_same else None
-                    found[choice] = LayerEffect(
-                        alone[0], is_measured=True, interval=interval, decided_by=alone[1]
-                    )
+                    found[choice] = LayerEffect(alone[0], True, interval, alone[1])
     return found
