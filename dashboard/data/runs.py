@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from dashboard.data.settings import Settings
 from dashboard.data.sweeps import Sweep, split_options, sweep_of
@@ -141,8 +140,10 @@ def now() -> str:
 
 def run_to_text(run: Run) -> str:
     """Return a run as three lines of JSON."""
+    figures = encode(run.summary())
+    summary = {**figures.pop("settings"), **figures}
     lines = (
-        {"file_version": FILE_VERSION, "summary": _summary_to_dict(run.summary())},
+        {"file_version": FILE_VERSION, "summary": summary},
         run.report.to_dict(),
         [sensitivity.to_dict() for sensitivity in run.sensitivities],
     )
@@ -163,14 +164,12 @@ def run_from_text(text: str) -> Run:
         sensitivities = parse_json(lines[2])
     if not isinstance(sensitivities, list):
         raise StorageError("The sensitivities are not a list.")
-    return Run(
-        settings=head.settings,
-        report=ModelReport.from_json(lines[1]),
-        sensitivities=tuple(SensitivityReport.from_dict(item) for item in sensitivities),
-        created=head.created,
-        seconds=head.seconds,
-        is_example=head.is_example,
+    report, measured = (
+        ModelReport.from_json(lines[1]),
+        map(SensitivityReport.from_dict, sensitivities),
     )
+    told = (head.created, head.seconds, head.is_example)
+    return Run(head.settings, report, tuple(measured), *told)
 
 
 def read_example(path: Path) -> Run:
@@ -201,26 +200,6 @@ def write_example(run: Run, path: Path) -> None:
     """Write a run to come with the dashboard; the same run gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(run_to_text(run).encode(), mtime=0))
-
-
-def _summary_to_dict(summary: RunSummary) -> dict[str, Any]:
-    settings = summary.settings
-    return {
-        "model_name": settings.model_name,
-        "recipe": settings.recipe.to_dict(),
-        "calibration_samples": settings.calibration_samples,
-        "seed": settings.seed,
-        "created": summary.created,
-        "seconds": summary.seconds,
-        "is_partial": summary.is_partial,
-        "accuracy_float": summary.accuracy_float,
-        "accuracy_quantized": summary.accuracy_quantized,
-        "float_bytes": summary.float_bytes,
-        "quantized_bytes": summary.quantized_bytes,
-        "layers": summary.layers,
-        "environment": encode(summary.environment),
-        "is_example": summary.is_example,
-    }
 
 
 def summary_from_line(line: str) -> RunSummary:

@@ -93,9 +93,7 @@ def show_when_repaired() -> None:
     """Let the shell show the repaired run once the chain has ended, or was stopped."""
     here = session()
     start = here.repairing
-    if start is None:
-        return
-    if is_active(repair_status(start)):
+    if start is None or is_active(repair_status(start)):
         return
     here.repairing = None
     run = run_state.find_run(start)

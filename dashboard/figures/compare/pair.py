@@ -33,7 +33,7 @@ from dashboard.figures.layers.four_errors import (
 from dashboard.figures.tensor.cause import cause_picture, cause_sentence
 from dashboard.words.formatting import format_bytes, plural
 from dashboard.words.recipes import describe_recipe
-from quant_engine.report import ModelReport, OutputReport
+from quant_engine.report import Answers, ModelReport, OutputReport
 
 MOST_FLIPPED = 8
 MOST_LAYERS = 8
@@ -202,6 +202,13 @@ def _why_not_compared(a: OutputReport | None, b: OutputReport | None) -> str:
     return "The two cannot be compared by their right answers."
 
 
+def _all_samples(a: Answers, b: Answers) -> list[Flipped]:
+    """Return what every sample was answered, by runs that answered the same ones."""
+    labels: Sequence[int | None] = a.labels or (None,) * len(a.float)
+    rows = zip(labels, a.float, a.quantized, b.quantized, strict=True)
+    return [Flipped(index, *answers) for index, answers in enumerate(rows)]
+
+
 def flipped_samples(a: OutputReport | None, b: OutputReport | None) -> tuple[Flipped, ...]:
     """Return the samples that `a` answers otherwise than the float model, the telling ones first.
 
@@ -209,26 +216,17 @@ def flipped_samples(a: OutputReport | None, b: OutputReport | None) -> tuple[Fli
     """
     if a is None or b is None or a.answers is None or b.answers is None:
         return ()
-    answers, others = a.answers, b.answers
-    if len(answers.quantized) != len(others.quantized):
+    if len(a.answers.quantized) != len(b.answers.quantized):
         return ()
-    found = [
-        Flipped(
-            index,
-            answers.labels[index] if answers.labels else None,
-            answers.float[index],
-            answers.quantized[index],
-            others.quantized[index],
-        )
-        for index in answers.flipped
-    ]
+    samples = _all_samples(a.answers, b.answers)
+    found = [samples[index] for index in a.answers.flipped]
     seen: dict[int, int] = {}
     order = []
     for sample in found:
         is_telling = sample.float_answer == sample.b == sample.right
         seen[sample.right] = seen.get(sample.right, 0) + 1
         order.append((not is_telling, seen[sample.right], sample.index, sample))
-    return tuple(entry[-1] for entry in sorted(order, key=lambda entry: entry[:3]))
+    return tuple(sample for *_, sample in sorted(order, key=lambda entry: entry[:3]))
 
 
 def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
@@ -244,14 +242,7 @@ def with_differing_samples(found: Pair, run_a: Run, run_b: Run) -> Pair:
     first, second = a.answers, b.answers
     if not have_same_samples(a, b) or len(first.quantized) != len(second.quantized):
         return replace(found, flipped=(), flipped_text="The two did not answer the same samples.")
-    labels: Sequence[int | None] = first.labels or (None,) * len(first.float)
-    differing = [
-        Flipped(index, *answers)
-        for index, answers in enumerate(
-            zip(labels, first.float, first.quantized, second.quantized, strict=True)
-        )
-        if answers[2] != answers[3]
-    ]
+    differing = [sample for sample in _all_samples(first, second) if sample.a != sample.b]
     won = sum(sample.b == sample.right for sample in differing)
     lost = sum(sample.a == sample.right for sample in differing)
     right = "right" if first.labels else "as float"

@@ -17,14 +17,7 @@ from dashboard.work.lessons.numbers import LessonNumbers
 from quant_engine.preparation import prepare_for
 from quant_engine.remedies import treat_float_model
 from quant_engine.report import LayerReport
-from quant_engine.scheme import (
-    PRESETS,
-    BiasCorrection,
-    CrossLayerEqualization,
-    Gptq,
-    Recipe,
-    Remedy,
-)
+from quant_engine.scheme import PRESETS, BiasCorrection, CrossLayerEqualization, Gptq
 
 MODEL = "mobilenet_unequal_channels"
 LAYER = "blocks.0.depthwise"
@@ -39,25 +32,17 @@ EQUALIZE = "equalize"
 OWN_SCALES = "a scale each"
 
 
-def _with(remedy: Remedy) -> Recipe:
-    return PRESETS["int8_per_tensor"].with_remedy(remedy)
-
-
-def _settings() -> dict[str, Settings]:
-    plain = PRESETS["int8_per_tensor"]
-    mse = replace(plain, weight=replace(plain.weight, observer="mse"), name="")
-    return {
-        NOTHING: Settings(MODEL, plain),
-        MORE_IMAGES: Settings(MODEL, plain),
-        SMARTER_RANGE: Settings(MODEL, mse),
-        BIAS_CORRECTION: Settings(MODEL, _with(BiasCorrection())),
-        GPTQ: Settings(MODEL, _with(Gptq())),
-        EQUALIZE: Settings(MODEL, _with(CrossLayerEqualization())),
-        OWN_SCALES: Settings(MODEL, PRESETS["int8_per_channel"]),
-    }
-
-
-SETTINGS: Mapping[str, Settings] = _settings()
+_PLAIN = PRESETS["int8_per_tensor"]
+_MSE = replace(_PLAIN, weight=replace(_PLAIN.weight, observer="mse"), name="")
+SETTINGS: Mapping[str, Settings] = {
+    NOTHING: Settings(MODEL, _PLAIN),
+    MORE_IMAGES: Settings(MODEL, _PLAIN),
+    SMARTER_RANGE: Settings(MODEL, _MSE),
+    BIAS_CORRECTION: Settings(MODEL, _PLAIN.with_remedy(BiasCorrection())),
+    GPTQ: Settings(MODEL, _PLAIN.with_remedy(Gptq())),
+    EQUALIZE: Settings(MODEL, _PLAIN.with_remedy(CrossLayerEqualization())),
+    OWN_SCALES: Settings(MODEL, PRESETS["int8_per_channel"]),
+}
 """What is done about the unequal channels, and the run that does it.
 
 "more images" calibrates on the whole training split; the settings of a run know the calibration
@@ -78,11 +63,10 @@ def measure() -> LessonNumbers:
         )
         output = report.output
         assert output is not None
-        layer = next(layer for layer in report.layers if layer.name == LAYER)
         treatments[name] = {
             "accuracy": output.accuracy_quantized,
             "calibration_images": report.calibration_samples,
-            **_channels(layer),
+            **_channels(report.layer(LAYER)),
         }
         float_accuracy = output.accuracy_float
         cpu = report.environment.cpu

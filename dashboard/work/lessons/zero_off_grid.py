@@ -16,6 +16,8 @@ CHANNELS, SIDE, KERNEL = 8, 12, 3
 BITS = 4
 LEAST = 0.2
 """Smallest number of the made-up input: none is 0, so that only the padding is."""
+SHOWN = 12
+"""So many numbers of the input are followed."""
 BRIGHT = 0.9
 """Outputs inside from this quantile on count as the largest."""
 
@@ -46,28 +48,22 @@ class OffGrid:
     stand_ins: tuple[float, ...]
 
 
-def _made_up_input() -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    numbers = torch.rand(1, CHANNELS, SIDE, SIDE, generator=generator)
-    return LEAST + (1 - LEAST) * numbers
-
-
 @lru_cache(maxsize=16)
-def run_convolution(shift: float, shown: int = 12) -> OffGrid:
+def run_convolution(shift: float) -> OffGrid:
     """Round an input and its padding to marks that lie `shift` steps beside 0, and filter it.
 
     The filter takes the mean of 3 × 3 numbers of all channels.
 
     Args:
         shift: Distance of the nearest mark from 0, in steps, 0 to 0.5.
-        shown: How many numbers of the input to follow.
     """
-    image = pad(_made_up_input(), (KERNEL // 2,) * 4)
+    generator = torch.Generator().manual_seed(3)
+    numbers = torch.rand(1, CHANNELS, SIDE, SIDE, generator=generator)
+    image = pad(LEAST + (1 - LEAST) * numbers, (KERNEL // 2,) * 4)
     kernel = torch.full((1, CHANNELS, KERNEL, KERNEL), 1 / (CHANNELS * KERNEL**2))
     scheme = TensorScheme(bits=BITS, symmetric=False)
     grid = quant_engine.choose_qparams(torch.tensor(0.0), image.max(), scheme)
-    step = float(grid.scale)
-    offset = shift * step
+    step, offset = float(grid.scale), shift * float(grid.scale)
     codes = quant_engine.quantize(image - offset, grid)
     rounded = quant_engine.dequantize(codes, grid) + offset
     output = conv2d(image, kernel)[0, 0]
@@ -76,7 +72,7 @@ def run_convolution(shift: float, shown: int = 12) -> OffGrid:
     is_inside[1:-1, 1:-1] = True
     is_bright = is_inside & (output >= output[is_inside].quantile(BRIGHT))
     rows = [tensor.flatten() for tensor in (image, codes, rounded)]
-    inner = image.flatten().nonzero().flatten()[:: image.numel() // shown][: shown - 1]
+    inner = image.flatten().nonzero().flatten()[:: image.numel() // SHOWN][: SHOWN - 1]
     places = torch.cat([torch.zeros(1, dtype=torch.int64), inner])
     values, some_codes, stand_ins = (tuple(row[places].tolist()) for row in rows)
     marks = quant_engine.dequantize(torch.arange(scheme.qmin, scheme.qmax + 1), grid) + offset
