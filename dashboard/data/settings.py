@@ -177,18 +177,14 @@ def params_from_text(text: str) -> dict[str, list[str]]:
 
 
 def settings_from_text(
-    text: str,
-    models: Sequence[str],
-    layers_of: Callable[[str], Sequence[str]] | None = None,
+    text: str, models: Sequence[str], layers_of: Callable[[str], Sequence[str]] | None = None
 ) -> tuple[Settings | None, tuple[str, ...]]:
     """Read `settings_to_text`'s words; arguments and result as for `settings_from_params`."""
     return settings_from_params(params_from_text(text), models, layers_of)
 
 
 def settings_from_params(
-    params: Params,
-    models: Sequence[str],
-    layers_of: Callable[[str], Sequence[str]] | None = None,
+    params: Params, models: Sequence[str], layers_of: Callable[[str], Sequence[str]] | None = None
 ) -> tuple[Settings | None, tuple[str, ...]]:
     """Read settings from a link; never raises.
 

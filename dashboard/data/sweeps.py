@@ -20,11 +20,7 @@ STOPPING_SHARE = 0.3
 """Layers far below this share of the largest effect need not be run on all samples."""
 
 DIRECTION_LABELS = {ONE_AT_A_TIME: "Single-layer", LEAVE_ONE_OUT: "Leave-one-out"}
-PARTS_LABELS = {
-    BOTH: "Weights and inputs",
-    WEIGHTS: "Weights only",
-    ACTIVATIONS: "Inputs only",
-}
+PARTS_LABELS = {BOTH: "Weights and inputs", WEIGHTS: "Weights only", ACTIVATIONS: "Inputs only"}
 
 
 @dataclass(frozen=True, slots=True)

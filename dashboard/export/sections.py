@@ -38,12 +38,7 @@ from dashboard.figures.layers.relative_errors import KINDS, relative_errors_pict
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.words.degradation import KL
-from dashboard.words.formatting import (
-    format_accuracy,
-    format_bytes,
-    format_db,
-    format_percent,
-)
+from dashboard.words.formatting import format_accuracy, format_bytes, format_db, format_percent
 from quant_engine.report import ModelReport, OutputReport, SensitivityReport
 
 MOST_LAYERS = 40

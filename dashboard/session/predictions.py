@@ -13,13 +13,7 @@ from dashboard.data.prediction import Configuration, MeasuredSearch, Prediction,
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.data.store import PredictionStore, default_home
-from dashboard.session.jobs import (
-    jobs,
-    prediction_key,
-    search_key,
-    submit_job,
-    verification_key,
-)
+from dashboard.session.jobs import jobs, prediction_key, search_key, submit_job, verification_key
 from dashboard.session.link_widgets import rerun_outside_callback
 from dashboard.session.notices import add_notice, drop_notices
 from dashboard.session.state import session

@@ -5,12 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.accuracy import (
-    change_text,
-    has_whole_answers,
-    interval_suffix,
-    output_change,
-)
+from dashboard.facts.accuracy import change_text, has_whole_answers, interval_suffix, output_change
 from dashboard.facts.coverage import coverage_text
 from dashboard.facts.outputs import judged_number, outputs_of
 from dashboard.session import run_state

@@ -9,12 +9,7 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.facts.compare.differences import outcomes
 from dashboard.session import run_state
-from dashboard.session.comparison import (
-    compare_with,
-    drop_offer,
-    is_ready_to_compare,
-    offered_pair,
-)
+from dashboard.session.comparison import compare_with, drop_offer, is_ready_to_compare, offered_pair
 from dashboard.session.jobs import cancel_job, poll_seconds, watched_jobs
 from dashboard.widgets.live import show_live
 from dashboard.widgets.slides import is_presenting

@@ -362,9 +362,7 @@ def leaning(
 
 
 def inherited(
-    layer: LayerReport,
-    report: ModelReport,
-    upstream: Mapping[str, Sequence[str]] | None = None,
+    layer: LayerReport, report: ModelReport, upstream: Mapping[str, Sequence[str]] | None = None
 ) -> Finding | None:
     """Find an error that came with the input, and the layer that makes most of it."""
     total, own = accumulated_relative(layer), local_relative(layer)

@@ -359,12 +359,7 @@ def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
 
 LayerRule = Callable[[LayerReport, ModelReport], Verdict | None]
 
-LAYER_RULES: tuple[LayerRule, ...] = (
-    own_or_inherited,
-    weight_or_input,
-    dynamic_input,
-    standing,
-)
+LAYER_RULES: tuple[LayerRule, ...] = (own_or_inherited, weight_or_input, dynamic_input, standing)
 """What is said about a layer as a whole, in this order."""
 
 

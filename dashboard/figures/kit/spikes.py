@@ -15,11 +15,7 @@ _HEADROOM = 1.25
 
 
 def count_axis(
-    is_log: bool,
-    bars: Sequence[tuple[float, int]] = (),
-    *,
-    spikes: int = 1,
-    least: float = 0.0,
+    is_log: bool, bars: Sequence[tuple[float, int]] = (), *, spikes: int = 1, least: float = 0.0
 ) -> Axis:
     """Return the settings of an axis of counts, and notes on the bars it cuts.
 

@@ -96,11 +96,7 @@ def _figure(start: Run, steps: Sequence[Step]) -> Any:
     traces = _panel(labels, shown, kept, hover, ERROR, whiskers(shown, spans), "y")
     ends = [value for span in spans if span for value in span] + [v for v in shown if v]
     layout: dict[str, Any] = {
-        "yaxis": axis(
-            title_of_error,
-            domain=[0.46 if has_answers else 0.0, 1.0],
-            **log_axis(ends),
-        ),
+        "yaxis": axis(title_of_error, domain=[0.46 if has_answers else 0.0, 1.0], **log_axis(ends)),
         "xaxis": axis("", type="category", anchor="y2" if has_answers else "y"),
     }
     title = two_lines(

@@ -138,10 +138,7 @@ def curve_rows(report: SensitivityReport) -> Rows:
             **(
                 {}
                 if is_joint(report)
-                else {
-                    "output_sqnr_db": point.sqnr_db,
-                    "accuracy_percent": percent(point.accuracy),
-                }
+                else {"output_sqnr_db": point.sqnr_db, "accuracy_percent": percent(point.accuracy)}
             ),
             "model_bytes": point.model_bytes,
         }
@@ -175,7 +172,7 @@ def cumulative_figure(
             title_of_error,
             domain=[0.46 if has_labels else 0.0, 1.0],
             **(log_axis(traces[0]["y"]) if allows_log and is_log else {"exponentformat": "e"}),
-        ),
+        )
     }
     if has_labels:
         traces.append(_accuracy_trace(report))
@@ -280,10 +277,7 @@ def _places(points: Sequence[CumulativePoint]) -> list[int]:
 
 
 def _points_trace(
-    report: SensitivityReport,
-    values: Sequence[float | None],
-    color: str,
-    **more: Any,
+    report: SensitivityReport, values: Sequence[float | None], color: str, **more: Any
 ) -> dict[str, Any]:
     points = report.cumulative
     trace = dots(

@@ -47,10 +47,7 @@ _SETTINGS = {
         "only this layer's weights quantized",
         "all layers' weights quantized but this one's",
     ),
-    ACTIVATIONS: (
-        "only this layer's inputs rounded",
-        "all layers' inputs rounded but this one's",
-    ),
+    ACTIVATIONS: ("only this layer's inputs rounded", "all layers' inputs rounded but this one's"),
 }
 """What is done in single-layer mode, and in leave-one-out."""
 _DECADES_BELOW = 2  # how far an interval may stretch a logarithmic axis to the left
@@ -237,10 +234,7 @@ def describe_row(row: RankedLayer, metric: SensitivityMetric) -> str:
 
 
 def _dots(
-    rows: Sequence[RankedLayer],
-    metric: SensitivityMetric,
-    floor: float | None,
-    selected: str,
+    rows: Sequence[RankedLayer], metric: SensitivityMetric, floor: float | None, selected: str
 ) -> dict[str, Any]:
     drawn = [row.drawn for row in rows]
     # What the axis cannot show is infinite, or 0 on a logarithmic axis.

@@ -48,14 +48,7 @@ def _term(value: int) -> str:
     return f"({_whole(value)})" if value < 0 else _whole(value)
 
 
-STEP_NAMES = (
-    "Divide by the scale",
-    "Round",
-    "Add the zero point",
-    "Clamp",
-    "Dequantize",
-    "Error",
-)
+STEP_NAMES = ("Divide by the scale", "Round", "Add the zero point", "Clamp", "Dequantize", "Error")
 """The lines of the calculation, in their order."""
 
 

@@ -17,15 +17,7 @@ from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, row_band, two_lines
 from dashboard.figures.kit.marks import dots, line, whiskers
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.point_labels import point_labels
-from dashboard.figures.kit.theme import (
-    ERROR,
-    GOOD,
-    HIGHLIGHT,
-    INT8,
-    NEUTRAL,
-    TEXT,
-    new_figure,
-)
+from dashboard.figures.kit.theme import ERROR, GOOD, HIGHLIGHT, INT8, NEUTRAL, TEXT, new_figure
 from dashboard.words.degradation import Degradation
 from dashboard.words.formatting import format_bytes, format_number
 

@@ -94,9 +94,7 @@ def _show_measured(sweep: Sweep, measured: list[Sweep]) -> None:
             )
 
 
-def choose_view(
-    report: SensitivityReport,
-) -> tuple[SensitivityMetric, int | None, bool, str]:
+def choose_view(report: SensitivityReport) -> tuple[SensitivityMetric, int | None, bool, str]:
     """Draw the controls of the ranking; return measure, number of layers, log axis, filter."""
     metrics = {metric.label: metric for metric in available_metrics(report)}
     check_link_word("metric", list(metrics))
@@ -105,11 +103,7 @@ def choose_view(
         about = "The most sensitive ones. The trade-off and the table always hold all layers."
         top = choose_top("top", "20", about)
         text = st.text_input(
-            "Name contains",
-            key="find",
-            bind="query-params",
-            placeholder="such as conv2",
-            width=200,
+            "Name contains", key="find", bind="query-params", placeholder="such as conv2", width=200
         )
         check_link_word("log", ["true", "false"])
         metric = metrics[label]

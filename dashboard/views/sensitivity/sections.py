@@ -45,12 +45,7 @@ from dashboard.widgets.chart import show_layer_figure
 from dashboard.widgets.choice import choose
 from dashboard.widgets.guard import contained
 from dashboard.widgets.number import show_number
-from dashboard.words.formatting import (
-    MISSING,
-    format_bytes,
-    plural,
-    short_name,
-)
+from dashboard.words.formatting import MISSING, format_bytes, plural, short_name
 from quant_engine.report import SensitivityReport
 from quant_engine.variants import ACTIVATIONS, BOTH
 
@@ -143,13 +138,7 @@ def show_tradeoff(
 
 @contained("The curve")
 def show_curve(
-    run: Run,
-    measured: SensitivityReport,
-    option: str,
-    *,
-    is_log: bool,
-    selected: str,
-    stem: str,
+    run: Run, measured: SensitivityReport, option: str, *, is_log: bool, selected: str, stem: str
 ) -> None:
     """Draw the curve of the k least sensitive layers, and a choice of where to stop."""
     st.subheader("How far can you go", anchor=False)

@@ -112,11 +112,6 @@ LESSON = Lesson(
     ),
     show=show,
     page="views/layer/layer.py",
-    link={
-        "run": "cnn int8_per_channel",
-        "layer": "features.2",
-        "part": "Inputs",
-        "tab": "Codes",
-    },
+    link={"run": "cnn int8_per_channel", "layer": "features.2", "part": "Inputs", "tab": "Codes"},
     terms=("zero point", "padding"),
 )

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dashboard.figures.learn.rounding import (
-    RoundingErrors,
-    moves_picture,
-    rounding_errors_picture,
-)
+from dashboard.figures.learn.rounding import RoundingErrors, moves_picture, rounding_errors_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_number, format_percent
 from dashboard.work.lessons import rounding
