@@ -228,11 +228,6 @@ def timing_status(settings: Settings) -> JobStatus | None:
     return jobs().status(timing_key(settings))
 
 
-def cancel_job(key: str) -> None:
-    """Ask a job to stop."""
-    jobs().cancel(key)
-
-
 def watch(key: str) -> None:
     """Show this job to the session until it has ended."""
     if key not in session().watched_jobs:

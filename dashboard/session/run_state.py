@@ -178,15 +178,6 @@ def selected_layer(report: ModelReport) -> str:
     return names[0] if names else ""
 
 
-def default_layer(run: Run) -> str:
-    """Return the layer to look at first: the culprit, or else the first."""
-    culprit = culprit_of(run)
-    names = [layer.name for layer in run.report.layers]
-    if culprit is not None and culprit.name in names:
-        return culprit.name
-    return names[0] if names else ""
-
-
 def select_layer(name: str) -> None:
     """Make `name` the selected layer on every page; it stays so from run to run."""
     session().chosen_layer = name
@@ -197,14 +188,16 @@ def select_layer(name: str) -> None:
 def settle_layer(run: Run) -> str:
     """Give the picker its value before it is drawn: the link's layer, or the default one.
 
-    A layer that nobody chose follows the default from run to run, and as a run grows.
+    By default it is the culprit, or else the first. A layer that nobody chose follows the default
+    from run to run, and as a run grows.
 
     Returns:
         The default layer.
     """
     here, report = session(), run.report
     names = [layer.name for layer in report.layers]
-    default, before = default_layer(run), here.default_layer
+    culprit, before = culprit_of(run), here.default_layer
+    default = culprit.name if culprit and culprit.name in names else next(iter(names), "")
     nobody_chose = before != here.chosen_layer
     if nobody_chose and before is not None and st.session_state.get(LAYER_KEY) == before != default:
         st.session_state[LAYER_KEY] = default

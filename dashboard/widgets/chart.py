@@ -62,7 +62,7 @@ def show_figure(
             on_select(name)
 
     if is_presenting():
-        figure = enlarge(figure, height=HEIGHT - taken)
+        figure = enlarge(figure, HEIGHT - taken)
     with st.container(key=f"figure_{key}", gap="xsmall"):
         st.markdown(f"**{escape_markdown(picture.alt)}**")
         st.plotly_chart(

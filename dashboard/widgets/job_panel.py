@@ -10,7 +10,7 @@ from dashboard.data.runs import Run
 from dashboard.facts.compare.differences import outcomes
 from dashboard.session import run_state
 from dashboard.session.comparison import compare_with, drop_offer, is_ready_to_compare, offered_pair
-from dashboard.session.jobs import cancel_job, poll_seconds, watched_jobs
+from dashboard.session.jobs import jobs, poll_seconds, watched_jobs
 from dashboard.widgets.live import show_live
 from dashboard.widgets.slides import is_presenting
 from dashboard.words.formatting import plural
@@ -104,7 +104,7 @@ def _show_active(status: JobStatus, index: int) -> None:
             key=f"cancel_{index}",
             icon=":material/stop_circle:",
             disabled=status.is_cancelling,
-            on_click=cancel_job,
+            on_click=jobs().cancel,
             args=(status.key,),
         )
 

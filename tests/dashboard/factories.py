@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 
 from quant_engine.report import (
     EXCLUDED,
@@ -80,6 +81,11 @@ WIDE_LAYER = "layer3.0.conv1"
 EXACT_LAYER = "layer3.0.identity"
 EXCLUDED_LAYER = "fc"
 UNSUPPORTED_LAYER = "recurrent"
+
+
+def is_empty_figure(figure: go.Figure) -> bool:
+    """Whether a figure has nothing to draw."""
+    return not figure.data
 
 
 def grid(scheme: TensorScheme, lo: Array, hi: Array) -> tuple[Array, npt.NDArray[np.int64]]:

@@ -16,7 +16,7 @@ ROW_PIXELS = 30
 _USUAL_FONT = 12
 
 
-def enlarge(figure: go.Figure, factor: float = FACTOR, *, height: float = HEIGHT) -> go.Figure:
+def enlarge(figure: go.Figure, height: float = HEIGHT) -> go.Figure:
     """Return a copy with larger text, wider margins, and the height of a screen.
 
     A figure with more rows than fit one above the other at this size is higher.
@@ -29,32 +29,32 @@ def enlarge(figure: go.Figure, factor: float = FACTOR, *, height: float = HEIGHT
     layout: dict[str, Any] = spec["layout"]
     template: dict[str, Any] = layout.get("template", {}).get("layout", {})
     layout["margin"] = {
-        side: value * factor if isinstance(value, int | float) else value
+        side: value * FACTOR if isinstance(value, int | float) else value
         for side, value in layout.get("margin", {}).items()
     }
     before = layout.get("height")
     layout["height"] = max(height, _height_of_rows(layout))
     legend = layout.setdefault("legend", {})
     if before and legend.get("yref") == "container":  # a share of the height, below the title
-        legend["y"] = 1 - (1 - legend["y"]) * before * factor / layout["height"]
-    _scale_font(layout, template, factor)
+        legend["y"] = 1 - (1 - legend["y"]) * before * FACTOR / layout["height"]
+    _scale_font(layout, template)
     for trace in spec["data"]:
         for key in ("textfont", "insidetextfont", "outsidetextfont"):
             if key in trace:
-                _scale_font(trace, {}, factor, key=key)
-    _scale_pixels(layout.setdefault("title", {}), factor)
-    _scale_font(layout.setdefault("title", {}), template.get("title", {}), factor, 17)
-    _scale_font(layout.setdefault("legend", {}), template.get("legend", {}), factor)
+                _scale_font(trace, {}, key=key)
+    _scale_pixels(layout.setdefault("title", {}))
+    _scale_font(layout.setdefault("title", {}), template.get("title", {}), 17)
+    _scale_font(layout.setdefault("legend", {}), template.get("legend", {}))
     axes = [name for name in layout if name.startswith(("xaxis", "yaxis"))]
     for name in axes:
         usual = template.get(name[:5], {})
-        _scale_font(layout[name], usual, factor, key="tickfont")
-        _scale_font(layout[name].setdefault("title", {}), usual.get("title", {}), factor)
+        _scale_font(layout[name], usual, key="tickfont")
+        _scale_font(layout[name].setdefault("title", {}), usual.get("title", {}))
     for note in layout.get("annotations", ()):
-        _scale_font(note, {}, factor)
+        _scale_font(note, {})
     for shape in layout.get("shapes", ()):
         if "label" in shape:
-            _scale_font(shape["label"], {}, factor)
+            _scale_font(shape["label"], {})
     return go.Figure(spec)
 
 
@@ -65,23 +65,19 @@ def _height_of_rows(layout: dict[str, Any]) -> float:
     return ROW_PIXELS * rows + sum(margin.get(side, 0) for side in ("t", "b"))
 
 
-def _scale_pixels(title: dict[str, Any], factor: float) -> None:
+def _scale_pixels(title: dict[str, Any]) -> None:
     """Scale the sizes that a title's own text gives, such as that of its second line."""
     text = title.get("text") or ""
     title["text"] = re.sub(
-        r"(?<=font-size:)[\d.]+(?=px)", lambda found: f"{factor * float(found[0]):g}", text
+        r"(?<=font-size:)[\d.]+(?=px)", lambda found: f"{FACTOR * float(found[0]):g}", text
     )
 
 
 def _scale_font(
-    part: dict[str, Any],
-    usual: dict[str, Any],
-    factor: float,
-    size: float = _USUAL_FONT,
-    key: str = "font",
+    part: dict[str, Any], usual: dict[str, Any], size: float = _USUAL_FONT, key: str = "font"
 ) -> None:
     """Scale a font where its size stands, else where the template has it, else the library's."""
     font = dict(part.get(key) or {})
     usual_size = usual.get(key, {}).get("size") or size
-    font["size"] = max(LEAST_PIXELS, factor * (font.get("size") or usual_size))
+    font["size"] = max(LEAST_PIXELS, FACTOR * (font.get("size") or usual_size))
     part[key] = font

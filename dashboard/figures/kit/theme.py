@@ -155,17 +155,12 @@ def _legend(title: str, height: int) -> dict[str, Any]:
     }
 
 
-def empty_figure(title: str, reason: str, *, height: int = 160) -> go.Figure:
+def empty_figure(title: str, reason: str) -> go.Figure:
     """Return a figure that says in words why there is nothing to draw."""
     hidden = {"visible": False}
     text = "<br>".join(textwrap.wrap(reason, 52))
     words = note(text, 0.5, 0.5, size=14, xref="paper", yref="paper")
-    return new_figure(title, height=height, x_axis=hidden, y_axis=hidden, annotations=[words])
-
-
-def is_empty_figure(figure: go.Figure) -> bool:
-    """Whether a figure has nothing to draw."""
-    return not figure.data
+    return new_figure(title, height=160, x_axis=hidden, y_axis=hidden, annotations=[words])
 
 
 def vertical_line(x: float, *, color: str = NEUTRAL, dash: str = "dot") -> dict[str, Any]:

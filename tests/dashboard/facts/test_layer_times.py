@@ -17,13 +17,13 @@ from dashboard.facts.cost.layer_times import (
     most_telling,
 )
 from dashboard.figures.cost.layer_times import layer_time_rows, layer_times_figure
-from dashboard.figures.kit.theme import is_empty_figure
 from quant_engine.report import TimingEntry, TimingReport
 from tests.dashboard.factories import (
     ENVIRONMENT,
     LOOKED_UP_LAYER,
     SMALL_LAYERS,
     UNCLEAR_LAYER,
+    is_empty_figure,
     make_report,
     with_integer_times,
 )

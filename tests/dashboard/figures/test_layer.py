@@ -21,7 +21,7 @@ from dashboard.facts.tensors import (
     worst_channels,
 )
 from dashboard.figures.kit.axes import FILL
-from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, TEMPLATE, is_empty_figure
+from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, TEMPLATE
 from dashboard.figures.layers.error_ridges import (
     TALLEST,
     describe_errors,
@@ -53,6 +53,7 @@ from quant_engine.scheme import TensorScheme
 from tests.dashboard.factories import (
     EXACT_LAYER,
     WIDE_LAYER,
+    is_empty_figure,
     make_channels,
     make_report,
     replace_layer,

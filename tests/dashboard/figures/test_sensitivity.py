@@ -12,7 +12,6 @@ from dashboard.facts.sensitivity.proxies import PROXIES, Agreement, LayerPair, m
 from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.figures.kit.axes import SELECTED_MARK
 from dashboard.figures.kit.point_labels import point_labels
-from dashboard.figures.kit.theme import is_empty_figure
 from dashboard.figures.sensitivity.agreement import (
     agreement_figure,
     agreement_rows,
@@ -39,7 +38,7 @@ from dashboard.figures.sensitivity.ranking import (
 )
 from dashboard.figures.sensitivity.tradeoff import describe_front, layer_front, tradeoff_figure
 from quant_engine.report import CumulativePoint, NeighbourComparison, Ranking
-from tests.dashboard.factories import EXACT_LAYER, make_sensitivity
+from tests.dashboard.factories import EXACT_LAYER, is_empty_figure, make_sensitivity
 from tests.dashboard.factories import make_report as make_model_report
 from tests.dashboard.small_sensitivity import make_layer, make_report
 

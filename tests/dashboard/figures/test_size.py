@@ -22,9 +22,8 @@ from dashboard.figures.cost.size import (
     step_rows,
     waterfall_figure,
 )
-from dashboard.figures.kit.theme import is_empty_figure
 from quant_engine.report import SizeReport
-from tests.dashboard.factories import make_partial_report, make_report
+from tests.dashboard.factories import is_empty_figure, make_partial_report, make_report
 
 REPORT = make_report()
 

@@ -18,9 +18,8 @@ from dashboard.facts.cost.executions import (
     what_was_timed,
 )
 from dashboard.figures.cost.timing import model_timing_figure
-from dashboard.figures.kit.theme import is_empty_figure
 from quant_engine.report import ThreadTrial, TimingEntry, TimingReport
-from tests.dashboard.factories import ENVIRONMENT, make_report, with_integer_times
+from tests.dashboard.factories import ENVIRONMENT, is_empty_figure, make_report, with_integer_times
 
 TIMING = make_report().timing
 INTEGER_TIMING = with_integer_times(make_report()).timing
