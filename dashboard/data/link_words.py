@@ -273,28 +273,18 @@ def drop_unknown_layers(recipe: Recipe, names: Sequence[str]) -> tuple[Recipe, t
 
     excluded = tuple(pattern for pattern in recipe.exclude_layers if is_known(pattern))
     overrides = {name: scheme for name, scheme in recipe.overrides.items() if is_known(name)}
-    notices = [
-        f"The link keeps the layer “{shorten(pattern)}” in float, which this model does not have. "
-        f"{_nearest(pattern, names)}Left out."
-        for pattern in recipe.exclude_layers
-        if pattern not in excluded
-    ]
-    notices += [
-        f"The link gives bits to the layer “{shorten(name)}”, which this model does not have. "
-        f"{_nearest(name, names)}Left out."
-        for name in recipe.overrides
-        if name not in overrides
-    ]
+    missing = [(n, f"keeps the layer “{shorten(n)}” in float") for n in recipe.exclude_layers]
+    missing += [(n, f"gives bits to the layer “{shorten(n)}”") for n in recipe.overrides]
     remedies = []
     for remedy in recipe.remedies:
         layers = tuple(pattern for pattern in remedy.layers if is_known(pattern))
-        notices += [
-            f"The link treats the layer “{shorten(pattern)}” by {remedy.kind}, which this model "
-            f"does not have. {_nearest(pattern, names)}Left out."
-            for pattern in remedy.layers
-            if pattern not in layers
-        ]
+        missing += [(n, f"treats the layer “{shorten(n)}” by {remedy.kind}") for n in remedy.layers]
         remedies += [replace(remedy, layers=layers)] if layers else []
+    notices = [
+        f"The link {what}, which this model does not have. {_nearest(name, names)}Left out."
+        for name, what in missing
+        if not is_known(name)
+    ]
     more = len(notices) - MOST_NOTICES
     if more > 0:
         rest = f"The link names {more} more layers that this model does not have."

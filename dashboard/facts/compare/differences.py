@@ -200,16 +200,12 @@ def _bytes(a: ModelReport, b: ModelReport) -> list[Difference]:
         ("Bytes", a.size.quantized_bytes, b.size.quantized_bytes),
         ("Bytes of the file", a.size.quantized_file_bytes, b.size.quantized_file_bytes),
     )
-    return [
-        Difference(
-            name,
-            format_bytes(before),
-            format_bytes(after),
-            format_shrinking(before, after),
-            "none" if before == after else "better" if after < before else "worse",
-        )
-        for name, before, after in pairs
-    ]
+    found = []
+    for name, before, after in pairs:
+        verdict: Verdict = "none" if before == after else "better" if after < before else "worse"
+        texts = (format_bytes(before), format_bytes(after), format_shrinking(before, after))
+        found.append(Difference(name, *texts, verdict))
+    return found
 
 
 def _times(a: ModelReport, b: ModelReport) -> list[Difference]:

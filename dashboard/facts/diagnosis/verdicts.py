@@ -137,14 +137,10 @@ def cause(tensor: TensorReport, subject: str) -> Verdict | None:
         rms = f" RMS {format_number(error.rmse_over_scale)} LSB; ideal rounding gives {ideal}"
         rms += ", and less where many values are exactly 0." if _has_many_zeros(tensor) else "."
     if share > 0:
-        text = (
-            f"Mostly rounding, {format_percent(1 - share)} of the error energy; clipping makes "
-            f"{format_percent(share)} ({clipped}). {sqnr}."
-        )
-        return Verdict(tone, title, text)
-    clips = "nothing is clipped"
-    if tensor.is_dynamic:
-        clips += ", as the range is that of each batch"
+        text = f"Mostly rounding, {format_percent(1 - share)} of the error energy; clipping makes "
+        return Verdict(tone, title, f"{text}{format_percent(share)} ({clipped}). {sqnr}.")
+    why = ", as the range is that of each batch" if tensor.is_dynamic else ""
+    clips = f"nothing is clipped{why}"
     return Verdict(tone, title, f"Rounding alone, {clips}. {sqnr}.{rms}")
 
 
@@ -191,12 +187,10 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
     name, gain = observer_name(used.observer), best.sqnr_db - used.sqnr_db
     if best is used or not gain > _WORTH_DB:
         text = f"No other range estimator beats {name} by more than {_WORTH_DB:g} dB on the "
-        text += "calibration data."
-        return Verdict(GOOD, title, text)
+        return Verdict(GOOD, title, f"{text}calibration data.")
     text = (
         f"The range estimator {observer_name(best.observer)} promises {format_db(best.sqnr_db)} "
-        "against "
-        f"{format_db(used.sqnr_db)} with {name}: it uses {_range_text(best)} instead of "
+        f"against {format_db(used.sqnr_db)} with {name}: it uses {_range_text(best)} instead of "
         f"{_range_text(used)}, and clips {format_percent(best.clipped_fraction)}."
     )
     return Verdict(WATCH if gain > RANGE_GAIN_DB else INFO, title, text)
@@ -345,13 +339,11 @@ def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
         return None
     mine = local[layer.name]
     rank = 1 + sum(1 for value in local.values() if value > mine)
-    saved = layer.size.float_bytes - layer.size.quantized_bytes
+    before, saved = layer.size.float_bytes, layer.size.float_bytes - layer.size.quantized_bytes
     text = (
         f"Rank {rank} of {len(local)} by its own error (1 is worst): {format_relative(mine)} of "
-        f"its output, {_ALIKE}. "
-        f"Quantizing it saves {format_bytes(saved)}, "
-        f"{format_percent(saved / layer.size.float_bytes if layer.size.float_bytes else 0.0)} "
-        "of its size."
+        f"its output, {_ALIKE}. Quantizing it saves {format_bytes(saved)}, "
+        f"{format_percent(saved / before if before else 0.0)} of its size."
     )
     is_among_worst = rank <= max(1, len(local) // 10) and _tone_of_wrong(mine) != GOOD
     return Verdict(WATCH if is_among_worst else INFO, "Among all layers", text)

@@ -65,13 +65,10 @@ def predicted_proxy(prediction: Prediction, recipe: Recipe, direction: str) -> P
     """
     own, _ = prediction.configuration_of(recipe)
     is_left_out = direction == LEAVE_ONE_OUT
+    degradations = {name: prediction.alone[name, option] for name, option in own.items()}
     if is_left_out:
-        degradations = {
-            name: prediction.score({k: o for k, o in own.items() if k != name}).degradation
-            for name in own
-        }
-    else:
-        degradations = {name: prediction.alone[name, option] for name, option in own.items()}
+        others = {name: {k: o for k, o in own.items() if k != name} for name in own}
+        degradations = {name: prediction.score(rest).degradation for name, rest in others.items()}
     measure = measure_of(prediction)
     what = "all layers quantized but this one" if is_left_out else "only this layer quantized"
     return Proxy(

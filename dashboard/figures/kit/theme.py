@@ -142,17 +142,9 @@ def _legend(title: str, height: int) -> dict[str, Any]:
     legend needs. With any other reference it squeezes the plot, or writes over the title.
     """
     below_title = _TITLE_HEIGHT + _TITLE_LINE * title.count("<br>")
-    return {
-        "orientation": "h",
-        "xref": "container",
-        "x": 0.01,
-        "xanchor": "left",
-        "yref": "container",
-        "y": max(0.0, 1 - below_title / height),
-        "yanchor": "top",
-        "itemsizing": "constant",
-        "title": {"text": ""},
-    }
+    place = {"xref": "container", "x": 0.01, "xanchor": "left", "yref": "container"}
+    place |= {"y": max(0.0, 1 - below_title / height), "yanchor": "top"}
+    return {"orientation": "h", **place, "itemsizing": "constant", "title": {"text": ""}}
 
 
 def empty_figure(title: str, reason: str) -> go.Figure:

@@ -176,16 +176,8 @@ def _numbers_axis(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _right_axis_anchor(rows: int) -> dict[str, Any]:
     """An invisible point: without a trace of its own, Plotly leaves the right axis out."""
-    return {
-        "type": "scatter",
-        "x": [0],
-        "y": [rows - 1],
-        "yaxis": "y2",
-        "mode": "markers",
-        "marker": {"opacity": 0},
-        "showlegend": False,
-        "hoverinfo": "skip",
-    }
+    unseen = {"marker": {"opacity": 0}, "showlegend": False, "hoverinfo": "skip"}
+    return {"type": "scatter", "mode": "markers", "x": [0], "y": [rows - 1], "yaxis": "y2"} | unseen
 
 
 def _guides(rows: Sequence[Row], selected: str | None, reach: float) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.compare.differences import Difference, outcomes, setting_differences
+from dashboard.facts.compare.differences import outcomes, setting_differences
 from dashboard.widgets.guard import contained
 from dashboard.widgets.judged import show_judged
 from dashboard.widgets.lesson_links import show_number_lessons
@@ -52,7 +52,8 @@ def show_outcome(a: Run, b: Run) -> None:
         )
     show_judged(a.report, b.report)
     found = outcomes(a, b)
-    _show_table(("Result", "A", "B", "B against A"), [_cells(one) for one in found])
+    rows = [(x.name, x.a, x.b, f"{_MARKS[x.verdict]}{escape_markdown(x.change)}") for x in found]
+    _show_table(("Result", "A", "B", "B against A"), rows)
     show_number_lessons(
         "In brackets: 95 % intervals of shares, of the difference on the same samples, and of the "
         "degradation; of times the middle half of the runs.",
@@ -61,22 +62,8 @@ def show_outcome(a: Run, b: Run) -> None:
     )
 
 
-def _cells(one: Difference) -> tuple[str, ...]:
-    return one.name, one.a, one.b, f"{_MARKS[one.verdict]}{escape_markdown(one.change)}"
-
-
 def _show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    last = len(heads) - 1 if len(heads) == 4 else len(heads)
-    lines = [
-        "| " + " | ".join(heads) + " |",
-        "|" + " --- |" * len(heads),
-        *(
-            "| "
-            + " | ".join(
-                cell if index == last else escape_markdown(cell) for index, cell in enumerate(row)
-            )
-            + " |"
-            for row in rows
-        ),
-    ]
-    st.markdown("\n".join(lines))
+    # A fourth cell is Markdown already.
+    cells = [heads, ["---"] * len(heads)]
+    cells += [[*map(escape_markdown, row[:3]), *row[3:]] for row in rows]
+    st.markdown("\n".join(f"| {' | '.join(line)} |" for line in cells))

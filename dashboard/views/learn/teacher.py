@@ -27,9 +27,7 @@ def is_handed_out() -> bool:
 
 def check_show_link() -> None:
     """Say so if the link wants a control to show that no lesson has."""
-    names = {
-        control.name: None for lesson in catalogue.find_lessons() for control in lesson.controls
-    }
+    names = dict.fromkeys(c.name for lesson in catalogue.find_lessons() for c in lesson.controls)
     check_link_word(SHOW_KEY, [ALL, NONE, "", *names], allowed=", ".join((ALL, NONE, *names)))
 
 
@@ -69,15 +67,11 @@ def show_teacher(lesson: Lesson) -> None:
             "A link for a class opens this lesson and nothing else: no pages, no run, and only "
             "the controls that you leave in."
         )
-        shown = [
-            control.name
-            for control in lesson.controls
-            if st.checkbox(
-                f"The class may move “{control.label}”",
-                value=True,
-                key=f"learn_show_{lesson.name}_{control.name}",
-            )
-        ]
+        shown = []
+        for control in lesson.controls:
+            label, key = f"The class may move “{control.label}”", f"learn_show_{lesson.name}_"
+            if st.checkbox(label, value=True, key=key + control.name):
+                shown.append(control.name)
         is_counted = st.toggle(
             "Count the answers",
             value=True,

@@ -37,17 +37,12 @@ def table_rows(
 ) -> list[dict[str, Any]]:
     """Return the table's rows in the order of the ranking; an exact SQNR is an empty cell."""
     layers = {layer.name: layer for layer in report.layers}
-    remarks = {
-        row.name: no_effect_words(
-            row.layer.reaches_output,
-            row.layer.value if row.layer.outputs else row.layer.nmse,
-            report.evaluation_samples,
-        )
-        for row in ranked
-    }
+    everything, remarks = report.evaluation_samples, {}
+    for row in ranked:
+        error = row.layer.value if row.layer.outputs else row.layer.nmse
+        remarks[row.name] = no_effect_words(row.layer.reaches_output, error, everything)
     others = _other_measures(ranked, metric)
     is_stopped = any(row.layer.samples is not None for row in ranked)
-    everything = report.evaluation_samples
     rows = []
     for row in ranked:
         layer = layers.get(row.name)

@@ -106,7 +106,7 @@ def show_prediction(prediction: Prediction, rows: tuple[ScoreRow, ScoreRow, Scor
             draw(
                 head,
                 "Of this output alone, in its own unit; 0 is the float model's output",
-                lambda r, i=index: format_number(r.predicted.outputs[i].degradation, 2),
+                partial(_output_text, index),
                 None if known is None else format_within(known.degradation, known.interval),
             )
         show_number(
@@ -149,6 +149,10 @@ def _result_metric(
     note = note if _holds(row, prediction) else f"not reliable; {note}"
     about += f", predicted on {samples}; nothing was run for it. {trust_text(prediction)}"
     show_number(f"{name}, predicted", predict(row), note, about)
+
+
+def _output_text(index: int, row: ScoreRow) -> str:
+    return format_number(row.predicted.outputs[index].degradation, 2)
 
 
 def _holds(row: ScoreRow, prediction: Prediction) -> bool:
@@ -230,13 +234,15 @@ def _show_downloads(
         lambda: to_json(run, row, prediction),
         "The choice for each layer as a recipe, with predicted and measured figures.",
     )
-    tables = {
-        "Comparison": lambda: data_rows(rows, prediction),
-        "Layers": lambda: layer_data_rows(prediction, row.configuration),
-    }
-    for name, read in tables.items():
-        file_name = f"{stem}-{name.lower()}.csv"
-        offer_file(f"{name} (CSV)", file_name, lambda read=read: to_csv(table(read())))
+
+    def comparison() -> bytes:
+        return to_csv(table(data_rows(rows, prediction)))
+
+    def layers() -> bytes:
+        return to_csv(table(layer_data_rows(prediction, row.configuration)))
+
+    offer_file("Comparison (CSV)", f"{stem}-comparison.csv", comparison)
+    offer_file("Layers (CSV)", f"{stem}-layers.csv", layers)
 
 
 def show_budget(run: Run, prediction: Prediction, own: Configuration) -> None:
