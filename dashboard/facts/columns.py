@@ -82,6 +82,13 @@ def _sqnr(part: str, about: str, read: Callable[[LayerReport], ErrorMetrics | No
     return Column(f"{part}_sqnr_db", title, about, value, text)
 
 
+_DYNAMIC = "Dynamic: the range is computed per batch."
+
+
+def _weight_bits(layer: LayerReport) -> int | None:
+    return None if layer.weight is None else layer.weight.scheme.bits
+
+
 def _input_bits(layer: LayerReport) -> str | None:
     if layer.input_scheme is not None and layer.has_dynamic_input:
         return f"{layer.input_scheme.bits}, {DYNAMIC_INPUT}"
@@ -106,19 +113,8 @@ COLUMNS = {
         Column("layer", "Layer", "Dotted name.", lambda x: x.name, is_number=False),
         Column("kind", "Kind", "Type of the module.", lambda x: x.kind, is_number=False),
         Column("status", "Status", "Quantized, or float and why.", _status, is_number=False),
-        Column(
-            "kind_and_bits",
-            "Kind and bits",
-            "Dynamic: the range is computed per batch.",
-            _kind_and_bits,
-            is_number=False,
-        ),
-        Column(
-            "weight_bits",
-            "Weight bits",
-            "Bits of a weight's code.",
-            lambda x: None if x.weight is None else x.weight.scheme.bits,
-        ),
+        Column("kind_and_bits", "Kind and bits", _DYNAMIC, _kind_and_bits, is_number=False),
+        Column("weight_bits", "Weight bits", "Bits of a weight's code.", _weight_bits),
         Column(
             "input_bits",
             "Input bits",

@@ -72,18 +72,17 @@ def _sqnr(key: str) -> LayerMetric:
     )
 
 
+def _effect(layer: LayerReport, effects: OutputEffects | None) -> float | None:
+    return None if effects is None else effects.values.get(layer.name)
+
+
 METRICS: Mapping[str, LayerMetric] = {
     metric.key: metric
     for metric in (
         _relative("accumulated", "accumulated", accumulated_relative),
         _relative("local", "local", local_relative),
         _relative("weight", "weight", weight_relative),
-        LayerMetric(
-            "output",
-            "Output error",
-            "KL, nats",
-            lambda layer, effects: None if effects is None else effects.values.get(layer.name),
-        ),
+        LayerMetric("output", "Output error", "KL, nats", _effect),
         _sqnr("accumulated_sqnr_db"),
         _sqnr("local_sqnr_db"),
         _sqnr("weight_sqnr_db"),

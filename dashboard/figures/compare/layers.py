@@ -104,15 +104,9 @@ def _dumbbells(
             for i, one in enumerate(shown)
             if one.change and (one.change < 0) == (metric.is_higher_worse == is_of)
         ]
-        traces.append(
-            line(
-                [x for i in chosen for x in (*ends[i], None)],
-                [y for i in chosen for y in (i, i, None)],
-                color,
-                name=text,
-                width=4,
-            )
-        )
+        x = [value for i in chosen for value in (*ends[i], None)]
+        y = [row for i in chosen for row in (i, i, None)]
+        traces.append(line(x, y, color, name=text, width=4))
     for side, (label, mark) in enumerate(_MARKS):
         traces.append(
             dots(

@@ -182,18 +182,12 @@ def cumulative_figure(
             "Accuracy (%)", domain=[0.0, 0.36], anchor="x", range=_accuracy_range(report)
         )
     traces += _marks(points, traces[0], selected, kept)
-    layout["xaxis"] = axis(
-        "Model size (float left, all quantized right)",
-        **BYTES_AXIS,
-        autorange="reversed",
-        anchor="y2" if has_labels else "y",
+    across = axis(
+        "Model size (float left, all quantized right)", **BYTES_AXIS, autorange="reversed"
     )
     if not _has_bytes(points):
-        layout["xaxis"] |= axis("Layers with rounded inputs") | {
-            "autorange": True,
-            "tickformat": "d",
-            "ticksuffix": "",
-        }
+        across = axis("Layers with rounded inputs", tickformat="d", ticksuffix="", autorange=True)
+    layout["xaxis"] = across | {"anchor": "y2" if has_labels else "y"}
     return new_figure(
         _title(report), traces=traces, height=520 if has_labels else 380, layout=layout
     )

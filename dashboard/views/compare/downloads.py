@@ -78,6 +78,10 @@ def report_of(a: Run, b: Run, found: Pair, effects: Effects) -> bytes:
             for one in changes
         ]
     titles = [service.model_info(run.model_name).title for run in (a, b)]
+    lead = [
+        f"{side}: {title}, {describe_recipe(run.recipe)}."
+        for side, title, run in zip("AB", titles, (a, b), strict=True)
+    ]
     differing = [
         f"{x.name}: A {x.a}; B {x.b}." for x in setting_differences(a.settings, b.settings)
     ]
@@ -86,12 +90,6 @@ def report_of(a: Run, b: Run, found: Pair, effects: Effects) -> bytes:
         sections,
         layers,
         name=" and ".join(dict.fromkeys(titles)) + ": A and B",
-        lead=[
-            *(
-                f"{side}: {title}, {describe_recipe(run.recipe)}."
-                for side, title, run in zip("AB", titles, (a, b), strict=True)
-            ),
-            *differing,
-        ],
+        lead=[*lead, *differing],
         runs=(a.report, b.report),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
 from dashboard.data.runs import Run
@@ -77,7 +75,7 @@ def show_layers(a: Run, b: Run, effects: Effects) -> None:
 
 def _show_table(changes: tuple[LayerChange, ...], metric: LayerMetric) -> None:
     key, names = "compare_table", [one.name for one in changes]
-    number: dict[str, Any] = {"format": "%.3g"}
+    number = st.column_config.NumberColumn(help=metric.title, format="%.3g")
     st.dataframe(
         [{"Layer": one.name, "A": one.a, "B": one.b, "B − A": one.change} for one in changes],
         key=key,
@@ -87,13 +85,8 @@ def _show_table(changes: tuple[LayerChange, ...], metric: LayerMetric) -> None:
         width="stretch",
         height=420,
         placeholder=MISSING,
-        column_config={
-            "Layer": st.column_config.TextColumn(pinned=True),
-            **{
-                name: st.column_config.NumberColumn(help=metric.title, **number)
-                for name in ("A", "B", "B − A")
-            },
-        },
+        column_config={"Layer": st.column_config.TextColumn(pinned=True)}
+        | dict.fromkeys(("A", "B", "B − A"), number),
     )
 
 

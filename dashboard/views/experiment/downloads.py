@@ -32,12 +32,8 @@ def show_downloads(run: Run) -> None:
             ),
             "Figures and tables in one file that opens without a network.",
         )
-        offer_file(
-            "Analysis (JSON)",
-            f"{stem}.json",
-            lambda: to_json(run.report),
-            "The whole report; ModelReport.from_json reads it back.",
-        )
+        about = "The whole report; ModelReport.from_json reads it back."
+        offer_file("Analysis (JSON)", f"{stem}.json", lambda: to_json(run.report), about)
         for sensitivity in run.sensitivities:
             sweep = sweep_of(sensitivity)
             offer_file(

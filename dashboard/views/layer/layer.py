@@ -91,12 +91,9 @@ def _show_headline(layer: LayerReport) -> None:
     with st.grid(5, min_column_width=160, key="layer_headline"):
         for name, read, key in _ERRORS:
             share, sqnr = read(layer), COLUMNS[key]
-            show_number(
-                name,
-                "exact" if share == 0 else format_relative(share),
-                f"pooled SQNR {format_db(sqnr.read(layer))}",
-                help=f"{sqnr.about} {_POOLED if read is input_relative else _ALIKE}",
-            )
+            value = "exact" if share == 0 else format_relative(share)
+            about = f"{sqnr.about} {_POOLED if read is input_relative else _ALIKE}"
+            show_number(name, value, f"pooled SQNR {format_db(sqnr.read(layer))}", about)
         before = f"from {format_bytes(size.float_bytes)}" if layer.is_quantized else "stays float"
         show_number("Bytes", format_bytes(size.quantized_bytes), before)
 

@@ -46,12 +46,9 @@ def show_overview(run: Run) -> None:
         count = len(run.report.layers) if part is None else len(tensors_of(run.report, part))
         is_all = True
         if part is not None and count > MOST_ROWS:
-            is_all = st.toggle(
-                f"All {count} layers",
-                key="overview_all",
-                bind="query-params",
-                help=f"Otherwise the {MOST_ROWS} layers with the lowest local SQNR.",
-            )
+            label = f"All {count} layers"
+            about = f"Otherwise the {MOST_ROWS} layers with the lowest local SQNR."
+            is_all = st.toggle(label, key="overview_all", bind="query-params", help=about)
     height: int | Literal["content"] = "content" if is_presenting() else PLACE_HEIGHT
     with st.container(height=height, border=False, key="overview_place"):
         if view == RELATIVE:

@@ -97,14 +97,12 @@ def _show_finding(
 
 def _adaround_time(offer: Offer, settings: Settings) -> str:
     """How long the one remedy that takes long will take, for this layer and for all."""
-    recipes = {"here": offer.recipe, "in all layers": offer.whole}
-    seconds = {
-        where: service.adaround_seconds(replace(settings, recipe=recipe))
-        for where, recipe in recipes.items()
-        if recipe is not None
-    }
-    times = ", ".join(f"{describe_estimate(taken)} {where}" for where, taken in seconds.items())
-    return f"AdaRound takes {times}, by the layers' sizes."
+    times = []
+    for where, recipe in {"here": offer.recipe, "in all layers": offer.whole}.items():
+        if recipe is not None:
+            seconds = service.adaround_seconds(replace(settings, recipe=recipe))
+            times.append(f"{describe_estimate(seconds)} {where}")
+    return f"AdaRound takes {', '.join(times)}, by the layers' sizes."
 
 
 def _show_button(label: str, key: str, layer: str, recipe: Recipe) -> None:

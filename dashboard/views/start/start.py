@@ -37,11 +37,8 @@ def _show_presets(run: Run) -> None:
     wanted = replace(run_state.wanted_settings(), model_name=run.model_name)
     with st.container(horizontal=True, gap="small", key="start_presets"):
         for name, recipe in PRESETS.items():
-            is_shown = (
-                run.recipe.name == name
-                and not run.recipe.exclude_layers
-                and not run.recipe.overrides
-            )
+            is_changed = run.recipe.exclude_layers or run.recipe.overrides
+            is_shown = run.recipe.name == name and not is_changed
             st.button(
                 preset_title(name),
                 key=f"start_preset_{name}",
@@ -96,13 +93,8 @@ def _show_stories(shown: Run | None) -> None:
     titles = [story.title for story in told]
     current = current if current in told else None
     st.session_state[STORY_KEY] = None if current is None else current.title
-    st.pills(
-        "A model broken and repaired",
-        titles,
-        key=STORY_KEY,
-        on_change=_open_story,
-        label_visibility="collapsed",
-    )
+    label = "A model broken and repaired"
+    st.pills(label, titles, key=STORY_KEY, on_change=_open_story, label_visibility="collapsed")
     if current is not None:
         _show_story(current)
 

@@ -29,8 +29,8 @@ def show(values: Values) -> Outcome:
         right=_right(off),
         truth=(
             f"With 0 half a step beside a mark, outputs at the border are off by "
-            f"{_steps(off.border)}, {_times(off)} times as much as those inside "
-            f"({_steps(off.inside)}). With 0 on a mark, it is {_steps(exact.border)} at the border "
+            f"{_steps(off.border)}, {format_number(off.border / off.inside, 2)} times as much as "
+            f"those inside ({_steps(off.inside)}). With 0 on a mark, it is {_steps(exact.border)} at the border "
             f"and {_steps(exact.inside)} inside (root mean square)."
         ),
         pictures=(
@@ -76,10 +76,6 @@ def _right(off: OffGrid) -> int:
 
 def _steps(error: float) -> str:
     return f"{format_number(error, 2)} steps"
-
-
-def _times(off: OffGrid) -> str:
-    return format_number(off.border / off.inside, 2)
 
 
 LESSON = Lesson(

@@ -24,7 +24,8 @@ def show(values: Values) -> Outcome:
     bits, label = int(values["bits"]), values["ruler"]
     report = _report(bits, is_symmetric=label == SYMMETRIC)
     both, one = _report(_ASKED_BITS, is_symmetric=True), _report(_ASKED_BITS, is_symmetric=False)
-    lost = _lost_bits(both, one)
+    # How many bits the longer steps of the symmetric grid stand for.
+    lost = math.log2(both.scale[0] / one.scale[0])
     return Outcome(
         right=min(range(len(_LOST_BITS)), key=lambda i: abs(lost - _LOST_BITS[i])),
         truth=(
@@ -62,11 +63,6 @@ def _used(report: TensorReport) -> str:
 def _used_below_zero(report: TensorReport) -> str:
     below = sum(map(bool, report.codes.counts[: report.zero_point[0] - report.codes.qmin]))
     return format_count(below) if below else "none"
-
-
-def _lost_bits(both: TensorReport, one: TensorReport) -> float:
-    """How many bits the longer steps of the symmetric grid stand for."""
-    return math.log2(both.scale[0] / one.scale[0])
 
 
 LESSON = Lesson(
