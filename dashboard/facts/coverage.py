@@ -20,9 +20,8 @@ def coverage_text(coverage: Coverage) -> str:
     text = f"{format_percent(coverage.share)} of the weights are on codes."
     if not coverage.left_out:
         return text
-    groups = coverage.left_out[:MOST_GROUPS]
-    said = "; ".join(_group_text(group, coverage.weights) for group in groups)
-    rest = len(coverage.left_out) - len(groups)
+    said = "; ".join(_group_text(x, coverage.weights) for x in coverage.left_out[:MOST_GROUPS])
+    rest = len(coverage.left_out[MOST_GROUPS:])
     more = f"; and {plural(rest, 'smaller group')}" if rest else ""
     return f"{text} Left out: {said.rstrip('.')}{more}."
 

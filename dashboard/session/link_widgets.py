@@ -14,8 +14,7 @@ from dashboard.session.state import LAYER_KEY, PRESENT_KEY, RUN_KEY, session
 def apply_pending() -> None:
     """Give widgets the values that were set after they had been drawn."""
     here = session()
-    for key, value in here.pending.items():
-        st.session_state[key] = value
+    st.session_state.update(here.pending)
     here.pending = {}
 
 

@@ -137,15 +137,11 @@ def require_run() -> Run:
 
 def _say_why_empty() -> NoReturn:
     if is_active(job_status()):
-        st.info(
-            "The first figures appear here as soon as the analysis has some.",
-            icon=":material/hourglass_top:",
-        )
+        text = "The first figures appear here as soon as the analysis has some."
+        st.info(text, icon=":material/hourglass_top:")
     else:
-        st.info(
-            "There is no run to show yet. Choose a model and a scheme, then press Run.",
-            icon=":material/science:",
-        )
+        text = "There is no run to show yet. Choose a model and a scheme, then press Run."
+        st.info(text, icon=":material/science:")
         show_page_link("experiment", "Set up a run")
     st.stop()
 

@@ -130,10 +130,8 @@ def _show_ended(status: JobStatus, index: int) -> None:
     elif status.failure is not None:
         failure = status.failure
         where = f" It was at: {escape_markdown(failure.where)}." if failure.where else ""
-        st.error(
-            f"**{status.title} failed.** {escape_markdown(failure.message)}{where}",
-            icon=":material/error:",
-        )
+        text = f"**{status.title} failed.** {escape_markdown(failure.message)}{where}"
+        st.error(text, icon=":material/error:")
         if failure.details:
             st.caption(failure.details)
     st.button(

@@ -74,14 +74,13 @@ def describe_scheme(scheme: TensorScheme) -> str:
         >>> describe_scheme(TensorScheme(is_dynamic=True))
         '8-bit symmetric per tensor, dynamic (per batch)'
     """
-    parts = [f"{scheme.bits}-bit", "symmetric" if scheme.symmetric else "asymmetric"]
-    parts.append(scheme.granularity_name)
-    observer = {"minmax": "min–max", "mse": "smallest error", "hqq": "HQQ"}.get(
-        scheme.observer, scheme.observer
-    )
+    symmetry = "symmetric" if scheme.symmetric else "asymmetric"
+    names = {"minmax": "min–max", "mse": "smallest error", "hqq": "HQQ"}
+    observer = names.get(scheme.observer, scheme.observer)
     if scheme.observer == "percentile":
         observer = f"{format_number(scheme.percentile, 4)} % percentile"
-    return f"{' '.join(parts)}, {DYNAMIC_INPUT if scheme.is_dynamic else observer}"
+    range_words = DYNAMIC_INPUT if scheme.is_dynamic else observer
+    return f"{scheme.bits}-bit {symmetry} {scheme.granularity_name}, {range_words}"
 
 
 def describe_input(layer: LayerReport) -> str:

@@ -99,8 +99,8 @@ def baseline_text(timing: TimingReport, batch_size: int) -> str:
     base = baseline_of(timing, batch_size)
     if base is None:
         return ""
-    layouts = [name for name in FLOATS if timing.model(name, batch_size) is not None]
-    why = ", the faster of the two float layouts" if len(layouts) > 1 else ""
+    has_both = all(timing.model(name, batch_size) is not None for name in FLOATS)
+    why = ", the faster of the two float layouts" if has_both else ""
     return f"Baseline: {execution(base.execution).label}{why}."
 
 
@@ -128,15 +128,12 @@ def gap_text(timing: TimingReport, name: str) -> str:
     Empty if not known; of several outputs each with its name.
     """
     gaps = [gap for gap in timing.gaps if gap.execution == name]
-    if not gaps:
-        return ""
-    shares = [
-        format_percent(gap.share) if math.isfinite(gap.share) else "more than all (there is none)"
-        for gap in gaps
-    ]
-    if len(gaps) > 1:
-        shares = [f"{gap.output} {share}" for gap, share in zip(gaps, shares, strict=True)]
-    return ", ".join(shares)
+    texts = []
+    for gap in gaps:
+        is_share = math.isfinite(gap.share)
+        share = format_percent(gap.share) if is_share else "more than all (there is none)"
+        texts.append(f"{gap.output} {share}" if len(gaps) > 1 else share)
+    return ", ".join(texts)
 
 
 def conditions_text(timing: TimingReport) -> str:
@@ -171,14 +168,9 @@ def unreliable_text(timing: TimingReport) -> str:
     models = [entry for entry in timing.models if entry.is_unreliable]
     layers = {entry.layer for entry in timing.layers if entry.is_unreliable}
     found = [f"{execution(e.execution).label} at batch size {e.batch_size}" for e in models]
-    if layers:
-        found.append(f"{plural(len(layers), 'layer')}")
-    if not found:
-        return ""
-    return (
-        f"Unreliable (quartiles over 30 % of the median apart, or under three runs): "
-        f"{', '.join(found)}."
-    )
+    found += [plural(len(layers), "layer")] if layers else []
+    why = "Unreliable (quartiles over 30 % of the median apart, or under three runs)"
+    return f"{why}: {', '.join(found)}." if found else ""
 
 
 def describe_times(timing: TimingReport, batch_size: int) -> str:

@@ -133,13 +133,11 @@ def _why_missing(timing: TimingReport) -> Verdict:
 
 def _why_not_lowered(timing: TimingReport) -> Verdict | None:
     """Say why int8 values do not stay int8 between layers, where the engine found a reason."""
-    if not timing.notes or not has_integer_times(timing):
+    is_lowered = any(entry.execution == LOWERED for entry in timing.models)
+    if is_lowered or not timing.notes or not has_integer_times(timing):
         return None
-    if any(entry.execution == LOWERED for entry in timing.models):
-        return None
-    return Verdict(
-        INFO, f"{execution(LOWERED).label.capitalize()}: not possible here.", " ".join(timing.notes)
-    )
+    subject = f"{execution(LOWERED).label.capitalize()}: not possible here."
+    return Verdict(INFO, subject, " ".join(timing.notes))
 
 
 def why_slower(timing: TimingReport, batch_size: int) -> Verdict | None:
@@ -182,14 +180,12 @@ def _losers(losers: list[LayerTime], count: int) -> str:
 def _total(pairs: Sequence[tuple[float, float]]) -> str:
     """Say whether the layers account for the loss at all."""
     before, after = (sum(times) for times in zip(*pairs, strict=True))
+    text = f"All layers together take {format_ms(after)} on integers"
     if after > before:
-        return (
-            f"All layers together take {format_ms(after)} on integers and {format_ms(before)} in "
-            "float."
-        )
+        return f"{text} and {format_ms(before)} in float."
     return (
-        f"All layers together take {format_ms(after)} on integers, no more than the "
-        f"{format_ms(before)} in float: the rest is spent between the layers."
+        f"{text}, no more than the {format_ms(before)} in float: the rest is spent between the "
+        "layers."
     )
 
 

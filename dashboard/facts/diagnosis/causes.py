@@ -63,13 +63,14 @@ class OutlierChannels:
     @property
     def sentence(self) -> str:
         """Which channels, and how far above the others."""
-        shown = sorted(self.indices[:4])
-        more = f" and {len(self.indices) - 4} more" if len(self.indices) > 4 else ""
-        noun = "channel" if len(self.indices) == 1 else "channels"
-        names = ", ".join(str(i) for i in shown[:-1])
-        text = f"{names} and {shown[-1]}" if names and not more else f"{names}, {shown[-1]}"
-        text = str(shown[0]) if len(shown) == 1 else text
-        return f"input {noun} {text}{more}: up to {format_number(self.ratio, 2)} × the median"
+        *names, last = (str(i) for i in sorted(self.indices[:4]))
+        more = len(self.indices) - 4
+        noun = "channels" if names else "channel"
+        if more > 0:
+            text = f"{', '.join([*names, last])} and {more} more"
+        else:
+            text = f"{', '.join(names)} and {last}" if names else last
+        return f"input {noun} {text}: up to {format_number(self.ratio, 2)} × the median"
 
 
 def zeros_of(tensor: TensorReport | None) -> Zeros | None:

@@ -46,14 +46,12 @@ class Side:
     Attributes:
         label: "broken" or "repaired", or what the caller calls it.
         recipe: How the model was quantized.
-        accuracy: Share right, with its interval; or agreement with the float model.
         sentence: What happened, and how many answers are right.
         cost: Degradation with its interval, and bytes.
     """
 
     label: str
     recipe: str
-    accuracy: str
     sentence: str
     cost: str = ""
 
@@ -157,13 +155,12 @@ def pair(
 
 
 def _side(run: Run, label: str, why: str) -> Side:
-    accuracy = _accuracy(run.report)
-    sentence = f"{why[:1].upper()}{why[1:]}: {accuracy}"
+    sentence = f"{why[:1].upper()}{why[1:]}: {_accuracy(run.report)}"
     size = run.report.size
     cost = [] if size is None else [format_bytes(size.quantized_bytes)]
     degradation = degradation_text(run.report)
     cost += [f"degradation {degradation}"] if degradation else []
-    return Side(label, describe_recipe(run.recipe), accuracy, sentence, ", ".join(cost))
+    return Side(label, describe_recipe(run.recipe), sentence, ", ".join(cost))
 
 
 def _accuracy(report: ModelReport) -> str:

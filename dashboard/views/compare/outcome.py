@@ -39,10 +39,8 @@ def show_outcome(a: Run, b: Run) -> None:
     st.subheader("How they came out", anchor=False)
     for side, run in (("A", a), ("B", b)):
         if run.report.is_partial:
-            st.warning(
-                f"{side} was stopped early: its figures cover what was done until then.",
-                icon=":material/hourglass_bottom:",
-            )
+            text = f"{side} was stopped early: its figures cover what was done until then."
+            st.warning(text, icon=":material/hourglass_bottom:")
     if a.model_name != b.model_name:
         st.info(
             "Two models: right answers and bytes are compared as they stand. Degradation is "

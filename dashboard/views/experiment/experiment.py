@@ -71,10 +71,8 @@ def _show_result(run: Run, settings: Settings) -> None:
     if run.id != settings.run_id:
         st.caption("The settings above differ from this result. Press Run to compute them.")
     if run.report.is_partial:
-        st.warning(
-            f"Stopped early: the figures cover {samples_covered(run)}.",
-            icon=":material/hourglass_bottom:",
-        )
+        text = f"Stopped early: the figures cover {samples_covered(run)}."
+        st.warning(text, icon=":material/hourglass_bottom:")
     show_headline(run, key="experiment")
     with st.container(horizontal=True, gap="medium"):
         show_page_link("layer", "Open the layer")

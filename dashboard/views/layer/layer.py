@@ -158,10 +158,8 @@ def _show_layer(run: Run) -> None:
     _show_head(layer, report)
     _show_headline(layer)
     if report.is_partial and layer.accumulated_error is None:
-        st.warning(
-            "The analysis stopped early: some numbers of this layer are missing.",
-            icon=":material/hourglass_bottom:",
-        )
+        text = "The analysis stopped early: some numbers of this layer are missing."
+        st.warning(text, icon=":material/hourglass_bottom:")
     show_remedies(run, layer)
     show_repair(run)
     show_before_and_after(run, layer)

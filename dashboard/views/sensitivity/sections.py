@@ -214,10 +214,8 @@ def show_agreement(
         proxies.append(predicted_proxy(prediction, run.recipe, report.direction))
     found = {proxy.label: measure_agreement(run.report, report, metric, proxy) for proxy in proxies}
     if not any(agreement.pairs for agreement in found.values()):
-        st.info(
-            "The analysis has no per-layer SQNR to compare with: it was stopped early.",
-            icon=":material/compare_arrows:",
-        )
+        text = "The analysis has no per-layer SQNR to compare with: it was stopped early."
+        st.info(text, icon=":material/compare_arrows:")
         return
     bits, parts = sweep_of(report).bits, report.parts
     if bits not in ((), (run.recipe.weight.bits,)) or parts != BOTH:

@@ -79,10 +79,8 @@ st.caption("Where the bytes of the model are, before and after, and how long it 
 shown = run_state.require_run()
 report = shown.report
 if is_on_its_way(shown) and report.is_partial:
-    st.info(
-        f"Not finished yet: {plural(len(report.layers), 'layer')} known so far.",
-        icon=":material/hourglass_top:",
-    )
+    text = f"Not finished yet: {plural(len(report.layers), 'layer')} known so far."
+    st.info(text, icon=":material/hourglass_top:")
 elif report.is_partial:
     st.warning(
         f"Stopped early: {plural(len(report.layers), 'layer')} known; what was not reached is "

@@ -125,10 +125,8 @@ st.markdown(
 shown = run_state.shown_run()
 _show_stories(shown)
 if shown is None:
-    st.info(
-        "The first figures appear here as soon as the analysis has some.",
-        icon=":material/hourglass_top:",
-    )
+    text = "The first figures appear here as soon as the analysis has some."
+    st.info(text, icon=":material/hourglass_top:")
 elif story_of(shown.id) is None:
     _show_run(shown)
 _show_links()
