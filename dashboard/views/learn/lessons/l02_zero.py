@@ -30,8 +30,8 @@ def show(values: Values) -> Outcome:
         truth=(
             f"With 0 half a step beside a mark, outputs at the border are off by "
             f"{_steps(off.border)}, {format_number(off.border / off.inside, 2)} times as much as "
-            f"those inside ({_steps(off.inside)}). With 0 on a mark, it is {_steps(exact.border)} at "
-            f"the border and {_steps(exact.inside)} inside (root mean square)."
+            f"those inside ({_steps(off.inside)}). With 0 on a mark, it is {_steps(exact.border)} "
+            f"at the border and {_steps(exact.inside)} inside (root mean square)."
         ),
         pictures=(
             feature_map_picture(
