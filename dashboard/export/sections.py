@@ -18,7 +18,7 @@ from dashboard.facts.cost.executions import (
 )
 from dashboard.facts.cost.layer_times import layer_times
 from dashboard.facts.cost.timing_verdicts import gap_verdict, timing_words
-from dashboard.facts.coverage import coverage_remark, coverage_text
+from dashboard.facts.coverage import coverage_text
 from dashboard.facts.diagnosis.culprit import OutputEffects, find_culprit, output_effects
 from dashboard.facts.outputs import judged_number, outputs_of
 from dashboard.facts.sensitivity.metrics import available_metrics
@@ -88,9 +88,10 @@ def key_numbers(
     """
     output, size = report.output, report.size
     quantized = len(report.quantized_layers)
-    share, said = format_percent(report.coverage.share), coverage_text(report.coverage)
+    coverage = report.coverage
+    remark = f"{coverage.on_codes:,} of {coverage.weights:,}. {coverage_text(coverage)}"
     numbers = [
-        KeyNumber("Weights on codes", share, f"{coverage_remark(report.coverage)}. {said}"),
+        KeyNumber("Weights on codes", format_percent(coverage.share), remark),
         KeyNumber("Quantized layers", f"{quantized} of {len(report.layers)}"),
     ]
     outputs = outputs_of(report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboard.words.formatting import format_count, format_percent, plural
+from dashboard.words.formatting import format_percent, plural
 from quant_engine.report import Coverage, LeftOut
 
 MOST_GROUPS = 3
@@ -24,16 +24,6 @@ def coverage_text(coverage: Coverage) -> str:
     rest = len(coverage.left_out[MOST_GROUPS:])
     more = f"; and {plural(rest, 'smaller group')}" if rest else ""
     return f"{text} Left out: {said.rstrip('.')}{more}."
-
-
-def coverage_remark(coverage: Coverage) -> str:
-    """Return the counts behind the share.
-
-    Example:
-        >>> coverage_remark(Coverage(1000, 990, ()))
-        '990 of 1,000'
-    """
-    return f"{format_count(coverage.on_codes)} of {format_count(coverage.weights)}"
 
 
 def _group_text(group: LeftOut, weights: int) -> str:

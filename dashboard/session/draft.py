@@ -73,11 +73,6 @@ def draft_start(form_key: str) -> Settings:
     return here.draft_start
 
 
-def keep_draft(settings: Settings) -> None:
-    """Note what the form's widgets say now."""
-    session().draft = settings
-
-
 def versioned(name: str) -> str:
     """Return the key of a form widget; it changes whenever the form begins again."""
     return f"draft_{name}_{session().draft_version}"

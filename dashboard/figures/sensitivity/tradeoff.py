@@ -125,7 +125,10 @@ def tradeoff_figure(
         "on the front": on_front,
         "beyond the axis": [i for i in range(len(rows)) if is_on_edge[i]],
     }
-    traces = _front_line(rows, heights, front)
+    traces = []
+    if len(front) > 1:
+        x, y = [rows[i].saved_bytes for i in front], [heights[i] for i in front]
+        traces.append(line(x, y, name="Pareto front: no layer is better in both", dash="dash"))
     traces += [
         _points(rows, heights, found, metric, name) for name, found in groups.items() if found
     ]
@@ -210,11 +213,3 @@ def _byte_range(rows: Sequence[RankedLayer]) -> list[float]:
     low, high = min(0, *(row.saved_bytes for row in rows)), max(row.saved_bytes for row in rows)
     margin = 0.05 * (high - low) or 1.0
     return [low - margin, high + margin]
-
-
-def _front_line(
-    rows: Sequence[RankedLayer], heights: Sequence[float], front: Sequence[int]
-) -> list[Trace]:
-    bytes_of, costs = [rows[i].saved_bytes for i in front], [heights[i] for i in front]
-    name = "Pareto front: no layer is better in both"
-    return [line(bytes_of, costs, name=name, dash="dash")] if len(front) > 1 else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.figures.compare.pair import Pair, pair, with_differing_samples
+from dashboard.figures.compare.pair import pair, with_differing_samples
 from dashboard.figures.layers.four_errors import A_MARK, B_MARK
 from dashboard.session import run_state
 from dashboard.views.compare.choice import SIDES, choose_pair, find_pair
@@ -16,24 +16,13 @@ from dashboard.widgets.guard import contained
 from dashboard.widgets.pair_section import show_pair
 
 
-def _follow(a: Run, b: Run) -> None:
-    """Let the run shown on every page be one of the two, so that its layer picker fits."""
-    shown = run_state.shown_run()
-    if shown is None or shown.id not in (a.id, b.id):
-        run_state.show_settings(a.settings)
-
-
-def _pair(a: Run, b: Run) -> Pair:
-    predicted = (run_state.predicted_effects(a), run_state.predicted_effects(b))
-    found = pair(a, b, SIDES, predicted=predicted, marks=(A_MARK, B_MARK))
-    return with_differing_samples(found, a, b)
-
-
 @contained("The comparison")
 def _show_runs(a: Run, b: Run) -> None:
     effects = (run_state.effects_of(a), run_state.effects_of(b))
     show_outcome(a, b)
-    found = _pair(a, b)
+    predicted = (run_state.predicted_effects(a), run_state.predicted_effects(b))
+    found = pair(a, b, SIDES, predicted=predicted, marks=(A_MARK, B_MARK))
+    found = with_differing_samples(found, a, b)
     show_pair(found, a, b, key="compare", is_whole=True)
     show_layers(a, b, effects)
     show_layer(a, b)
@@ -46,5 +35,6 @@ chosen = choose_pair(shown)
 runs = find_pair(chosen)
 show_settings(*chosen)
 if runs is not None:
-    _follow(*runs)
+    if shown is None or shown.id not in [run.id for run in runs]:
+        run_state.show_settings(runs[0].settings)  # its layer picker then fits
     _show_runs(*runs)

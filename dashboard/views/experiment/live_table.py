@@ -47,15 +47,11 @@ def _draw() -> None:
         st.caption("The first layers appear within a second or two.")
         return
     layers = with_named_layers(report).layers
-    finished = [layer for layer in layers if is_finished(layer)]
+    # What is not quantized needs no measuring.
+    finished = [x for x in layers if x.status != QUANTIZED or x.weight or x.local_error]
     st.caption(f"{len(finished)} of {plural(len(layers), 'layer')} measured so far.")
     if finished:
         st.dataframe(rows_of(finished), **_table_settings())
-
-
-def is_finished(layer: LayerReport) -> bool:
-    """Whether a layer of a partial report has been measured, or needs no measuring."""
-    return layer.status != QUANTIZED or layer.weight is not None or layer.local_error is not None
 
 
 def show_layers(report: ModelReport, *, key: str, on_select: Callable[[str], None]) -> None:

@@ -15,11 +15,11 @@ from dashboard.session.draft import (
     LayerBits,
     bits_of_override,
     draft_start,
-    keep_draft,
     set_draft,
     versioned,
     with_layer_bits,
 )
+from dashboard.session.state import session
 from dashboard.words.formatting import format_bytes, format_count, plural
 from dashboard.words.recipes import REMEDY_NAMES, preset_about, preset_title
 from dashboard.work import service
@@ -85,7 +85,7 @@ def show_recipe_form() -> Settings:
     settings = Settings(model_name, with_layer_bits(recipe, bits, base), samples, seed)
     with presets:
         _show_presets(settings)
-    keep_draft(settings)
+    session().draft = settings
     return settings
 
 

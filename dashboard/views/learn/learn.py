@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.session.link_check import check_link_word
+from dashboard.session.state import SHOW_KEY
 from dashboard.views.learn.answers import hold_answers
 from dashboard.views.learn.catalogue import answered_by, find_lessons
 from dashboard.views.learn.class_view import check_class_link
@@ -16,13 +18,8 @@ from dashboard.views.learn.parts import (
     show_steps,
     show_verdict,
 )
-from dashboard.views.learn.place import check_values, hold_lesson
-from dashboard.views.learn.teacher import (
-    check_show_link,
-    is_handed_out,
-    show_teacher,
-    shown_controls,
-)
+from dashboard.views.learn.place import hold_lesson
+from dashboard.views.learn.teacher import check_show_link, show_teacher, shown_controls
 from dashboard.widgets.guard import contain, contained
 from dashboard.widgets.slides import is_presenting
 
@@ -48,9 +45,10 @@ with st.container(key="link_state_learn"):
     index = hold_lesson(lessons)
     answers = hold_answers(lessons)
 lesson = lessons[index]
-check_values(lesson)
+for control in lesson.controls:
+    check_link_word(control.name, control.options)
 title = f"{index + 1}. {lesson.title}"
-if is_handed_out():
+if SHOW_KEY in st.query_params:  # a link that a teacher handed out
     st.title(title, anchor=False)
     show_steps(lessons, index)
     _show_lesson(lesson, answers.get(lesson.name))

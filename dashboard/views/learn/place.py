@@ -8,7 +8,6 @@ from typing import Any
 import streamlit as st
 
 from dashboard.data.link_words import shorten
-from dashboard.session.link_check import check_link_word
 from dashboard.session.link_widgets import set_later, set_widget
 from dashboard.session.notices import add_notice
 from dashboard.session.state import LESSON_KEY, session
@@ -60,12 +59,6 @@ def _open_next(lessons: Sequence[Lesson]) -> None:
     for key, value in {LESSON_KEY: found.name, **default_values(found)}.items():
         set_later(key, value)
     st.rerun()
-
-
-def check_values(lesson: Lesson) -> None:
-    """Say so if the link gives a control of this lesson a value that it does not have."""
-    for control in lesson.controls:
-        check_link_word(control.name, control.options)
 
 
 def linked_values(lesson: Lesson) -> dict[str, str]:

@@ -20,11 +20,6 @@ from dashboard.views.learn.place import linked_values
 ALL, NONE = "all", "none"
 
 
-def is_handed_out() -> bool:
-    """Whether the link is a teacher's: the page is the lesson and nothing else."""
-    return SHOW_KEY in st.query_params
-
-
 def check_show_link() -> None:
     """Say so if the link wants a control to show that no lesson has."""
     names = dict.fromkeys(c.name for lesson in catalogue.find_lessons() for c in lesson.controls)
