@@ -169,10 +169,8 @@ def _measured_outputs(
     """Return what an analysis measured of each output, or nothing where its outputs are others."""
     if [output.name for output in report.outputs] != [score.name for score in predicted]:
         return ()
-    found = []
-    for score, output, own in zip(
-        predicted, report.outputs, prediction.response.report.outputs, strict=True
-    ):
+    found, outputs = [], prediction.response.report.outputs
+    for score, output, own in zip(predicted, report.outputs, outputs, strict=True):
         _, degradation, interval = degradation_of(output, DEGRADATIONS[score.metric])
         if degradation is None:
             return ()

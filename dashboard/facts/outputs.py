@@ -133,14 +133,10 @@ def measured_alone(
         is_known = measure in (KL, NMSE) or report.metric == measure.key
         degradation = measured_degradation(layer, measure) if is_known else None
         return None if degradation is None else (degradation, "")
-    found = [(effect.name, effect.metric) for effect in layer.outputs]
-    if found != [(output.name, output.metric) for output in outputs]:
+    if [(x.name, x.metric) for x in layer.outputs] != [(x.name, x.metric) for x in outputs]:
         return None
-    ratios = [
-        (effect.degradation / output.reference, effect.name)
-        for effect, output in zip(layer.outputs, outputs, strict=True)
-        if output.reference
-    ]
+    pairs = zip(layer.outputs, outputs, strict=True)
+    ratios = [(effect.degradation / o.reference, effect.name) for effect, o in pairs if o.reference]
     return max(ratios, key=lambda ratio: ratio[0], default=(0.0, ""))
 
 

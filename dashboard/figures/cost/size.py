@@ -18,7 +18,7 @@ from dashboard.figures.kit.axes import (
     rows_axis,
     two_lines,
 )
-from dashboard.figures.kit.marks import bars
+from dashboard.figures.kit.marks import bars, row_bars
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
     FLOAT,
@@ -327,15 +327,9 @@ def waterfall_figure(steps: Sequence[SizeStep]) -> go.Figure:
         bases.append(min(base, level))
         lengths.append(abs(level - base))
         ends.append(level)
-    trace = bars(
-        lengths,
-        range(len(steps)),
-        [_step_color(step, index) for index, step in enumerate(steps)],
-        hover=[f"<b>{step.label}</b><br>{_step_text(step)}" for step in steps],
-        is_level=True,
-        base=bases,
-        width=0.62,
-    )
+    colors = [_step_color(step, index) for index, step in enumerate(steps)]
+    hover = [f"<b>{step.label}</b><br>{_step_text(step)}" for step in steps]
+    trace = row_bars(lengths, colors, hover=hover, base=bases, width=0.62)
     return new_figure(
         STEPS_TITLE,
         "Bytes (1 kB = 1,000 bytes)",

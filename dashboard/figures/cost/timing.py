@@ -22,7 +22,7 @@ from dashboard.facts.cost.executions import (
     what_was_timed,
 )
 from dashboard.figures.kit.axes import beside, rows_axis, two_lines
-from dashboard.figures.kit.marks import bars, whiskers
+from dashboard.figures.kit.marks import row_bars, whiskers
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import FLOAT, INT8, MARGIN, NEUTRAL, empty_figure, new_figure
 from dashboard.words.formatting import format_ms, plural
@@ -66,13 +66,11 @@ def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
         return empty_figure(title, "Nothing was timed at this batch size.")
     looks = [_LOOKS.get(entry.execution, (NEUTRAL, 1.0)) for entry in entries]
     medians = [entry.median_ms for entry in entries]
-    trace = bars(
+    trace = row_bars(
         medians,
-        range(len(entries)),
         [color for color, _ in looks],
         opacity=[opacity for _, opacity in looks],
         hover=[_describe(timing, entry) for entry in entries],
-        is_level=True,
         width=0.6,
         error_x=whiskers(medians, [(entry.q1_ms, entry.q3_ms) for entry in entries]),
     )

@@ -64,6 +64,23 @@ def bars(
     return {**body, **direction, **_trace(name, layers, hover), **more}
 
 
+def row_bars(
+    values: Sequence[Any], color: Any, *, is_framed: Sequence[bool] = (), **more: Any
+) -> Trace:
+    """Return level bars, one per row from the top.
+
+    Args:
+        values: Their lengths.
+        color: Colour of all, or of each.
+        is_framed: Which of them are pointed out; none if empty.
+        more: As for `bars`.
+    """
+    if is_framed:
+        more["edge"] = [HIGHLIGHT if framed else "rgba(0,0,0,0)" for framed in is_framed]
+        more["edge_width"] = [4 if framed else 0 for framed in is_framed]
+    return bars(values, range(len(values)), color, is_level=True, **more)
+
+
 def dots(
     x: Sequence[Any],
     y: Sequence[Any],

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from dashboard.figures.kit.axes import rows_axis
-from dashboard.figures.kit.marks import bars
+from dashboard.figures.kit.marks import row_bars
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import GOOD, NEUTRAL, new_figure
 
@@ -22,12 +22,9 @@ def class_answers_picture(answers: Sequence[str], counts: Sequence[int], right: 
         counts: How many gave each.
         right: Index of the right answer.
     """
-    places = range(len(answers))
-    trace = bars(
+    trace = row_bars(
         counts,
-        places,
-        [GOOD if index == right else NEUTRAL for index in places],
-        is_level=True,
+        [GOOD if index == right else NEUTRAL for index in range(len(answers))],
         width=0.6,
         text=[str(count) for count in counts],
         textposition="outside",

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from dashboard.figures.kit.axes import beside, rows_axis, two_lines
 from dashboard.figures.kit.binning import bins_of
-from dashboard.figures.kit.marks import bars, bin_bars
+from dashboard.figures.kit.marks import bin_bars, row_bars
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import (
     ERROR,
-    HIGHLIGHT,
     INT8,
     MARGIN,
     label,
@@ -40,15 +39,11 @@ def rounding_errors_picture(
     kinds = ("weights", "output")
     rows = [(kind, way) for kind in kinds for way in ways]
     values = [percent(way.weights if kind == "weights" else way.output) or 0 for kind, way in rows]
-    is_chosen = [way.name == chosen for _, way in rows]
-    trace = bars(
+    trace = row_bars(
         values,
-        range(len(rows)),
         [INT8 if kind == "weights" else ERROR for kind, _ in rows],
         hover=[f"{way.name}: error of the {kind}" for kind, way in rows],
-        edge=[HIGHLIGHT if it_is else "rgba(0,0,0,0)" for it_is in is_chosen],
-        edge_width=[4 if it_is else 0 for it_is in is_chosen],
-        is_level=True,
+        is_framed=[way.name == chosen for _, way in rows],
         width=0.66,
     )
     figure = new_figure(

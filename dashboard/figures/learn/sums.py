@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashboard.figures.kit.axes import beside, rows_axis, two_lines
-from dashboard.figures.kit.marks import bars, whiskers
+from dashboard.figures.kit.marks import row_bars, whiskers
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import ERROR, FLOAT, INT8, MARGIN, NEUTRAL, new_figure
 from dashboard.words.formatting import format_nats, format_number
@@ -49,15 +49,9 @@ def sums_picture(alone: Sequence[Cost], together: Cost, predicted: float, detail
     ]
     colors = [*[INT8] * len(own), NEUTRAL, ERROR, FLOAT]
     values = [row.value for row in rows]
-    trace = bars(
-        values,
-        range(len(rows)),
-        colors,
-        hover=[f"{row.name}: {format_nats(row.value)}" for row in rows],
-        is_level=True,
-        width=0.62,
-        error_x=whiskers(values, [row.interval for row in rows]),
-    )
+    hover = [f"{row.name}: {format_nats(row.value)}" for row in rows]
+    intervals = whiskers(values, [row.interval for row in rows])
+    trace = row_bars(values, colors, hover=hover, width=0.62, error_x=intervals)
     figure = new_figure(
         two_lines("How far the answers move", detail),
         "KL divergence (nats)",

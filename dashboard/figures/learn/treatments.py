@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dashboard.figures.kit.axes import rows_axis, two_lines
-from dashboard.figures.kit.marks import bars
+from dashboard.figures.kit.marks import row_bars
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.kit.theme import FLOAT, GOOD, HIGHLIGHT, INT8, new_figure, vertical_line
+from dashboard.figures.kit.theme import FLOAT, GOOD, INT8, new_figure, vertical_line
 from dashboard.words.formatting import format_accuracy, percent
 
 
@@ -23,28 +23,22 @@ def treatments_picture(
         float_accuracy: Share of the answers that are right before quantization, dotted.
         images: How many images were asked.
     """
-    is_chosen = [name == chosen for name in accuracies]
     shares = list(accuracies.values())
     title = two_lines(
         "Right answers of the quantized network",
         f"share of {images:,} test digits; dotted: {format_accuracy(float_accuracy)} in float",
     )
-    trace = bars(
+    trace = row_bars(
         [percent(share) for share in shares],
-        range(len(shares)),
         [GOOD if share > float_accuracy - 0.01 else INT8 for share in shares],
         hover=[f"{name}: {format_accuracy(share)}" for name, share in accuracies.items()],
-        edge=[HIGHLIGHT if is_it else "rgba(0,0,0,0)" for is_it in is_chosen],
-        edge_width=[4 if is_it else 0 for is_it in is_chosen],
-        is_level=True,
+        is_framed=[name == chosen for name in accuracies],
         width=0.66,
         text=[format_accuracy(share) for share in shares],
         textposition=["inside" if share > 0.5 else "outside" for share in shares],
         cliponaxis=False,
     )
-    labels = [
-        f"<b>▶ {n}</b>" if is_it else n for n, is_it in zip(accuracies, is_chosen, strict=True)
-    ]
+    labels = [f"<b>▶ {name}</b>" if name == chosen else name for name in accuracies]
     figure = new_figure(
         title,
         "Right answers (%)",

@@ -129,21 +129,20 @@ def cumulative_picture(
 
 def curve_rows(report: SensitivityReport) -> Rows:
     """Return the points of the curve, one row each."""
-    return [
-        {
-            "quantized_layers": point.count,
-            "layer_added": point.layer,
-            "layers_added": ", ".join(point.added),
-            degradation_by(report.metric).column: _degradation(point, report),
-            **(
-                {}
-                if is_joint(report)
-                else {"output_sqnr_db": point.sqnr_db, "accuracy_percent": percent(point.accuracy)}
-            ),
-            "model_bytes": point.model_bytes,
-        }
-        for point in report.cumulative
-    ]
+    rows = []
+    for point in report.cumulative:
+        single = {"output_sqnr_db": point.sqnr_db, "accuracy_percent": percent(point.accuracy)}
+        rows.append(
+            {
+                "quantized_layers": point.count,
+                "layer_added": point.layer,
+                "layers_added": ", ".join(point.added),
+                degradation_by(report.metric).column: _degradation(point, report),
+                **({} if is_joint(report) else single),
+                "model_bytes": point.model_bytes,
+            }
+        )
+    return rows
 
 
 def cumulative_figure(

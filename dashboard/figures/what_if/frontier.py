@@ -63,37 +63,30 @@ def chart_points(
     prediction: Prediction, current: Configuration, own: Configuration
 ) -> tuple[ChartPoint, ...]:
     """Return everything the chart shows, the current configuration last."""
-    named: list[tuple[str, str, dict[str, str]]] = [
-        (FRONTIER, "on the frontier", point.as_dict()) for point in prediction.frontier.points
+    frontier = [point.as_dict() for point in prediction.frontier.points]
+    uniform = [(prediction.words(o), prediction.uniform(o)) for o in prediction.letters]
+    known = {prediction.to_text(one) for one in (*frontier, *(one for _, one in uniform))}
+    others = [point.as_dict() for point in prediction.measured]
+    named = [
+        *((FRONTIER, "on the frontier", one) for one in frontier),
+        *((UNIFORM, f"all {words}", one) for words, one in uniform),
+        *((OTHER, OTHER, one) for one in others if prediction.to_text(one) not in known),
+        (RUN, RUN, dict(own)),
+        (CURRENT, CURRENT, dict(current)),
     ]
-    for option in prediction.letters:
-        name = f"all {prediction.words(option)}"
-        named.append((UNIFORM, name, prediction.uniform(option)))
-    known = {prediction.to_text(configuration) for *_, configuration in named}
-    for run in prediction.measured:
-        if prediction.to_text(run.as_dict()) not in known:
-            named.append((OTHER, OTHER, run.as_dict()))
-    named += [(RUN, RUN, dict(own)), (CURRENT, CURRENT, dict(current))]
+    # Of several outputs the answers of one would stand for all.
+    samples = prediction.response.report.answering_samples
+    is_counted = samples > 0 and has_classes(prediction)
     points = []
     for group, name, configuration in named:
         score = prediction.score(configuration)
         measured = prediction.measured_score(configuration)
-        # Of several outputs the answers of one would stand for all.
-        samples = prediction.response.report.answering_samples
-        is_counted = samples > 0 and has_classes(prediction)
+        found = (None, None) if measured is None else (measured.degradation, measured.interval)
         agreement = (measured or score).top1_agreement if is_counted else None
+        changed = changed_answers(agreement, samples)
+        text, size = prediction.to_text(configuration), score.size.model_bytes
         points.append(
-            ChartPoint(
-                group,
-                name,
-                prediction.to_text(configuration),
-                score.size.model_bytes,
-                score.degradation,
-                None if measured is None else measured.degradation,
-                None if measured is None else measured.interval,
-                changed_answers(agreement, samples),
-                samples,
-            )
+            ChartPoint(group, name, text, size, score.degradation, *found, changed, samples)
         )
     return tuple(points)
 
