@@ -114,17 +114,20 @@ def shown_run() -> Run | None:
     if run is not None:
         session().shown_id = run.id
         return run
-    shown_id = session().shown_id
-    if shown_id is not None:
-        shown = store().get(shown_id) or service.find_stored(shown_id)
-        if shown is not None:
-            return shown
+    if (shown := _run_before_that()) is not None:
+        return shown
     status = analysis_status(wanted)
     if status is not None and isinstance(status.partial, ModelReport):
         return Run(wanted, replace(status.partial, is_partial=True), created=now())
     if not is_active(status):
         return service.example_run(wanted.model_name) or find_run(service.first_settings())
     return None
+
+
+def _run_before_that() -> Run | None:
+    """Return the run shown last, while what was asked for after it is not there."""
+    shown_id = session().shown_id
+    return None if shown_id is None else store().get(shown_id) or service.find_stored(shown_id)
 
 
 def require_run() -> Run:
@@ -280,6 +283,5 @@ def dismiss_job(key: str) -> None:
     """Forget a job that ended without a result, and what was asked for with it."""
     forget(key)
     if key == analysis_key(wanted_settings()):
-        shown_id = session().shown_id
-        shown = (store().get(shown_id) or service.find_stored(shown_id)) if shown_id else None
+        shown = _run_before_that()
         set_widget(RUN_KEY, settings_to_text(shown.settings) if shown is not None else "")

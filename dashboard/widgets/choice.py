@@ -1,8 +1,8 @@
-"""A choice of one of a few words, which the link holds."""
+"""Choices: one of a few words, which the link holds, how many layers, a row of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -44,3 +44,20 @@ def choose(
         label, words, default=usual, required=True, key=key, bind="query-params", help=help
     )
     return chosen if chosen in words else usual
+
+
+def select_row(key: str, names: Sequence[str], choose: Callable[[str], None]) -> Callable[[], None]:
+    """Return what a table calls: it hands on the name of the chosen row.
+
+    Args:
+        key: Key of the table.
+        names: What each row is about.
+        choose: Called with the name.
+    """
+
+    def forward() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        if rows and rows[0] < len(names):
+            choose(names[rows[0]])
+
+    return forward

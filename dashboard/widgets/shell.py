@@ -29,11 +29,15 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 def show_bare_shell() -> None:
     """Draw what a page needs that stands alone: messages, and no sidebar, run or progress."""
+    _begin()
+    show_notices()
+
+
+def _begin() -> None:
     leave_if_asked()
     st.html(ASSETS / "theme.css")
     st.html(ASSETS / "shell.css")
     run_state.read_link()
-    show_notices()
 
 
 def show_shell() -> DeltaGenerator:
@@ -44,10 +48,7 @@ def show_shell() -> DeltaGenerator:
     """
     comparison.open_when_ready()
     repair.show_when_repaired()
-    leave_if_asked()
-    st.html(ASSETS / "theme.css")
-    st.html(ASSETS / "shell.css")
-    run_state.read_link()
+    _begin()
     run = run_state.shown_run()
     with st.sidebar:
         _show_run(run)

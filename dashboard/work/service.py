@@ -194,9 +194,8 @@ def first_settings() -> Settings:
 def layer_names(name: str) -> tuple[str, ...]:
     """Return all layers that a recipe of a model may name, in the order they run."""
     example = example_run(name)
-    if example is not None:
-        return tuple(layer.name for layer in example.report.layers)
-    return tuple(layer.name for layer in _prepared_layers(name))
+    layers = _prepared_layers(name) if example is None else example.report.layers
+    return tuple(layer.name for layer in layers)
 
 
 @lru_cache(maxsize=MAX_MODELS)

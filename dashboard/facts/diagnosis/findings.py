@@ -132,15 +132,13 @@ def find_findings(
         upstream: Layer name -> layers whose outputs reach it; where it is not known, all layers
             that run before it.
     """
+    tensors = [
+        (t, p) for t, p in ((layer.weight, "weight"), (layer.input, "input")) if t is not None
+    ]
     found = [
-        coarse_scale(layer),
-        input_channels(layer),
-        unequal_columns(layer),
-        *(outlier_values(tensor, part) for tensor, part in _tensors(layer)),
-        *(clipping(tensor, part) for tensor, part in _tensors(layer)),
-        one_sided(layer),
-        shift(layer),
-        rounding(layer),
+        *(rule(layer) for rule in (coarse_scale, input_channels, unequal_columns)),
+        *(rule(*one) for rule in (outlier_values, clipping) for one in tensors),
+        *(rule(layer) for rule in (one_sided, shift, rounding)),
         leaning(layer, report, effects),
         inherited(layer, report, upstream),
     ]
@@ -162,11 +160,6 @@ def not_judged(layer: LayerReport, effects: OutputEffects | None) -> tuple[str, 
             "predicted"
         )
     return tuple(missing)
-
-
-def _tensors(layer: LayerReport) -> list[tuple[TensorReport, str]]:
-    pairs = ((layer.weight, "weight"), (layer.input, "input"))
-    return [(tensor, part) for tensor, part in pairs if tensor is not None]
 
 
 def coarse_scale(layer: LayerReport) -> Finding | None:

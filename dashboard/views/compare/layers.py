@@ -19,9 +19,8 @@ from dashboard.figures.tensor.cause import INPUT_CHANNELS, WEIGHT_CHANNELS, caus
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.widgets.chart import show_figure, show_layer_figure
-from dashboard.widgets.choice import choose
+from dashboard.widgets.choice import choose, select_row
 from dashboard.widgets.guard import contained
-from dashboard.widgets.row_choice import select_row
 from dashboard.words.formatting import MISSING, plural
 from quant_engine.report import LayerReport
 

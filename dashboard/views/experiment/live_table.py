@@ -11,9 +11,9 @@ from dashboard.data.runs import with_named_layers
 from dashboard.facts.columns import columns
 from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, poll_seconds
+from dashboard.widgets.choice import select_row
 from dashboard.widgets.lesson_links import show_column_lessons
 from dashboard.widgets.live import show_live
-from dashboard.widgets.row_choice import select_row
 from dashboard.words.formatting import MISSING, plural
 from dashboard.work.jobs import is_active
 from quant_engine.report import QUANTIZED, LayerReport, ModelReport
