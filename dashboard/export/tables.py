@@ -111,6 +111,10 @@ def _only_output(layer: LayerSensitivity, report: SensitivityReport) -> dict[str
     }
 
 
+def _with_interval(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
+    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+
+
 def _value_column(metric: str) -> str:
     """Return the name of a column that holds a metric's values, not its degradations."""
     return {one.key: one.column for one in (KL, NMSE, RATIO)}.get(metric, metric)
@@ -119,17 +123,13 @@ def _value_column(metric: str) -> str:
 def _output_columns(layer: LayerSensitivity) -> dict[str, Any]:
     """Return the ratio that several outputs are ranked by, and each output in its own unit."""
     columns: dict[str, Any] = {
-        RATIO.column: layer.value,
-        f"{RATIO.column}_low": layer.interval[0],
-        f"{RATIO.column}_high": layer.interval[1],
+        **_with_interval(RATIO.column, layer.value, layer.interval),
         "decided_by": layer.decided_by,
     }
     for effect in layer.outputs:
         metric = _value_column(effect.metric)
         columns |= {
-            f"{effect.name}_{metric}": effect.value,
-            f"{effect.name}_{metric}_low": effect.interval[0],
-            f"{effect.name}_{metric}_high": effect.interval[1],
+            **_with_interval(f"{effect.name}_{metric}", effect.value, effect.interval),
             f"{effect.name}_{RATIO.column}": effect.ratio,
         }
     return columns

@@ -98,14 +98,11 @@ def hold_link(shown: Run | None) -> Pair:
     is_about_shown = shown is None or (own is not None and settings_to_text(shown.settings) in own)
     if own is None or not is_about_shown:
         own = _texts(usual_pair(shown))
-    missing = {
-        key: text
-        for key, text in zip((A_KEY, B_KEY), own, strict=True)
-        if key not in st.session_state and key not in st.query_params
-    }
-    for key, text in missing.items():
+    keys = dict(zip((A_KEY, B_KEY), own, strict=True))
+    missing = [key for key in keys if key not in st.session_state and key not in st.query_params]
+    for key in missing:
         # Both, before the field is drawn: what a field begins with does not reach the address line.
-        st.session_state[key] = st.query_params[key] = text
+        st.session_state[key] = st.query_params[key] = keys[key]
     with st.container(key="link_state_compare"):
         texts = [
             st.text_input(f"{label} run in the link", key=key, bind="query-params")

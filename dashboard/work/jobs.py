@@ -314,10 +314,8 @@ class JobManager:
     def cancel(self, key: str) -> None:
         """Ask a job to stop; one that still waits stops at once."""
         with self._changed:
-            job = self._jobs.get(key)
-            if job is None:
-                return
-            self._stop(job)
+            if (job := self._jobs.get(key)) is not None:
+                self._stop(job)
 
     def forget(self, key: str) -> None:
         """Drop a job that has ended, such as a failure that was read."""

@@ -149,10 +149,8 @@ def available_metrics(a: Run, b: Run, effects: Effects) -> tuple[LayerMetric, ..
     Effects on the output count only where both runs have them from the same source.
     """
     known = [one for one in effects if one is not None]
-    is_alike = len(known) == 2 and (known[0].basis, known[0].measure) == (
-        known[1].basis,
-        known[1].measure,
-    )
+    sources = {(one.basis, one.measure) for one in known}
+    is_alike = len(known) == 2 and len(sources) == 1
     metrics = dict(METRICS)
     if is_alike and known[0].measure is not KL:
         metrics["output"] = replace(METRICS["output"], unit=known[0].measure.label)

@@ -149,11 +149,8 @@ def describe_repair(start: Run, steps: tuple[Step, ...]) -> str:
     """Return in a sentence how far a repair is, and what became of its steps."""
     done = [step for step in steps if step.run is not None]
     kept = [step.label for step in done if step.is_kept]
-    undone = {
-        "no effect": [step.label for step in done if step.verdict == "none"],
-        "worse": [step.label for step in done if step.verdict == "worse"],
-        "cannot be compared": [step.label for step in done if step.verdict == "unknown"],
-    }
+    whys = {"none": "no effect", "worse": "worse", "unknown": "cannot be compared"}
+    undone = {why: [x.label for x in done if x.verdict == key] for key, why in whys.items()}
     if not done:
         return "No step has been run yet."
     parts = [f"kept: {', '.join(kept)}" if kept else "no step repairs it"]

@@ -72,10 +72,8 @@ def code_usage(
     """
     codes = tensor.codes
     first, last = codes.qmin, codes.qmin + len(codes.counts) - 1
-    inner = [
-        (code, count) for code, count in enumerate(codes.counts, start=first) if first < code < last
-    ]
-    ends = [(first, codes.counts[0]), (last, codes.counts[-1])]
+    pairs = list(enumerate(codes.counts, start=first))
+    inner, ends = pairs[1:-1], [pairs[0], pairs[-1]]
     name, color, edge = "end codes: clipped values land here", CLIPPED, CLIPPED_EDGE
     if tensor.is_dynamic:
         name, color, edge = "end codes: extremes of a batch", INT8, INT8_EDGE

@@ -81,12 +81,13 @@ def chart_points(
     for group, name, configuration in named:
         score = prediction.score(configuration)
         measured = prediction.measured_score(configuration)
-        found = (None, None) if measured is None else (measured.degradation, measured.interval)
+        value = None if measured is None else measured.degradation
+        span = None if measured is None else measured.interval
         agreement = (measured or score).top1_agreement if is_counted else None
         changed = changed_answers(agreement, samples)
         text, size = prediction.to_text(configuration), score.size.model_bytes
         points.append(
-            ChartPoint(group, name, text, size, score.degradation, *found, changed, samples)
+            ChartPoint(group, name, text, size, score.degradation, value, span, changed, samples)
         )
     return tuple(points)
 

@@ -61,13 +61,9 @@ def _show_include(layer: LayerReport, report: ModelReport) -> None:
     if layer.status != EXCLUDED or recipe.excluding_pattern(layer.name) is None:
         return
     included = recipe.with_included(layer.name)
-    also = [
-        other.name
-        for other in report.layers
-        if other.name != layer.name
-        and recipe.excluding_pattern(other.name) is not None
-        and included.excluding_pattern(other.name) is None
-    ]
+    others = [other.name for other in report.layers if other.name != layer.name]
+    kept = [name for name in others if recipe.excluding_pattern(name) is not None]
+    also = [name for name in kept if included.excluding_pattern(name) is None]
     st.button(
         "Include it and re-run",
         key="include",
