@@ -38,7 +38,7 @@ def default_home() -> Path:
 
 
 class DiskStore(Generic[T]):
-    """Values by key, a file each, safe to use from several threads and several processes.
+    """Values by key, one file per value, safe to use from several threads and several processes.
 
     Attributes:
         folder: Where the files are.

@@ -50,7 +50,7 @@ class Sheet:
 
 
 def handout_to_html(sheets: Sequence[Sheet]) -> bytes:
-    """Return lessons as a file of HTML that prints one sheet a lesson."""
+    """Return lessons as a file of HTML that prints one sheet per lesson."""
     return render("handout", sheets=list(sheets))
 
 

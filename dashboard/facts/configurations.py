@@ -266,7 +266,7 @@ def search_text(search: MeasuredSearch, prediction: Prediction) -> str:
     if near:
         text += (
             f" {near} of the others {'lies' if near == 1 else 'lie'} within its 95 % interval: "
-            "these samples hardly tell them apart."
+            "these samples hardly distinguish them."
         )
     return text
 

@@ -160,6 +160,6 @@ def _show_presenter_mode() -> None:
         "Presenter mode",
         key=PRESENT_KEY,
         bind="query-params",
-        help="One figure a screen in large text, for a projector. The arrow keys go on and back, "
+        help="One figure per screen in large text, for a projector. The arrow keys go on and back, "
         "Esc leaves.",
     )

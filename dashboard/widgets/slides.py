@@ -1,4 +1,4 @@
-"""Presenter mode: one figure a screen, and keys that go from one to the next, page by page."""
+"""Presenter mode: one figure per screen, and keys that go from one to the next, page by page."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def model_timing_picture(timing: TimingReport, batch_size: int) -> Picture:
 
 
 def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
-    """Return one bar an execution: its median, and the middle half of the runs as a whisker."""
+    """Return one bar per execution: its median, and the middle half of the runs as a whisker."""
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
     title = two_lines(f"Time of one forward pass (ms), batch size {batch_size}", QUARTILES)
     if not entries:

@@ -1,4 +1,4 @@
-"""Everything about one weight or input, one figure a tab."""
+"""Everything about one weight or input, one figure per tab."""
 
 from __future__ import annotations
 

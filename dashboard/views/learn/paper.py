@@ -11,7 +11,7 @@ from dashboard.views.learn.lesson import Lesson, Values
 
 
 def handout(pairs: Sequence[tuple[Lesson, Values]]) -> bytes:
-    """Return lessons, each with what its controls say, as HTML that prints one sheet a lesson."""
+    """Return lessons, each with what its controls say, as HTML that prints one sheet per lesson."""
     numbers = {lesson.name: n for n, lesson in enumerate(catalogue.find_lessons(), start=1)}
     sheets = []
     for lesson, values in pairs:
