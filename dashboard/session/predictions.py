@@ -21,6 +21,7 @@ from dashboard.words.formatting import format_number, plural
 from dashboard.work import prediction_service, service
 from dashboard.work.jobs import DONE, JobControl, JobStatus
 from quant_engine.errors import BudgetError, QuantizationError, SchemeError
+from quant_engine.report import ConfigurationPoint
 
 _BUDGET = "budget"  # topic of what is said about the last search
 
@@ -62,13 +63,11 @@ def start_prediction(run: Run) -> None:
         kept.put(prediction_id(settings), result)
         return result
 
-    key = prediction_key(settings)
-    submit_job(
-        key,
-        f"Learning to predict {service.model_info(settings.model_name).title}",
-        lambda control: prediction_service.measure_prediction(settings, control),
-        finish,
-    )
+    def work(control: JobControl) -> Prediction:
+        return prediction_service.measure_prediction(settings, control)
+
+    title = f"Learning to predict {service.model_info(settings.model_name).title}"
+    submit_job(prediction_key(settings), title, work, finish)
     rerun_outside_callback()
 
 
@@ -85,14 +84,12 @@ def start_verification(run: Run, configurations: Sequence[Configuration]) -> Non
         kept.put(prediction_id(settings), result)
         return result
 
-    key = verification_key(settings)
+    def work(control: JobControl) -> tuple[ConfigurationPoint, ...]:
+        return prediction_service.verify(settings, known, configurations, control)
+
     model = service.model_info(settings.model_name).title
-    submit_job(
-        key,
-        f"Verifying {plural(len(configurations), 'choice')} of bits by running {model}",
-        lambda control: prediction_service.verify(settings, known, configurations, control),
-        finish,
-    )
+    title = f"Verifying {plural(len(configurations), 'choice')} of bits by running {model}"
+    submit_job(verification_key(settings), title, work, finish)
     rerun_outside_callback()
 
 

@@ -226,11 +226,7 @@ def available_metrics(report: SensitivityReport) -> tuple[SensitivityMetric, ...
     else:
         by = METRICS.get(report.metric) or _of_metric(report.metric)
         known = (by, *(metric for metric in METRICS.values() if metric.key != by.key))
-    return tuple(
-        metric
-        for metric in known
-        if any(metric.value(layer) is not None for layer in report.layers)
-    )
+    return tuple(m for m in known if any(m.value(layer) is not None for layer in report.layers))
 
 
 def output_metrics(effects: Sequence[OutputEffect]) -> tuple[SensitivityMetric, ...]:

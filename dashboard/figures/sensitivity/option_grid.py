@@ -121,18 +121,12 @@ def grid_rows(
     """Return the numbers of the figure, one row per layer and one column per option."""
     found = _values(options, ["", *names], metric)
     gained = "_gained" if _is_gain(options) else ""
-    return [
-        {
-            "layer": name or _whole(options),
-            **{
-                f"{metric.key}{gained if name else ''}_at_{label.replace(' ', '_')}": found[
-                    name, label
-                ]
-                for label in options
-            },
-        }
-        for name in ("", *names)
-    ]
+    rows = []
+    for name in ("", *names):
+        column = f"{metric.key}{gained if name else ''}_at"
+        cells = {f"{column}_{label.replace(' ', '_')}": found[name, label] for label in options}
+        rows.append({"layer": name or _whole(options), **cells})
+    return rows
 
 
 def describe_grid(options: Options, metric: SensitivityMetric) -> str:

@@ -135,14 +135,9 @@ def tradeoff_figure(
     for row, name, height in zip(rows, short_names(names, 24), heights, strict=True):
         if row.name == selected:
             traces.append(ring(row.saved_bytes, height, f"selected: {name}"))
-    notes = point_labels(
-        [
-            (r.saved_bytes, math.log10(h) if is_log else h)
-            for r, h in zip(rows, heights, strict=True)
-        ],
-        short_names(names, 22),
-        on_front[::-1],  # the largest saving first
-    )
+    logs = [math.log10(height) if is_log else height for height in heights]
+    points = list(zip([row.saved_bytes for row in rows], logs, strict=True))
+    notes = point_labels(points, short_names(names, 22), on_front[::-1])  # largest saving first
     return new_figure(
         title,
         f"Bytes {'given back when the layer stays float' if is_left_out else saved}",
@@ -181,6 +176,9 @@ def _points(
     is_front = name == "on the front"
     heights = [heights[i] for i in chosen]
     found = [rows[i] for i in chosen]
+    symbols = [
+        _symbol(row.drawn[0], height, is_front) for row, height in zip(found, heights, strict=True)
+    ]
     trace = dots(
         [row.saved_bytes for row in found],
         heights,
@@ -190,10 +188,7 @@ def _points(
         hover=[describe_row(row, metric) for row in found],
         edge_width=2 if is_front else 1,
         size=13 if is_front else 9,
-        symbol=[
-            _symbol(row.drawn[0], height, is_front)
-            for row, height in zip(found, heights, strict=True)
-        ],
+        symbol=symbols,
     )
     ends = [interval for _, interval in (row.drawn for row in found)]
     if name != "beyond the axis" and any(ends):
