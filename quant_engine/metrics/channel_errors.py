@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from quant_engine.errors import DataError
 from quant_engine.metrics.energies import Energies, ErrorStats, split_samples
 from quant_engine.report import RelativeErrors
+from quant_engine.tensors.histogram import FloatArray, IntArray
 
 PARTS = 4
 """Bins in an octave while counting; the report joins pairs of them."""
@@ -27,11 +28,10 @@ _BINS = PARTS * (_DOWN + _UP)
 _MANTISSA_BITS, _EXPONENTS, _BIAS = 23, 256, 127  # of a float32
 # Where the bins begin among the exponents: the first catches all below it too, the last all above.
 _EDGES = [0, *range(_BIAS - PARTS * _DOWN + 1, _BIAS + PARTS * _UP)]
+_SHORT = 32
 LOWEST, HIGHEST = -16, 5
 """The report's bins: from 2^-16 (15 parts in a million) to 2^5 (32 times) of the channel's RMS."""
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 _Counts = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
@@ -72,36 +72,34 @@ class ChannelErrorStats:
         if self._octave is None:
             rms = float(torch.linalg.vector_norm(x, dtype=torch.float64)) / math.sqrt(x.numel())
             self._octave = max(-126, math.floor(math.log2(rms))) if 0 < rms < math.inf else 0
-        exponents = torch.empty(x.shape, dtype=torch.int32, device=x.device)
-        pieces = zip(*map(split_samples, (x, x_hat, exponents)), strict=True)
-        sums, largest = zip(*(self._sums(*piece) for piece in pieces), strict=True)
-        unit = 2.0**self._octave
-        total = torch.cat([piece.pop() for piece in sums]).double() * unit
-        signal, noise, other = (
-            torch.cat(parts).double() * unit**2 for parts in zip(*sums, strict=True)
-        )
-        of_samples = (energy.sum(dim=1) for energy in (signal, noise, other))
-        self.pooled.add(x.numel(), [Energies._make((*of_samples, max(largest) * unit))])
         channels = x.shape[2]
+        first = torch.arange(channels, dtype=torch.int32, device=x.device) * _EXPONENTS
+        places = torch.empty(x.shape, dtype=torch.int32, device=x.device)
+        pieces = zip(*(split_samples(t) for t in (x, x_hat, places)), strict=True)
+        measured = [self._measure(a, b, place, first) for a, b, place in pieces]
+        sums, largest, exact = zip(*measured, strict=True)
+        unit = 2.0**self._octave
+        signal, noise, other, shift = (
+            torch.cat(parts).double().cpu().numpy() for parts in zip(*sums, strict=True)
+        )
+        energies = (energy.sum(axis=1) * unit**2 for energy in (signal, noise, other))
+        self.pooled.add(x.numel(), [Energies._make((*energies, max(largest) * unit))])
         if not self._counts.size:
             self._counts = np.zeros((channels, _BINS), dtype=np.int32)
             self._exact = np.zeros(channels, dtype=np.int64)
             self._signal, self._noise, self._sum = (np.zeros(channels) for _ in range(3))
         elif channels != len(self._counts):
             return
-        self._signal += signal.sum(dim=0).cpu().numpy()
-        self._noise += noise.sum(dim=0).cpu().numpy()
-        self._sum += total.sum(dim=0).cpu().numpy()
+        self._signal += signal.sum(axis=0) * unit**2
+        self._noise += noise.sum(axis=0) * unit**2
+        self._sum += shift.sum(axis=0) * unit
         self._values += x.numel() // channels
         if self._values > np.iinfo(np.int32).max:
             self._counts = self._counts.astype(np.int64)
-        exact = _count_exact(x, x_hat, exponents)
-        self._exact += exact
-        first = torch.arange(channels, dtype=torch.int32, device=x.device) * _EXPONENTS
-        exponents += first[:, None]
-        counted = torch.bincount(exponents.reshape(-1), minlength=channels * _EXPONENTS)
+        counted = torch.bincount(places.reshape(-1), minlength=channels * _EXPONENTS)
         found = counted.cpu().numpy().reshape(channels, _EXPONENTS)
-        found[:, 0] -= exact
+        found[:, 0] -= sum(exact)
+        self._exact += sum(exact)
         self._counts += np.add.reduceat(found, _EDGES, axis=1)
 
     def _laid_out(self, x: Tensor) -> Tensor:
@@ -113,28 +111,36 @@ class ChannelErrorStats:
         samples = len(x) if axis > 0 else 1
         return x.reshape(samples, math.prod(x.shape[1:axis]), x.shape[axis], -1)
 
-    def _sums(self, x: Tensor, x_hat: Tensor, exponents: Tensor) -> tuple[list[Tensor], float]:
-        """Sum a piece of a batch, and write the exponents of its errors' fourth powers.
+    def _measure(
+        self, x: Tensor, x_hat: Tensor, places: Tensor, first: Tensor
+    ) -> tuple[list[Tensor], float, IntArray]:
+        """Sum a piece of a batch, and write for each value where its error is counted.
 
-        The exponent of the fourth power, floor(4·log2|e|), is the error's quarter octave.
+        That is the exponent of the error's fourth power, floor(4·log2|e|), behind those of the
+        channels before, which begin at `first`.
 
         Returns:
             Σx², Σ(x̂-x)², Σx̂² and Σ(x̂-x), each of shape (samples, channels), and the largest
-            |x̂-x|; all in units of 2^octave.
+            |x̂-x|, all in units of 2^octave; how many errors of each channel are 0.
         """
         assert self._octave is not None
         # By a power of two, which changes no digit: squares then stay far from float32's ends.
-        x, x_hat = (t.float() * 2.0**-self._octave for t in (x, x_hat))
-        error = x_hat - x
+        scaled, scaled_hat = (t.float() * 2.0**-self._octave for t in (x, x_hat))
+        error = scaled_hat - scaled
         lo, hi = (float(edge) for edge in torch.aminmax(error))
         if not (math.isfinite(lo) and math.isfinite(hi)):
             raise DataError("The values hold NaN or Inf.")
-        shift = error.sum(dim=(1, 3))
-        squares = (x.mul_(x), error.mul_(error), x_hat.mul_(x_hat))
-        sums = [*(values.sum(dim=(1, 3)) for values in squares), shift]
-        fourth = error.mul_(error).view(torch.int32)
-        torch.bitwise_right_shift(fourth, _MANTISSA_BITS, out=exponents)
-        return sums, max(-lo, hi)
+        shift = _over_positions(error)
+        squares = [values.mul_(values) for values in (scaled, error, scaled_hat)]
+        sums = [*map(_over_positions, squares), shift]
+        exponents = error.mul_(error).view(torch.int32).bitwise_right_shift_(_MANTISSA_BITS)
+        # A fourth power may be 0 where the error is not.
+        tiny = torch.from_numpy(np.flatnonzero(exponents.cpu().numpy() == 0)).to(x.device)
+        before, after = (t.reshape(-1)[tiny].float() for t in (x, x_hat))
+        channel = tiny[before == after] // x.shape[3] % len(first)
+        exact: IntArray = torch.bincount(channel, minlength=len(first)).cpu().numpy()
+        torch.add(exponents, first[:, None], out=places)
+        return sums, max(-lo, hi), exact
 
     def merge(self, other: ChannelErrorStats) -> None:
         """Add what another instance on the same tensor has seen."""
@@ -186,13 +192,14 @@ class ChannelErrorStats:
         )
 
 
-def _count_exact(x: Tensor, x_hat: Tensor, exponents: Tensor) -> IntArray:
-    """Count errors of 0 in every channel, among those so small that the fourth power is 0."""
-    *_, channels, positions = x.shape
-    tiny = np.flatnonzero(exponents.cpu().numpy() == 0)
-    before, after = (t.reshape(-1)[torch.from_numpy(tiny)].float().cpu() for t in (x, x_hat))
-    exact = tiny[(before == after).numpy()]
-    return np.bincount(exact // positions % channels, minlength=channels)
+def _over_positions(values: Tensor) -> Tensor:
+    """Return sums over positions, shape (samples, channels)."""
+    positions = values.shape[3]
+    if positions == 1:
+        return values.squeeze(3).sum(dim=1)
+    if positions <= _SHORT:  # torch sums short rows one by one
+        return (values @ values.new_ones(positions)).sum(dim=1)
+    return values.sum(dim=(1, 3))
 
 
 def _moved(counts: _Counts, bins: int) -> _Counts:

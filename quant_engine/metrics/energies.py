@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quant_engine.errors import DataError
 from quant_engine.report import ErrorMetrics
+from quant_engine.tensors.histogram import FloatArray
 
 _PIECE = 1 << 16
 
@@ -27,9 +28,9 @@ class Energies(NamedTuple):
         max_abs: Largest |x-x̂|, over all samples.
     """
 
-    signal: Tensor
-    noise: Tensor
-    other: Tensor
+    signal: FloatArray
+    noise: FloatArray
+    other: FloatArray
     max_abs: float
 
     @classmethod
@@ -89,7 +90,7 @@ class ErrorStats:
             pieces: Energies of each; at least one.
         """
         signal, noise, other = (
-            torch.cat([getattr(piece, name) for piece in pieces]).cpu().numpy()
+            np.concatenate([getattr(piece, name) for piece in pieces])
             for name in ("signal", "noise", "other")
         )
         # The inner product follows from the three energies: 2<x, x̂> = |x|² + |x̂|² - |x-x̂|².
@@ -161,8 +162,9 @@ def split_samples(x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(x, max(1, _PIECE * len(x) // x.numel()))
 
 
-def _sum_of_squares(x: Tensor) -> Tensor:
+def _sum_of_squares(x: Tensor) -> FloatArray:
     """Return Σx² of every sample, float64, shape (samples,)."""
     rows = x.reshape(x.shape[0], -1) if x.dim() > 1 else x.reshape(1, -1)
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return norms.square()
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    squares: FloatArray = norms.square().cpu().numpy()
+    return squares

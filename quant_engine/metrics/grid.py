@@ -101,7 +101,7 @@ class GridStats:
             for piece, grid in pieces
         ]
         signal, noise, other = (
-            torch.cat([getattr(piece, name) for piece in found]).sum()[None]
+            np.concatenate([getattr(piece, name) for piece in found]).sum(keepdims=True)
             for name in ("signal", "noise", "other")
         )
         largest = max(piece.max_abs for piece in found)

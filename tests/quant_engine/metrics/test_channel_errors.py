@@ -114,7 +114,7 @@ def test_parts_merge_into_the_whole(generator: torch.Generator, sizes: tuple[int
         == whole.counts
         == getattr(counted(x, x_hat, sizes).relative(), "counts", None)
     )
-    assert merged.rms == pytest.approx(whole.rms, rel=1e-12)
+    assert merged.rms == pytest.approx(whole.rms, rel=1e-6)  # sums over positions are float32
 
 
 def test_nothing_seen_has_no_report_and_an_empty_batch_counts_nothing() -> None:
