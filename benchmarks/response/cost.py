@@ -20,8 +20,8 @@ from quant_engine.model.batches import iterate_batches
 from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
 from quant_engine.quantization.calibration import calibrate_prepared
-from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
-from quant_engine.response.outputs import PlanSettings
+from quant_engine.response.measurement import ResponseMeasurement
+from quant_engine.response.outputs import ResponseSettings
 from quant_engine.variants.layers import build_forms
 from quant_engine.variants.options import bit_options, name_options
 from quant_engine.variants.runner import VariantRunner
@@ -53,7 +53,7 @@ def cost_rows(name: str) -> list[list[str]]:
 
     def response(data: Sequence[object] = samples.test) -> None:
         # The passes alone, without the check by running, which is a part of the exact sweep.
-        settings = ResponseSettings(PlanSettings(32, 16, 16), 1, 0, 0)
+        settings = ResponseSettings(32, 16, 16, 1, 0, 0)
         judged = describe_judged(prepared)
         ResponseMeasurement(prepared, layers, named, RECIPE, settings, judged).run(data, meter)
 

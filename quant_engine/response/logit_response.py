@@ -44,8 +44,8 @@ from quant_engine.report import (
 )
 from quant_engine.report.response import score_outputs
 from quant_engine.response.arrays import ResponseArrays
-from quant_engine.response.measurement import ResponseMeasurement, ResponseSettings
-from quant_engine.response.outputs import PREDICTED, PlanSettings
+from quant_engine.response.measurement import ResponseMeasurement
+from quant_engine.response.outputs import PREDICTED, ResponseSettings
 from quant_engine.response.storage import pack_response, unpack_response
 from quant_engine.response.trust import find_region
 from quant_engine.scheme import LOCAL_REMEDIES, Candidate, Recipe, local_remedies
@@ -141,8 +141,9 @@ class LogitResponse:
         require_at_least(1, "agreement_configurations", agreement_configurations)
         require_at_least(1, "agreement_samples", agreement_samples)
         require_at_least(0, "seed", seed)
-        plan = PlanSettings(classes=classes, top_k=top_k, projections=projections)
-        settings = ResponseSettings(plan, agreement_configurations, agreement_samples, seed)
+        settings = ResponseSettings(
+            *(classes, top_k, projections, agreement_configurations, agreement_samples, seed)
+        )
         if metric not in PREDICTED:
             raise SchemeError(
                 f"metric is {metric!r}. Predictions follow gradients of the KL divergence, the "

@@ -39,30 +39,13 @@ from quant_engine.response.agreement import as_pairs, draw_random, draw_single, 
 from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.directions import Directions
 from quant_engine.response.gradients import linear_response
-from quant_engine.response.outputs import OutputMeasurement, PlanSettings, predicted_metric
+from quant_engine.response.outputs import OutputMeasurement, ResponseSettings, predicted_metric
 from quant_engine.scheme import Candidate, Recipe, TensorScheme
 from quant_engine.variants.layers import Configuration, LayerForms, as_variant
 from quant_engine.variants.options import option_without, own_option, remedies_of
 from quant_engine.variants.runner import VariantRunner
 
 READ = "its weight is also read without calling it, which the gradient at its output leaves out"
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseSettings:
-    """How a response is measured.
-
-    Attributes:
-        plan: How much of each output is kept.
-        configurations: Random configurations that are run for the agreement.
-        agreement_samples: No more batches are run for it once this many rows were.
-        seed: Seed of projections and configurations.
-    """
-
-    plan: PlanSettings
-    configurations: int
-    agreement_samples: int
-    seed: int
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +82,7 @@ class ResponseMeasurement:
         self._outputs = [
             OutputMeasurement(
                 output,
-                self.settings.plan,
+                self.settings,
                 find_unreached(self.prepared, replace(judged, outputs=(output,)), list(forms)),
             )
             for output in judged.outputs

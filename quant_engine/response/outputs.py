@@ -24,18 +24,24 @@ PREDICTED = (None, KL_DIVERGENCE, NMSE, COSINE)
 
 
 @dataclass(frozen=True, slots=True)
-class PlanSettings:
-    """How much of an output is kept.
+class ResponseSettings:
+    """How a response is measured.
 
     Attributes:
         classes: Outputs of at most this many values per row are predicted completely.
         top_k: Largest logits that are predicted one by one where there are more.
         projections: Random projections of what is not.
+        configurations: Random configurations that are run for the agreement.
+        agreement_samples: No more batches are run for it once this many rows were.
+        seed: Seed of projections and configurations.
     """
 
     classes: int
     top_k: int
     projections: int
+    configurations: int
+    agreement_samples: int
+    seed: int
 
 
 @dataclass(slots=True, eq=False)
@@ -70,16 +76,15 @@ class OutputMeasurement:
         settings: How much of it is kept.
         unreached: The layers that do not reach it.
         plan: Which directions are taken; None before the first batch.
-        totals: For each configuration that was run, its summed counts.
-        reference: The summed counts of the fully quantized model.
+        totals: For each configuration that was run, its summed counts; -1 is the fully quantized
+            model.
     """
 
     judged: JudgedOutput
-    settings: PlanSettings
+    settings: ResponseSettings
     unreached: frozenset[str]
     plan: OutputPlan | None = None
     totals: dict[int, dict[str, FloatArray]] = field(default_factory=dict)
-    reference: dict[str, FloatArray] = field(default_factory=dict)
     _parts: list[_Part] = field(default_factory=list)
 
     def directions(self, tensor: Tensor, batch: Batch, generator: torch.Generator) -> Directions:
@@ -136,16 +141,15 @@ class OutputMeasurement:
         )
 
     def run(self, number: int, expected: Tensor, changed: Tensor, batch: Batch) -> None:
-        """Count what a configuration that was run answered; -1 is the reference."""
+        """Count what a configuration that was run answered."""
         counts = self.judged.compare(expected, changed, batch).totals()
-        known = self.reference if number < 0 else self.totals.setdefault(number, {})
+        known = self.totals.setdefault(number, {})
         for name in predicted_metric(self.judged).columns:
             known[name] = known.get(name, np.zeros(())) + counts[name]
 
     def measured(self, number: int) -> float:
-        """Return the degradation of a configuration that was run; -1 is the reference."""
-        totals = self.reference if number < 0 else self.totals[number]
-        return float(predicted_metric(self.judged).degradation(totals))
+        """Return the degradation of a configuration that was run."""
+        return float(predicted_metric(self.judged).degradation(self.totals[number]))
 
     def arrays(self, rounding_of: IntArray, sources: BoolArray) -> ResponseArrays:
         """Join the batches; see `ResponseArrays` for the arguments."""
