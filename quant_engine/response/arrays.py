@@ -194,32 +194,37 @@ class ResponseArrays:
         degradation: FloatArray = np.stack(layers).sum(axis=-1)
         return degradation
 
-    def answers(self, base: FloatArray) -> IntArray:
-        """Return the column of the largest logit, shape (rows, *shape[:-1])."""
+    def answers(self, shift: FloatArray | None = None) -> IntArray:
+        """Return the column of the largest logit, shape (rows, *shape[:-1]).
+
+        Args:
+            shift: Of the output, shape (rows, kept + projections); None for the float model.
+        """
+        base = self.base if shift is None else self.base + shift[:, : self.base.shape[1]]
         logits = base.reshape(-1, *self.shape)
         if not self.is_complete:
             logits = logits[..., :-1]  # the rest as one is not a class
         best: IntArray = logits.argmax(axis=-1)
         return best
 
-    def accuracy(self, base: FloatArray | SingleArray) -> float | None:
-        """Return the share of labelled rows that an output gets right; None without labels."""
+    def accuracy(self, shift: FloatArray | None = None) -> float | None:
+        """Return the share of labelled rows that are right; None without labels; see `answers`."""
         if self.labels is None:
             return None
-        is_right = self.answers(base.astype(np.float64)) == self.labels
+        is_right = self.answers(shift) == self.labels
         is_labelled = self.labels != IGNORED
         return float(is_right[is_labelled].mean()) if is_labelled.any() else None
 
-    def agreement(self, base: FloatArray | SingleArray) -> float:
-        """Return the share of positions that count whose largest logit is the float model's."""
-        is_same = self.answers(base.astype(np.float64)) == self.float_answers
+    def agreement(self, shift: FloatArray) -> float:
+        """Return the share of positions that count whose largest logit stays the same."""
+        is_same = self.answers(shift) == self.float_answers
         kept = is_same if self.counted is None else is_same[self.counted]
         return float(kept.mean()) if kept.size else 1.0
 
     @cached_property
     def float_answers(self) -> IntArray:
         """What the float model answers; see `answers`."""
-        return self.answers(self.base.astype(np.float64))
+        return self.answers()
 
     def projection_errors(self) -> FloatArray:
         """Return the relative standard error that projections add to each single prediction.

@@ -100,7 +100,11 @@ class Directions:
         if plan.top is None:
             return
         if plan.top:
-            self._keep_largest(flat, plan.top)
+            self.classes = flat.topk(plan.top, dim=1).indices
+            others = flat.scatter(1, self.classes, -math.inf)
+            self._rest = torch.softmax(others, dim=1)
+            rest = torch.logsumexp(others, dim=1, keepdim=True)
+            self.base = torch.cat([flat.gather(1, self.classes), rest], dim=1)
         else:
             self.base = flat[:, :0]
         self._projections = self._project(flat, generator)
@@ -121,9 +125,9 @@ class Directions:
             return flat
         return torch.stack([(direction * flat).sum(dim=1) for direction in self], dim=1)
 
-    def label_columns(self, labels: Tensor | None) -> Tensor | None:
+    def label_columns(self, labels: Tensor) -> Tensor:
         """Return for each label its column in `base`, -1 where it is not kept, or `IGNORED`."""
-        if labels is None or self.classes is None:
+        if self.classes is None:
             return labels
         labels = labels.to(self.classes.device)
         is_kept = self.classes == labels[:, None]
@@ -141,13 +145,6 @@ class Directions:
         if number == kept - 1:
             return self._rest
         return direction.scatter_(1, self.classes[:, number : number + 1], 1.0)
-
-    def _keep_largest(self, flat: Tensor, top: int) -> None:
-        self.classes = flat.topk(top, dim=1).indices
-        kept = flat.gather(1, self.classes)
-        others = flat.scatter(1, self.classes, -math.inf)
-        self._rest = torch.softmax(others, dim=1)
-        self.base = torch.cat([kept, torch.logsumexp(others, dim=1, keepdim=True)], dim=1)
 
     def _project(self, flat: Tensor, generator: torch.Generator) -> Tensor:
         """Return random projections whose mean square is what the kept directions leave out.

@@ -125,7 +125,8 @@ def linear_response(
         raise
     except Exception as error:
         # Whatever autograd cannot do with this model: the caller runs it instead, and says so.
-        reason = f"gradients could not be taken ({type(error).__name__}: {_first_line(error)})"
+        first_line = str(error).strip().split("\n", 1)[0][:200]
+        reason = f"gradients could not be taken ({type(error).__name__}: {first_line})"
         return [LinearResponse({}, dict.fromkeys(forms, reason)) for _ in directions]
     return results
 
@@ -252,7 +253,3 @@ def _inner_products(gradient: Tensor, call: _Call, rows: int) -> Tensor:
             for delta in call.deltas
         ]
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200]

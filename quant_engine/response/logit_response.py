@@ -257,10 +257,10 @@ class LogitResponse:
             sqnr = to_sqnr_db(signal, noise)
             nmse = noise / signal if signal else degradation
         if arrays.has_logits and arrays.base.shape[1]:
-            agreement = arrays.agreement(self._moved(arrays, shift))
+            agreement = arrays.agreement(shift)
         for output in self.output_arrays:
             if accuracy is None and output.has_logits and output.labels is not None:
-                accuracy = output.accuracy(self._moved(output, output.shift(chosen)))
+                accuracy = output.accuracy(output.shift(chosen))
         return ConfigurationScore(
             kl_divergence=degradation if arrays.has_logits else None,
             nmse=nmse,
@@ -277,11 +277,6 @@ class LogitResponse:
         first = self.report.outputs[0]
         is_distribution = first.is_probability or first.is_binary
         return first.metric != COSINE and not (first.metric == KL_DIVERGENCE and is_distribution)
-
-    @staticmethod
-    def _moved(arrays: ResponseArrays, shift: FloatArray) -> FloatArray:
-        moved: FloatArray = arrays.base + shift[:, : arrays.base.shape[1]]
-        return moved
 
     def degradations(self, chosen: Sequence[Sequence[tuple[int, int]]]) -> FloatArray:
         """Return the predicted degradation under several choices of (layer, option) indices.

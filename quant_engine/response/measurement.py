@@ -41,10 +41,12 @@ from quant_engine.response.directions import Directions
 from quant_engine.response.gradients import linear_response
 from quant_engine.response.outputs import OutputMeasurement, ResponseSettings, predicted_metric
 from quant_engine.scheme import Candidate, Recipe, TensorScheme
-from quant_engine.variants.layers import Configuration, LayerForms, as_variant
+from quant_engine.variants.layers import LayerForms, as_variant
 from quant_engine.variants.options import option_without, own_option, remedies_of
-from quant_engine.variants.runner import VariantRunner
+from quant_engine.variants.runner import Variant, VariantRunner
 
+REFERENCE = -1
+"""Number of the fully quantized model among the configurations that are run."""
 READ = "its weight is also read without calling it, which the gradient at its output leaves out"
 
 
@@ -69,8 +71,8 @@ class ResponseMeasurement:
     judged: Judged
     _outputs: list[OutputMeasurement] = field(init=False)
     _runner: VariantRunner = field(init=False)
-    _single: list[Configuration] = field(init=False)
-    _random: list[Configuration] = field(init=False)
+    _checks: list[Variant] = field(init=False)
+    _single: int = field(init=False)
     _checked_rows: int = 0
     _reasons: dict[str, str] = field(default_factory=dict)
     _roundings: dict[str, TensorScheme] = field(default_factory=dict)
@@ -101,20 +103,22 @@ class ResponseMeasurement:
         generator = np.random.default_rng(self.settings.seed)
         options, refused = list(self.options), self.forms.untreated
         pairs = [(n, o) for n in forms for o in options if (n, o) not in refused]
-        self._single = draw_single(pairs, generator)
+        single = draw_single(pairs, generator)
         drawn = draw_random(list(forms), options, self.settings.configurations, generator)
-        self._random = [
+        random = [
             {
                 n: option_without(self.options, o, refused[n, o]) if (n, o) in refused else o
                 for n, o in c.items()
             }
             for c in drawn
         ]
+        self._single = len(single)
+        self._checks = [as_variant(configuration) for configuration in (*single, *random)]
 
     def run(self, data: Data, meter: ProgressMeter) -> None:
         """Stream the evaluation data, one batch at a time."""
         generator = torch.Generator().manual_seed(self.settings.seed)
-        batches = count_batches(data)
+        batches = count_batches(data) or 0
         for number, batch in enumerate(iterate_batches(data, "evaluation_data"), start=1):
             text = f"batch {number}" + (f" of {batches}" if batches else "")
             answer, read = self._runner.run_float(batch)
@@ -123,36 +127,16 @@ class ResponseMeasurement:
                 for output, tensor in zip(self._outputs, answer, strict=True)
             ]
             rows = directions[0].rows
-            if number == 1:
-                self._announce(batches or 0, rows, meter)
+            passes = sum(along.count for along in directions)
+            if number == 1:  # as many steps as batches with as many rows as this one take
+                checked = min(batches, -(-self.settings.agreement_samples // max(1, rows)))
+                meter.extend(batches * passes + checked * len(self._checks))
             is_checked = self._checked_rows < self.settings.agreement_samples
-            if number > (batches or 0):
-                meter.extend(self._passes + self._runs * is_checked)
+            if number > batches:
+                meter.extend(passes + len(self._checks) * is_checked)
             self._measure(batch, answer, read, directions, meter, text)
-            if len(self._outputs) > 1:
-                self._run_reference(batch)
-            if is_checked:
-                self._check(batch, rows, meter, text)
-
-    def _announce(self, batches: int, rows: int, meter: ProgressMeter) -> None:
-        """Tell how many steps these batches take, if each has as many rows as the first one."""
-        checked = min(batches, -(-self.settings.agreement_samples // max(1, rows)))
-        meter.extend(batches * self._passes + checked * self._runs)
-
-    @property
-    def _passes(self) -> int:
-        """How many backward passes a batch takes."""
-        return sum(output.plan.count for output in self._outputs if output.plan is not None)
-
-    @property
-    def _runs(self) -> int:
-        """How many configurations are run on a batch for the agreement."""
-        return len(self._single) + len(self._random)
-
-    @property
-    def _unreached(self) -> frozenset[str]:
-        """The layers that reach none of the outputs."""
-        return frozenset.intersection(*(output.unreached for output in self._outputs))
+            self._run_whole(batch, meter, text, is_checked=is_checked)
+            self._checked_rows += rows * is_checked
 
     def finish(self) -> tuple[ResponseReport, tuple[ResponseArrays, ...]]:
         """Return what was found: the report, and the arrays of each output."""
@@ -167,11 +151,11 @@ class ResponseMeasurement:
         )
         is_one = len(self._outputs) == 1
         outputs = tuple(
-            output.report(found, None if is_one else output.measured(-1))
+            output.report(found, None if is_one else output.measured(REFERENCE))
             for output, found in zip(self._outputs, arrays, strict=True)
         )
         first = outputs[0]
-        accuracies = [found.accuracy(found.base) for found in arrays]
+        accuracies = [found.accuracy() for found in arrays]
         report = ResponseReport(
             recipe=self.recipe,
             options=tuple(
@@ -208,18 +192,20 @@ class ResponseMeasurement:
     def _layers(
         self, stored: Mapping[str, tuple[tuple[StoredTensor, ...], ...]]
     ) -> tuple[ResponseLayer, ...]:
-        unreached = self._unreached
+        unreached = frozenset.intersection(*(output.unreached for output in self._outputs))
+        first: dict[int, str] = {}  # weight -> the first layer that has it
+        model = self.prepared.model
         reasons = self._reasons | dict.fromkeys(unreached, NO_PATH)
         return tuple(
             ResponseLayer(
                 name=name,
                 method=BY_RUNNING if name in self._reasons else BY_GRADIENT,
                 reason=reasons.get(name, ""),
-                tied_to=tied,
+                tied_to=first.setdefault(id(model.get_submodule(name).weight), name),
                 stored=stored[name],
                 reaches_output=name not in unreached,
             )
-            for name, tied in self._ties().items()
+            for name in self.forms.modules
         )
 
     def _measure(
@@ -308,31 +294,28 @@ class ResponseMeasurement:
             for found in shifts
         ]
 
-    def _run_reference(self, batch: Batch) -> None:
-        """Run the fully quantized model, of which degradations of several outputs are shares."""
+    def _run_whole(
+        self, batch: Batch, meter: ProgressMeter, text: str, *, is_checked: bool
+    ) -> None:
+        """Run what predictions are checked by, and what several outputs have shares of.
 
-        def count(_number: int, expected: Answer, output: Answer) -> None:
+        That is every layer under the recipe's own scheme, or under the option with most bits.
+        """
+        variants = dict(enumerate(self._checks if is_checked else ()))
+        if len(self._outputs) > 1:
+            own = {name: own_option(self.recipe, self.options, name) for name in self.forms.modules}
+            variants[REFERENCE] = own
+        numbers = list(variants)
+
+        def count(index: int, expected: Answer, output: Answer) -> None:
             for measured, x, x_hat in zip(self._outputs, expected, output, strict=True):
-                measured.run(-1, x, x_hat, batch)
+                measured.run(numbers[index], x, x_hat, batch)
+            if numbers[index] != REFERENCE:
+                meter.step(f"{text}: check predictions by running the model")
 
-        self._runner.run_each(batch, [self._reference], count)
-
-    @property
-    def _reference(self) -> Configuration:
-        """Every layer under the recipe's own scheme, or under the option with most bits."""
-        return {name: own_option(self.recipe, self.options, name) for name in self.forms.modules}
-
-    def _check(self, batch: Batch, rows: int, meter: ProgressMeter, text: str) -> None:
-        configurations = [*self._single, *self._random]
-
-        def compare(number: int, expected: Answer, output: Answer) -> None:
-            for measured, x, x_hat in zip(self._outputs, expected, output, strict=True):
-                measured.run(number, x, x_hat, batch)
-            meter.step(f"{text}: check predictions by running the model")
-
-        variants = [as_variant(configuration) for configuration in configurations]
-        self._full_forwards_because = self._runner.run_each(batch, variants, compare)
-        self._checked_rows += rows
+        if variants:
+            because = self._runner.run_each(batch, list(variants.values()), count)
+            self._full_forwards_because = because if is_checked else self._full_forwards_because
 
     def _agreement(
         self, arrays: Sequence[ResponseArrays], outputs: Sequence[ResponseOutput]
@@ -341,8 +324,8 @@ class ResponseMeasurement:
         layers = {name: index for index, name in enumerate(self.forms.modules)}
         options = {name: index for index, name in enumerate(self.options)}
         points = []
-        for number, configuration in enumerate([*self._single, *self._random]):
-            pairs = as_pairs(configuration)
+        for number, variant in enumerate(self._checks):
+            pairs = as_pairs(variant)
             chosen = [(layers[layer], options[option]) for layer, option in pairs]
             predicted = [found.degradation(chosen) for found in checked]
             measured = [output.measured(number) for output in self._outputs]
@@ -354,17 +337,8 @@ class ResponseMeasurement:
                     deciding_output(score_outputs(measured, outputs)),
                 )
             )
-        single, random = points[: len(self._single)], points[len(self._single) :]
+        single, random = points[: self._single], points[self._single :]
         return judge(single, random, list(self.options), self._checked_rows, outputs)
-
-    def _ties(self) -> dict[str, str]:
-        """Return layer name -> the first layer with the same weight."""
-        first: dict[int, str] = {}
-        model = self.prepared.model
-        return {
-            name: first.setdefault(id(model.get_submodule(name).weight), name)
-            for name in self.forms.modules
-        }
 
     def _notes(self) -> list[str]:
         notes = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,8 +77,7 @@ class OutputMeasurement:
         settings: How much of it is kept.
         unreached: The layers that do not reach it.
         plan: Which directions are taken; None before the first batch.
-        totals: For each configuration that was run, its summed counts; -1 is the fully quantized
-            model.
+        totals: For each configuration that was run, its summed counts.
     """
 
     judged: JudgedOutput
@@ -132,7 +132,7 @@ class OutputMeasurement:
                 shifts=torch.stack([shift[:options] for shift in shifts]).float(),
                 roundings=torch.stack([shift[options:] for shift in shifts]).float(),
                 signal=flat.double().square().sum(dim=1),
-                labels=directions.label_columns(labels),
+                labels=None if labels is None else directions.label_columns(labels.long()),
                 output=flat.float(),
                 classes=directions.classes,
                 positions=positions,
@@ -156,7 +156,6 @@ class OutputMeasurement:
         assert self.plan is not None
         parts, plan = self._parts, self.plan
         classes = _joined([part.classes for part in parts])
-        labels = _joined([part.labels for part in parts])
         is_cosine = predicted_metric(self.judged).name == COSINE
         is_counted = any(part.counted is not None for part in parts)
         counted = [
@@ -166,20 +165,20 @@ class OutputMeasurement:
             for part in parts
         ]
         return ResponseArrays(
-            base=torch.cat([part.base for part in parts]).cpu().numpy(),
-            shifts=torch.cat([part.shifts for part in parts], dim=2).cpu().numpy(),
-            roundings=torch.cat([part.roundings for part in parts], dim=2).cpu().numpy(),
+            base=_joined([part.base for part in parts]),
+            shifts=_joined([part.shifts for part in parts], dim=2),
+            roundings=_joined([part.roundings for part in parts], dim=2),
             rounding_of=rounding_of,
             sources=sources,
-            signal=torch.cat([part.signal for part in parts]).cpu().numpy(),
+            signal=_joined([part.signal for part in parts]),
             shape=plan.shape if plan.is_complete else (plan.kept,),
             has_logits=plan.has_logits,
             is_complete=plan.is_complete,
-            labels=None if labels is None else labels.long().cpu().numpy(),
-            output=None if classes is None else torch.cat([p.output for p in parts]).cpu().numpy(),
-            classes=None if classes is None else classes.cpu().numpy(),
-            positions=_as_array(_joined([part.positions for part in parts])),
-            counted=torch.cat(counted).cpu().numpy() if is_counted and plan.kept else None,
+            labels=_joined([part.labels for part in parts]),
+            output=None if classes is None else _joined([part.output for part in parts]),
+            classes=classes,
+            positions=_joined([part.positions for part in parts]),
+            counted=_joined(counted) if is_counted and plan.kept else None,
             factor=0.5 if is_cosine else 1.0,
         )
 
@@ -206,11 +205,7 @@ class OutputMeasurement:
         )
 
 
-def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """Put tensors one after the other; None if one of them is missing."""
+def _joined(tensors: Sequence[Tensor | None], dim: int = 0) -> Any:
+    """Put tensors one after the other, as an array; None if one of them is missing."""
     kept = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(kept) if kept and len(kept) == len(tensors) else None
-
-
-def _as_array(tensor: Tensor | None) -> FloatArray | None:
-    return None if tensor is None else tensor.cpu().numpy()
+    return torch.cat(kept, dim).cpu().numpy() if len(kept) == len(tensors) else None
