@@ -24,13 +24,7 @@ def additive_optimum(space: SearchSpace, limits: Sequence[Limit]) -> IntArray | 
     knows nothing of interactions, so it is where a search begins.
     """
     units, choices = len(space.units), space.choices
-    alone = []
-    for unit in range(units):
-        for choice in range(choices):
-            assignment = space.uniform(0)
-            assignment[unit] = choice
-            alone.append(assignment)
-    degradations = space.response.joined(space.output_degradations(alone))
+    degradations = space.response.joined(space.output_degradations(space.alone()))
     scale = degradations.max() or 1.0
     one_each = np.kron(np.eye(units), np.ones(choices))
     constraints = [LinearConstraint(one_each, 1, 1)]

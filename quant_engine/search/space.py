@@ -108,16 +108,16 @@ class SearchSpace:
         """Return the assignment in which all units have the same choice."""
         return np.full(len(self.units), choice, dtype=np.int64)
 
+    def alone(self) -> list[IntArray]:
+        """Return the assignments in which one unit has a choice, unit after unit, others float."""
+        units = np.eye(len(self.units), dtype=np.int64)
+        return list(np.kron(units, np.arange(self.choices)[:, None]))
+
     def limit(self, what: str, most: float, measure: Callable[[ConfigurationSize], float]) -> Limit:
         """Return a budget on a figure that adds up over units."""
         fixed = measure(self.response.size(self.configuration(self.uniform(0))))
-        costs = np.zeros((len(self.units), self.choices))
-        for unit in range(len(self.units)):
-            for choice in range(1, self.choices):
-                assignment = self.uniform(0)
-                assignment[unit] = choice
-                size = self.response.size(self.configuration(assignment))
-                costs[unit, choice] = measure(size) - fixed
+        found = [measure(self.response.size(self.configuration(a))) for a in self.alone()]
+        costs = np.array(found, dtype=np.float64).reshape(len(self.units), self.choices) - fixed
         return Limit(what, costs, fixed, most)
 
     def limit_float_layers(self, most: int) -> Limit:
