@@ -175,15 +175,10 @@ class LayerForms:
         the same variant, and is run once.
         """
         return {
-            name: self.first_like(name, option)
+            name: next(other for other, module in forms.items() if module is forms[option])
             for name, forms in self.modules.items()
             if option in forms and (names is None or name in names)
         }
-
-    def first_like(self, name: str, option: str) -> str:
-        """Return the first option that does to a layer what an option does to it."""
-        forms = self.modules[name]
-        return next(other for other, module in forms.items() if module is forms[option])
 
     def model_bytes(self, option: str, names: Collection[str]) -> int:
         """Return the bytes of the model with these layers under an option."""

@@ -140,6 +140,7 @@ class VariantRunner:
         with drawn.again():
             return self._from_its_state(model, FLOAT, batch, forward)()
 
+    @torch.inference_mode(False)
     def run_each(
         self,
         batch: Batch,
@@ -171,14 +172,45 @@ class VariantRunner:
         switches = {name: _find_switch(model, name) for name in self._names}
         for switch in switches.values():
             switch.on_read = replay.read
-        with torch.inference_mode(False):
-            try:
-                self._run(model, replay, switches, batch, variants, bases, on_output)
-                return replay.reason
-            finally:
-                # The next batch need not find out again.
-                self._changed_later = replay.changed_later
-                replay.forget()
+        drawn = RandomNumbers(self._random_state)
+
+        def run(variant: Variant, forward: Callable[[], Answer], *, is_watched: bool) -> Answer:
+            for name, switch in switches.items():
+                switch.choose(variant.get(name))
+            forward = self._from_its_state(model, variant, batch, forward)
+            return drawn.run(forward, is_watched=is_watched)
+
+        def record(base: Variant) -> Answer:
+            """Record a pass and check once that replaying most of it gives the same."""
+            for _ in range(2):
+                output = run(base, partial(replay.record, batch), is_watched=self._is_watched)
+                if not replay.lacks_copies:
+                    break
+            self._is_watched = drawn.are_drawn
+            if drawn.are_drawn:
+                replay.give_up("the model draws random numbers")
+            replay.verify(batch, output)
+            return output
+
+        try:
+            expected = record(FLOAT)
+            for base, numbers in _nearest_bases(variants, bases):
+                if base:
+                    record(base)
+                starts = {
+                    n: replay.first_call([switches[name] for name in _differing(base, variants[n])])
+                    for n in numbers
+                }
+                # The last start first: modules that remember something are then never skipped
+                # after a pass that left something else in them.
+                for number in sorted(numbers, key=lambda n: -starts[n]):
+                    replayed = partial(replay.run, batch, starts[number])
+                    on_output(number, expected, run(variants[number], replayed, is_watched=False))
+            return replay.reason
+        finally:
+            # The next batch need not find out again.
+            self._changed_later = replay.changed_later
+            replay.forget()
 
     def _from_its_state(
         self, model: nn.Module, variant: Variant, batch: Batch, forward: Callable[[], T]
@@ -197,53 +229,6 @@ class VariantRunner:
             return result
 
         return run
-
-    def _run(
-        self,
-        model: nn.Module,
-        replay: Replay,
-        switches: Mapping[str, Switch],
-        batch: Batch,
-        variants: Sequence[Variant],
-        bases: Sequence[Variant],
-        on_output: OnOutput,
-    ) -> None:
-        drawn = RandomNumbers(self._random_state)
-
-        def record(base: Variant) -> Answer:
-            """Record a pass and check once that replaying most of it gives the same."""
-            _set(switches, base)
-            for _ in range(2):
-                run = self._from_its_state(model, base, batch, lambda: replay.record(batch))
-                output = drawn.run(run, is_watched=self._is_watched)
-                if not replay.lacks_copies:
-                    break
-            self._is_watched = drawn.are_drawn
-            if drawn.are_drawn:
-                replay.give_up("the model draws random numbers")
-            replay.verify(batch, output)
-            return output
-
-        expected = record(FLOAT)
-        for base, numbers in _nearest_bases(variants, bases):
-            if base:
-                record(base)
-            starts = {
-                n: replay.first_call([switches[name] for name in _differing(base, variants[n])])
-                for n in numbers
-            }
-            # The last start first: modules that remember something are then never skipped
-            # after a pass that left something else in them.
-            for number in sorted(numbers, key=lambda n: -starts[n]):
-                _set(switches, variants[number])
-                replayed = partial(replay.run, batch, starts[number])
-                run = self._from_its_state(model, variants[number], batch, replayed)
-                on_output(number, expected, drawn.run(run, is_watched=False))
-
-
-def _set(switches: Mapping[str, Switch], variant: Variant) -> None:
-    for name, switch in switches.items():
-        switch.choose(variant.get(name))
 
 
 def _differing(one: Variant, other: Variant) -> list[str]:
