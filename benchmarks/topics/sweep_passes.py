@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.registry import Options, register_topic
 from quant_engine import PRESETS, SensitivityReport, calibrate, measure_sensitivity
 from sample_models import get_model_info, load_model
+from sample_models.data import Split
 
 RECIPE = PRESETS["int8_per_channel"]
+SPLITS: tuple[Split, ...] = ("calibration", "test", "train")
 BATCH_SIZE = 64
 TASKS: dict[str, dict[str, Any]] = {
     "sweep alone": {"with_cumulative": False},
@@ -32,7 +34,7 @@ def measure(options: Options) -> dict[str, dict[str, dict[str, Any]]]:
     result = {}
     for name in options.models:
         info, model = get_model_info(name), load_model(name)
-        inputs = torch.cat([info.load_inputs(part)[0] for part in ("calibration", "test")])
+        inputs = torch.cat([info.load_inputs(part)[0] for part in SPLITS])
         batches = list(inputs.split(BATCH_SIZE))
         print(f"\nSweep over {name}, {len(inputs)} samples in batches of {BATCH_SIZE}.\n")
         print(f"{'task':<30}{'float passes':>13}{'stopped':>9}  first layer and its ties")

@@ -72,14 +72,16 @@ def _draw(generator: np.random.Generator, rows: int, samples: int) -> npt.NDArra
     return counts.reshape(rows, samples).astype(np.uint16)
 
 
-def percentile_interval(resampled: FloatArray) -> tuple[float, float]:
-    """Return the interval that holds the middle of resampled values, at `CONFIDENCE`.
+def percentile_interval(
+    resampled: FloatArray, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Return the interval that holds the middle of resampled values, a share of `confidence`.
 
     Example:
         >>> percentile_interval(np.full(1000, 2.0))
         (2.0, 2.0)
     """
-    tail = (1.0 - CONFIDENCE) / 2
+    tail = (1.0 - confidence) / 2
     # Between two infinite values there is nothing to interpolate.
     method = "linear" if np.isfinite(resampled).all() else "inverted_cdf"
     lower, upper = np.quantile(resampled, [tail, 1.0 - tail], method=method)  # type: ignore[call-overload]

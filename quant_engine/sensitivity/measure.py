@@ -92,10 +92,11 @@ def measure_sensitivity(
             and those where it is expected to change most by what each layer does when switched by
             itself. None for every count.
         precision: Where to stop early, as a share between 0 and 1. After 1, 2, 4, ... batches, a
-            layer of which the whole 95 % interval lies below this share of the most sensitive
-            layer's is not run on further ones, once there are 64 samples. It is then judged on the
-            samples that it saw, which the report says (`samples` of the layer, and a note);
-            comparisons with it are on these. None runs every layer on all samples.
+            layer that does less than this share of what the most sensitive one does, by the 99 %
+            interval of the difference (a paired bootstrap), is not run on further ones, once there
+            are 128 samples. It is then judged on the samples that it saw, which the report says
+            (`samples` of the layer, and a note); comparisons with it are on these. None runs every
+            layer on all samples.
         progress: Called after every forward pass; may raise to cancel.
         on_update: Called after every batch with a function that returns the report of what is known
             so far. All its layers are measured on the same samples, but for those stopped early.

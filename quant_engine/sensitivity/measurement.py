@@ -19,7 +19,7 @@ from quant_engine.model.batches import Batch, Data, iterate_batches
 from quant_engine.progress import ProgressMeter
 from quant_engine.report import CumulativePoint, LayerSensitivity, SensitivityReport
 from quant_engine.sensitivity.curve import choose_counts
-from quant_engine.sensitivity.ranking import Degradations, Earlier, Scale
+from quant_engine.sensitivity.ranking import Degradations, Earlier, Scale, differences
 from quant_engine.variants.layers import LayerForms
 from quant_engine.variants.outcomes import BatchOutcome, Outcome, join_outcomes
 from quant_engine.variants.runner import FLOAT, Variant
@@ -42,8 +42,9 @@ given."""
 _ALL_LAYERS = "all layers of the recipe"
 
 
-MIN_SAMPLES = 64
+MIN_SAMPLES = 128
 """Samples that a layer is judged on at least before it may be stopped."""
+_STOP_CONFIDENCE = 0.99  # as there are many layers, each judged several times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,15 +153,16 @@ class Measurement:
         for option in self._forms.options:
             base, scale = self._base(option), view.scales[option]
             found = {self._index(name, option) for name in self._forms.names(option)}
-            intervals = {
-                index: scale.gain_interval(base, index)
-                if self._is_left_out
-                else percentile_interval(scale.resampled[index])
+            resampled = {
+                index: scale.gains(base, index) if self._is_left_out else scale.resampled[index]
                 for index in found - self._stopped.keys()
             }
-            limit = self._precision * max((low for low, _ in intervals.values()), default=0.0)
-            for index, (_, high) in intervals.items():
-                far[index] = far.get(index, True) and high < limit
+            largest = max(resampled.values(), key=lambda effect: percentile_interval(effect)[0])
+            for index, effect in resampled.items():
+                # In pairs: the samples that decide are often hard for all layers.
+                gap = differences(self._precision * largest, effect)
+                is_far = percentile_interval(gap, _STOP_CONFIDENCE)[0] > 0.0
+                far[index] = far.get(index, True) and is_far
         kept = {self._base(option) for option in self._forms.options}
         self._stopped |= {n: self._batches for n, is_far in far.items() if is_far and n not in kept}
 
@@ -372,8 +374,9 @@ class Measurement:
                 text = f"{layer.name} ({layer.option})" if self._empty.schemes else layer.name
                 counts.setdefault(layer.samples, []).append(text)
         return tuple(
-            f"Judged on {samples} samples only, as the whole 95 % interval of what they do lay "
-            f"below {self._precision:g} times the largest by then: {', '.join(names)}."
+            f"Judged on {samples} samples only, as what they do was by then below "
+            f"{self._precision:g} times the largest, by the 99 % interval of the difference: "
+            f"{', '.join(names)}."
             for samples, names in counts.items()
         )
 

@@ -128,9 +128,18 @@ class Scale:
             base: Index of the variant that it is compared with.
             variant: Index of the variant itself.
         """
-        with np.errstate(invalid="ignore"):
-            gains = self.resampled[base] - self.resampled[variant]
-        return percentile_interval(np.where(np.isnan(gains), 0.0, gains))
+        return percentile_interval(self.gains(base, variant))
+
+    def gains(self, base: int, variant: int) -> FloatArray:
+        """Return how much less a variant degrades than another in every resample."""
+        return differences(self.resampled[base], self.resampled[variant])
+
+
+def differences(larger: FloatArray, smaller: FloatArray) -> FloatArray:
+    """Return larger - smaller, 0 where both are infinite."""
+    with np.errstate(invalid="ignore"):
+        found = larger - smaller
+    return np.where(np.isnan(found), 0.0, found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,18 +242,19 @@ class Degradations:
                 key=lambda k: k.degradations.samples,
             )
             scale, outputs = known.scale, known.degradations.outputs
-            with np.errstate(invalid="ignore"):
-                gap = sign * (scale.means[first] - scale.means[second])
-                gaps = sign * (scale.resampled[first] - scale.resampled[second])
+            if is_left_out:
+                first, second = second, first
             # Two infinite degradations do not differ.
-            lower, upper = percentile_interval(np.where(np.isnan(gaps), 0.0, gaps))
+            gap = differences(scale.means[first], scale.means[second])
+            gaps = differences(scale.resampled[first], scale.resampled[second])
+            lower, upper = percentile_interval(gaps)
             differs = np.stack([found.differing(first, second) for found in outputs])
             differing = int(np.count_nonzero(differs.any(axis=0)))
             comparisons.append(
                 NeighbourComparison(
                     above=names[above],
                     below=names[below],
-                    difference=0.0 if math.isnan(gap) else float(gap),
+                    difference=float(gap),
                     interval=(lower, upper),
                     is_tied=lower <= 0.0 or differing < MIN_DIFFERING,
                 )
