@@ -87,15 +87,6 @@ def room_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     return rooms
 
 
-def longest_chain(graph: dict[str, set[str]]) -> list[str]:
-    """The longest way down a graph without circles; its length is the number of floors."""
-    chains: dict[str, list[str]] = {}
-    for name in TopologicalSorter(graph).static_order():
-        below = [chains[other] for other in sorted(graph.get(name, ()))]
-        chains[name] = [name, *max(below, key=len, default=[])]
-    return max(chains.values(), key=len, default=[])
-
-
 def _dotted_name(path: Path) -> str:
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

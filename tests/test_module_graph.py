@@ -9,7 +9,6 @@ import pytest
 from tests.module_graph import (
     find_cycle,
     internal_graph,
-    longest_chain,
     reachable,
     read_modules,
     room_graph,
@@ -90,10 +89,3 @@ def test_rooms_are_what_stands_directly_in_a_package(root: Path) -> None:
 
     assert rooms["pack.inner"] == {"pack.leaf"}
     assert set(rooms) == {"pack", "pack.leaf", "pack.inner", "pack.late"}
-
-
-def test_the_longest_chain_counts_floors() -> None:
-    graph = {"a": {"b", "d"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"d"}}
-
-    assert longest_chain(graph) == ["a", "b", "c", "d"]
-    assert longest_chain({}) == []
