@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -198,10 +199,7 @@ class Histogram:
         if other.count == 0:
             return
         self._widen(other.lo, other.hi)
-        shift = self._exponent - other._exponent
-        target = ((np.arange(self.bins) + other._first) >> shift) - self._first
-        filled = other._counts > 0
-        np.add.at(self._counts, target[filled], other._counts[filled])
+        self._add(other)
         self.count += other.count
         self.zeros += other.zeros
 
@@ -227,14 +225,18 @@ class Histogram:
         new_lo, new_hi = min(lo, self.lo), max(hi, self.hi)
         exponent = _fitting_exponent(new_lo, new_hi, self.bins)
         first = math.floor(math.ldexp(new_lo, -exponent))
-        if self.count and (exponent != self._exponent or first != self._first):
-            shift = exponent - self._exponent
-            target = ((np.arange(self.bins) + self._first) >> shift) - first
-            filled = self._counts > 0
-            counts = np.zeros_like(self._counts)
-            np.add.at(counts, target[filled], self._counts[filled])
-            self._counts = counts
+        before = copy(self)
         self.lo, self.hi, self._exponent, self._first = new_lo, new_hi, exponent, first
+        if self.count and (exponent != before._exponent or first != before._first):
+            self._counts = np.zeros_like(before._counts)
+            self._add(before)
+
+    def _add(self, other: Histogram) -> None:
+        """Add the counts of a histogram whose bins are as fine or finer, and lie inside."""
+        shift = self._exponent - other._exponent
+        target = ((np.arange(self.bins) + other._first) >> shift) - self._first
+        filled = other._counts > 0
+        np.add.at(self._counts, target[filled], other._counts[filled])
 
 
 @lru_cache(maxsize=4)
@@ -256,13 +258,9 @@ def _fitting_exponent(lo: float, hi: float, bins: int) -> int:
     # Bins may not be finer than the float32 grid near the largest value.
     exponent = max(exponent, math.frexp(max(abs(lo), abs(hi)))[1] - 24, _MIN_EXPONENT)
     exponent = min(exponent, _MAX_EXPONENT)
-    while _bins_needed(lo, hi, exponent) > bins:
+    while math.floor(math.ldexp(hi, -exponent)) - math.floor(math.ldexp(lo, -exponent)) >= bins:
         exponent += 1
     return exponent
-
-
-def _bins_needed(lo: float, hi: float, exponent: int) -> int:
-    return math.floor(math.ldexp(hi, -exponent)) - math.floor(math.ldexp(lo, -exponent)) + 1
 
 
 def stack_binned(rows: Iterable[BinnedValues]) -> BinnedValues:

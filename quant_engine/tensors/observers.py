@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import DataError, SchemeError, suggest
-from quant_engine.scheme import HQQ, OBSERVERS, WEIGHT_OBSERVERS, TensorScheme
+from quant_engine.scheme import HQQ, TensorScheme
 from quant_engine.tensors.affine import QParams, choose_qparams, scale_and_zero_point
 from quant_engine.tensors.half_quadratic import fit_half_quadratic
 from quant_engine.tensors.histogram import BinnedValues, FloatArray, Histogram, bin_channels
@@ -54,15 +54,13 @@ def get_observer(name: str) -> Observer:
     return _OBSERVERS[name]
 
 
-def list_observers() -> list[str]:
-    """Return the names of all range rules, those for weights alone last."""
-    return [name for name in (*OBSERVERS, *WEIGHT_OBSERVERS) if name in _OBSERVERS]
-
-
 @register_observer("minmax")
 def minmax_range(binned: BinnedValues, scheme: TensorScheme) -> Range:
     """Return the smallest and largest value: nothing is clipped, outliers cost resolution."""
-    return _mirrored(binned.lo, binned.hi, scheme)
+    if not scheme.symmetric:
+        return binned.lo, binned.hi
+    edge = np.maximum(np.abs(binned.lo), np.abs(binned.hi))
+    return -edge, edge
 
 
 @register_observer("percentile")
@@ -240,13 +238,6 @@ def _grid(lo: FloatArray, hi: FloatArray, scheme: TensorScheme) -> tuple[FloatAr
     """Return scale and zero point as columns, (channels, 1)."""
     scale, zero_point = scale_and_zero_point(lo, hi, scheme, np)
     return scale.astype(np.float32).astype(np.float64)[:, None], zero_point[:, None]
-
-
-def _mirrored(lo: FloatArray, hi: FloatArray, scheme: TensorScheme) -> Range:
-    if not scheme.symmetric:
-        return lo, hi
-    edge = np.maximum(np.abs(lo), np.abs(hi))
-    return -edge, edge
 
 
 def _quantile(upper: FloatArray, counts: FloatArray, share: float) -> FloatArray:

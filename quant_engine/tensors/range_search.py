@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +15,7 @@ Loss: TypeAlias = Callable[[FloatArray, FloatArray], FloatArray]
 
 _COARSE = np.linspace(1.0, 0.05, 20)
 _FINE = np.array([-0.04, -0.03, -0.02, -0.01, -0.005, 0.005, 0.01, 0.02, 0.03, 0.04])
+_BOTH = (_COARSE, _FINE)
 
 
 def search_range(binned: BinnedValues, scheme: TensorScheme, loss: Loss) -> Range:
@@ -37,35 +37,27 @@ def search_range(binned: BinnedValues, scheme: TensorScheme, loss: Loss) -> Rang
         hi = np.maximum(np.abs(lo), np.abs(hi))
         lo = -hi
         floor = _smallest_factor(binned, 2 * hi, scheme)
-        factor = _improve(lambda f: loss(f * lo, f * hi), _whole(lo), floor, (_COARSE, _FINE))[0]
+        factor = _improve(lambda f: loss(f * lo, f * hi), np.ones_like(lo), None, floor, _BOTH)[0]
         return factor * lo, factor * hi
     lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
-    (lower, _), (upper, known) = _whole(lo), _whole(hi)
-    for steps in ((_COARSE, _FINE), (_FINE,)):
+    lower, upper = np.ones_like(lo), np.ones_like(hi)
+    known: FloatArray | None = None
+    for steps in (_BOTH, (_FINE,)):
         if hi.any():
             floor = _smallest_factor(binned, hi, scheme)
-            move = partial(_moved_up, loss, lower * lo, hi)
-            upper, known = _improve(move, (upper, known), floor, steps)
+            edge = lower * lo
+            upper, known = _improve(
+                lambda f, edge=edge: loss(edge, f * hi), upper, known, floor, steps
+            )
         if lo.any():
             floor = _smallest_factor(binned, -lo, scheme)
-            move = partial(_moved_down, loss, lo, upper * hi)
-            lower, known = _improve(move, (lower, known), floor, steps)
+            edge = upper * hi
+            lower, known = _improve(
+                lambda f, edge=edge: loss(f * lo, edge), lower, known, floor, steps
+            )
         if not (lo.any() and hi.any()):
             break
     return lower * lo, upper * hi
-
-
-def _whole(edge: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-    """Return the factors of the whole range, and that nobody knows its loss yet."""
-    return np.ones_like(edge), None
-
-
-def _moved_up(loss: Loss, lo: FloatArray, hi: FloatArray, factor: FloatArray) -> FloatArray:
-    return loss(lo, factor * hi)
-
-
-def _moved_down(loss: Loss, lo: FloatArray, hi: FloatArray, factor: FloatArray) -> FloatArray:
-    return loss(factor * lo, hi)
 
 
 def _smallest_factor(binned: BinnedValues, span: FloatArray, scheme: TensorScheme) -> FloatArray:
@@ -77,7 +69,8 @@ def _smallest_factor(binned: BinnedValues, span: FloatArray, scheme: TensorSchem
 
 def _improve(
     loss: Callable[[FloatArray], FloatArray],
-    start: tuple[FloatArray, FloatArray | None],
+    best: FloatArray,
+    best_loss: FloatArray | None,
     smallest: FloatArray,
     stages: tuple[FloatArray, ...],
 ) -> tuple[FloatArray, FloatArray]:
@@ -85,11 +78,11 @@ def _improve(
 
     Args:
         loss: Cost of factors, shape (channels,).
-        start: Where to begin, and what that costs; None where it is not known.
+        best: Factors to begin with.
+        best_loss: What they cost; None where that is not known.
         smallest: Smallest factors to try.
         stages: `_COARSE` holds factors, `_FINE` steps from the best.
     """
-    best, best_loss = start
     if best_loss is None:
         best_loss = loss(best)
     for stage in stages:
