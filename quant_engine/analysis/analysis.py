@@ -163,7 +163,8 @@ class _Analysis:
 
     def describe_weights(self, meter: ProgressMeter, on_update: OnUpdate | None) -> None:
         """Describe every quantized weight, and compare the range rules for every input."""
-        layers = self._quantized_layers()
+        every = {p.layer.name: self.quantized.get_submodule(p.layer.name) for p in self.plans}
+        layers = {name: x for name, x in every.items() if isinstance(x, QuantizedLayer)}
         for number, (name, layer) in enumerate(layers.items(), start=1):
             weight = self.prepared.model.get_submodule(name).weight
             assert isinstance(weight, torch.Tensor)
@@ -190,10 +191,13 @@ class _Analysis:
     def report(self, *, is_partial: bool) -> ModelReport:
         """Return what is known so far."""
         outputs = self.comparison.output.reports() if self.comparison.samples else ()
+        # In the order in which they first ran; layers that never did come last.
+        order = {name: index for index, name in enumerate(self.calibration.calls)}
+        plans = sorted(self.plans, key=lambda plan: order.get(plan.layer.name, len(order)))
         return ModelReport(
             model_name=self.model_name,
             recipe=self.recipe,
-            layers=tuple(self._layer_report(plan) for plan in self._in_running_order()),
+            layers=tuple(self._layer_report(plan) for plan in plans),
             output=outputs[0] if outputs else None,
             outputs=outputs,
             size=self.size,
@@ -211,27 +215,18 @@ class _Analysis:
             treatments=self.prepared.treatments,
         )
 
-    def _quantized_layers(self) -> dict[str, QuantizedLayer]:
-        layers = {p.layer.name: self.quantized.get_submodule(p.layer.name) for p in self.plans}
-        return {n: layer for n, layer in layers.items() if isinstance(layer, QuantizedLayer)}
-
     def _announce(self, on_update: OnUpdate | None) -> None:
         if on_update is not None:
             on_update(lambda: self.report(is_partial=True))
 
-    def _in_running_order(self) -> list[LayerPlan]:
-        """Sort by when a layer first ran; layers that never did come last."""
-        order = {name: index for index, name in enumerate(self.calibration.calls)}
-        return sorted(self.plans, key=lambda plan: order.get(plan.layer.name, len(order)))
-
     def _layer_report(self, plan: LayerPlan) -> LayerReport:
         name = plan.layer.name
         module = self.prepared.model.get_submodule(name)
-        layer = self.quantized.get_submodule(name)
+        stands = self.quantized.get_submodule(name)
+        layer = stands if isinstance(stands, QuantizedLayer) else None
         stats = self.comparison.layers[name]
         weight = named_parameters_of(module).get("weight")
-        has_run = stats.calls > 0
-        is_quantized = isinstance(layer, QuantizedLayer)
+        histogram, choices = self.calibration.histograms.get(name), self.choices.get(name, ())
         return LayerReport(
             name=name,
             kind=type(module).__name__,
@@ -242,22 +237,16 @@ class _Analysis:
             calls=round(stats.calls / stats.passes) if stats.passes else 0,
             input_shape=stats.input_shape,
             output_shape=stats.output_shape,
-            size=layer_size(module, layer),
+            size=layer_size(module, stands),
             weight=self.weights.get(name),
-            input=(
-                input_report(
-                    layer, self.calibration.histograms.get(name), stats, self.choices.get(name, ())
-                )
-                if isinstance(layer, QuantizedLayer)
-                else None
-            ),
-            local_error=stats.local.pooled.metrics() if has_run and is_quantized else None,
+            input=input_report(layer, histogram, stats, choices) if layer else None,
+            local_error=stats.local.pooled.metrics() if stats.calls and layer else None,
             accumulated_error=(
                 stats.accumulated.pooled.metrics() if stats.accumulated.pooled.count else None
             ),
-            input_scheme=layer.scheme.activation if isinstance(layer, QuantizedLayer) else None,
+            input_scheme=layer.scheme.activation if layer else None,
             input_channels=input_channels(stats),
-            local_relative=stats.local.relative() if is_quantized else None,
+            local_relative=stats.local.relative() if layer else None,
             accumulated_relative=stats.accumulated.relative(),
         )
 

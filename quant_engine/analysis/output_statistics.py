@@ -119,10 +119,7 @@ class _OneOutput:
 
 
 def measure(
-    metric: Metric,
-    counts: SampleCounts,
-    totals: Mapping[str, FloatArray],
-    resampling: Resampling,
+    metric: Metric, counts: SampleCounts, totals: Mapping[str, FloatArray], resampling: Resampling
 ) -> tuple[float | None, tuple[float, float] | None]:
     """Return a metric's value and its 95 % interval over samples; None if it is not known."""
     if not metric.is_known(counts):

@@ -23,14 +23,7 @@ from quant_engine.quantization.size import calculate_model_size
 from quant_engine.reading import parse_json, read_file, storage_errors
 from quant_engine.tensors.quantizer import Int8Quantizer
 
-_CONFIG_KEYS = (
-    "scale",
-    "zero_point",
-    "symmetric",
-    "per_channel",
-    "channel_axis",
-    "is_calibrated",
-)
+_CONFIG_KEYS = ("scale", "zero_point", "symmetric", "per_channel", "channel_axis", "is_calibrated")
 _TOP_K = (1, 3, 5)
 
 
@@ -160,10 +153,6 @@ def print_quantization_summary(quantizer: Int8Quantizer, tensor: Tensor) -> None
         NotCalibratedError: If the quantizer has no grid yet.
         DataError: If the tensor is empty, holds NaN or Inf, or has another number of channels.
     """
-    print("\n".join(_summary(quantizer, tensor)))  # noqa: T201
-
-
-def _summary(quantizer: Int8Quantizer, tensor: Tensor) -> list[str]:
     params = quantizer.get_quantization_params()
     if not params["is_calibrated"]:
         raise NotCalibratedError("This quantizer has no grid to show. Call calibrate() first.")
@@ -181,8 +170,7 @@ def _summary(quantizer: Int8Quantizer, tensor: Tensor) -> list[str]:
         ]
     else:
         lines += [f"  scale             {scale:.6g}", f"  zero point        {point}"]
-    return [
-        *lines,
+    lines += [
         f"  tensor shape      {list(tensor.shape)}",
         f"  float range       {float(tensor.min()):.6g} to {float(tensor.max()):.6g}",
         f"  codes             {int(codes.min())} to {int(codes.max())}",
@@ -194,6 +182,7 @@ def _summary(quantizer: Int8Quantizer, tensor: Tensor) -> list[str]:
         f"  cosine similarity {error['cosine_similarity']:.6f}",
         f"  relative error    {error['relative_error']:.6g}",
     ]
+    print("\n".join(lines))  # noqa: T201
 
 
 def save_quantization_config(quantizer: Int8Quantizer, filepath: str | Path) -> None:

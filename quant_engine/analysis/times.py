@@ -62,7 +62,13 @@ def measure_times(
     check_budget(time_budget_s)
     setup = set_up(model, calibration_data, report.recipe, evaluation_data, output=output)
     prepared = setup.prepared
-    _check_layers(report, prepared.model)
+    expected = {layer.name for layer in report.layers}
+    found = {layer.name for layer in list_layers(prepared.model)}
+    if expected != found:
+        raise DataError(
+            f"The report is of another model: it has the layers {sorted(expected)}, the model "
+            f"{sorted(found)}. Give the model that the report is about."
+        )
     quantized_names = (layer.name for layer in report.quantized_layers)
     steps = treatment_steps(report.recipe, quantized_names)
     meter = ProgressMeter(progress, steps + len(report.layers) + 1)
@@ -79,16 +85,6 @@ def check_budget(seconds: float | None) -> None:
     if seconds is not None and not seconds > 0:
         raise DataError(
             f"time_budget_s is {seconds}. Give seconds above 0, math.inf for no bound, or None."
-        )
-
-
-def _check_layers(report: ModelReport, model: nn.Module) -> None:
-    expected = {layer.name for layer in report.layers}
-    found = {layer.name for layer in list_layers(model)}
-    if expected != found:
-        raise DataError(
-            f"The report is of another model: it has the layers {sorted(expected)}, the model "
-            f"{sorted(found)}. Give the model that the report is about."
         )
 
 

@@ -307,13 +307,12 @@ def _read_structure(path: Path) -> StoredModel:
     content = read_file(path)
     with storage_errors(str(path)):
         data = parse_json(content)
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise StorageError(
-            f"{path} has format version {version!r}; this version reads {FORMAT_VERSION}. "
-            "Save the model again."
-        )
-    with storage_errors(str(path)):
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise StorageError(
+                f"{path} has format version {version!r}; this version reads {FORMAT_VERSION}. "
+                "Save the model again."
+            )
         return decode(StoredModel, data)
 
 
