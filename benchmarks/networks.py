@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,58 +11,36 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
+    """Two convolutions, and a way around them."""
+
+    widening = 1
+
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
 
 
-class ResNet18(nn.Module):
-    """He et al., "Deep Residual Learning for Image Recognition", 2015: the 18-layer shape."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        blocks, inputs = [], 64
-        for stage, outputs in enumerate((64, 128, 256, 512)):
-            for number in range(2):
-                stride = 2 if stage and not number else 1
-                blocks.append(BasicBlock(inputs, outputs, stride))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(512, 1000)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        return self.fc(self.blocks(x).mean(dim=(2, 3)))
-
-
 class Bottleneck(nn.Module):
+    """Three convolutions, of which the middle one is narrow, and a way around them."""
+
+    widening = 4
+
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        outputs = 4 * width
+        outputs = self.widening * width
         self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -69,25 +48,40 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
-class ResNet50(nn.Module):
-    """The 50-layer shape of the same paper."""
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    if stride == 1 and inputs == outputs:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
-    def __init__(self) -> None:
+
+class ResNet(nn.Module):
+    """He et al., "Deep Residual Learning for Image Recognition", 2015.
+
+    Args:
+        block: What it is made of.
+        depths: Blocks at each of the four resolutions.
+    """
+
+    def __init__(self, block: type[BasicBlock | Bottleneck], depths: Sequence[int]) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         blocks, inputs = [], 64
-        for stage, (width, depth) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+        for stage, depth in enumerate(depths):
+            width = 64 << stage
             for number in range(depth):
-                stride = 2 if stage and not number else 1
-                blocks.append(Bottleneck(inputs, width, stride))
-                inputs = 4 * width
+                blocks.append(block(inputs, width, 2 if stage and not number else 1))
+                inputs = block.widening * width
         self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(2048, 1000)
+        self.fc = nn.Linear(inputs, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         return self.fc(self.blocks(x).mean(dim=(2, 3)))
+
+
+ResNet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
+ResNet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
 
 
 class EncoderBlock(nn.Module):
