@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _compare(ways: Sequence[Callable[[], object]]) -> list[float]:
     """Return the first way's seconds, and the others' ratio to it."""
-    turns = []
-    for _ in range(ROUNDS):
-        turns.append([_seconds(way) for way in ways])
+    turns = [[_seconds(way) for way in ways] for _ in range(ROUNDS)]
     ratios = [[time / turn[0] for time in turn[1:]] for turn in turns]
     return [min(turn[0] for turn in turns), *map(statistics.median, zip(*ratios, strict=True))]
 

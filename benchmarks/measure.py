@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gc
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -86,3 +91,16 @@ def measure_in_turn(
 
 def _ratios(values: list[float], references: list[float]) -> list[float]:
     return [value / base for value, base in zip(values, references, strict=True)]
+
+
+def cpu_milliseconds(task: Callable[[], object]) -> float:
+    """Return the processor time of one run."""
+    start = time.process_time()
+    task()
+    return 1e3 * (time.process_time() - start)
+
+
+def run_python(script: str, *arguments: str) -> str:
+    """Return what a script prints in a process of its own."""
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 from benchmarks.response.samples import RECIPE, Samples, load_samples
-from quant_engine import (
-    LogitResponse,
-    verify_configurations,
-)
+from quant_engine import LogitResponse, verify_configurations
 from quant_engine.preparation.folding_check import prepare_for
-from quant_engine.report import AgreementPoint
+from quant_engine.report import AgreementFigures, AgreementPoint
+from quant_engine.response.agreement import compare
 from quant_engine.variants.options import bit_options
 from sample_models import load_model
 
@@ -58,9 +56,8 @@ def _agreement_row(
     )
     agreement = response.agreement
     single, random = agreement.single, agreement.random
-    measured = [point.measured for point in agreement.random_points]
-    plain_rank, plain_ratio = _plain_sum(response, agreement.random_points)
-    repeat = _repeat(model, samples, response, agreement.random_points, measured)
+    plain = _plain_sum(response, agreement.random_points)
+    repeat = _repeat(model, samples, response, agreement.random_points)
     reached = single.rank_correlation >= SINGLE_AIM and random.rank_correlation >= RANDOM_AIM
     return [
         name,
@@ -69,31 +66,24 @@ def _agreement_row(
         f"{single.median_ratio:.2f}",
         f"{random.rank_correlation:.3f}",
         f"{random.median_ratio:.2f}",
-        f"{plain_rank:.3f}",
-        f"{plain_ratio:.2f}",
+        f"{plain.rank_correlation:.3f}",
+        f"{plain.median_ratio:.2f}",
         f"{repeat:.3f}",
         agreement.level,
         "yes" if reached else "**no**",
     ]
 
 
-def _plain_sum(response: LogitResponse, points: Sequence[AgreementPoint]) -> tuple[float, float]:
+def _plain_sum(response: LogitResponse, points: Sequence[AgreementPoint]) -> AgreementFigures:
     """The same without telling rounding noise apart: every shift counts as certain."""
     arrays = response.arrays
     shifts = [arrays.shift(response.chosen(dict(point.configuration))) for point in points]
     predicted = arrays.degradations(np.stack(shifts))
-    measured = np.array([point.measured for point in points])
-    known = measured > 0
-    ratio = float(np.median(predicted[known] / measured[known]))
-    return float(spearmanr(predicted, measured).statistic), ratio
+    return compare([replace(p, predicted=x) for p, x in zip(points, predicted, strict=True)])
 
 
 def _repeat(
-    model: nn.Module,
-    samples: Samples,
-    response: LogitResponse,
-    points: Sequence[AgreementPoint],
-    measured: Sequence[float],
+    model: nn.Module, samples: Samples, response: LogitResponse, points: Sequence[AgreementPoint]
 ) -> float:
     """How well measured values agree with measured values of nearly the same model."""
     generator = torch.Generator().manual_seed(0)
@@ -109,4 +99,5 @@ def _repeat(
         [dict(point.configuration) for point in points],
         evaluation_data=samples.test,
     )
-    return float(spearmanr([score.degradation for score in again], measured).statistic)
+    pairs = zip(points, again, strict=True)
+    return compare([replace(p, predicted=s.degradation) for p, s in pairs]).rank_correlation

@@ -77,11 +77,7 @@ def candidate_sets() -> dict[str, Mapping[str, LayerScheme | Candidate]]:
     """Return what a layer can be, by name; every set holds the one before it."""
     plain, narrow = bit_options(RECIPE, OPTION_BITS), bit_options(RECIPE, NARROW)
     gptq = {**plain, **treated(narrow, GPTQ)}
-    bias = {
-        **gptq,
-        **treated(narrow, BIAS_CORRECTION),
-        **treated(narrow, GPTQ, BIAS_CORRECTION),
-    }
+    bias = {**gptq, **treated(narrow, BIAS_CORRECTION), **treated(narrow, GPTQ, BIAS_CORRECTION)}
     ranges = {**bias, **treated(narrow, OUTPUT_MSE), **treated(narrow, OUTPUT_MSE, GPTQ)}
     groups = in_groups(narrow, GROUP)
     grouped = {**ranges, **groups, **treated(groups, GPTQ)}

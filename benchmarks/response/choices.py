@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from benchmarks.response.samples import OPTION_BITS, RECIPE, Samples, load_samples
+from benchmarks.response.samples import OPTION_BITS, RECIPE, Samples, load_samples, make_forms
 from quant_engine import (
     ConfigurationScore,
     LogitResponse,
@@ -15,10 +15,6 @@ from quant_engine import (
     verify_configurations,
 )
 from quant_engine.metrics.energies import ErrorStats
-from quant_engine.preparation.folding_check import prepare_for
-from quant_engine.progress import ProgressMeter
-from quant_engine.quantization.calibration import calibrate_prepared
-from quant_engine.variants.layers import build_forms
 from quant_engine.variants.options import bit_options
 from sample_models import load_model
 
@@ -46,7 +42,7 @@ BUDGET_HEAD = (
 def budget_rows(name: str) -> list[list[str]]:
     model, samples = load_model(name), load_samples(name)
     response = make_chooser(model, samples)
-    noise = _local_noise(model, samples, response)
+    noise = _local_noise(model, samples)
     rows = []
     for bits in BUDGET_BITS:
         uniform = response.uniform(response.options[OPTION_BITS.index(bits)])
@@ -113,17 +109,11 @@ def _figures(score: ConfigurationScore) -> tuple[str, str]:
     return f"{score.degradation:.1e}", f"{score.accuracy:.1%}"
 
 
-def _local_noise(
-    model: nn.Module, samples: Samples, response: LogitResponse
-) -> dict[tuple[str, str], float]:
+def _local_noise(model: nn.Module, samples: Samples) -> dict[tuple[str, str], float]:
     """NMSE of every layer's output, quantized and fed its float input."""
-    prepared, meter = prepare_for(model, samples.calibration)[0], ProgressMeter(None, 0)
-    calibration = calibrate_prepared(prepared, samples.calibration, meter)
-    named = {option.name: option.scheme for option in response.report.options}
-    forms = build_forms(
-        model, prepared, RECIPE, named, calibration, meter, seen_only=True
-    ).quantized
-    stats = {(layer, option): ErrorStats() for layer in forms for option in named}
+    prepared, made = make_forms(model, samples)
+    forms = made.quantized
+    stats = {(layer, option): ErrorStats() for layer in forms for option in made.options}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -11,18 +11,13 @@ import numpy as np
 import torch
 
 from benchmarks.response.choices import make_chooser
-from benchmarks.response.samples import OPTION_BITS, RECIPE, load_samples
-from quant_engine import (
-    search_configuration,
-)
+from benchmarks.response.samples import OPTION_BITS, RECIPE, load_samples, make_forms
+from quant_engine import search_configuration
 from quant_engine.judging.describe import describe_judged
 from quant_engine.model.batches import iterate_batches
-from quant_engine.preparation.folding_check import prepare_for
 from quant_engine.progress import ProgressMeter
-from quant_engine.quantization.calibration import calibrate_prepared
 from quant_engine.response.measurement import ResponseMeasurement
 from quant_engine.response.outputs import ResponseSettings
-from quant_engine.variants.layers import build_forms
 from quant_engine.variants.options import bit_options, name_options
 from quant_engine.variants.runner import VariantRunner
 from sample_models import load_model
@@ -44,11 +39,8 @@ COST_HEAD = (
 def cost_rows(name: str) -> list[list[str]]:
     samples = load_samples(name)
     model = load_model(name)
-    prepared = prepare_for(model, samples.calibration)[0]
-    meter = ProgressMeter(None, 0)
-    named = name_options(bit_options(RECIPE, OPTION_BITS))
-    calibration = calibrate_prepared(prepared, samples.calibration, meter)
-    layers = build_forms(model, prepared, RECIPE, named, calibration, meter, seen_only=True)
+    prepared, layers = make_forms(model, samples)
+    meter, named = ProgressMeter(None, 0), name_options(bit_options(RECIPE, OPTION_BITS))
     pairs = [{layer: option} for layer in layers.modules for option in named]
 
     def response(data: Sequence[object] = samples.test) -> None:

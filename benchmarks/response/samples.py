@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from quant_engine import (
-    Recipe,
-)
+from quant_engine import Recipe
+from quant_engine.preparation.folding_check import prepare_for
+from quant_engine.preparation.prepared_model import PreparedModel
+from quant_engine.progress import ProgressMeter
+from quant_engine.quantization.calibration import calibrate_prepared
+from quant_engine.variants.layers import LayerForms, build_forms
+from quant_engine.variants.options import bit_options
 from sample_models import get_model_info
 
 RECIPE = Recipe.default()
@@ -32,3 +36,13 @@ def load_samples(model: str) -> Samples:
         return list(zip(inputs.split(BATCH), labels.split(BATCH), strict=True))
 
     return Samples(batches("calibration"), batches("test"))
+
+
+def make_forms(model: nn.Module, samples: Samples) -> tuple[PreparedModel, LayerForms]:
+    """Return the prepared model, and its layers at all widths."""
+    prepared, meter = prepare_for(model, samples.calibration)[0], ProgressMeter(None, 0)
+    calibration = calibrate_prepared(prepared, samples.calibration, meter)
+    options = bit_options(RECIPE, OPTION_BITS)
+    return prepared, build_forms(
+        *(model, prepared, RECIPE, options, calibration, meter), seen_only=True
+    )

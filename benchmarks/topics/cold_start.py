@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Spread
+from benchmarks.measure import Spread, run_python
 from benchmarks.registry import Options, register_topic
 
-ROOT = Path(__file__).resolve().parents[2]
 AIM_SECONDS = 10.0
 
 # What the product does on a first click: the real calibration and test data, times measured too.
@@ -74,14 +70,8 @@ def measure_cold_start(model: str, rounds: int) -> ColdStart:
     parts: list[list[float]] = []
     for _ in range(rounds):
         start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, model],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        printed = run_python(_SCRIPT, model)
         totals.append(time.perf_counter() - start)
-        parts.append(json.loads(done.stdout))
+        parts.append(json.loads(printed))
     imports, load, analyze = (Spread.of(list(part)) for part in zip(*parts, strict=True))
     return ColdStart(Spread.of(totals), imports, load, analyze)

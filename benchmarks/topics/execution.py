@@ -44,10 +44,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
     print(
         f"{'model':<12}{'batch':>6}  {'execution':<26}{'ms':>9}{'speed-up':>10}{'':19}{'logits':>9}"
     )
-    result = []
-    for name, batch, model, x in workloads():
-        result.append(_measure_one(name, batch, model, x, 3 * options.rounds))
-    return result
+    return [_measure_one(*workload, 3 * options.rounds) for workload in workloads()]
 
 
 def workloads() -> list[tuple[str, int, nn.Module, Tensor]]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.measure import Spread
+from benchmarks.measure import Spread, cpu_milliseconds
 from benchmarks.registry import Options, register_topic
 from dashboard.views.learn.catalogue import default_values, find_lessons
 from dashboard.views.learn.lesson import Lesson
@@ -71,9 +69,9 @@ def measure(options: Options) -> dict[str, Any]:
 def measure_lesson(lesson: Lesson, rounds: int) -> Moves:
     """Move each control through its values, once; then the first one on the page, some times."""
     start = default_values(lesson)
-    first = _milliseconds(lambda: lesson.show(start))
+    first = cpu_milliseconds(lambda: lesson.show(start))
     engine = [
-        _milliseconds(lambda name=control.name, value=value: lesson.show({**start, name: value}))
+        cpu_milliseconds(lambda name=control.name, value=value: lesson.show({**start, name: value}))
         for control in lesson.controls
         for value in control.options
         if value != control.default  # the first answer, so computed before
@@ -89,13 +87,7 @@ def _page_times(lesson: Lesson, rounds: int) -> list[float]:
     for turn in range(rounds + 1):
         for value in control.options:
             app.session_state[control.name] = value
-            taken = _milliseconds(app.run)
+            taken = cpu_milliseconds(app.run)
             assert_alive(app)
             times += [taken] if turn else []  # the first turn computes
     return times
-
-
-def _milliseconds(run: Callable[[], object]) -> float:
-    began = time.process_time()
-    run()
-    return 1000 * (time.process_time() - began)

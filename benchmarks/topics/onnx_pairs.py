@@ -35,7 +35,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
     )
     head = f"{'model':<12}{'batch':>6}{'lowered ms':>12}{'/ ONNX int8':>13}{'quartiles':>14}"
     print(f"{head}{'aim':>7}{'/ float':>9}")
-    return [_measure_one(name, batch, model, x) for name, batch, model, x in workloads()]
+    return [_measure_one(*workload) for workload in workloads()]
 
 
 def _measure_one(name: str, batch: int, model: nn.Module, x: Tensor) -> dict[str, Any]:

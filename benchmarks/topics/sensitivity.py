@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import measure_in_turn
+from benchmarks.measure import measure_in_turn, run_python
 from benchmarks.registry import Options, register_topic
 from quant_engine import Recipe
 from quant_engine.layers import get_quantized_type
@@ -25,7 +23,6 @@ from quant_engine.sensitivity.measurement import DIRECTIONS, ONE_AT_A_TIME
 from quant_engine.variants.outcomes import BatchOutcome
 from quant_engine.variants.runner import Variant, VariantRunner
 
-ROOT = Path(__file__).resolve().parents[2]
 REPLAY, FULL = "replay", "full forwards"
 AIM = 1.8
 SAMPLES = 64
@@ -153,14 +150,7 @@ def measure(options: Options) -> dict[str, Any]:
 def _peak_bytes(direction: str, way: str) -> int | None:
     if not sys.platform.startswith("linux"):
         return None
-    done = subprocess.run(
-        [sys.executable, "-c", _MEMORY_SCRIPT, direction, way],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
+    return int(run_python(_MEMORY_SCRIPT, direction, way))
 
 
 def _megabytes(count: int | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.measure import cpu_milliseconds
 from benchmarks.networks import seeded
 from benchmarks.registry import Options, register_topic
 from quant_engine import PRESETS, analyze
@@ -50,9 +50,4 @@ def measure(options: Options) -> dict[str, float]:
 
 def _milliseconds(task: Callable[[], Any], rounds: int) -> float:
     """Return the least processor time of some runs; the median would hold other work's noise."""
-    found = []
-    for _ in range(rounds):
-        start = time.process_time()
-        task()
-        found.append(1e3 * (time.process_time() - start))
-    return min(found)
+    return min(cpu_milliseconds(task) for _ in range(rounds))

@@ -56,10 +56,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 def measure_crowd(model: str, count: int) -> Crowd:
     """Open a link as so many visitors of a server that has just started and drawn one page."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        run_server(Path(folder) / "server.log") as url,
-    ):
+    with tempfile.TemporaryDirectory() as folder, run_server(Path(folder) / "log") as url:
         visit(url, "", count=1, timeout=TIMEOUT_SECONDS)  # loads the stored example, for everybody
         seen = visit(url, f"model={model}&seed=7", count=count, timeout=TIMEOUT_SECONDS)
     first = [one.first_figure for one in seen if one.first_figure is not None]
