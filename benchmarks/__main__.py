@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from quant_engine.execution.clock import describe_environment
 from sample_models import list_models
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what the command line asks for."""
-    parsed = _parse(arguments)
+    parsed = _parse()
     options = Options(
         models=tuple(list_models() if parsed.all else parsed.models),
         rounds=parsed.rounds,
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.json.write_text(text + "\n", encoding="utf-8")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse() -> argparse.Namespace:
     topics = list_topics()
     about = "\n".join(
         f"  {name:<14}{(topic.__doc__ or '').splitlines()[0]}" for name, topic in topics.items()
@@ -67,7 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="fresh processes a model (%(default)s); 0 for none",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
 def _positive(text: str) -> int:

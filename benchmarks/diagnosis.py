@@ -28,13 +28,13 @@ HIT, UNCLEAR, ALARM, MISS, SILENT = "hit", "unclear", "false alarm", "miss", "ri
 """Unclear: the KL divergence falls by half or more, but not by more than its interval."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print a row for each model and setting, and the sums for each remedy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list_models())
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
     parser.add_argument("--remedies", nargs="*", choices=POINTED_TO, default=POINTED_TO[:-1])
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     print(f"| model, weights | KL, nats | findings (layers) | {' | '.join(options.remedies)} |")
     print(f"|---|---|---|{'---|' * len(options.remedies)}")
     sums: dict[str, Counter[str]] = {name: Counter() for name in options.remedies}

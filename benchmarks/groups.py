@@ -26,9 +26,9 @@ SHORTEST = 0.01
 """Seconds that one measurement takes at least."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print a row for each shape and number of input rows."""
-    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print("| inputs × outputs | rows | float, µs | simulated | integers | torch's int4 |", end="")

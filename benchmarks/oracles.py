@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,14 +33,7 @@ from quant_engine import analyze, quantize_model
 from quant_engine.layers import QuantizedLayer
 from quant_engine.preparation import prepare_for
 from quant_engine.report import Treatment
-from quant_engine.scheme import (
-    Awq,
-    CrossLayerEqualization,
-    Gptq,
-    Recipe,
-    SmoothQuant,
-    TensorScheme,
-)
+from quant_engine.scheme import Awq, CrossLayerEqualization, Gptq, Recipe, SmoothQuant, TensorScheme
 from sample_models import get_model_info
 
 CALIBRATION_SAMPLES = 200
@@ -51,7 +44,7 @@ LINEAR_MODELS = ("transformer", "vit", "vit_outlier_channels")
 Rows = Iterator[list[str]]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print a table for each comparison."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", choices=list(COMPARISONS), default=list(COMPARISONS))
     warnings.simplefilter("ignore")  # those of the packages
     torch.manual_seed(0)
-    for name in parser.parse_args(arguments).only:
+    for name in parser.parse_args().only:
         package, head, rows = COMPARISONS[name]
         try:
             print(f"\n{name}: {package} {version(package)}\n\n| {' | '.join(head)} |")

@@ -7,7 +7,6 @@ from the test split.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -60,7 +59,7 @@ SCALES = (
 CALIBRATION_SAMPLES = 200
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print the table as Markdown, a row for each sample, width and granularity."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list_models())
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--remedies", nargs="*", choices=columns, default=list(CHAINS))
     granularities = [scales.granularity for scales in SCALES]
     parser.add_argument("--scales", nargs="*", choices=granularities, default=granularities)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     print(f"| model, weights | {' | '.join(options.remedies)} |")
     print(f"|---|{'---|' * len(options.remedies)}")
     for name in options.models:

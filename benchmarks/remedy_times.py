@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -26,11 +25,11 @@ AIMS = {"equalization": 0.1, "smoothing": 0.1, "bias correction": 1.0, "GPTQ": 2
 """Seconds."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print a row for each remedy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args(arguments).rounds
+    rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     measured = [{name: _seconds(CHAINS[name]) for name in ("none", *AIMS)} for _ in range(rounds)]
     least = {name: min(turn[name] for turn in measured) for name in measured[0]}

@@ -19,7 +19,7 @@ from benchmarks.response.cost import COST_HEAD, cost_rows
 from sample_models import list_models
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list_models(), help="default: all")
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = ["agreement", "cost", "budgets", "candidates"]
     parser.add_argument("--only", nargs="*", default=names, choices=names, help="tables to make")
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     makers = {
         "agreement": (agreement_rows, AGREEMENT_HEAD),
