@@ -42,19 +42,20 @@ def search_range(binned: BinnedValues, scheme: TensorScheme, loss: Loss) -> Rang
     lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
     lower, upper = np.ones_like(lo), np.ones_like(hi)
     known: FloatArray | None = None
+
+    def upper_loss(factor: FloatArray) -> FloatArray:
+        return loss(lower * lo, factor * hi)
+
+    def lower_loss(factor: FloatArray) -> FloatArray:
+        return loss(factor * lo, upper * hi)
+
     for steps in (_BOTH, (_FINE,)):
         if hi.any():
             floor = _smallest_factor(binned, hi, scheme)
-            edge = lower * lo
-            upper, known = _improve(
-                lambda f, edge=edge: loss(edge, f * hi), upper, known, floor, steps
-            )
+            upper, known = _improve(upper_loss, upper, known, floor, steps)
         if lo.any():
             floor = _smallest_factor(binned, -lo, scheme)
-            edge = upper * hi
-            lower, known = _improve(
-                lambda f, edge=edge: loss(f * lo, edge), lower, known, floor, steps
-            )
+            lower, known = _improve(lower_loss, lower, known, floor, steps)
         if not (lo.any() and hi.any()):
             break
     return lower * lo, upper * hi
