@@ -19,7 +19,7 @@ from quant_engine.response.agreement import as_pairs
 from quant_engine.response.arrays import IntArray
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.search.moves import additive_optimum, improve, is_allowed
-from quant_engine.search.space import Limit, SearchSpace
+from quant_engine.search.space import BYTES, EFFECTIVE_BITS, WEIGHT_BITS, Limit, SearchSpace
 
 _STARTS = 3
 _KICKS = 6
@@ -86,17 +86,10 @@ def find_best(
     """
     model_bytes, effective_bits, weight_bits, float_layers = budgets
     space = SearchSpace(response)
-    limits = []
-    if model_bytes is not None:
-        limits.append(_bytes_limit(space, model_bytes))
-    if effective_bits is not None:
-        limits.append(
-            space.limit("effective bits", effective_bits, lambda size: size.effective_bits)
-        )
-    if weight_bits is not None:
-        if model_bytes is None:
-            _require_one_granularity(response)
-        limits.append(space.limit("bits per weight", weight_bits, lambda size: size.weight_bits))
+    if weight_bits is not None and model_bytes is None:
+        _require_one_granularity(response)
+    sizes = {BYTES: model_bytes, EFFECTIVE_BITS: effective_bits, WEIGHT_BITS: weight_bits}
+    limits = [space.limit(what, most) for what, most in sizes.items() if most is not None]
     if float_layers is not None:
         limits.append(space.limit_float_layers(float_layers))
     if not limits:
@@ -153,7 +146,7 @@ def pareto_frontier(
     """
     require_at_least(2, "points", points)
     space = SearchSpace(response)
-    any_size = _bytes_limit(space, 0)
+    any_size = space.limit(BYTES, 0)
     least = any_size.fixed + any_size.costs.min(axis=1).sum()
     most = max(any_size.fixed, least)
     budgets = np.geomspace(max(least, 1.0), max(most, 1.0), points)
@@ -166,10 +159,6 @@ def pareto_frontier(
         meter.step(f"find the best bits, model size {number} of {points}")
     chosen = [_point(space, assignment) for assignment in [*found, space.uniform(0)]]
     return FrontierReport(_undominated(chosen), response.agreement.verdict)
-
-
-def _bytes_limit(space: SearchSpace, most: float) -> Limit:
-    return space.limit("bytes", most, lambda size: size.model_bytes)
 
 
 def _starts(space: SearchSpace, limits: Sequence[Limit]) -> list[IntArray]:

@@ -13,6 +13,12 @@ from quant_engine.response.arrays import IntArray, ResponseArrays
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.tensors.histogram import FloatArray
 
+BYTES, EFFECTIVE_BITS, WEIGHT_BITS = "bytes", "effective bits", "bits per weight"
+_FIGURES: dict[str, Callable[[ConfigurationSize], float]] = {
+    BYTES: lambda size: size.model_bytes,
+    EFFECTIVE_BITS: lambda size: size.effective_bits,
+    WEIGHT_BITS: lambda size: size.weight_bits,
+}
 _MOST_VALUES = 4_000_000
 _SLACK = 1e-9
 _HARMFUL = 1e12
@@ -113,8 +119,9 @@ class SearchSpace:
         units = np.eye(len(self.units), dtype=np.int64)
         return list(np.kron(units, np.arange(self.choices)[:, None]))
 
-    def limit(self, what: str, most: float, measure: Callable[[ConfigurationSize], float]) -> Limit:
-        """Return a budget on a figure that adds up over units."""
+    def limit(self, what: str, most: float) -> Limit:
+        """Return a budget on one of the figures that add up over units."""
+        measure = _FIGURES[what]
         fixed = measure(self.response.size(self.configuration(self.uniform(0))))
         found = [measure(self.response.size(self.configuration(a))) for a in self.alone()]
         costs = np.array(found, dtype=np.float64).reshape(len(self.units), self.choices) - fixed

@@ -87,7 +87,7 @@ def test_search_beats_greedy_and_the_additive_optimum_somewhere_and_loses_nowher
         sizes = [response.size(response.uniform(o)).model_bytes for o in ("float", *space_names())]
         budget = int(np.mean(sizes[2:]))
         found = search_configuration(response, model_bytes=budget).predicted.degradation
-        limit = space.limit("bytes", budget, lambda size: size.model_bytes)
+        limit = space.limit("bytes", budget)
         start = additive_optimum(space, [limit])
         assert start is not None
         additive = float(space.degradations([start])[0])
@@ -101,7 +101,7 @@ def test_search_beats_greedy_and_the_additive_optimum_somewhere_and_loses_nowher
 def test_kicks_lead_out_of_a_local_optimum():
     response, budget = small_response(5), 801
     space = SearchSpace(response)
-    limits = [space.limit("bytes", budget, lambda size: size.model_bytes)]
+    limits = [space.limit("bytes", budget)]
     _, without = improve(space, additive_optimum(space, limits), limits)
     scores = [response.score(configuration) for configuration in everything(response)]
     best = min(score.degradation for score in scores if score.size.model_bytes <= budget)
@@ -151,7 +151,7 @@ def test_products_predict_moves_to_second_order():
 
 def test_moves_are_ranked_by_their_exact_change_to_second_order():
     space = SearchSpace(small_response(1))
-    limits = [space.limit("bytes", 10**9, lambda size: size.model_bytes)]
+    limits = [space.limit("bytes", 10**9)]
     assignment = np.array([1, 0, 3, 2])
 
     def second_order(at):
@@ -172,7 +172,7 @@ def test_moves_never_make_it_worse_or_leave_the_budget():
     for start in itertools.product(range(4), repeat=4):
         assignment = np.array(start)
         budget = response.size(space.configuration(assignment)).model_bytes
-        limits = [space.limit("bytes", budget, lambda size: size.model_bytes)]
+        limits = [space.limit("bytes", budget)]
         end, degradation = improve(space, assignment, limits)
         assert is_allowed(end, limits)
         assert degradation <= space.degradations([assignment])[0]
