@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -84,18 +84,11 @@ class ResponseArrays:
 
     def first(self, rows: int) -> ResponseArrays:
         """Return the part about the first rows."""
-        return replace(
-            self,
-            base=self.base[:rows],
-            shifts=self.shifts[:, :, :rows],
-            roundings=self.roundings[:, :, :rows],
-            signal=self.signal[:rows],
-            labels=None if self.labels is None else self.labels[:rows],
-            output=None if self.output is None else self.output[:rows],
-            classes=None if self.classes is None else self.classes[:rows],
-            positions=None if self.positions is None else self.positions[:rows],
-            counted=None if self.counted is None else self.counted[:rows],
-        )
+        by_row = ("base", "signal", "labels", "output", "classes", "positions", "counted")
+        whole = {name: getattr(self, name) for name in by_row}
+        first: dict[str, Any] = {n: None if x is None else x[:rows] for n, x in whole.items()}
+        shifts, roundings = self.shifts[:, :, :rows], self.roundings[:, :, :rows]
+        return replace(self, shifts=shifts, roundings=roundings, **first)
 
     def shift(self, chosen: Sequence[Pair]) -> FloatArray:
         """Return the sum of the shifts of (layer, option) pairs, (rows, kept + projections)."""

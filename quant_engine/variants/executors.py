@@ -63,7 +63,7 @@ def run_task(task: SweepTask) -> BatchOutcome:
         threads = torch.get_num_threads()
         torch.set_num_threads(task.threads)
         try:
-            runner = _unpack_runner(task.runner)
+            runner: VariantRunner = _unpack_runner(task.runner)
             return runner.run(_unpack(task.batch), task.variants, task.bases)
         finally:
             torch.set_num_threads(threads)
@@ -212,7 +212,4 @@ def _unpack(packed: bytes) -> Any:
     return torch.load(io.BytesIO(packed), weights_only=False)
 
 
-@lru_cache(maxsize=1)
-def _unpack_runner(packed: bytes) -> VariantRunner:
-    runner: VariantRunner = _unpack(packed)
-    return runner
+_unpack_runner = lru_cache(maxsize=1)(_unpack)
