@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -62,12 +63,10 @@ def _agreement_row(
     return [
         name,
         label,
-        f"{single.rank_correlation:.3f}",
-        f"{single.median_ratio:.2f}",
-        f"{random.rank_correlation:.3f}",
-        f"{random.median_ratio:.2f}",
-        f"{plain.rank_correlation:.3f}",
-        f"{plain.median_ratio:.2f}",
+        *chain.from_iterable(
+            (f"{figures.rank_correlation:.3f}", f"{figures.median_ratio:.2f}")
+            for figures in (single, random, plain)
+        ),
         f"{repeat:.3f}",
         agreement.level,
         "yes" if reached else "**no**",

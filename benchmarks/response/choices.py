@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,25 +50,16 @@ def budget_rows(name: str) -> list[list[str]]:
         budget = response.size(uniform).model_bytes
         chosen = search_configuration(response, model_bytes=budget)
         greedy = _greedy(response, noise, budget)
-        plain, by_noise, by_response = verify_configurations(
-            model,
-            samples.calibration,
-            response,
-            [uniform, greedy, chosen.as_dict()],
-            evaluation_data=samples.test,
-        )
-        seen = verify_configurations(
-            model, samples.calibration, response, [uniform, greedy, chosen.as_dict()]
-        )
+        compared = [uniform, greedy, chosen.as_dict()]
+        run = partial(verify_configurations, model, samples.calibration, response, compared)
+        unseen, seen = run(evaluation_data=samples.test), run()
         rows.append(
             [
                 name,
                 f"{bits} bits",
                 f"{budget / 1e3:.1f}",
-                *_figures(plain),
-                *_figures(by_noise),
-                *_figures(by_response),
-                _beaten(plain, by_noise, by_response),
+                *(figure for score in unseen for figure in _figures(score)),
+                _beaten(*unseen),
                 f"{chosen.predicted.degradation:.1e}",
                 *(f"{score.degradation:.1e}" for score in seen),
                 _beaten(*seen),
