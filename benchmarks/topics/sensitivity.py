@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -60,14 +60,6 @@ class Block(nn.Module):
         if self.stride > 1:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
         return F.relu(x + y)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Peak memory beyond what is held between passes, in bytes; None where it cannot be told."""
-
-    replay_bytes: int | None
-    full_bytes: int | None
 
 
 def make_network() -> nn.Module:
@@ -132,22 +124,23 @@ def measure(options: Options) -> dict[str, Any]:
             FULL: make_sweep(direction, has_replay=False)[0],
         }
         found = measure_in_turn(tasks, REPLAY, options.rounds)
-        memory = Memory(_peak_bytes(direction, REPLAY), _peak_bytes(direction, FULL))
+        replayed, in_full = (_peak_bytes(direction, way) for way in (REPLAY, FULL))
         result[direction] = {
             **{name: asdict(task) for name, task in found.items()},
-            "memory": asdict(memory),
+            "memory": {"replay_bytes": replayed, "full_bytes": in_full},
         }
         full = found[FULL]
         quartiles = f"{full.ratio.q1:.2f}-{full.ratio.q3:.2f}"
         print(
             f"{direction:<18}{found[REPLAY].seconds.median:>9.3f}{full.seconds.median:>9.3f}"
             f"{full.ratio.median:>8.2f}{quartiles:>12}{full.cpu_ratio.median:>10.2f}"
-            f"{_megabytes(memory.replay_bytes):>11}{_megabytes(memory.full_bytes):>9}"
+            f"{_megabytes(replayed):>11}{_megabytes(in_full):>9}"
         )
     return result
 
 
 def _peak_bytes(direction: str, way: str) -> int | None:
+    """Return the peak memory beyond what is held between passes; None where it cannot be told."""
     if not sys.platform.startswith("linux"):
         return None
     return int(run_python(_MEMORY_SCRIPT, direction, way))
