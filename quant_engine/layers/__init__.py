@@ -1,4 +1,4 @@
-"""Quantized layers, one family a file; importing this package registers them all."""
+"""Quantized layers, one family per file; importing this package registers them all."""
 
 from quant_engine.layers.base import QuantizedLayer
 from quant_engine.layers.convolution import (

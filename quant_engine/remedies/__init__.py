@@ -1,4 +1,4 @@
-"""What repairs layers that quantization breaks, one remedy a file."""
+"""What repairs layers that quantization breaks, one remedy per file."""
 
 from quant_engine.remedies.adaround import estimate_adaround_seconds
 from quant_engine.remedies.apply import (
