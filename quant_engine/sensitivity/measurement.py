@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias
 
-import numpy as np
-
 from quant_engine.judging.judged import JudgedOutput
 from quant_engine.metrics.bootstrap import percentile_interval
 from quant_engine.metrics.catalogue import KL_DIVERGENCE, TOP1_AGREEMENT, value_of
@@ -237,10 +235,7 @@ class Measurement:
                     view.scales[option],
                     is_left_out=self._is_left_out,
                     earlier={
-                        index: Earlier(
-                            seen.degradations, seen.scales[option], self._shift(seen, view, option)
-                        )
-                        for index, seen in views.items()
+                        index: self._earlier(seen, view, option) for index, seen in views.items()
                     },
                 )
             )
@@ -349,22 +344,44 @@ class Measurement:
     def _effects(self, option: str) -> dict[str, float]:
         """Return each layer's degradation alone, or how much leaving it out helps."""
         views = {n: self._view(n) for n in {self._batches, *self._stopped.values()}}
-        base, effects = self._base(option), {}
+        growths = {n: self._growth(view, views[self._batches], option) for n, view in views.items()}
+        effects = {}
         for name in self._forms.names(option):
             index = self._index(name, option)
-            means = views[self._stopped.get(index, self._batches)].scales[option].means
-            with np.errstate(invalid="ignore"):  # two infinite degradations do not differ
-                gain = means[base] - means[index] if self._is_left_out else means[index]
-            effects[name] = 0.0 if math.isnan(gain) else float(gain)
+            seen = self._stopped.get(index, self._batches)
+            effects[name] = growths[seen] * self._effect(views[seen], option, index)
         return effects
 
-    def _shift(self, earlier: _View, everything: _View, option: str) -> float:
-        """Return what makes degradations on some samples comparable with those on all."""
+    def _effect(self, view: _View, option: str, index: int) -> float:
+        """Return what a layer does alone, or how much leaving it out helps."""
+        means = view.scales[option].means
         if not self._is_left_out:
-            return 0.0
-        base = self._base(option)
-        shift = float(everything.scales[option].means[base] - earlier.scales[option].means[base])
-        return shift if math.isfinite(shift) else 0.0
+            return float(means[index])
+        return float(differences(means[self._base(option)], means[index]))
+
+    def _growth(self, earlier: _View, everything: _View, option: str) -> float:
+        """Return by how much effects on all samples exceed those on some, judged by the largest.
+
+        A few samples may be hard for all layers. What was stopped for its share of the largest
+        effect is so ranked by that share.
+        """
+        indices = {self._index(name, option) for name in self._forms.names(option)}
+        found = {n: self._effect(everything, option, n) for n in indices - self._stopped.keys()}
+        largest = max(found, key=found.__getitem__)
+        before, after = self._effect(earlier, option, largest), found[largest]
+        return after / before if before > 0.0 and math.isfinite(after / before) else 1.0
+
+    def _earlier(self, seen: _View, view: _View, option: str) -> Earlier:
+        """Return what was known when variants were stopped, and how it compares with all samples.
+
+        Effects grow by a factor; where layers are left out, they are what is missing from the
+        degradation of all layers.
+        """
+        scale, growth, base = seen.scales[option], self._growth(seen, view, option), 0.0
+        if self._is_left_out:
+            index = self._base(option)
+            base = float(view.scales[option].means[index] - growth * scale.means[index])
+        return Earlier(seen.degradations, scale, growth, base if math.isfinite(base) else 0.0)
 
     def _stop_notes(self, layers: Sequence[LayerSensitivity]) -> tuple[str, ...]:
         """Say which layers were stopped, and on how many samples they are judged."""

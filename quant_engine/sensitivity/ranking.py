@@ -149,11 +149,13 @@ class Earlier:
     Attributes:
         degradations: What they do on these samples.
         scale: All of them on one scale.
-        shift: What to add to a degradation to compare it with one on all samples.
+        factor: What to multiply a degradation with to compare it with one on all samples.
+        shift: What to add to it then.
     """
 
     degradations: Degradations
     scale: Scale
+    factor: float
     shift: float
 
 
@@ -227,11 +229,11 @@ class Degradations:
                 that both of a pair have seen.
         """
         sign, earlier = -1.0 if is_left_out else 1.0, earlier or {}
-        everything = Earlier(self, scale, 0.0)
+        everything = Earlier(self, scale, 1.0, 0.0)
 
         def degradation(n: int) -> float:
             known = earlier.get(variants[n], everything)
-            return float(known.scale.means[variants[n]] + known.shift)
+            return float(known.factor * known.scale.means[variants[n]] + known.shift)
 
         order = sorted(range(len(names)), key=lambda n: -sign * degradation(n))
         comparisons = []
