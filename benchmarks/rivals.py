@@ -38,7 +38,8 @@ RECIPE = PRESETS["int8_per_channel"]
 EXACT = "exact sweep"
 PRECISE = "exact sweep, precision 0.5"
 RESPONSE = "logit response"
-SMALL_RESPONSE = "logit response, 4 + 4 directions"
+FEW = "logit response, 1 + 2 directions"
+CHECKED = 10  # samples on which the response checks itself by running
 MODELOPT = "modelopt"
 AIMET = "aimet_torch"
 FIRST_LINE = ("scores of", "seconds", "cpu, of sweep", "rank")
@@ -93,11 +94,8 @@ def make_tasks(model: nn.Module, batches: list[Tensor]) -> tuple[dict[str, Task]
         EXACT: lambda: by_sweep(model, batches),
         PRECISE: lambda: by_sweep(model, batches, precision=0.5),
         RESPONSE: lambda: by_response(model, batches),
+        FEW: lambda: by_response(model, batches, classes=2, top_k=1, projections=2),
     }
-    with torch.no_grad():
-        classes = model(batches[0]).shape[-1]
-    if classes > 32:
-        tasks[SMALL_RESPONSE] = lambda: by_response(model, batches, top_k=4, projections=4)
     rivals: dict[str, dict[str, Task]] = {
         MODELOPT: {
             "ModelOpt, gradients": lambda: by_modelopt(model, batches, "gradient"),
@@ -118,9 +116,13 @@ def by_sweep(model: nn.Module, batches: list[Tensor], precision: float | None = 
 
 
 def by_response(model: nn.Module, batches: list[Tensor], **directions: int) -> Scores:
-    """Without the check by running, but for one configuration on one batch."""
+    """With its smallest check by running: one configuration, and layers by themselves, on a batch.
+
+    That runs whole batches, so the first one is cut in two.
+    """
+    first, rest = batches[0].split([CHECKED, len(batches[0]) - CHECKED])
     response = LogitResponse.measure(
-        *(model, batches, RECIPE),
+        *(model, [first, rest, *batches[1:]], RECIPE),
         options=[LayerScheme(RECIPE.weight, RECIPE.activation)],
         agreement_configurations=1,
         agreement_samples=1,
