@@ -93,14 +93,18 @@ class ChannelErrorStats:
         self._signal += signal.sum(axis=0) * unit**2
         self._noise += noise.sum(axis=0) * unit**2
         self._sum += shift.sum(axis=0) * unit
-        self._values += x.numel() // channels
-        if self._values > np.iinfo(np.int32).max:
-            self._counts = self._counts.astype(np.int64)
+        self._make_room_for(x.numel() // channels)
         counted = torch.bincount(places.reshape(-1), minlength=channels * _EXPONENTS)
         found = counted.cpu().numpy().reshape(channels, _EXPONENTS)
         found[:, 0] -= sum(exact)
         self._exact += sum(exact)
         self._counts += np.add.reduceat(found, _EDGES, axis=1)
+
+    def _make_room_for(self, values: int) -> None:
+        """Take in so many more values of each channel; wider counts where int32 would not do."""
+        self._values += values
+        if self._values > np.iinfo(np.int32).max:
+            self._counts = self._counts.astype(np.int64)
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """Return a tensor as (samples, positions before the channels, channels, after them)."""
@@ -154,12 +158,12 @@ class ChannelErrorStats:
             self._sum = other._sum.copy()
             self._values = other._values
             return
+        self._make_room_for(other._values)
         self._counts += _moved(other._counts, PARTS * (other._octave - self._octave))
         self._exact += other._exact
         self._signal += other._signal
         self._noise += other._noise
         self._sum += other._sum
-        self._values += other._values
 
     def relative(self) -> RelativeErrors | None:
         """Return the errors relative to their channel, of all seen; None before the first value."""

@@ -117,6 +117,22 @@ def test_parts_merge_into_the_whole(generator: torch.Generator, sizes: tuple[int
     assert merged.rms == pytest.approx(whole.rms, rel=1e-6)  # sums over positions are float32
 
 
+def test_counts_beyond_32_bits_are_kept() -> None:
+    x = torch.ones(8, 2)
+    stats, other = ChannelErrorStats(-1), ChannelErrorStats(-1)
+    for part in (stats, other):
+        part.update(x, x + 0.25)
+        part._counts *= 2**27
+        part._values *= 2**27
+
+    stats.merge(other)
+    stats.update(x, x + 0.25)
+
+    report = stats.relative()
+    assert report is not None
+    assert sum(report.counts) + report.above == 2 * (2 * 8 * 2**27 + 8)
+
+
 def test_nothing_seen_has_no_report_and_an_empty_batch_counts_nothing() -> None:
     stats = ChannelErrorStats(-1)
     stats.update(torch.zeros(0, 3), torch.zeros(0, 3))
