@@ -59,8 +59,11 @@ def show_shell() -> DeltaGenerator:
         show_copy_link("" if run is None else settings_to_text(run.settings))
         _show_presenter_mode()
     note_unsaved()
-    show_notices()
-    show_job_panel(is_empty=run is None, remark=_dim_older_result(run))
+    with st.container(key="shell_top"):
+        # One container, with or without something in it: the browser keeps what is below in its
+        # place, where it would otherwise draw the whole page anew once work begins or ends.
+        show_notices()
+        show_job_panel(is_empty=run is None, remark=_dim_older_result(run))
     return place
 
 

@@ -73,17 +73,22 @@ def test_cancelling_ends_the_work_and_the_page_lives(dashboard_url: str, page: P
 
 def test_nothing_jumps_when_work_begins(dashboard_url: str, page: Page) -> None:
     visit(page, f"{dashboard_url}/experiment?run=mlp+int8_per_channel")
-    top = "() => document.querySelector('h1').getBoundingClientRect().top"
-    before = page.evaluate(top)
+    title = page.locator("h1").element_handle()
+    before = title.bounding_box()
+    assert before is not None
     page.get_by_role("button", name="Int8, entropy").click()
     page.get_by_role("button", name="Run", exact=False).first.wait_for()
     page.keyboard.press("Control+Enter")
     panel = page.locator(".st-key-live_jobs")
     expect(panel).to_be_visible()
-    assert page.evaluate(top) == before
+    assert title.bounding_box() == before, "drawn anew, it has none"
     box = panel.bounding_box()
     assert box is not None
     assert box["y"] > 600, "it lies over the lower edge of the window"
+
+    expect(page.get_by_text("Result: MLP, Int8, entropy")).to_be_visible(timeout=RUN_SECONDS * 1000)
+    wait_until_idle(page)
+    assert title.bounding_box() == before
 
 
 def test_a_reload_does_not_lose_the_work_that_runs(dashboard_url: str, page: Page) -> None:
