@@ -10,6 +10,7 @@ soon as the input is, while the weight's part stays.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,7 @@ def linear_response(
     batch: Batch,
     read: Callable[[Any], Sequence[Tensor]],
     directions: Sequence[Directions],
+    axes: Sequence[RowAxes],
     on_pass: Callable[[], None],
 ) -> list[LinearResponse]:
     """Run the float model once and go back through it once for each direction of each output.
@@ -84,6 +86,7 @@ def linear_response(
         batch: The batch.
         read: From the model's answer to what the directions are directions of.
         directions: Directions of each output on this batch.
+        axes: Of each output, what the batches before have told of its rows.
         on_pass: Called after every backward pass.
 
     Returns:
@@ -102,7 +105,7 @@ def linear_response(
         with torch.no_grad():
             deltas = [form.forward(*args, **kwargs) - output for form in forms[name].values()]
             for option in roundings:
-                deltas.append(_rounding(layers[name], forms[name][option], args, kwargs))
+                deltas.append(_rounding(layers[name], forms[name][option], args, kwargs, output))
         zero = torch.zeros_like(output, requires_grad=True)
         source = layer_input(args, kwargs)
         calls[name].append(_Call(zero, deltas, None if source is None else source.grad_fn))
@@ -115,11 +118,11 @@ def linear_response(
                 answer = model(*inputs.args, **inputs.kwargs)
             outputs = read(answer)
             sources = _find_sources(calls)
-            for output, along in zip(outputs, directions, strict=True):
+            for output, along, known in zip(outputs, directions, axes, strict=True):
                 if not output.requires_grad:
                     raise RuntimeError("the output does not depend on any layer by a gradient")
                 result = LinearResponse(reasons=dict(reasons), sources=sources)
-                _sum_up(output.reshape(along.rows, -1), calls, along, result, on_pass)
+                _sum_up(output.reshape(along.rows, -1), calls, along, known, result, on_pass)
                 results.append(result)
     except QuantizationError:
         raise
@@ -132,11 +135,14 @@ def linear_response(
 
 
 def _rounding(
-    layer: nn.Module, form: QuantizedLayer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    layer: nn.Module,
+    form: QuantizedLayer,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    plain: Tensor,
 ) -> Tensor:
-    """Return what rounding the input alone does to the output of the float layer."""
+    """Return what rounding the input alone does to `plain`, the output of the float layer."""
     x = layer_input(args, kwargs)
-    plain: Tensor = layer.forward(*args, **kwargs)
     if x is None or not form.rounds_input:
         return torch.zeros_like(plain)
     x_hat = form.simulate_input(x).to(x.dtype)
@@ -172,13 +178,14 @@ def _sum_up(
     flat: Tensor,
     calls: Mapping[str, list[_Call]],
     directions: Directions,
+    axes: RowAxes,
     result: LinearResponse,
     on_pass: Callable[[], None],
 ) -> None:
     found = [(name, call) for name in calls for call in calls[name]]
     zeros = [call.zero for _, call in found]
     columns: dict[str, list[Tensor]] = {name: [] for name in calls if name not in result.reasons}
-    _find_rows(flat, found, result.reasons)
+    axes.find(flat, found, result.reasons)
     for direction in directions:
         seed = direction.to(flat.dtype)
         gradients = torch.autograd.grad(flat, zeros, seed, retain_graph=True, allow_unused=True)
@@ -197,6 +204,9 @@ def _sum_up(
         if not calls[name]:
             result.reasons[name] = "it did not run on this batch"
             continue
+        if not column:
+            result.reasons[name] = NO_GRADIENT
+            continue
         shifts = torch.stack(column, dim=-1)
         if not shifts.any() and any(delta.any() for c in calls[name] for delta in c.deltas):
             result.reasons[name] = NO_GRADIENT
@@ -204,31 +214,79 @@ def _sum_up(
             result.shifts[name] = shifts
 
 
-def _find_rows(flat: Tensor, found: list[tuple[str, _Call]], reasons: dict[str, str]) -> None:
-    """Find the axis of every call's output that holds the rows of the model's output.
+class RowAxes:
+    """Along which axis the output of each call of a layer holds the rows of the model's output.
+
+    That is the model's doing, so what several rows of one batch have told holds for the batches
+    after it. A call is known by its layer, its place among the layer's calls and its axes.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], int | str] = {}
+
+    def find(
+        self, flat: Tensor, calls: Sequence[tuple[str, _Call]], reasons: dict[str, str]
+    ) -> None:
+        """Set the axis of every call.
+
+        Args:
+            flat: The model's output, shape (rows, values of a row).
+            calls: Layer name and call, in the order of the layers.
+            reasons: Layer name -> why its rows are not known; is added to.
+        """
+        counter = Counter[str]()
+        keys = []
+        for name, call in calls:
+            keys.append((name, counter[name], call.zero.dim()))
+            counter[name] += 1
+        found = [self._known.get(key, NO_ROWS) for key in keys]
+        is_known = all(key in self._known for key in keys) and all(
+            isinstance(axis, str) or call.zero.shape[axis] % len(flat) == 0
+            for axis, (_, call) in zip(found, calls, strict=True)
+        )
+        if not is_known:
+            located = _locate_rows(flat, [call.zero for _, call in calls])
+            found = [axis for axis, _ in located]
+            self._known = {
+                key: axis for key, (axis, is_sure) in zip(keys, located, strict=True) if is_sure
+            }
+        for (name, call), axis in zip(calls, found, strict=True):
+            if isinstance(axis, str):
+                reasons[name] = axis
+            else:
+                call.axis = axis
+
+
+def _locate_rows(flat: Tensor, zeros: Sequence[Tensor]) -> list[tuple[int | str, bool]]:
+    """Return for each call its axis, or why it has none, and whether other batches may rely on it.
 
     The gradient along a random direction is taken twice, the second time with every row multiplied
     by a number of its own. Where an axis holds the rows and no row acts on another, each part of
-    the gradient is multiplied by its row's number, and by nothing else.
+    the gradient is multiplied by its row's number, and by nothing else. Gradients of fewer than two
+    rows cannot tell one axis from another.
     """
     generator = torch.Generator().manual_seed(0)
     seed = torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat.device)
     weights = torch.linspace(1.0, 2.0, len(flat), dtype=torch.float64, device=flat.device)
-    zeros = [call.zero for _, call in found]
     plains, scaleds = (
         torch.autograd.grad(
             flat, zeros, directed.to(flat.dtype), retain_graph=True, allow_unused=True
         )
         for directed in (seed, seed * weights[:, None])
     )
-    for (name, call), plain, scaled in zip(found, plains, scaleds, strict=True):
+    located: list[tuple[int | str, bool]] = []
+    for plain, scaled in zip(plains, scaleds, strict=True):
         if plain is None or scaled is None:
-            reasons[name] = NO_GRADIENT
+            located.append((NO_GRADIENT, True))
             continue
         axes = [axis for axis, size in enumerate(plain.shape) if size and size % len(flat) == 0]
-        call.axis = next((a for a in axes if _is_scaled(plain, scaled, weights, a)), None)
-        if call.axis is None:
-            reasons[name] = NO_ROWS
+        axis = next((a for a in axes if _is_scaled(plain, scaled, weights, a)), None)
+        if axis is None:
+            located.append((NO_ROWS, True))
+        else:
+            rows = _by_row(plain, axis, len(flat)).any(dim=1)
+            located.append((axis, int(rows.sum()) > 1))
+    return located
 
 
 def _is_scaled(plain: Tensor, scaled: Tensor, weights: Tensor, axis: int) -> bool:

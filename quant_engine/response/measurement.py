@@ -38,7 +38,7 @@ from quant_engine.report.response import (
 from quant_engine.response.agreement import as_pairs, draw_random, draw_single, judge
 from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.directions import Directions
-from quant_engine.response.gradients import linear_response
+from quant_engine.response.gradients import RowAxes, linear_response
 from quant_engine.response.outputs import OutputMeasurement, ResponseSettings, predicted_metric
 from quant_engine.scheme import Candidate, Recipe, TensorScheme
 from quant_engine.variants.layers import LayerForms, as_variant
@@ -70,6 +70,7 @@ class ResponseMeasurement:
     settings: ResponseSettings
     judged: Judged
     _outputs: list[OutputMeasurement] = field(init=False)
+    _axes: list[RowAxes] = field(init=False)
     _runner: VariantRunner = field(init=False)
     _checks: list[Variant] = field(init=False)
     _single: int = field(init=False)
@@ -89,6 +90,7 @@ class ResponseMeasurement:
             )
             for output in judged.outputs
         ]
+        self._axes = [RowAxes() for _ in judged.outputs]
         for parameter in self.prepared.model.parameters():
             if parameter.is_leaf:  # copies of compiled parts hold others
                 parameter.requires_grad_(False)
@@ -232,7 +234,7 @@ class ResponseMeasurement:
             batch,
             model,
             lambda: linear_response(
-                model, forms, roundings, batch, read_outputs, directions, passed
+                model, forms, roundings, batch, read_outputs, directions, self._axes, passed
             ),
         )
         self._sources = self._sources or found[0].sources

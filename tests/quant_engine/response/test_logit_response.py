@@ -191,6 +191,30 @@ def test_batches_give_what_one_batch_gives():
     assert many.agreement.samples == len(x)
 
 
+@pytest.mark.parametrize("sizes", [(1, 4, 4), (4, 1, 4), (4, 4, 1)])
+@pytest.mark.parametrize("name", ["sequence_first", "steps", "twice"])
+def test_batches_of_any_size_find_the_rows_of_a_layer(name, sizes):
+    """Inside, the sequence is as long as a batch here, and one row alone can tell no axis."""
+    x = case(name)[1].repeat(2, *[1] * (case(name)[1].dim() - 1))[: sum(sizes)]
+    one = measure(case(name)[0], x)
+    many = LogitResponse.measure(case(name)[0], list(x.split(sizes)), options=OPTIONS)
+    np.testing.assert_allclose(many.arrays.shifts, one.arrays.shifts, rtol=1e-4, atol=1e-5)
+    assert [(layer.method, layer.reason) for layer in many.report.layers] == [
+        (layer.method, layer.reason) for layer in one.report.layers
+    ]
+
+
+def test_the_rows_of_layers_are_looked_for_on_one_batch_alone(monkeypatch):
+    model, x = case("in_place")
+    passes: list[object] = []
+    real = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: passes.append(0) or real(*a, **k))
+    LogitResponse.measure(model, [x[:4]], options=OPTIONS)
+    on_one = len(passes)
+    LogitResponse.measure(model, list(x.split(4)), options=OPTIONS)
+    assert len(passes) - 2 * on_one == 2 * 3, "one more pass for each of 3 logits on 2 batches"
+
+
 def test_accuracy_is_that_of_the_predicted_logits():
     model, x = linear_model(), seeded((20, 6))
     labels = torch.arange(20) % 4
