@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias
 
+import numpy as np
+
 from quant_engine.judging.judged import JudgedOutput
 from quant_engine.metrics.bootstrap import percentile_interval
 from quant_engine.metrics.catalogue import KL_DIVERGENCE, TOP1_AGREEMENT, value_of
@@ -168,7 +170,7 @@ class Measurement:
         """Measure the curve of quantizing the k least sensitive layers."""
         option = self._forms.options[0]
         joined = self._view(self._batches).joined
-        effects = self._effects(option)
+        effects = self._all_effects(option)
         ranking = sorted(effects, key=effects.__getitem__)
         changes = [effects[name] for name in ranking]
         counts = choose_counts(changes, self._measured_counts(), self._curve_points)
@@ -208,13 +210,12 @@ class Measurement:
         """Return what is known so far."""
         if not self._batches:
             return replace(self._empty, is_partial=is_partial)
-        view = self._view(self._batches)
-        earlier = {count: self._view(count) for count in set(self._stopped.values())}
-        views = {index: earlier[count] for index, count in self._stopped.items()}
+        views = self._views()
+        view = views[self._batches]
         layers = []
         for name, option in self._entries:
             index, text = self._index(name, option), self._forms.describe(name, option)
-            seen = views.get(index, view)
+            seen = views[self._stopped.get(index, self._batches)]
             layer = self._entry(seen, index, option, name, text)
             if self._is_left_out:
                 gain = seen.scales[option].gain_interval(self._base(option), index)
@@ -235,7 +236,12 @@ class Measurement:
                     view.scales[option],
                     is_left_out=self._is_left_out,
                     earlier={
-                        index: self._earlier(seen, view, option) for index, seen in views.items()
+                        index: Earlier(
+                            views[count].degradations,
+                            views[count].scales[option],
+                            self._mean(index, option, views),
+                        )
+                        for index, count in self._stopped.items()
                     },
                 )
             )
@@ -341,47 +347,38 @@ class Measurement:
         scales = {o: degradations.scale(self._base(o)) for o in self._forms.options}
         return _View(joined, degradations, scales)
 
-    def _effects(self, option: str) -> dict[str, float]:
+    def _views(self) -> dict[int, _View]:
+        """Return what is known after all batches, and after as many as stopped variants ran on."""
+        return {count: self._view(count) for count in {self._batches, *self._stopped.values()}}
+
+    def _all_effects(self, option: str) -> dict[str, float]:
         """Return each layer's degradation alone, or how much leaving it out helps."""
-        views = {n: self._view(n) for n in {self._batches, *self._stopped.values()}}
-        growths = {n: self._growth(view, views[self._batches], option) for n, view in views.items()}
-        effects = {}
-        for name in self._forms.names(option):
-            index = self._index(name, option)
-            seen = self._stopped.get(index, self._batches)
-            effects[name] = growths[seen] * self._effect(views[seen], option, index)
-        return effects
+        views, names = self._views(), self._forms.names(option)
+        indices = [self._base(option), *(self._index(name, option) for name in names)]
+        base, *means = (self._mean(index, option, views) for index in indices)
+        effects = differences(np.array(base), np.array(means)) if self._is_left_out else means
+        return dict(zip(names, map(float, effects), strict=True))
 
-    def _effect(self, view: _View, option: str, index: int) -> float:
-        """Return what a layer does alone, or how much leaving it out helps."""
-        means = view.scales[option].means
-        if not self._is_left_out:
-            return float(means[index])
-        return float(differences(means[self._base(option)], means[index]))
-
-    def _growth(self, earlier: _View, everything: _View, option: str) -> float:
-        """Return by how much effects on all samples exceed those on some, judged by the largest.
+    def _mean(self, index: int, option: str, views: Mapping[int, _View]) -> float:
+        """Return a variant's degradation on all samples; for one that was stopped an estimate.
 
         A few samples may be hard for all layers. What was stopped for its share of the largest
-        effect is so ranked by that share.
+        effect is taken to have that share of it on all samples too.
         """
-        indices = {self._index(name, option) for name in self._forms.names(option)}
-        found = {n: self._effect(everything, option, n) for n in indices - self._stopped.keys()}
-        largest = max(found, key=found.__getitem__)
-        before, after = self._effect(earlier, option, largest), found[largest]
-        return after / before if before > 0.0 and math.isfinite(after / before) else 1.0
-
-    def _earlier(self, seen: _View, view: _View, option: str) -> Earlier:
-        """Return what was known when variants were stopped, and how it compares with all samples.
-
-        Effects grow by a factor; where layers are left out, they are what is missing from the
-        degradation of all layers.
-        """
-        scale, growth, base = seen.scales[option], self._growth(seen, view, option), 0.0
-        if self._is_left_out:
-            index = self._base(option)
-            base = float(view.scales[option].means[index] - growth * scale.means[index])
-        return Earlier(seen.degradations, scale, growth, base if math.isfinite(base) else 0.0)
+        base, means = self._base(option), views[self._batches].scales[option].means
+        if index not in self._stopped:
+            return float(means[index])
+        before = views[self._stopped[index]].scales[option].means
+        effects, effects_before = (
+            differences(found[base], found) if self._is_left_out else found
+            for found in (means, before)
+        )
+        layers = {self._index(name, option) for name in self._forms.names(option)}
+        largest = max(layers - self._stopped.keys(), key=effects.__getitem__)
+        effect, largest_before = effects_before[index], effects_before[largest]
+        if largest_before > 0.0 and math.isfinite(effects[largest] / largest_before):
+            effect = effect * effects[largest] / largest_before
+        return float(differences(means[base], effect) if self._is_left_out else effect)
 
     def _stop_notes(self, layers: Sequence[LayerSensitivity]) -> tuple[str, ...]:
         """Say which layers were stopped, and on how many samples they are judged."""

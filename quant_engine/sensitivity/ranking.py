@@ -144,19 +144,17 @@ def differences(larger: FloatArray, smaller: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Earlier:
-    """Variants on the samples that there were when one of them was stopped.
+    """A variant that was stopped, with all others on the samples that there were by then.
 
     Attributes:
-        degradations: What they do on these samples.
+        degradations: What variants do on these samples.
         scale: All of them on one scale.
-        factor: What to multiply a degradation with to compare it with one on all samples.
-        shift: What to add to it then.
+        mean: The variant's degradation as estimated for all samples.
     """
 
     degradations: Degradations
     scale: Scale
-    factor: float
-    shift: float
+    mean: float
 
 
 class Degradations:
@@ -229,21 +227,16 @@ class Degradations:
                 that both of a pair have seen.
         """
         sign, earlier = -1.0 if is_left_out else 1.0, earlier or {}
-        everything = Earlier(self, scale, 1.0, 0.0)
-
-        def degradation(n: int) -> float:
-            known = earlier.get(variants[n], everything)
-            return float(known.factor * known.scale.means[variants[n]] + known.shift)
-
-        order = sorted(range(len(names)), key=lambda n: -sign * degradation(n))
+        known = [
+            earlier.get(variant) or Earlier(self, scale, scale.means[variant])
+            for variant in variants
+        ]
+        order = sorted(range(len(names)), key=lambda n: -sign * known[n].mean)
         comparisons = []
         for above, below in pairwise(order):
             first, second = variants[above], variants[below]
-            known = min(
-                (earlier.get(variant, everything) for variant in (first, second)),
-                key=lambda k: k.degradations.samples,
-            )
-            scale, outputs = known.scale, known.degradations.outputs
+            seen = min(known[above], known[below], key=lambda k: k.degradations.samples)
+            scale, outputs = seen.scale, seen.degradations.outputs
             if is_left_out:
                 first, second = second, first
             # Two infinite degradations do not differ.
