@@ -256,7 +256,7 @@ def clipping(tensor: TensorReport, part: str) -> Finding | None:
         f"The range ends before the values do (rule: clipping makes {format_percent(CLIPPED_SHARE)}"
         f" of the squared error, below {GOOD_DB:g} dB)."
     )
-    if wider is None:
+    if wider is None and used_choice(tensor) is not None:
         text += " No range estimator reaches further: the calibration data did not hold such values"
         text += "." if part == "weight" else "; draw more calibration samples."
     return Finding(

@@ -193,7 +193,7 @@ def _show_activation(scheme: TensorScheme | None) -> TensorScheme | None:
         "Quantize layer inputs",
         scheme is not None,
         key=versioned("input_on"),
-        help="Off: only weights are stored in int8 and layer inputs stay float.",
+        help="Off: only weights are quantized, and layer inputs stay float.",
     )
     shown = scheme or TensorScheme(symmetric=False)
     if not is_on:

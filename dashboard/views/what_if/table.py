@@ -83,7 +83,7 @@ def _show_presets(run: Run, prediction: Prediction, configuration: Configuration
             "Reset",
             key="what_if_reset",
             icon=":material/restart_alt:",
-            help="Back to the bits of the run shown.",
+            help="Back to the choices of the run shown.",
             disabled=dict(configuration) == own,
             on_click=try_configuration,
             args=(run, prediction, own),

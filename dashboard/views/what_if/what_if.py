@@ -74,9 +74,11 @@ def _show_what_if(run: Run, prediction: Prediction, text: str) -> None:
 
 def _notes(prediction: Prediction) -> str:
     report = prediction.response.report
+    ways = ", ".join(map(prediction.way_words, prediction.ways))
     lines = [
         f"Predicted for {report.samples} test samples, which “Verify” runs as well.",
-        "Choices are bits and rounding. Biases are not corrected, ranges not narrowed.",
+        f"Chosen for each layer: the bits of its weights, and what treats them ({ways}). Bits of "
+        "inputs, and remedies that change several layers at once, are those of the recipe.",
     ]
     if report.projection_error:
         share = format_percent(report.projection_error)

@@ -199,6 +199,25 @@ def test_gptq_is_one_more_choice_of_a_layer(forwards: list[str]) -> None:
     assert not forwards
 
 
+@pytest.mark.parametrize("has_remedies", [True, False])
+def test_the_notes_say_what_can_be_chosen_and_what_stays(
+    has_remedies: bool, example: Prediction
+) -> None:
+    prediction, model = (predict_with_gptq(), GPTQ_MODEL) if has_remedies else (example, MODEL)
+    predictions().put(prediction_id(Settings(model)), prediction)
+
+    app = open_app({"run": f"{model} int8_per_channel"}, page=PAGE)
+
+    (notes,) = [m.value for m in app.markdown if "Predicted for" in m.value]
+    ways = [prediction.way_words(way) for way in prediction.ways]
+    assert len(ways) > 5 if has_remedies else ways == ["nearest code"]
+    assert f"({', '.join(ways)})" in unescaped(notes)
+    assert "Bits of inputs" in notes
+    recipe = prediction.response.report.recipe
+    inputs = {c.scheme.activation for c in prediction.response.candidates.values()}
+    assert inputs == {recipe.activation}
+
+
 def test_a_prediction_of_before_offers_to_measure_gptq_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
