@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from benchmarks.remedies import CALIBRATION_SAMPLES, CHAINS
-from dashboard.facts.comparison import effect
 from dashboard.facts.diagnosis.findings import MATTERS, find_findings
 from dashboard.facts.diagnosis.repair import proposals
+from dashboard.facts.output_change import effect
 from quant_engine import analyze
 from quant_engine.remedies import find_targets
 from quant_engine.report import ModelReport

@@ -17,23 +17,21 @@ from dashboard.facts.cost.executions import (
     execution_words,
 )
 from dashboard.facts.cost.layer_times import layer_times
+from dashboard.facts.cost.size import reduction_text
 from dashboard.facts.cost.timing_verdicts import gap_verdict, timing_words
 from dashboard.facts.coverage import coverage_text
 from dashboard.facts.diagnosis.culprit import OutputEffects, find_culprit, output_effects
+from dashboard.facts.diagnosis.four_errors import COLUMNS, rank_errors
 from dashboard.facts.outputs import judged_number, outputs_of
 from dashboard.facts.sensitivity.metrics import available_metrics
 from dashboard.facts.sensitivity.ranking import describe_ties, rank_layers
+from dashboard.facts.tensors import tensors_of
 from dashboard.figures.cost.layer_times import layer_times_picture
-from dashboard.figures.cost.size import layer_size_picture, model_size_picture, reduction_text
+from dashboard.figures.cost.size import layer_size_picture, model_size_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.layers.error_ridges import layer_errors_picture, tensors_of
-from dashboard.figures.layers.four_errors import (
-    COLUMNS,
-    error_rows,
-    four_errors_picture,
-    run_series,
-)
+from dashboard.figures.layers.error_ridges import layer_errors_picture
+from dashboard.figures.layers.four_errors import four_errors_picture, run_series
 from dashboard.figures.layers.relative_errors import KINDS, relative_errors_picture, relative_of
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
@@ -151,7 +149,7 @@ def sections(
 
 def _error_sections(report: ModelReport, effects: OutputEffects | None) -> Iterable[Section]:
     """What matters first: the four errors, then relative errors, then steps of the grid."""
-    rows = error_rows(report, effects)
+    rows = rank_errors(report, effects)
     if any(row.value(column) is not None for row in rows for column in COLUMNS):
         picture = four_errors_picture(run_series(report, effects), most=MOST_LAYERS)
         yield Section("Four errors of every layer", picture)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from quant_engine.report import RangeChoice, TensorReport
+from quant_engine.report import ModelReport, RangeChoice, TensorReport
 
 WORST = 10
 
@@ -144,3 +144,9 @@ def channel_sqnrs(tensor: TensorReport) -> tuple[float, float] | None:
         return None
     share = sum(10 ** (-sqnr_db / 10) for sqnr_db in channels.sqnr_db) / len(channels.sqnr_db)
     return (math.inf if share == 0 else -10 * math.log10(share)), promised
+
+
+def tensors_of(report: ModelReport, part: str) -> dict[str, TensorReport]:
+    """Return the quantized weights or inputs by layer, in the order the layers run."""
+    found = ((x.name, x.weight if part == "weight" else x.input) for x in report.layers)
+    return {name: tensor for name, tensor in found if tensor is not None}

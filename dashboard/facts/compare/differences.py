@@ -17,9 +17,9 @@ from dashboard.facts.accuracy import (
     compare_outputs,
     right_text,
 )
-from dashboard.facts.comparison import effect, output_text
 from dashboard.facts.cost.executions import FLOATS, execution
 from dashboard.facts.cost.layer_times import are_alike
+from dashboard.facts.output_change import effect, output_text
 from dashboard.facts.outputs import degradation_of, judged_number, outputs_of
 from dashboard.words.formatting import (
     MISSING,

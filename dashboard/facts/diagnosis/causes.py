@@ -13,6 +13,8 @@ OUTLIER = 8.0
 """A channel is an outlier from this multiple of the median channel's largest value on."""
 LOST_SHARE = 0.1
 """So many of the weights that are not 0 must have become 0 before it is called a cause."""
+WEIGHT_CHANNELS, INPUT_CHANNELS = "weight channels", "input channels"
+WEIGHT_VALUES = "weight values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +137,26 @@ def local_relative(layer: LayerReport) -> float | None:
 def accumulated_relative(layer: LayerReport) -> float | None:
     """Return the error of its output inside the quantized model, channel by channel."""
     return None if layer.accumulated_relative is None else layer.accumulated_relative.rms
+
+
+def kind_of_cause(layer: LayerReport) -> str:
+    """Return what explains the layer's error best."""
+    zeros = zeros_of(layer.weight)
+    if zeros is not None and zeros.silent:
+        return WEIGHT_CHANNELS
+    if layer.input is not None and outlier_channels(layer) is not None:
+        return INPUT_CHANNELS
+    return WEIGHT_VALUES
+
+
+def cause_sentence(layer: LayerReport) -> str:
+    """Return what breaks a layer in a few words, with its numbers."""
+    kind, zeros, outliers = kind_of_cause(layer), zeros_of(layer.weight), outlier_channels(layer)
+    if kind == INPUT_CHANNELS and outliers is not None and layer.input is not None:
+        return f"{outliers.sentence} in {layer.name}"
+    if zeros is not None and zeros.is_cause:
+        return f"in {layer.name}, {zeros.sentence}"
+    if layer.weight is not None:
+        used = layer.weight.codes.codes_used
+        return f"in {layer.name}, the weights have {plural(used, 'value')}"
+    return f"{layer.name} stays float"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.comparison import effect_on_all
 from dashboard.facts.diagnosis import findings as rules
 from dashboard.facts.diagnosis.findings import MATTERS, find_findings
 from dashboard.facts.diagnosis.remedies import offers
+from dashboard.facts.output_change import effect_on_all
 from dashboard.facts.outputs import degradation_of, outputs_of
 from quant_engine.remedies import Targets
 from quant_engine.report import ModelReport
@@ -34,6 +34,7 @@ STEPS = {
 }
 """What a repair tries, in this order, and what to call it; no step adds bits or float layers."""
 
+_VERDICTS = {"better": "kept", "none": "no effect, undone", "worse": "worse, undone"}
 _OF_SINGLE_LAYERS = (rules.INPUT_RANGE, rules.WEIGHT_RANGE)
 
 
@@ -159,3 +160,8 @@ def describe_repair(start: Run, steps: tuple[Step, ...]) -> str:
         parts.append(f"the answers move by less than {MATTERS:g}, so nothing more is tried")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def verdict_words(step: Step) -> str:
+    """Return what became of a step."""
+    return _VERDICTS.get(step.verdict, "cannot be compared, undone")

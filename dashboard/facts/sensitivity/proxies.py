@@ -7,6 +7,7 @@ correlation answers it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -187,3 +188,13 @@ def describe_correlation(value: float | None) -> str:
         if abs(value) >= limit:
             return same if value > 0 else opposite
     return "hardly related"
+
+
+def correlation_text(value: float | None) -> str:
+    """Return a correlation with two decimals and its sign.
+
+    Example:
+        >>> correlation_text(0.931), correlation_text(-0.2), correlation_text(None)
+        ('+0.93', '−0.20', '–')
+    """
+    return "–" if value is None or math.isnan(value) else f"{value:+.2f}".replace("-", "−")

@@ -281,3 +281,22 @@ def _describe_stopped(report: SensitivityReport) -> str:
 def _overlap(first: Interval, second: Interval) -> bool:
     """Whether two intervals share a point."""
     return max(first[0], second[0]) <= min(first[1], second[1])
+
+
+def find_layers(ranked: Sequence[RankedLayer], text: str, top: int | None) -> list[RankedLayer]:
+    """Return the first `top` layers whose name contains `text`; positions stay those of all."""
+    wanted = text.strip().lower()
+    found = [row for row in ranked if wanted in row.name.lower()]
+    return found if top is None else found[:top]
+
+
+def layer_front(
+    report: SensitivityReport, rows: Sequence[RankedLayer], metric: SensitivityMetric
+) -> tuple[int, ...]:
+    """Return the indices of the rows that no other row beats in both bytes and error.
+
+    Single-layer, a good row saves much and errs little. Leave-one-out, a good row gives little
+    back and gains much, which is to leave little error.
+    """
+    sign = -1 if report.direction == LEAVE_ONE_OUT else 1
+    return pareto_front([(sign * row.saved_bytes, metric.badness(row.value)) for row in rows])

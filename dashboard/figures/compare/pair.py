@@ -18,8 +18,10 @@ from dashboard.facts.accuracy import (
     right_text,
 )
 from dashboard.facts.compare.differences import have_same_samples
-from dashboard.facts.comparison import degradation_text
+from dashboard.facts.diagnosis.causes import cause_sentence
 from dashboard.facts.diagnosis.culprit import OutputEffects, find_culprit, output_effects
+from dashboard.facts.diagnosis.four_errors import rank_errors
+from dashboard.facts.output_change import degradation_text
 from dashboard.facts.outputs import answering_output, degradation_of, outputs_of, prefix_of
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.layers.four_errors import (
@@ -27,10 +29,9 @@ from dashboard.figures.layers.four_errors import (
     REPAIRED_MARK,
     Mark,
     Series,
-    error_rows,
     four_errors_picture,
 )
-from dashboard.figures.tensor.cause import cause_picture, cause_sentence
+from dashboard.figures.tensor.cause import cause_picture
 from dashboard.words.formatting import format_bytes, plural
 from dashboard.words.recipes import describe_recipe
 from quant_engine.report import Answers, ModelReport, OutputReport
@@ -136,7 +137,7 @@ def pair(
         layers = [run.report.layer(selected) for run in (run_a, run_b)]
         cause, why = cause_picture(layers[0], layers[1], labels), cause_sentence(layers[0])
     series = [
-        Series(label, error_rows(run.report, known), known, mark)
+        Series(label, rank_errors(run.report, known), known, mark)
         for label, run, known, mark in zip(labels, (run_a, run_b), effects, marks, strict=True)
     ]
     answers = answering_output(run_a.report), answering_output(run_b.report)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
+from dashboard.facts.tensors import tensors_of
 from dashboard.figures.kit.axes import FILL, floor_rows, row_band, rows_axis
 from dashboard.figures.kit.binning import Bin, bins_of, join_bins
 from dashboard.figures.kit.marks import Trace, bars, dots, key
@@ -56,12 +57,6 @@ class Row:
         """Its bins, joined until few enough to draw."""
         counts = join_bins(self.histogram.counts, MOST_BINS)
         return bins_of(self.histogram.lo, self.histogram.hi, counts)
-
-
-def tensors_of(report: ModelReport, part: str) -> dict[str, TensorReport]:
-    """Return the quantized weights or inputs by layer, in the order the layers run."""
-    found = ((x.name, x.weight if part == "weight" else x.input) for x in report.layers)
-    return {name: tensor for name, tensor in found if tensor is not None}
 
 
 def layer_errors_picture(

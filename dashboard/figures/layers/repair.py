@@ -7,8 +7,8 @@ from typing import Any
 
 from dashboard.data.runs import Run
 from dashboard.facts.accuracy import Interval, has_whole_answers, share_interval, share_text
-from dashboard.facts.comparison import degradation_text
-from dashboard.facts.diagnosis.repair import Step, describe_repair
+from dashboard.facts.diagnosis.repair import Step, describe_repair, verdict_words
+from dashboard.facts.output_change import degradation_text
 from dashboard.facts.outputs import answering_output, degradation_of, outputs_of, prefix_of
 from dashboard.figures.kit.axes import log_axis, two_lines
 from dashboard.figures.kit.marks import Trace, dots, line, whiskers
@@ -17,8 +17,6 @@ from dashboard.figures.kit.theme import ERROR, FLOAT, INT8, axis, new_figure
 from dashboard.words.degradation import KL, NMSE
 from dashboard.words.formatting import format_accuracy, percent
 from quant_engine.report import ModelReport, OutputReport
-
-_VERDICTS = {"better": "kept", "none": "no effect, undone", "worse": "worse, undone"}
 
 
 def repair_picture(start: Run, steps: Sequence[Step]) -> Picture:
@@ -42,11 +40,6 @@ def repair_picture(start: Run, steps: Sequence[Step]) -> Picture:
         lambda: _rows(start, steps),
         "repair",
     )
-
-
-def verdict_words(step: Step) -> str:
-    """Return what became of a step."""
-    return _VERDICTS.get(step.verdict, "cannot be compared, undone")
 
 
 def _reports(start: Run, steps: Sequence[Step]) -> list[tuple[str, bool, ModelReport]]:

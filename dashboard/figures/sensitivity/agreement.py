@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import plotly.graph_objects as go
 
 from dashboard.facts.sensitivity.metrics import SensitivityMetric
-from dashboard.facts.sensitivity.proxies import Agreement, LayerPair, describe_correlation
+from dashboard.facts.sensitivity.proxies import (
+    Agreement,
+    LayerPair,
+    correlation_text,
+    describe_correlation,
+)
 from dashboard.figures.kit.marks import dots, line
 from dashboard.figures.kit.picture import Picture
 from dashboard.figures.kit.theme import ERROR, empty_figure, new_figure
-
-
-def correlation_text(value: float | None) -> str:
-    """Return a correlation with two decimals and its sign.
-
-    Example:
-        >>> correlation_text(0.931), correlation_text(-0.2), correlation_text(None)
-        ('+0.93', '−0.20', '–')
-    """
-    return "–" if value is None or math.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 
 def agreement_picture(

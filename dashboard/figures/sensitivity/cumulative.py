@@ -9,17 +9,22 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.facts.accuracy import (
-    AccuracyChange,
-    changed_answers,
-    compare_accuracy,
     share_interval,
     share_text,
+)
+from dashboard.facts.sensitivity.curve import (
+    has_accuracy,
+    is_folded_first,
+    is_joint,
+    measured_counts,
+    most_quantized_without_loss,
+    point_degradation,
 )
 from dashboard.figures.kit.axes import BYTES_AXIS, log_axis, two_lines
 from dashboard.figures.kit.marks import dots, line, ring, whiskers
 from dashboard.figures.kit.picture import Picture, Rows
 from dashboard.figures.kit.theme import ERROR, FLOAT, INT8, axis, empty_figure, new_figure
-from dashboard.words.degradation import KL, NMSE, RATIO, degradation_by
+from dashboard.words.degradation import NMSE, degradation_by
 from dashboard.words.formatting import (
     format_accuracy,
     format_bytes,
@@ -29,73 +34,6 @@ from dashboard.words.formatting import (
     plural,
 )
 from quant_engine.report import CumulativePoint, SensitivityReport
-
-
-def float_layers(report: SensitivityReport, kept: int) -> tuple[str, ...]:
-    """Return the `kept` most sensitive layers: those that the curve quantizes last."""
-    order = [name for point in report.cumulative for name in point.added]
-    return tuple(order[len(order) - kept :]) if kept > 0 else ()
-
-
-def point_with_float_layers(report: SensitivityReport, kept: int) -> CumulativePoint | None:
-    """Return the point at which `kept` layers are still float; None if it was not measured."""
-    last = max((point.count for point in report.cumulative), default=0)
-    return next((p for p in report.cumulative if p.count == last - kept), None)
-
-
-def point_change(report: SensitivityReport, point: CumulativePoint) -> AccuracyChange | None:
-    """Compare a point's accuracy with float's on the same samples; None without labels.
-
-    None of several outputs too: the answers of one say nothing of the others.
-    """
-    if is_joint(report):
-        return None
-    samples = report.answering_samples
-    changed = changed_answers(point.top1_agreement, samples)
-    return compare_accuracy(report.accuracy_float, point.accuracy, samples, changed=changed)
-
-
-def most_quantized_without_loss(report: SensitivityReport) -> CumulativePoint | None:
-    """Return the smallest model whose accuracy the samples do not show to be below float's.
-
-    All smaller models that were measured are without such a loss too. None without labels.
-    """
-    best = None
-    for point in report.cumulative:
-        change = point_change(report, point)
-        if change is None or change.verdict == "worse":
-            break
-        best = point
-    return best
-
-
-def is_joint(report: SensitivityReport) -> bool:
-    """Whether several outputs are judged, so that the curve is of their largest ratio."""
-    return report.metric == RATIO.key
-
-
-def has_accuracy(report: SensitivityReport) -> bool:
-    """Whether the curve has an accuracy; of several outputs that of one says nothing."""
-    return not is_joint(report) and any(p.accuracy is not None for p in report.cumulative)
-
-
-def is_folded_first(report: SensitivityReport) -> bool:
-    """Whether the first step folds BatchNorms: the model shrinks by more than its layers save."""
-    if len(report.cumulative) < 2:
-        return False
-    given, first = report.cumulative[:2]
-    added = first.added
-    saved = sum(x.float_bytes - x.quantized_bytes for x in report.layers if x.name in added)
-    return given.model_bytes - first.model_bytes > saved
-
-
-def measured_counts(report: SensitivityReport) -> str:
-    """Return at which counts of quantized layers the curve was measured, in words."""
-    *most, last = [point.count for point in report.cumulative]
-    layers = plural(last, "layer")
-    if len(most) == last:
-        return f"all counts from 0 to {layers}"
-    return f"{', '.join(map(str, most))} and all {layers}"
 
 
 def cumulative_picture(
@@ -137,7 +75,7 @@ def curve_rows(report: SensitivityReport) -> Rows:
                 "quantized_layers": point.count,
                 "layer_added": point.layer,
                 "layers_added": ", ".join(point.added),
-                degradation_by(report.metric).column: _degradation(point, report),
+                degradation_by(report.metric).column: point_degradation(point, report),
                 **({} if is_joint(report) else single),
                 "model_bytes": point.model_bytes,
             }
@@ -220,25 +158,6 @@ def error_title(report: SensitivityReport) -> tuple[str, bool]:
     return ("Output SQNR (dB)", False) if measure is NMSE else (measure.heading, True)
 
 
-def _degradation(point: CumulativePoint, report: SensitivityReport) -> float | None:
-    """Return what a point costs the output, as the report judges it."""
-    measure = degradation_by(report.metric)
-    if measure is NMSE:
-        return math.pow(10.0, -point.sqnr_db / 10.0)
-    return point.kl_divergence if measure is KL else measure.of_value(point.value)
-
-
-def error_text(point: CumulativePoint, report: SensitivityReport) -> str:
-    """Return what a point costs the output, in the unit of the curve.
-
-    Example: "KL 0.0123 nats".
-    """
-    measure = degradation_by(report.metric)
-    if measure is NMSE:
-        return f"output SQNR {format_db(point.sqnr_db)}"
-    return measure.named(_degradation(point, report))
-
-
 def describe_point(point: CumulativePoint, report: SensitivityReport) -> str:
     """Return what a point's hover shows."""
     head = f"{plural(point.count, 'layer')} quantized" if point.count else "the float model"
@@ -249,7 +168,7 @@ def describe_point(point: CumulativePoint, report: SensitivityReport) -> str:
     lines.append(f"model: {format_bytes(point.model_bytes)}")
     measure = degradation_by(report.metric)
     if measure is not NMSE:
-        lines.append(f"{measure.label}: {measure.text(_degradation(point, report))}")
+        lines.append(f"{measure.label}: {measure.text(point_degradation(point, report))}")
     if is_joint(report):  # the rest is of one output alone
         return "<br>".join(lines)
     lines.append(f"output SQNR: {format_db(point.sqnr_db)}")
@@ -290,7 +209,7 @@ def _error_trace(report: SensitivityReport, is_log: bool) -> dict[str, Any]:
     title, allows_log = error_title(report)
 
     def height(point: CumulativePoint) -> float | None:
-        value = _degradation(point, report) if allows_log else point.sqnr_db
+        value = point_degradation(point, report) if allows_log else point.sqnr_db
         if value is None or not math.isfinite(value) or (allows_log and is_log and value <= 0):
             return None
         return value

@@ -53,13 +53,6 @@ _SETTINGS = {
 _DECADES_BELOW = 2  # how far an interval may stretch a logarithmic axis to the left
 
 
-def find_layers(ranked: Sequence[RankedLayer], text: str, top: int | None) -> list[RankedLayer]:
-    """Return the first `top` layers whose name contains `text`; positions stay those of all."""
-    wanted = text.strip().lower()
-    found = [row for row in ranked if wanted in row.name.lower()]
-    return found if top is None else found[:top]
-
-
 def switch_text(report: SensitivityReport) -> str:
     """Return what was done to the layer a value belongs to."""
     return _SETTINGS[report.parts][report.direction == LEAVE_ONE_OUT]

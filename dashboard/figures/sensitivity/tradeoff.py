@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
-from dashboard.facts.sensitivity.ranking import RankedLayer, pareto_front
+from dashboard.facts.sensitivity.ranking import RankedLayer, layer_front
 from dashboard.figures.kit.axes import BYTES_AXIS, ZERO_LINE, log_axis
 from dashboard.figures.kit.marks import Trace, dots, line, ring, whiskers
 from dashboard.figures.kit.picture import Picture
@@ -21,18 +21,6 @@ from dashboard.figures.kit.theme import ERROR, empty_figure, new_figure
 from dashboard.figures.sensitivity.ranking import describe_row, ranking_rows
 from dashboard.words.formatting import format_bytes, plural, short_names
 from quant_engine.report import SensitivityReport
-
-
-def layer_front(
-    report: SensitivityReport, rows: Sequence[RankedLayer], metric: SensitivityMetric
-) -> tuple[int, ...]:
-    """Return the indices of the rows that no other row beats in both bytes and error.
-
-    Single-layer, a good row saves much and errs little. Leave-one-out, a good row gives little
-    back and gains much, which is to leave little error.
-    """
-    sign = -1 if report.direction == LEAVE_ONE_OUT else 1
-    return pareto_front([(sign * row.saved_bytes, metric.badness(row.value)) for row in rows])
 
 
 def describe_front(

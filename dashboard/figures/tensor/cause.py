@@ -9,7 +9,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.facts.diagnosis.causes import input_reach, outlier_channels, zeros_of
+from dashboard.facts.diagnosis.causes import (
+    WEIGHT_CHANNELS,
+    WEIGHT_VALUES,
+    input_reach,
+    kind_of_cause,
+    outlier_channels,
+    zeros_of,
+)
 from dashboard.facts.tensors import channel_grids, grid_owner
 from dashboard.figures.kit.binning import bins_of
 from dashboard.figures.kit.marks import Trace, bars, dots, line
@@ -19,33 +26,7 @@ from dashboard.figures.tensor.distributions import value_rows
 from dashboard.words.formatting import format_number, plural
 from quant_engine.report import LayerReport, TensorReport
 
-WEIGHT_CHANNELS = "weight channels"
-INPUT_CHANNELS = "input channels"
-WEIGHT_VALUES = "weight values"
 HEIGHT = 250
-
-
-def kind_of_cause(layer: LayerReport) -> str:
-    """Return what explains the layer's error best."""
-    zeros = zeros_of(layer.weight)
-    if zeros is not None and zeros.silent:
-        return WEIGHT_CHANNELS
-    if layer.input is not None and outlier_channels(layer) is not None:
-        return INPUT_CHANNELS
-    return WEIGHT_VALUES
-
-
-def cause_sentence(layer: LayerReport) -> str:
-    """Return what breaks a layer in a few words, with its numbers."""
-    kind, zeros, outliers = kind_of_cause(layer), zeros_of(layer.weight), outlier_channels(layer)
-    if kind == INPUT_CHANNELS and outliers is not None and layer.input is not None:
-        return f"{outliers.sentence} in {layer.name}"
-    if zeros is not None and zeros.is_cause:
-        return f"in {layer.name}, {zeros.sentence}"
-    if layer.weight is not None:
-        used = layer.weight.codes.codes_used
-        return f"in {layer.name}, the weights have {plural(used, 'value')}"
-    return f"{layer.name} stays float"
 
 
 def cause_picture(

@@ -13,9 +13,10 @@ from dashboard.facts.compare.compared_layers import (
     common_layers,
     layer_changes,
 )
+from dashboard.facts.diagnosis.causes import INPUT_CHANNELS, WEIGHT_CHANNELS
 from dashboard.figures.compare.layers import dumbbells_picture, scatter_picture
 from dashboard.figures.compare.tensors import codes_picture, errors_picture, values_picture
-from dashboard.figures.tensor.cause import INPUT_CHANNELS, WEIGHT_CHANNELS, cause_picture
+from dashboard.figures.tensor.cause import cause_picture
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word
 from dashboard.widgets.chart import show_figure, show_layer_figure

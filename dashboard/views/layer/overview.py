@@ -8,7 +8,8 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep
-from dashboard.figures.layers.error_ridges import layer_errors_picture, tensors_of
+from dashboard.facts.tensors import tensors_of
+from dashboard.figures.layers.error_ridges import layer_errors_picture
 from dashboard.figures.layers.four_errors import four_errors_picture, run_series
 from dashboard.figures.layers.relative_errors import relative_errors_picture
 from dashboard.session import run_state

@@ -9,10 +9,10 @@ import streamlit as st
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.comparison import effect_on_all
 from dashboard.facts.diagnosis import findings as rules
 from dashboard.facts.diagnosis.findings import Finding, find_findings, not_judged
 from dashboard.facts.diagnosis.remedies import Offer, describe_treatment, offers, treatments_of
+from dashboard.facts.output_change import effect_on_all
 from dashboard.figures.compare.pair import pair
 from dashboard.session import run_state
 from dashboard.widgets.guard import contained

@@ -7,7 +7,6 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.facts.comparison import degradation_text
 from dashboard.facts.diagnosis.repair import (
     STEPS,
     Proposal,
@@ -15,8 +14,10 @@ from dashboard.facts.diagnosis.repair import (
     is_repaired,
     proposals,
     repaired_run,
+    verdict_words,
 )
-from dashboard.figures.layers.repair import repair_picture, verdict_words
+from dashboard.facts.output_change import degradation_text
+from dashboard.figures.layers.repair import repair_picture
 from dashboard.session import run_state
 from dashboard.session.comparison import compare_with
 from dashboard.session.jobs import poll_seconds

@@ -9,10 +9,20 @@ import streamlit as st
 from dashboard.data.runs import Run
 from dashboard.data.sweeps import describe_sweep, split_options, sweep_of
 from dashboard.facts.accuracy import change_text, share_text
+from dashboard.facts.sensitivity.curve import (
+    error_text,
+    float_layers,
+    is_joint,
+    measured_counts,
+    most_quantized_without_loss,
+    point_change,
+    point_with_float_layers,
+)
 from dashboard.facts.sensitivity.metrics import SensitivityMetric, available_metrics, output_metrics
 from dashboard.facts.sensitivity.proxies import (
     PROXIES,
     Agreement,
+    correlation_text,
     describe_correlation,
     measure_agreement,
     predicted_proxy,
@@ -24,17 +34,8 @@ from dashboard.facts.sensitivity.ranking import (
     rank_layers,
     rivals_of_first,
 )
-from dashboard.figures.sensitivity.agreement import agreement_picture, correlation_text
-from dashboard.figures.sensitivity.cumulative import (
-    cumulative_picture,
-    error_text,
-    float_layers,
-    is_joint,
-    measured_counts,
-    most_quantized_without_loss,
-    point_change,
-    point_with_float_layers,
-)
+from dashboard.figures.sensitivity.agreement import agreement_picture
+from dashboard.figures.sensitivity.cumulative import cumulative_picture
 from dashboard.figures.sensitivity.tradeoff import tradeoff_picture
 from dashboard.session import run_state
 from dashboard.session.link_check import check_link_word

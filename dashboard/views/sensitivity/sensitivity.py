@@ -8,9 +8,9 @@ from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, split_options, sweep_of
 from dashboard.facts.outputs import judged_measure
 from dashboard.facts.sensitivity.metrics import available_metrics
-from dashboard.facts.sensitivity.ranking import describe_ties, rank_layers
+from dashboard.facts.sensitivity.ranking import describe_ties, find_layers, rank_layers
 from dashboard.figures.sensitivity.option_grid import grid_picture
-from dashboard.figures.sensitivity.ranking import find_layers, ranking_picture
+from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.session import run_state
 from dashboard.views.sensitivity.controls import choose_option, choose_sweep, choose_view
 from dashboard.views.sensitivity.sections import (

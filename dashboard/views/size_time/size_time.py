@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data.runs import Run
-from dashboard.figures.cost.size import layer_size_picture, model_size_picture, reduction_text
+from dashboard.facts.cost.size import reduction_text
+from dashboard.figures.cost.size import layer_size_picture, model_size_picture
 from dashboard.session import run_state
 from dashboard.views.size_time.timing import is_on_its_way, show_timing
 from dashboard.widgets.chart import show_figure, show_layer_figure

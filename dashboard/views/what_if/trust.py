@@ -23,7 +23,7 @@ from dashboard.facts.configurations import (
     trust_text,
 )
 from dashboard.facts.outputs import accuracy_head, degradation_about, measure_of
-from dashboard.figures.sensitivity.agreement import correlation_text
+from dashboard.facts.sensitivity.proxies import correlation_text
 from dashboard.figures.what_if.trust import trust_picture
 from dashboard.views.what_if.configuration import try_text
 from dashboard.widgets.chart import show_figure

@@ -9,25 +9,23 @@ import pytest
 from dashboard.data.runs import Run
 from dashboard.data.stories import STORIES, Story, story_of, story_settings
 from dashboard.facts.diagnosis.causes import (
+    INPUT_CHANNELS,
+    WEIGHT_CHANNELS,
+    WEIGHT_VALUES,
     accumulated_relative,
+    kind_of_cause,
     outlier_channels,
     weight_relative,
     zeros_of,
 )
 from dashboard.facts.diagnosis.culprit import MEASURED, find_culprit, output_effects
+from dashboard.facts.diagnosis.four_errors import rank_errors
 from dashboard.figures.compare.pair import MOST_FLIPPED, Pair, pair
 from dashboard.figures.layers.four_errors import (
     ONE_MARK,
     Series,
     describe_four_errors,
-    error_rows,
     four_errors_figure,
-)
-from dashboard.figures.tensor.cause import (
-    INPUT_CHANNELS,
-    WEIGHT_CHANNELS,
-    WEIGHT_VALUES,
-    kind_of_cause,
 )
 from dashboard.work import prediction_service, service
 from quant_engine.report import LayerReport
@@ -167,7 +165,7 @@ def test_a_broken_and_a_healthy_run_differ_in_the_first_picture(story: Story) ->
     assert effects[1] is not None
     assert effects[0].values[name] > 10 * effects[1].values[name]
     figures = [
-        four_errors_figure([Series("", error_rows(run.report, e), e, ONE_MARK)])
+        four_errors_figure([Series("", rank_errors(run.report, e), e, ONE_MARK)])
         for run, e in zip((broken, repaired), effects, strict=True)
     ]
     places = [
@@ -187,8 +185,8 @@ def test_rows_are_ranked_by_the_output_else_by_what_they_add() -> None:
     broken, _ = runs_of(STORIES[0])
     effects = output_effects(broken.report, broken.sensitivities)
     assert effects is not None
-    by_output = error_rows(broken.report, effects)
-    by_increase = error_rows(broken.report)
+    by_output = rank_errors(broken.report, effects)
+    by_increase = rank_errors(broken.report)
 
     measured = [row.output for row in by_output if row.output is not None]
     assert measured == sorted(measured, reverse=True)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.facts.comparison import effect, output_text
 from dashboard.facts.diagnosis import findings as rules
 from dashboard.facts.diagnosis.findings import Finding
 from dashboard.facts.diagnosis.remedies import (
@@ -15,6 +14,7 @@ from dashboard.facts.diagnosis.remedies import (
     offers,
     treatments_of,
 )
+from dashboard.facts.output_change import effect, output_text
 from quant_engine.remedies import SmoothingGroup, Targets
 from quant_engine.report import ModelReport, OutputReport, RangeChoice, Treatment
 from quant_engine.scheme import (

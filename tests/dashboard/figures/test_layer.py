@@ -17,17 +17,13 @@ from dashboard.facts.tensors import (
     channel_sqnrs,
     channels_of,
     grid_range,
+    tensors_of,
     why_no_choice,
     worst_channels,
 )
 from dashboard.figures.kit.axes import FILL
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, TEMPLATE
-from dashboard.figures.layers.error_ridges import (
-    TALLEST,
-    describe_errors,
-    layer_error_histograms,
-    tensors_of,
-)
+from dashboard.figures.layers.error_ridges import TALLEST, describe_errors, layer_error_histograms
 from dashboard.figures.tensor.cause import weight_side
 from dashboard.figures.tensor.channels import (
     MOST_BARS,

@@ -7,9 +7,16 @@ from itertools import pairwise
 
 import pytest
 
+from dashboard.facts.sensitivity.curve import (
+    float_layers,
+    is_folded_first,
+    measured_counts,
+    most_quantized_without_loss,
+    point_with_float_layers,
+)
 from dashboard.facts.sensitivity.metrics import METRICS, available_metrics
 from dashboard.facts.sensitivity.proxies import PROXIES, Agreement, LayerPair, measure_agreement
-from dashboard.facts.sensitivity.ranking import rank_layers
+from dashboard.facts.sensitivity.ranking import find_layers, layer_front, rank_layers
 from dashboard.figures.kit.axes import SELECTED_MARK
 from dashboard.figures.kit.point_labels import point_labels
 from dashboard.figures.sensitivity.agreement import (
@@ -23,20 +30,14 @@ from dashboard.figures.sensitivity.cumulative import (
     curve_rows,
     describe_curve,
     describe_point,
-    float_layers,
-    is_folded_first,
-    measured_counts,
-    most_quantized_without_loss,
-    point_with_float_layers,
 )
 from dashboard.figures.sensitivity.ranking import (
     describe_ranking,
-    find_layers,
     ranking_figure,
     ranking_rows,
     setting_text,
 )
-from dashboard.figures.sensitivity.tradeoff import describe_front, layer_front, tradeoff_figure
+from dashboard.figures.sensitivity.tradeoff import describe_front, tradeoff_figure
 from quant_engine.report import CumulativePoint, NeighbourComparison, Ranking
 from tests.dashboard.factories import EXACT_LAYER, is_empty_figure, make_sensitivity
 from tests.dashboard.factories import make_report as make_model_report

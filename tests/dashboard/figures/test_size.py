@@ -4,21 +4,23 @@ from dataclasses import replace
 
 import pytest
 
+from dashboard.facts.cost.size import (
+    bits_text,
+    float_weight_bytes,
+    layer_bytes,
+    layer_items,
+    reduction_text,
+    size_steps,
+)
 from dashboard.figures.cost.size import (
     ITEMS,
     LEFTOVERS,
     WEIGHTS,
-    bits_text,
     describe_layers,
     describe_steps,
-    float_weight_bytes,
-    layer_bytes,
-    layer_items,
     layer_size_figure,
     layer_size_rows,
     model_size_picture,
-    reduction_text,
-    size_steps,
     step_rows,
     waterfall_figure,
 )

@@ -13,9 +13,9 @@ from dashboard.data.prediction import prediction_id
 from dashboard.export.files import to_html, to_layer_csv
 from dashboard.facts.accuracy import agreement_text, output_change, right_text
 from dashboard.facts.compare.compared_layers import available_metrics as compared_metrics
-from dashboard.facts.comparison import effect, output_text
 from dashboard.facts.configurations import make_row, with_run
 from dashboard.facts.diagnosis.culprit import find_culprit, output_effects
+from dashboard.facts.output_change import effect, output_text
 from dashboard.facts.outputs import degradation_of
 from dashboard.facts.sensitivity.layer_effects import layer_effects
 from dashboard.facts.sensitivity.metrics import available_metrics

@@ -12,9 +12,9 @@ from streamlit.testing.v1 import AppTest
 from dashboard.data.prediction import prediction_id
 from dashboard.export.files import to_html, to_layer_csv
 from dashboard.facts.compare.differences import outcomes
-from dashboard.facts.comparison import effect_on_all
 from dashboard.facts.configurations import data_rows, layer_data_rows, make_row, to_json, with_run
 from dashboard.facts.diagnosis.culprit import effects_under, find_culprit
+from dashboard.facts.output_change import effect_on_all
 from dashboard.facts.outputs import judged_number
 from dashboard.facts.sensitivity.layer_effects import layer_effects
 from dashboard.facts.sensitivity.metrics import available_metrics

@@ -8,12 +8,13 @@ from dashboard.facts.sensitivity.metrics import METRICS
 from dashboard.facts.sensitivity.proxies import (
     PROXIES,
     Agreement,
+    correlation_text,
     measure_agreement,
     predicted_proxy,
 )
 from dashboard.facts.sensitivity.ranking import RankedLayer, rank_layers, rivals_of_first
 from dashboard.figures.kit.picture import Picture
-from dashboard.figures.sensitivity.agreement import agreement_picture, correlation_text
+from dashboard.figures.sensitivity.agreement import agreement_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_db, format_number, plural

@@ -10,7 +10,8 @@ from dashboard.facts.cost.executions import (
     format_ratio,
     ratio_to_baseline,
 )
-from dashboard.figures.cost.size import FOLDED, model_size_picture, size_steps
+from dashboard.facts.cost.size import FOLDED, size_steps
+from dashboard.figures.cost.size import model_size_picture
 from dashboard.figures.cost.timing import model_timing_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
 from dashboard.words.formatting import format_bytes, format_number
