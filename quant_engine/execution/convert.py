@@ -59,8 +59,7 @@ def convert_execution(
             see `lower_model`. Residuals added to a convolution are then rounded once more, so the
             numbers are not quite those of the simulation. A model whose forward cannot be captured
             keeps float32 between layers, and `execution_notes` says why. A model that is lowered
-            already stays so. It computes in float32, and is to be lowered again after its tensors
-            were changed in place.
+            already stays so. It computes in float32.
         example: A batch, of which shapes and types matter, to lower the model for, or to see
             whether it takes images in channels_last. By default such as the model was calibrated
             with, where that is known; or else it is lowered when it first runs, and images stay as
@@ -73,7 +72,10 @@ def convert_execution(
         round once and not at every layer; results with four axes leave the model so too. Where a
         pass over two zero samples of the example fails on that layout, as `view` may, every layer
         keeps the layout of its input. Layers that cannot run on integers stay
-        simulated; `list_executions` says which and why.
+        simulated; `list_executions` says which and why. The next call sees what was changed since,
+        in place too. Only what torch does not count needs the result to be converted again: on
+        integers a change by way of `.data` or inside `torch.inference_mode`, and lowered another
+        parameter in the place of a float layer's.
 
     Raises:
         SchemeError: If the execution or the kernel is unknown, or not to be had here.

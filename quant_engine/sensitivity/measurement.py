@@ -36,7 +36,7 @@ Sweep: TypeAlias = Callable[
     [Iterable[Batch], Sequence[Variant], Sequence[Variant], OnProgress],
     Generator[BatchOutcome, None, None],
 ]
-"""Runs variants on batches: `distribution.run_here`, or `run_elsewhere`, with its first arguments
+"""Runs variants on batches: `executors.run_here`, or `run_elsewhere`, with its first arguments
 given."""
 
 _ALL_LAYERS = "all layers of the recipe"

@@ -80,7 +80,7 @@ class Replay:
     """Records a forward pass of a model and repeats its end.
 
     The forwards of the model's modules are wrapped, so give it a model of its own, such as
-    `sweep.share_tensors` makes.
+    `share_tensors` makes.
 
     Attributes:
         reason: Why passes are full forwards; empty while they are replayed.

@@ -138,7 +138,7 @@ class KernelForm(IntegerForm):
     A layer whose input stays float has no products of codes; see `float_input`.
 
     Args:
-        kernel: "auto" or the name of a kernel; see `kernels.list_kernels`.
+        kernel: "auto" or the name of a kernel; see `dispatch.list_kernels`.
         has_images_last: Whether images leave with their channels last in memory, as kernels write
             them, however they came: then the next convolution need not turn them round again.
     """

@@ -79,7 +79,7 @@ def operands_of(node: fx.Node) -> list[fx.Node]:
 
 
 def passed_nodes(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes whose codes a node moves, chooses from or clamps; none if it does else."""
+    """Return the nodes whose codes a node moves, chooses from or clamps; else none."""
     is_passing = is_reshaping(node) or is_choosing(node) or clamp_of(node)
     return operands_of(node) if is_passing else []
 
