@@ -33,6 +33,7 @@ _Models: TypeAlias = Mapping[str, nn.Module]
 _Inputs: TypeAlias = Mapping[str, Batch]
 _Layers: TypeAlias = Mapping[str, Collection[str]]
 
+_RUNS, _WARMUP_RUNS = 20, 3  # of each model on each batch, if the time is enough for them
 _TRIALS = 3
 _CLEARLY, _LONG_S = 2.0, 0.2
 
@@ -92,8 +93,6 @@ def measure_timing(
     models: _Models,
     batches: Mapping[int, Batch],
     *,
-    runs: int = 20,
-    warmup_runs: int = 3,
     layers: _Layers | None = None,
     channels_last: Collection[str] = (),
     images_last: Collection[str] = (),
@@ -105,8 +104,6 @@ def measure_timing(
     Args:
         models: Name of the execution -> model in eval mode.
         batches: Batch size -> batch.
-        runs: Timed runs of each model on each batch, if the time is enough for them.
-        warmup_runs: Untimed runs of each model on each batch first; the same.
         layers: Execution -> names of layers of that model, to be timed inside whole runs on the
             largest batch. Watching costs a little, so these runs do not count for the models.
         channels_last: Executions that get their images, and have their weights, in torch's
@@ -132,7 +129,7 @@ def measure_timing(
     entries: list[TimingEntry] = []
     layer_entries: list[TimingEntry] = []
     limits: list[str] = []
-    warmed_up = warmup_runs
+    warmed_up = _WARMUP_RUNS
     inputs: dict[str, Batch] = {}
     for size, batch in sorted(batches.items()):
         laid_out = _in_channels_last(batch)
@@ -142,7 +139,7 @@ def measure_timing(
             continue
         left = seconds - watch.seconds
         left *= _SHARE_OF_LARGEST if size == max(batches) else _SHARE_OF_SMALLER
-        times, warmed = _time_models(models, inputs, runs, warmup_runs, left)
+        times, warmed = _time_models(models, inputs, left)
         warmed_up = min(warmed_up, warmed)
         entries += [_entry(name, size, values) for name, values in times.items()]
         meter.step(f"time the models at batch size {size}")
@@ -150,7 +147,7 @@ def measure_timing(
         limits.append("Single layers were not timed: the time for it was spent.")
     elif layers:
         size = max(batches)
-        measured = _time_layers(models, layers, inputs, runs, seconds - watch.seconds)
+        measured = _time_layers(models, layers, inputs, seconds - watch.seconds)
         layer_entries = [_entry(way, size, v, n) for (way, n), v in measured.items()]
         meter.step(f"time the layers at batch size {size}")
     return TimingReport(
@@ -163,17 +160,17 @@ def measure_timing(
 
 
 def _time_models(
-    models: _Models, inputs: _Inputs, runs: int, warmup_runs: int, seconds: float
+    models: _Models, inputs: _Inputs, seconds: float
 ) -> tuple[dict[str, list[float]], int]:
     """Return the times of every model, and how often each was warmed up."""
     watch = Stopwatch()
     warmed_up = 0
-    for _ in _rounds(warmup_runs, seconds / 4):
+    for _ in _rounds(_WARMUP_RUNS, seconds / 4):
         for name, model in models.items():
             run_model(model, inputs[name])
         warmed_up += 1
     times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in _rounds(runs, seconds - watch.seconds):
+    for _ in _rounds(_RUNS, seconds - watch.seconds):
         for name, model in models.items():
             times[name].append(time_pass(model, inputs[name]))
     return times, warmed_up
@@ -284,11 +281,11 @@ def _in_channels_last(batch: Batch) -> Batch:
 
 
 def _time_layers(
-    models: _Models, layers: _Layers, inputs: _Inputs, runs: int, seconds: float
+    models: _Models, layers: _Layers, inputs: _Inputs, seconds: float
 ) -> dict[tuple[str, str], list[float]]:
     """Return the times of each (execution, layer) that runs, the executions in turn."""
     times: dict[tuple[str, str], list[float]] = {}
-    for _ in _rounds(runs, seconds):
+    for _ in _rounds(_RUNS, seconds):
         for execution, names in layers.items():
             model = models[execution]
             with watchable(model) as layers_of:

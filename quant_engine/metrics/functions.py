@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quant_engine.errors import DataError
-from quant_engine.metrics.energies import ErrorStats, to_nmse, to_sqnr_db
+from quant_engine.metrics.energies import ErrorStats, to_sqnr_db
 
 
 def _require_same_shape(a: Tensor, b: Tensor) -> None:
@@ -45,15 +45,6 @@ def sqnr_db(x: Tensor, x_hat: Tensor) -> float:
     return to_sqnr_db(*_energies(x, x_hat))
 
 
-def nmse(x: Tensor, x_hat: Tensor) -> float:
-    """Return Σ(x-x̂)² / Σx²; 0 where the two are equal.
-
-    Raises:
-        DataError: If the shapes differ.
-    """
-    return to_nmse(*_energies(x, x_hat))
-
-
 def cosine(x: Tensor, x_hat: Tensor) -> float:
     """Return the mean over samples (first axis) of the cosine between x and x̂.
 
@@ -66,32 +57,6 @@ def cosine(x: Tensor, x_hat: Tensor) -> float:
     stats = ErrorStats()
     stats.update(x, x_hat)
     return stats.cosine_sum / stats.samples if stats.samples else 1.0
-
-
-def max_abs_error(x: Tensor, x_hat: Tensor) -> float:
-    """Return the largest |x-x̂|; 0 for empty tensors.
-
-    Raises:
-        DataError: If the shapes differ.
-    """
-    _require_same_shape(x, x_hat)
-    return float((x.double() - x_hat.double()).abs().max()) if x.numel() else 0.0
-
-
-def rmse_over_scale(x: Tensor, x_hat: Tensor, scale: Tensor) -> float:
-    """Return the root mean square error in LSB; ideal rounding gives 1/√12 ≈ 0.289.
-
-    Args:
-        x: The float tensor.
-        x_hat: Its stand-in, same shape.
-        scale: Step between codes; broadcasts against x.
-
-    Raises:
-        DataError: If the shapes differ.
-    """
-    _require_same_shape(x, x_hat)
-    lsb = (x.double() - x_hat.double()) / scale.double()
-    return math.sqrt(float(lsb.square().mean())) if x.numel() else 0.0
 
 
 def kl_divergences(logits: Tensor, changed: Tensor) -> Tensor:
@@ -143,17 +108,6 @@ def top1_agreement(logits: Tensor, changed: Tensor) -> float:
     if logits.numel() == 0:
         return 1.0
     return float((logits.argmax(dim=-1) == changed.argmax(dim=-1)).double().mean())
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of samples whose largest logit is the label, 0 to 1.
-
-    Raises:
-        DataError: If the number of labels differs from the number of samples.
-    """
-    predicted = logits.argmax(dim=-1)
-    _require_same_shape(predicted, labels)
-    return float((predicted == labels).double().mean()) if labels.numel() else 1.0
 
 
 def calculate_quantization_error(

@@ -10,12 +10,11 @@ from quant_engine.errors import SchemeError, require_choice
 from quant_engine.execution.kernels import onednn, reference
 from quant_engine.execution.kernels.codes import Grid
 from quant_engine.execution.kernels.epilogue import Epilogue, IntegerWeights
+from quant_engine.execution.kernels.float_sums import EXACT_IN_FLOAT32
 from quant_engine.execution.kernels.geometry import Convolution
 
 AUTO = "auto"
 KERNELS = (AUTO, onednn.NAME, reference.NAME)
-
-_EXACT_IN_FLOAT32 = 1 << 24
 
 
 class IntegerOperation(Protocol):
@@ -88,7 +87,7 @@ def _is_fused(weights: IntegerWeights, kernel: str) -> bool:
         return False
     # The fused kernels return sums as float32; zero points of weights are taken off afterwards.
     longest = codes[0].numel() * 255 * 128
-    return weights.zero_point is None or longest < _EXACT_IN_FLOAT32
+    return weights.zero_point is None or longest < EXACT_IN_FLOAT32
 
 
 class CheckedConvolution:

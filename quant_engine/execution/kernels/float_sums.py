@@ -17,7 +17,9 @@ from torch import Tensor
 
 from quant_engine.execution.kernels.geometry import Convolution, pad_codes
 
-_EXACT_IN_FLOAT32 = 1 << 24
+EXACT_IN_FLOAT32 = 1 << 24
+"""Float32 holds all integers up to this one."""
+
 _FARTHEST = 255  # an unsigned code from its zero point
 
 
@@ -36,7 +38,7 @@ def exact_pieces(weight: Tensor) -> list[Tensor]:
     """
     for number in range(1, weight.shape[1] + 1):
         pieces = list(weight.chunk(number, dim=1))
-        if all(_largest_sum(piece) < _EXACT_IN_FLOAT32 for piece in pieces):
+        if all(_largest_sum(piece) < EXACT_IN_FLOAT32 for piece in pieces):
             return pieces
     return []
 

@@ -39,7 +39,6 @@ _LINEAR_ACTIVATIONS = {
     "gelu_tanh": ("gelu", "tanh"),
 }
 _CONVOLUTION_ACTIVATIONS = {NO_ACTIVATION: "none", "relu": "relu"}
-_EXACT_IN_FLOAT32 = 1 << 24
 _KNOWN_SHAPES = 64
 _LARGE_SCALE = 1e20
 _UNIT = Grid(1.0, SHIFT, LOWEST, HIGHEST)

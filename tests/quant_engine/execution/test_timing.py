@@ -71,7 +71,7 @@ def test_a_model_that_fails_on_channels_last_is_timed_without():
 
 def test_each_execution_gets_images_in_its_layout():
     models = {name: Layouts().eval() for name in ("plain", "images")}
-    measure_timing(models, {2: Batch((X,), samples=2)}, runs=1, images_last=("images",))
+    measure_timing(models, {2: Batch((X,), samples=2)}, images_last=("images",))
     assert models["plain"].seen == {False}
     assert models["images"].seen == {True}
 

@@ -32,6 +32,7 @@ from quant_engine.model.batches import Batch
 from quant_engine.model.pass_state import find_pass_state
 from quant_engine.preparation.folding_check import prepare_for
 from tests.quant_engine.layer_cases import fill, seeded
+from tests.quant_engine.oracles import nmse
 
 
 class Memory:
@@ -132,11 +133,6 @@ def run_in_order(model: nn.Module) -> Tensor:
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
         return torch.cat([model(x) for x in DATA])
-
-
-def nmse(expected: Tensor, found: Tensor) -> float:
-    expected, found = expected.double(), found.double()
-    return float((found - expected).square().sum() / expected.square().sum())
 
 
 @pytest.mark.parametrize("kind", KEPT)

@@ -21,9 +21,9 @@ from quant_engine import (
     save_quantized_model,
 )
 from quant_engine.execution.convert import convert_execution, execution_notes
-from quant_engine.metrics.functions import nmse
 from quant_engine.model.rebinding import Rebinder
 from tests.quant_engine.layer_cases import fill, seeded
+from tests.quant_engine.oracles import nmse
 from tests.quant_engine.unchanged import snapshot
 
 X = seeded((10, 4, 3, 3))
