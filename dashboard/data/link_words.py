@@ -12,7 +12,7 @@ scheme of its own, `conv1:<scheme>:<scheme>`. Remedies are `gptq` (for all layer
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from quant_engine.errors import suggest
 from quant_engine.scheme import (
     BATCH_NORM,
-    CALIBRATION,
     GRANULARITIES,
     OBSERVERS,
     REMEDIES,
@@ -45,6 +44,16 @@ DYNAMIC = "dynamic"
 GROUPS = "per_group"
 _SYMMETRY = {"symmetric": True, "asymmetric": False}
 _RULES = (*OBSERVERS, *WEIGHT_OBSERVERS)
+
+MOST_NAMES = 256
+"""Names and wildcards of layers that a link may give for each key; the rest is left out."""
+LONGEST_NAME = 200
+MOST_NOTICES = 5
+_MOST_SUGGESTIONS = 3
+_LEAST_LIKENESS = 0.3
+
+LayerBits = tuple[int, int | None]
+"""Bits of a layer's weight and of its input; None where the input stays as the recipe says."""
 
 
 class LinkError(ValueError):
@@ -140,15 +149,28 @@ def activation_from_text(text: str) -> TensorScheme | None:
     return None if text == NO_ACTIVATION else scheme_from_text(text)
 
 
+def own_bits(scheme: LayerScheme, recipe: Recipe) -> LayerBits | None:
+    """Return a layer's own bits if nothing but its bits differs from the recipe, else None.
+
+    Example:
+        >>> recipe = Recipe.default().with_layer_bits("stem", 4)
+        >>> own_bits(recipe.overrides["stem"], recipe)
+        (4, None)
+    """
+    base, bits = LayerScheme(recipe.weight, recipe.activation), scheme.weight.bits
+    if scheme == base.with_bits(bits):
+        return bits, None
+    if scheme.activation is not None and scheme == base.with_bits(bits, scheme.activation.bits):
+        return bits, scheme.activation.bits
+    return None
+
+
 def override_to_text(name: str, scheme: LayerScheme, recipe: Recipe) -> str:
     """Return one layer's own scheme as text, as bits alone where only the bits differ."""
-    base = LayerScheme(recipe.weight, recipe.activation)
-    bits = scheme.weight.bits
-    if scheme == base.with_bits(bits):
-        return f"{name}:{bits}"
-    if scheme.activation is not None and scheme == base.with_bits(bits, scheme.activation.bits):
-        return f"{name}:{bits}:{scheme.activation.bits}"
-    return f"{name}:{scheme_to_text(scheme.weight)}:{activation_to_text(scheme.activation)}"
+    own = own_bits(scheme, recipe)
+    if own is None:
+        return f"{name}:{scheme_to_text(scheme.weight)}:{activation_to_text(scheme.activation)}"
+    return ":".join([name, *(str(bits) for bits in own if bits is not None)])
 
 
 def override_from_text(text: str, recipe: Recipe) -> tuple[str, LayerScheme]:
@@ -169,6 +191,45 @@ def override_from_text(text: str, recipe: Recipe) -> tuple[str, LayerScheme]:
     return name, LayerScheme(scheme_from_text(parts[0]), activation_from_text(parts[1]))
 
 
+def _adaround_to_text(remedy: AdaRound) -> str:
+    text = f"{remedy.steps}_{remedy.learning_rate!r}_{remedy.regularization!r}"
+    return text if remedy.is_sequential else f"{text}_{BY_THEMSELVES}"
+
+
+def _adaround_from_text(text: str) -> dict[str, Any] | None:
+    numbers = text.removesuffix(f"_{BY_THEMSELVES}")
+    if numbers.count("_") != 2:
+        return None
+    steps, rate, weight = numbers.split("_")
+    return {
+        "steps": _whole_number(steps, "a number of steps", 6),
+        "learning_rate": _number(rate),
+        "regularization": _number(weight),
+        "is_sequential": numbers == text,
+    }
+
+
+_OFFSET_WORDS: dict[str, dict[str, Any]] = {KEEP_OFFSETS: {"absorb_bias": False}}
+_BIAS_WORDS: dict[str, dict[str, Any]] = {
+    BY_THEMSELVES: {"is_sequential": False},
+    BATCH_NORM: {"means": BATCH_NORM},
+}
+_SETTINGS: dict[
+    type[Remedy], tuple[Callable[[Any], str], Callable[[str], dict[str, Any] | None]]
+] = {
+    CrossLayerEqualization: (lambda remedy: KEEP_OFFSETS, _OFFSET_WORDS.get),
+    SmoothQuant: (lambda remedy: repr(remedy.alpha), lambda text: {"alpha": _number(text)}),
+    Gptq: (lambda remedy: repr(remedy.damping), lambda text: {"damping": _number(text)}),
+    AdaRound: (_adaround_to_text, _adaround_from_text),
+    BiasCorrection: (
+        lambda remedy: remedy.means if remedy.is_sequential else BY_THEMSELVES,
+        _BIAS_WORDS.get,
+    ),
+}
+"""Remedy -> what writes the settings of one that is not the usual, and what reads them: fields, or
+None where the text is no setting. Other remedies have no settings."""
+
+
 def remedy_to_text(remedy: Remedy) -> str:
     """Return a remedy as text; what is usual is left out.
 
@@ -176,22 +237,11 @@ def remedy_to_text(remedy: Remedy) -> str:
         >>> remedy_to_text(SmoothQuant(layers=("head",), alpha=0.5))
         'smooth_quant-0.5:head'
     """
-    setting = ""
-    if isinstance(remedy, SmoothQuant) and remedy != SmoothQuant(layers=remedy.layers):
-        setting = f"-{remedy.alpha!r}"
-    elif isinstance(remedy, Gptq) and remedy != Gptq(layers=remedy.layers):
-        setting = f"-{remedy.damping!r}"
-    elif isinstance(remedy, AdaRound) and remedy != AdaRound(layers=remedy.layers):
-        setting = f"-{remedy.steps}_{remedy.learning_rate!r}_{remedy.regularization!r}"
-        setting += "" if remedy.is_sequential else f"_{BY_THEMSELVES}"
-    elif isinstance(remedy, CrossLayerEqualization) and not remedy.absorb_bias:
-        setting = f"-{KEEP_OFFSETS}"
-    elif isinstance(remedy, BiasCorrection) and not remedy.is_sequential:
-        setting = f"-{BY_THEMSELVES}"
-    elif isinstance(remedy, BiasCorrection) and remedy.means != CALIBRATION:
-        setting = f"-{remedy.means}"
-    layers = () if remedy.layers == EVERY_LAYER else remedy.layers
-    return ":".join([remedy.kind + setting, *layers])
+    kind, layers = remedy.kind, () if remedy.layers == EVERY_LAYER else remedy.layers
+    if remedy != type(remedy)(remedy.layers):
+        write, _ = _SETTINGS[type(remedy)]
+        kind += f"-{write(remedy)}"
+    return ":".join([kind, *layers])
 
 
 def remedy_from_text(text: str) -> Remedy:
@@ -208,41 +258,11 @@ def remedy_from_text(text: str) -> Remedy:
     cls, layers = REMEDIES[kind], tuple(name for name in names if name) or EVERY_LAYER
     if not dash:
         return cls(layers)
-    if cls is SmoothQuant:
-        return SmoothQuant(layers, _number(setting))
-    if cls is Gptq:
-        return Gptq(layers, _number(setting))
-    numbers = setting.removesuffix(f"_{BY_THEMSELVES}")
-    if cls is AdaRound and numbers.count("_") == 2:
-        steps, *rates = numbers.split("_")
-        count = _whole_number(steps, "a number of steps", 6)
-        rate, weight = map(_number, rates)
-        return AdaRound(layers, count, rate, weight, is_sequential=numbers == setting)
-    if cls is CrossLayerEqualization and setting == KEEP_OFFSETS:
-        return CrossLayerEqualization(layers, absorb_bias=False)
-    if cls is BiasCorrection and setting == BY_THEMSELVES:
-        return BiasCorrection(layers, is_sequential=False)
-    if cls is BiasCorrection and setting == BATCH_NORM:
-        return BiasCorrection(layers, means=BATCH_NORM)
-    raise LinkError(f"“{setting[:30]}” is not a setting of {kind}.")
-
-
-MOST_NAMES = 256
-
-
-"""Names and wildcards of layers that a link may give for each key; the rest is left out."""
-
-
-MOST_NOTICES = 5
-
-
-LONGEST_NAME = 200
-
-
-_MOST_SUGGESTIONS = 3
-
-
-_LEAST_LIKENESS = 0.3
+    _, read = _SETTINGS.get(cls, (str, lambda text: None))
+    fields = read(setting)
+    if fields is None:
+        raise LinkError(f"“{setting[:30]}” is not a setting of {kind}.")
+    return cls(layers, **fields)
 
 
 def bound_names(params: Mapping[str, Sequence[str]], key: str, notices: list[str]) -> list[str]:

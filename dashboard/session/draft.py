@@ -11,15 +11,12 @@ from dataclasses import replace
 
 import streamlit as st
 
-from dashboard.data.link_words import override_to_text
+from dashboard.data.link_words import LayerBits, own_bits
 from dashboard.data.settings import Settings, settings_to_text
 from dashboard.session import run_state
 from dashboard.session.link_check import linked_settings
 from dashboard.session.state import DRAFT_KEY, session
 from quant_engine.scheme import LayerScheme, Overrides, Recipe
-
-LayerBits = tuple[int, int | None]
-"""Bits of a layer's weight and of its input; None where the input stays as the recipe says."""
 
 
 def current_draft() -> Settings:
@@ -78,20 +75,6 @@ def versioned(name: str) -> str:
     return f"draft_{name}_{session().draft_version}"
 
 
-def bits_of_override(scheme: LayerScheme, recipe: Recipe) -> LayerBits | None:
-    """Return a layer's own bits if nothing but its bits differs from the recipe, else None.
-
-    Example:
-        >>> recipe = Recipe.default().with_layer_bits("stem", 4)
-        >>> bits_of_override(recipe.overrides["stem"], recipe)
-        (4, None)
-    """
-    words = override_to_text("x", scheme, recipe).split(":")[1:]
-    if not all(word.isdigit() for word in words):
-        return None
-    return int(words[0]), int(words[1]) if len(words) > 1 else None
-
-
 def with_layer_bits(recipe: Recipe, bits: dict[str, LayerBits], base: Recipe) -> Recipe:
     """Return the recipe in which the layers of `bits` have their own bits.
 
@@ -104,7 +87,7 @@ def with_layer_bits(recipe: Recipe, bits: dict[str, LayerBits], base: Recipe) ->
     kept = {
         name: scheme
         for name, scheme in base.overrides.items()
-        if bits_of_override(scheme, base) is None and name not in bits
+        if own_bits(scheme, base) is None and name not in bits
     }
     own = {name: plain.with_bits(*pair) for name, pair in bits.items()}
     changed = {name: scheme for name, scheme in own.items() if scheme != plain}

@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from dashboard.data.link_words import LayerBits, own_bits
 from dashboard.data.settings import MAX_SEED, MIN_CALIBRATION_SAMPLES, Settings, preset_of
 from dashboard.facts.accuracy import share_text
 from dashboard.session.draft import (
-    LayerBits,
-    bits_of_override,
     draft_start,
     set_draft,
     versioned,
@@ -110,7 +109,7 @@ def _apply_preset(settings: Settings, name: str) -> None:
     bits = {
         layer: pair
         for layer, scheme in old.overrides.items()
-        if (pair := bits_of_override(scheme, old)) is not None
+        if (pair := own_bits(scheme, old)) is not None
     }
     recipe = replace(PRESETS[name], exclude_layers=old.exclude_layers, remedies=old.remedies)
     set_draft(replace(settings, recipe=with_layer_bits(recipe, bits, old)))
@@ -403,7 +402,7 @@ def _with_means(remedy: BiasCorrection) -> BiasCorrection:
 
 def _row(option: service.LayerOption, base: Recipe, has_inputs: bool) -> dict[str, Any]:
     scheme = base.overrides.get(option.name)
-    own = None if scheme is None else bits_of_override(scheme, base)
+    own = None if scheme is None else own_bits(scheme, base)
     bits, input_bits = own or (None, None)
     row = {"Layer": option.name, "Kind": option.kind, "Parameters": option.parameters}
     return row | {"Weight bits": bits} | ({"Input bits": input_bits} if has_inputs else {})

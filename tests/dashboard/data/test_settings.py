@@ -35,6 +35,7 @@ from quant_engine.scheme import (
     GRANULARITIES,
     OBSERVERS,
     PRESETS,
+    REMEDIES,
     AdaRound,
     Awq,
     BiasCorrection,
@@ -77,13 +78,13 @@ input_schemes = (
 )
 layer_schemes = st.builds(LayerScheme, tensor_schemes, input_schemes)
 treated = st.just(("*",)) | st.lists(layer_names, min_size=1, max_size=3, unique=True).map(tuple)
-remedies = (
-    st.builds(CrossLayerEqualization, treated, st.booleans()),
-    st.builds(SmoothQuant, treated, st.just("auto") | st.floats(0, 1)),
-    st.builds(Awq, treated),
-    st.builds(OutputMse, treated),
-    st.builds(Gptq, treated, st.floats(0, 1)),
-    st.builds(
+remedies = {
+    CrossLayerEqualization: st.builds(CrossLayerEqualization, treated, st.booleans()),
+    SmoothQuant: st.builds(SmoothQuant, treated, st.just("auto") | st.floats(0, 1)),
+    Awq: st.builds(Awq, treated),
+    OutputMse: st.builds(OutputMse, treated),
+    Gptq: st.builds(Gptq, treated, st.floats(0, 1)),
+    AdaRound: st.builds(
         AdaRound,
         treated,
         st.integers(1, 100_000),
@@ -91,16 +92,16 @@ remedies = (
         st.floats(1e-3, 1e3),
         st.booleans(),
     ),
-    st.builds(BiasCorrection, treated, st.booleans())
+    BiasCorrection: st.builds(BiasCorrection, treated, st.booleans())
     | st.builds(BiasCorrection, treated, means=st.just("batch_norm")),
-)
+}
 recipes = st.builds(
     Recipe,
     weight=tensor_schemes,
     activation=input_schemes,
     exclude_layers=st.lists(layer_names, max_size=3).map(tuple),
     overrides=st.dictionaries(layer_names, layer_schemes, max_size=3).map(Overrides),
-    remedies=st.tuples(*(st.none() | kind for kind in remedies)).map(
+    remedies=st.tuples(*(st.none() | kind for kind in remedies.values())).map(
         lambda given: tuple(remedy for remedy in given if remedy is not None)
     ),
 )
@@ -347,9 +348,31 @@ def test_a_name_in_a_link_is_bounded() -> None:
     assert len(notices) == 1
 
 
-@given(st.one_of(remedies))
-def test_a_remedy_comes_back_from_its_text(remedy: Remedy) -> None:
+@pytest.mark.parametrize("kind", REMEDIES)
+@given(st.data())
+def test_a_remedy_comes_back_from_its_text(kind: str, data: st.DataObject) -> None:
+    remedy = data.draw(remedies[REMEDIES[kind]])
+
     assert remedy_from_text(remedy_to_text(remedy)) == remedy
+
+
+@pytest.mark.parametrize(
+    ("remedy", "text"),
+    [
+        (CrossLayerEqualization(absorb_bias=False), "cross_layer_equalization-keep_offsets"),
+        (SmoothQuant(alpha=0.5), "smooth_quant-0.5"),
+        (Awq(("head", "stem")), "awq:head:stem"),
+        (OutputMse(), "output_mse"),
+        (Gptq(("head",), 0.25), "gptq-0.25:head"),
+        (AdaRound(steps=500), "adaround-500_0.01_1.0"),
+        (AdaRound(("a",), 5, 1.0, 2.0, is_sequential=False), "adaround-5_1.0_2.0_each_layer:a"),
+        (BiasCorrection(is_sequential=False), "bias_correction-each_layer"),
+        (BiasCorrection(means="batch_norm"), "bias_correction-batch_norm"),
+    ],
+)
+def test_remedies_stand_in_links_as_before(remedy: Remedy, text: str) -> None:
+    assert remedy_to_text(remedy) == text
+    assert remedy_from_text(text) == remedy
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from dashboard.session.draft import bits_of_override, with_layer_bits
+from dashboard.data.link_words import own_bits
+from dashboard.session.draft import with_layer_bits
 from dashboard.views.experiment.recipe_form import _bits_of_rows
 from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
 
@@ -17,9 +18,9 @@ def test_bits_are_read_back_only_where_nothing_else_differs() -> None:
     recipe = Recipe.default().with_layer_bits("a", 4).with_layer_bits("b", 4, 6)
     recipe = recipe.with_override("rich", RICH)
 
-    assert bits_of_override(recipe.overrides["a"], recipe) == (4, None)
-    assert bits_of_override(recipe.overrides["b"], recipe) == (4, 6)
-    assert bits_of_override(recipe.overrides["rich"], recipe) is None
+    assert own_bits(recipe.overrides["a"], recipe) == (4, None)
+    assert own_bits(recipe.overrides["b"], recipe) == (4, 6)
+    assert own_bits(recipe.overrides["rich"], recipe) is None
 
 
 @pytest.mark.parametrize("name", PRESETS)
