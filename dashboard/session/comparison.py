@@ -17,14 +17,12 @@ from dashboard.session import run_state
 from dashboard.session.jobs import analysis_status, store, submit_analysis
 from dashboard.session.link_check import linked_settings
 from dashboard.session.link_widgets import open_next, rerun_outside_callback
-from dashboard.session.state import A_KEY, B_KEY, RUN_KEY, session
+from dashboard.session.state import A_KEY, B_KEY, RUN_KEY, Pair, session
 from dashboard.work import service
 from dashboard.work.jobs import is_active
 from quant_engine.scheme import PRESETS
 
 PAGE = "views/compare/compare.py"
-
-Pair = tuple[Settings, Settings]
 
 
 def compare_with(base: Settings, other: Settings) -> None:
@@ -133,7 +131,7 @@ def known_runs() -> Mapping[str, RunSummary]:
 def usual_pair(shown: Run | None) -> Pair:
     """Return the pair to begin with: the run before and this one, a story's, or two of a model."""
     settings = run_state.wanted_settings() if shown is None else shown.settings
-    before = run_before(settings)
+    before = settings_shown_before(settings)
     if before is not None:
         return before, settings
     story = story_of(settings.run_id)
@@ -146,7 +144,7 @@ def usual_pair(shown: Run | None) -> Pair:
     return settings, next(other for other in others if other.run_id != settings.run_id)
 
 
-def run_before(settings: Settings) -> Settings | None:
+def settings_shown_before(settings: Settings) -> Settings | None:
     """Return the known run of the same model that was shown before these settings, or None."""
     before = session().shown_before
     if before is None or before.run_id == settings.run_id:

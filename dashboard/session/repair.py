@@ -82,7 +82,7 @@ def known_steps(start: Run) -> tuple[Step, ...]:
 
 def repair_start(run: Run) -> Run:
     """Return the run whose repair stands on the page of this one: itself, or that it came from."""
-    before = run_state.run_before(run)
+    before = run_state.run_before_remedy(run)
     if before is None or before.id == run.id:
         return run
     is_step = any(step.settings.run_id == run.id for step in known_steps(before))
@@ -101,5 +101,5 @@ def show_when_repaired() -> None:
         return
     best = repaired_run(run, known_steps(run))
     if best.id != run.id:
-        here.before, here.after = here.rerun = run.settings, best.settings
+        here.remedied = here.rerun = (run.settings, best.settings)
         here.pending[RUN_KEY] = settings_to_text(best.settings)

@@ -260,20 +260,19 @@ def rerun_and_compare(recipe: Recipe) -> None:
     """Analyse the shown run's model again with another recipe, to stand beside the run shown."""
     run = shown_run()
     if run is not None:
-        session().before = run.settings
-        session().after = replace(run.settings, recipe=recipe)
+        session().remedied = (run.settings, replace(run.settings, recipe=recipe))
     rerun_with(recipe)
 
 
-def run_before(run: Run) -> Run | None:
-    """Return the run that a run is compared with; None where there is none.
+def run_before_remedy(run: Run) -> Run | None:
+    """Return what a run was before its remedy; None where that is not known.
 
-    It is the one from which its remedy was started; else that with the same schemes and without
-    remedies, where that is known.
+    It is the run from which the remedy was started; else that with the same schemes and without
+    remedies.
     """
-    here = session()
-    if here.before is not None and here.after is not None and here.after.run_id == run.id:
-        return find_run(here.before)
+    pair = session().remedied
+    if pair is not None and pair[1].run_id == run.id:
+        return find_run(pair[0])
     if not run.recipe.remedies:
         return None
     return find_run(replace(run.settings, recipe=replace(run.recipe, remedies=())))

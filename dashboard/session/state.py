@@ -23,6 +23,9 @@ WHAT_IF_KEY = "whatif"
 A_KEY, B_KEY = "a", "b"
 LESSON_KEY, SHOW_KEY, CLASS_KEY = "lesson", "show", "class"
 
+Pair = tuple[Settings, Settings]
+"""Settings of two runs of which one came first: A | B, before | after."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -56,15 +59,13 @@ class Session:
     chosen_layer: str | None = None
 
     # Compare: the two runs shown last, as the link holds them; two to show once both are known.
+    # Before and after: a re-run, while it is offered to be compared; the last remedy that was run,
+    # which stands beside the run it was started from whatever else is run.
     compared: tuple[str, str] | None = None
-    to_compare: tuple[Settings, Settings] | None = None
+    to_compare: Pair | None = None
+    rerun: Pair | None = None
+    remedied: Pair | None = None
 
-    # A re-run, and the run shown before it: offered to be compared once the re-run is known.
-    rerun: tuple[Settings, Settings] | None = None
-
-    # A remedy that was run to be compared: the run before it, and the run with it.
-    before: Settings | None = None
-    after: Settings | None = None
     # The run that a chain of remedies is under way for.
     repairing: Settings | None = None
 

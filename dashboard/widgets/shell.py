@@ -106,7 +106,7 @@ def _show_run(run: Run | None) -> None:
             st.markdown(service.model_info(run.model_name).title)
             st.caption(escape_markdown(describe_recipe(run.recipe)))
             _show_origin(run)
-            before = comparison.run_before(run.settings)
+            before = comparison.settings_shown_before(run.settings)
             if before is not None and not run.report.is_partial:
                 st.button(
                     "Compare with the run before",

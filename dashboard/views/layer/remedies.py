@@ -118,7 +118,7 @@ def _compare(layer: str, recipe: Recipe) -> None:
 @contained("Before and after")
 def show_before_and_after(run: Run, layer: LayerReport) -> None:
     """Draw the run shown beside the run that its remedy was started from, if there is one."""
-    before = run_state.run_before(run)
+    before = run_state.run_before_remedy(run)
     if before is None or before.id == run.id or run.report.is_partial:
         return
     verdict = effect_on_all(before.report, run.report)

@@ -60,7 +60,7 @@ def test_both_teaching_variants_are_repaired_by_one_click(
     app = wait_for_jobs(app)
 
     assert_alive(app)
-    after = app.session_state["session"].after
+    after = app.session_state["session"].remedied[1]
     assert kind() in after.recipe.remedies
     shown = run_state.find_run(after)
     assert shown is not None
