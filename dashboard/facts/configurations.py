@@ -174,9 +174,9 @@ def _measured_outputs(
         _, degradation, interval = degradation_of(output, DEGRADATIONS[score.metric])
         if degradation is None:
             return ()
-        ratio = degradation / own.reference if own.reference else None
+        ratio = own.share(degradation) if len(predicted) > 1 else None
         known = replace(score, degradation=degradation, interval=interval, value=output.value)
-        found.append(replace(known, ratio=ratio if len(predicted) > 1 else None))
+        found.append(replace(known, ratio=ratio))
     return tuple(found)
 
 

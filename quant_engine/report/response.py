@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from quant_engine.report.serialization import SCHEMA_VERSION, Report
 from quant_engine.scheme import Candidate, LayerScheme, Recipe
@@ -60,7 +61,7 @@ class OutputScore:
         metric: What `degradation` is about: "kl_divergence", "nmse" or "cosine".
         degradation: KL divergence in nats, NMSE, or 1 - cosine.
         ratio: Degradation divided by that of the fully quantized model; None for a single output,
-            and where that is 0, so that the output does not enter.
+            and where it has none, so that the output does not enter; see `has_shares`.
         interval: 95 % interval of the degradation, by resampling whole samples; None for a
             prediction.
         judged_by: Name of the metric the output is judged by, such as "mean_iou".
@@ -304,15 +305,25 @@ class ResponseOutput:
     projection_error: float
     reference: float | None
 
+    def share(self, degradation: float) -> float | None:
+        """Return a degradation divided by the reference; None where that has no shares."""
+        return degradation / self.reference if has_shares(self.reference) else None
+
+
+def has_shares(reference: float | None) -> TypeGuard[float]:
+    """Whether degradations can be told as shares of a reference: it is above 0, and finite.
+
+    Of infinity every finite degradation would be the share 0.
+    """
+    return reference is not None and 0.0 < reference < math.inf
+
 
 def shares(
     degradations: Sequence[float], outputs: Sequence[ResponseOutput]
 ) -> tuple[float | None, ...]:
-    """Return each output's degradation divided by its reference; None where that is 0."""
-    return tuple(
-        value / output.reference if output.reference and math.isfinite(output.reference) else None
-        for value, output in zip(degradations, outputs, strict=True)
-    )
+    """Return each output's degradation divided by its reference; None where that has no shares."""
+    pairs = zip(degradations, outputs, strict=True)
+    return tuple(output.share(degradation) for degradation, output in pairs)
 
 
 def largest_share(degradations: Sequence[float], outputs: Sequence[ResponseOutput]) -> float:

@@ -18,8 +18,8 @@ class OutputEffect:
         value: That metric.
         interval: Its 95 % interval, by resampling whole samples.
         degradation: How much worse it is, in a unit in which 0 is the float model.
-        ratio: Degradation divided by that of the fully quantized model; None where that is 0, so
-            that the output does not enter.
+        ratio: Degradation divided by that of the fully quantized model; None where that is 0 or
+            infinite, so that the output does not enter.
     """
 
     name: str

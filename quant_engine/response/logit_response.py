@@ -42,7 +42,7 @@ from quant_engine.report import (
     ResponseReport,
     TrustRegion,
 )
-from quant_engine.report.response import score_outputs
+from quant_engine.report.response import has_shares, score_outputs
 from quant_engine.response.arrays import ResponseArrays
 from quant_engine.response.measurement import ResponseMeasurement
 from quant_engine.response.outputs import PREDICTED, ResponseSettings
@@ -306,7 +306,7 @@ class LogitResponse:
         shares = [
             found / output.reference
             for found, output in zip(degradations, self.report.outputs, strict=True)
-            if output.reference
+            if has_shares(output.reference)
         ]
         largest: FloatArray = np.max(shares, axis=0) if shares else 0.0 * degradations[0]
         return largest

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from quant_engine.metrics.catalogue import COSINE, KL_DIVERGENCE
 from quant_engine.report import ResponseOutput, TrustRegion
+from quant_engine.report.response import has_shares
 
 FACTOR = 2.0
 """A prediction holds if it is at most this many times too large or too small."""
@@ -100,7 +101,7 @@ def describe_degradation(value: float, outputs: Sequence[ResponseOutput]) -> str
     """
     number = f"{value:.3g}"
     if len(outputs) > 1:
-        names = ", ".join(f"`{output.name}`" for output in outputs if output.reference)
+        names = ", ".join(f"`{output.name}`" for output in outputs if has_shares(output.reference))
         return f"{number} of what the fully quantized model does to an output (largest of {names})"
     metric = outputs[0].metric if outputs else ""
     if metric == KL_DIVERGENCE:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from quant_engine.report import ConfigurationSize
+from quant_engine.report.response import has_shares
 from quant_engine.response.arrays import IntArray, ResponseArrays
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.tensors.histogram import FloatArray
@@ -136,14 +137,14 @@ class SearchSpace:
     def protect(self, alike: Sequence[IntArray]) -> None:
         """Let no output get worse than under the best of some assignments; only of several outputs.
 
-        An output that the reference does not degrade does not enter here either.
+        An output whose reference has no shares does not enter here either.
         """
         self.most = self.limits = self.alike = None
         outputs = self.response.report.outputs
         if len(outputs) < 2 or not alike:
             return
         self.alike = best = alike[int(self.degradations(alike).argmin())]
-        enters = [bool(output.reference) for output in outputs]
+        enters = [has_shares(output.reference) for output in outputs]
         self.most = np.where(enters, self.output_degradations([best])[:, 0], np.inf)
         chosen = np.arange(len(self.units)) * self.choices + best
         self.limits = np.array([p[np.ix_(chosen, chosen)].sum() for p in self.products])
@@ -205,7 +206,9 @@ class SearchSpace:
             return [self._products(arrays[0])]
         pairs = zip(arrays, outputs, strict=True)
         return [
-            self._products(found) / output.reference for found, output in pairs if output.reference
+            self._products(found) / output.reference
+            for found, output in pairs
+            if has_shares(output.reference)
         ] or [0.0 * self._products(arrays[0])]
 
     def _products(self, arrays: ResponseArrays) -> FloatArray:

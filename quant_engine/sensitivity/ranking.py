@@ -2,8 +2,8 @@
 
 Every metric has a degradation, larger where the answer is worse. Several outputs have several
 units: an output's degradation is then divided by that of the fully quantized model, the reference,
-and the largest of these ratios counts. An output that the reference does not degrade does not
-enter.
+and the largest of these ratios counts. An output that the reference does not degrade, or degrades
+without end, does not enter.
 
 Neighbours in the ranking are compared by a paired bootstrap of the difference of their
 degradations, over the same resamples. That is sharper than asking whether their intervals overlap:
@@ -17,10 +17,9 @@ first does not favour claims.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ from quant_engine.metrics.bootstrap import Resampling, percentile_interval
 from quant_engine.metrics.catalogue import LARGEST_RATIO, Metric
 from quant_engine.metrics.counts import SampleCounts
 from quant_engine.report import NeighbourComparison, OutputEffect, Ranking
+from quant_engine.report.response import has_shares
 from quant_engine.tensors.histogram import FloatArray
 from quant_engine.variants.outcomes import Outcome
 
@@ -95,7 +95,7 @@ class OutputDegradations:
             value=float(self.values[variant]),
             interval=percentile_interval(self.resampled_values[variant]),
             degradation=degradation,
-            ratio=degradation / reference if 0.0 < reference < math.inf else None,
+            ratio=degradation / reference if has_shares(reference) else None,
         )
 
 
@@ -192,14 +192,14 @@ class Degradations:
         if len(self.outputs) == 1:
             one = (first.values, first.resampled_values, first.means, first.resampled)
             return Scale(*one, [0] * len(first.values))
-        ratios = np.stack([_shares(found.means, found.means[base]) for found in self.outputs])
-        resampled = np.stack([_shares(x.resampled, x.resampled[base]) for x in self.outputs])
-        # An output that the reference leaves as it is enters in no resample either.
-        enters = np.array([0.0 < found.means[base] < math.inf for found in self.outputs])
-        if not enters.any():
+        # An output that does not enter over all samples enters in no resample either.
+        enters = [has_shares(float(found.means[base])) for found in self.outputs]
+        if not any(enters):
             none = np.zeros_like(first.means), np.zeros_like(first.resampled)
             return Scale(*none, *none, [-1] * len(first.means))
-        ratios, resampled = ratios[enters], resampled[enters]
+        entering = list(compress(self.outputs, enters))
+        ratios = np.stack([_shares(found.means, found.means[base]) for found in entering])
+        resampled = np.stack([_shares(x.resampled, x.resampled[base]) for x in entering])
         means, drawn = ratios.max(axis=0), resampled.max(axis=0)
         indices = np.flatnonzero(enters)[ratios.argmax(axis=0)].tolist()
         return Scale(means, drawn, means, drawn, indices)
@@ -258,7 +258,8 @@ class Degradations:
 
 
 def _shares(values: FloatArray, reference: FloatArray) -> FloatArray:
-    """Return values / reference; 0 where the reference is 0."""
+    """Return values / reference; 0 where that has no shares, as in a resample without signal."""
     whole = np.broadcast_to(reference, values.shape)
-    shares: FloatArray = np.divide(values, whole, out=np.zeros_like(values), where=whole > 0.0)
+    enters = (whole > 0.0) & (whole < np.inf)
+    shares: FloatArray = np.divide(values, whole, out=np.zeros_like(values), where=enters)
     return shares

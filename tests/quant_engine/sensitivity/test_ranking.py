@@ -236,3 +236,38 @@ def test_every_metric_says_what_it_is() -> None:
 def test_an_unknown_metric_is_refused(metric: object) -> None:
     with pytest.raises(SchemeError, match="Valid: accuracy_drop, cosine"):
         check_metric(metric)  # type: ignore[arg-type]
+
+
+def scores_and_boxes(noises: FloatArray, signal: FloatArray) -> Degradations:
+    """Variants with divergences of 0.2 and 0.1, and noises of a second output of this energy."""
+    judged = [JudgedOutput("scores", metric="kl_divergence"), JudgedOutput("boxes", metric="nmse")]
+    boxes = [SampleCounts({"noise": noise, "signal": signal}) for noise in noises]
+    scores = [outcome(np.full(len(signal), divergence)) for divergence in (0.2, 0.1)]
+    pairs = zip(scores, boxes, strict=True)
+    return Degradations(judged, [(*one, other) for one, other in pairs], 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("noise", [1.0, math.nan], ids=["infinite", "nan"])
+def test_an_output_whose_reference_is_infinite_or_nan_does_not_enter(noise: float) -> None:
+    noises = np.repeat([[noise], [7.0]], 30, axis=1)
+    found = scores_and_boxes(noises, np.full(30, 0.0 if noise == 1.0 else 4.0))
+    scale = found.scale(0)
+
+    assert not math.isfinite(found.outputs[1].means[0])
+    assert scale.means == pytest.approx([1.0, 0.5])
+    assert scale.resampled == pytest.approx(np.repeat([[1.0], [0.5]], RESAMPLES, axis=1))
+    assert scale.decided_by == [0, 0]
+    assert found.outputs[1].effect(1, 0).ratio is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_output_does_not_enter_in_resamples_in_which_its_reference_is_infinite() -> None:
+    # Only one sample of ten has any signal.
+    found = scores_and_boxes(np.repeat([[0.4], [0.3]], 10, axis=1), np.array([10.0, *np.zeros(9)]))
+    scale = found.scale(0)
+
+    is_infinite = np.isinf(found.outputs[1].resampled[0])
+    assert 0 < is_infinite.sum() < RESAMPLES
+    assert scale.means == pytest.approx([1.0, 0.75])
+    assert scale.resampled[1] == pytest.approx(np.where(is_infinite, 0.5, 0.75))
