@@ -8,7 +8,7 @@ layer has 2,048 output channels, one is excluded, one cannot be quantized, one i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from dashboard.figures.kit.picture import Picture
 from quant_engine.report import (
     EXCLUDED,
     QUANTIZED,
@@ -81,6 +82,11 @@ WIDE_LAYER = "layer3.0.conv1"
 EXACT_LAYER = "layer3.0.identity"
 EXCLUDED_LAYER = "fc"
 UNSUPPORTED_LAYER = "recurrent"
+
+
+def figure_of(picture: Callable[..., Picture]) -> Callable[..., go.Figure]:
+    """What draws the figure of a picture, from the picture's arguments."""
+    return lambda *args, **more: picture(*args, **more).figure
 
 
 def is_empty_figure(figure: go.Figure) -> bool:

@@ -70,6 +70,8 @@ def is_folded_first(report: SensitivityReport) -> bool:
 
 def measured_counts(report: SensitivityReport) -> str:
     """Return at which counts of quantized layers the curve was measured, in words."""
+    if not report.cumulative:
+        return "no count of layers"
     *most, last = [point.count for point in report.cumulative]
     layers = plural(last, "layer")
     if len(most) == last:

@@ -44,7 +44,7 @@ _LOOKS: Mapping[str, tuple[str, float]] = {
 def model_timing_picture(timing: TimingReport, batch_size: int) -> Picture:
     """Return the times of the whole model at one batch size, in every execution."""
     return Picture(
-        model_timing_figure(timing, batch_size),
+        _figure(timing, batch_size),
         describe_times(timing, batch_size),
         (
             f"One bar for each way to run the model, on batches of {batch_size}: the median "
@@ -58,8 +58,8 @@ def model_timing_picture(timing: TimingReport, batch_size: int) -> Picture:
     )
 
 
-def model_timing_figure(timing: TimingReport, batch_size: int) -> go.Figure:
-    """Return one bar per execution: its median, and the middle half of the runs as a whisker."""
+def _figure(timing: TimingReport, batch_size: int) -> go.Figure:
+    """One bar per execution: its median, and the middle half of the runs as a whisker."""
     entries = [entry for entry in timing.models if entry.batch_size == batch_size]
     title = two_lines(f"Time of one forward pass (ms), batch size {batch_size}", QUARTILES)
     if not entries:

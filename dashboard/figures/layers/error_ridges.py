@@ -66,9 +66,19 @@ def layer_errors_picture(
     selected: str | None = None,
     worst: int | None = None,
 ) -> Picture:
-    """Return the error histograms of all layers; arguments as for the figure."""
+    """Return one error histogram for each layer; clicking a bar names its layer.
+
+    Heights are densities as a multiple of ideal rounding, so all rows have one scale.
+
+    Args:
+        report: A finished or partial analysis.
+        part: "weight" or "input".
+        selected: Layer whose row is marked.
+        worst: Show only this many layers, those with the lowest local SQNR, in the order they run;
+            the selected layer is always among them.
+    """
     return Picture(
-        layer_error_histograms(report, part, selected=selected, worst=worst),
+        _figure(report, part, selected, worst),
         describe_errors(report, part),
         (
             f"One row per layer: how far its {PARTS[part]} moved when they were rounded, in "
@@ -87,24 +97,7 @@ def layer_errors_picture(
     )
 
 
-def layer_error_histograms(
-    report: ModelReport,
-    part: str = "weight",
-    *,
-    selected: str | None = None,
-    worst: int | None = None,
-) -> go.Figure:
-    """Return one error histogram for each layer; clicking a bar names its layer.
-
-    Heights are densities as a multiple of ideal rounding, so all rows have one scale.
-
-    Args:
-        report: A finished or partial analysis.
-        part: "weight" or "input".
-        selected: Layer whose row is marked.
-        worst: Show only this many layers, those with the lowest local SQNR, in the order they run;
-            the selected layer is always among them.
-    """
+def _figure(report: ModelReport, part: str, selected: str | None, worst: int | None) -> go.Figure:
     title = f"Error of every layer's {PARTS[part]} (LSB)"
     tensors = tensors_of(report, part)
     if not tensors:
@@ -271,7 +264,7 @@ def _marks(row: Row) -> list[tuple[bool, _Mark]]:
     return marks
 
 
-def describe_errors(report: ModelReport, part: str = "weight") -> str:
+def describe_errors(report: ModelReport, part: str) -> str:
     """Return the takeaway of `layer_error_histograms` in one sentence."""
     tensors = tensors_of(report, part)
     if not tensors:

@@ -56,13 +56,19 @@ class Series:
 def four_errors_picture(
     series: Sequence[Series], *, selected: str | None = None, most: int | None = None
 ) -> Picture:
-    """Return the four errors of one run or of two; arguments as for `four_errors_figure`."""
+    """Return four columns of errors, one row per layer in the order of the first series.
+
+    Args:
+        series: One run, or two to compare.
+        selected: Layer whose row is marked.
+        most: Rows to show at most; the selected layer is always among them.
+    """
     first = series[0]
     measure = KL if first.effects is None else first.effects.measure
     effect = "output_kl_nats" if measure is KL else measure.column
     basis = "" if first.effects is None else first.effects.basis
     return Picture(
-        four_errors_figure(series, selected=selected, most=most),
+        _figure(series, selected, most),
         describe_four_errors(series),
         (
             "One row per layer, the one to look at first on top. Further right is worse.",
@@ -95,16 +101,7 @@ def run_series(report: ModelReport, effects: OutputEffects | None) -> tuple[Seri
     return (Series("", rank_errors(report, effects), effects, ONE_MARK),)
 
 
-def four_errors_figure(
-    series: Sequence[Series], *, selected: str | None = None, most: int | None = None
-) -> go.Figure:
-    """Return four columns of errors, one row per layer in the order of the first series.
-
-    Args:
-        series: One run, or two to compare.
-        selected: Layer whose row is marked.
-        most: Rows to show at most; the selected layer is always among them.
-    """
+def _figure(series: Sequence[Series], selected: str | None, most: int | None) -> go.Figure:
     first = series[0]
     title = f"Four errors, {ranked_by(first.effects)}"
     names = [row.name for row in first.rows if any(row.value(c) is not None for c in COLUMNS)]

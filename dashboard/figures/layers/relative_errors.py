@@ -28,10 +28,16 @@ def relative_of(layer: LayerReport, kind: str) -> RelativeErrors | None:
 def relative_errors_picture(
     report: ModelReport, kind: str = "local", *, selected: str | None = None
 ) -> Picture:
-    """Return the relative errors of all layers; arguments as for the figure."""
+    """Return one row per layer in the order they run: the error of its output, as a share of RMS.
+
+    Args:
+        report: A finished or partial analysis.
+        kind: "local" (this layer alone quantized) or "accumulated".
+        selected: Layer whose row is marked.
+    """
     return Picture(
-        relative_error_histograms(report, kind, selected=selected),
-        describe_relative_errors(report, kind),
+        _figure(report, kind, selected),
+        _describe(report, kind),
         (
             "One row per layer, in the order they run: how far each value of its output is off "
             f"when it is quantized {KINDS[kind]}, as a share of the RMS of the value's channel.",
@@ -61,16 +67,7 @@ def relative_errors_picture(
     )
 
 
-def relative_error_histograms(
-    report: ModelReport, kind: str = "local", *, selected: str | None = None
-) -> go.Figure:
-    """Return one row per layer in the order they run: the error of its output, as a share of RMS.
-
-    Args:
-        report: A finished or partial analysis.
-        kind: "local" (this layer alone quantized) or "accumulated".
-        selected: Layer whose row is marked.
-    """
+def _figure(report: ModelReport, kind: str, selected: str | None) -> go.Figure:
     title = f"Relative error of each layer's output, {KINDS[kind]} (share of the channel's RMS)"
     rows = [(x.name, kept) for x in report.layers if (kept := relative_of(x, kind)) is not None]
     if not rows:
@@ -132,8 +129,8 @@ def _custom(name: str, kept: RelativeErrors, octave: float, count: int) -> list[
     return [name, ends, count / total]
 
 
-def describe_relative_errors(report: ModelReport, kind: str = "local") -> str:
-    """Return the takeaway: the layer whose output is furthest off, and its lost channels."""
+def _describe(report: ModelReport, kind: str) -> str:
+    """The takeaway: the layer whose output is furthest off, and its lost channels."""
     value = local_relative if kind == "local" else accumulated_relative
     found = [(x, kept) for x in report.layers if (kept := relative_of(x, kind)) is not None]
     if not found:

@@ -21,9 +21,9 @@ from dashboard.figures.kit.theme import ERROR, empty_figure, new_figure
 def agreement_picture(
     agreement: Agreement, metric: SensitivityMetric, *, selected: str = ""
 ) -> Picture:
-    """Return ranks against ranks; arguments as for the figure."""
+    """Return ranks against ranks, with the layer `selected` marked."""
     return Picture(
-        agreement_figure(agreement, metric, selected=selected),
+        _figure(agreement, metric, selected),
         describe_agreement(agreement, metric),
         (
             f"One point per layer. Across: its rank by {agreement.proxy.label}. Upwards: its "
@@ -38,13 +38,8 @@ def agreement_picture(
     )
 
 
-def agreement_figure(
-    agreement: Agreement, metric: SensitivityMetric, *, selected: str = ""
-) -> go.Figure:
-    """Return ranks against ranks; on the diagonal the proxy metric is right.
-
-    `customdata` of a point is the layer's name.
-    """
+def _figure(agreement: Agreement, metric: SensitivityMetric, selected: str) -> go.Figure:
+    """Ranks against ranks; on the diagonal the proxy metric is right."""
     title = f"Ranks: {metric.label} against {agreement.proxy.label}"
     if not agreement.pairs:
         reason = f"No layer has both a {agreement.proxy.label} and a measurement."

@@ -39,7 +39,18 @@ from quant_engine.report import CumulativePoint, SensitivityReport
 def cumulative_picture(
     report: SensitivityReport, *, is_log: bool = True, selected: str = "", kept: int | None = None
 ) -> Picture:
-    """Return the curve of the k least sensitive layers; arguments as for the figure."""
+    """Return error above accuracy, both against the bytes of the model.
+
+    The float model stands left, everything quantized right. Where all models have the same bytes,
+    because only inputs are rounded, both stand against the number of layers. `customdata`
+    of a point is the layer that was quantized last.
+
+    Args:
+        report: A measurement with its curve.
+        is_log: Draw degradations on a logarithmic axis, where 0 has no place.
+        selected: Layer to point out.
+        kept: Point out the model with this many layers in float.
+    """
     folds = ""
     if is_folded_first(report):
         folds = " The first step also folds every BatchNorm into its layer, which saves bytes of "
@@ -47,7 +58,7 @@ def cumulative_picture(
     samples = report.answering_samples
     one = f" One of the {samples} samples is {format_percent(1 / samples)}." if samples else ""
     return Picture(
-        cumulative_figure(report, is_log=is_log, selected=selected, kept=kept),
+        _figure(report, selected, kept, is_log=is_log),
         describe_curve(report),
         (
             "Left the float model; to the right more and more layers are quantized, the least "
@@ -83,21 +94,9 @@ def curve_rows(report: SensitivityReport) -> Rows:
     return rows
 
 
-def cumulative_figure(
-    report: SensitivityReport, *, is_log: bool = True, selected: str = "", kept: int | None = None
+def _figure(
+    report: SensitivityReport, selected: str, kept: int | None, *, is_log: bool
 ) -> go.Figure:
-    """Return error above accuracy, both against the bytes of the model.
-
-    The float model stands left, everything quantized right. Where all models have the same bytes,
-    because only inputs are rounded, both stand against the number of layers. `customdata`
-    of a point is the layer that was quantized last.
-
-    Args:
-        report: A measurement with its curve.
-        is_log: Draw degradations on a logarithmic axis, where 0 has no place.
-        selected: Layer to point out.
-        kept: Point out the model with this many layers in float.
-    """
     points = report.cumulative
     if not points:
         return empty_figure(_title(report), "The curve was not measured.")

@@ -46,7 +46,18 @@ def grid_picture(
     selected: str = "",
     shown: str = "",
 ) -> Picture:
-    """Return layers × widths; arguments as for `option_grid`."""
+    """Return a row for each layer and a column for each option, darker for a more sensitive layer.
+
+    The first row is the model with all its layers quantized. `customdata` of a cell is its layer.
+    With one layer left out, a cell is what sparing the layer gains, and the darker the more.
+
+    Args:
+        options: The options from left to right.
+        names: The layers from the top.
+        metric: What to show.
+        selected: Name of the layer to point out.
+        shown: Label of the option that the rest of the page is about.
+    """
     about = (
         "Only that layer is switched: the darker the cell, the worse.",
         "Look for rows that stay light to the right: those layers can do with few bits.",
@@ -58,7 +69,7 @@ def grid_picture(
             "Dark cells are the layers worth more bits.",
         )
     return Picture(
-        option_grid(options, names, metric, selected=selected, shown=shown),
+        _figure(options, names, metric, selected, shown),
         describe_grid(options, metric),
         (
             "One row per layer, in the order of the ranking below; one column per width of the "
@@ -72,26 +83,9 @@ def grid_picture(
     )
 
 
-def option_grid(
-    options: Options,
-    names: Sequence[str],
-    metric: SensitivityMetric,
-    *,
-    selected: str = "",
-    shown: str = "",
+def _figure(
+    options: Options, names: Sequence[str], metric: SensitivityMetric, selected: str, shown: str
 ) -> go.Figure:
-    """Return a row for each layer and a column for each option, darker for a more sensitive layer.
-
-    The first row is the model with all its layers quantized. `customdata` of a cell is its layer.
-    With one layer left out, a cell is what sparing the layer gains, and the darker the more.
-
-    Args:
-        options: The options from left to right.
-        names: The layers from the top.
-        metric: What to show.
-        selected: Name of the layer to point out.
-        shown: Label of the option that the rest of the page is about.
-    """
     detail = next((switch_text(report) for report in options.values()), "")
     name = f"What sparing one layer gains: {metric.title}" if _is_gain(options) else metric.title
     title = two_lines(f"{name}, layers × widths", detail)

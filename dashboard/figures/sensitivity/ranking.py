@@ -74,14 +74,29 @@ def ranking_picture(
     is_log: bool = False,
     selected: str = "",
 ) -> Picture:
-    """Return the ranking of all layers, of which `rows` are drawn; else as for the figure."""
+    """Return a dot per layer, the most sensitive on top, each with its interval.
+
+    With one layer left out, what sparing it gains is drawn, against all layers quantized.
+
+    A bracket on the right joins neighbours that are tied. `customdata` of a row is the
+    layer's name.
+
+    Args:
+        report: The measurement the rows come from.
+        ranked: All layers, in their order.
+        metric: The measure they are ranked by.
+        rows: The layers to draw; all if None.
+        is_log: Draw a logarithmic axis; values of 0 are named instead of drawn. What sparing a
+            layer gains may be negative and stands on a linear one.
+        selected: Name of the layer to point out.
+    """
     shown = ranked if rows is None else rows
     how = "Only this layer is switched: the more error, the more it matters."
     if report.direction == LEAVE_ONE_OUT:
         how = "Every layer is switched but this one. Drawn is what sparing it gains, from the "
         how += "model with all layers switched: the more, the more this layer was to blame."
     return Picture(
-        ranking_figure(report, shown, metric, is_log=is_log, selected=selected),
+        _figure(report, shown, metric, selected, is_log=is_log),
         describe_ranking(report, ranked, metric),
         (
             f"One dot per layer, the most sensitive on top. {how}",
@@ -93,29 +108,14 @@ def ranking_picture(
     )
 
 
-def ranking_figure(
+def _figure(
     report: SensitivityReport,
     rows: Sequence[RankedLayer],
     metric: SensitivityMetric,
+    selected: str,
     *,
-    is_log: bool = False,
-    selected: str = "",
+    is_log: bool,
 ) -> go.Figure:
-    """Return a dot per layer, the most sensitive on top, each with its interval.
-
-    With one layer left out, what sparing it gains is drawn, against all layers quantized.
-
-    A bracket on the right joins neighbours that are tied. `customdata` of a row is the
-    layer's name.
-
-    Args:
-        report: The measurement the rows come from.
-        rows: The layers to draw, in their order.
-        metric: The measure they are ranked by.
-        is_log: Draw a logarithmic axis; values of 0 are named instead of drawn. What sparing a
-            layer gains may be negative and stands on a linear one.
-        selected: Name of the layer to point out.
-    """
     is_gain = any(row.gain is not None for row in rows)
     name = f"What sparing one layer gains: {metric.title}" if is_gain else metric.title
     title = two_lines(name, setting_text(report))

@@ -56,7 +56,12 @@ def tradeoff_picture(
     is_log: bool = False,
     selected: str = "",
 ) -> Picture:
-    """Return bytes against error; arguments as for the figure."""
+    """Return one point per layer, bytes saved against error, with the Pareto front as a line.
+
+    With one layer left out, bytes given back against what sparing it gains, which may be negative
+    and stands on a linear axis. Points that the axis cannot show (0 on a logarithmic axis, an
+    infinite SQNR) stand on its edge, as triangles.
+    """
     about = (
         f"how many bytes quantizing it saves, against {metric.label}.",
         "Quantize those first; keep layers far from it in float.",
@@ -68,7 +73,7 @@ def tradeoff_picture(
             "Layers on the front are the cheapest to keep in float.",
         )
     return Picture(
-        tradeoff_figure(report, rows, metric, is_log=is_log, selected=selected),
+        _figure(report, rows, metric, selected, is_log=is_log),
         describe_front(report, rows, metric),
         (
             f"One point per layer: {about[0]}",
@@ -80,22 +85,14 @@ def tradeoff_picture(
     )
 
 
-def tradeoff_figure(
+def _figure(
     report: SensitivityReport,
     rows: Sequence[RankedLayer],
     metric: SensitivityMetric,
+    selected: str,
     *,
-    is_log: bool = False,
-    selected: str = "",
+    is_log: bool,
 ) -> go.Figure:
-    """Return one point per layer, bytes saved against error, with the Pareto front as a line.
-
-    With one layer left out, bytes given back against what sparing it gains, which may be negative
-    and stands on a linear axis.
-
-    `customdata` of a point is the layer's name. Points that the axis cannot show (0 on a
-    logarithmic axis, an infinite SQNR) stand on its edge, as triangles.
-    """
     is_left_out = report.direction == LEAVE_ONE_OUT
     is_gain = any(row.gain is not None for row in rows)
     what = f"what sparing a layer gains in {metric.label}" if is_gain else metric.label

@@ -49,7 +49,7 @@ def channels_picture(tensor: TensorReport) -> Picture:
         grid = f"Every {grid_owner(tensor)} has a grid of its own, so no line shows where it ends."
         hint = "A large weight costs only its own group resolution, not its whole channel."
     return Picture(
-        channel_ranges(tensor),
+        _ranges(tensor),
         describe_channels(tensor),
         (
             "Above: from the smallest to the largest weight of each output channel, the "
@@ -65,7 +65,7 @@ def channels_picture(tensor: TensorReport) -> Picture:
 def worst_channels_picture(tensor: TensorReport) -> Picture:
     """Return the channels with the lowest SQNR."""
     return Picture(
-        worst_channel_bars(tensor),
+        _worst(tensor),
         describe_channels(tensor),
         (
             "The ten channels with the lowest SQNR; left their range, right their SQNR.",
@@ -105,8 +105,8 @@ def channel_rows(tensor: TensorReport) -> Rows:
     ]
 
 
-def channel_ranges(tensor: TensorReport) -> go.Figure:
-    """Return the range of every channel, widest first, with what the grid can hold and the SQNR."""
+def _ranges(tensor: TensorReport) -> go.Figure:
+    """The range of every channel, widest first, with what the grid can hold and the SQNR."""
     channels = sorted(channels_of(tensor), key=lambda channel: -channel.reach)
     title = f"Range and SQNR of {plural(len(channels), 'output channel')}, widest first"
     if not channels:
@@ -218,8 +218,8 @@ def _sqnr_marks(channels: list[Channel], positions: list[int]) -> dict[str, Any]
     )
 
 
-def worst_channel_bars(tensor: TensorReport) -> go.Figure:
-    """Return the ten channels with the lowest SQNR: their range, and their SQNR beside it."""
+def _worst(tensor: TensorReport) -> go.Figure:
+    """The ten channels with the lowest SQNR: their range, and their SQNR beside it."""
     worst = [channel for channel in worst_channels(tensor) if math.isfinite(channel.sqnr_db)]
     if not worst:
         has_channels = bool(channels_of(tensor))

@@ -30,7 +30,15 @@ def end_code_share(tensor: TensorReport) -> float:
 
 
 def codes_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:
-    """Return how often each code occurs; arguments as for `code_usage`."""
+    """Return one bar for each code; the two end codes, where clipped values land, stand out.
+
+    Each batch of a dynamic input has a zero point of its own: the smallest and largest are marked.
+
+    Args:
+        tensor: The weight or input.
+        subject: What the values are; begins the title.
+        is_log: Whether counts stand on a logarithmic axis.
+    """
     ends = (
         "The bars at both ends also hold every clipped value.",
         "The dotted line is the zero point, the code that stands for exactly 0.",
@@ -43,7 +51,7 @@ def codes_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -
             "largest that a batch had.",
         )
     return Picture(
-        code_usage(tensor, subject, is_log=is_log),
+        _figure(tensor, subject, is_log=is_log),
         describe_codes(tensor),
         (
             "One bar for each integer the grid has. Empty stretches are codes that nothing uses: "
@@ -58,18 +66,7 @@ def codes_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -
     )
 
 
-def code_usage(
-    tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
-) -> go.Figure:
-    """Return one bar for each code; the two end codes, where clipped values land, stand out.
-
-    Each batch of a dynamic input has a zero point of its own: the smallest and largest are marked.
-
-    Args:
-        tensor: The weight or input.
-        subject: What the values are; begins the title.
-        is_log: Whether counts stand on a logarithmic axis.
-    """
+def _figure(tensor: TensorReport, subject: str, *, is_log: bool) -> go.Figure:
     codes = tensor.codes
     first, last = codes.qmin, codes.qmin + len(codes.counts) - 1
     pairs = list(enumerate(codes.counts, start=first))

@@ -37,16 +37,7 @@ _OPEN_WIDTH = 2.0
 _EDGE_TOLERANCE = 1e-6
 
 
-def value_histogram(
-    tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
-) -> go.Figure:
-    """Return the values before and after quantization, counted on the same bins.
-
-    Args:
-        tensor: The weight or input.
-        subject: What the values are; begins the title.
-        is_log: Whether counts stand on a logarithmic axis.
-    """
+def _value_histogram(tensor: TensorReport, subject: str, *, is_log: bool) -> go.Figure:
     histogram = tensor.values
     before = bins_of(histogram.lo, histogram.hi, histogram.float_counts)
     after = bins_of(histogram.lo, histogram.hi, histogram.quantized_counts)
@@ -146,11 +137,17 @@ def _lost_zone(tensor: TensorReport) -> tuple[list[dict[str, Any]], list[dict[st
 
 
 def values_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:
-    """Return the values before and after; arguments as for `value_histogram`."""
+    """Return the values before and after quantization, counted on the same bins.
+
+    Args:
+        tensor: The weight or input.
+        subject: What the values are; begins the title.
+        is_log: Whether counts stand on a logarithmic axis.
+    """
     zeros = zeros_of(tensor)
     lost = "" if zeros is None or not zeros.count else f" {zeros.sentence}."
     return Picture(
-        value_histogram(tensor, subject, is_log=is_log),
+        _value_histogram(tensor, subject, is_log=is_log),
         f"{subject} from {format_number(tensor.lo)} to {format_number(tensor.hi)}; "
         f"{format_percent(tensor.error.clipped_fraction)} lie beyond the grid"
         f"{' of their batch' if tensor.is_dynamic else ''}.{lost}",
@@ -193,10 +190,16 @@ def value_rows(tensor: TensorReport) -> Rows:
 
 
 def lsb_picture(tensor: TensorReport, subject: str, *, is_log: bool = False) -> Picture:
-    """Return the errors in LSB; arguments as for `lsb_histogram`."""
+    """Return the errors in LSB with the ideal, uniform on [-0.5, 0.5], drawn on top.
+
+    Args:
+        tensor: The weight or input.
+        subject: What the values are; begins the title.
+        is_log: Whether counts stand on a logarithmic axis.
+    """
     own = " of its own batch" if tensor.is_dynamic else ""
     return Picture(
-        lsb_histogram(tensor, subject, is_log=is_log),
+        _lsb_histogram(tensor, subject, is_log=is_log),
         f"Error of the {subject.lower()}: RMS {format_number(tensor.error.rmse_over_scale)} LSB, "
         f"{format_percent(tensor.error.clipped_fraction)} clipped.",
         (
@@ -222,16 +225,7 @@ def error_bin_rows(tensor: TensorReport) -> Rows:
     ]
 
 
-def lsb_histogram(
-    tensor: TensorReport, subject: str = "Weights", *, is_log: bool = False
-) -> go.Figure:
-    """Return the errors in LSB with the ideal, uniform on [-0.5, 0.5], drawn on top.
-
-    Args:
-        tensor: The weight or input.
-        subject: What the values are; begins the title.
-        is_log: Whether counts stand on a logarithmic axis.
-    """
+def _lsb_histogram(tensor: TensorReport, subject: str, *, is_log: bool) -> go.Figure:
     histogram = tensor.lsb_error
     bins = bins_of(histogram.lo, histogram.hi, histogram.counts)
     width = (histogram.hi - histogram.lo) / len(bins)

@@ -29,7 +29,12 @@ _ALIKE = ("one scale, each channel alike", "per channel, each channel alike")
 
 
 def ranges_picture(tensor: TensorReport, subject: str) -> Picture:
-    """Return the range every observer would choose for a weight or an input."""
+    """Return the ranges as floating bars, and beside them the SQNR each would give.
+
+    Args:
+        tensor: The weight or input.
+        subject: What the values are; begins the title.
+    """
     best, by_channel = best_choice(tensor.range_choices), channel_sqnrs(tensor)
     text = "The range estimators are compared only where one range serves the whole tensor."
     if best is not None:
@@ -39,7 +44,7 @@ def ranges_picture(tensor: TensorReport, subject: str) -> Picture:
         own, promised = map(format_db, by_channel)
         text += f" One scale per channel: {promised} instead of {own}, each channel alike."
     return Picture(
-        range_choices(tensor, subject),
+        _figure(tensor, subject),
         text,
         (
             "Each range estimator looks at the same histogram and chooses a range. Dotted lines "
@@ -79,13 +84,7 @@ def range_rows(tensor: TensorReport) -> Rows:
     return rows
 
 
-def range_choices(tensor: TensorReport, subject: str = "Weights") -> go.Figure:
-    """Return the ranges as floating bars, and beside them the SQNR each would give.
-
-    Args:
-        tensor: The weight or input.
-        subject: What the values are; begins the title.
-    """
+def _figure(tensor: TensorReport, subject: str) -> go.Figure:
     title = f"{subject}: range and SQNR (dB) by range estimator"
     choices = tensor.range_choices
     if not choices:

@@ -52,9 +52,9 @@ STEP_NAMES = ("Divide by the scale", "Round", "Add the zero point", "Clamp", "De
 """The lines of the calculation, in their order."""
 
 
-def worked_steps(tensor: TensorReport, example: WorkedExample | None = None) -> tuple[Step, ...]:
-    """Return the calculation of an element, line by line; of the report's own if None."""
-    example, scheme = example or tensor.example, tensor.scheme
+def worked_steps(tensor: TensorReport, example: WorkedExample) -> tuple[Step, ...]:
+    """Return the calculation of an element, line by line."""
+    scheme = tensor.scheme
     ratio = example.value / example.scale if example.scale else 0.0
     rounded = round(ratio)
     shifted = rounded + example.zero_point
@@ -103,7 +103,7 @@ def worked_picture(tensor: TensorReport, example: WorkedExample) -> Picture:
     """Return an element on the number line, before and after."""
     became = " It became 0." if example.value and not example.dequantized else ""
     return Picture(
-        worked_number_line(tensor, example),
+        _figure(tensor, example),
         f"{_number(example.value)} becomes code {example.code}, which stands for "
         f"{_number(example.dequantized)}.{became}",
         (
@@ -116,9 +116,9 @@ def worked_picture(tensor: TensorReport, example: WorkedExample) -> Picture:
     )
 
 
-def worked_number_line(tensor: TensorReport, example: WorkedExample | None = None) -> go.Figure:
-    """Return the codes around an element as points on the value axis, with x before and after."""
-    example, scheme = example or tensor.example, tensor.scheme
+def _figure(tensor: TensorReport, example: WorkedExample) -> go.Figure:
+    """The codes around an element as points on the value axis, with x before and after."""
+    scheme = tensor.scheme
     first = max(scheme.qmin, example.code - _NEIGHBOURS)
     last = min(scheme.qmax, example.code + _NEIGHBOURS)
     codes = list(range(first, last + 1))

@@ -26,9 +26,13 @@ RUN = "run from this page"
 
 
 def trust_picture(prediction: Prediction) -> Picture:
-    """Return predicted against measured, for all that was run on this model."""
+    """Return predicted against measured, for all that was run on this model.
+
+    `customdata` of a point is its configuration as text. Where predictions do not hold, the ground
+    is shaded.
+    """
     return Picture(
-        trust_figure(prediction, measure_of(prediction), limit=trust_limit(prediction)),
+        _figure(prediction),
         trust_text(prediction),
         (
             "One point per configuration that was really run. Across: what was measured. "
@@ -44,14 +48,8 @@ def trust_picture(prediction: Prediction) -> Picture:
     )
 
 
-def trust_figure(
-    prediction: Prediction, metric: Degradation, *, limit: float = math.inf
-) -> go.Figure:
-    """Return predicted against measured; on the dotted line the prediction is right.
-
-    `customdata` of a point is its configuration as text. Above `limit`, up to which predictions
-    hold, the ground is shaded.
-    """
+def _figure(prediction: Prediction) -> go.Figure:
+    metric, limit = measure_of(prediction), trust_limit(prediction)
     title = two_lines("Predicted against measured", metric.title)
     looks = [
         (SINGLE, ERROR, "circle", 8),

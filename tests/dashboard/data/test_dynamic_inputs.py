@@ -16,10 +16,10 @@ from dashboard.data.settings import Settings
 from dashboard.facts.diagnosis.verdicts import layer_verdicts, tensor_verdicts
 from dashboard.facts.layer_rows import grid_rows, layer_row
 from dashboard.figures.kit.theme import FLOAT
-from dashboard.figures.layers.error_ridges import describe_errors, layer_error_histograms, why_empty
-from dashboard.figures.tensor.codes import code_usage
-from dashboard.figures.tensor.distributions import value_histogram
-from dashboard.figures.tensor.range_choices import range_choices
+from dashboard.figures.layers.error_ridges import describe_errors, layer_errors_picture, why_empty
+from dashboard.figures.tensor.codes import codes_picture
+from dashboard.figures.tensor.distributions import values_picture
+from dashboard.figures.tensor.range_choices import ranges_picture
 from dashboard.session import run_state
 from dashboard.session.jobs import store
 from dashboard.views.experiment.live_table import rows_of
@@ -193,7 +193,7 @@ def test_a_layer_that_is_called_twice_has_a_range_for_each_call() -> None:
 
 def test_the_ridges_draw_every_dynamic_input() -> None:
     report = make_dynamic_report()
-    spec = layer_error_histograms(report, "input").to_plotly_json()
+    spec = layer_errors_picture(report, "input").figure.to_plotly_json()
     names = {custom[0] for trace in spec["data"] for custom in trace.get("customdata") or ()}
     assert names == {layer.name for layer in report.quantized_layers}
     kinds = [trace["name"] for trace in spec["data"] if trace.get("name")]
@@ -209,7 +209,7 @@ def test_values_beyond_the_calibration_are_not_drawn_as_clipped() -> None:
     entry = make_dynamic_report().layer(LAYER).input
     assert entry is not None
     assert entry.values.float_above > 0
-    spec = value_histogram(entry, "Inputs").to_plotly_json()
+    spec = values_picture(entry, "Inputs").figure.to_plotly_json()
     colors = {
         trace["marker"]["color"] for trace in spec["data"] if trace["name"].startswith("float")
     }
@@ -221,13 +221,13 @@ def test_values_beyond_the_calibration_are_not_drawn_as_clipped() -> None:
 def test_codes_mark_the_smallest_and_the_largest_zero_point() -> None:
     entry = make_dynamic_report().layer(LAYER).input
     assert entry is not None
-    spec = code_usage(entry, "Inputs").to_plotly_json()
+    spec = codes_picture(entry, "Inputs").figure.to_plotly_json()
     assert [shape["x0"] for shape in spec["layout"]["shapes"]] == list(entry.zero_point)
     texts = [note["text"] for note in spec["layout"]["annotations"]]
     assert f" zero point {entry.zero_point[0]} to {entry.zero_point[1]} " in texts
     assert not any("clipped" in trace["name"] for trace in spec["data"])
     same = replace(entry, zero_point=(3, 3))
-    layout = code_usage(same).to_plotly_json()["layout"]
+    layout = codes_picture(same, "Inputs").figure.to_plotly_json()["layout"]
     assert [shape["x0"] for shape in layout["shapes"]] == [3]
     assert " zero point 3 " in [note["text"] for note in layout["annotations"]]
 
@@ -235,7 +235,7 @@ def test_codes_mark_the_smallest_and_the_largest_zero_point() -> None:
 def test_no_rules_are_compared() -> None:
     entry = make_dynamic_report().layer(LAYER).input
     assert entry is not None
-    layout = range_choices(entry, "Inputs").to_plotly_json()["layout"]
+    layout = ranges_picture(entry, "Inputs").figure.to_plotly_json()["layout"]
     assert "No range estimator chooses this range" in str(layout["annotations"])
     assert "channel" not in str(layout["annotations"])
 

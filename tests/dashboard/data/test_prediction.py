@@ -52,7 +52,7 @@ from dashboard.figures.what_if.frontier import (
     frontier_figure,
     frontier_rows,
 )
-from dashboard.figures.what_if.trust import RANDOM, trust_figure, trust_rows
+from dashboard.figures.what_if.trust import RANDOM, trust_picture, trust_rows
 from dashboard.words.degradation import KL, NMSE
 from dashboard.words.formatting import format_number, format_within
 from dashboard.work import prediction_service, service
@@ -376,7 +376,7 @@ def test_the_frontier_is_grey_beyond_where_predictions_hold(prediction: Predicti
     nowhere = frontier_figure(points, METRIC, limit=0.0)
     assert "not reliable" in nowhere.layout.title.text
     assert not frontier_figure(points, METRIC).layout.shapes
-    (ground,) = trust_figure(prediction, METRIC, limit=limit).layout.shapes
+    (ground,) = trust_picture(prediction).figure.layout.shapes
     assert ground.y0 == limit
 
 
@@ -392,7 +392,7 @@ def test_beyond_the_region_numbers_have_one_digit_and_a_mark(prediction: Predict
 
 def test_the_scatter_shows_what_was_compared(prediction: Prediction) -> None:
     agreement = prediction.response.agreement
-    figure = trust_figure(prediction, METRIC)
+    figure = trust_picture(prediction).figure
     random = next(trace for trace in figure.data if trace.name == RANDOM)
     shown = [p for p in agreement.random_points if p.predicted > 0 and p.measured > 0]
     assert list(random.x) == [p.measured for p in shown]

@@ -25,7 +25,7 @@ from dashboard.figures.layers.four_errors import (
     ONE_MARK,
     Series,
     describe_four_errors,
-    four_errors_figure,
+    four_errors_picture,
 )
 from dashboard.work import prediction_service, service
 from quant_engine.report import LayerReport
@@ -165,7 +165,7 @@ def test_a_broken_and_a_healthy_run_differ_in_the_first_picture(story: Story) ->
     assert effects[1] is not None
     assert effects[0].values[name] > 10 * effects[1].values[name]
     figures = [
-        four_errors_figure([Series("", rank_errors(run.report, e), e, ONE_MARK)])
+        four_errors_picture([Series("", rank_errors(run.report, e), e, ONE_MARK)]).figure
         for run, e in zip((broken, repaired), effects, strict=True)
     ]
     places = [
@@ -193,11 +193,11 @@ def test_rows_are_ranked_by_the_output_else_by_what_they_add() -> None:
     increases = [row.increase for row in by_increase]
     assert increases == sorted(increases, reverse=True)
     titles = [
-        four_errors_figure([Series("", rows, e, ONE_MARK)]).layout.title.text
+        four_errors_picture([Series("", rows, e, ONE_MARK)]).figure.layout.title.text
         for rows, e in ((by_output, effects), (by_increase, None))
     ]
     assert "ranked by the measured output error" in titles[0]
     assert "ranked by the increase of the accumulated error" in titles[1]
-    figure = four_errors_figure([Series("", by_increase, None, ONE_MARK)])
+    figure = four_errors_picture([Series("", by_increase, None, ONE_MARK)]).figure
     assert "not measured yet" in [note.text for note in figure.layout.annotations]
     assert "adds most error" in describe_four_errors([Series("", by_increase, None, ONE_MARK)])

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -23,22 +24,20 @@ from dashboard.facts.tensors import (
 )
 from dashboard.figures.kit.axes import FILL
 from dashboard.figures.kit.theme import CLIPPED, FLOAT, INT8, TEMPLATE
-from dashboard.figures.layers.error_ridges import TALLEST, describe_errors, layer_error_histograms
+from dashboard.figures.layers.error_ridges import TALLEST, describe_errors, layer_errors_picture
 from dashboard.figures.tensor.cause import weight_side
 from dashboard.figures.tensor.channels import (
     MOST_BARS,
-    channel_ranges,
     channels_picture,
-    worst_channel_bars,
+    worst_channels_picture,
 )
-from dashboard.figures.tensor.codes import code_usage, describe_codes, end_code_share
+from dashboard.figures.tensor.codes import codes_picture, describe_codes, end_code_share
 from dashboard.figures.tensor.distributions import (
-    lsb_histogram,
-    value_histogram,
+    lsb_picture,
     values_picture,
 )
-from dashboard.figures.tensor.range_choices import range_choices, range_rows
-from dashboard.figures.tensor.worked_example import worked_number_line, worked_steps
+from dashboard.figures.tensor.range_choices import range_rows, ranges_picture
+from dashboard.figures.tensor.worked_example import Step, worked_picture, worked_steps
 from quant_engine.report import (
     CodeUsage,
     ErrorHistogram,
@@ -49,6 +48,7 @@ from quant_engine.scheme import TensorScheme
 from tests.dashboard.factories import (
     EXACT_LAYER,
     WIDE_LAYER,
+    figure_of,
     is_empty_figure,
     make_channels,
     make_report,
@@ -56,6 +56,14 @@ from tests.dashboard.factories import (
 )
 
 LAYER = "layer2.0.conv1"
+layer_error_histograms = figure_of(layer_errors_picture)
+value_histogram = partial(figure_of(values_picture), subject="Weights")
+lsb_histogram = partial(figure_of(lsb_picture), subject="Weights")
+code_usage = partial(figure_of(codes_picture), subject="Weights")
+range_choices = partial(figure_of(ranges_picture), subject="Weights")
+channel_ranges = figure_of(channels_picture)
+worst_channel_bars = figure_of(worst_channels_picture)
+
 PRESETS = ("int8_per_channel", "int8_per_tensor", "int8_entropy", "int4_weights")
 
 
@@ -69,6 +77,14 @@ def entry(preset: str = "int8_per_channel", layer: str = LAYER) -> TensorReport:
     tensor = make_report(preset).layer(layer).input
     assert tensor is not None
     return tensor
+
+
+def steps_of(tensor: TensorReport) -> tuple[Step, ...]:
+    return worked_steps(tensor, tensor.example)
+
+
+def worked_number_line(tensor: TensorReport) -> go.Figure:
+    return worked_picture(tensor, tensor.example).figure
 
 
 def trace(figure: go.Figure, name: str) -> Any:
@@ -363,7 +379,7 @@ def test_ridges_say_why_they_are_empty() -> None:
 
 
 def test_the_takeaway_names_the_worst_layer_and_the_clipping() -> None:
-    assert "rounding alone" in describe_errors(make_report())
+    assert "rounding alone" in describe_errors(make_report(), "weight")
     text = describe_errors(make_report("int8_entropy"), "input")
     assert WIDE_LAYER in text
     assert "10 of 10 layers clip" in text
@@ -545,7 +561,7 @@ def example(**changes: Any) -> TensorReport:
 
 
 def test_the_steps_follow_the_arithmetic() -> None:
-    steps = worked_steps(example())
+    steps = steps_of(example())
 
     assert [step.result for step in steps] == ["12.3", "12", "−16", "−16", "1.2", "−0.03"]
     assert "already inside" in steps[3].meaning
@@ -553,7 +569,7 @@ def test_the_steps_follow_the_arithmetic() -> None:
 
 
 def test_a_clipped_value_is_called_so() -> None:
-    steps = worked_steps(example(value=20.0, code=127, dequantized=15.5))
+    steps = steps_of(example(value=20.0, code=127, dequantized=15.5))
 
     assert [step.result for step in steps[:4]] == ["200", "200", "172", "127"]
     assert "clipped" in steps[3].meaning
@@ -564,7 +580,7 @@ def test_a_clipped_value_is_called_so() -> None:
 @pytest.mark.parametrize("layer", [LAYER, WIDE_LAYER, EXACT_LAYER])
 def test_the_steps_agree_with_the_report(preset: str, layer: str) -> None:
     for tensor in (weight(preset, layer), entry(preset, layer)):
-        steps = {step.name: step for step in worked_steps(tensor)}
+        steps = {step.name: step for step in steps_of(tensor)}
         code = tensor.example.code
         assert steps["Clamp"].result == str(code).replace("-", "−")
 

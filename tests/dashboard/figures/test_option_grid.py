@@ -15,14 +15,16 @@ from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.figures.sensitivity.option_grid import (
     ALL_LAYERS,
     describe_grid,
+    grid_picture,
     grid_rows,
-    option_grid,
 )
 from dashboard.widgets.chart import selected_name
+from tests.dashboard.factories import figure_of
 from tests.dashboard.option_reports import make_options
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
 KL = METRICS["kl_divergence"]
+option_grid = figure_of(grid_picture)
 
 
 def cells_of(figure: Any) -> dict[tuple[str, float], dict[str, Any]]:

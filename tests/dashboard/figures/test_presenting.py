@@ -11,13 +11,13 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.figures.kit.axes import two_lines
 from dashboard.figures.kit.presenting import FACTOR, HEIGHT, enlarge
-from dashboard.figures.layers.error_ridges import layer_error_histograms
+from dashboard.figures.layers.error_ridges import layer_errors_picture
 from tests.dashboard.app_harness import open_app
 from tests.dashboard.factories import make_report
 
 
 def test_text_and_margins_grow_and_the_height_fills_a_screen() -> None:
-    figure = layer_error_histograms(make_report())
+    figure = layer_errors_picture(make_report(), "weight").figure
     before = figure.to_json()
 
     large = enlarge(figure)
@@ -34,7 +34,7 @@ def test_text_and_margins_grow_and_the_height_fills_a_screen() -> None:
 
 
 def test_the_legend_stays_right_below_the_title() -> None:
-    figure = layer_error_histograms(make_report())
+    figure = layer_errors_picture(make_report(), "weight").figure
     large = enlarge(figure)
 
     before = (1 - figure.layout.legend.y) * figure.layout.height

@@ -20,12 +20,11 @@ from dashboard.facts.sensitivity.ranking import find_layers, layer_front, rank_l
 from dashboard.figures.kit.axes import SELECTED_MARK
 from dashboard.figures.kit.point_labels import point_labels
 from dashboard.figures.sensitivity.agreement import (
-    agreement_figure,
+    agreement_picture,
     agreement_rows,
     describe_agreement,
 )
 from dashboard.figures.sensitivity.cumulative import (
-    cumulative_figure,
     cumulative_picture,
     curve_rows,
     describe_curve,
@@ -33,18 +32,23 @@ from dashboard.figures.sensitivity.cumulative import (
 )
 from dashboard.figures.sensitivity.ranking import (
     describe_ranking,
-    ranking_figure,
+    ranking_picture,
     ranking_rows,
     setting_text,
 )
-from dashboard.figures.sensitivity.tradeoff import describe_front, tradeoff_figure
+from dashboard.figures.sensitivity.tradeoff import describe_front, tradeoff_picture
 from quant_engine.report import CumulativePoint, NeighbourComparison, Ranking
-from tests.dashboard.factories import EXACT_LAYER, is_empty_figure, make_sensitivity
+from tests.dashboard.factories import EXACT_LAYER, figure_of, is_empty_figure, make_sensitivity
 from tests.dashboard.factories import make_report as make_model_report
 from tests.dashboard.small_sensitivity import make_layer, make_report
 
 KL = METRICS["kl_divergence"]
 SQNR = METRICS["sqnr_db"]
+
+ranking_figure = figure_of(ranking_picture)
+tradeoff_figure = figure_of(tradeoff_picture)
+cumulative_figure = figure_of(cumulative_picture)
+agreement_figure = figure_of(agreement_picture)
 
 
 def three_layers(**settings):

@@ -17,10 +17,17 @@ from dashboard.facts.cost.executions import (
     time_rows,
     what_was_timed,
 )
-from dashboard.figures.cost.timing import model_timing_figure
+from dashboard.figures.cost.timing import model_timing_picture
 from quant_engine.report import ThreadTrial, TimingEntry, TimingReport
-from tests.dashboard.factories import ENVIRONMENT, is_empty_figure, make_report, with_integer_times
+from tests.dashboard.factories import (
+    ENVIRONMENT,
+    figure_of,
+    is_empty_figure,
+    make_report,
+    with_integer_times,
+)
 
+model_timing_figure = figure_of(model_timing_picture)
 TIMING = make_report().timing
 INTEGER_TIMING = with_integer_times(make_report()).timing
 assert TIMING is not None
