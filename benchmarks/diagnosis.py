@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from benchmarks.remedies import CALIBRATION_SAMPLES, CHAINS
-from dashboard.facts.diagnosis.findings import MATTERS, find_findings
+from dashboard.facts.diagnosis.findings import find_findings
 from dashboard.facts.diagnosis.repair import proposals
+from dashboard.facts.diagnosis.thresholds import MATTERS
 from dashboard.facts.output_change import effect
 from quant_engine import analyze
 from quant_engine.remedies import find_targets

@@ -6,13 +6,10 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
+from dashboard.facts.diagnosis.thresholds import LOST_SHARE, OUTLIER, OUTLIER_CHANNELS
 from dashboard.words.formatting import format_number, plural
 from quant_engine.report import LayerReport, TensorReport
 
-OUTLIER = 8.0
-"""A channel is an outlier from this multiple of the median channel's largest value on."""
-LOST_SHARE = 0.1
-"""So many of the weights that are not 0 must have become 0 before it is called a cause."""
 WEIGHT_CHANNELS, INPUT_CHANNELS = "weight channels", "input channels"
 WEIGHT_VALUES = "weight values"
 
@@ -97,11 +94,11 @@ def outlier_channels(layer: LayerReport) -> OutlierChannels | None:
     """Return the input channels that stretch the range for all others, or None."""
     reach = input_reach(layer)
     alive = [value for value in reach if value > 0]
-    if len(alive) < 4:
+    if not alive:
         return None
     middle = median(alive)
     outliers = [i for i, value in enumerate(reach) if value >= OUTLIER * middle]
-    if not outliers or len(outliers) > len(alive) // 4:
+    if not outliers or len(outliers) > OUTLIER_CHANNELS * len(alive):
         return None
     outliers.sort(key=lambda i: -reach[i])
     return OutlierChannels(tuple(outliers), reach[outliers[0]] / middle, len(alive))

@@ -21,13 +21,31 @@ from dashboard.facts.diagnosis.causes import (
     zeros_of,
 )
 from dashboard.facts.diagnosis.culprit import OutputEffects
-from dashboard.facts.diagnosis.verdicts import (
+from dashboard.facts.diagnosis.thresholds import (
     CHANNEL_GAP_DB,
+    CLIPPED_SHARE,
+    DAMAGED,
+    FEW_BITS,
     GOOD_DB,
-    IDEAL_RMS,
+    INHERITED_SHARE,
+    LEANING_SHARE,
+    LOST_INPUTS,
+    LOST_SHARE,
+    MATTERS,
+    ONE_SIDED,
+    OUTLIER,
+    OUTLIER_CHANNELS,
     RANGE_GAIN_DB,
+    SHIFT,
+    SIGMAS,
+)
+from dashboard.facts.diagnosis.verdicts import (
+    IDEAL_RMS,
+    better_choice,
     clipping_share,
     is_exact,
+    is_mostly_clipped,
+    shares_coarse_scale,
 )
 from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name, used_choice
 from dashboard.words.formatting import format_db, format_number, format_percent, plural
@@ -44,27 +62,6 @@ BIAS = "bias"
 MORE_BITS = "more_bits"
 FLOAT_INPUT = "float_input"
 FLOAT = "float"
-
-FEW_BITS = 4
-"""From this width of weights down, rounding alone costs so much that better rounding is offered."""
-CLIPPED_SHARE = 0.5
-"""Clipping is a finding from this share of the squared error on."""
-ONE_SIDED = 0.1
-"""Data is one-sided where its shorter side is at most this share of the longer one."""
-INHERITED_SHARE = 0.1
-"""An error is inherited where the layer alone makes at most this share of its energy."""
-DAMAGED = 0.1
-"""Beyond this share of an output, channels counted alike, it is asked where its error is from."""
-LEANING_SHARE = 0.25
-"""The answer leans on a layer that makes this share of all layers' effects on it."""
-MATTERS = 1e-3
-"""An effect on the answer below this, KL divergence in nats or NMSE, is no finding."""
-LOST_INPUTS = 0.05
-"""Weights are unequal from this share of input channels on whose weights are lost."""
-SHIFT = 0.1
-"""A shift is systematic where a constant makes this share of the channels' errors."""
-SIGMAS = 6.0
-"""Values beyond this many standard deviations are outliers."""
 
 TITLES = {
     "coarse_scale": "Channels share too coarse a scale",
@@ -167,13 +164,11 @@ def coarse_scale(layer: LayerReport) -> Finding | None:
     zeros, tensor = zeros_of(layer.weight), layer.weight
     if zeros is None or tensor is None or not tensor.scheme.has_one_scale:
         return None
-    by_channel = channel_sqnrs(tensor)
-    gap = by_channel is not None and by_channel[1] - by_channel[0] >= CHANNEL_GAP_DB
     is_lost = zeros.silent > 0 or (tensor.scheme.bits > FEW_BITS and zeros.is_cause)
-    if not (is_lost or gap):
+    if not (is_lost or shares_coarse_scale(tensor)):
         return None
     figure = zeros.sentence
-    if by_channel is not None:
+    if (by_channel := channel_sqnrs(tensor)) is not None:
         own, promised = by_channel
         figure += f"; channels alike: one scale {format_db(own)}, "
         figure += f"a scale each {format_db(promised)}"
@@ -181,7 +176,8 @@ def coarse_scale(layer: LayerReport) -> Finding | None:
         "coarse_scale",
         figure,
         "One scale holds all channels, and its step is too coarse for the small ones (rule: a "
-        "channel that is all 0; or 10 % of the weights lost, at more than 4 bits; or "
+        f"channel that is all 0; or {format_percent(LOST_SHARE)} of the weights lost, at more than "
+        f"{FEW_BITS} bits; or "
         f"{CHANNEL_GAP_DB:g} dB better with a scale per channel, each channel counted alike).",
         (EQUALIZE, PER_CHANNEL),
         "Another range estimator, GPTQ and bias correction keep the one scale: what is below half "
@@ -198,7 +194,8 @@ def input_channels(layer: LayerReport) -> Finding | None:
         "input_channels",
         f"{outliers.sentence[:1].upper()}{outliers.sentence[1:]}",
         "All input channels share one scale, which is as coarse as the largest needs (rule: "
-        "8 times the median channel's largest value, in at most a quarter of the channels).",
+        f"{OUTLIER:g} times the median channel's largest value, in at most "
+        f"{_share_words(OUTLIER_CHANNELS)} of the channels).",
         (SMOOTH, EQUALIZE_INPUT, FLOAT_INPUT),
         "A scale per channel of the weights, GPTQ and bias correction leave the inputs as they "
         "are; another range estimator cuts the large channels off.",
@@ -227,11 +224,10 @@ def unequal_columns(layer: LayerReport) -> Finding | None:
 
 def outlier_values(tensor: TensorReport, part: str) -> Finding | None:
     """Find single values that stretch a range, where another range estimator cuts them off."""
-    best, used = best_choice(tensor.range_choices), used_choice(tensor)
-    if best is None or used is None or best.clipped_fraction <= used.clipped_fraction:
+    if (found := better_choice(tensor)) is None:
         return None
-    gain = best.sqnr_db - used.sqnr_db
-    if gain < RANGE_GAIN_DB:
+    best, used, gain = found
+    if best.clipped_fraction <= used.clipped_fraction or gain < RANGE_GAIN_DB:
         return None
     beyond, reach = beyond_sigmas(tensor)
     return Finding(
@@ -248,8 +244,7 @@ def outlier_values(tensor: TensorReport, part: str) -> Finding | None:
 
 def clipping(tensor: TensorReport, part: str) -> Finding | None:
     """Find a range that cuts off so much that clipping makes most of the error."""
-    share = clipping_share(tensor.error)
-    if share is None or share < CLIPPED_SHARE or tensor.error.sqnr_db >= GOOD_DB:
+    if not is_mostly_clipped(tensor.error) or tensor.error.sqnr_db >= GOOD_DB:
         return None
     wider = wider_choice(tensor)
     text = (
@@ -262,7 +257,7 @@ def clipping(tensor: TensorReport, part: str) -> Finding | None:
     return Finding(
         f"{part}_clipping",
         f"{format_percent(tensor.error.clipped_fraction)} of the values lie beyond the grid and "
-        f"make {format_percent(share)} of the squared error; pooled SQNR "
+        f"make {format_percent(clipping_share(tensor.error))} of the squared error; pooled SQNR "
         f"{format_db(tensor.error.sqnr_db)}",
         text,
         () if wider is None else (WEIGHT_RANGE if part == "weight" else INPUT_RANGE,),
@@ -312,8 +307,7 @@ def rounding(layer: LayerReport) -> Finding | None:
     tensor, local = layer.weight, layer.local_error
     if tensor is None or local is None or tensor.scheme.bits > FEW_BITS or is_exact(tensor.error):
         return None
-    share = clipping_share(tensor.error)
-    is_other = coarse_scale(layer) is not None or (share is not None and share >= CLIPPED_SHARE)
+    is_other = coarse_scale(layer) is not None or is_mostly_clipped(tensor.error)
     if is_other or local.sqnr_db >= GOOD_DB:
         return None
     rms = tensor.error.rmse_over_scale
@@ -347,8 +341,9 @@ def leaning(
         f"{effects.text(layer.name)} ({effects.basis}), {format_percent(mine / total)} of all "
         f"layers' effects; its own error is {format_percent(own)} of its output, the median "
         f"layer's {format_percent(median(errors))}",
-        "A small error here costs the answer much (rule: a quarter of the sum of all layers' "
-        f"effects on the output, at least {MATTERS:g}, at an error of at most the median layer's).",
+        f"A small error here costs the answer much (rule: {_share_words(LEANING_SHARE)} of the sum "
+        f"of all layers' effects on the output, at least {MATTERS:g}, at an error of at most the "
+        "median layer's).",
         (MORE_BITS, FLOAT),
         "Remedies gain little, for there is little error to repair.",
     )
@@ -385,6 +380,10 @@ def inherited(
         "Nothing done to this layer removes it.",
         origin,
     )
+
+
+def _share_words(share: float) -> str:
+    return "a quarter" if share == 0.25 else format_percent(share)
 
 
 def wider_choice(tensor: TensorReport) -> RangeChoice | None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
 from dashboard.facts.diagnosis import findings as rules
-from dashboard.facts.diagnosis.findings import MATTERS, find_findings
+from dashboard.facts.diagnosis.findings import find_findings
 from dashboard.facts.diagnosis.remedies import offers
+from dashboard.facts.diagnosis.thresholds import MATTERS
 from dashboard.facts.output_change import effect_on_all
 from dashboard.facts.outputs import degradation_of, outputs_of
 from quant_engine.remedies import Targets

@@ -13,6 +13,21 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from dashboard.facts.diagnosis.causes import accumulated_relative, local_relative, zeros_of
+from dashboard.facts.diagnosis.thresholds import (
+    BAD_DB,
+    CHANNEL_GAP_DB,
+    CLIPPED_SHARE,
+    DESTROYED,
+    DOMINATES,
+    FEW_CODES,
+    GOOD_DB,
+    HIDDEN_DB,
+    MANY_ZEROS,
+    MOST_VALUES,
+    OWN_SHARE,
+    RANGE_GAIN_DB,
+    WORTH_DB,
+)
 from dashboard.facts.tensors import (
     best_choice,
     channel_sqnrs,
@@ -42,21 +57,6 @@ INFO = "info"
 IDEAL_RMS = 1 / math.sqrt(12)
 """RMS error of ideal rounding, in LSB."""
 
-GOOD_DB = 35.0
-BAD_DB = 20.0
-"""At 20 dB the noise has 1 % of the signal's energy."""
-
-CHANNEL_GAP_DB = 10.0
-"""One scale is too coarse where a scale per channel promises so much more, channels counted alike;
-and a channel stands out that lies so far below the median one."""
-RANGE_GAIN_DB = 3.0
-"""A range is wrong where another range estimator promises so much more."""
-
-_FEW_CODES = 0.4
-_WORTH_DB = 0.5
-_HIDDEN_DB = 10.0
-_DOMINATES = 4.0  # times the energy: 6 dB
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -77,15 +77,13 @@ class Verdict:
 
 
 _ALIKE = "each channel counted alike"
-_DESTROYED = 0.3
-"""From this share of the signal on, an error of the layer's own output is no detail."""
 
 
 def is_destroyed(layer: LayerReport) -> bool:
-    """Whether quantization destroys the layer: channels became 0, or a third of it is wrong."""
+    """Whether quantization destroys the layer: channels became 0, or too much of it is wrong."""
     zeros, local = zeros_of(layer.weight), local_relative(layer)
     has_lost_channels = zeros is not None and zeros.silent > 0
-    return has_lost_channels or (local is not None and local >= _DESTROYED)
+    return has_lost_channels or (local is not None and local >= DESTROYED)
 
 
 def without_tick(verdict: Verdict | None, layer: LayerReport) -> Verdict | None:
@@ -112,6 +110,26 @@ def clipping_share(error: ErrorMetrics) -> float | None:
     return error.clipping_mse / error.mse
 
 
+def is_mostly_clipped(error: ErrorMetrics) -> bool:
+    """Whether clipping makes most of the squared error, and not rounding."""
+    share = clipping_share(error)
+    return share is not None and share >= CLIPPED_SHARE
+
+
+def better_choice(tensor: TensorReport) -> tuple[RangeChoice, RangeChoice, float] | None:
+    """Return the best range, the one in use, and what the best promises more, in dB, at least 0."""
+    best, used = best_choice(tensor.range_choices), used_choice(tensor)
+    if best is None or used is None:
+        return None
+    return best, used, 0.0 if best.sqnr_db == used.sqnr_db else best.sqnr_db - used.sqnr_db
+
+
+def shares_coarse_scale(tensor: TensorReport) -> bool:
+    """Whether a scale per channel promises far more than the one scale in use."""
+    by_channel = channel_sqnrs(tensor)
+    return by_channel is not None and by_channel[1] - by_channel[0] >= CHANNEL_GAP_DB
+
+
 def is_exact(error: ErrorMetrics) -> bool:
     """Whether there is no error at all."""
     return error.sqnr_db == math.inf or error.mse == 0
@@ -128,7 +146,7 @@ def cause(tensor: TensorReport, subject: str) -> Verdict | None:
     tone = tone_of_sqnr(error.sqnr_db)
     sqnr = f"Pooled SQNR {format_db(error.sqnr_db)}"
     clipped = f"{format_percent(error.clipped_fraction)} of the values lie beyond the grid"
-    if share >= 0.5:
+    if is_mostly_clipped(error):
         text = f"Clipping makes {format_percent(share)} of the error energy: {clipped}. {sqnr}."
         return Verdict(tone, title, text)
     rms = ""
@@ -145,16 +163,16 @@ def cause(tensor: TensorReport, subject: str) -> Verdict | None:
 
 
 def _has_many_zeros(tensor: TensorReport) -> bool:
-    """Whether at least a tenth of the values has the code of 0.0, as after a ReLU."""
+    """Whether many of the values have the code of 0.0, as after a ReLU."""
     counts, zero = tensor.codes.counts, tensor.zero_point[0] - tensor.codes.qmin
     is_shared = len(set(tensor.zero_point)) == 1 and 0 <= zero < len(counts)
-    return is_shared and counts[zero] >= 0.1 * sum(counts)
+    return is_shared and counts[zero] >= MANY_ZEROS * sum(counts)
 
 
 def codes_for_most(tensor: TensorReport) -> int:
-    """Return how many codes, the most frequent first, hold 99 % of the values."""
+    """Return how many codes, the most frequent first, hold `MOST_VALUES` of the values."""
     held = list(accumulate(sorted(tensor.codes.counts, reverse=True)))
-    return bisect_left(held, 0.99 * held[-1]) + 1
+    return bisect_left(held, MOST_VALUES * held[-1]) + 1
 
 
 def code_use(tensor: TensorReport, subject: str) -> Verdict | None:
@@ -163,10 +181,11 @@ def code_use(tensor: TensorReport, subject: str) -> Verdict | None:
     if not used or sum(tensor.codes.counts) < codes:  # 10 values cannot use 256 codes
         return None
     most, title = codes_for_most(tensor), f"{subject}: codes"
-    text = f"{used} of {codes} codes occur; 99 % of the values share {plural(most, 'code')}."
+    text = f"{used} of {codes} codes occur; {format_percent(MOST_VALUES)} of the values share "
+    text += f"{plural(most, 'code')}."
     if is_exact(tensor.error):
         return Verdict(GOOD, title, f"{text} The values take no others.")
-    if most >= _FEW_CODES * codes:
+    if most >= FEW_CODES * codes:
         return Verdict(GOOD, title, text)
     if tensor.lo >= 0 and tensor.scheme.symmetric:
         text += " No value is negative: an asymmetric scheme would use the idle half of the codes."
@@ -180,30 +199,27 @@ def better_range(tensor: TensorReport, subject: str) -> Verdict | None:
     per_channel = _per_channel(tensor, subject)
     if per_channel is not None:
         return per_channel
-    best, used = best_choice(tensor.range_choices), used_choice(tensor)
-    if best is None or used is None:
+    if (found := better_choice(tensor)) is None:
         return None
-    title = f"{subject}: range"
-    name, gain = observer_name(used.observer), best.sqnr_db - used.sqnr_db
-    if best is used or not gain > _WORTH_DB:
-        text = f"No other range estimator beats {name} by more than {_WORTH_DB:g} dB on the "
+    best, used, gain = found
+    title, name = f"{subject}: range", observer_name(used.observer)
+    if not gain > WORTH_DB:
+        text = f"No other range estimator beats {name} by more than {WORTH_DB:g} dB on the "
         return Verdict(GOOD, title, f"{text}calibration data.")
     text = (
         f"The range estimator {observer_name(best.observer)} promises {format_db(best.sqnr_db)} "
         f"against {format_db(used.sqnr_db)} with {name}: it uses {_range_text(best)} instead of "
         f"{_range_text(used)}, and clips {format_percent(best.clipped_fraction)}."
     )
-    return Verdict(WATCH if gain > RANGE_GAIN_DB else INFO, title, text)
+    return Verdict(WATCH if gain >= RANGE_GAIN_DB else INFO, title, text)
 
 
 def _per_channel(tensor: TensorReport, subject: str) -> Verdict | None:
     """Say what a scale for each channel promises, where it beats every range for all of them."""
     by_channel = channel_sqnrs(tensor)
-    if by_channel is None:
+    if by_channel is None or not shares_coarse_scale(tensor):
         return None
     own, promised = by_channel
-    if promised - own < CHANNEL_GAP_DB:
-        return None
     text = (
         f"No range for all channels together helps: one scale per channel promises "
         f"{format_db(promised)}, the one scale in use gives {format_db(own)} (each channel counted "
@@ -259,15 +275,15 @@ def weight_or_input(layer: LayerReport, report: ModelReport) -> Verdict | None:
         return Verdict(GOOD, title, "Neither: both are exact.")
     numbers = f"weights {format_db(weight.sqnr_db)}, inputs {format_db(entry.sqnr_db)}"
     local = layer.local_error
-    if local is not None and local.sqnr_db < min(weight.sqnr_db, entry.sqnr_db) - _HIDDEN_DB:
+    if local is not None and local.sqnr_db < min(weight.sqnr_db, entry.sqnr_db) - HIDDEN_DB:
         text = (
             f"Neither as a whole: {numbers}, yet the output has only {format_db(local.sqnr_db)}. "
             "A number over a whole tensor hides channels that are lost: look at the channels."
         )
         return Verdict(WATCH, title, text, opens="Weights")
-    if weight.nmse > _DOMINATES * entry.nmse:
+    if weight.nmse > DOMINATES * entry.nmse:
         return Verdict(INFO, title, f"The weights cost more ({numbers}).")
-    if entry.nmse > _DOMINATES * weight.nmse:
+    if entry.nmse > DOMINATES * weight.nmse:
         return Verdict(INFO, title, f"The inputs cost more ({numbers}).")
     return Verdict(INFO, title, f"Both cost about the same ({numbers}).")
 
@@ -320,7 +336,7 @@ def own_or_inherited(layer: LayerReport, report: ModelReport) -> Verdict | None:
     if not share <= 1.0:  # also where the share is not a number
         text = f"Its own: {numbers}. Errors of earlier layers partly cancel here."
         return Verdict(tone, title, text)
-    if share >= 0.5:
+    if share >= OWN_SHARE:
         text = f"Mostly its own, {format_percent(share)} of the error energy: {numbers}."
         return Verdict(tone, title, text)
     text = (

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dashboard.facts.diagnosis import findings as rules
-from dashboard.facts.diagnosis.causes import LOST_SHARE, OUTLIER
+from dashboard.facts.diagnosis import thresholds as limits
 from dashboard.facts.diagnosis.culprit import MEASURED, OutputEffects
 from dashboard.facts.diagnosis.findings import Finding, find_findings, not_judged
-from dashboard.facts.diagnosis.verdicts import GOOD_DB
+from dashboard.facts.diagnosis.thresholds import GOOD_DB, LOST_SHARE, OUTLIER
 from quant_engine.report import (
     ErrorMetrics,
     InputChannels,
@@ -127,18 +127,18 @@ def test_a_scale_is_too_coarse_from_a_share_of_lost_weights_on_or_with_a_silent_
 
 def test_few_bits_lose_weights_without_a_coarse_scale() -> None:
     report = healthy()
-    scheme = replace(report.layer(NAME).weight.scheme, bits=rules.FEW_BITS)  # type: ignore[union-attr]
+    scheme = replace(report.layer(NAME).weight.scheme, bits=limits.FEW_BITS)  # type: ignore[union-attr]
     report = with_parts(lost(report, 100), weight={"scheme": scheme})
 
     assert found(report) == []
     assert found(with_parts(report, weight={"per_channel_sqnr_db": 50.0})) == ["coarse_scale"]
 
 
-@pytest.mark.parametrize("gap", [rules.CHANNEL_GAP_DB - 0.1, rules.CHANNEL_GAP_DB])
+@pytest.mark.parametrize("gap", [limits.CHANNEL_GAP_DB - 0.1, limits.CHANNEL_GAP_DB])
 def test_a_scale_is_too_coarse_where_one_per_channel_promises_more(gap: float) -> None:
     report = with_parts(healthy(), weight={"per_channel_sqnr_db": 40.0 + gap})
 
-    assert found(report) == (["coarse_scale"] if gap == rules.CHANNEL_GAP_DB else [])
+    assert found(report) == (["coarse_scale"] if gap == limits.CHANNEL_GAP_DB else [])
 
 
 def test_a_scale_per_channel_is_never_shared() -> None:
@@ -174,18 +174,18 @@ def test_weights_of_single_inputs_are_lost_from_a_share_of_them_on(
     assert found(wide) == []
 
 
-@pytest.mark.parametrize("share", [rules.SHIFT - 0.001, rules.SHIFT])
+@pytest.mark.parametrize("share", [limits.SHIFT - 0.001, limits.SHIFT])
 def test_a_shift_is_systematic_from_a_share_of_the_error_on(share: float) -> None:
     seen = replace(relative(0.1), shift=share)
     fine = replace_layer(healthy(), NAME, local_relative=seen)
     report = replace_layer(fine, NAME, local_error=error(GOOD_DB - 0.1))
 
     assert found(fine) == []
-    assert found(report) == (["shift"] if share == rules.SHIFT else [])
+    assert found(report) == (["shift"] if share == limits.SHIFT else [])
 
 
 @pytest.mark.parametrize("part", ["weight", "input"])
-@pytest.mark.parametrize("gain", [rules.RANGE_GAIN_DB - 0.1, rules.RANGE_GAIN_DB])
+@pytest.mark.parametrize("gain", [limits.RANGE_GAIN_DB - 0.1, limits.RANGE_GAIN_DB])
 def test_outlier_values_are_found_where_cutting_them_off_gains(part: str, gain: float) -> None:
     choices = (choice("minmax", 30.0, 0.0), choice("mse", 30.0 + gain, 0.001))
     counts = (0,) * 47 + (500, 500) + (0,) * 47
@@ -193,8 +193,8 @@ def test_outlier_values_are_found_where_cutting_them_off_gains(part: str, gain: 
     fields = {"range_choices": choices, "values": values, "lo": -1.0, "hi": 60.0}
     report = with_parts(healthy(), **{part: fields})
 
-    assert found(report) == ([f"{part}_outliers"] if gain == rules.RANGE_GAIN_DB else [])
-    if gain == rules.RANGE_GAIN_DB:
+    assert found(report) == ([f"{part}_outliers"] if gain == limits.RANGE_GAIN_DB else [])
+    if gain == limits.RANGE_GAIN_DB:
         # 1 of 1,001 values lies beyond; bin centers ±0.5 have σ 0.5 and mean 0.
         assert "the largest at 120 σ" in only(report).figure
         assert only(report).figure.startswith("0.1 % of the values lie beyond 6 σ")
@@ -208,7 +208,7 @@ def test_a_better_range_that_cuts_off_no_more_is_no_outlier() -> None:
 
 @pytest.mark.parametrize("part", ["weight", "input"])
 def test_clipping_is_found_from_half_of_the_error_on(part: str) -> None:
-    below, at = (error(20.0, rules.CLIPPED_SHARE - d) for d in (0.01, 0.0))
+    below, at = (error(20.0, limits.CLIPPED_SHARE - d) for d in (0.01, 0.0))
 
     assert found(with_parts(healthy(), **{part: {"error": below}})) == []
     report = with_parts(healthy(), **{part: {"error": at}})
@@ -218,7 +218,7 @@ def test_clipping_is_found_from_half_of_the_error_on(part: str) -> None:
     tried = {"error": at, "range_choices": (choice("minmax", 20.0, 0.01),)}
     text = only(with_parts(healthy(), **{part: tried})).text
     assert "No range estimator reaches further" in text
-    fine = error(GOOD_DB, rules.CLIPPED_SHARE)
+    fine = error(GOOD_DB, limits.CLIPPED_SHARE)
     assert found(with_parts(healthy(), **{part: {"error": fine}})) == []
 
 
@@ -246,10 +246,10 @@ def test_one_sided_inputs_are_found_up_to_a_share_of_the_longer_side(
 @pytest.mark.parametrize(
     ("bits", "sqnr_db", "clipping", "is_found"),
     [
-        (rules.FEW_BITS, GOOD_DB - 0.1, 0.0, True),
-        (rules.FEW_BITS + 1, GOOD_DB - 0.1, 0.0, False),
-        (rules.FEW_BITS, GOOD_DB, 0.0, False),
-        (rules.FEW_BITS, GOOD_DB - 0.1, rules.CLIPPED_SHARE, False),
+        (limits.FEW_BITS, GOOD_DB - 0.1, 0.0, True),
+        (limits.FEW_BITS + 1, GOOD_DB - 0.1, 0.0, False),
+        (limits.FEW_BITS, GOOD_DB, 0.0, False),
+        (limits.FEW_BITS, GOOD_DB - 0.1, limits.CLIPPED_SHARE, False),
     ],
 )
 def test_rounding_is_found_at_few_bits_without_another_cause(
@@ -262,27 +262,32 @@ def test_rounding_is_found_at_few_bits_without_another_cause(
 
     assert ("rounding" in found(report)) == is_found
     if is_found:
-        assert only(report).remedies == (rules.GPTQ, rules.ADAROUND, rules.BIAS, rules.MORE_BITS)
+        assert only(report).remedies == (
+            rules.GPTQ,
+            rules.ADAROUND,
+            rules.BIAS,
+            rules.MORE_BITS,
+        )
 
 
 def effects(mine: float) -> OutputEffects:
     return OutputEffects(MEASURED, {NAME: mine, "conv1": 1.0 - mine})
 
 
-@pytest.mark.parametrize("share", [rules.LEANING_SHARE - 0.01, rules.LEANING_SHARE])
+@pytest.mark.parametrize("share", [limits.LEANING_SHARE - 0.01, limits.LEANING_SHARE])
 def test_the_answer_leans_on_a_layer_from_a_share_of_all_effects_on(share: float) -> None:
     report = healthy()
 
-    assert found(report, effects(share)) == (["leaning"] if share >= rules.LEANING_SHARE else [])
+    assert found(report, effects(share)) == (["leaning"] if share >= limits.LEANING_SHARE else [])
     small = {name: value * 0.99e-3 / share for name, value in effects(share).values.items()}
     assert found(report, OutputEffects(MEASURED, small)) == []
     loud = replace_layer(report, NAME, local_relative=relative(0.5))
     assert found(loud, effects(share)) == []
 
 
-@pytest.mark.parametrize("share", [rules.INHERITED_SHARE - 0.001, rules.INHERITED_SHARE + 0.001])
+@pytest.mark.parametrize("share", [limits.INHERITED_SHARE - 0.001, limits.INHERITED_SHARE + 0.001])
 def test_an_error_is_inherited_up_to_a_share_of_its_own(share: float) -> None:
-    total = rules.DAMAGED + 0.01
+    total = limits.DAMAGED + 0.01
     own = total * math.sqrt(share)
     report = replace_layer(healthy(), NAME, accumulated_relative=relative(total))
     report = replace_layer(report, NAME, local_relative=relative(own))
@@ -290,11 +295,11 @@ def test_an_error_is_inherited_up_to_a_share_of_its_own(share: float) -> None:
     report = replace_layer(report, "layer1.0.conv1", local_relative=relative(0.2))
     report = replace_layer(report, "fc", local_relative=relative(0.9))  # runs after it
 
-    if share > rules.INHERITED_SHARE:
+    if share > limits.INHERITED_SHARE:
         assert found(report) == []
         return
     assert only(report).origin == "conv1"
-    assert found(replace_layer(report, NAME, accumulated_relative=relative(rules.DAMAGED))) == []
+    assert found(replace_layer(report, NAME, accumulated_relative=relative(limits.DAMAGED))) == []
     layer = report.layer(NAME)
     other = rules.inherited(layer, report, {NAME: ("layer1.0.conv1",)})
     assert other is not None

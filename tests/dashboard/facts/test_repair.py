@@ -9,7 +9,6 @@ import pytest
 
 from dashboard.data.runs import Run
 from dashboard.data.settings import Settings
-from dashboard.facts.diagnosis.findings import MATTERS
 from dashboard.facts.diagnosis.repair import (
     STEPS,
     describe_repair,
@@ -18,6 +17,7 @@ from dashboard.facts.diagnosis.repair import (
     repair_steps,
     repaired_run,
 )
+from dashboard.facts.diagnosis.thresholds import MATTERS
 from dashboard.figures.layers.repair import repair_picture
 from quant_engine.remedies import SmoothingGroup, Targets
 from quant_engine.report import InputChannels, ModelReport
