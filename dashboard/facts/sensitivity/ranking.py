@@ -1,10 +1,11 @@
 """Order layers by sensitivity, and say which of them are statistically tied.
 
 Neighbours are tied where the data does not say which one is worse. For the measure that the report
-ranks by, the report says so itself: it compares neighbours sample by sample, and a run of tied
-neighbours shares its ranks. For other measures two layers whose intervals overlap are tied, which
-calls more layers tied; every layer gets the range of ranks that its interval allows. Every tie that
-is shown, the culprit's too, is one of `rank_layers`.
+ranks by, the report says so itself: it compares neighbours sample by sample. Layers further apart
+in a run of tied neighbours are tied where their intervals overlap too: the ends of a long run may
+well be different. For other measures two layers whose intervals overlap are tied, which calls more
+layers tied. Every layer gets the range of ranks that this allows, and every tie that is shown, the
+culprit's too, is one of `rank_layers`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,11 @@ class RankedLayer:
     def is_tied_with(self, other: RankedLayer) -> bool:
         """Whether it is statistically tied with any other layer of the same ranking."""
         if self.is_compared:
-            return self.first_possible <= other.position <= self.last_possible
+            return self._may_be_at(other.position) and other._may_be_at(self.position)
         return _overlap(self.span, other.span)
+
+    def _may_be_at(self, position: int) -> bool:
+        return self.first_possible <= position <= self.last_possible
 
     @property
     def saved_bytes(self) -> int:
@@ -139,7 +143,8 @@ def rank_layers(report: SensitivityReport, metric: SensitivityMetric) -> tuple[R
     else:
         rows.sort(key=lambda row: ranking.layers.index(row[0].name))
         ties = [pair.is_tied for pair in ranking.comparisons]
-        ranges = _shared_ranks(ties)
+        paired = [layer.gain_interval or span for layer, _, _, span in rows]
+        ranges = _narrow(_shared_ranks(ties), _overlapping_ranks(paired), ties)
     return tuple(
         RankedLayer(
             layer=layer,
@@ -194,6 +199,24 @@ def _shared_ranks(ties: Sequence[bool]) -> list[tuple[int, int]]:
             ranges += [(first, position)] * (position - first + 1)
             first = position + 1
     return ranges
+
+
+def _narrow(
+    shared: Sequence[tuple[int, int]], allowed: Sequence[tuple[int, int]], ties: Sequence[bool]
+) -> list[tuple[int, int]]:
+    """Return the ranks that a layer shares with its run of ties and that its interval allows.
+
+    Its place and those of the neighbours that it is tied with are always among them.
+    """
+    return [
+        (
+            max(first, min(low, place - before)),
+            min(last, max(high, place + after)),
+        )
+        for place, ((first, last), (low, high), before, after) in enumerate(
+            zip(shared, allowed, (False, *ties), (*ties, False), strict=True), start=1
+        )
+    ]
 
 
 def spared_gain(report: SensitivityReport, metric: SensitivityMetric, value: float) -> float | None:
@@ -257,8 +280,9 @@ def describe_ties(report: SensitivityReport, metric: SensitivityMetric) -> str:
     early = _describe_stopped(report)
     if reported_ranking(report, metric) is not None:
         return (
-            "A bracket joins neighbours that are statistically tied: they were compared on "
-            f"the same samples, by a paired bootstrap.{early}"
+            "A bracket joins neighbours that are statistically tied: they were compared on the "
+            "same samples, by a paired bootstrap. Layers further apart count as tied where all "
+            f"between them are and their intervals overlap.{early}"
         )
     how = "layers whose intervals overlap count as tied, which calls more of them tied."
     by = available_metrics(report)[0].label

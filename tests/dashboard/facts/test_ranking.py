@@ -153,6 +153,34 @@ def test_rivals_of_the_first_and_ranks_follow_the_reports_own_comparisons():
         assert culprit.tied == rivals_of_first(rank_layers(measured, KL))
 
 
+@pytest.mark.parametrize("is_left_out", [False, True])
+def test_the_ends_of_a_long_run_of_ties_are_told_apart_by_their_intervals(is_left_out):
+    values = (0.8, 0.4, 0.2, 0.1, 0.05)
+    around = [(value / 2.5, value * 2.5) for value in values]  # overlap up to two places apart
+    layers = [
+        make_layer(name, 1.0 - value, (0.0, 1.0)) if is_left_out else make_layer(name, value, span)
+        for name, value, span in zip("abcde", values, around, strict=True)
+    ]
+    if is_left_out:  # whose own intervals all overlap; what is gained is known in pairs
+        layers = [
+            replace(layer, gain_interval=span) for layer, span in zip(layers, around, strict=True)
+        ]
+    pairs = tuple(
+        NeighbourComparison(above, below, 0.1, (-0.1, 0.3), is_tied=True)
+        for above, below in pairwise("abcde")
+    )
+    direction = "leave_one_out" if is_left_out else "one_at_a_time"
+    plain = make_report(layers, direction=direction)
+    ranked = rank_layers(replace(plain, rankings=(Ranking("", tuple("abcde"), pairs),)), KL)
+
+    assert names(ranked) == list("abcde")
+    assert rivals_of_first(ranked) == ("b", "c")
+    assert [row.could_be for row in ranked] == ["1–3", "1–4", "1–5", "2–5", "3–5"]
+    assert tie_runs(ranked) == ((0, 4),), "each is tied with its neighbour all the same"
+    assert tie_runs([ranked[0], ranked[2], ranked[4]]) == ((0, 2),)
+    assert tie_runs([ranked[0], ranked[3]]) == ()
+
+
 def test_ties_in_leave_one_out_use_the_same_intervals():
     layers = [make_layer("a", 0.5, (0.4, 0.6)), make_layer("b", 0.45, (0.3, 0.55))]
     ranked = rank_layers(make_report(layers, direction="leave_one_out"), KL)

@@ -17,7 +17,7 @@ from dashboard.figures.kit.picture import Picture
 from dashboard.figures.sensitivity.agreement import agreement_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
 from dashboard.views.learn.lesson import Control, Lesson, Outcome, Values
-from dashboard.words.formatting import format_db, format_number, plural
+from dashboard.words.formatting import format_db, plural
 from dashboard.work import prediction_service, service
 from quant_engine.report import SensitivityReport
 
@@ -129,8 +129,8 @@ def _ties(rivals: tuple[str, ...]) -> str:
         return ""
     names = ", ".join(rivals)
     return (
-        f" Nor is it alone: {names} may be first as well, for on these digits ranks 1 to "
-        f"{format_number(len(rivals) + 1)} are statistically tied."
+        f" Nor is it alone: {names} may be first as well, for on these digits they are "
+        "statistically tied with it."
     )
 
 
