@@ -48,6 +48,8 @@ _RULES = (*OBSERVERS, *WEIGHT_OBSERVERS)
 MOST_NAMES = 256
 """Names and wildcards of layers that a link may give for each key; the rest is left out."""
 LONGEST_NAME = 200
+MOST_SHOWN = 40
+"""Characters of text from outside that a message repeats."""
 MOST_NOTICES = 5
 _MOST_SUGGESTIONS = 3
 _LEAST_LIKENESS = 0.3
@@ -60,15 +62,15 @@ class LinkError(ValueError):
     """A part of a link that cannot be read."""
 
 
-def shorten(text: str, length: int = 40) -> str:
+def shorten(text: str) -> str:
     """Return text from outside in one short, harmless line.
 
     Example:
-        >>> shorten("a" * 50, 10)
-        'aaaaaaaaa…'
+        >>> shorten("`seed`" + "1" * 50)
+        ' seed 111111111111111111111111111111111…'
     """
     line = "".join(c if c.isprintable() and c not in "`[]<>*_$\\" else " " for c in text)
-    return line if len(line) <= length else line[: length - 1] + "…"
+    return line if len(line) <= MOST_SHOWN else line[: MOST_SHOWN - 1] + "…"
 
 
 def scheme_to_text(scheme: TensorScheme) -> str:

@@ -18,6 +18,9 @@ from dashboard.session.link_check import linked_settings
 from dashboard.session.state import DRAFT_KEY, session
 from quant_engine.scheme import LayerScheme, Overrides, Recipe
 
+MODEL_WIDGET = "model"
+"""The form's first widget, by its key without the version."""
+
 
 def current_draft() -> Settings:
     """Return the draft, begun again if something else was asked for since."""
@@ -57,15 +60,14 @@ def write_draft_link(settings: Settings) -> None:
         st.text_input("Settings in the link", key=DRAFT_KEY, bind="query-params")
 
 
-def draft_start(form_key: str) -> Settings:
+def draft_start() -> Settings:
     """Return what the form's widgets begin with; it stays the same while they are changed.
 
-    Args:
-        form_key: Key of one of the form's widgets, without its version. Where that widget is gone,
-            because another page was shown in between, the form begins with the draft as it is.
+    Where they are gone, because another page was shown in between, the form begins with the draft
+    as it is.
     """
     here = session()
-    if here.draft_start is None or versioned(form_key) not in st.session_state:
+    if here.draft_start is None or versioned(MODEL_WIDGET) not in st.session_state:
         here.draft_start = current_draft()
     return here.draft_start
 

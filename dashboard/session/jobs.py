@@ -29,7 +29,9 @@ from dashboard.work.jobs import (
     JobControl,
     JobManager,
     JobStatus,
+    Keep,
     QueueFullError,
+    keep_nothing,
 )
 from quant_engine.report import ModelReport
 
@@ -93,7 +95,7 @@ def submit_job(
     title: str,
     work: Callable[[JobControl], Any],
     finish: Finish,
-    keep: Finish = lambda value, seconds: None,
+    keep: Keep = keep_nothing,
 ) -> None:
     """Queue work for this session and watch it; where too much waits already, say so."""
     try:

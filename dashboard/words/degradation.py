@@ -71,27 +71,42 @@ class Degradation:
 
 
 KL = Degradation(
-    *("kl_divergence", "KL divergence", "KL", "kl_divergence_nats"),
+    "kl_divergence",
+    "KL divergence",
+    "KL",
+    "kl_divergence_nats",
     "the KL divergence of its probabilities from the float model's, in nats: 0 is not at all, "
     "above 0.1 answers change",
     "nats",
 )
 NMSE = Degradation(
-    *("nmse", "output NMSE", "NMSE", "output_nmse"),
+    "nmse",
+    "output NMSE",
+    "NMSE",
+    "output_nmse",
     "the energy of the output's error as a share of the output's own (NMSE): 0 is not at all",
 )
 COSINE = Degradation(
-    *("cosine", "1 − cosine", "1 − cosine", "one_minus_cosine"),
+    "cosine",
+    "1 − cosine",
+    "1 − cosine",
+    "one_minus_cosine",
     "1 minus the cosine with the float model's output: 0 is the same direction",
     of_value=lambda cosine: max(0.0, 1.0 - cosine),
 )
 MEAN_IOU = Degradation(
-    *("mean_iou", "1 − mean IoU", "1 − mean IoU", "one_minus_mean_iou"),
+    "mean_iou",
+    "1 − mean IoU",
+    "1 − mean IoU",
+    "one_minus_mean_iou",
     "1 minus the mean IoU with the float model's mask: 0 is the same mask",
     of_value=lambda overlap: max(0.0, 1.0 - overlap),
 )
 PEAK_ERROR = Degradation(
-    *("psnr_db", "squared error / peak²", "error / peak²", "squared_error_over_peak"),
+    "psnr_db",
+    "squared error / peak²",
+    "error / peak²",
+    "squared_error_over_peak",
     "the mean squared error as a share of the squared peak, what PSNR says in decibels: 0 is the "
     "same image",
     of_value=lambda decibels: math.pow(10.0, -decibels / 10.0),
@@ -101,7 +116,10 @@ RATIO_ABOUT = (
     "the largest ratio counts. 0 is the float model's output, 1 is as bad as all layers quantized."
 )
 RATIO = Degradation(
-    *(RATIO_KEY, "degradation ratio", "degradation ratio", RATIO_KEY),
+    RATIO_KEY,
+    "degradation ratio",
+    "degradation ratio",
+    RATIO_KEY,
     f"the degradation ratio. {RATIO_ABOUT}".removesuffix("."),
 )
 

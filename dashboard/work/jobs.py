@@ -137,7 +137,7 @@ Finish = Callable[[Any, float], Any]
 Keep = Callable[[Any, float], None]
 
 
-def _keep_nothing(_value: Any, _seconds: float) -> None:
+def keep_nothing(_value: Any, _seconds: float) -> None:
     """What becomes of a job's partial results where nobody keeps them."""
 
 
@@ -149,7 +149,7 @@ class _Job:
     finish: Finish
     visitor: str
     turn: int
-    keep: Keep = _keep_nothing
+    keep: Keep = keep_nothing
     state: str = QUEUED
     done: int = 0
     total: int = 0
@@ -234,7 +234,7 @@ class JobManager:
         finish: Finish = lambda value, seconds: value,
         *,
         visitor: str = "",
-        keep: Keep = _keep_nothing,
+        keep: Keep = keep_nothing,
     ) -> None:
         """Queue `work`, unless a job of this key waits or runs already.
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 from dashboard.data.prediction import Prediction
 from dashboard.facts.outputs import measure_of, measured_degradation
-from dashboard.facts.sensitivity.metrics import ONE_AT_A_TIME, available_metrics
+from dashboard.facts.sensitivity.metrics import available_metrics
 from dashboard.facts.sensitivity.ranking import rank_layers, rivals_of_first
 from dashboard.words.degradation import KL, RATIO, Degradation, degradation_by
 from dashboard.words.formatting import format_db
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
+from quant_engine.sensitivity import ONE_AT_A_TIME
 from quant_engine.variants import BOTH
 
 MEASURED = "measured"

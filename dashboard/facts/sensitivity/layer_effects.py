@@ -9,9 +9,9 @@ from typing import TypeAlias
 from dashboard.data.prediction import Prediction
 from dashboard.data.runs import Run
 from dashboard.facts.outputs import measure_of, measured_alone
-from dashboard.facts.sensitivity.metrics import ONE_AT_A_TIME
 from dashboard.words.degradation import RATIO, degradation_interval
 from dashboard.words.formatting import format_number, format_within
+from quant_engine.sensitivity import ONE_AT_A_TIME
 from quant_engine.variants import BOTH
 
 Choice: TypeAlias = tuple[str, str]

@@ -35,10 +35,6 @@ from dashboard.words.formatting import (
 )
 from quant_engine.report import LayerSensitivity, OutputEffect, SensitivityReport
 
-ONE_AT_A_TIME = "one_at_a_time"
-LEAVE_ONE_OUT = "leave_one_out"
-
-
 BOOTSTRAP = "95 % bootstrap interval over the samples"
 
 

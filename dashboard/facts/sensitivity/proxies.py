@@ -16,11 +16,12 @@ from scipy.stats import kendalltau, rankdata, spearmanr
 from dashboard.data.prediction import Prediction
 from dashboard.facts.columns import columns
 from dashboard.facts.outputs import measure_of
-from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.sensitivity.metrics import SensitivityMetric
 from dashboard.facts.sensitivity.ranking import sensitivity_sign
 from dashboard.words.formatting import format_db
 from quant_engine.report import LayerReport, ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
+from quant_engine.sensitivity import LEAVE_ONE_OUT
 
 _MINIMUM_LAYERS = 3
 

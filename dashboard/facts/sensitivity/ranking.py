@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dashboard.facts.accuracy import Interval
-from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric, available_metrics
+from dashboard.facts.sensitivity.metrics import SensitivityMetric, available_metrics
 from dashboard.words.degradation import RATIO
 from quant_engine.report import LayerSensitivity, Ranking, SensitivityReport
+from quant_engine.sensitivity import LEAVE_ONE_OUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,5 +323,5 @@ def layer_front(
     Single-layer, a good row saves much and errs little. Leave-one-out, a good row gives little
     back and gains much, which is to leave little error.
     """
-    sign = -1 if report.direction == LEAVE_ONE_OUT else 1
+    sign = sensitivity_sign(report.direction)
     return pareto_front([(sign * row.saved_bytes, metric.badness(row.value)) for row in rows])

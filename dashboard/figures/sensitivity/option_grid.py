@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
-from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.sensitivity.metrics import SensitivityMetric
 from dashboard.facts.sensitivity.ranking import spared_gain
 from dashboard.figures.kit.axes import SELECTED_MARK, rows_axis, two_lines
 from dashboard.figures.kit.marks import bars
@@ -23,6 +23,7 @@ from dashboard.figures.kit.theme import HIGHLIGHT, MARGIN, empty_figure, new_fig
 from dashboard.figures.sensitivity.ranking import switch_text
 from dashboard.words.formatting import EXACT, MISSING, format_number, plural, short_names
 from quant_engine.report import LayerSensitivity, SensitivityReport
+from quant_engine.sensitivity import LEAVE_ONE_OUT
 
 ALL_LAYERS = "all layers together"
 ROW_HEIGHT = 24

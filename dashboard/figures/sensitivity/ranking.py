@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.facts.accuracy import answers_text, changed_answers
-from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.sensitivity.metrics import SensitivityMetric
 from dashboard.facts.sensitivity.ranking import (
     RankedLayer,
     decided_by,
@@ -38,6 +38,7 @@ from dashboard.figures.kit.theme import (
 )
 from dashboard.words.formatting import format_bytes, plural, short_names
 from quant_engine.report import SensitivityReport
+from quant_engine.sensitivity import LEAVE_ONE_OUT
 from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS
 
 ROW_HEIGHT = 24

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, SensitivityMetric
+from dashboard.facts.sensitivity.metrics import SensitivityMetric
 from dashboard.facts.sensitivity.ranking import RankedLayer, layer_front
 from dashboard.figures.kit.axes import BYTES_AXIS, ZERO_LINE, log_axis
 from dashboard.figures.kit.marks import Trace, dots, line, ring, whiskers
@@ -21,6 +21,7 @@ from dashboard.figures.kit.theme import ERROR, empty_figure, new_figure
 from dashboard.figures.sensitivity.ranking import describe_row, ranking_rows
 from dashboard.words.formatting import format_bytes, plural, short_names
 from quant_engine.report import SensitivityReport
+from quant_engine.sensitivity import LEAVE_ONE_OUT
 
 
 def describe_front(

@@ -13,6 +13,7 @@ from dashboard.data.link_words import LayerBits, own_bits
 from dashboard.data.settings import MAX_SEED, MIN_CALIBRATION_SAMPLES, Settings, preset_of
 from dashboard.facts.accuracy import share_text
 from dashboard.session.draft import (
+    MODEL_WIDGET,
     draft_start,
     set_draft,
     versioned,
@@ -64,7 +65,7 @@ T = TypeVar("T")
 
 def show_recipe_form() -> Settings:
     """Draw the form and return the settings that it says now."""
-    draft = draft_start("model")
+    draft = draft_start()
     presets = st.container()
     with st.grid(3, min_column_width=260, gap="small", key="recipe_form"):
         with st.container(border=True, height="stretch"):
@@ -122,7 +123,7 @@ def _show_model(draft: Settings) -> tuple[str, int, int]:
         names,
         index=names.index(draft.model_name) if draft.model_name in names else 0,
         format_func=lambda name: service.model_info(name).title,
-        key=versioned("model"),
+        key=versioned(MODEL_WIDGET),
     )
     info = service.model_info(model_name)
     st.caption(

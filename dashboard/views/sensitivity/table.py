@@ -12,7 +12,6 @@ from dashboard.data.runs import Run
 from dashboard.data.sweeps import Sweep, split_options
 from dashboard.facts.columns import columns
 from dashboard.facts.sensitivity.metrics import (
-    LEAVE_ONE_OUT,
     METRICS,
     SensitivityMetric,
     available_metrics,
@@ -27,6 +26,7 @@ from dashboard.words.formatting import MISSING, format_bytes, plural
 from dashboard.words.recipes import no_effect_words
 from quant_engine.report import ModelReport, SensitivityReport
 from quant_engine.scheme import Recipe
+from quant_engine.sensitivity import LEAVE_ONE_OUT
 
 _SQNRS = columns("local_sqnr_db", "weight_sqnr_db", "input_sqnr_db")
 _PLAIN = 1e-3  # below it a number in full has more zeros than digits; texts turn there as well

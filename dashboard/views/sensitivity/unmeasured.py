@@ -14,7 +14,7 @@ from dashboard.data.sweeps import (
     rounds_inputs,
     split_options,
 )
-from dashboard.facts.sensitivity.metrics import LEAVE_ONE_OUT, available_metrics
+from dashboard.facts.sensitivity.metrics import available_metrics
 from dashboard.facts.sensitivity.ranking import rank_layers
 from dashboard.figures.sensitivity.option_grid import grid_picture
 from dashboard.figures.sensitivity.ranking import ranking_picture
@@ -27,6 +27,7 @@ from dashboard.words.formatting import plural
 from dashboard.work import service
 from dashboard.work.jobs import is_active
 from quant_engine.report import SensitivityReport
+from quant_engine.sensitivity import LEAVE_ONE_OUT
 from quant_engine.variants import ACTIVATIONS
 
 LIVE_SECONDS = 1.0
