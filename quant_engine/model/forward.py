@@ -15,6 +15,7 @@ from quant_engine.errors import ModelForwardError, QuantizationError
 from quant_engine.model.batches import Batch
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.model.modules import visible_names
+from quant_engine.model.nesting import nested_tensors
 
 LayerHook: TypeAlias = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], Any]
 
@@ -109,6 +110,13 @@ def primary_output(output: Any) -> Tensor | None:
         return None
     logits = getattr(output, _LOGITS, None)
     return logits if isinstance(logits, Tensor) else None
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """Return the tensors within an output; where none is found, the one it is judged by."""
+    tensors = list(nested_tensors(output))
+    primary = primary_output(output)
+    return tensors if tensors or primary is None else [primary]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quant_engine.errors import ModelForwardError, UnsupportedLayerError
 from quant_engine.model.batches import Batch, first_samples
-from quant_engine.model.forward import primary_output, run_model
+from quant_engine.model.forward import output_tensors, run_model
 from quant_engine.model.modules import plain_attributes
 from quant_engine.model.nesting import nested_tensors
 from quant_engine.model.randomness import SOURCE, RandomNumbers
@@ -238,9 +238,7 @@ def _described(state: PassState, draws_from_torch: bool, is_explained: bool) -> 
 
 def _answer(model: nn.Module, samples: Batch, numbers: RandomNumbers) -> list[Tensor]:
     output = numbers.run(lambda: run_model(model, samples))
-    tensors = [tensor.detach().clone() for tensor in nested_tensors(output)]
-    primary = primary_output(output)
-    return tensors if tensors or primary is None else [primary.detach().clone()]
+    return [tensor.detach().clone() for tensor in output_tensors(output)]
 
 
 def _try_answer(model: nn.Module, samples: Batch, numbers: RandomNumbers) -> list[Tensor] | None:

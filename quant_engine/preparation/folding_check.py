@@ -22,8 +22,7 @@ from quant_engine.errors import DataError, ModelForwardError, UnsupportedLayerEr
 from quant_engine.graph.capture import capture_graph
 from quant_engine.model.batches import Batch, as_tensor, first_samples, iterate_batches
 from quant_engine.model.copying import share_parameters
-from quant_engine.model.forward import primary_output, run_model
-from quant_engine.model.nesting import nested_tensors
+from quant_engine.model.forward import output_tensors, run_model
 from quant_engine.model.pass_state import find_pass_state
 from quant_engine.model.randomness import SOURCE
 from quant_engine.preparation.batchnorm import (
@@ -201,11 +200,7 @@ def outputs_of(model: nn.Module, batch: Batch) -> list[Tensor]:
     """Return the float tensors that a model gives, without a trace in the random numbers."""
     with SOURCE, torch.random.fork_rng(devices=[]):
         output = run_model(model, batch)
-    tensors = list(nested_tensors(output))
-    primary = primary_output(output)
-    if not tensors and primary is not None:
-        tensors = [primary]
-    return [tensor for tensor in tensors if tensor.is_floating_point()]
+    return [tensor for tensor in output_tensors(output) if tensor.is_floating_point()]
 
 
 def _coarsest_eps(model: nn.Module, outputs: Iterable[Tensor]) -> float:
