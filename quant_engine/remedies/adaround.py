@@ -33,7 +33,6 @@ from quant_engine.remedies.codes import (
     find_layers,
     improved,
     input_rows,
-    refused,
     why_not,
 )
 from quant_engine.remedies.gptq import gptq_codes
@@ -53,6 +52,8 @@ STEPS_PER_LAYER = 100
 
 SECONDS_PER_COST = 9e-11
 """Of a step: 7.6e-11 to 1.03e-10 on the sample models, one thread (`docs/remedies.md`)."""
+
+_OTHER_SHAPES = "its inputs have other shapes once the model is quantized"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +103,7 @@ def round_by_adaround(
     costs = {name: _step_cost(*size) for name, size in sizes.items()}
     marks = _spread(STEPS_PER_LAYER * len(layers), costs)
     found = {
-        name: refused(remedy, name, reason or NOTHING_ENTERED)
+        name: Treatment.refused(remedy, name, reason=reason or NOTHING_ENTERED)
         for name, reason in reasons.items()
         if name not in calls
     }
@@ -115,7 +116,7 @@ def round_by_adaround(
         module = passes.prepared.model.get_submodule(name)
         aim = _aim_of(layers[name], module, pairs, tell)
         found[name] = (
-            refused(remedy, name, "its inputs have other shapes once the model is quantized")
+            Treatment.refused(remedy, name, reason=_OTHER_SHAPES)
             if aim is None
             else _round_layer(name, aim, remedy, tell)
         )
@@ -233,7 +234,8 @@ def _round_layer(name: str, aim: Aim, remedy: AdaRound, tell: _Tell) -> Treatmen
     codes, undecided = learn_codes(aim, remedy, tell)
     before, after = aim.error(rows.codes), aim.error(codes)
     if after > before:
-        return refused(remedy, name, "its output error would be larger than it is")
+        reason = "its output error would be larger than it is"
+        return Treatment.refused(remedy, name, reason=reason)
     by_gptq, _ = gptq_codes(
         rows.weight, rows.hessian, rows.scale, rows.points, rows.grid, Gptq().damping
     )

@@ -139,14 +139,14 @@ def treat_float_model(prepared: PreparedModel, recipe: Recipe, data: Any) -> Pre
         try:
             graph = capture_graph(treated.model, batches[0])
         except UnsupportedLayerError as error:
-            refusal = Treatment(remedy.kind, (), is_applied=False, reason=str(error))
+            refusal = Treatment.refused(remedy, reason=str(error))
             prepared = replace(prepared, treatments=(*prepared.treatments, refusal))
             continue
         done = _ON_FLOAT_MODEL[type(remedy)](Passes(treated, batches), graph, remedy, recipe)
         change = output_change(treated.model, prepared.model, batches[0])
         if change > LARGEST_CHANGE:
             treated = prepared
-            done = tuple(_taken_back(treatment, change) for treatment in done)
+            done = tuple(_taken_back(remedy, treatment, change) for treatment in done)
         prepared = replace(treated, treatments=(*prepared.treatments, *done))
     return prepared
 
@@ -236,13 +236,9 @@ def output_change(treated: nn.Module, model: nn.Module, batch: Batch) -> float:
     return furthest
 
 
-def _taken_back(treatment: Treatment, change: float) -> Treatment:
+def _taken_back(remedy: Remedy, treatment: Treatment, change: float) -> Treatment:
     if not treatment.is_applied:
         return treatment
-    return Treatment(
-        treatment.remedy,
-        treatment.layers,
-        is_applied=False,
-        reason=f"the float output would change by {change:.1e} of its largest value",
-        step=treatment.step,
-    )
+    reason = f"the float output would change by {change:.1e} of its largest value"
+    refusal = Treatment.refused(remedy, *treatment.layers, reason=reason)
+    return replace(refusal, step=treatment.step)

@@ -30,7 +30,7 @@ from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import ProgressMeter
 from quant_engine.remedies.chains import NotFollowedError
 from quant_engine.remedies.channels import ChannelValues
-from quant_engine.remedies.codes import OutputRows, improved, refused
+from quant_engine.remedies.codes import OutputRows, improved
 from quant_engine.remedies.expected_inputs import expected_input, known_statistics
 from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
@@ -75,7 +75,7 @@ def correct_biases(
         told = computed.get(name, "")
         reason = _why_not(layer, aim, uses) or (told if isinstance(told, str) else "")
         if aim is None or reason:
-            found[name] = refused(remedy, name, reason)
+            found[name] = Treatment.refused(remedy, name, reason=reason)
             continue
         if not is_computed:
             stops = aim.calls == len(passes.batches)
@@ -114,7 +114,7 @@ def correct_layer(name: str, rows: OutputRows, remedy: BiasCorrection) -> Treatm
         What was done.
     """
     if not rows.has_own_bias:
-        return refused(remedy, name, _SHARES_BIAS)
+        return Treatment.refused(remedy, name, reason=_SHARES_BIAS)
     rounded = (rows.codes - rows.points) * rows.scale
     shift = ((rounded - rows.weight) @ rows.seen.mean[:, :, None]).flatten()
     before = rows.output_error(rows.codes)

@@ -6,7 +6,6 @@ one group and one tap, a depthwise convolution as many groups as channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +15,6 @@ from quant_engine.graph.layer_calls import TRANSPOSED, LayerCalls
 from quant_engine.graph.nodes import module_path
 from quant_engine.model.modules import add_bias
 from quant_engine.remedies.chains import NotFollowedError, groups_of
-from quant_engine.report import Treatment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,8 +158,3 @@ def layer_of(calls: LayerCalls, node: fx.Node) -> Layer:
     if not calls.has_own_weight(name, node):
         raise NotFollowedError(f"the weight of {name!r} is computed or shared")
     return Layer(name, module, groups_of(node), node.target in TRANSPOSED)
-
-
-def describe_refusal(kind: str, names: Sequence[str], error: NotFollowedError) -> Treatment:
-    """Return what the report says of layers that a remedy does not treat."""
-    return Treatment(kind, tuple(names), is_applied=False, reason=str(error))

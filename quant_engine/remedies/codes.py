@@ -197,13 +197,8 @@ def treat_forms(
                 found[name].append(treat(name, replace(rows, has_own_bias=is_own), remedy))
     for name, todo in steps.items():
         if reasons[name]:
-            found[name] = [refused(remedy, name, reasons[name]) for _, remedy in todo]
+            found[name] = [Treatment.refused(r, name, reason=reasons[name]) for _, r in todo]
     return found
-
-
-def refused(remedy: Remedy, layer: str, reason: str) -> Treatment:
-    """Return the entry of a layer that a remedy left alone."""
-    return Treatment(remedy.kind, (layer,), is_applied=False, reason=reason)
 
 
 def improved(

@@ -26,7 +26,6 @@ from quant_engine.remedies.chains import NotFollowedError, follow, output_channe
 from quant_engine.remedies.channels import (
     ChannelValues,
     Layer,
-    describe_refusal,
     gathered,
     layer_of,
     spread,
@@ -133,7 +132,7 @@ def find_pairs(
                 raise NotFollowedError(f"{names[1]!r} reads its output and is not to be treated")
             second = layer_of(calls, reading.node)
         except NotFollowedError as error:
-            refused.append(describe_refusal(remedy.kind, names, error))
+            refused.append(Treatment.refused(remedy, *names, reason=str(error)))
         else:
             pairs.append(Pair(first, second, reading.spread, reading.keeps_offsets))
     return pairs, list(dict.fromkeys(refused))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_engine.remedies.codes import OutputRows, improved, refused
+from quant_engine.remedies.codes import OutputRows, improved
 from quant_engine.report import Treatment
 from quant_engine.scheme import Gptq
 from quant_engine.tensors.affine import QParams
@@ -32,15 +32,15 @@ def round_layer(name: str, rows: OutputRows, remedy: Gptq) -> Treatment:
         rows.weight, rows.hessian, rows.scale, rows.points, rows.grid, remedy.damping
     )
     if codes is None:
-        return refused(
-            remedy,
-            name,
+        reason = (
             f"XXᵀ of its inputs cannot be factored, damped by up to {damping:g} of its mean "
-            "diagonal; its weights are rounded as usual",
+            "diagonal; its weights are rounded as usual"
         )
+        return Treatment.refused(remedy, name, reason=reason)
     before, after = rows.output_error(rows.codes), rows.output_error(codes)
     if after > before:
-        return refused(remedy, name, "its output error would be larger than that of plain rounding")
+        reason = "its output error would be larger than that of plain rounding"
+        return Treatment.refused(remedy, name, reason=reason)
     rows.write(codes)
     raised = f"damping was raised to {damping:g}" if damping > remedy.damping else ""
     return improved(remedy, name, before, after, raised)

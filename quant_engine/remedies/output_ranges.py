@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_engine.remedies.codes import OutputRows, by_outputs, improved, refused
+from quant_engine.remedies.codes import OutputRows, by_outputs, improved
 from quant_engine.report import Treatment
 from quant_engine.scheme import Remedy
 
@@ -27,7 +27,8 @@ def narrow_layer(name: str, rows: OutputRows, remedy: Remedy) -> Treatment:
     shares = best_shares(rows, owner)
     narrowed = int((shares < 1).sum())
     if not narrowed:
-        return refused(remedy, name, "no narrower range makes its output error smaller")
+        reason = "no narrower range makes its output error smaller"
+        return Treatment.refused(remedy, name, reason=reason)
     scale = _narrowed(grid.scale.flatten().double(), shares)
     codes = _codes(rows, rows.weight, scale[owner], rows.points)
     before, after = rows.output_error(rows.codes), rows.output_error(codes, scale[owner])

@@ -27,7 +27,7 @@ from quant_engine.remedies.chains import (
     passes_factors,
     shape_of,
 )
-from quant_engine.remedies.channels import Layer, describe_refusal, gathered, layer_of, spread
+from quant_engine.remedies.channels import Layer, gathered, layer_of, spread
 from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
 from quant_engine.scheme import LayerScheme, Recipe, Remedy
@@ -160,7 +160,7 @@ def find_groups(
             readers = [_reader(calls, reading, recipe) for reading in readings]
             groups.append((source, readers))
         except NotFollowedError as error:
-            refused.append(describe_refusal(remedy.kind, names, error))
+            refused.append(Treatment.refused(remedy, *names, reason=str(error)))
     return groups, list(dict.fromkeys(refused))
 
 
@@ -249,7 +249,7 @@ def move_factors(
         if not reason and any(reader.seen.first is None for reader in readers):
             reason = "nothing entered the layers on the calibration data"
         if reason:
-            done.append(Treatment(remedy.kind, names, is_applied=False, reason=reason))
+            done.append(Treatment.refused(remedy, *names, reason=reason))
             continue
         tried = choose(readers, judged)
         done.append(move_best(remedy.kind, source, readers, judged, tried, is_forced))

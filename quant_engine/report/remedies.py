@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quant_engine.scheme import Remedy
+
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
@@ -42,3 +44,8 @@ class Treatment:
     alpha: float | None = None
     folded_into: str = ""
     step: str = ""
+
+    @classmethod
+    def refused(cls, remedy: Remedy, *layers: str, reason: str) -> Treatment:
+        """Return the entry of layers that a remedy left alone."""
+        return cls(remedy.kind, layers, is_applied=False, reason=reason)
