@@ -20,7 +20,7 @@ from quant_engine.judging.answers import named_tensors
 from quant_engine.judging.labels import fit_labels
 from quant_engine.judging.output import EMBEDDINGS, IMAGE, LOGITS, MASK, PROBABILITIES, VALUES
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import watched_layers
+from quant_engine.model.forward import added_zeros
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.model.modules import named_parameters_of
 from quant_engine.preparation.prepared_model import PreparedModel
@@ -80,15 +80,7 @@ class Guess:
 
 def find_origins(prepared: PreparedModel, batch: Batch, count: int) -> list[Origin]:
     """Return what made each float tensor of the answer, in the order of `named_tensors`."""
-    model, zeros = prepared.model, {}
-
-    def add_zero(name: str, _args: Any, _kwargs: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return output
-        zero = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
-        zeros[id(zero)] = (zero, name)
-        return output + zero
-
+    model = prepared.model
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -101,11 +93,11 @@ def find_origins(prepared: PreparedModel, batch: Batch, count: int) -> list[Orig
         prepared.state.leaving_no_trace(model),
         torch.inference_mode(False),
         torch.enable_grad(),
-        watched_layers(layers, add_zero),
+        added_zeros(layers) as zeros,
     ):
         inputs = copy_inputs(batch)
         answer = model(*inputs.args, **inputs.kwargs)
-        owners = {key: name for key, (_, name) in zeros.items()}
+        owners = {id(zero): name for name, found in zeros.items() for zero in found}
         origins = [_origin(tensor.grad_fn, owners) for _, tensor in named_tensors(answer)]
     return origins if len(origins) == count else [Origin()] * count
 

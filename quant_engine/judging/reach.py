@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quant_engine.errors import QuantizationError
 from quant_engine.judging.judged import Answer, Judged
 from quant_engine.model.batches import Batch
-from quant_engine.model.forward import run_model, watched_layers
+from quant_engine.model.forward import added_zeros, run_model, watched_layers
 from quant_engine.model.inputs import copy_inputs
 from quant_engine.preparation.prepared_model import PreparedModel
 
@@ -57,26 +57,18 @@ def _gradients(
     model: nn.Module, judged: Judged, batch: Batch, layers: Mapping[str, nn.Module]
 ) -> tuple[set[str], set[str]]:
     """Return which layers ran, and to which of them a gradient comes from the output."""
-    zeros: list[tuple[str, Tensor]] = []
-    called: set[str] = set()
-
-    def watch(name: str, _args: Any, _kwargs: Any, output: Any) -> Any:
-        called.add(name)
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return output
-        zeros.append((name, torch.zeros_like(output, requires_grad=True)))
-        return output + zeros[-1][1]
-
+    zeros: Mapping[str, Sequence[Tensor]] = {}
     inputs = copy_inputs(batch)
     try:
-        with torch.enable_grad(), watched_layers(layers, watch):
+        with torch.enable_grad(), added_zeros(layers) as zeros:
             answer = judged.find(model(*inputs.args, **inputs.kwargs))
             total = torch.stack([x.double().sum() for x in answer if x.requires_grad]).sum()
-            found = torch.autograd.grad(total, [z for _, z in zeros], allow_unused=True)
+            calls = [(name, zero) for name in zeros for zero in zeros[name]]
+            gradients = torch.autograd.grad(total, [z for _, z in calls], allow_unused=True)
     except Exception:  # autograd cannot take every model; then all layers are tried
-        return called or set(layers), set()
-    pairs = zip(zeros, found, strict=True)
-    return called, {name for (name, _), gradient in pairs if gradient is not None}
+        return set(zeros) or set(layers), set()
+    pairs = zip(calls, gradients, strict=True)
+    return set(zeros), {name for (name, _), gradient in pairs if gradient is not None}
 
 
 def _changed_output(

@@ -153,6 +153,27 @@ def watched_layers(layers: Mapping[str, nn.Module], hook: LayerHook) -> Iterator
         yield
 
 
+@contextmanager
+def added_zeros(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+    """Add a zero to every float output of `layers`, inside the context, to follow gradients to it.
+
+    Yields:
+        Name of each layer that ran -> its zeros, one for each call that returned a float tensor.
+    """
+    zeros: dict[str, list[Tensor]] = {}
+
+    def add(name: str, _args: Any, _kwargs: Any, output: Any) -> Any:
+        found = zeros.setdefault(name, [])
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        zero = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
+        found.append(zero)
+        return output + zero
+
+    with watched_layers(layers, add):
+        yield zeros
+
+
 def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """Return the first tensor a layer was called with."""
     for value in (*args, *kwargs.values()):
