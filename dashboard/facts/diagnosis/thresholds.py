@@ -26,6 +26,8 @@ LOST_SHARE = 0.1
 """So many of the weights that are not 0 must have become 0 before it is called a cause."""
 LOST_INPUTS = 0.05
 """Weights are unequal from this share of input channels on whose weights are lost."""
+NARROW = 0.5
+"""A channel's range is small where it is less than this share of the widest one's."""
 FEW_BITS = 4
 """From this width of weights down, rounding alone costs so much that better rounding is offered."""
 CLIPPED_SHARE = 0.5
@@ -51,6 +53,8 @@ OWN_SHARE = 0.5
 """An error is mostly its own where the layer alone makes this share of its energy."""
 DOMINATES = 4.0
 """Weights or inputs cost more than the other from this multiple of its energy on: 6 dB."""
+WORST_LAYERS = 0.1
+"""This share of the layers, those with the largest errors, and one at least, stand out."""
 LEANING_SHARE = 0.25
 """The answer leans on a layer that makes this share of all layers' effects on it."""
 MATTERS = 1e-3

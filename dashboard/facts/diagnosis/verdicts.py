@@ -24,8 +24,10 @@ from dashboard.facts.diagnosis.thresholds import (
     HIDDEN_DB,
     MANY_ZEROS,
     MOST_VALUES,
+    NARROW,
     OWN_SHARE,
     RANGE_GAIN_DB,
+    WORST_LAYERS,
     WORTH_DB,
 )
 from dashboard.facts.tensors import (
@@ -251,7 +253,7 @@ def weak_channel(tensor: TensorReport, subject: str) -> Verdict | None:
     if lost > 1:
         text += f" {plural(lost, 'channel')} are below {BAD_DB:g} dB."
     widest = max(channels, key=lambda c: c.reach)
-    if 0 < channel.reach < widest.reach / 2 and tensor.scheme.has_one_scale:
+    if 0 < channel.reach < NARROW * widest.reach and tensor.scheme.has_one_scale:
         text += (
             f" Its range is {format_number(widest.reach / channel.reach, 2)} times smaller than "
             f"that of channel {widest.index}, and both share one scale. Scales per channel help."
@@ -361,7 +363,7 @@ def standing(layer: LayerReport, report: ModelReport) -> Verdict | None:
         f"its output, {_ALIKE}. Quantizing it saves {format_bytes(saved)}, "
         f"{format_percent(saved / before if before else 0.0)} of its size."
     )
-    is_among_worst = rank <= max(1, len(local) // 10) and _tone_of_wrong(mine) != GOOD
+    is_among_worst = rank <= max(1, WORST_LAYERS * len(local)) and _tone_of_wrong(mine) != GOOD
     return Verdict(WATCH if is_among_worst else INFO, "Among all layers", text)
 
 
