@@ -47,7 +47,13 @@ from dashboard.facts.diagnosis.verdicts import (
     is_mostly_clipped,
     shares_coarse_scale,
 )
-from dashboard.facts.tensors import best_choice, channel_sqnrs, observer_name, used_choice
+from dashboard.facts.tensors import (
+    best_choice,
+    channel_sqnrs,
+    grid_owner,
+    observer_name,
+    used_choice,
+)
 from dashboard.words.formatting import format_db, format_number, format_percent, plural
 from quant_engine.report import LayerReport, ModelReport, RangeChoice, TensorReport
 
@@ -148,7 +154,8 @@ def not_judged(layer: LayerReport, effects: OutputEffects | None) -> tuple[str, 
     if layer.input is not None and not input_reach(layer):
         missing.append("input channels: this kind of layer has none")
     if layer.weight is not None and not layer.weight.range_choices:
-        missing.append("outliers in the weights: every channel has a range of its own")
+        owner = grid_owner(layer.weight)
+        missing.append(f"outliers in the weights: every {owner} has a range of its own")
     if layer.input is not None and layer.input.is_dynamic:
         missing.append("outliers in the inputs: their range is that of each batch")
     if effects is None or layer.name not in effects.values:

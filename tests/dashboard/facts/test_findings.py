@@ -23,6 +23,7 @@ from quant_engine.report import (
     TensorReport,
     ValueHistogram,
 )
+from quant_engine.scheme import TensorScheme
 from tests.dashboard.factories import make_report, replace_layer
 
 NAME = "layer2.0.conv1"
@@ -317,6 +318,10 @@ def test_what_is_not_judged_is_said() -> None:
     assert "every channel has a range of its own" in missing
     assert "neither measured nor predicted" in missing
     assert "neither" not in " ".join(not_judged(layer, effects(0.5)))
+    assert layer.weight is not None
+    grouped = TensorScheme(granularity="per_group", group_size=32)
+    layer = replace(layer, weight=replace(layer.weight, scheme=grouped))
+    assert "every group of 32 weights has a range of its own" in " ".join(not_judged(layer, None))
 
 
 def test_every_finding_has_a_title_and_says_its_rule() -> None:
