@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from quant_engine.layers.functional_weight import QuantizedFunctionalWeight
 from quant_engine.model.batches import Batch, first_samples, iterate_batches, map_tensors
 from quant_engine.model.copying import share_parameters, share_tensors
 from quant_engine.model.forward import run_in_place
+from quant_engine.model.modules import names_that_share
 from quant_engine.report import LayerExecution
 
 SIMULATED = "simulated"
@@ -120,14 +120,15 @@ def _pack_weights(model: nn.Module) -> None:
 
     Weights that several layers hold stay as they are, since others may read single rows of them.
     """
-    holders = Counter(id(module.stored_weight) for module in _quantized_layers(model))
-    for layer in _quantized_layers(model):
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLayer)}
+    shared = names_that_share({name: layer.stored_weight for name, layer in layers.items()})
+    for name, layer in layers.items():
         stored = layer.stored_weight
         if (
             stored is not None
             and layer.integer_form is not None
             and not layer.rounds_input
-            and holders[id(stored)] == 1
+            and name not in shared
             and not isinstance(stored, PackedTensor)
             and PackedTensor.can_hold(stored)
         ):

@@ -121,6 +121,18 @@ def count_parameter_uses(model: nn.Module) -> Mapping[int, int]:
     )
 
 
+def names_that_share(held: Mapping[str, object]) -> frozenset[str]:
+    """Return the names that hold the very same object as another one.
+
+    Example:
+        >>> weight = [1.0]
+        >>> sorted(names_that_share({"a": weight, "b": [1.0], "c": weight}))
+        ['a', 'c']
+    """
+    holders = Counter(map(id, held.values()))
+    return frozenset(name for name, value in held.items() if holders[id(value)] > 1)
+
+
 def names_of_modules(model: nn.Module) -> dict[int, tuple[str, ...]]:
     """Return id of a module -> all its dotted names, the first one first."""
     names: dict[int, tuple[str, ...]] = {}

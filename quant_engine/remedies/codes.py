@@ -24,7 +24,7 @@ from quant_engine.layers import (
     QuantizedLinear,
 )
 from quant_engine.layers.convolution import edge_padding
-from quant_engine.model.modules import count_parameter_uses
+from quant_engine.model.modules import count_parameter_uses, names_that_share
 from quant_engine.remedies.channels import Layer
 from quant_engine.remedies.passes import Passes
 from quant_engine.report import Treatment
@@ -150,18 +150,10 @@ def find_layers(
     quantized: nn.Module, remedy: Remedy
 ) -> tuple[dict[str, QuantizedLayer], frozenset[str]]:
     """Return the quantized layers that a remedy names, and which share their weight with others."""
-    layers = {
-        name: module
-        for name, module in quantized.named_modules()
-        if isinstance(module, QuantizedLayer) and remedy.treats(name)
-    }
-    holders = [m for m in quantized.modules() if getattr(m, "stored_weight", None) is not None]
-    shared = frozenset(
-        name
-        for name, layer in layers.items()
-        if sum(holder.stored_weight is layer.stored_weight for holder in holders) > 1
-    )
-    return layers, shared
+    layers = {n: m for n, m in quantized.named_modules() if isinstance(m, QuantizedLayer)}
+    stored = {name: layer.stored_weight for name, layer in layers.items() if layer.is_quantized}
+    treated = {name: layer for name, layer in layers.items() if remedy.treats(name)}
+    return treated, names_that_share(stored)
 
 
 def treat_forms(

@@ -12,7 +12,7 @@ from quant_engine.errors import UnsupportedLayerError, require_choice
 from quant_engine.layers import QuantizedLayer
 from quant_engine.model.batches import Data, iterate_batches
 from quant_engine.model.copying import share_tensors
-from quant_engine.model.modules import StandIn
+from quant_engine.model.modules import StandIn, names_that_share
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.preparation.selection import list_layers
 from quant_engine.progress import ProgressMeter
@@ -26,6 +26,7 @@ from quant_engine.quantization.conversion import (
 )
 from quant_engine.quantization.size import total_bytes
 from quant_engine.remedies import Passes, treat_locally
+from quant_engine.remedies.codes import Step
 from quant_engine.scheme import (
     BIAS_CORRECTION,
     Candidate,
@@ -223,7 +224,6 @@ def build_forms(
     require_choice("parts", parts, PARTS)
     named = None if options is None else name_options(options)
     recipes = _recipes(recipe, named, parts)
-    treated = {o: named[o].remedies if named else () for o in recipes}
     plans: dict[str, dict[str, LayerPlan]] = {}
     for option, wanted in recipes.items():
         for plan in plan_layers(prepared, wanted, calibration):
@@ -231,15 +231,13 @@ def build_forms(
     skipped: dict[str, str] = {}
     changes: dict[str, dict[str, _Change]] = {}
     for name, by_option in plans.items():
-        unseen = calibration.unseen(name) if seen_only else ""
-        reasons = [plan.reason for plan in by_option.values() if plan.scheme is None]
-        if unseen or len(reasons) == len(by_option):
-            skipped[name] = (*reasons, f"{unseen}, so nothing can be said about it")[0]
-            continue
-        found = {o: _change(plan, parts, treated[o]) for o, plan in by_option.items()}
-        changes[name] = {o: c for o, c in found.items() if c.weight or c.activation}
+        reason = _why_skipped(by_option, calibration.unseen(name) if seen_only else "")
+        if reason is None:
+            changes[name] = _changes(by_option, named or {}, parts)
+        else:
+            skipped[name] = reason
     for option in recipes:
-        if not any(option in found for found in changes.values()):
+        if not any(option in by_option for by_option in changes.values()):
             raise UnsupportedLayerError(_nothing(option, parts))
     order = {name: index for index, name in enumerate(calibration.calls)}
     names = sorted(filter(changes.get, changes), key=lambda n: order.get(n, len(order)))
@@ -247,25 +245,26 @@ def build_forms(
     forms: dict[str, dict[_Change, nn.Module]] = {}
     for number, name in enumerate(names, start=1):
         layer = prepared.model.get_submodule(name)
-        forms[name] = {
-            change: _changed(
-                name, layer, change, calibration, shared.setdefault(change.of_codes, {})
-            )
-            for change in dict.fromkeys(changes[name].values())
-        }
+        forms[name] = {}
+        for change in dict.fromkeys(changes[name].values()):
+            codes = shared.setdefault(change.of_codes, {})
+            forms[name][change] = _changed(name, layer, change, calibration, codes)
         meter.step(f"quantize {name} in every way (layer {number} of {len(names)})")
     remedies = remedies_of(recipe, named or {})
     refused = _treat(prepared, forms, remedies, data, meter) if remedies else {}
-    pairs = [(name, option) for name in names for option in changes[name]]
-    quantizable = tuple(x.name for x in list_layers(prepared.model) if x.is_quantizable)
+    entries = {(name, o): change for name in names for o, change in changes[name].items()}
     return LayerForms(
-        {name: {o: forms[name][c] for o, c in changes[name].items()} for name in names},
-        tuple(recipes),
-        skipped,
-        quantizable,
-        prepared.model,
-        total_bytes(model),
-        {(n, o): refused[n, changes[n][o]] for n, o in pairs if (n, changes[n][o]) in refused},
+        modules={name: {o: forms[name][c] for o, c in changes[name].items()} for name in names},
+        options=tuple(recipes),
+        skipped=skipped,
+        quantizable=tuple(x.name for x in list_layers(prepared.model) if x.is_quantizable),
+        float_model=prepared.model,
+        float_bytes=total_bytes(model),
+        untreated={
+            (name, option): refused[name, change]
+            for (name, option), change in entries.items()
+            if (name, change) in refused
+        },
     )
 
 
@@ -281,52 +280,51 @@ def _treat(
     Returns:
         (layer, change) -> kind -> why it is not; the form without it stands there then.
     """
-    named = {
-        name: {c: x for c, x in by_change.items() if c.remedies and isinstance(x, QuantizedLayer)}
-        for name, by_change in forms.items()
-    }
-    todo = {
-        name: {
-            (kind, _treated_part(form, kind)): form
-            for kind in remedies
-            for change, form in by_change.items()
-            if kind in change.remedies
-        }
-        for name, by_change in named.items()
-    }
-    steps = {
-        name: [(form, remedies[kind]) for (kind, _), form in found.items()]
-        for name, found in todo.items()
-        if found
-    }
-    weights = [id(prepared.model.get_submodule(name).weight) for name in forms]
-    shared = {n for n, weight in zip(forms, weights, strict=True) if weights.count(weight) > 1}
     assert not isinstance(data, Calibration)
-    done = treat_locally(Passes(prepared, list(iterate_batches(data))), steps, shared, meter)
+    steps = {
+        name: found for name, by_change in forms.items() if (found := _steps(by_change, remedies))
+    }
+    done = treat_locally(
+        Passes(prepared, list(iterate_batches(data))),
+        {name: list(found.values()) for name, found in steps.items()},
+        names_that_share({name: prepared.model.get_submodule(name).weight for name in forms}),
+        meter,
+    )
     refused = {
-        place: treatment.reason
-        for name in steps
-        for place, treatment in zip(todo[name], done[name], strict=True)
+        part: treatment.reason
+        for name, found in steps.items()
+        for part, treatment in zip(found, done[name], strict=True)
         if not treatment.is_applied
     }
     reasons: dict[tuple[str, _Change], dict[str, str]] = {}
-    for name, by_change in named.items():
+    for name, by_change in forms.items():
         for change, form in by_change.items():
-            places = {kind: (kind, _treated_part(form, kind)) for kind in change.remedies}
-            why = {kind: refused[place] for kind, place in places.items() if place in refused}
+            parts = {kind: _treated_part(form, kind) for kind in change.remedies}
+            why = {kind: refused[part] for kind, part in parts.items() if part in refused}
             if why:
                 reasons[name, change] = why
-    for (name, change), why in reasons.items():
-        rest = tuple(kind for kind in change.remedies if kind not in why)
-        other = forms[name].get(change._replace(remedies=rest))
-        forms[name][change] = other or forms[name][change]
+                others = tuple(kind for kind in change.remedies if kind not in why)
+                by_change[change] = by_change.get(change._replace(remedies=others), form)
     return reasons
 
 
-def _treated_part(form: QuantizedLayer, kind: str) -> nn.Module:
-    """Return what a remedy changes: codes, which forms may share, or the bias of one form."""
+def _steps(
+    by_change: Mapping[_Change, nn.Module], remedies: Mapping[str, Remedy]
+) -> dict[tuple[str, nn.Module], Step]:
+    """Return what to do to the forms of a layer, by what it changes: each part is treated once."""
+    return {
+        _treated_part(form, kind): (form, remedy)
+        for kind, remedy in remedies.items()
+        for change, form in by_change.items()
+        if kind in change.remedies and isinstance(form, QuantizedLayer)
+    }
+
+
+def _treated_part(form: nn.Module, kind: str) -> tuple[str, nn.Module]:
+    """Return a remedy and what it changes: codes, which forms may share, or one form's bias."""
+    assert isinstance(form, QuantizedLayer)
     assert form.stored_weight is not None
-    return form if kind == BIAS_CORRECTION else form.stored_weight
+    return kind, form if kind == BIAS_CORRECTION else form.stored_weight
 
 
 def _recipes(
@@ -349,12 +347,29 @@ def _recipes(
     }
 
 
-def _change(plan: LayerPlan, parts: str, remedies: tuple[str, ...]) -> _Change:
-    if plan.scheme is None:
-        return _Change(None, None)
-    if parts == ACTIVATIONS:
-        return _Change(None, plan.scheme.activation)
-    return _Change(plan.scheme.weight, plan.scheme.activation, remedies)
+def _why_skipped(plans: Mapping[str, LayerPlan], unseen: str) -> str | None:
+    """Return why a layer stays float under every option; None if it does not."""
+    reasons = [plan.reason for plan in plans.values() if plan.scheme is None]
+    if unseen or len(reasons) == len(plans):
+        return (*reasons, f"{unseen}, so nothing can be said about it")[0]
+    return None
+
+
+def _changes(
+    plans: Mapping[str, LayerPlan], options: Mapping[str, Candidate], parts: str
+) -> dict[str, _Change]:
+    """Return option -> what it does to a layer; those that do nothing are left out."""
+    found = {}
+    for option, plan in plans.items():
+        if plan.scheme is None:
+            continue
+        weight, activation = plan.scheme.weight, plan.scheme.activation
+        if parts != ACTIVATIONS:
+            remedies = options[option].remedies if options else ()
+            found[option] = _Change(weight, activation, remedies)
+        elif activation is not None:
+            found[option] = _Change(None, activation)
+    return found
 
 
 def _changed(
