@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from benchmarks.response.samples import OPTION_BITS, RECIPE, load_samples
+from benchmarks.response.samples import RECIPE, load_samples
 from quant_engine import (
     Candidate,
     LayerScheme,
@@ -75,7 +75,7 @@ def candidates_rows(name: str) -> list[list[str]]:
 
 def candidate_sets() -> dict[str, Mapping[str, LayerScheme | Candidate]]:
     """Return what a layer can be, by name; every set holds the one before it."""
-    plain, narrow = bit_options(RECIPE, OPTION_BITS), bit_options(RECIPE, NARROW)
+    plain, narrow = bit_options(RECIPE), bit_options(RECIPE, NARROW)
     gptq = {**plain, **treated(narrow, GPTQ)}
     bias = {**gptq, **treated(narrow, BIAS_CORRECTION), **treated(narrow, GPTQ, BIAS_CORRECTION)}
     ranges = {**bias, **treated(narrow, OUTPUT_MSE), **treated(narrow, OUTPUT_MSE, GPTQ)}

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.response.samples import OPTION_BITS, RECIPE, Samples, load_samples, make_forms
+from benchmarks.response.samples import RECIPE, Samples, load_samples, make_forms
 from quant_engine import (
     ConfigurationScore,
     LogitResponse,
@@ -16,7 +16,7 @@ from quant_engine import (
     verify_configurations,
 )
 from quant_engine.metrics.energies import ErrorStats
-from quant_engine.variants.options import bit_options
+from quant_engine.variants.options import OPTION_BITS, bit_options
 from sample_models import load_model
 
 BUDGET_BITS = (6, 4, 3)
@@ -90,7 +90,7 @@ def make_chooser(model: nn.Module, samples: Samples) -> LogitResponse:
         model,
         samples.calibration,
         RECIPE,
-        options=bit_options(RECIPE, OPTION_BITS),
+        options=bit_options(RECIPE),
         agreement_configurations=8,
         agreement_samples=1,
     )

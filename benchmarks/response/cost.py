@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.response.choices import make_chooser
-from benchmarks.response.samples import OPTION_BITS, RECIPE, load_samples, make_forms
+from benchmarks.response.samples import RECIPE, load_samples, make_forms
 from quant_engine import search_configuration
 from quant_engine.judging.describe import describe_judged
 from quant_engine.model.batches import iterate_batches
@@ -40,7 +40,7 @@ def cost_rows(name: str) -> list[list[str]]:
     samples = load_samples(name)
     model = load_model(name)
     prepared, layers = make_forms(model, samples)
-    meter, named = ProgressMeter(None, 0), name_options(bit_options(RECIPE, OPTION_BITS))
+    meter, named = ProgressMeter(None, 0), name_options(bit_options(RECIPE))
     pairs = [{layer: option} for layer in layers.modules for option in named]
 
     def response(data: Sequence[object] = samples.test) -> None:

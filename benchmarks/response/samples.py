@@ -16,7 +16,6 @@ from quant_engine.variants.options import bit_options
 from sample_models import get_model_info
 
 RECIPE = Recipe.default()
-OPTION_BITS = (8, 6, 4, 3, 2)
 BATCH = 100
 
 
@@ -42,7 +41,7 @@ def make_forms(model: nn.Module, samples: Samples) -> tuple[PreparedModel, Layer
     """Return the prepared model, and its layers at all widths."""
     prepared, meter = prepare_for(model, samples.calibration)[0], ProgressMeter(None, 0)
     calibration = calibrate_prepared(prepared, samples.calibration, meter)
-    options = bit_options(RECIPE, OPTION_BITS)
+    options = bit_options(RECIPE)
     return prepared, build_forms(
-        *(model, prepared, RECIPE, options, calibration, meter), seen_only=True
+        model, prepared, RECIPE, options, calibration, meter, seen_only=True
     )

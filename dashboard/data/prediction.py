@@ -29,9 +29,8 @@ from quant_engine.scheme import (
     Recipe,
     local_remedies,
 )
-from quant_engine.variants import FLOAT_OPTION
+from quant_engine.variants import FLOAT_OPTION, OPTION_BITS
 
-WIDTHS = (8, 6, 4, 3, 2)
 MOST_TREATED_BITS = 4
 """Remedies and groups are tried up to these bits, as wider weights gain little from them
 (`docs/remedies.md`), GPTQ at the recipe's own bits too."""
@@ -91,7 +90,7 @@ def widths_of(recipe: Recipe) -> tuple[int, ...]:
         >>> widths_of(Recipe.default())
         (8, 6, 4, 3, 2)
     """
-    return tuple(sorted({*WIDTHS, recipe.weight.bits}, reverse=True))
+    return tuple(sorted({*OPTION_BITS, recipe.weight.bits}, reverse=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,6 @@ from quant_engine.scheme import LayerScheme, Recipe
 from quant_engine.sensitivity import CURVE_POINTS, LEAVE_ONE_OUT, ONE_AT_A_TIME
 from quant_engine.variants import ACTIVATIONS, BOTH, WEIGHTS
 
-WIDTHS = (8, 6, 4, 3, 2)
-"""Bits of the weights that can be tried on every layer."""
-
 STOPPING_SHARE = 0.3
 """Layers far below this share of the largest effect need not be run on all samples."""
 

@@ -53,7 +53,11 @@ def scale_by_inputs(
         return tried + [(awq_factors(mean, alpha, use), alpha) for alpha in (0.0, *ALPHAS)]
 
     done = move_factors(
-        *(passes, graph, remedy, recipe, choose),
+        passes,
+        graph,
+        remedy,
+        recipe,
+        choose,
         is_judged=lambda reader: reader.scheme is not None,
         unjudged="the layers stay float",
     )

@@ -45,7 +45,11 @@ def smooth(
         return [(smoothing_factors(largest, reach, alpha), alpha) for alpha in alphas]
 
     done = move_factors(
-        *(passes, graph, remedy, recipe, choose),
+        passes,
+        graph,
+        remedy,
+        recipe,
+        choose,
         is_judged=lambda r: r.scheme is not None and r.scheme.activation is not None,
         unjudged="the inputs stay float",
         is_forced=remedy.alpha != AUTO,

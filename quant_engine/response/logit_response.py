@@ -135,29 +135,22 @@ class LogitResponse:
             ModelForwardError: If the model raises on the data.
             UnsupportedLayerError: If there is no layer to choose for.
         """
-        require_at_least(1, "classes", classes)
-        require_at_least(1, "top_k", top_k)
-        require_at_least(2, "projections", projections)
-        require_at_least(1, "agreement_configurations", agreement_configurations)
-        require_at_least(1, "agreement_samples", agreement_samples)
-        require_at_least(0, "seed", seed)
         settings = ResponseSettings(
-            *(classes, top_k, projections, agreement_configurations, agreement_samples, seed)
+            classes=classes,
+            top_k=top_k,
+            projections=projections,
+            configurations=agreement_configurations,
+            agreement_samples=agreement_samples,
+            seed=seed,
         )
-        if metric not in PREDICTED:
-            raise SchemeError(
-                f"metric is {metric!r}. Predictions follow gradients of the KL divergence, the "
-                "NMSE or the cosine: give 'kl_divergence', 'nmse' or 'cosine', or None."
-            )
-        if top_k >= classes:
-            raise SchemeError(
-                f"top_k is {top_k} and classes {classes}. top_k must be smaller: outputs of up to "
-                "`classes` values are predicted completely."
-            )
+        _check_settings(settings, metric)
         recipe = recipe_or_default(recipe)
         named = default_options(recipe) if options is None else name_options(options)
         setup = set_up(
-            *(model, calibration_data, recipe, evaluation_data),
+            model,
+            calibration_data,
+            recipe,
+            evaluation_data,
             output=output,
             metric=metric,
             remedies=tuple(remedies_of(recipe, named).values()),
@@ -167,7 +160,12 @@ class LogitResponse:
         calibration = setup.calibrate(meter)
         meter = ProgressMeter(in_part(progress, 0.03, 0.06), 0)
         layers = build_forms(
-            *(model, prepared, recipe, named, calibration, meter),
+            model,
+            prepared,
+            recipe,
+            named,
+            calibration,
+            meter,
             seen_only=True,
             data=setup.calibration_data,
         )
@@ -460,3 +458,22 @@ class LogitResponse:
     @cached_property
     def _option_places(self) -> dict[str, int]:
         return {option.name: index for index, option in enumerate(self.report.options)}
+
+
+def _check_settings(settings: ResponseSettings, metric: str | None) -> None:
+    require_at_least(1, "classes", settings.classes)
+    require_at_least(1, "top_k", settings.top_k)
+    require_at_least(2, "projections", settings.projections)
+    require_at_least(1, "agreement_configurations", settings.configurations)
+    require_at_least(1, "agreement_samples", settings.agreement_samples)
+    require_at_least(0, "seed", settings.seed)
+    if metric not in PREDICTED:
+        raise SchemeError(
+            f"metric is {metric!r}. Predictions follow gradients of the KL divergence, the "
+            "NMSE or the cosine: give 'kl_divergence', 'nmse' or 'cosine', or None."
+        )
+    if settings.top_k >= settings.classes:
+        raise SchemeError(
+            f"top_k is {settings.top_k} and classes {settings.classes}. top_k must be smaller: "
+            "outputs of up to `classes` values are predicted completely."
+        )

@@ -68,7 +68,10 @@ def verify_configurations(
     chosen = _outputs_of(response) if output is None else output
     options = _options_for(response, configurations)
     setup = set_up(
-        *(model, calibration_data, recipe, evaluation_data),
+        model,
+        calibration_data,
+        recipe,
+        evaluation_data,
         output=chosen,
         remedies=tuple(remedies_of(recipe, options).values()),
     )
@@ -77,7 +80,12 @@ def verify_configurations(
     meter = ProgressMeter(progress, setup.calibration_batches + len(response.layers) + runs)
     calibration = setup.calibrate(meter)
     forms = build_forms(
-        *(model, prepared, recipe, options, calibration, meter),
+        model,
+        prepared,
+        recipe,
+        options,
+        calibration,
+        meter,
         seen_only=True,
         data=setup.calibration_data,
     ).modules
@@ -265,7 +273,9 @@ def _score(
         replace(score, interval=percentile_interval(drawn), value=value_of(output.metric, known))
         for score, drawn, output, known in zip(
             score_outputs(found, response.report.outputs),
-            *(resampled, judged.outputs, totals),
+            resampled,
+            judged.outputs,
+            totals,
             strict=True,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
@@ -15,7 +16,7 @@ from quant_engine.model.batches import Data
 from quant_engine.preparation.prepared_model import PreparedModel
 from quant_engine.progress import Progress, ProgressMeter
 from quant_engine.quantization.calibration import Calibration
-from quant_engine.quantization.setup import set_up
+from quant_engine.quantization.setup import Setup, set_up
 from quant_engine.remedies import remedies_left_out
 from quant_engine.report import SensitivityReport
 from quant_engine.scheme import Candidate, Recipe
@@ -116,7 +117,10 @@ def measure_sensitivity(
     """
     _check_settings(direction, parts, seed, curve_points, precision)
     setup = set_up(
-        *(model, calibration_data, recipe, evaluation_data),
+        model,
+        calibration_data,
+        recipe,
+        evaluation_data,
         output=output,
         metric=metric,
         reads_often=True,
@@ -129,28 +133,53 @@ def measure_sensitivity(
     forms = build_forms(model, prepared, recipe, named, calibration, meter, parts=parts)
     runner = VariantRunner(prepared.model, forms.modules, state=prepared.state, judged=judged)
     sweep, notes = _where_to_run(runner, executor, prepared)
-    empty = SensitivityReport(
-        *(model_name, recipe, direction, (), None, (), 0, None, seed),
-        is_partial=True,
-        notes=(*judged.notes, *remedies_left_out(recipe), *notes),
-        metric="",  # known once something is measured
-        parts=parts,
-        references=(),
-        rankings=(),
-        judged=judged.line,
-        schemes=tuple(option.scheme for option in named.values()) if named else (),
-    )
+    empty = _empty_report(setup, named, model_name, direction, parts, seed, notes)
     measurement = Measurement(
-        *(sweep, setup.evaluation_data, forms, judged.outputs, empty),
-        find_unreached(prepared, judged, list(forms.modules)),
-        curve_points if with_cumulative else 0,
-        precision,
+        sweep=sweep,
+        data=setup.evaluation_data,
+        forms=forms,
+        judged=judged.outputs,
+        empty=empty,
+        unreached=find_unreached(prepared, judged, list(forms.modules)),
+        curve_points=curve_points if with_cumulative else 0,
+        precision=precision,
     )
     meter.extend(measurement.count_runs() * (setup.evaluation_batches or 1))
     measurement.measure_layers(meter, on_update)
     if with_cumulative:
         measurement.accumulate(meter)
     return measurement.report(is_partial=False)
+
+
+def _empty_report(
+    setup: Setup,
+    options: Mapping[str, Candidate] | None,
+    model_name: str,
+    direction: str,
+    parts: str,
+    seed: int,
+    notes: Sequence[str],
+) -> SensitivityReport:
+    """Return the report with its settings, before anything is measured."""
+    return SensitivityReport(
+        model_name=model_name,
+        recipe=setup.recipe,
+        direction=direction,
+        layers=(),
+        reference=None,
+        cumulative=(),
+        samples=0,
+        accuracy_float=None,
+        seed=seed,
+        is_partial=True,
+        notes=(*setup.judged.notes, *remedies_left_out(setup.recipe), *notes),
+        metric="",  # known once something is measured
+        parts=parts,
+        references=(),
+        rankings=(),
+        judged=setup.judged.line,
+        schemes=tuple(option.scheme for option in options.values()) if options else (),
+    )
 
 
 def _check_settings(

@@ -24,6 +24,9 @@ from quant_engine.scheme import (
 FLOAT_OPTION = "float"
 """What a layer that is left alone is called wherever options are named."""
 
+OPTION_BITS = (8, 6, 4, 3, 2)
+"""Widths of the weights that are tried on every layer unless others are given."""
+
 Options: TypeAlias = Mapping[str, LayerScheme | Candidate] | Iterable[LayerScheme | Candidate]
 """What to try on every layer, with names of the caller's or with those of `describe_option`. A
 scheme stands for rounding to the nearest code."""
@@ -103,7 +106,7 @@ def name_options(options: Options) -> dict[str, Candidate]:
     return named
 
 
-def bit_options(recipe: Recipe, bits: Iterable[int] = (8, 6, 4, 3, 2)) -> dict[str, LayerScheme]:
+def bit_options(recipe: Recipe, bits: Iterable[int] = OPTION_BITS) -> dict[str, LayerScheme]:
     """Return the recipe's scheme with other widths of the weights; inputs keep their width.
 
     Example:

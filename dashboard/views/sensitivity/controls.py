@@ -10,7 +10,6 @@ from dashboard.data.runs import Run
 from dashboard.data.sweeps import (
     DIRECTION_LABELS,
     PARTS_LABELS,
-    WIDTHS,
     Sweep,
     describe_sweep,
     rounds_inputs,
@@ -20,7 +19,7 @@ from dashboard.facts.sensitivity.metrics import SensitivityMetric, available_met
 from dashboard.session.link_check import check_link_word
 from dashboard.widgets.choice import choose, choose_top
 from quant_engine.report import SensitivityReport
-from quant_engine.variants import ACTIVATIONS, WEIGHTS
+from quant_engine.variants import ACTIVATIONS, OPTION_BITS, WEIGHTS
 
 DIRECTION_KEY, PARTS_KEY, WIDTHS_KEY, OPTION_KEY = "direction", "parts", "widths", "option"
 _SWEEP_KEYS = (DIRECTION_KEY, PARTS_KEY, WIDTHS_KEY)
@@ -29,7 +28,7 @@ _SWEEP_KEYS = (DIRECTION_KEY, PARTS_KEY, WIDTHS_KEY)
 def choose_sweep(run: Run) -> Sweep:
     """Draw what is switched, and the way to other measurements of this run; return the choice."""
     measured = [sweep_of(report) for report in run.sensitivities]
-    check_link_word(WIDTHS_KEY, [str(width) for width in WIDTHS])
+    check_link_word(WIDTHS_KEY, [str(width) for width in OPTION_BITS])
     _open_with_a_measurement(measured)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         about = "**Single-layer**: only this layer is quantized, the rest is float. "
@@ -40,7 +39,7 @@ def choose_sweep(run: Run) -> Sweep:
         is_inputs = parts == PARTS_LABELS[ACTIVATIONS]
         widths = st.pills(
             "Weight bits to try",
-            [str(width) for width in WIDTHS],
+            [str(width) for width in OPTION_BITS],
             selection_mode="multi",
             key=WIDTHS_KEY,
             bind="query-params",

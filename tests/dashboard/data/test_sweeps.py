@@ -9,7 +9,6 @@ import pytest
 
 from dashboard.data.settings import Settings
 from dashboard.data.sweeps import (
-    WIDTHS,
     Sweep,
     describe_sweep,
     rounds_inputs,
@@ -18,6 +17,7 @@ from dashboard.data.sweeps import (
 )
 from dashboard.work import service
 from quant_engine.scheme import PRESETS, LayerScheme, Recipe, TensorScheme
+from quant_engine.variants import OPTION_BITS
 from tests.dashboard.factories import make_sensitivity
 from tests.dashboard.option_reports import make_options
 
@@ -25,7 +25,7 @@ EVERY = [
     Sweep(direction, parts, bits)
     for direction in ("one_at_a_time", "leave_one_out")
     for parts in ("both", "weights", "activations")
-    for bits in ((), (4,), WIDTHS)
+    for bits in ((), (4,), OPTION_BITS)
 ]
 
 
