@@ -19,8 +19,8 @@ IntArray = npt.NDArray[np.int64]
 SingleArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-Pair: TypeAlias = tuple[int, int]
-"""Places of a layer and of an option."""
+LayerOption: TypeAlias = tuple[int, int]
+"""Indices of a layer and of an option."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class ResponseArrays:
         shifts, roundings = self.shifts[:, :, :rows], self.roundings[:, :, :rows]
         return replace(self, shifts=shifts, roundings=roundings, **first)
 
-    def shift(self, chosen: Sequence[Pair]) -> FloatArray:
+    def shift(self, chosen: Sequence[LayerOption]) -> FloatArray:
         """Return the sum of the shifts of (layer, option) pairs, (rows, kept + projections)."""
         if not chosen:
             return np.zeros(self.shifts.shape[2:])
@@ -98,7 +98,7 @@ class ResponseArrays:
         total: FloatArray = self.shifts[list(layers), list(options)].sum(axis=0, dtype=np.float64)
         return total
 
-    def effect(self, chosen: Sequence[Pair]) -> tuple[FloatArray, FloatArray]:
+    def effect(self, chosen: Sequence[LayerOption]) -> tuple[FloatArray, FloatArray]:
         """Return the part of a shift that is certain, and the mean degradation by its noise.
 
         A layer whose input a quantized layer has changed rounds other values than the float model's
@@ -117,7 +117,7 @@ class ResponseArrays:
                 degradation += self.rounding_degradation[layer, rounding]
         return shift, degradation
 
-    def degradation(self, chosen: Sequence[Pair]) -> float:
+    def degradation(self, chosen: Sequence[LayerOption]) -> float:
         """Return the KL divergence in nats, the NMSE or 1 - cosine, under (layer, option) pairs."""
         shift, degradation = self.effect(chosen)
         return float(self.degradations(shift[None], degradation[None])[0])

@@ -43,7 +43,7 @@ from quant_engine.report import (
     TrustRegion,
 )
 from quant_engine.report.response import has_shares, score_outputs
-from quant_engine.response.arrays import ResponseArrays
+from quant_engine.response.arrays import LayerOption, ResponseArrays
 from quant_engine.response.measurement import ResponseMeasurement
 from quant_engine.response.outputs import PREDICTED, ResponseSettings
 from quant_engine.response.storage import pack_response, unpack_response
@@ -276,7 +276,7 @@ class LogitResponse:
         is_distribution = first.is_probability or first.is_binary
         return first.metric != COSINE and not (first.metric == KL_DIVERGENCE and is_distribution)
 
-    def degradations(self, chosen: Sequence[Sequence[tuple[int, int]]]) -> FloatArray:
+    def degradations(self, chosen: Sequence[Sequence[LayerOption]]) -> FloatArray:
         """Return the predicted degradation under several choices of (layer, option) indices.
 
         Of several outputs it is the largest of their ratios; see `ConfigurationScore.degradation`.
@@ -286,7 +286,7 @@ class LogitResponse:
         """
         return self.joined(self.output_degradations(chosen))
 
-    def output_degradations(self, chosen: Sequence[Sequence[tuple[int, int]]]) -> FloatArray:
+    def output_degradations(self, chosen: Sequence[Sequence[LayerOption]]) -> FloatArray:
         """Return the same of each output in its own unit, shape (outputs, len(chosen))."""
         by_output = []
         for arrays in self.output_arrays:
@@ -326,7 +326,7 @@ class LogitResponse:
             )
         )
 
-    def chosen(self, configuration: Configuration) -> list[tuple[int, int]]:
+    def chosen(self, configuration: Configuration) -> list[LayerOption]:
         """Return the places of (layer, option) in the arrays; float layers are left out.
 
         Raises:

@@ -10,7 +10,7 @@ import numpy as np
 
 from quant_engine.report import ConfigurationSize
 from quant_engine.report.response import has_shares
-from quant_engine.response.arrays import IntArray, ResponseArrays
+from quant_engine.response.arrays import IntArray, LayerOption, ResponseArrays
 from quant_engine.response.logit_response import LogitResponse
 from quant_engine.tensors.histogram import FloatArray
 
@@ -228,7 +228,7 @@ class SearchSpace:
         products: FloatArray = features @ features.T + np.diag(noise.reshape(-1))
         return products / arrays.total if arrays.total else products
 
-    def _pairs(self, assignment: IntArray) -> list[tuple[int, int]]:
+    def _pairs(self, assignment: IntArray) -> list[LayerOption]:
         return [
             (index, int(choice) - 1)
             for indices, choice in zip(self.units, assignment, strict=True)

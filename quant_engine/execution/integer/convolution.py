@@ -16,7 +16,7 @@ from quant_engine.execution.integer.form import register_packed_layer, weights_o
 from quant_engine.execution.kernels.codes import Grid
 from quant_engine.execution.kernels.dispatch import IntegerOperation, make_convolution
 from quant_engine.execution.kernels.epilogue import Epilogue, finish, scaled_sums
-from quant_engine.execution.kernels.geometry import Convolution, pad_codes
+from quant_engine.execution.kernels.geometry import Convolution, Pair, pad_codes
 from quant_engine.execution.kernels.reference import ReferenceConvolution
 from quant_engine.layers import (
     QuantizedConv1d,
@@ -28,7 +28,6 @@ from quant_engine.layers import (
 )
 from quant_engine.layers.convolution import edge_padding, same_edges
 
-Pair = tuple[int, int]
 _Operation: TypeAlias = Callable[[Tensor, Grid, Epilogue], Tensor]
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 ZEROS = "zeros"
+
+Pair: TypeAlias = tuple[int, int]
+"""(vertical, horizontal)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +26,9 @@ class Convolution:
         padding_mode: "zeros", "reflect", "replicate" or "circular".
     """
 
-    stride: tuple[int, int] = (1, 1)
+    stride: Pair = (1, 1)
     edges: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    dilation: Pair = (1, 1)
     groups: int = 1
     padding_mode: str = ZEROS
 
@@ -35,7 +39,7 @@ class Convolution:
         is_even = left == right and top == bottom and min(self.edges) >= 0
         return is_even and (self.padding_mode == ZEROS or not any(self.edges))
 
-    def has_window_of_padding(self, kernel: tuple[int, int], size: tuple[int, int]) -> bool:
+    def has_window_of_padding(self, kernel: Pair, size: Pair) -> bool:
         """Whether some window of the kernel lies on added values alone.
 
         Args:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = tuple[int, int]
+from quant_engine.execution.kernels.geometry import Pair
 
 
 def max_pool_codes(
