@@ -49,8 +49,14 @@ class Resampling:
             float64, shape (RESAMPLES, ...).
         """
         rows = column.reshape(len(column), -1)
-        parts = [draws.astype(np.float64) @ rows for draws in self._draws]
-        return np.concatenate(parts).reshape(RESAMPLES, *column.shape[1:])
+        infinite = np.isposinf(rows)
+        finite = np.where(infinite, 0.0, rows)
+        parts = [draws.astype(np.float64) @ finite for draws in self._draws]
+        totals = np.concatenate(parts)
+        if infinite.any():  # a sample that was not drawn adds nothing, whatever its value
+            hit = np.concatenate([draws.astype(np.float64) @ infinite for draws in self._draws])
+            totals[hit > 0.0] = np.inf
+        return totals.reshape(RESAMPLES, *column.shape[1:])
 
     def all_totals(
         self, counts: Sequence[SampleCounts], columns: Sequence[str]

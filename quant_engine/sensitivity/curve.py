@@ -41,7 +41,8 @@ def choose_counts(
     # Several infinite changes are alike, and no finite one counts beside them.
     sizes = np.maximum(np.nan_to_num(np.asarray(changes, dtype=np.float64), posinf=np.inf), 0.0)
     sizes = np.isinf(sizes).astype(np.float64) if np.isinf(sizes).any() else sizes
-    reached = np.concatenate([[0.0], np.cumsum(sizes)])
+    # By a power of two, which rounds nothing: the sum of two sums must not overflow.
+    reached = np.concatenate([[0.0], np.cumsum(np.ldexp(sizes, -steps.bit_length() - 1))])
     chosen = sorted(dict.fromkeys(known[:most]))
     while len(chosen) < most:
         low, high = max(

@@ -77,7 +77,8 @@ def test_nothing_jumps_when_work_begins(dashboard_url: str, page: Page) -> None:
     before = title.bounding_box()
     assert before is not None
     page.get_by_role("button", name="Int8, entropy").click()
-    page.get_by_role("button", name="Run", exact=False).first.wait_for()
+    wait_until_idle(page)
+    expect(page.get_by_text("Settings changed, not run yet")).to_be_visible()
     page.keyboard.press("Control+Enter")
     panel = page.locator(".st-key-live_jobs")
     expect(panel).to_be_visible()

@@ -26,6 +26,11 @@ def test_points_stand_where_the_curve_changes(
     assert choose_counts(changes, [0, len(changes), 1]) == expected
 
 
+def test_changes_near_the_largest_float_do_not_overflow() -> None:
+    counts = choose_counts([2.0**1023] * 20, [0, 20, 1], 5)
+    assert counts == choose_counts([1.0] * 20, [0, 20, 1], 5)
+
+
 @given(
     st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=2, max_size=40),
     st.integers(3, 12),
